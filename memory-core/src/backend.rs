@@ -1,0 +1,1 @@
+//! The backends linked into this program, and which of them is the default.

@@ -1,0 +1,17 @@
+//! core
+pub mod backend;
+mod error;
+mod listener;
+mod manager;
+mod outcome;
+mod report;
+mod rounding;
+mod size;
+mod sync;
+pub use error::*;
+pub use listener::{AllocationListener, Veto};
+pub use manager::{AllocationManager, ManagerError, ManagerStats};
+pub use outcome::*;
+pub use report::*;
+pub use rounding::*;
+pub use size::{ALIGNMENT, MAX_ALIGNMENT};

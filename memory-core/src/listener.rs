@@ -1,0 +1,92 @@
+//! What a program can plug into an allocator: [`AllocationListener`].
+
+use std::error::Error;
+use std::fmt;
+
+use crate::outcome::{AllocationOutcome, AllocatorInfo};
+
+/// Is told what happens at an allocator, and may veto it.
+///
+/// Every method has an empty default. All are called with no lock held, on the thread that does
+/// the work: a listener may allocate, release, set limits or close allocators from inside any of
+/// them. Sizes are charged bytes; growth and shrinking report the difference. Reservations are
+/// silent until they become a buffer, and external bytes are silent.
+///
+/// A panic propagates to the caller, who is left with nothing charged; a panic during a `Drop` is
+/// caught and reported as a `tracing` event.
+///
+/// A listener gets plain data, no handles. One that needs an allocator keeps a
+/// [`WeakBufferAllocator`](crate::WeakBufferAllocator): a handle of its own would keep the
+/// allocator, and so the listener, alive for ever.
+pub trait AllocationListener: Send + Sync {
+    /// Before `size` bytes are charged to `at`; growth included.
+    ///
+    /// # Errors
+    ///
+    /// A [`Veto`] refuses the request, which ends with [`AllocError::Vetoed`](crate::AllocError).
+    fn on_pre_allocation(&self, at: &AllocatorInfo, size: usize) -> Result<(), Veto> {
+        let _ = (at, size);
+        Ok(())
+    }
+
+    /// After `size` bytes were charged to `at` and their block exists.
+    fn on_allocation(&self, at: &AllocatorInfo, size: usize) {
+        let _ = (at, size);
+    }
+
+    /// After a block was given back and its `size` bytes are no longer charged to `at`.
+    fn on_release(&self, at: &AllocatorInfo, size: usize) {
+        let _ = (at, size);
+    }
+
+    /// After a limit refused `size` bytes at `at`. Answer `true`, having released memory, to have
+    /// the request tried once more.
+    fn on_failed_allocation(
+        &self,
+        at: &AllocatorInfo,
+        size: usize,
+        outcome: &AllocationOutcome,
+    ) -> bool {
+        let _ = (at, size, outcome);
+        false
+    }
+
+    /// After the charge of an allocation moved from `from` to `to`, by a transfer or because the
+    /// owner let go. Goes once to the listener of each side, once if it is the same listener.
+    fn on_transfer(&self, from: &AllocatorInfo, to: &AllocatorInfo, size: usize) {
+        let _ = (from, to, size);
+    }
+
+    /// After `child` was created below `parent`, whose listener this is.
+    fn on_child_added(&self, parent: &AllocatorInfo, child: &AllocatorInfo) {
+        let _ = (parent, child);
+    }
+
+    /// After `child` left the tree below `parent`, whose listener this is.
+    fn on_child_removed(&self, parent: &AllocatorInfo, child: &AllocatorInfo) {
+        let _ = (parent, child);
+    }
+}
+
+/// A listener's refusal of a request, with its reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Veto {
+    reason: String,
+}
+
+impl Veto {
+    /// A refusal with a reason: lower case, no full stop.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+        }
+    }
+}
+
+impl fmt::Display for Veto {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl Error for Veto {}

@@ -1,0 +1,176 @@
+//! The contract of a backend: [`AllocationManager`] hands out and takes back raw blocks.
+#![expect(
+    unsafe_code,
+    reason = "the trait's contract is about raw memory; its provided bodies copy and clear blocks"
+)]
+
+use std::alloc::Layout;
+use std::error::Error;
+use std::fmt;
+use std::ptr::NonNull;
+
+/// A backend: hands out raw blocks of memory and takes them back.
+///
+/// (Arrow Java calls this `AllocationManager.Factory`, Arrow C++ `MemoryPool`.) A tree of
+/// allocators has one manager and charges each block before it asks for it. Managers count
+/// nothing for a tree; [`stats`](Self::stats) is what the backend itself knows.
+///
+/// # Safety
+///
+/// An implementation promises that
+///
+/// 1. a block that [`allocate`](Self::allocate), [`allocate_zeroed`](Self::allocate_zeroed) or
+///    [`reallocate`](Self::reallocate) returned is valid for reads and writes of `layout.size()`
+///    bytes, aligned to `layout.align()`, and overlaps no other live block, from any thread,
+///    until it is given back;
+/// 2. a block may be given back on any thread, at any time the manager lives;
+/// 3. a failed call changes nothing: after a failed `reallocate` the old block is as it was;
+/// 4. [`deallocate`](Self::deallocate) does not unwind. The other methods may panic, if they
+///    leave no block lent.
+pub unsafe trait AllocationManager: Send + Sync + fmt::Debug {
+    /// The backend's name as used in `ARROW_DEFAULT_MEMORY_POOL` and in reports.
+    fn name(&self) -> &str;
+
+    /// Hands out a block of at least `layout.size()` bytes with unspecified contents.
+    ///
+    /// The size is never 0. The tree asks for alignments from 64 bytes to 2 MiB.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError`] if the backend has no such block to give.
+    fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError>;
+
+    /// Takes a block back.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` is a live block of this manager and `layout` is the one it was asked with, its size
+    /// the latest one it was reallocated to. Nobody uses the block any more.
+    unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout);
+
+    /// Like [`allocate`](Self::allocate), with every byte zero.
+    ///
+    /// The provided body clears what `allocate` returns. Backends whose fresh pages are zero
+    /// already should not touch them again.
+    ///
+    /// # Errors
+    ///
+    /// As `allocate`.
+    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
+        let ptr = self.allocate(layout)?;
+        // SAFETY: `allocate` returned a block that is valid for writes of `layout.size()` bytes.
+        unsafe { ptr.as_ptr().write_bytes(0, layout.size()) };
+        Ok(ptr)
+    }
+
+    /// Changes the size of a block and keeps the contents that both sizes have in common.
+    ///
+    /// The alignment stays. The provided body allocates, copies and deallocates; backends should
+    /// grow in place or move pages where they can.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError`] if the backend has no such block to give; the old one is as it was.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` and `old` as for [`deallocate`](Self::deallocate). `new_size` is not 0, and with the
+    /// alignment of `old` it makes a valid `Layout`. After success the old pointer is dead.
+    unsafe fn reallocate(
+        &self,
+        ptr: NonNull<u8>,
+        old: Layout,
+        new_size: usize,
+    ) -> Result<NonNull<u8>, ManagerError> {
+        let new = Layout::from_size_align(new_size, old.align())
+            .map_err(|_| ManagerError::new("the new size does not make a valid layout"))?;
+        let moved = self.allocate(new)?;
+        // SAFETY: the caller's block is valid for reads of `old.size()` bytes and the new one for
+        // writes of `new_size`; two live blocks of one manager do not overlap.
+        unsafe {
+            moved
+                .as_ptr()
+                .copy_from_nonoverlapping(ptr.as_ptr(), old.size().min(new_size));
+        }
+        // SAFETY: by the caller's promise `ptr` is live, of this manager and of layout `old`; the
+        // copy is done and the caller forgets the pointer, so nobody uses it any more.
+        unsafe { self.deallocate(ptr, old) };
+        Ok(moved)
+    }
+
+    /// Asks the backend to give cached memory back to the operating system. May be slow.
+    fn release_unused(&self) {}
+
+    /// What the backend knows about itself, for all its users together.
+    fn stats(&self) -> ManagerStats {
+        ManagerStats::default()
+    }
+}
+
+/// What a backend knows about itself; `None` where it does not know.
+///
+/// `live_bytes` ≤ `active_bytes` ≤ `resident_bytes` where all are known. All in bytes, but the
+/// count of allocations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct ManagerStats {
+    /// Handed out and not given back.
+    pub live_bytes: Option<usize>,
+    /// The largest `live_bytes` that was seen.
+    pub peak_bytes: Option<usize>,
+    /// Handed out in total; growth counts with its difference.
+    pub total_bytes: Option<u64>,
+    /// How many blocks were handed out in total.
+    pub allocations: Option<u64>,
+    /// Given back but kept for reuse by the manager.
+    pub cached_bytes: Option<usize>,
+    /// In pages that hold live blocks.
+    pub active_bytes: Option<usize>,
+    /// Physically resident, as the backend counts it.
+    pub resident_bytes: Option<usize>,
+    /// Address space that is kept without memory behind it.
+    pub retained_bytes: Option<usize>,
+}
+
+/// Why a backend had no block to give.
+#[derive(Clone, Debug)]
+pub struct ManagerError {
+    message: String,
+    source: Option<std::sync::Arc<dyn Error + Send + Sync>>,
+}
+
+impl ManagerError {
+    /// An error with a message: lower case, no full stop.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    /// The error that a backend answers with when it has no memory for `layout`.
+    pub fn out_of_memory(layout: Layout) -> Self {
+        let (size, align) = (layout.size(), layout.align());
+        Self::new(format!("no memory for {size} bytes aligned to {align}"))
+    }
+
+    /// Adds the error that caused this one.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Error + Send + Sync + 'static) -> Self {
+        self.source = Some(std::sync::Arc::new(source));
+        self
+    }
+}
+
+impl fmt::Display for ManagerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for ManagerError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}

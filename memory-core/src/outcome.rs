@@ -1,0 +1,137 @@
+//! Who refused a request, and the state of every level up to there: plain data.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+/// The identity of an allocator: unique in the process and never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct AllocatorId(pub(crate) NonZeroU64);
+
+impl AllocatorId {
+    /// The identity as a number, for logs and exports.
+    pub fn as_u64(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for AllocatorId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Names an allocator in errors, reports and callbacks. It is plain data and keeps nothing alive.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct AllocatorInfo {
+    /// The allocator's identity.
+    pub id: AllocatorId,
+    /// The allocator's name, as it was given; names need not be unique.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for AllocatorInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// One level that a request reached, with its numbers at the instant of the refusal, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutcomeEntry {
+    /// Which allocator.
+    pub allocator: AllocatorInfo,
+    /// Its limit; above `isize::MAX`: unlimited.
+    pub limit: usize,
+    /// What was allocated from it. Exact for the refuser; at the levels below it too.
+    pub allocated: usize,
+    /// Its initial reservation.
+    pub reservation: usize,
+    /// What the request asked of this level: less than at the level below where a reservation
+    /// covered part of it.
+    pub requested: usize,
+}
+
+impl fmt::Display for OutcomeEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            allocator,
+            allocated,
+            reservation,
+            requested,
+            ..
+        } = self;
+        write!(
+            f,
+            "allocator `{allocator}`: requested {requested}, allocated {allocated}, limit "
+        )?;
+        if self.limit > isize::MAX as usize {
+            f.write_str("none")?;
+        } else {
+            write!(f, "{}", self.limit)?;
+        }
+        write!(f, ", reservation {reservation}")
+    }
+}
+
+/// Why a request was refused: the levels that it reached, leaf first, the refuser last.
+///
+/// In deep trees only the first levels and the refuser are kept (at most
+/// [`MAX_ENTRIES`](Self::MAX_ENTRIES)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AllocationOutcome {
+    /// The levels, leaf first, the refuser last; never empty.
+    pub entries: Vec<OutcomeEntry>,
+    /// How many levels between the last two entries were left out.
+    pub omitted: usize,
+}
+
+impl AllocationOutcome {
+    /// The most entries that an outcome keeps.
+    pub const MAX_ENTRIES: usize = 16;
+
+    /// The allocator that refused.
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "an outcome is never made without an entry"
+    )]
+    pub fn failed_allocator(&self) -> &AllocatorInfo {
+        &self.refuser().allocator
+    }
+
+    /// The numbers of the allocator that refused.
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "an outcome is never made without an entry"
+    )]
+    pub fn refuser(&self) -> &OutcomeEntry {
+        self.entries
+            .last()
+            .expect("an outcome has at least one entry")
+    }
+
+    /// Bytes that were left below the refuser's limit; 0 if it was over it.
+    pub fn headroom(&self) -> usize {
+        let refuser = self.refuser();
+        refuser.limit.saturating_sub(refuser.allocated)
+    }
+}
+
+impl fmt::Display for AllocationOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last = self.entries.len().saturating_sub(1);
+        for (index, entry) in self.entries.iter().enumerate() {
+            if index == last && self.omitted > 0 {
+                writeln!(f, "  ({} levels left out)", self.omitted)?;
+            }
+            write!(f, "  {entry}")?;
+            f.write_str(if index == last { " (refused)" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}

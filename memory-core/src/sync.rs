@@ -1,0 +1,23 @@
+//! The atomics and locks that models run on: std's, or loom's under `--cfg loom`.
+
+#[cfg(not(loom))]
+pub(crate) use std::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU64, AtomicUsize},
+};
+
+#[cfg(loom)]
+pub(crate) use loom::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU64, AtomicUsize},
+};
+
+pub(crate) use std::sync::atomic::Ordering;
+
+use std::sync::PoisonError;
+
+/// Locks `mutex`. No code of ours panics while it holds a lock, so a poisoned one is whole.
+#[inline]
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

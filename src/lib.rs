@@ -1,0 +1,2 @@
+//! Facade.
+pub use arrow_memory_core::*;
