@@ -8,6 +8,8 @@ mod report;
 mod rounding;
 mod size;
 mod sync;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub use error::*;
 pub use listener::{AllocationListener, Veto};
 pub use manager::{AllocationManager, ManagerError, ManagerStats};
