@@ -17,3 +17,21 @@ pub use outcome::*;
 pub use report::*;
 pub use rounding::*;
 pub use size::{ALIGNMENT, MAX_ALIGNMENT};
+
+/// What the macros of this crate expand to. Not for use by hand.
+#[doc(hidden)]
+pub mod __private {
+    #[cfg(all(
+        not(miri),
+        any(
+            target_os = "linux",
+            target_os = "macos",
+            target_os = "windows",
+            target_os = "android",
+            target_os = "ios",
+            target_os = "freebsd",
+            target_os = "illumos"
+        )
+    ))]
+    pub use crate::backend::table::{LINKED, linkme};
+}
