@@ -2,6 +2,9 @@
 mod charge;
 mod handle;
 mod lifecycle;
+#[cfg(all(test, loom))]
+#[expect(unsafe_code, reason = "gives back what it charged")]
+mod model;
 mod node;
 mod report;
 mod transfer;
