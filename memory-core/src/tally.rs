@@ -17,6 +17,7 @@
 //!    shard and use read-modify-writes there.
 
 use std::cell::Cell;
+use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use crate::manager::ManagerStats;
@@ -41,7 +42,6 @@ use crate::size::KIB;
 /// assert_eq!(stats.live_bytes, Some(64));
 /// assert_eq!((stats.total_bytes, stats.allocations), (Some(8256), Some(2)));
 /// ```
-#[derive(Debug)]
 pub struct Tally {
     /// One for each slot, then the one that threads without a slot share.
     shards: [Shard; SLOT_COUNT + 1],
@@ -173,8 +173,13 @@ impl Default for Tally {
     }
 }
 
+impl fmt::Debug for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tally").field(&self.stats()).finish()
+    }
+}
+
 /// What one thread counted. Written by the holder of the slot only; wrapping sums.
-#[derive(Debug)]
 #[repr(align(64))]
 struct Shard {
     /// Bytes handed out, with growth.
