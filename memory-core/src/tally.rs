@@ -83,8 +83,8 @@ impl Tally {
 
     /// Live, peak and total bytes, and allocations; the other fields are `None`.
     ///
-    /// Exact when no other thread is allocating, but for the peak: it may be off by 256 KiB for
-    /// each thread that allocates.
+    /// Exact when no other thread is allocating. The peak is exact for one thread, and may be off by
+    /// 256 KiB for each further one.
     pub fn stats(&self) -> ManagerStats {
         let (mut lent, mut returned, mut allocations) = (0_u64, 0_u64, 0_u64);
         for shard in &self.shards {
@@ -99,8 +99,15 @@ impl Tally {
             allocations = allocations.wrapping_add(shard.allocations.load(Ordering::Relaxed));
         }
         let live = (lent.wrapping_sub(returned) as i64).max(0);
-        // Relaxed: a maximum of numbers that guard no other memory.
-        let peak = self.peak.fetch_max(live, Ordering::Relaxed).max(live);
+        // Relaxed, all: numbers that guard no other memory. One shard's own peak counts on top of
+        // what is published; two shards' peaks may have been at different times.
+        let highs = self
+            .shards
+            .iter()
+            .map(|shard| shard.high.load(Ordering::Relaxed));
+        let high = self.published.load(Ordering::Relaxed) + highs.max().unwrap_or(0);
+        let high = high.max(live);
+        let peak = self.peak.fetch_max(high, Ordering::Relaxed).max(high);
         ManagerStats {
             live_bytes: Some(live as usize),
             peak_bytes: Some(peak as usize),
@@ -110,9 +117,14 @@ impl Tally {
         }
     }
 
-    /// Lets the peak start again from what is live now.
+    /// Lets the peak start again from what is live now, as exact as [`stats`](Self::stats) says.
     pub fn reset_peak(&self) {
-        // Relaxed, here and below: as in `stats`.
+        // Relaxed, all: as in `stats`. A thread that is counting may put its own high back, which
+        // is why the peak may be off by as much as it may be in any case.
+        for shard in &self.shards {
+            let pending = shard.pending.load(Ordering::Relaxed);
+            shard.high.store(pending.max(0), Ordering::Relaxed);
+        }
         self.peak.store(0, Ordering::Relaxed);
         let _ = self.stats();
     }
@@ -132,14 +144,15 @@ impl Tally {
             if allocations != 0 {
                 add(&shard.allocations, allocations);
             }
-            // Relaxed, both: by invariant 1 nobody else writes it.
+            // Relaxed, all: by invariant 1 nobody else writes them.
             let pending =
                 shard.pending.load(Ordering::Relaxed) + (lent.wrapping_sub(returned) as i64);
-            if pending.unsigned_abs() < PUBLISH_BYTES {
-                shard.pending.store(pending, Ordering::Relaxed);
-            } else {
-                shard.pending.store(0, Ordering::Relaxed);
-                self.publish(pending);
+            shard.pending.store(pending, Ordering::Relaxed);
+            if pending > shard.high.load(Ordering::Relaxed) {
+                shard.high.store(pending, Ordering::Relaxed);
+            }
+            if pending.unsigned_abs() >= PUBLISH_BYTES {
+                self.publish(shard, pending);
             }
         } else {
             self.count_without_slot(lent, returned, allocations);
@@ -147,10 +160,13 @@ impl Tally {
     }
 
     #[cold]
-    fn publish(&self, difference: i64) {
-        // Relaxed, both: sums that guard no other memory; the peak is taken from our own update.
-        let sum = self.published.fetch_add(difference, Ordering::Relaxed) + difference;
-        self.peak.fetch_max(sum, Ordering::Relaxed);
+    fn publish(&self, shard: &Shard, pending: i64) {
+        // Relaxed, all: sums that guard no other memory; the peak is taken from our own update.
+        let before = self.published.fetch_add(pending, Ordering::Relaxed);
+        let high = shard.high.load(Ordering::Relaxed);
+        self.peak.fetch_max(before + high, Ordering::Relaxed);
+        shard.high.store(0, Ordering::Relaxed);
+        shard.pending.store(0, Ordering::Relaxed);
     }
 
     #[cold]
@@ -163,7 +179,9 @@ impl Tally {
         shard.lent.fetch_add(lent, Ordering::Relaxed);
         shard.allocations.fetch_add(allocations, Ordering::Relaxed);
         shard.returned.fetch_add(returned, Ordering::Release);
-        self.publish(lent.wrapping_sub(returned) as i64);
+        let difference = lent.wrapping_sub(returned) as i64;
+        let sum = self.published.fetch_add(difference, Ordering::Relaxed) + difference;
+        self.peak.fetch_max(sum, Ordering::Relaxed);
     }
 }
 
@@ -180,7 +198,7 @@ impl fmt::Debug for Tally {
 }
 
 /// What one thread counted. Written by the holder of the slot only; wrapping sums.
-#[repr(align(64))]
+#[repr(align(128))] // Two lines: processors fetch neighbours in pairs.
 struct Shard {
     /// Bytes handed out, with growth.
     lent: AtomicU64,
@@ -188,8 +206,10 @@ struct Shard {
     returned: AtomicU64,
     /// Blocks handed out.
     allocations: AtomicU64,
-    /// `lent - returned` since it was last added to `published`; unused in the shared shard.
+    /// `lent - returned` since it was last added to `published`; 0 in the shared shard.
     pending: AtomicI64,
+    /// The largest `pending` since then, at least 0. Written by `reset_peak`, too.
+    high: AtomicI64,
 }
 
 impl Shard {
@@ -199,6 +219,7 @@ impl Shard {
             returned: AtomicU64::new(0),
             allocations: AtomicU64::new(0),
             pending: AtomicI64::new(0),
+            high: AtomicI64::new(0),
         }
     }
 }
@@ -345,6 +366,20 @@ mod tests {
         assert_eq!(tally.stats().peak_bytes, Some(10 << 20));
         tally.reset_peak();
         assert_eq!(tally.stats().peak_bytes, Some(64));
+    }
+
+    #[test]
+    fn the_peak_of_one_thread_is_exact() {
+        let tally = Tally::new();
+        for size in [64, 100, 50_000, 1 << 20] {
+            tally.lent(size);
+            tally.returned(size);
+            assert_eq!(tally.stats().peak_bytes, Some(size));
+        }
+        thread::scope(|scope| {
+            scope.spawn(|| tally.lent(64));
+        });
+        assert_eq!(tally.stats().peak_bytes, Some(1 << 20));
     }
 
     #[test]
