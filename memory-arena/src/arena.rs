@@ -420,3 +420,6 @@ const DEFAULT_CHUNK_SIZE: usize = 256 * 1024;
 
 /// The largest chunk's bytes.
 const DEFAULT_MAX_CHUNK_SIZE: usize = 4 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests;

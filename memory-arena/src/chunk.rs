@@ -116,6 +116,12 @@ impl Chunk {
         self.live == 0
     }
 
+    /// How many blocks of it are live.
+    #[cfg(test)]
+    pub(crate) fn live(&self) -> usize {
+        self.live
+    }
+
     #[inline]
     fn offset(&self, block: NonNull<u8>) -> usize {
         block.addr().get() - self.address()

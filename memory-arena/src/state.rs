@@ -303,6 +303,35 @@ impl State {
     }
 }
 
+#[cfg(test)]
+impl State {
+    /// Checks every invariant, and the sums against what the caller holds.
+    pub(crate) fn check(&self, live_blocks: usize, live_bytes: usize) {
+        let chunks = || self.full.iter().chain(&self.current).chain(&self.spare);
+        assert_eq!(
+            (self.live_blocks, self.live_bytes),
+            (live_blocks, live_bytes)
+        );
+        let in_chunks: usize = chunks().map(Chunk::live).sum();
+        assert_eq!(in_chunks + self.large_blocks, live_blocks);
+        assert!(self.full.is_sorted_by_key(Chunk::address));
+        assert!(self.full.iter().all(|chunk| !chunk.is_empty()));
+        assert!(self.spare.iter().all(Chunk::is_empty));
+        for chunk in chunks() {
+            assert!(chunk.used() <= chunk.size());
+            assert_eq!(chunk.used() == 0, chunk.is_empty());
+            let others = chunks().filter(|other| other.contains(chunk.address()));
+            assert_eq!(others.count(), 1, "only itself");
+        }
+        let size: usize = chunks().map(Chunk::size).sum();
+        let used: usize = chunks().map(Chunk::used).sum();
+        // What is not in chunks is large, in both sums alike.
+        assert_eq!(self.held - size, self.occupied - used);
+        assert!(self.live_bytes <= self.occupied && self.occupied <= self.held);
+        assert!(self.peak_bytes >= self.live_bytes && self.high_water_mark >= self.occupied);
+    }
+}
+
 /// The chunk of a sorted list in which `address` lies.
 fn find(chunks: &[Chunk], address: usize) -> Option<usize> {
     let above = chunks.partition_point(|chunk| chunk.address() <= address);

@@ -8,5 +8,10 @@ use arrow_memory_jemalloc::JemallocManager;
 
 conformance_suite!(
     over_jemalloc,
-    Arc::new(Arena::builder().parent(Arc::new(JemallocManager::new())).build().unwrap())
+    Arc::new(
+        Arena::builder()
+            .parent(Arc::new(JemallocManager::new()))
+            .build()
+            .unwrap()
+    )
 );

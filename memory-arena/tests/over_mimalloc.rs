@@ -8,5 +8,10 @@ use arrow_memory_mimalloc::MimallocManager;
 
 conformance_suite!(
     over_mimalloc,
-    Arc::new(Arena::builder().parent(Arc::new(MimallocManager::new())).build().unwrap())
+    Arc::new(
+        Arena::builder()
+            .parent(Arc::new(MimallocManager::new()))
+            .build()
+            .unwrap()
+    )
 );

@@ -8,5 +8,10 @@ use arrow_memory_system::SystemManager;
 
 conformance_suite!(
     over_system,
-    Arc::new(Arena::builder().parent(Arc::new(SystemManager::new())).build().unwrap())
+    Arc::new(
+        Arena::builder()
+            .parent(Arc::new(SystemManager::new()))
+            .build()
+            .unwrap()
+    )
 );

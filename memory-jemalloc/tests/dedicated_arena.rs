@@ -7,5 +7,10 @@ use arrow_memory_jemalloc::JemallocManager;
 
 conformance_suite!(
     dedicated_arena,
-    Arc::new(JemallocManager::builder().dedicated_arena(true).build().unwrap())
+    Arc::new(
+        JemallocManager::builder()
+            .dedicated_arena(true)
+            .build()
+            .unwrap()
+    )
 );
