@@ -8,6 +8,7 @@ mod report;
 mod rounding;
 mod size;
 mod sync;
+mod tally;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub use error::*;
@@ -17,6 +18,7 @@ pub use outcome::*;
 pub use report::*;
 pub use rounding::*;
 pub use size::{ALIGNMENT, MAX_ALIGNMENT};
+pub use tally::Tally;
 
 /// What the macros of this crate expand to. Not for use by hand.
 #[doc(hidden)]
