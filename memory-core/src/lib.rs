@@ -1,6 +1,7 @@
 //! core
 pub mod backend;
 mod error;
+mod guard;
 mod listener;
 mod manager;
 mod outcome;
@@ -11,7 +12,9 @@ mod sync;
 mod tally;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod wrappers;
 pub use error::*;
+pub use guard::{DEBUG_POOL_VARIABLE, GuardAction, GuardedManager, UnknownGuardAction};
 pub use listener::{AllocationListener, Veto};
 pub use manager::{AllocationManager, ManagerError, ManagerStats};
 pub use outcome::*;
@@ -19,6 +22,7 @@ pub use report::*;
 pub use rounding::*;
 pub use size::{ALIGNMENT, MAX_ALIGNMENT};
 pub use tally::Tally;
+pub use wrappers::{CacheLimits, CachingManager, CappedManager, LoggingManager, ProxyManager};
 
 /// What the macros of this crate expand to. Not for use by hand.
 #[doc(hidden)]
