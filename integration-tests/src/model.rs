@@ -54,6 +54,27 @@ pub struct Model {
     blocks: Vec<Block>,
     buffers: BTreeMap<Key, Buffer>,
     reservations: BTreeMap<Key, Reservation>,
+    /// See [`Model::set_beside`].
+    beside: i128,
+}
+
+/// What is to be seen of one allocator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Its numbers.
+    pub state: State,
+    /// Its limit in bytes.
+    pub limit: usize,
+    /// The bytes reserved for life.
+    pub reservation: usize,
+    /// Bytes in blocks that it owns.
+    pub own: usize,
+    /// Bytes that are charged to it without a block.
+    pub external: usize,
+    /// Whether `close` was called.
+    pub closed: bool,
+    /// How many allocators are anywhere below it.
+    pub below: usize,
 }
 
 /// One allocator.
@@ -111,7 +132,13 @@ impl Model {
             blocks: Vec::new(),
             buffers: BTreeMap::new(),
             reservations: BTreeMap::new(),
+            beside: 0,
         }
+    }
+
+    /// Places the model's root below an unlimited node, in which `bytes` are allocated besides.
+    pub fn set_beside(&mut self, bytes: usize) {
+        self.beside = size(bytes);
     }
 
     /// Does one step, and takes the peaks.
@@ -208,22 +235,32 @@ impl Model {
 
     // ---- what can be seen -----------------------------------------------------------------
 
-    /// The numbers of every allocator that is in the tree, in the order of their keys.
-    pub fn states(&self) -> Vec<State> {
-        self.nodes.keys().map(|&key| self.state(key)).collect()
+    /// Every allocator that is in the tree, in the order of their keys.
+    pub fn views(&self) -> Vec<View> {
+        let allocated = self.allocated_by_node();
+        let below = self.below_by_node();
+        let view = |(&key, node): (&Key, &Node)| View {
+            state: State {
+                allocator: key,
+                allocated: narrow(allocated[&key]),
+                headroom: isize::try_from(self.headroom(key, &allocated))
+                    .expect("a headroom fits in an isize"),
+                over: self.over(key, &allocated),
+                peak: narrow(node.peak),
+            },
+            limit: narrow(node.limit),
+            reservation: narrow(node.reservation),
+            own: narrow(self.own(key)),
+            external: narrow(self.external_and_reserved(key)),
+            closed: node.closed,
+            below: below[&key],
+        };
+        self.nodes.iter().map(view).collect()
     }
 
-    /// The numbers of one allocator.
-    pub fn state(&self, allocator: Key) -> State {
-        let allocated = self.allocated_by_node();
-        State {
-            allocator,
-            allocated: narrow(allocated[&allocator]),
-            headroom: isize::try_from(self.headroom(allocator, &allocated))
-                .expect("a headroom fits in an isize"),
-            over: self.over(allocator, &allocated),
-            peak: narrow(self.node(allocator).peak),
-        }
+    /// The numbers of every allocator that is in the tree, in the order of their keys.
+    pub fn states(&self) -> Vec<State> {
+        self.views().into_iter().map(|view| view.state).collect()
     }
 
     /// The keys of the allocators that are in the tree.
@@ -251,20 +288,9 @@ impl Model {
         self.path(allocator).len() - 1
     }
 
-    /// How many allocators are anywhere below an allocator.
-    pub fn descendants(&self, allocator: Key) -> usize {
-        let below = |&key: &Key| self.path(key)[1..].contains(&allocator);
-        self.nodes.keys().copied().filter(below).count()
-    }
-
     /// The limit in force.
     pub fn limit(&self, allocator: Key) -> usize {
         narrow(self.node(allocator).limit)
-    }
-
-    /// The bytes reserved for life.
-    pub fn initial_reservation(&self, allocator: Key) -> usize {
-        narrow(self.node(allocator).reservation)
     }
 
     /// Whether `close` was called, with or without success.
@@ -280,18 +306,6 @@ impl Model {
     /// Bytes that `Unforce` would release.
     pub fn forced(&self, allocator: Key) -> usize {
         narrow(self.node(allocator).forced)
-    }
-
-    /// Bytes in blocks that an allocator owns.
-    pub fn own(&self, allocator: Key) -> usize {
-        let owned = |block: &&Block| !block.ledgers.is_empty() && block.owner == allocator;
-        narrow(
-            self.blocks
-                .iter()
-                .filter(owned)
-                .map(|block| block.size)
-                .sum(),
-        )
     }
 
     /// The length of a buffer.
@@ -587,6 +601,33 @@ impl Model {
         }
     }
 
+    // ---- parts of the equations -----------------------------------------------------------
+
+    /// Bytes in blocks that an allocator owns.
+    fn own(&self, allocator: Key) -> i128 {
+        let owned = |block: &&Block| !block.ledgers.is_empty() && block.owner == allocator;
+        self.blocks.iter().filter(owned).map(|it| it.size).sum()
+    }
+
+    /// Bytes that are charged to an allocator without a block.
+    fn external_and_reserved(&self, allocator: Key) -> i128 {
+        let node = self.node(allocator);
+        let held = self.reservations.values();
+        let held = held.filter(|it| it.allocator == allocator);
+        node.external + node.forced + held.map(|it| it.bytes).sum::<i128>()
+    }
+
+    /// How many allocators are anywhere below each.
+    fn below_by_node(&self) -> BTreeMap<Key, usize> {
+        let mut below: BTreeMap<Key, usize> = self.nodes.keys().map(|&key| (key, 0)).collect();
+        for (key, node) in self.nodes.iter().rev() {
+            if let Some(parent) = node.parent {
+                *below.get_mut(&parent).expect("the parent lives") += below[key] + 1;
+            }
+        }
+        below
+    }
+
     // ---- the equations --------------------------------------------------------------------
 
     /// The first equation for every node. Keys grow downwards: children come before parents here.
@@ -615,7 +656,7 @@ impl Model {
         let node = self.node(allocator);
         let own = node.limit - allocated[&allocator];
         match node.parent {
-            None => own,
+            None => own.min(MAX - allocated[&allocator] - self.beside),
             Some(parent) => {
                 let reserved = (node.reservation - allocated[&allocator]).max(0);
                 own.min(self.headroom(parent, allocated) + reserved)
