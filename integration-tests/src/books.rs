@@ -72,6 +72,8 @@ pub fn within_a_minute(scenario: impl FnOnce() + Send + 'static) {
     });
     match wait.recv_timeout(Duration::from_secs(60)) {
         Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
-        _ => worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        _ => worker
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
     }
 }

@@ -151,7 +151,10 @@ impl History {
     ///
     /// The first refusal that was wrong, or the first limit that was passed.
     pub fn judge(self) -> Result<Summary, String> {
-        let log = self.log.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let log = self
+            .log
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
         Judge::new(log).run()
     }
 
@@ -442,7 +445,11 @@ mod tests {
 
     #[test]
     fn a_refusal_is_right_if_another_call_may_have_been_in_the_way_for_a_moment() {
-        for (made, ended) in [((2, 3), (9, 11)), ((11, 13), (20, 21)), ((10, 11), (12, 14))] {
+        for (made, ended) in [
+            ((2, 3), (9, 11)),
+            ((11, 13), (20, 21)),
+            ((10, 11), (12, 14)),
+        ] {
             let judged = judged(|_, log, root| {
                 let held = log.granted(root, 61, span(made.0, made.1));
                 log.refused(root, 40, span(10, 13));
@@ -472,7 +479,11 @@ mod tests {
             log.ended(b, span(8, 9));
         });
 
-        assert!(judged.unwrap_err().contains("101 bytes, above its limit of 100"));
+        assert!(
+            judged
+                .unwrap_err()
+                .contains("101 bytes, above its limit of 100")
+        );
     }
 
     #[test]

@@ -51,7 +51,9 @@ type Allocated = BTreeMap<Key, i128>;
 pub struct Model {
     rounding: Rounding,
     nodes: BTreeMap<Key, Node>,
-    blocks: Vec<Block>,
+    /// Those that are alive, by number.
+    blocks: BTreeMap<usize, Block>,
+    next_block: usize,
     buffers: BTreeMap<Key, Buffer>,
     reservations: BTreeMap<Key, Reservation>,
     /// See [`Model::set_beside`].
@@ -91,7 +93,7 @@ struct Node {
     peak: i128,
 }
 
-/// One allocation. It is gone when it has no ledgers.
+/// One allocation. It goes with its last ledger.
 #[derive(Clone, Debug)]
 struct Block {
     size: i128,
@@ -111,7 +113,7 @@ struct Ledger {
 #[derive(Clone, Copy, Debug)]
 struct Buffer {
     allocator: Key,
-    /// Index of the block; `None` for the empty buffer.
+    /// Number of the block; `None` for the empty buffer.
     block: Option<usize>,
     length: usize,
 }
@@ -129,7 +131,8 @@ impl Model {
         Self {
             rounding,
             nodes: BTreeMap::new(),
-            blocks: Vec::new(),
+            blocks: BTreeMap::new(),
+            next_block: 0,
             buffers: BTreeMap::new(),
             reservations: BTreeMap::new(),
             beside: 0,
@@ -240,14 +243,7 @@ impl Model {
         let allocated = self.allocated_by_node();
         let below = self.below_by_node();
         let view = |(&key, node): (&Key, &Node)| View {
-            state: State {
-                allocator: key,
-                allocated: narrow(allocated[&key]),
-                headroom: isize::try_from(self.headroom(key, &allocated))
-                    .expect("a headroom fits in an isize"),
-                over: self.over(key, &allocated),
-                peak: narrow(node.peak),
-            },
+            state: self.state_from(key, &allocated),
             limit: narrow(node.limit),
             reservation: narrow(node.reservation),
             own: narrow(self.own(key)),
@@ -261,6 +257,22 @@ impl Model {
     /// The numbers of every allocator that is in the tree, in the order of their keys.
     pub fn states(&self) -> Vec<State> {
         self.views().into_iter().map(|view| view.state).collect()
+    }
+
+    /// The numbers of one allocator.
+    pub fn state(&self, allocator: Key) -> State {
+        self.state_from(allocator, &self.allocated_by_node())
+    }
+
+    fn state_from(&self, allocator: Key, allocated: &Allocated) -> State {
+        State {
+            allocator,
+            allocated: narrow(allocated[&allocator]),
+            headroom: isize::try_from(self.headroom(allocator, allocated))
+                .expect("a headroom fits in an isize"),
+            over: self.over(allocator, allocated),
+            peak: narrow(self.node(allocator).peak),
+        }
     }
 
     /// The keys of the allocators that are in the tree.
@@ -326,7 +338,7 @@ impl Model {
         let Some(block) = block else {
             return (1, 0);
         };
-        let block = &self.blocks[block];
+        let block = &self.blocks[&block];
         let ledger = block.ledgers.iter().find(|it| it.allocator == allocator);
         let references = ledger.expect("a buffer has a ledger").references;
         let accounted = if block.owner == allocator {
@@ -424,10 +436,10 @@ impl Model {
         let Buffer {
             allocator, block, ..
         } = self.buffers.remove(&buffer).expect("the buffer is alive");
-        let Some(block) = block else {
+        let Some(number) = block else {
             return Outcome::Released { last: true };
         };
-        let block = &mut self.blocks[block];
+        let block = self.block_mut(number);
         let ledger = block
             .ledgers
             .iter_mut()
@@ -438,10 +450,10 @@ impl Model {
             return Outcome::Released { last: false };
         }
         block.ledgers.retain(|it| it.allocator != allocator);
-        if block.owner == allocator
-            && let Some(oldest) = block.ledgers.first()
-        {
-            block.owner = oldest.allocator;
+        match block.ledgers.first() {
+            None => drop(self.blocks.remove(&number)),
+            Some(oldest) if block.owner == allocator => block.owner = oldest.allocator,
+            Some(_) => (),
         }
         Outcome::Released { last: true }
     }
@@ -535,12 +547,14 @@ impl Model {
 
     fn new_buffer(&mut self, buffer: Key, allocator: Key, capacity: usize) {
         let block = (capacity > 0).then(|| {
-            self.blocks.push(Block {
+            let block = Block {
                 size: size(capacity),
                 owner: allocator,
                 ledgers: Vec::new(),
-            });
-            self.blocks.len() - 1
+            };
+            self.next_block += 1;
+            self.blocks.insert(self.next_block, block);
+            self.next_block
         });
         let new = Buffer {
             allocator,
@@ -559,7 +573,7 @@ impl Model {
         let Some(block) = block else {
             return;
         };
-        let ledgers = &mut self.blocks[block].ledgers;
+        let ledgers = &mut self.block_mut(block).ledgers;
         match ledgers.iter_mut().find(|it| it.allocator == allocator) {
             Some(ledger) => ledger.references += 1,
             None => ledgers.push(Ledger {
@@ -581,14 +595,14 @@ impl Model {
         self.retain_in(buffer, moved, target);
         let source = self.buffers[&buffer];
         let mut without = self.allocated_by_node();
-        if let Some(index) = source.block
-            && self.blocks[index].owner == source.allocator
+        if let Some(number) = source.block
+            && self.blocks[&number].owner == source.allocator
             && source.allocator != target
         {
-            let bytes = std::mem::take(&mut self.blocks[index].size);
+            let bytes = std::mem::take(&mut self.block_mut(number).size);
             without = self.allocated_by_node();
-            self.blocks[index].size = bytes;
-            self.blocks[index].owner = target;
+            self.block_mut(number).size = bytes;
+            self.block_mut(number).owner = target;
         }
         (without, self.allocated_by_node())
     }
@@ -605,8 +619,8 @@ impl Model {
 
     /// Bytes in blocks that an allocator owns.
     fn own(&self, allocator: Key) -> i128 {
-        let owned = |block: &&Block| !block.ledgers.is_empty() && block.owner == allocator;
-        self.blocks.iter().filter(owned).map(|it| it.size).sum()
+        let owned = |block: &&Block| block.owner == allocator;
+        self.blocks.values().filter(owned).map(|it| it.size).sum()
     }
 
     /// Bytes that are charged to an allocator without a block.
@@ -636,7 +650,7 @@ impl Model {
         for (&key, node) in &self.nodes {
             allocated.insert(key, node.external + node.forced);
         }
-        for block in self.blocks.iter().filter(|it| !it.ledgers.is_empty()) {
+        for block in self.blocks.values() {
             *allocated.get_mut(&block.owner).expect("the owner lives") += block.size;
         }
         for it in self.reservations.values() {
@@ -744,6 +758,10 @@ impl Model {
         self.nodes
             .get_mut(&allocator)
             .expect("the allocator is in the tree")
+    }
+
+    fn block_mut(&mut self, number: usize) -> &mut Block {
+        self.blocks.get_mut(&number).expect("the block is alive")
     }
 
     fn reservation_mut(&mut self, reservation: Key) -> &mut Reservation {

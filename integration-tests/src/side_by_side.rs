@@ -91,7 +91,11 @@ impl SideBySide {
     /// If any differs, or the books of the tree are wrong.
     pub fn compare(&self, headroom: Headroom) {
         let step = self.steps;
-        assert_eq!(self.tree.allocators(), self.model.allocators(), "step {step}");
+        assert_eq!(
+            self.tree.allocators(),
+            self.model.allocators(),
+            "step {step}"
+        );
         for view in self.model.views() {
             self.compare_state(&view, headroom);
             self.compare_rest(&view);

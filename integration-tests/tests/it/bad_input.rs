@@ -154,7 +154,10 @@ fn one_external_byte_takes_one_byte_of_the_limit(backend: &Backend) {
         }
         let refused = child.allocate_bytes(1).unwrap_err();
 
-        assert!(matches!(refused, AllocError::OutOfMemory { .. }), "{refused}");
+        assert!(
+            matches!(refused, AllocError::OutOfMemory { .. }),
+            "{refused}"
+        );
         assert_eq!((root.allocated_memory(), root.headroom()), (limit, 0));
         assert!(!child.is_over_limit());
         child.release_bytes(limit);
@@ -169,7 +172,8 @@ fn a_limit_of_zero_lets_only_forced_bytes_through(backend: &Backend) {
     child.buffer(1).unwrap_err();
     child.allocate_bytes(1).unwrap_err();
     child.new_reservation().add(1).unwrap_err();
-    root.new_child_allocator("reserved", 1, usize::MAX).unwrap_err();
+    root.new_child_allocator("reserved", 1, usize::MAX)
+        .unwrap_err();
     assert_eq!(Books::of(&root), before);
 
     assert!(!child.force_allocate(1));
@@ -184,7 +188,10 @@ fn a_limit_of_usize_max_is_none(backend: &Backend) {
         let root = root(backend, limit);
         let child = root.new_child_allocator("child", 0, limit).unwrap();
         assert_eq!((root.limit(), child.limit()), (limit, limit));
-        assert_eq!((root.headroom(), child.headroom()), (isize::MAX, isize::MAX));
+        assert_eq!(
+            (root.headroom(), child.headroom()),
+            (isize::MAX, isize::MAX)
+        );
 
         child.allocate_bytes(MAX).unwrap();
 
@@ -223,7 +230,10 @@ fn a_reservation_above_the_childs_own_limit_is_refused_by_the_child(backend: &Ba
     for (reservation, limit) in [(1, 0), (65, 64), (MAX, MAX - 1)] {
         let refused = [
             root.new_child_allocator("child", reservation, limit),
-            root.child("child").reservation(reservation).limit(limit).build(),
+            root.child("child")
+                .reservation(reservation)
+                .limit(limit)
+                .build(),
         ];
         for refused in refused {
             let Err(AllocError::OutOfMemory { outcome, .. }) = refused else {
@@ -365,10 +375,16 @@ fn a_reservation_refuses_sizes_beyond_the_address_space(backend: &Backend) {
 
     for bytes in [MAX - 99, MAX, MAX + 1, usize::MAX] {
         let refused = reservation.add(bytes).unwrap_err();
-        assert!(matches!(refused, AllocError::SizeOverflow { .. }), "{refused}");
+        assert!(
+            matches!(refused, AllocError::SizeOverflow { .. }),
+            "{refused}"
+        );
         if bytes > MAX {
             let refused = reservation.resize(bytes).unwrap_err();
-            assert!(matches!(refused, AllocError::SizeOverflow { .. }), "{refused}");
+            assert!(
+                matches!(refused, AllocError::SizeOverflow { .. }),
+                "{refused}"
+            );
         }
         assert_eq!(reservation.size(), 100);
         assert_eq!(Books::of(&root), before, "{bytes}");
@@ -378,7 +394,10 @@ fn a_reservation_refuses_sizes_beyond_the_address_space(backend: &Backend) {
     assert_eq!(root.allocated_memory(), MAX);
     let (error, reservation) = reservation.allocate_buffer().unwrap_err();
     assert!(
-        matches!(error, AllocError::SizeOverflow { .. } | AllocError::Manager { .. }),
+        matches!(
+            error,
+            AllocError::SizeOverflow { .. } | AllocError::Manager { .. }
+        ),
         "{error}"
     );
     assert_eq!((reservation.size(), root.allocated_memory()), (MAX, MAX));
@@ -388,7 +407,14 @@ fn ranges_outside_a_buffer_are_refused(backend: &Backend) {
     let root = root(backend, usize::MAX);
     let buffer = root.buffer_from_slice(&[7; 100]).unwrap();
 
-    let outside = [(0, 101), (100, 1), (101, 0), (1, usize::MAX), (usize::MAX, 0), (usize::MAX, 1)];
+    let outside = [
+        (0, 101),
+        (100, 1),
+        (101, 0),
+        (1, usize::MAX),
+        (usize::MAX, 0),
+        (usize::MAX, 1),
+    ];
     for (offset, length) in outside {
         let refused = buffer.try_slice(offset, length).unwrap_err();
         assert_eq!((refused.offset, refused.length), (offset, length));

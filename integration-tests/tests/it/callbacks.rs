@@ -217,7 +217,9 @@ fn program(tree: &Tree) -> usize {
         let foreign = ForeignAllocation::from_owner(vec![1_u8; 300]);
         child.wrap_foreign_allocation(foreign).map(drop)
     });
-    let grandchild = caught(&mut panics, || child.child("grandchild").reservation(10).build());
+    let grandchild = caught(&mut panics, || {
+        child.child("grandchild").reservation(10).build()
+    });
     if let Some(Ok(grandchild)) = grandchild {
         let _ = caught(&mut panics, || grandchild.buffer(1).map(drop));
         let _ = caught(&mut panics, || grandchild.close());
@@ -368,7 +370,11 @@ fn a_panic_inside_any_callback_leaves_nothing_charged_or_lost(backend: &Backend)
 }
 
 fn a_listener_that_always_panics_lets_drop_finish(backend: &Backend) {
-    for callback in [Callback::Release, Callback::Transfer, Callback::ChildRemoved] {
+    for callback in [
+        Callback::Release,
+        Callback::Transfer,
+        Callback::ChildRemoved,
+    ] {
         let listener = Meddler::new(move |_, met| assert!(met != callback, "told to"));
         let tree = Tree::new(backend, &listener);
         let buffer = tree.child.buffer_from_slice(&[1; 100]).unwrap();
@@ -417,7 +423,10 @@ fn a_veto_changes_nothing(backend: &Backend) {
     for refused in refused {
         let refused = refused.unwrap_err();
         assert!(matches!(&refused, AllocError::Vetoed { .. }), "{refused}");
-        assert!(refused.to_string().contains("more than 1000 bytes"), "{refused}");
+        assert!(
+            refused.to_string().contains("more than 1000 bytes"),
+            "{refused}"
+        );
     }
     assert_eq!(Books::of(&root), before);
     assert_eq!(buffer.len(), 100);
@@ -475,7 +484,10 @@ fn a_listener_that_promises_in_vain_is_asked_once(backend: &Backend) {
 
     let refused = root.buffer(1001).unwrap_err();
 
-    assert!(matches!(refused, AllocError::OutOfMemory { .. }), "{refused}");
+    assert!(
+        matches!(refused, AllocError::OutOfMemory { .. }),
+        "{refused}"
+    );
     assert_eq!(listener.asked.load(Ordering::Relaxed), 1);
     assert_eq!(root.allocated_memory(), 0);
 }

@@ -59,14 +59,20 @@ fn assert_refuses(closed: &BufferAllocator, root: &BufferAllocator) {
     }
     let foreign = ForeignAllocation::from_owner(vec![1_u8; 10]);
     let refused = closed.wrap_foreign_allocation(foreign).unwrap_err();
-    assert!(matches!(refused.source, AllocError::Closed { .. }), "{refused}");
+    assert!(
+        matches!(refused.source, AllocError::Closed { .. }),
+        "{refused}"
+    );
     let refused = [
         elsewhere.retain_in(closed).map(drop),
         elsewhere.transfer_ownership(closed).map(drop),
         elsewhere.try_transfer_ownership(closed).map(drop),
     ];
     for refused in refused {
-        assert!(matches!(refused, Err(TransferError::Closed { .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(TransferError::Closed { .. })),
+            "{refused:?}"
+        );
     }
 
     drop(reservation);
@@ -119,7 +125,10 @@ fn a_closed_allocator_accepts_forced_bytes_releases_and_transfers_away(backend: 
     let kept = shared.retain_in(&sibling).unwrap();
     drop(shared);
     let moved = away.transfer_ownership(&sibling).unwrap().buffer;
-    assert_eq!((child.allocated_memory(), sibling.allocated_memory()), (0, 128));
+    assert_eq!(
+        (child.allocated_memory(), sibling.allocated_memory()),
+        (0, 128)
+    );
     drop(away);
 
     child.close().unwrap();
@@ -159,7 +168,12 @@ fn a_close_that_failed_looks_again(backend: &Backend) {
 
 fn close_reports_every_kind_of_thing_that_is_outstanding(backend: &Backend) {
     let root = root(backend);
-    let child = root.child("child").reservation(4096).limit(9999).build().unwrap();
+    let child = root
+        .child("child")
+        .reservation(4096)
+        .limit(9999)
+        .build()
+        .unwrap();
     let grandchild = child.child("grandchild").reservation(77).build().unwrap();
     let large = child.buffer_from_slice(&[1; 500]).unwrap();
     let (second, third) = (large.slice(10..20), large.clone());
@@ -178,14 +192,30 @@ fn close_reports_every_kind_of_thing_that_is_outstanding(backend: &Backend) {
     assert_eq!(&*report.allocator.name, "child");
     assert_eq!((report.reservation, report.limit), (4096, 9999));
     assert_eq!(report.allocated, 77 + 512 + 64 + 100 + 33 + 5);
-    let children: Vec<_> = report.children.iter().map(|it| (&*it.0.name, it.1)).collect();
+    let children: Vec<_> = report
+        .children
+        .iter()
+        .map(|it| (&*it.0.name, it.1))
+        .collect();
     assert_eq!(children, [("grandchild", 77)]);
     // Which ledgers, debug mode knows; how much is outstanding, every mode.
     let text = report.to_string();
     assert!(text.contains("grandchild"), "{text}");
-    assert!(report.external_bytes == 5 || report.external_bytes == 38, "{text}");
+    assert!(
+        report.external_bytes == 5 || report.external_bytes == 38,
+        "{text}"
+    );
 
-    drop((large, second, third, small, shared, foreign, reservation, empty));
+    drop((
+        large,
+        second,
+        third,
+        small,
+        shared,
+        foreign,
+        reservation,
+        empty,
+    ));
     child.release_bytes(5);
     child.close().unwrap_err();
     grandchild.close().unwrap();
@@ -229,10 +259,16 @@ fn a_node_whose_close_failed_leaves_when_all_of_it_is_gone(backend: &Backend) {
     child.close().unwrap_err();
 
     drop(child);
-    assert_eq!((root.allocated_memory(), root.child_allocators().len()), (1000, 1));
+    assert_eq!(
+        (root.allocated_memory(), root.child_allocators().len()),
+        (1000, 1)
+    );
     drop(buffer);
 
-    assert_eq!((root.allocated_memory(), root.child_allocators().len()), (0, 0));
+    assert_eq!(
+        (root.allocated_memory(), root.child_allocators().len()),
+        (0, 0)
+    );
     root.close().unwrap();
 }
 
@@ -259,7 +295,10 @@ fn buffers_outlive_every_handle_of_their_tree(backend: &Backend) {
     drop((root, child, buffer));
     assert_eq!(slice.as_slice(), &[5; 100]);
     assert_eq!(slice.allocator().name(), "child");
-    assert_eq!(slice.allocator().root_allocator().allocated_memory(), 320 + 64);
+    assert_eq!(
+        slice.allocator().root_allocator().allocated_memory(),
+        320 + 64
+    );
     writable.extend_from_slice(&[1; 100]).unwrap();
     let copy = slice.compact().unwrap();
     drop(slice);

@@ -62,7 +62,11 @@ fn a_program_that_tries_again_gets_through_whatever_share_of_calls_fails(backend
         let failures = program(&root);
 
         assert!(failures > 0, "every {n}th");
-        assert_eq!((manager.live(), root.allocated_memory()), (0, 0), "every {n}th");
+        assert_eq!(
+            (manager.live(), root.allocated_memory()),
+            (0, 0),
+            "every {n}th"
+        );
         root.close().unwrap();
     }
 }
@@ -77,7 +81,10 @@ fn a_failed_manager_leaves_the_reservation_to_be_used_again(backend: &Backend) {
     let (error, reservation) = reservation.allocate_buffer().unwrap_err();
 
     assert!(matches!(error, AllocError::Manager { .. }), "{error}");
-    assert_eq!((reservation.size(), Books::of(&root).at_rest()), (100, before));
+    assert_eq!(
+        (reservation.size(), Books::of(&root).at_rest()),
+        (100, before)
+    );
     let buffer = reservation.allocate_buffer().unwrap();
     assert_eq!((buffer.capacity(), root.allocated_memory()), (128, 128));
 }
@@ -85,10 +92,7 @@ fn a_failed_manager_leaves_the_reservation_to_be_used_again(backend: &Backend) {
 /// Makes buffers in every way there is; tries again what a manager failed, and returns how often.
 fn program(root: &BufferAllocator) -> usize {
     let child = root.child("child").reservation(1000).build().unwrap();
-    let mut tries = Tries {
-        root,
-        failures: 0,
-    };
+    let mut tries = Tries { root, failures: 0 };
 
     let mut small = tries.again(|| child.buffer(10));
     let zeroed = tries.again(|| child.buffer_zeroed(5000));
@@ -120,10 +124,12 @@ fn program(root: &BufferAllocator) -> usize {
     let mut held = Some(reservation);
     let used = tries.again(|| {
         let reservation = held.take().expect("it was given back");
-        reservation.allocate_buffer().map_err(|(error, reservation)| {
-            held = Some(reservation);
-            error
-        })
+        reservation
+            .allocate_buffer()
+            .map_err(|(error, reservation)| {
+                held = Some(reservation);
+                error
+            })
     });
     assert_eq!(used.capacity(), 704);
     drop((zeroed, aligned, large, copied, rest, frozen, compact, used));

@@ -44,9 +44,7 @@ fn at_a_tight_limit_no_byte_too_many_is_granted_and_none_too_few_with_the_defaul
     }
 }
 
-fn at_a_tight_limit_no_byte_too_many_is_granted_and_none_too_few_without_credit(
-    backend: &Backend,
-) {
+fn at_a_tight_limit_no_byte_too_many_is_granted_and_none_too_few_without_credit(backend: &Backend) {
     contend(backend, Some(0), 4, Onlooker::No);
 }
 
@@ -133,7 +131,10 @@ fn contend(backend: &Backend, credit: Option<usize>, seed: u64, onlooker: Onlook
                 }
             });
         }
-        let results: Vec<_> = workers.into_iter().map(thread::ScopedJoinHandle::join).collect();
+        let results: Vec<_> = workers
+            .into_iter()
+            .map(thread::ScopedJoinHandle::join)
+            .collect();
         done.store(true, Ordering::Relaxed);
         for result in results {
             result.unwrap();
@@ -141,17 +142,27 @@ fn contend(backend: &Backend, credit: Option<usize>, seed: u64, onlooker: Onlook
     });
 
     let rest = shared.into_inner().unwrap();
-    rest.into_iter().for_each(|held| release(held, &history, &mut log));
+    rest.into_iter()
+        .for_each(|held| release(held, &history, &mut log));
     finish(levels, &history, &mut log);
     history.add(log);
-    assert!(manager.most() <= LIMIT, "{} bytes were live", manager.most());
+    assert!(
+        manager.most() <= LIMIT,
+        "{} bytes were live",
+        manager.most()
+    );
     assert_eq!(manager.live(), 0);
     let Summary {
         granted,
         refused,
         undisturbed,
-    } = history.judge().unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
-    assert!(granted > STEPS && refused > STEPS / 4, "{granted} granted, {refused} refused");
+    } = history
+        .judge()
+        .unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+    assert!(
+        granted > STEPS && refused > STEPS / 4,
+        "{granted} granted, {refused} refused"
+    );
     println!("{granted} granted, {refused} refused, of which {undisturbed} undisturbed");
 }
 
@@ -210,7 +221,11 @@ fn look(levels: &[Node]) {
     for node in levels {
         let it = &node.allocator;
         let (allocated, limit) = (it.allocated_memory(), it.limit());
-        assert!(allocated <= limit, "`{}`: {allocated} of {limit}", it.name());
+        assert!(
+            allocated <= limit,
+            "`{}`: {allocated} of {limit}",
+            it.name()
+        );
         assert!(it.headroom() >= 0, "`{}`", it.name());
         assert!(!it.is_over_limit(), "`{}`", it.name());
         assert!(it.peak_memory_allocation() <= limit, "`{}`", it.name());
@@ -222,7 +237,10 @@ fn look(levels: &[Node]) {
 fn finish(levels: Vec<Node>, history: &History, log: &mut Log) {
     for node in &levels {
         let it = &node.allocator;
-        assert_eq!(it.allocated_memory(), it.child_allocators().iter().map(reserved).sum());
+        assert_eq!(
+            it.allocated_memory(),
+            it.child_allocators().iter().map(reserved).sum()
+        );
         assert!(it.peak_memory_allocation() <= it.limit(), "`{}`", it.name());
     }
     assert_eq!(levels[0].allocator.verify(), Ok(()));
@@ -410,7 +428,8 @@ impl<'a> Worker<'a> {
             let asked = length.next_multiple_of(64) - before;
             if self.outcome(result, &held.level, asked, span).is_some() {
                 let level = held.level.level();
-                held.charges.push(self.log.granted(level, after - before, span));
+                held.charges
+                    .push(self.log.granted(level, after - before, span));
             } else {
                 assert_eq!(after, before, "a refused growth changes nothing");
             }
@@ -461,7 +480,9 @@ impl<'a> Worker<'a> {
         let Memory::Buffer(buffer) = &self.held[index].what else {
             unreachable!("that is what was looked for");
         };
-        let (result, span) = self.history.timed(|| buffer.try_transfer_ownership(&target));
+        let (result, span) = self
+            .history
+            .timed(|| buffer.try_transfer_ownership(&target));
         let Ok(moved) = result else {
             return;
         };

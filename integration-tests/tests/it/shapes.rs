@@ -72,7 +72,10 @@ fn ten_thousand_children_share_one_parent(backend: &Backend) {
     root.buffer(1).unwrap_err();
     for index in [0, MANY / 2, MANY - 1] {
         let refused = children[index].allocate_bytes(1).unwrap_err();
-        assert!(matches!(refused, AllocError::OutOfMemory { .. }), "{refused}");
+        assert!(
+            matches!(refused, AllocError::OutOfMemory { .. }),
+            "{refused}"
+        );
     }
     assert_eq!(root.verify(), Ok(()));
     assert_eq!(root.snapshot().entries.len(), MANY + 1);
@@ -95,7 +98,10 @@ fn ten_thousand_children_close_and_are_reported_in_a_short_text(backend: &Backen
     for child in &children {
         child.close().unwrap();
     }
-    assert_eq!((root.allocated_memory(), root.child_allocators().len()), (0, 0));
+    assert_eq!(
+        (root.allocated_memory(), root.child_allocators().len()),
+        (0, 0)
+    );
     root.close().unwrap();
 }
 
@@ -110,7 +116,10 @@ fn ten_thousand_children_that_are_just_dropped_leave_nothing_behind(backend: &Ba
         assert_eq!(root.child_allocators().len(), MANY);
         drop(buffers);
 
-        assert_eq!((root.allocated_memory(), root.child_allocators().len()), (0, 0));
+        assert_eq!(
+            (root.allocated_memory(), root.child_allocators().len()),
+            (0, 0)
+        );
         root.close().unwrap();
     });
 }
@@ -131,12 +140,21 @@ fn every_operation_works_at_the_end_of_a_chain_of_ten_thousand(backend: &Backend
         let shared = buffer.retain_in(&chain[0]).unwrap();
         let up = buffer.transfer_ownership(&root).unwrap();
         assert!(up.allocation_fit);
-        assert_eq!((leaf.allocated_memory(), root.allocated_memory()), (160, 800));
+        assert_eq!(
+            (leaf.allocated_memory(), root.allocated_memory()),
+            (160, 800)
+        );
         let down = up.buffer.transfer_ownership(leaf).unwrap();
         assert!(down.allocation_fit);
-        assert_eq!((chain[5].allocated_memory(), root.allocated_memory()), (800, 800));
+        assert_eq!(
+            (chain[5].allocated_memory(), root.allocated_memory()),
+            (800, 800)
+        );
         drop((buffer, up, down));
-        assert_eq!((leaf.allocated_memory(), chain[0].allocated_memory()), (160, 800));
+        assert_eq!(
+            (leaf.allocated_memory(), chain[0].allocated_memory()),
+            (160, 800)
+        );
         drop(shared);
 
         chain[MANY / 2].set_limit(200);
@@ -171,7 +189,10 @@ fn a_refusal_at_the_top_of_a_deep_chain_is_a_short_text(backend: &Backend) {
             panic!("{refused}");
         };
         assert_eq!(&*outcome.failed_allocator().name, "root");
-        assert_eq!(outcome.entries[0].allocator.name, format!("d{}", MANY - 1).into());
+        assert_eq!(
+            outcome.entries[0].allocator.name,
+            format!("d{}", MANY - 1).into()
+        );
         assert_eq!(outcome.entries.len(), AllocationOutcome::MAX_ENTRIES);
         assert_eq!(outcome.omitted, MANY + 1 - outcome.entries.len());
     });
@@ -185,7 +206,10 @@ fn reservations_all_the_way_down_are_charged_once(backend: &Backend) {
         assert_eq!((root.allocated_memory(), leaf.allocated_memory()), (500, 0));
 
         leaf.allocate_bytes(500).unwrap();
-        assert_eq!((root.allocated_memory(), leaf.allocated_memory()), (500, 500));
+        assert_eq!(
+            (root.allocated_memory(), leaf.allocated_memory()),
+            (500, 500)
+        );
         leaf.allocate_bytes(500).unwrap();
         assert_eq!((root.allocated_memory(), leaf.headroom()), (1000, 0));
         leaf.allocate_bytes(1).unwrap_err();
@@ -210,7 +234,10 @@ fn a_deep_chain_can_be_dropped_from_either_end(backend: &Backend) {
                     drop(leaf);
                 }
             }
-            assert_eq!((root.allocated_memory(), root.child_allocators().len()), (0, 0));
+            assert_eq!(
+                (root.allocated_memory(), root.child_allocators().len()),
+                (0, 0)
+            );
         }
         let chain = deep(&root, 0);
         drop(root);
@@ -227,7 +254,11 @@ fn a_buffer_at_the_end_of_a_deep_chain_keeps_it_until_it_goes(backend: &Backend)
 
         drop((root, chain));
         assert_eq!(buffer.allocator().root_allocator().allocated_memory(), 64);
-        assert!(weak.1.upgrade().is_some_and(|it| it.allocated_memory() == 64));
+        assert!(
+            weak.1
+                .upgrade()
+                .is_some_and(|it| it.allocated_memory() == 64)
+        );
         drop(buffer);
 
         assert!(weak.0.upgrade().is_none() && weak.1.upgrade().is_none());
