@@ -1,1 +1,465 @@
 //! The backends linked into this program, and which of them is the default.
+//!
+//! Depending on a backend crate is choosing it: the crate registers itself at link time, and
+//! `use arrow_memory_system as _;` is enough to link it. The default is decided when it is first
+//! asked for, by the first of these that says something:
+//!
+//! 1. the environment variable [`ARROW_DEFAULT_MEMORY_POOL`](DEFAULT_POOL_VARIABLE), which is read
+//!    once. Empty is unset; a name that is not linked is answered with one `tracing` warning that
+//!    lists the supported names, and passed over;
+//! 2. [`set_default`], for the program, so that no transitive dependency decides for it;
+//! 3. the highest [`preference`](BackendRegistration::preference): jemalloc, mimalloc, system.
+//!
+//! # Registering a backend
+//!
+//! A crate names its manager once, in a static next to it. It needs no dependency but this crate:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use arrow_memory_core::backend::{self, BackendRegistration};
+//! use arrow_memory_core::{AllocationManager, ManagerError};
+//! # use arrow_memory_core::testing::StdManager as MyManager;
+//!
+//! fn start() -> Result<Arc<dyn AllocationManager>, ManagerError> {
+//!     Ok(Arc::new(MyManager::default()))
+//! }
+//!
+//! arrow_memory_core::register_backend!(BackendRegistration {
+//!     name: "mine",
+//!     preference: 0, // only by name
+//!     manager: start,
+//! });
+//!
+//! assert!(backend::supported().contains(&"mine"));
+//! assert!(backend::manager("mine").is_ok());
+//! ```
+//!
+//! Link-time registration works on Linux, macOS, Windows, Android, iOS, FreeBSD and illumos.
+//! Elsewhere (and in a static library whose linker drops what nobody calls) the program calls
+//! [`register`] before it builds its first root.
+#![expect(
+    unsafe_code,
+    reason = "the link-time table is a section of the binary, which linkme declares"
+)]
+
+use std::cmp::Reverse;
+use std::env;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::error::BackendError;
+use crate::manager::{AllocationManager, ManagerError};
+
+/// The environment variable that names the default backend.
+pub const DEFAULT_POOL_VARIABLE: &str = "ARROW_DEFAULT_MEMORY_POOL";
+
+/// How a backend makes itself known: see the [module's documentation](self).
+#[derive(Clone, Copy)]
+pub struct BackendRegistration {
+    /// What the backend is called in `ARROW_DEFAULT_MEMORY_POOL` and by its manager.
+    pub name: &'static str,
+    /// The highest becomes the default if nobody chose one. jemalloc has 30, mimalloc 20, system
+    /// 10; a backend of preference 0 is used by name only.
+    pub preference: u32,
+    /// Makes the manager; called once per process unless it fails or two threads are the first.
+    pub manager: fn() -> Result<Arc<dyn AllocationManager>, ManagerError>,
+}
+
+impl fmt::Debug for BackendRegistration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BackendRegistration")
+            .field("name", &self.name)
+            .field("preference", &self.preference)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The names of the backends in this program, the preferred first.
+pub fn supported() -> Vec<&'static str> {
+    BACKENDS.supported()
+}
+
+/// The manager of the backend called `name`: the same one each time.
+///
+/// # Errors
+///
+/// * [`BackendError::NoneLinked`] if there is no backend at all.
+/// * [`BackendError::Unknown`] if none has this name.
+/// * [`BackendError::Failed`] if it could not be started; the next call tries again.
+pub fn manager(name: &str) -> Result<Arc<dyn AllocationManager>, BackendError> {
+    BACKENDS.manager(name)
+}
+
+/// The manager that roots use unless they are given one: see the [module's documentation](self).
+///
+/// The first success settles the choice for the life of the process.
+///
+/// # Errors
+///
+/// * [`BackendError::NoneLinked`] if no backend could be the default.
+/// * [`BackendError::Failed`] if the one chosen could not be started; the next call tries again.
+pub fn default_manager() -> Result<Arc<dyn AllocationManager>, BackendError> {
+    BACKENDS.default_manager()
+}
+
+/// The manager that [`default_manager`] would be if there were no backend called `name`.
+///
+/// For backends that stand on another one, as an arena does, and may be the default themselves.
+///
+/// # Errors
+///
+/// As [`default_manager`].
+pub fn default_manager_besides(name: &str) -> Result<Arc<dyn AllocationManager>, BackendError> {
+    BACKENDS.default_manager_besides(name)
+}
+
+/// Makes the backend called `name` the default, unless `ARROW_DEFAULT_MEMORY_POOL` names one.
+///
+/// # Errors
+///
+/// * [`BackendError::NoneLinked`] or [`BackendError::Unknown`] if there is no such backend.
+/// * [`BackendError::AlreadyChosen`] if a default was set before, or is already in use.
+pub fn set_default(name: &str) -> Result<(), BackendError> {
+    BACKENDS.set_default(name)
+}
+
+/// Adds a backend by hand, as [`register_backend!`](crate::register_backend) does at link time.
+///
+/// A name that is registered already keeps its first registration; those of link time are first.
+pub fn register(registration: &'static BackendRegistration) {
+    BACKENDS.register(registration);
+}
+
+/// Registers a [`BackendRegistration`] at link time, where the target's linker can.
+///
+/// The [module `backend`](crate::backend) has an example. On other targets the macro only checks
+/// its argument, and the program calls [`backend::register`](crate::backend::register).
+#[cfg(all(
+    not(miri),
+    any(
+        target_os = "linux",
+        target_os = "macos",
+        target_os = "windows",
+        target_os = "android",
+        target_os = "ios",
+        target_os = "freebsd",
+        target_os = "illumos"
+    )
+))]
+#[macro_export]
+macro_rules! register_backend {
+    ($registration:expr $(,)?) => {
+        const _: () = {
+            #[$crate::__private::linkme::distributed_slice($crate::__private::LINKED)]
+            #[linkme(crate = $crate::__private::linkme)]
+            static LINKED: $crate::backend::BackendRegistration = $registration;
+        };
+    };
+}
+
+/// Registers a [`BackendRegistration`] at link time, where the target's linker can.
+///
+/// This target's cannot: the program calls [`backend::register`](crate::backend::register).
+#[cfg(not(all(
+    not(miri),
+    any(
+        target_os = "linux",
+        target_os = "macos",
+        target_os = "windows",
+        target_os = "android",
+        target_os = "ios",
+        target_os = "freebsd",
+        target_os = "illumos"
+    )
+)))]
+#[macro_export]
+macro_rules! register_backend {
+    ($registration:expr $(,)?) => {
+        const _: $crate::backend::BackendRegistration = $registration;
+    };
+}
+
+/// What [`register_backend!`] expands to. The list of targets is that of `Cargo.toml`.
+#[cfg(all(
+    not(miri),
+    any(
+        target_os = "linux",
+        target_os = "macos",
+        target_os = "windows",
+        target_os = "android",
+        target_os = "ios",
+        target_os = "freebsd",
+        target_os = "illumos"
+    )
+))]
+pub(crate) mod table {
+    use std::sync::Arc;
+
+    use super::BackendRegistration;
+    use crate::manager::{AllocationManager, ManagerError};
+
+    pub use linkme;
+
+    /// The registrations of all crates of this program.
+    #[linkme::distributed_slice]
+    pub static LINKED: [BackendRegistration];
+
+    /// Some linkers cannot make an empty table. An empty name is never listed nor found.
+    #[linkme::distributed_slice(LINKED)]
+    static HIDDEN: BackendRegistration = BackendRegistration {
+        name: "",
+        preference: 0,
+        manager: nothing,
+    };
+
+    fn nothing() -> Result<Arc<dyn AllocationManager>, ManagerError> {
+        Err(ManagerError::new("the hidden entry is no backend"))
+    }
+
+    pub(super) fn linked() -> &'static [BackendRegistration] {
+        &LINKED
+    }
+}
+
+/// No link-time table on this target.
+#[cfg(not(all(
+    not(miri),
+    any(
+        target_os = "linux",
+        target_os = "macos",
+        target_os = "windows",
+        target_os = "android",
+        target_os = "ios",
+        target_os = "freebsd",
+        target_os = "illumos"
+    )
+)))]
+pub(crate) mod table {
+    pub(super) fn linked() -> &'static [super::BackendRegistration] {
+        &[]
+    }
+}
+
+/// The backends of this process.
+static BACKENDS: Backends = Backends::new(table::linked, environment);
+
+/// The backends of a process. Locks are held for moments: never while a backend starts, and never
+/// while `tracing` runs, so that both may come back here.
+struct Backends {
+    /// What was registered at link time.
+    linked: fn() -> &'static [BackendRegistration],
+    /// Reads the name in the environment.
+    environment: fn() -> Option<String>,
+    /// What `environment` said, once it was asked.
+    named: OnceLock<Option<String>>,
+    /// Whether the warning about an unknown name was given.
+    warned: AtomicBool,
+    /// What was registered by hand, in order.
+    added: Mutex<Vec<&'static BackendRegistration>>,
+    /// The managers that were started, by name.
+    started: Mutex<Vec<(&'static str, Arc<dyn AllocationManager>)>>,
+    /// How far the choice of the default is.
+    choice: Mutex<Choice>,
+}
+
+/// How far the choice of the default is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    /// Nobody asked and nobody chose.
+    Open,
+    /// The program chose; nobody asked.
+    Set(&'static str),
+    /// A default is in use and stays.
+    InUse(&'static str),
+}
+
+impl Backends {
+    const fn new(
+        linked: fn() -> &'static [BackendRegistration],
+        environment: fn() -> Option<String>,
+    ) -> Self {
+        Self {
+            linked,
+            environment,
+            named: OnceLock::new(),
+            warned: AtomicBool::new(false),
+            added: Mutex::new(Vec::new()),
+            started: Mutex::new(Vec::new()),
+            choice: Mutex::new(Choice::Open),
+        }
+    }
+
+    fn register(&self, registration: &'static BackendRegistration) {
+        lock(&self.added).push(registration);
+    }
+
+    fn supported(&self) -> Vec<&'static str> {
+        self.registrations()
+            .iter()
+            .map(|known| known.name)
+            .collect()
+    }
+
+    fn manager(&self, name: &str) -> Result<Arc<dyn AllocationManager>, BackendError> {
+        match self.started(name) {
+            Some(manager) => Ok(manager),
+            None => self.start(self.find(name)?),
+        }
+    }
+
+    fn default_manager(&self) -> Result<Arc<dyn AllocationManager>, BackendError> {
+        loop {
+            let before = *lock(&self.choice);
+            if let Choice::InUse(name) = before {
+                return self.manager(name);
+            }
+            let chosen = self.choose(before, None)?;
+            let manager = self.start(chosen)?;
+
+            let mut choice = lock(&self.choice);
+            if *choice == before {
+                *choice = Choice::InUse(chosen.name);
+                return Ok(manager);
+            }
+            // Somebody chose or asked while the backend started: what they were told holds.
+        }
+    }
+
+    fn default_manager_besides(
+        &self,
+        name: &str,
+    ) -> Result<Arc<dyn AllocationManager>, BackendError> {
+        let choice = *lock(&self.choice);
+        self.start(self.choose(choice, Some(name))?)
+    }
+
+    fn set_default(&self, name: &str) -> Result<(), BackendError> {
+        let found = self.find(name)?;
+        let mut choice = lock(&self.choice);
+        match *choice {
+            Choice::Open => {
+                *choice = Choice::Set(found.name);
+                Ok(())
+            }
+            Choice::Set(current) | Choice::InUse(current) => Err(BackendError::AlreadyChosen {
+                current: current.to_owned(),
+            }),
+        }
+    }
+
+    /// The default by the rules of the module, as if there were no backend called `besides`.
+    fn choose(
+        &self,
+        choice: Choice,
+        besides: Option<&str>,
+    ) -> Result<&'static BackendRegistration, BackendError> {
+        let known = self.registrations();
+        let by_name = |name: &str| known.iter().find(|known| known.name == name).copied();
+        let allowed = |known: &&BackendRegistration| Some(known.name) != besides;
+
+        let named = self.named.get_or_init(self.environment).as_deref();
+        let from_environment = named.and_then(by_name);
+        if let (Some(named), None) = (named, from_environment) {
+            self.warn_once(named, &known);
+        }
+        let from_program = match choice {
+            Choice::Open => None,
+            Choice::Set(name) | Choice::InUse(name) => by_name(name),
+        };
+
+        from_environment
+            .filter(allowed)
+            .or(from_program.filter(allowed))
+            .or_else(|| {
+                let by_preference = known.iter().copied().find(allowed)?;
+                (by_preference.preference > 0).then_some(by_preference)
+            })
+            .ok_or(BackendError::NoneLinked)
+    }
+
+    fn warn_once(&self, named: &str, known: &[&BackendRegistration]) {
+        // Relaxed: the flag guards no other memory.
+        if self.warned.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let supported: Vec<_> = known.iter().map(|known| known.name).collect();
+        tracing::warn!(
+            "{DEFAULT_POOL_VARIABLE} names `{named}`, which is not linked into this program; \
+             supported are: {}",
+            supported.join(", ")
+        );
+    }
+
+    fn find(&self, name: &str) -> Result<&'static BackendRegistration, BackendError> {
+        let known = self.registrations();
+        if known.is_empty() {
+            return Err(BackendError::NoneLinked);
+        }
+        let found = known.iter().find(|known| known.name == name);
+        found.copied().ok_or_else(|| BackendError::Unknown {
+            name: name.to_owned(),
+            supported: known.iter().map(|known| known.name).collect(),
+        })
+    }
+
+    /// The manager of `registration`, started if it was not.
+    fn start(
+        &self,
+        registration: &'static BackendRegistration,
+    ) -> Result<Arc<dyn AllocationManager>, BackendError> {
+        let name = registration.name;
+        if let Some(manager) = self.started(name) {
+            return Ok(manager);
+        }
+        let fresh =
+            (registration.manager)().map_err(|source| BackendError::Failed { name, source })?;
+
+        let mut started = lock(&self.started);
+        let first = started.iter().find(|(known, _)| *known == name);
+        if let Some(first) = first.map(|(_, first)| Arc::clone(first)) {
+            // Another thread was faster, and everybody shall see the same one. Ours is dropped
+            // without the lock, since dropping it is code of the backend.
+            drop(started);
+            drop(fresh);
+            return Ok(first);
+        }
+        started.push((name, Arc::clone(&fresh)));
+        Ok(fresh)
+    }
+
+    fn started(&self, name: &str) -> Option<Arc<dyn AllocationManager>> {
+        let started = lock(&self.started);
+        let found = started.iter().find(|(known, _)| *known == name);
+        found.map(|(_, manager)| Arc::clone(manager))
+    }
+
+    /// All backends, one of each name, the preferred first, otherwise in alphabetical order.
+    fn registrations(&self) -> Vec<&'static BackendRegistration> {
+        let added = lock(&self.added).clone();
+        let mut known: Vec<&BackendRegistration> = Vec::new();
+        for registration in (self.linked)().iter().chain(added) {
+            let name = registration.name;
+            if !name.is_empty() && known.iter().all(|known| known.name != name) {
+                known.push(registration);
+            }
+        }
+        known.sort_by_key(|known| (Reverse(known.preference), known.name));
+        known
+    }
+}
+
+/// The name in the environment; empty is unset.
+fn environment() -> Option<String> {
+    let name = env::var_os(DEFAULT_POOL_VARIABLE)?;
+    Some(name.to_string_lossy().into_owned()).filter(|name| !name.is_empty())
+}
+
+/// Locks `mutex`. Nothing panics while it is locked, so a poisoned one is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,1 +1,34 @@
-//! The backend on the platform's allocator.
+//! The backend on the platform's allocator, and on pages for large blocks: [`SystemManager`].
+//!
+//! Depending on this crate and naming it once is enough; it registers itself as `system`:
+//!
+//! ```
+//! use arrow_memory_core::backend;
+//! use arrow_memory_system as _;
+//!
+//! assert!(backend::supported().contains(&"system"));
+//! assert_eq!(backend::manager("system")?.name(), "system");
+//! # Ok::<(), arrow_memory_core::BackendError>(())
+//! ```
+//!
+//! # Where blocks come from
+//!
+//! | size | Linux | other Unix | Windows |
+//! |---|---|---|---|
+//! | below 2 MiB | `malloc` | `malloc` | `std::alloc::System` |
+//! | from 2 MiB | `mmap`, `mremap` | `malloc` | `std::alloc::System` |
+//!
+//! The essays are in the modules: how 64-byte alignment comes at `malloc`'s price in `heap`, why
+//! large blocks have pages of their own, and why from 2 MiB up, in `pages`. The numbers come from
+//! `cargo run --release -p arrow-memory-system --example measure`.
+//!
+//! # Platforms
+//!
+//! Linux on x86-64 with glibc is tested. The rest is kept compiling.
+
+mod counters;
+mod heap;
+mod manager;
+mod pages;
+
+pub use manager::SystemManager;

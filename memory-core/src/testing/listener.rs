@@ -1,0 +1,194 @@
+//! A listener that writes down what it is told: [`RecordingListener`].
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::listener::{AllocationListener, Veto};
+use crate::outcome::{AllocationOutcome, AllocatorInfo};
+
+/// Writes down what an allocator tells its listener, as plain data.
+///
+/// ```
+/// use arrow_memory_core::testing::RecordingListener;
+///
+/// let listener = RecordingListener::new();
+/// assert!(listener.lines().is_empty());
+/// ```
+#[derive(Debug, Default)]
+pub struct RecordingListener {
+    events: Mutex<Vec<ListenerEvent>>,
+    retry: AtomicBool,
+    veto: AtomicBool,
+}
+
+/// One call of a listener. Displayed, it is a line such as `allocation of 64 at join`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ListenerEvent {
+    /// [`AllocationListener::on_pre_allocation`].
+    PreAllocation {
+        /// The allocator.
+        at: AllocatorInfo,
+        /// In bytes.
+        size: usize,
+    },
+    /// [`AllocationListener::on_allocation`].
+    Allocation {
+        /// The allocator.
+        at: AllocatorInfo,
+        /// In bytes.
+        size: usize,
+    },
+    /// [`AllocationListener::on_release`].
+    Release {
+        /// The allocator.
+        at: AllocatorInfo,
+        /// In bytes.
+        size: usize,
+    },
+    /// [`AllocationListener::on_failed_allocation`].
+    FailedAllocation {
+        /// The allocator.
+        at: AllocatorInfo,
+        /// In bytes.
+        size: usize,
+        /// Who refused, and why.
+        outcome: AllocationOutcome,
+    },
+    /// [`AllocationListener::on_transfer`].
+    Transfer {
+        /// The allocator that paid.
+        from: AllocatorInfo,
+        /// The allocator that pays.
+        to: AllocatorInfo,
+        /// In bytes.
+        size: usize,
+    },
+    /// [`AllocationListener::on_child_added`].
+    ChildAdded {
+        /// The allocator whose listener was told.
+        parent: AllocatorInfo,
+        /// Its new child.
+        child: AllocatorInfo,
+    },
+    /// [`AllocationListener::on_child_removed`].
+    ChildRemoved {
+        /// The allocator whose listener was told.
+        parent: AllocatorInfo,
+        /// The child that left.
+        child: AllocatorInfo,
+    },
+}
+
+impl RecordingListener {
+    /// A listener that has heard nothing, vetoes nothing and asks for no retry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether to answer a failed allocation with "try once more" from now on.
+    pub fn retry_failures(&self, retry: bool) {
+        // Relaxed: the flag guards no other memory.
+        self.retry.store(retry, Ordering::Relaxed);
+    }
+
+    /// Whether to veto every allocation from now on.
+    pub fn veto(&self, veto: bool) {
+        // Relaxed: the flag guards no other memory.
+        self.veto.store(veto, Ordering::Relaxed);
+    }
+
+    /// The calls so far, in order.
+    pub fn events(&self) -> Vec<ListenerEvent> {
+        self.lock().clone()
+    }
+
+    /// The calls since the last `take`, in order.
+    pub fn take(&self) -> Vec<ListenerEvent> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// [`take`](Self::take) as text, one line per call.
+    pub fn lines(&self) -> Vec<String> {
+        self.take().iter().map(ToString::to_string).collect()
+    }
+
+    fn record(&self, event: ListenerEvent) {
+        self.lock().push(event);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<ListenerEvent>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AllocationListener for RecordingListener {
+    fn on_pre_allocation(&self, at: &AllocatorInfo, size: usize) -> Result<(), Veto> {
+        let at = at.clone();
+        self.record(ListenerEvent::PreAllocation { at, size });
+        // Relaxed: the flag guards no other memory.
+        if self.veto.load(Ordering::Relaxed) {
+            return Err(Veto::new("the recording listener was told to veto"));
+        }
+        Ok(())
+    }
+
+    fn on_allocation(&self, at: &AllocatorInfo, size: usize) {
+        let at = at.clone();
+        self.record(ListenerEvent::Allocation { at, size });
+    }
+
+    fn on_release(&self, at: &AllocatorInfo, size: usize) {
+        let at = at.clone();
+        self.record(ListenerEvent::Release { at, size });
+    }
+
+    fn on_failed_allocation(
+        &self,
+        at: &AllocatorInfo,
+        size: usize,
+        outcome: &AllocationOutcome,
+    ) -> bool {
+        let (at, outcome) = (at.clone(), outcome.clone());
+        self.record(ListenerEvent::FailedAllocation { at, size, outcome });
+        // Relaxed: the flag guards no other memory.
+        self.retry.load(Ordering::Relaxed)
+    }
+
+    fn on_transfer(&self, from: &AllocatorInfo, to: &AllocatorInfo, size: usize) {
+        let (from, to) = (from.clone(), to.clone());
+        self.record(ListenerEvent::Transfer { from, to, size });
+    }
+
+    fn on_child_added(&self, parent: &AllocatorInfo, child: &AllocatorInfo) {
+        let (parent, child) = (parent.clone(), child.clone());
+        self.record(ListenerEvent::ChildAdded { parent, child });
+    }
+
+    fn on_child_removed(&self, parent: &AllocatorInfo, child: &AllocatorInfo) {
+        let (parent, child) = (parent.clone(), child.clone());
+        self.record(ListenerEvent::ChildRemoved { parent, child });
+    }
+}
+
+impl fmt::Display for ListenerEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PreAllocation { at, size } => write!(f, "pre-allocation of {size} at {at}"),
+            Self::Allocation { at, size } => write!(f, "allocation of {size} at {at}"),
+            Self::Release { at, size } => write!(f, "release of {size} at {at}"),
+            Self::FailedAllocation { at, size, outcome } => {
+                let refuser = outcome.failed_allocator();
+                write!(f, "failure of {size} at {at}, refused by {refuser}")
+            }
+            Self::Transfer { from, to, size } => {
+                write!(f, "transfer of {size} from {from} to {to}")
+            }
+            Self::ChildAdded { parent, child } => write!(f, "child {child} added to {parent}"),
+            Self::ChildRemoved { parent, child } => {
+                write!(f, "child {child} removed from {parent}")
+            }
+        }
+    }
+}
