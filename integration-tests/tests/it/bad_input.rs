@@ -311,7 +311,7 @@ fn forced_bytes_whose_sum_overflows_panic_and_change_nothing(backend: &Backend) 
     let before = Books::of(&root);
 
     for bytes in [151, MAX, MAX + 1, usize::MAX] {
-        assert!(panics(|| drop(small.force_allocate(bytes))), "{bytes}");
+        assert!(panics(|| _ = small.force_allocate(bytes)), "{bytes}");
         assert_eq!(Books::of(&root), before, "{bytes}");
     }
     assert!(!small.force_allocate(150));

@@ -55,13 +55,13 @@ fn whichever_call_fails_every_counter_is_as_before_it(backend: &Backend) {
 }
 
 fn a_program_that_tries_again_gets_through_whatever_share_of_calls_fails(backend: &Backend) {
+    let mut total = 0;
     for n in 2..12 {
         let manager = TrackingManager::failing_every(backend, n);
         let root = root(&manager, None);
 
-        let failures = program(&root);
+        total += program(&root);
 
-        assert!(failures > 0, "every {n}th");
         assert_eq!(
             (manager.live(), root.allocated_memory()),
             (0, 0),
@@ -69,6 +69,7 @@ fn a_program_that_tries_again_gets_through_whatever_share_of_calls_fails(backend
         );
         root.close().unwrap();
     }
+    assert!(total > 20, "{total} calls failed for good");
 }
 
 fn a_failed_manager_leaves_the_reservation_to_be_used_again(backend: &Backend) {

@@ -1,7 +1,7 @@
 //! The reference traces on the real tree: every number in every line.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
 use arrow_memory_core::{AllocationManager, BufferAllocator, RootAllocator};
@@ -97,12 +97,13 @@ fn interleave(backend: &Backend, traces: &[Trace], credit: Option<usize>) {
     let root: BufferAllocator = builder.build().expect("a manager was given").into();
 
     let rounds = traces.iter().map(|it| it.steps.len().div_ceil(LINES)).max();
-    let barrier = Barrier::new(traces.len());
+    let barrier = QuietPoint::new(traces.len());
     let sums: Vec<AtomicUsize> = traces.iter().map(|_| AtomicUsize::new(0)).collect();
     thread::scope(|scope| {
         for (index, trace) in traces.iter().enumerate() {
             let (root, barrier, sums) = (&root, &barrier, &sums);
             scope.spawn(move || {
+                let _fails_with_others = barrier.guard();
                 let ground = Ground::Below(root.clone());
                 let mut pair = SideBySide::new(ground, trace.rounding).with_credit(credit);
                 let others_show = trace.root().1 > isize::MAX as usize / 2;
@@ -129,7 +130,7 @@ fn interleave(backend: &Backend, traces: &[Trace], credit: Option<usize>) {
 
 fn at_quiet_point(
     root: &BufferAllocator,
-    barrier: &Barrier,
+    barrier: &QuietPoint,
     sums: &[AtomicUsize],
     index: usize,
     pair: &mut SideBySide,
@@ -149,4 +150,65 @@ fn at_quiet_point(
     pair.compare(Headroom::Known);
     assert_eq!(root.verify(), Ok(()));
     barrier.wait();
+}
+
+/// A barrier at which nobody waits for a thread that failed.
+struct QuietPoint {
+    threads: usize,
+    arrived: Mutex<Arrived>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Arrived {
+    threads: usize,
+    round: usize,
+    failed: bool,
+}
+
+impl QuietPoint {
+    fn new(threads: usize) -> Self {
+        Self {
+            threads,
+            arrived: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn wait(&self) {
+        let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
+        let round = arrived.round;
+        arrived.threads += 1;
+        if arrived.threads == self.threads {
+            arrived.threads = 0;
+            arrived.round += 1;
+            self.changed.notify_all();
+        }
+        while arrived.round == round && !arrived.failed {
+            arrived = self
+                .changed
+                .wait(arrived)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        let failed = arrived.failed;
+        drop(arrived);
+        assert!(!failed, "another thread failed");
+    }
+
+    /// Ends the waiting of all if the thread panics.
+    fn guard(&self) -> impl Drop {
+        FailTogether(self)
+    }
+}
+
+struct FailTogether<'a>(&'a QuietPoint);
+
+impl Drop for FailTogether<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let arrived = self.0.arrived.lock();
+            arrived.unwrap_or_else(PoisonError::into_inner).failed = true;
+            self.0.changed.notify_all();
+        }
+    }
 }
