@@ -15,6 +15,7 @@ mod reservation;
 mod rounding;
 mod size;
 mod sync;
+mod tally;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
@@ -38,6 +39,7 @@ pub use rounding::{
     PaddingRoundingPolicy, PowerOfTwoRoundingPolicy, RoundingPolicy, SegmentRoundingPolicy,
 };
 pub use size::{ALIGNMENT, MAX_ALIGNMENT};
+pub use tally::Tally;
 
 /// What the macros of this crate expand to. Not for use by hand.
 #[doc(hidden)]

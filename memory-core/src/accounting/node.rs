@@ -405,7 +405,13 @@ fn thread_number() -> usize {
 /// In a model, the number that its thread chose.
 #[cfg(loom)]
 fn thread_number() -> usize {
-    super::model::STRIPE.with(|stripe| stripe.get())
+    STRIPE.with(std::cell::Cell::get)
+}
+
+#[cfg(loom)]
+loom::thread_local! {
+    /// The stripe that a model's thread uses.
+    pub(super) static STRIPE: std::cell::Cell<usize> = std::cell::Cell::new(0);
 }
 
 /// How many words a striped node gets: a power of two.

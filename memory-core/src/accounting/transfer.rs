@@ -41,9 +41,9 @@ impl Locked<'_> {
 
     /// The usual case: `to` has credit and `from` may have more of it. What their parents are
     /// charged stays, so no ancestor changes, and whoever needs both numbers needs the mutex that
-    /// we hold. That both are open says that no level above them is over its limit (I2).
+    /// we hold. That `to` is open says that no level above it is over its limit (I2).
     fn swap_credit(&mut self, from: NodePtr, to: NodePtr, bytes: usize) -> bool {
-        if self.look(from).shut || self.look(to).shut || !self.take(to, bytes) {
+        if !self.take(to, bytes) {
             return false;
         }
         if !self.give(from, bytes) {

@@ -19,16 +19,23 @@ fn a_request_refused_by_an_ancestor_leaves_every_counter_as_it_was() {
 
     let refused = child.buffer(1024).unwrap_err();
 
-    assert!(matches!(refused, AllocError::OutOfMemory { .. }), "{refused}");
-    assert_eq!((child.allocated_memory(), root.allocated_memory()), (512, 512));
+    assert!(
+        matches!(refused, AllocError::OutOfMemory { .. }),
+        "{refused}"
+    );
+    assert_eq!(
+        (child.allocated_memory(), root.allocated_memory()),
+        (512, 512)
+    );
     root.verify().unwrap();
 }
 
 #[test]
 fn credit_held_by_one_child_is_recalled_for_another() {
     let root = root_with_limit(1 << 20);
-    let children: Vec<BufferAllocator> =
-        (0..4).map(|n| root.child(&n.to_string()).build().unwrap()).collect();
+    let children: Vec<BufferAllocator> = (0..4)
+        .map(|n| root.child(&n.to_string()).build().unwrap())
+        .collect();
     for child in &children {
         drop(child.buffer(100_000).unwrap());
     }

@@ -1,0 +1,34 @@
+//! What can be wrong with an arena's settings, or stand in the way of a reset.
+
+use arrow_memory_core::BackendError;
+
+/// Why an arena was not built or not reset. Nothing has changed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArenaError {
+    /// The *caller's* fault: chunks have from 1 to `isize::MAX` bytes, and at most the maximum.
+    #[error("chunks of {chunk_size} bytes that grow to {max_chunk_size} cannot be had")]
+    InvalidChunkSize {
+        /// The size of the first chunk, in bytes.
+        chunk_size: usize,
+        /// The size of the largest one, in bytes.
+        max_chunk_size: usize,
+    },
+    /// The *caller's* fault: blocks are live, so their memory cannot be used again.
+    #[error(
+        "the arena has {blocks} live blocks of {bytes} bytes, {large_blocks} of them beside its {chunks} chunks"
+    )]
+    StillLive {
+        /// How many blocks were not given back.
+        blocks: usize,
+        /// Their bytes, as asked for.
+        bytes: usize,
+        /// How many of them are too large for a chunk and came from the parent as they are.
+        large_blocks: usize,
+        /// How many chunks the others keep.
+        chunks: usize,
+    },
+    /// The *caller's* fault, or the *environment's*: no other backend to take chunks from.
+    #[error("the arena has no parent to take chunks from: {0}")]
+    NoParent(#[source] BackendError),
+}

@@ -1,0 +1,32 @@
+//! The arena backend.
+use std::sync::Arc;
+
+use arrow_memory_core::backend::BackendRegistration;
+use arrow_memory_core::{ALIGNMENT, AllocationManager, ManagerError};
+
+mod arena;
+mod chunk;
+mod error;
+mod state;
+
+pub use arena::{Arena, ArenaBuilder};
+pub use error::ArenaError;
+
+/// `size` as it is cut from a chunk: a multiple of 64, at least 64. No layout's size overflows.
+#[inline]
+fn padded(size: usize) -> usize {
+    (size.max(1) + (ALIGNMENT - 1)) & !(ALIGNMENT - 1)
+}
+
+arrow_memory_core::register_backend!(BackendRegistration {
+    name: arena::NAME,
+    preference: 0, // only by name
+    manager: start,
+});
+
+fn start() -> Result<Arc<dyn AllocationManager>, ManagerError> {
+    match Arena::builder().build() {
+        Ok(arena) => Ok(Arc::new(arena)),
+        Err(error) => Err(ManagerError::new("the arena backend cannot start").with_source(error)),
+    }
+}

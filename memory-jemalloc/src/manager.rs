@@ -1,0 +1,426 @@
+//! [`JemallocManager`]: which entry point of jemalloc serves which block.
+//!
+//! # Invariants
+//!
+//! 1. jemalloc is asked for *padded* sizes: multiples of 64, at least 64. Its size classes for
+//!    those are multiples of 64 themselves, and slabs start on pages, so such a block is aligned to
+//!    64 bytes without being asked for an alignment (large blocks are aligned to a cache line).
+//!    That matters because only calls without flags take jemalloc's fast path.
+//! 2. A block of an alignment up to 64 was asked for with no alignment flag, a block of a higher
+//!    one with its own; so the layout tells with which flags it must be given back.
+//! 3. The size class of a live block is that of its padded size: sized deallocation relies on it.
+
+#![expect(
+    unsafe_code,
+    reason = "calls jemalloc in C and implements AllocationManager"
+)]
+
+use std::alloc::Layout;
+use std::ffi::c_int;
+use std::num::NonZero;
+use std::ptr::NonNull;
+use std::thread;
+
+use arrow_memory_core::{ALIGNMENT, AllocationManager, ManagerError, ManagerStats, Tally};
+use tikv_jemalloc_ctl::stats_print;
+use tikv_jemalloc_sys as jemalloc;
+use tikv_jemalloc_sys::{MALLOCX_ALIGN, MALLOCX_ARENA, MALLOCX_TCACHE_NONE, MALLOCX_ZERO};
+
+use crate::arenas::{Decay, OwnArenas};
+use crate::caches;
+use crate::error::JemallocError;
+use crate::mallctl::{self, ALL_ARENAS};
+
+/// A backend on jemalloc.
+///
+/// The [crate's documentation](crate) says which blocks go where and what that costs.
+///
+/// # Examples
+///
+/// ```
+/// use arrow_memory_core::AllocationManager;
+/// use arrow_memory_jemalloc::JemallocManager;
+///
+/// let manager = JemallocManager::builder().dedicated_arena(true).dirty_decay_ms(500).build()?;
+///
+/// assert_eq!(manager.name(), "jemalloc");
+/// assert_eq!(manager.stats().live_bytes, Some(0));
+/// assert!(manager.statistic("stats.resident")? > 0);
+/// # Ok::<(), arrow_memory_jemalloc::JemallocError>(())
+/// ```
+pub struct JemallocManager {
+    /// Up to this padded size, blocks of alignment 64 are jemalloc's own business: its thread
+    /// caches' ceiling, or 0 with a dedicated arena.
+    automatic_max: usize,
+    /// The largest size that a thread cache holds.
+    cached_max: usize,
+    /// The arena that serves everything, if there is one.
+    dedicated: Option<u32>,
+    /// The arenas for blocks that no thread cache holds; or just the dedicated one.
+    arenas: OwnArenas,
+    tally: Tally,
+}
+
+impl JemallocManager {
+    /// A manager with the defaults: small blocks as jemalloc sees fit, large ones in own arenas.
+    pub fn new() -> Self {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let cached_max = cached_max();
+        Self {
+            automatic_max: cached_max,
+            cached_max,
+            dedicated: None,
+            arenas: OwnArenas::new(cores.min(MAX_ARENAS), Decay::default()),
+            tally: Tally::new(),
+        }
+    }
+
+    /// Sets what [`build`](JemallocBuilder::build) makes.
+    pub fn builder() -> JemallocBuilder {
+        JemallocBuilder::default()
+    }
+
+    /// Sets how long pages of this manager's arenas stay dirty before they go back to the
+    /// operating system: milliseconds, 0 for at once, -1 for never; 1000 by default.
+    ///
+    /// Time passes for an arena while it is used (or always, where the program has turned on
+    /// jemalloc's background threads): an arena that is left alone keeps its pages until
+    /// [`release_unused`](AllocationManager::release_unused). Arenas that jemalloc assigns to
+    /// threads by itself are the program's and keep their settings.
+    ///
+    /// # Errors
+    ///
+    /// [`JemallocError::InvalidDecay`] below -1.
+    pub fn set_dirty_decay_ms(&self, milliseconds: isize) -> Result<(), JemallocError> {
+        self.arenas.set_decay(|decay| decay.dirty = milliseconds)
+    }
+
+    /// Sets how long pages stay muzzy after that (the system may take them, but leaves them until it
+    /// is short of memory): milliseconds, 0 for none, -1 for ever; 0 by default.
+    ///
+    /// # Errors
+    ///
+    /// [`JemallocError::InvalidDecay`] below -1.
+    pub fn set_muzzy_decay_ms(&self, milliseconds: isize) -> Result<(), JemallocError> {
+        self.arenas.set_decay(|decay| decay.muzzy = milliseconds)
+    }
+
+    /// Any number that jemalloc keeps, by the name that its manual gives it: `stats.allocated`,
+    /// `stats.arenas.0.pdirty`, `arenas.page`, `opt.tcache_max`. A value of -1 reads as `u64::MAX`.
+    ///
+    /// It speaks of this copy of jemalloc, whoever uses it, as of now.
+    ///
+    /// # Errors
+    ///
+    /// * [`JemallocError::UnknownStatistic`] if there is no such name.
+    /// * [`JemallocError::NotANumber`] if it names an action or a text.
+    pub fn statistic(&self, name: &str) -> Result<u64, JemallocError> {
+        mallctl::statistic(name)
+    }
+
+    /// jemalloc's own report on itself, several hundred lines of it.
+    pub fn statistics_text(&self) -> String {
+        mallctl::refresh();
+        let mut text = Vec::new();
+        // Writing to a vector does not fail.
+        let _ = stats_print::stats_print(&mut text, stats_print::Options::default());
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Lets [`peak_bytes`](ManagerStats::peak_bytes) start again from what is live now.
+    pub fn reset_peak(&self) {
+        self.tally.reset_peak();
+    }
+
+    /// The number of the dedicated arena, as in `stats.arenas.<i>`, if there is one.
+    pub fn dedicated_arena(&self) -> Option<u32> {
+        self.dedicated
+    }
+
+    /// A block of a padded size, or null.
+    #[inline]
+    fn obtain(&self, size: usize, align: usize) -> *mut u8 {
+        if self.is_automatic(size, align) {
+            // SAFETY: any size may be asked for.
+            unsafe { jemalloc::malloc(size) }.cast()
+        } else {
+            self.allocate_flagged(size, align, 0)
+        }
+    }
+
+    /// Asks jemalloc for a block that is not served without flags.
+    fn allocate_flagged(&self, size: usize, align: usize, more: c_int) -> *mut u8 {
+        let flags = self.flags(size, align) | more;
+        // SAFETY: the size is not 0, and the flags hold a power of two that a `Layout` had, an
+        // arena that exists and a cache of this thread.
+        unsafe { jemalloc::mallocx(size, flags) }.cast()
+    }
+
+    /// The flags with which a block is asked for.
+    fn flags(&self, size: usize, align: usize) -> c_int {
+        match self.dedicated {
+            Some(arena) => MALLOCX_ARENA(arena as usize) | self.return_flags(size, align),
+            None if size > self.cached_max => self.arenas.flags() | align_flag(align),
+            None => align_flag(align),
+        }
+    }
+
+    /// The flags with which it is given back.
+    fn return_flags(&self, size: usize, align: usize) -> c_int {
+        match self.dedicated {
+            Some(arena) if size <= self.cached_max => caches::flags(arena) | align_flag(align),
+            Some(_) => MALLOCX_TCACHE_NONE | align_flag(align),
+            None => align_flag(align),
+        }
+    }
+
+    /// Whether jemalloc serves such a block without any flag, by its fast path.
+    #[inline]
+    fn is_automatic(&self, size: usize, align: usize) -> bool {
+        size <= self.automatic_max && align <= ALIGNMENT
+    }
+
+    #[inline]
+    fn lend(&self, ptr: *mut u8, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
+        match NonNull::new(ptr) {
+            Some(block) => {
+                debug_assert!(
+                    block
+                        .addr()
+                        .get()
+                        .is_multiple_of(layout.align().max(ALIGNMENT))
+                );
+                self.tally.lent(layout.size());
+                Ok(block)
+            }
+            None => Err(ManagerError::out_of_memory(layout)),
+        }
+    }
+
+    /// Tries to change the size class of a block where it is.
+    ///
+    /// # Safety
+    ///
+    /// As for [`AllocationManager::reallocate`].
+    unsafe fn resize_in_place(&self, ptr: NonNull<u8>, new_size: usize, align: usize) -> bool {
+        let wanted = padded(new_size);
+        let flags = align_flag(align);
+        // SAFETY: by the caller's promise the block is live; the size is not 0.
+        let usable = unsafe { jemalloc::xallocx(ptr.as_ptr().cast(), wanted, 0, flags) };
+        // SAFETY: the size is not 0, and the flags hold a power of two.
+        let class = unsafe { jemalloc::nallocx(wanted, flags) };
+        // A block that is merely large enough does not do: see invariant 3.
+        usable == class
+    }
+}
+
+// SAFETY:
+// 1. A block is what jemalloc returned for a padded size, which is not less than the layout's, with
+//    an alignment flag or, by invariant 1, with an alignment that needs none. jemalloc does not
+//    hand out the same bytes twice. Arenas outlive every manager, and so do blocks.
+// 2. jemalloc takes blocks back on any thread; a cache that is named is the calling thread's own.
+// 3. A failed request changes nothing; `reallocate` gives the old block back only once it has a
+//    new one.
+// 4. C does not unwind.
+unsafe impl AllocationManager for JemallocManager {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    #[inline]
+    fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
+        let block = self.obtain(padded(layout.size()), layout.align());
+        self.lend(block, layout)
+    }
+
+    #[inline]
+    unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
+        let size = padded(layout.size());
+        let flags = if self.is_automatic(size, layout.align()) {
+            0
+        } else {
+            self.return_flags(size, layout.align())
+        };
+        self.tally.returned(layout.size());
+        // SAFETY: by the caller's promise the block is live and of this layout; by invariants 2 and
+        // 3 this is its size class and these are its flags.
+        unsafe { jemalloc::sdallocx(ptr.as_ptr().cast(), size, flags) };
+    }
+
+    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
+        let size = padded(layout.size());
+        let ptr = self.allocate_flagged(size, layout.align(), MALLOCX_ZERO);
+        self.lend(ptr, layout)
+    }
+
+    unsafe fn reallocate(
+        &self,
+        ptr: NonNull<u8>,
+        old: Layout,
+        new_size: usize,
+    ) -> Result<NonNull<u8>, ManagerError> {
+        // SAFETY: the caller's promises are the same.
+        if unsafe { self.resize_in_place(ptr, new_size, old.align()) } {
+            self.tally.resized(old.size(), new_size);
+            return Ok(ptr);
+        }
+        let new = Layout::from_size_align(new_size, old.align())
+            .map_err(|_| ManagerError::new("the new size does not make a valid layout"))?;
+        let moved = NonNull::new(self.obtain(padded(new_size), new.align()))
+            .ok_or_else(|| ManagerError::out_of_memory(new))?;
+        let common = old.size().min(new_size);
+        // SAFETY: the caller's block is valid for reads of `old.size()` bytes and the new one for
+        // writes of `new_size`; two live blocks of jemalloc do not overlap.
+        unsafe {
+            moved
+                .as_ptr()
+                .copy_from_nonoverlapping(ptr.as_ptr(), common)
+        };
+        let flags = self.return_flags(padded(old.size()), old.align());
+        // SAFETY: by the caller's promise the block is live, of layout `old`, and is not used any
+        // more; by invariants 2 and 3 this is its size class and these are its flags.
+        unsafe { jemalloc::sdallocx(ptr.as_ptr().cast(), padded(old.size()), flags) };
+        self.tally.resized(old.size(), new_size);
+        Ok(moved)
+    }
+
+    /// Empties the calling thread's cache and purges the arenas.
+    ///
+    /// With a dedicated arena, that cache and that arena. Without, also the arenas that jemalloc
+    /// chose for small blocks, which the whole process shares. The caches of other threads, at most
+    /// a few hundred KiB each, cannot be reached: jemalloc empties them bit by bit while those
+    /// threads allocate, and at their end.
+    fn release_unused(&self) {
+        match self.dedicated {
+            Some(arena) => caches::flush(arena),
+            None => {
+                // Both fail only if thread caches were turned off or there were no arenas.
+                let _ = mallctl::act("thread.tcache.flush");
+                let _ = mallctl::act(&format!("arena.{ALL_ARENAS}.purge"));
+            }
+        }
+        self.arenas.purge();
+    }
+
+    /// What this manager lent, and what jemalloc holds for it.
+    ///
+    /// Live, peak and total bytes and allocations count this manager's blocks, at their layouts'
+    /// sizes. Active, resident, retained and cached bytes are those of the dedicated arena if there
+    /// is one; otherwise jemalloc's as a whole, for all its users in the process. Takes some ten
+    /// microseconds.
+    fn stats(&self) -> ManagerStats {
+        let mut stats = self.tally.stats();
+        mallctl::refresh();
+        let read = |name: &str| mallctl::read(name).ok().map(|value| value as usize);
+        let page = read("arenas.page").unwrap_or(0);
+        let arena = self.dedicated.unwrap_or(ALL_ARENAS);
+        let in_arena = |name: &str| read(&format!("stats.arenas.{arena}.{name}"));
+        let dirty = in_arena("pdirty").zip(in_arena("pmuzzy"));
+        let dirty = dirty.map(|(dirty, muzzy)| (dirty + muzzy) * page);
+        let in_caches = match self.dedicated {
+            // What the arena handed out is lent, or lies in a thread's cache.
+            Some(_) => in_arena("small.allocated")
+                .zip(in_arena("large.allocated"))
+                .map(|(small, large)| {
+                    (small + large).saturating_sub(stats.live_bytes.unwrap_or(0))
+                }),
+            None => in_arena("tcache_bytes"),
+        };
+        stats.cached_bytes = dirty.zip(in_caches).map(|(dirty, caches)| dirty + caches);
+        stats.active_bytes = in_arena("pactive").map(|pages| pages * page);
+        stats.resident_bytes = in_arena("resident");
+        stats.retained_bytes = in_arena("retained");
+        stats
+    }
+}
+
+impl Default for JemallocManager {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for JemallocManager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JemallocManager")
+            .field("dedicated_arena", &self.dedicated)
+            .field("tally", &self.tally)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sets up a [`JemallocManager`].
+#[derive(Clone, Debug, Default)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct JemallocBuilder {
+    dedicated: bool,
+    decay: Decay,
+}
+
+impl JemallocBuilder {
+    /// Whether every block comes from one arena that nothing else in the process uses, so that
+    /// statistics, decay and purging speak of this manager alone; no by default.
+    ///
+    /// It costs some 11 ns more for each allocation that a thread cache serves, and all threads
+    /// share the arena's locks for the others.
+    pub fn dedicated_arena(mut self, dedicated: bool) -> Self {
+        self.dedicated = dedicated;
+        self
+    }
+
+    /// See [`JemallocManager::set_dirty_decay_ms`].
+    pub fn dirty_decay_ms(mut self, milliseconds: isize) -> Self {
+        self.decay.dirty = milliseconds;
+        self
+    }
+
+    /// See [`JemallocManager::set_muzzy_decay_ms`].
+    pub fn muzzy_decay_ms(mut self, milliseconds: isize) -> Self {
+        self.decay.muzzy = milliseconds;
+        self
+    }
+
+    /// Makes the manager.
+    ///
+    /// # Errors
+    ///
+    /// * [`JemallocError::InvalidDecay`] if a decay time is below -1.
+    /// * [`JemallocError::Refused`] if jemalloc could not make the dedicated arena.
+    pub fn build(self) -> Result<JemallocManager, JemallocError> {
+        self.decay.check()?;
+        let mut manager = JemallocManager::new();
+        manager.arenas.set_decay(|decay| *decay = self.decay)?;
+        if self.dedicated {
+            manager.dedicated = Some(manager.arenas.make()?);
+            manager.automatic_max = 0;
+        }
+        Ok(manager)
+    }
+}
+
+/// The name in `ARROW_DEFAULT_MEMORY_POOL` and in reports.
+pub(crate) const NAME: &str = "jemalloc";
+
+/// `size` as jemalloc is asked for it: see invariant 1. A layout's size cannot overflow here.
+#[inline]
+fn padded(size: usize) -> usize {
+    (size.max(1) + (ALIGNMENT - 1)) & !(ALIGNMENT - 1)
+}
+
+/// The flag for an alignment; none where blocks are aligned that much anyway.
+#[inline]
+fn align_flag(align: usize) -> c_int {
+    if align <= ALIGNMENT {
+        0
+    } else {
+        MALLOCX_ALIGN(align)
+    }
+}
+
+/// The largest size that jemalloc's thread caches hold.
+fn cached_max() -> usize {
+    mallctl::read("arenas.tcache_max").map_or(32 * 1024, |max| max as usize)
+}
+
+/// More arenas than this would hold more memory than they save waiting.
+const MAX_ARENAS: usize = 64;

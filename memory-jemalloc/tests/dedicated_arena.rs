@@ -1,0 +1,16 @@
+//! The contract of a manager: one arena for everything. A binary of its own, since what is resident is the process's.
+
+use std::sync::Arc;
+
+use arrow_memory_core::conformance_suite;
+use arrow_memory_jemalloc::JemallocManager;
+
+conformance_suite!(
+    dedicated_arena,
+    Arc::new(
+        JemallocManager::builder()
+            .dedicated_arena(true)
+            .build()
+            .unwrap()
+    )
+);
