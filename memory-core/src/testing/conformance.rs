@@ -4,11 +4,15 @@
 //! panics where the manager breaks the promise that it is named after. They take the manager for
 //! themselves: statistics are compared before and after, so nobody else may use it meanwhile.
 
+mod bytes;
+mod resident;
+
 use std::alloc::Layout;
-use std::fs;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, mpsc};
 use std::thread;
 
+use self::bytes::{Random, all, assert_filled, assert_numbered, number, sizes};
+use self::resident::{own_heap_gives_back, resident};
 use super::block::Block;
 use crate::manager::{AllocationManager, ManagerStats};
 use crate::size::{ALIGNMENT, KIB, MAX_ALIGNMENT, MAX_SIZE};
@@ -436,31 +440,6 @@ pub fn resident_memory_may_change() -> RwLockReadGuard<'static, ()> {
     RESIDENT.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether a large vector that is dropped leaves resident memory.
-fn own_heap_gives_back() -> bool {
-    // Sanitizers, whose heaps keep what is freed, are known by their terabytes of shadow memory.
-    if status("VmSize:") > Some(1 << 40) {
-        return false;
-    }
-    let before = resident().unwrap_or(0);
-    drop(std::hint::black_box(vec![1_u8; 64 * MIB]));
-    let after = resident().unwrap_or(usize::MAX);
-    after.saturating_sub(before) < 16 * MIB
-}
-
-/// Resident memory of this process in bytes, where the system tells it.
-fn resident() -> Option<usize> {
-    status("VmRSS:")
-}
-
-/// A line of what Linux tells about this process, in bytes.
-fn status(name: &str) -> Option<usize> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * KIB)
-}
-
 fn assert_consistent(stats: ManagerStats) {
     let not_above = |small: Option<usize>, large: Option<usize>| match (small, large) {
         (Some(small), Some(large)) => small <= large,
@@ -474,85 +453,12 @@ fn assert_consistent(stats: ManagerStats) {
     );
 }
 
-#[track_caller]
-fn assert_filled(block: &Block<'_>, value: u8) {
-    assert!(all(block.bytes(), value), "{block:?} is not all {value}");
-}
-
-/// Whether all `bytes` are `value`; fast without optimisation too.
-fn all(bytes: &[u8], value: u8) -> bool {
-    let expected = [value; 4 * KIB];
-    let mut chunks = bytes.chunks(expected.len());
-    chunks.all(|chunk| *chunk == expected[..chunk.len()])
-}
-
-/// Fills `bytes` with [`pattern`]s.
-fn number(bytes: &mut [u8]) {
-    let pattern = pattern();
-    for chunk in bytes.chunks_mut(pattern.len()) {
-        chunk.copy_from_slice(&pattern[..chunk.len()]);
-    }
-}
-
-#[track_caller]
-fn assert_numbered(bytes: &[u8]) {
-    let pattern = pattern();
-    let mut chunks = bytes.chunks(pattern.len());
-    let same = chunks.all(|chunk| *chunk == pattern[..chunk.len()]);
-    assert!(same, "the contents of {} bytes changed", bytes.len());
-}
-
-/// Random bytes, of a prime length: no part of it looks like what is a page away.
-fn pattern() -> [u8; 4093] {
-    let mut random = Random(0xFEED);
-    [(); 4093].map(|()| random.below(256) as u8)
-}
-
 fn untouched(manager: &dyn AllocationManager, size: usize, align: usize) -> Block<'_> {
     Block::untouched(manager, layout(size, align)).expect("a usual size")
 }
 
 fn layout(size: usize, align: usize) -> Layout {
     Layout::from_size_align(size, align).expect("a valid layout")
-}
-
-/// Sizes on both sides of where backends change their ways, in growing order.
-fn sizes() -> impl DoubleEndedIterator<Item = usize> {
-    const SIZES: [usize; 14] = [
-        1,
-        64,
-        100,
-        1_000,
-        4 * KIB,
-        10_000,
-        32 * KIB,
-        64 * KIB,
-        128 * KIB,
-        300 * KIB,
-        MIB,
-        3 * MIB,
-        8 * MIB,
-        33 * MIB,
-    ];
-    SIZES.into_iter()
-}
-
-/// A small generator of random numbers (xorshift), the same ones each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound as u64) as usize
-    }
-
-    /// From 1 to 2^`bits` bytes; each order of magnitude is as likely.
-    fn size(&mut self, bits: usize) -> usize {
-        let bits = 4 + self.below(bits - 3);
-        1 + self.below(1 << bits)
-    }
 }
 
 /// Who changes the resident memory of the process, shared, and who measures it, alone.
