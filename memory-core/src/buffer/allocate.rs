@@ -113,13 +113,21 @@ impl BufferAllocator {
         };
         let Some(layout) = capacity.and_then(|size| Layout::from_size_align(size, alignment).ok())
         else {
-            return Err(overflow(node, size));
+            return Err(self.too_large(size));
         };
         if node.hooks != 0 {
             return allocate_watched(&self.handle, layout, contents);
         }
         let charge = Charge::unheard(&self.handle, layout.size())?;
         allocate_charged(charge, layout, contents)
+    }
+
+    #[cold]
+    fn too_large(&self, requested: usize) -> AllocError {
+        if self.is_closed() {
+            return AllocError::Closed { allocator: self.info().clone(), requested };
+        }
+        overflow(self.node(), requested)
     }
 
     #[cold]
