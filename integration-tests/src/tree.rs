@@ -206,6 +206,21 @@ impl Tree {
         self.allocators.keys().copied().collect()
     }
 
+    /// Gives up the handles of allocators that are not among `open`: they must have left the tree.
+    pub fn forget_all_but(&mut self, open: &[Key]) {
+        self.allocators.retain(|key, allocator| {
+            let keep = open.contains(key);
+            if !keep {
+                assert!(
+                    allocator.parent_allocator().is_none(),
+                    "a{key} is still there"
+                );
+                assert_eq!(allocator.allocated_memory(), 0, "a{key}");
+            }
+            keep
+        });
+    }
+
     /// A live buffer.
     pub fn buffer(&self, buffer: Key) -> &ArrowBuf {
         &self.buffers[&buffer]

@@ -177,10 +177,12 @@ pub(crate) fn allocate_charged(
 }
 
 /// A buffer for `reserved` bytes that are charged already; only what the layout adds is charged.
+/// `hand_over` is called when the bytes have become the buffer's, before the listener hears of it.
 pub(crate) fn allocate_reserved(
     handle: &Handle,
     reserved: usize,
     layout: Layout,
+    hand_over: impl FnOnce(),
 ) -> Result<ArrowBufMut, AllocError> {
     let size = layout.size();
     if let Some(listener) = &handle.listener {
@@ -195,6 +197,7 @@ pub(crate) fn allocate_reserved(
     }
     let charge = Charge::unheard(handle, size - reserved)?;
     let buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
+    hand_over();
     count_allocation(handle, size);
     tell_allocation(handle, size);
     Ok(buffer)
