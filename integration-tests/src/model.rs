@@ -485,8 +485,9 @@ impl Model {
     fn try_transfer(&mut self, buffer: Key, moved: Key, target: Key) -> Result<Outcome, Refusal> {
         self.check_open(target)?;
         let undo = self.clone();
+        let before = self.allocated_by_node();
         let (without, with) = self.move_to(buffer, moved, target);
-        if let Err(refusal) = self.check_charge(target, &without, &with) {
+        if let Err(refusal) = self.check_levels(target, &before, &without, &with) {
             *self = undo;
             return Err(refusal);
         }
@@ -708,12 +709,23 @@ impl Model {
         without: &Allocated,
         with: &Allocated,
     ) -> Result<(), Refusal> {
+        self.check_levels(allocator, without, without, with)
+    }
+
+    /// Levels that grow must be open; levels that the charge reaches, within their limits.
+    fn check_levels(
+        &self,
+        allocator: Key,
+        before: &Allocated,
+        without: &Allocated,
+        with: &Allocated,
+    ) -> Result<(), Refusal> {
         for key in self.path(allocator) {
             if with[&key] <= without[&key] {
                 continue;
             }
             let node = self.node(key);
-            if node.closed {
+            if node.closed && with[&key] > before[&key] {
                 return Err(Refusal::Closed(key));
             }
             if with[&key] > MAX {

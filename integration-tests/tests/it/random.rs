@@ -272,7 +272,7 @@ impl Script {
             },
             Kind::Extend => Operation::Extend {
                 reservation: pick(&model.reservations(), draw.second)?,
-                bytes,
+                bytes: bytes.max(1),
             },
             Kind::Shrink => {
                 let reservation = pick(&model.reservations(), draw.second)?;
@@ -440,24 +440,32 @@ fn step(pair: &mut SideBySide, operation: &Operation) {
     pair.verify();
 }
 
-/// Everything goes, in no particular order; then every allocator closes, the root last.
+/// Everything goes, external bytes first: there may be so many that a buffer's ownership could not
+/// move. Then every allocator closes, the root last.
 fn release_all(pair: &mut SideBySide) {
+    for allocator in pair.model.allocators().into_iter().rev() {
+        release_external(pair, allocator);
+    }
     for buffer in pair.model.buffers() {
-        pair.apply(&Operation::Release { buffer });
+        step(pair, &Operation::Release { buffer });
     }
     for reservation in pair.model.reservations() {
-        pair.apply(&Operation::Unreserve { reservation });
+        step(pair, &Operation::Unreserve { reservation });
     }
-    // One whose close failed leaves with its last byte.
     while let Some(&allocator) = pair.model.allocators().last() {
+        step(pair, &Operation::Close { allocator });
+    }
+}
+
+/// One whose close failed leaves with its last byte.
+fn release_external(pair: &mut SideBySide, allocator: Key) {
+    let there = |pair: &SideBySide| pair.model.allocators().contains(&allocator);
+    if there(pair) && pair.model.external(allocator) > 0 {
         let bytes = pair.model.external(allocator);
-        if pair.model.forced(allocator) > 0 {
-            step(pair, &Operation::Unforce { allocator });
-        } else if bytes > 0 {
-            step(pair, &Operation::ReleaseBytes { allocator, bytes });
-        } else {
-            step(pair, &Operation::Close { allocator });
-        }
+        step(pair, &Operation::ReleaseBytes { allocator, bytes });
+    }
+    if there(pair) && pair.model.forced(allocator) > 0 {
+        step(pair, &Operation::Unforce { allocator });
     }
 }
 
