@@ -29,7 +29,8 @@
 //!   child's reservation the walk starts at its parent.
 //! * The headroom below an unlimited root counts from `isize::MAX`.
 //!
-//! What no trace settles is decided here: ownership goes to the ledger that was associated
+//! What no trace settles is decided here: an allocator whose close failed leaves the tree when the
+//! last of what was outstanding goes, even while there are handles; ownership goes to the ledger that was associated
 //! longest, counted from its latest association (receiving ownership does not change a ledger's
 //! place); `try_transfer_ownership` refuses exactly if `transfer_ownership` would not have fitted;
 //! a closed allocator refuses to enlarge or use the reservations that it still has.
@@ -147,6 +148,7 @@ impl Model {
     /// Does one step, and takes the peaks.
     pub fn apply(&mut self, operation: &Operation) -> Outcome {
         let outcome = self.step(operation).unwrap_or_else(Outcome::Refused);
+        self.remove_departed();
         for (key, allocated) in self.allocated_by_node() {
             let node = self.node_mut(key);
             node.peak = node.peak.max(allocated);
@@ -354,10 +356,10 @@ impl Model {
         narrow(self.reservations[&reservation].bytes)
     }
 
-    /// Whether a `close` would find nothing outstanding.
+    /// Whether a `close` would find nothing outstanding. Empty buffers keep nothing.
     pub fn is_idle(&self, allocator: Key) -> bool {
         let node = self.node(allocator);
-        let holds = |buffer: &Buffer| buffer.allocator == allocator;
+        let holds = |it: &Buffer| it.allocator == allocator && it.block.is_some();
         node.external == 0
             && node.forced == 0
             && !self
@@ -483,8 +485,9 @@ impl Model {
     fn try_transfer(&mut self, buffer: Key, moved: Key, target: Key) -> Result<Outcome, Refusal> {
         self.check_open(target)?;
         let undo = self.clone();
+        let before = self.allocated_by_node();
         let (without, with) = self.move_to(buffer, moved, target);
-        if let Err(refusal) = self.check_charge(target, &without, &with) {
+        if let Err(refusal) = self.check_levels(target, &before, &without, &with) {
             *self = undo;
             return Err(refusal);
         }
@@ -540,6 +543,16 @@ impl Model {
         } else {
             self.node_mut(allocator).closed = true;
             Outcome::Outstanding
+        }
+    }
+
+    /// A closed allocator leaves when the last of what was outstanding goes, and so, perhaps, does
+    /// its parent. Keys grow downwards.
+    fn remove_departed(&mut self) {
+        for key in self.allocators().into_iter().rev() {
+            if self.node(key).closed && self.is_idle(key) {
+                self.nodes.remove(&key);
+            }
         }
     }
 
@@ -696,12 +709,23 @@ impl Model {
         without: &Allocated,
         with: &Allocated,
     ) -> Result<(), Refusal> {
+        self.check_levels(allocator, without, without, with)
+    }
+
+    /// Levels that grow must be open; levels that the charge reaches, within their limits.
+    fn check_levels(
+        &self,
+        allocator: Key,
+        before: &Allocated,
+        without: &Allocated,
+        with: &Allocated,
+    ) -> Result<(), Refusal> {
         for key in self.path(allocator) {
             if with[&key] <= without[&key] {
                 continue;
             }
             let node = self.node(key);
-            if node.closed {
+            if node.closed && with[&key] > before[&key] {
                 return Err(Refusal::Closed(key));
             }
             if with[&key] > MAX {
