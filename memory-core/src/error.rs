@@ -7,7 +7,6 @@ use std::io;
 
 use crate::manager::ManagerError;
 use crate::outcome::{AllocationOutcome, AllocatorInfo};
-pub use crate::report::CloseError;
 
 /// Why an allocation was refused. Nothing is charged when one of these returns.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -106,6 +105,14 @@ pub enum TransferError {
         bytes: usize,
         /// Who refused, and the state of each level up to there.
         outcome: Box<AllocationOutcome>,
+    },
+    /// The *caller's* fault: a sum would be above `isize::MAX`.
+    #[error("the sum of allocator `{to}` and {bytes} bytes does not fit in a signed size")]
+    SizeOverflow {
+        /// The size of the allocation.
+        bytes: usize,
+        /// The allocator whose sum would overflow.
+        to: AllocatorInfo,
     },
 }
 

@@ -1,22 +1,43 @@
 //! core
+
+mod accounting;
+mod allocator;
 pub mod backend;
+mod buffer;
 mod error;
+mod ledger;
 mod listener;
 mod manager;
 mod outcome;
+mod raw;
 mod report;
+mod reservation;
 mod rounding;
 mod size;
 mod sync;
 mod tally;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-pub use error::*;
+
+pub use allocator::{
+    BufferAllocator, ChildAllocatorBuilder, RootAllocator, RootAllocatorBuilder,
+    WeakBufferAllocator,
+};
+pub use buffer::{
+    ArrowBuf, ArrowBufMut, BooleanBufferBuilder, BufferBuilder, ForeignAllocation, ForeignError,
+    TransferResult, TypedBufferBuilder,
+};
+pub use error::{
+    AllocError, BackendError, CastError, OutOfBounds, SegmentError, TransferError, VerifyError,
+};
 pub use listener::{AllocationListener, Veto};
 pub use manager::{AllocationManager, ManagerError, ManagerStats};
-pub use outcome::*;
-pub use report::*;
-pub use rounding::*;
+pub use outcome::{AllocationOutcome, AllocatorId, AllocatorInfo, OutcomeEntry};
+pub use report::{AllocatorSnapshot, AllocatorStats, CloseError, OutstandingLedger, SnapshotEntry};
+pub use reservation::AllocationReservation;
+pub use rounding::{
+    PaddingRoundingPolicy, PowerOfTwoRoundingPolicy, RoundingPolicy, SegmentRoundingPolicy,
+};
 pub use size::{ALIGNMENT, MAX_ALIGNMENT};
 pub use tally::Tally;
 

@@ -33,6 +33,16 @@ pub struct AllocatorInfo {
     pub name: Arc<str>,
 }
 
+impl AllocatorInfo {
+    /// Stands for no allocator: foreign memory that was never wrapped.
+    pub(crate) fn nobody() -> Self {
+        Self {
+            id: AllocatorId(NonZeroU64::MAX),
+            name: Arc::from("(none)"),
+        }
+    }
+}
+
 impl fmt::Display for AllocatorInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)

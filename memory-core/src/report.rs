@@ -52,6 +52,8 @@ pub struct SnapshotEntry {
     pub closed: bool,
     /// The allocator's own numbers.
     pub stats: AllocatorStats,
+    /// The sizes of its reservations in bytes.
+    pub reservations: Vec<usize>,
 }
 
 /// An allocator and all below it, parents before children, at one instant.
@@ -75,6 +77,22 @@ pub struct OutstandingLedger {
     pub size: usize,
     /// How many buffers hold it.
     pub references: usize,
+}
+
+impl fmt::Display for OutstandingLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            owning,
+            foreign,
+            size,
+            references,
+        } = self;
+        let foreign = if *foreign { ", foreign" } else { "" };
+        write!(
+            f,
+            "owning: {owning}, size: {size}, references: {references}{foreign}"
+        )
+    }
 }
 
 /// What a failed `close` found outstanding. The allocator refuses new work from then on; its

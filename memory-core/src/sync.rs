@@ -3,13 +3,13 @@
 #[cfg(not(loom))]
 pub(crate) use std::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicU64, AtomicUsize},
+    atomic::{AtomicPtr, AtomicU64, AtomicUsize},
 };
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicU64, AtomicUsize},
+    atomic::{AtomicPtr, AtomicU64, AtomicUsize},
 };
 
 pub(crate) use std::sync::atomic::Ordering;
@@ -20,4 +20,17 @@ use std::sync::PoisonError;
 #[inline]
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// std's own, for what is no part of a model: side registries and process-wide counters.
+pub(crate) mod plain {
+    pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize};
+    pub(crate) use std::sync::{Mutex, MutexGuard};
+
+    use std::sync::PoisonError;
+
+    /// Locks `mutex`; nothing of ours panics while it is held.
+    pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

@@ -1,0 +1,441 @@
+//! The slow path: granting, refusing, forcing and giving back under the tree's mutex.
+
+use super::node::{Locked, NodePtr};
+use crate::error::AllocError;
+use crate::outcome::{AllocationOutcome, AllocatorInfo, OutcomeEntry};
+use crate::size::MAX_SIZE;
+
+/// Who refused a request, with the numbers of that instant. Made under the mutex, so without a
+/// heap allocation.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// The request does not fit below a limit.
+    Limit(Levels),
+    /// The allocator whose bytes the request needs is closed.
+    Closed(AllocatorInfo),
+    /// A sum would be above `isize::MAX`.
+    Overflow(AllocatorInfo),
+}
+
+/// The levels that a refused request reached: the first ones and the refuser.
+#[derive(Debug, Default)]
+pub(crate) struct Levels {
+    entries: [Option<OutcomeEntry>; AllocationOutcome::MAX_ENTRIES],
+    reached: usize,
+}
+
+impl Levels {
+    fn push(&mut self, entry: OutcomeEntry) {
+        let last = self.entries.len() - 1;
+        self.entries[self.reached.min(last)] = Some(entry);
+        self.reached += 1;
+    }
+
+    /// The outcome for an error or a listener. Allocates: not under the mutex.
+    pub(crate) fn to_outcome(&self) -> AllocationOutcome {
+        let omitted = self.reached.saturating_sub(self.entries.len());
+        AllocationOutcome {
+            entries: self.entries.iter().flatten().cloned().collect(),
+            omitted,
+        }
+    }
+}
+
+impl Refusal {
+    /// The refusal of a child whose reservation does not fit in its own limit.
+    pub(super) fn of_reservation(
+        child: &AllocatorInfo,
+        limit: usize,
+        reservation: usize,
+    ) -> Option<Self> {
+        if reservation > MAX_SIZE {
+            return Some(Self::Overflow(child.clone()));
+        }
+        if reservation <= limit {
+            return None;
+        }
+        let mut levels = Levels::default();
+        levels.push(OutcomeEntry {
+            allocator: child.clone(),
+            limit,
+            allocated: 0,
+            reservation,
+            requested: reservation,
+        });
+        Some(Self::Limit(levels))
+    }
+
+    /// The error for a request of `requested` bytes.
+    #[cold]
+    pub(crate) fn to_error(&self, requested: usize) -> AllocError {
+        match self {
+            Self::Limit(levels) => AllocError::OutOfMemory {
+                requested,
+                outcome: Box::new(levels.to_outcome()),
+            },
+            Self::Closed(allocator) => AllocError::Closed {
+                allocator: allocator.clone(),
+                requested,
+            },
+            Self::Overflow(allocator) => AllocError::SizeOverflow {
+                allocator: allocator.clone(),
+                requested,
+            },
+        }
+    }
+}
+
+/// How a walk towards the root ended.
+enum Plan {
+    /// Every level has room. `over`: forced, and a level that it reached will be over its limit.
+    Fits { top: NodePtr, over: bool },
+    /// This level would pass its limit.
+    Short { at: NodePtr },
+    /// This level is closed.
+    Closed { at: NodePtr },
+}
+
+/// Whether a charge may pass limits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Refusable,
+    Forced,
+}
+
+impl Locked<'_> {
+    /// Charges `bytes` to `node`, or refuses; the caller has a handle or bytes of it.
+    pub(super) fn charge(&mut self, node: NodePtr, bytes: usize) -> Result<(), Refusal> {
+        self.stripe_if_contended(node);
+        if !self.look(node).shut && self.charge_with_quantum(node, bytes) {
+            return Ok(());
+        }
+        self.charge_exactly(node, bytes, Mode::Refusable).map(drop)
+    }
+
+    /// Charges `bytes` to `node` whatever the limits say; `Ok(true)` if no level that it reached
+    /// is over its limit afterwards.
+    pub(super) fn force(&mut self, node: NodePtr, bytes: usize) -> Result<bool, Refusal> {
+        let over = self.charge_exactly(node, bytes, Mode::Forced)?;
+        let state = self.state(node);
+        state.forced = state.forced.saturating_add(bytes as u64);
+        Ok(!over)
+    }
+
+    /// The usual case: grants `bytes` and some credit for later requests, if no level on the way
+    /// comes near its limit. Stops at the first level with enough credit. `false`: not so easy,
+    /// and nothing has changed.
+    fn charge_with_quantum(&mut self, node: NodePtr, bytes: usize) -> bool {
+        self.freeze_mine(node);
+        let quantum = self.quantum(node, bytes);
+        let Some(wanted) = bytes.checked_add(quantum) else {
+            self.thaw(node, node);
+            return false;
+        };
+        let (mut at, mut need) = (node, wanted);
+        let granted = loop {
+            let state = self.look(at);
+            // No quantum where it would use up more than half of what is left.
+            let room = state.bound().saturating_sub(state.used()) / 2;
+            if state.closed || need > room {
+                break false;
+            }
+            if need <= state.parked {
+                break true;
+            }
+            need -= state.parked;
+            let Some(parent) = state.parent else {
+                break true;
+            };
+            at = parent;
+            self.freeze_mine(at);
+        };
+        if granted {
+            self.commit(node, bytes, quantum);
+        }
+        self.thaw(node, at);
+        granted
+    }
+
+    /// How much credit a node should get beyond a request: a share of what it uses, and room for
+    /// a few more of the same.
+    fn quantum(&self, node: NodePtr, bytes: usize) -> usize {
+        let most = self.tree().config.credit / 2;
+        (self.look(node).used() / 4)
+            .max(bytes.saturating_mul(2))
+            .min(most)
+    }
+
+    /// Decides at exact size. `Ok(true)`: forced, and a level is over its limit now.
+    pub(super) fn charge_exactly(
+        &mut self,
+        node: NodePtr,
+        bytes: usize,
+        mode: Mode,
+    ) -> Result<bool, Refusal> {
+        loop {
+            match self.plan(node, bytes, mode) {
+                Plan::Fits { top, over } => {
+                    self.commit(node, bytes, 0);
+                    self.thaw(node, top);
+                    return Ok(over);
+                }
+                Plan::Short { at } if !self.look(at).tight => self.recall(at),
+                Plan::Short { at } => {
+                    // All below `at` is exact and shut since before this look: here is the
+                    // instant at which the request does not fit.
+                    let refusal = if self.look(at).limit > MAX_SIZE {
+                        Refusal::Overflow(self.node(at).info.clone())
+                    } else {
+                        Refusal::Limit(self.levels(node, bytes, at))
+                    };
+                    return Err(self.refuse(node, at, refusal));
+                }
+                Plan::Closed { at } => {
+                    let refusal = Refusal::Closed(self.node(at).info.clone());
+                    return Err(self.refuse(node, at, refusal));
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, node: NodePtr, at: NodePtr, refusal: Refusal) -> Refusal {
+        self.state(at).refusals += 1;
+        self.thaw(node, at);
+        refusal
+    }
+
+    /// Walks from `node` to the level that can grant `bytes`, freezing all on the way. Free bytes
+    /// of a level cover the request before its parent is asked.
+    fn plan(&mut self, node: NodePtr, bytes: usize, mode: Mode) -> Plan {
+        let (mut at, mut need, mut over) = (node, bytes, false);
+        loop {
+            self.freeze(at);
+            let state = self.look(at);
+            if state.closed && mode == Mode::Refusable {
+                return Plan::Closed { at };
+            }
+            let fits = state
+                .used()
+                .checked_add(need)
+                .is_some_and(|sum| sum <= state.bound());
+            if !fits {
+                let overflows = state
+                    .used()
+                    .checked_add(need)
+                    .is_none_or(|sum| sum > MAX_SIZE);
+                if mode == Mode::Refusable || !state.tight || overflows {
+                    return Plan::Short { at };
+                }
+                over = true;
+            }
+            if need <= state.parked {
+                return Plan::Fits { top: at, over };
+            }
+            need -= state.parked;
+            match state.parent {
+                Some(parent) => at = parent,
+                None => return Plan::Fits { top: at, over },
+            }
+        }
+    }
+
+    /// Carries out what was planned: uses what is free, obtains the rest from above, and leaves
+    /// `extra` bytes free at `node`. The levels that it reaches are frozen.
+    pub(super) fn commit(&mut self, node: NodePtr, bytes: usize, extra: usize) {
+        let (mut at, mut need, mut keep) = (node, bytes + extra, extra);
+        loop {
+            let state = self.state(at);
+            let deficit = need.saturating_sub(state.parked);
+            state.obtained += deficit;
+            state.parked = state.parked + deficit - need + keep;
+            state.note_peak();
+            if deficit == 0 {
+                return;
+            }
+            let Some(parent) = state.parent else { return };
+            self.state(parent).lent += deficit;
+            (at, need, keep) = (parent, deficit, 0);
+        }
+    }
+
+    /// Gives back `bytes` that are charged to `node`.
+    pub(super) fn release(&mut self, node: NodePtr, bytes: usize) {
+        self.stripe_if_contended(node);
+        self.freeze_mine(node);
+        self.state(node).parked += bytes;
+        self.settle(node);
+    }
+
+    /// Returns what `node` and its ancestors hold beyond what they may keep, and thaws them.
+    /// `node` is frozen, at least for this thread.
+    pub(super) fn settle(&mut self, node: NodePtr) {
+        let tight = self.topmost_tight(node);
+        let mut exact = tight.is_some() && tight != Some(node);
+        let mut at = node;
+        loop {
+            let excess = self.excess(at, exact);
+            let state = self.state(at);
+            state.parked -= excess;
+            state.obtained -= excess;
+            let Some(parent) = state.parent.filter(|_| excess > 0) else {
+                break;
+            };
+            self.freeze_mine(parent);
+            let state = self.state(parent);
+            state.lent -= excess;
+            state.parked += excess;
+            exact = exact && tight != Some(parent);
+            at = parent;
+        }
+        self.thaw(node, at);
+    }
+
+    /// What a frozen node must return: below a tight level all that its reservation does not
+    /// cover; elsewhere, with hysteresis, what is above its high mark.
+    fn excess(&self, node: NodePtr, exact: bool) -> usize {
+        let state = self.look(node);
+        let returnable = state.obtained - self.node(node).reservation.max(state.used());
+        if exact || state.closed || self.node(node).handles() == 0 {
+            return returnable;
+        }
+        let high = self.high(node);
+        if state.parked <= high {
+            0
+        } else {
+            (state.parked - high / 2).min(returnable)
+        }
+    }
+
+    /// Makes all below `at` exact: stops the whole subtree, then folds each node's free bytes
+    /// into what its parent is charged for it, so that `obtained` is the larger of reservation
+    /// and use. Everything stays shut, and `at` is tight, until `relax` says otherwise.
+    pub(super) fn recall(&mut self, at: NodePtr) {
+        let mut visited = 0;
+        let mut next = Some(at);
+        while let Some(node) = next {
+            self.freeze(node);
+            self.state(node).shut = true;
+            visited += 1;
+            next = self.next_preorder(node, at);
+        }
+        // From here on nothing moves in this subtree without the mutex.
+        self.for_each_postorder(at, |locked, node| {
+            if node != at {
+                locked.fold(node);
+            }
+        });
+        let state = self.state(at);
+        state.tight = true;
+        state.tight_operations = 0;
+        state.recall_cost = visited;
+        state.note_peak();
+    }
+
+    /// Returns to the parent what the node's reservation and use do not need. Both are frozen.
+    pub(super) fn fold(&mut self, node: NodePtr) {
+        let excess = self.excess(node, true);
+        let state = self.state(node);
+        state.parked -= excess;
+        state.obtained -= excess;
+        if let Some(parent) = state.parent {
+            let state = self.state(parent);
+            state.lent -= excess;
+            state.parked += excess;
+        }
+    }
+
+    /// The tight level nearest to the root at or above `node`; `None` at once if `node` is not
+    /// shut (I2).
+    fn topmost_tight(&self, node: NodePtr) -> Option<NodePtr> {
+        let mut topmost = None;
+        let mut next = Some(node).filter(|&node| self.look(node).shut);
+        while let Some(node) = next {
+            let state = self.look(node);
+            if state.tight {
+                topmost = Some(node);
+            }
+            next = state.parent;
+        }
+        topmost
+    }
+
+    /// Ends an operation that froze the levels from `node` up to `top`: lets tight levels relax
+    /// where they may, and opens what is not at or below a tight one.
+    pub(super) fn thaw(&mut self, node: NodePtr, top: NodePtr) {
+        self.relax(node);
+        // At and below the topmost tight level everything stays shut.
+        let tight = self.topmost_tight(node).or_else(|| self.topmost_tight(top));
+        let mut below = tight.is_some();
+        let mut at = node;
+        loop {
+            if !below {
+                self.reopen(at);
+            }
+            if tight == Some(at) {
+                below = false;
+            }
+            if at == top {
+                return;
+            }
+            match self.look(at).parent {
+                Some(parent) => at = parent,
+                None => return,
+            }
+        }
+    }
+
+    /// Opens a frozen node that no tight level covers, unless it must stay shut for itself.
+    fn reopen(&mut self, node: NodePtr) {
+        let orphan = self.node(node).handles() == 0;
+        let never = self.tree().config.credit == 0;
+        let state = self.state(node);
+        debug_assert!(!state.tight);
+        state.shut = state.closed || orphan || never;
+        if !state.shut {
+            self.open(node);
+        }
+    }
+
+    /// Counts an operation at the tight levels above `node`, and loosens those that have had
+    /// enough of them, and some slack, since their last recall: so a recall's cost is spread
+    /// over as many operations, and a client that keeps asking for too much costs the others
+    /// nothing but the mutex.
+    fn relax(&mut self, node: NodePtr) {
+        let mut next = Some(node).filter(|&node| self.look(node).shut);
+        while let Some(node) = next {
+            let state = self.state(node);
+            next = state.parent;
+            if !state.tight {
+                continue;
+            }
+            state.tight_operations += 1;
+            let bound = state.bound();
+            let slack = (bound / 8).max(1);
+            let has_slack = state.used() <= bound.saturating_sub(slack);
+            if has_slack && !state.closed && state.tight_operations >= state.recall_cost {
+                state.tight = false;
+            }
+        }
+    }
+
+    /// The levels of a refused request and their numbers; all up to `refuser` is exact.
+    pub(super) fn levels(&self, node: NodePtr, bytes: usize, refuser: NodePtr) -> Levels {
+        let mut levels = Levels::default();
+        let (mut at, mut need) = (node, bytes);
+        loop {
+            let (this, state) = (self.node(at), self.look(at));
+            levels.push(OutcomeEntry {
+                allocator: this.info.clone(),
+                limit: state.limit,
+                allocated: state.used(),
+                reservation: this.reservation,
+                requested: need,
+            });
+            need = need.saturating_sub(state.parked);
+            match state.parent {
+                Some(parent) if at != refuser => at = parent,
+                _ => return levels,
+            }
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! What the rest of the crate holds of a node: a handle, a pin, or charged bytes.
+#![expect(
+    unsafe_code,
+    reason = "a charge is a pointer and a promise: the bytes keep the node, no count does"
+)]
+
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Weak;
+
+use super::charge::Refusal;
+use super::lifecycle::Outstanding;
+use super::node::{Departures, Node, NodeConfig, NodePtr, Tree, TreeConfig};
+use crate::outcome::AllocatorInfo;
+use crate::sync::Ordering;
+
+/// Keeps a node usable; what a `BufferAllocator` is made of.
+///
+/// # Invariants
+///
+/// 1. The pointer is to a live node, whose count of handles includes this one.
+pub(crate) struct Handle(NodePtr);
+
+impl Handle {
+    /// A tree, by the handle of its root.
+    pub(crate) fn new_root(config: TreeConfig, root: NodeConfig) -> Self {
+        Self(Tree::with_root(config, root))
+    }
+
+    /// A child of this node.
+    ///
+    /// # Errors
+    ///
+    /// The refusal, with the child's identity, if the reservation does not fit (in the child's own
+    /// limit to begin with) or this node is closed.
+    pub(crate) fn new_child(
+        &self,
+        config: NodeConfig,
+    ) -> Result<Self, (Box<Refusal>, AllocatorInfo)> {
+        let (limit, reservation) = (config.limit, config.reservation);
+        let child = Node::boxed(config, self.tree.clone(), self.depth + 1);
+        let info = child.info.clone();
+        if let Some(refusal) = Refusal::of_reservation(&info, limit, reservation) {
+            return Err((Box::new(refusal), info));
+        }
+        let child = NodePtr::leak(child);
+        let adopted = self.tree.lock().adopt(self.0, child);
+        // The handle that the node was made with; dropped below if it was not adopted.
+        let child = Self(child);
+        match adopted {
+            Ok(()) => Ok(child),
+            Err(refusal) => Err((Box::new(refusal), info)),
+        }
+    }
+
+    /// The pointer, for a charge or a pin.
+    #[inline]
+    pub(crate) fn ptr(&self) -> NodePtr {
+        self.0
+    }
+
+    /// Charges `bytes` (at least 1) to the node.
+    #[inline]
+    pub(crate) fn charge(&self, bytes: usize) -> Result<(), Box<Refusal>> {
+        // SAFETY: by invariant 1 the node is alive.
+        unsafe { self.0.charge(bytes) }
+    }
+
+    /// Charges `bytes` whatever the limits say; `true` if no level is over its limit afterwards.
+    pub(crate) fn force(&self, bytes: usize) -> Result<bool, Box<Refusal>> {
+        Ok(self.tree.lock().force(self.0, bytes)?)
+    }
+
+    /// As `force`, for bytes that keep the node alive by themselves: refused, as closed, if the
+    /// node has left its tree.
+    pub(crate) fn force_block(&self, bytes: usize) -> Result<bool, Box<Refusal>> {
+        let mut locked = self.tree.lock();
+        if !locked.look(self.0).linked {
+            drop(locked);
+            return Err(Box::new(Refusal::Closed(self.info.clone())));
+        }
+        Ok(locked.force(self.0, bytes)?)
+    }
+
+    /// Gives `bytes` back that are charged to this node.
+    ///
+    /// # Safety
+    ///
+    /// They are charged to it, and the caller gives them up.
+    #[inline]
+    pub(crate) unsafe fn uncharge(&self, bytes: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.uncharge(bytes) }
+    }
+
+    /// Gives `bytes` of this node's external bytes back.
+    ///
+    /// # Panics
+    ///
+    /// If it has fewer; nothing has changed then.
+    pub(crate) fn release_external(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        // Relaxed, both: whoever charged these bytes told the caller so in order.
+        let taken = self
+            .external
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |external| {
+                external.checked_sub(bytes)
+            });
+        match taken {
+            // SAFETY: they were among the external bytes, and are not any more.
+            Ok(_) => unsafe { self.0.uncharge(bytes) },
+            Err(external) => panic!(
+                "{bytes} external bytes released from allocator `{}`, which has {external}",
+                self.info
+            ),
+        }
+    }
+
+    /// Closes the node.
+    pub(crate) fn close(&self) -> Result<(), Outstanding> {
+        let mut locked = self.tree.lock();
+        let result = locked.close(self.0);
+        let departures = locked.take_departures();
+        drop(locked);
+        departures.tell();
+        result
+    }
+
+    /// Looks again at a closed node, after something went that is not charged.
+    pub(crate) fn reconsider(&self) {
+        let mut locked = self.tree.lock();
+        locked.reconsider(self.0);
+        let departures = locked.take_departures();
+        drop(locked);
+        departures.tell_quietly();
+    }
+
+    /// Whether the node refuses new work.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.tree.lock().is_closed(self.0)
+    }
+
+    /// A weak reference, for [`NodePtr::upgrade`].
+    pub(crate) fn downgrade(&self) -> Weak<Node> {
+        // SAFETY: by invariant 1 the node is alive.
+        unsafe { self.0.weak() }
+    }
+
+    /// The handle behind a weak reference, unless the node has left its tree.
+    pub(crate) fn upgrade(weak: &Weak<Node>) -> Option<Self> {
+        NodePtr::upgrade(weak).map(Self)
+    }
+
+    /// The parent, unless the node has left its tree or is a root.
+    pub(crate) fn parent(&self) -> Option<Self> {
+        let locked = self.tree.lock();
+        let parent = locked.look(self.0).parent?;
+        locked.node(parent).add_handle();
+        Some(Self(parent))
+    }
+
+    /// The root of the tree; this node itself if it has left its tree.
+    pub(crate) fn root(&self) -> Self {
+        let locked = self.tree.lock();
+        let root = locked.root_of(self.0);
+        locked.node(root).add_handle();
+        Self(root)
+    }
+
+    /// The children that are in the tree, in order of creation.
+    pub(crate) fn children(&self) -> Vec<Self> {
+        let mut children = Vec::new();
+        loop {
+            // The memory is found before the mutex is taken.
+            let count = self.tree.lock().look(self.0).children;
+            children.reserve(count);
+            let locked = self.tree.lock();
+            if locked.look(self.0).children > children.capacity() {
+                continue;
+            }
+            let mut next = locked.look(self.0).first_child;
+            while let Some(child) = next {
+                locked.node(child).add_handle();
+                children.push(Self(child));
+                next = locked.look(child).next_sibling;
+            }
+            break;
+        }
+        children.reverse();
+        children
+    }
+}
+
+impl Clone for Handle {
+    #[inline]
+    fn clone(&self) -> Self {
+        self.add_handle();
+        Self(self.0)
+    }
+}
+
+impl Deref for Handle {
+    type Target = Node;
+
+    #[inline]
+    fn deref(&self) -> &Node {
+        // SAFETY: by invariant 1 the node is alive while this handle is.
+        unsafe { self.0.node() }
+    }
+}
+
+impl Drop for Handle {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.drop_handle_unless_last() {
+            drop_last_handle(self);
+        }
+    }
+}
+
+#[cold]
+fn drop_last_handle(handle: &mut Handle) {
+    let node = handle.0;
+    let mut locked = handle.tree.lock_keeping();
+    if !locked.drop_handle(node) {
+        return;
+    }
+    // Relaxed: only holders of handles change it, and the last one is gone.
+    let external = locked.node(node).external.swap(0, Ordering::Relaxed);
+    let info = locked.node(node).info.clone();
+    let debug = locked.tree().config.debug;
+    let left = locked.orphan(node, external);
+    let departures = locked.take_departures();
+    drop(locked);
+    departures.tell_quietly();
+    if external > 0 {
+        tracing::warn!(
+            allocator = %info, bytes = external,
+            "external bytes were still charged when the last handle was dropped; released"
+        );
+    }
+    if let Some(left) = left {
+        let bytes = left.allocated;
+        if debug {
+            tracing::warn!(allocator = %info, bytes, "last handle dropped with memory outstanding");
+        } else {
+            tracing::debug!(allocator = %info, bytes, "last handle dropped with memory outstanding");
+        }
+    }
+}
+
+impl NodePtr {
+    /// Charges `bytes` (at least 1) to the node.
+    ///
+    /// # Safety
+    ///
+    /// The node is alive: the caller has a handle, a pin or bytes of it.
+    #[inline]
+    pub(crate) unsafe fn charge(self, bytes: usize) -> Result<(), Box<Refusal>> {
+        // SAFETY: the caller's promise.
+        if unsafe { self.take(bytes) } {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.charge_slowly(bytes) }
+    }
+
+    #[cold]
+    unsafe fn charge_slowly(self, bytes: usize) -> Result<(), Box<Refusal>> {
+        // SAFETY: the caller's promise.
+        let node = unsafe { self.node() };
+        let result = node.tree.lock().charge(self, bytes);
+        // Boxed with the mutex released.
+        result.map_err(Box::new)
+    }
+
+    /// Gives `bytes` back that are charged to the node; it may be gone afterwards.
+    ///
+    /// # Safety
+    ///
+    /// They are charged to it, and the caller gives them up.
+    #[inline]
+    pub(crate) unsafe fn uncharge(self, bytes: usize) {
+        // SAFETY: the caller's promise.
+        if !unsafe { self.give(bytes) } {
+            // SAFETY: the caller's promise; nothing was given yet.
+            unsafe { self.uncharge_slowly(bytes) };
+        }
+    }
+
+    #[cold]
+    unsafe fn uncharge_slowly(self, bytes: usize) {
+        // SAFETY: the bytes are still charged, so the node is alive.
+        let node = unsafe { self.node() };
+        let mut locked = node.tree.lock_keeping();
+        locked.release(self, bytes);
+        locked.reconsider(self);
+        let departures = locked.take_departures();
+        drop(locked);
+        departures.tell_quietly();
+    }
+
+    /// A handle on the node.
+    ///
+    /// # Safety
+    ///
+    /// The node is alive: the caller has a handle, a pin or bytes of it.
+    pub(crate) unsafe fn handle(self) -> Handle {
+        // SAFETY: the caller's promise.
+        unsafe { self.node() }.add_handle();
+        Handle(self)
+    }
+
+    /// Gives up a pin; the node may be gone afterwards.
+    ///
+    /// # Safety
+    ///
+    /// The caller has that pin.
+    #[inline]
+    pub(crate) unsafe fn unpin(self) {
+        // SAFETY: the pin keeps the node alive.
+        let node = unsafe { self.node() };
+        if !node.drop_pin_unless_last() {
+            drop_last_pin(self, node);
+        }
+    }
+}
+
+#[cold]
+fn drop_last_pin(ptr: NodePtr, node: &Node) {
+    let mut locked = node.tree.lock_keeping();
+    locked.drop_pin(ptr);
+    if locked.look(ptr).linked {
+        locked.reconsider(ptr);
+    } else {
+        locked.bury_if_free(ptr);
+    }
+    let departures = locked.take_departures();
+    drop(locked);
+    departures.tell_quietly();
+}
+
+impl Departures {
+    /// Tells the listeners of the parents. A listener's panic goes to the caller.
+    pub(crate) fn tell(mut self) {
+        for (parent, child) in &mut self {
+            if let Some(listener) = &parent.listener {
+                listener.on_child_removed(&parent.info, &child.info);
+            }
+        }
+    }
+
+    /// The same for a `Drop`: panics are caught and reported.
+    pub(crate) fn tell_quietly(mut self) {
+        for (parent, child) in &mut self {
+            if let Some(listener) = &parent.listener {
+                quietly(&parent.info, || {
+                    listener.on_child_removed(&parent.info, &child.info)
+                });
+            }
+        }
+    }
+}
+
+/// Runs a callback in a `Drop`: a panic is caught and reported.
+pub(crate) fn quietly(allocator: &AllocatorInfo, callback: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
+        // A payload may panic when it is dropped.
+        std::mem::forget(panic);
+        tracing::error!(allocator = %allocator, "a callback panicked during a release; ignored");
+    }
+}

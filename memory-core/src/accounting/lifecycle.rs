@@ -1,0 +1,159 @@
+//! How nodes come into a tree and leave it.
+
+use super::charge::Refusal;
+use super::node::{Locked, NodePtr};
+
+/// What a failed close found, in bytes where not counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outstanding {
+    pub(crate) allocated: usize,
+    pub(crate) peak: usize,
+    pub(crate) limit: usize,
+}
+
+impl Locked<'_> {
+    /// Links `child`, a new node that nobody else knows, below `parent`, and charges its
+    /// reservation there. After a refusal it is as new.
+    pub(super) fn adopt(&mut self, parent: NodePtr, child: NodePtr) -> Result<(), Refusal> {
+        let reservation = self.node(child).reservation;
+        if self.look(parent).closed || !self.look(parent).linked {
+            return Err(Refusal::Closed(self.node(parent).info.clone()));
+        }
+        if reservation > 0 {
+            self.charge(parent, reservation)?;
+        }
+        let above = self.state(parent);
+        // What was charged to the parent itself becomes what it is charged for the child.
+        above.lent += reservation;
+        above.children += 1;
+        let sibling = above.first_child.replace(child);
+        // I2: there may be a tight level at or above a shut parent.
+        let shut = above.shut;
+        if let Some(sibling) = sibling {
+            self.state(sibling).previous_sibling = Some(child);
+        }
+        let state = self.state(child);
+        state.obtained = reservation;
+        state.parked = reservation;
+        state.parent = Some(parent);
+        state.next_sibling = sibling;
+        state.linked = true;
+        state.shut = shut;
+        if !shut {
+            self.open(child);
+        }
+        Ok(())
+    }
+
+    /// Closes the node to new work; it leaves the tree if nothing is outstanding.
+    pub(super) fn close(&mut self, node: NodePtr) -> Result<(), Outstanding> {
+        if !self.look(node).linked {
+            self.state(node).closed = true;
+            return Ok(());
+        }
+        self.recall(node);
+        let state = self.state(node);
+        state.closed = true;
+        let outstanding = Outstanding {
+            allocated: state.used(),
+            peak: state.peak,
+            limit: state.limit,
+        };
+        self.settle(node);
+        self.reconsider(node);
+        if self.look(node).linked {
+            Err(outstanding)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What to do when the last handle has gone; the answer says what stays behind it.
+    pub(super) fn orphan(&mut self, node: NodePtr, external: usize) -> Option<Outstanding> {
+        if !self.look(node).linked {
+            self.state(node).parked = 0;
+            self.state(node).obtained = 0;
+            self.bury_if_free(node);
+            return None;
+        }
+        self.freeze(node);
+        let state = self.state(node);
+        state.shut = true;
+        state.parked += external;
+        let left = Outstanding {
+            allocated: state.used(),
+            peak: state.peak,
+            limit: state.limit,
+        };
+        self.settle(node);
+        self.reconsider(node);
+        (left.allocated > 0).then_some(left)
+    }
+
+    /// Unlinks the node if nothing keeps it in the tree, then its parent likewise, and so on.
+    ///
+    /// A node stays for the sake of children, charged bytes, non-owning ledgers and reservations;
+    /// unless it is closed, also for handles and pins.
+    pub(crate) fn reconsider(&mut self, node: NodePtr) {
+        let mut at = node;
+        loop {
+            let kept = self.node(at).handles() > 0 || self.pins(at) > 0;
+            let state = self.look(at);
+            if !state.linked || (kept && !state.closed) {
+                return;
+            }
+            // Closed or without handles, the node is shut: its own bytes are known.
+            debug_assert!(state.shut);
+            let own = state.used() - state.lent;
+            let held = own > 0 || state.children > 0 || state.guests > 0;
+            if held || !self.node(at).reservations().is_empty() {
+                return;
+            }
+            let parent = state.parent;
+            self.unlink(at);
+            self.bury_if_free(at);
+            let Some(parent) = parent else { return };
+            self.settle(parent);
+            at = parent;
+        }
+    }
+
+    /// Takes an empty node out of its tree and gives its reservation back. The parent is frozen
+    /// afterwards.
+    fn unlink(&mut self, node: NodePtr) {
+        let state = self.state(node);
+        let returned = std::mem::take(&mut state.obtained);
+        (state.parked, state.lent) = (0, 0);
+        state.closed = true;
+        state.linked = false;
+        let (parent, next) = (state.parent.take(), state.next_sibling.take());
+        let previous = state.previous_sibling.take();
+        if let Some(next) = next {
+            self.state(next).previous_sibling = previous;
+        }
+        if let Some(previous) = previous {
+            self.state(previous).next_sibling = next;
+        }
+        let Some(parent) = parent else { return };
+        self.freeze_mine(parent);
+        let above = self.state(parent);
+        if previous.is_none() {
+            above.first_child = next;
+        }
+        above.children -= 1;
+        above.lent -= returned;
+        above.parked += returned;
+        self.note_departure(node, parent);
+    }
+
+    /// Changes the node's limit. Lowering it revokes nothing.
+    pub(super) fn set_limit(&mut self, node: NodePtr, limit: usize) {
+        self.freeze(node);
+        self.state(node).limit = limit;
+        let state = self.look(node);
+        if state.used() > state.bound() && !state.tight {
+            self.recall(node);
+        }
+        self.thaw(node, node);
+    }
+}

@@ -1,0 +1,98 @@
+//! Exact, hierarchical accounting at the price of one compare-exchange.
+//!
+//! # The problem
+//!
+//! Every byte is charged to one node and shows in all its ancestors, each of which has a limit
+//! that must never be passed, and must never refuse what fits. A counter per level, touched by
+//! every allocation, is exact but slow, and all cores meet at the root. Counters that are updated
+//! in batches are fast but wrong near a limit. Here nodes hold *credit*: bytes that their parent
+//! has charged for them already and that they do not use yet. Allocating takes from the node's
+//! credit and releasing adds to it, whatever the depth. Near a limit, credit is *recalled*, so
+//! that the last byte can be granted and no more than that.
+//!
+//! # The numbers
+//!
+//! Under the tree's mutex *M*, per node n, in bytes (fields of [`State`](node) in parentheses):
+//!
+//! * **L** its limit; **R** what is reserved for it for life (`reservation`);
+//! * **O** what its parent is charged for it, at least R (`obtained`);
+//! * **S** the sum of its children's O (`lent`);
+//! * **P** free bytes that are in no word (`parked`);
+//! * **credit** the free bytes in its word, or in the words of its stripes;
+//! * **B** its own charge: blocks, foreign memory, external bytes. Not stored: B = O − S − P − credit.
+//!
+//! O − P is called `used`. While the node's words are shut it is S + B; with open words it is
+//! an upper bound of that, at most the limit.
+//!
+//! A word is one atomic with the credit, the least credit since it was opened (`low`), and SHUT.
+//! Everyone may `take` and `give` on an open word with one compare-exchange. A shut word holds no
+//! credit and refuses both, so its user takes the slow path, under M.
+//!
+//! # Invariants
+//!
+//! * **I1** A node that is not tight has O − P ≤ L. So no credit in a word can pass a limit:
+//!   whatever is taken from it, all levels have counted already.
+//! * **I2** A node whose `used` exceeds L is *tight*. Below a tight node every word is shut and
+//!   every node has O = max(R, S + B): the equations of the design hold to the byte, and `used` of
+//!   the tight node is what is allocated. A node that is not `shut` has no tight level at or above
+//!   it.
+//! * **I3** A shut word changes only under M.
+//! * **I4** Whoever touches a node or waits for M has a handle, a pin or charged bytes of it. A
+//!   node is unlinked under M when nothing of that is left, and freed when the guard is gone.
+//!
+//! # Operations
+//!
+//! * **take** (`Word::take`): credit ≥ x, else the slow path. **give** (`Word::give`): open and
+//!   credit + x ≤ the high mark, else the slow path *with the bytes still charged*; after the
+//!   exchange the node may be gone and is not touched.
+//! * **charge**, slow ([`charge`]): freezes the nodes from the leaf upwards, using up what each has
+//!   free, until one covers the rest. Where no level comes near its limit, the leaf gets a quantum
+//!   more, for the next requests. Where a level would pass its limit, that level is recalled and
+//!   the walk starts over; if it would still pass it, it refuses.
+//! * **recall**: shuts all words of the level's subtree, then folds all free bytes upwards. At the
+//!   end of the first pass nothing in the subtree can move, so the numbers that the second pass
+//!   computes are those of that instant: there a refusal takes effect. (Reading one child after
+//!   another without stopping them would miss bytes that move from the read to the unread.)
+//! * After a recall the level stays tight for as many operations as the recall visited nodes, and
+//!   until an eighth of the limit is free. So the next refusal costs O(depth), and a client that
+//!   keeps asking for too much costs the others the mutex and no more. Nodes below reopen one by
+//!   one, when they are next used.
+//! * **force**: as charge, but recalls what it would pass and passes it if it must.
+//! * **transfer** ([`transfer`]): two exchanges under M if the target has the credit; else the bytes
+//!   go up to the common ancestor and down again before M is released. Readers, limits and peaks
+//!   all need M, so for them it is one step.
+//! * **peak**: max(peak, O − P − low) whenever a word is shut: exact for a leaf without another
+//!   atomic. For a node with children S counts their credit, so it may be too high by that.
+//! * **stripes**: once threads were seen to collide on a node's word it is shut for good, and each
+//!   thread uses one of several others, by the same protocol. A node's credit is their sum.
+//! * With a credit of 0 words are never opened, and every sum and every peak is exact.
+//!
+//! No operation recurses over the tree, allocates under M (but for stripes, once per node), or
+//! calls anything of the user's there.
+//!
+//! # Orderings
+//!
+//! A word guards no memory but the node itself: what a block holds is ordered by its manager, what
+//! M protects by M. So `take` is Relaxed. `give` is a Release, and shutting a word an Acquire: that
+//! is how whoever frees a drained node comes after all who gave their bytes back without M. The
+//! handle and pin counts fall to zero only under M; decrements before that are Releases.
+//!
+//! `model` checks each pair of racing operations with loom.
+
+mod charge;
+mod handle;
+mod lifecycle;
+#[cfg(all(test, loom))]
+#[expect(unsafe_code, reason = "gives back what it charged")]
+mod model;
+mod node;
+mod report;
+mod transfer;
+mod walk;
+mod word;
+
+pub(crate) use charge::Refusal;
+pub(crate) use handle::{Handle, quietly};
+pub(crate) use lifecycle::Outstanding;
+pub(crate) use node::{Locked, Node, NodeConfig, NodePtr, TreeConfig, hooks};
+pub(crate) use report::Census;

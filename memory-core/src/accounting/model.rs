@@ -1,0 +1,358 @@
+//! Loom models: every pair of racing operations, in all interleavings that the memory model allows.
+//!
+//! Run by `RUSTFLAGS='--cfg loom' cargo test --release -p arrow-memory-core --lib model`. Each
+//! checks: never over the limit (but by force), never a false refusal, nothing lost at rest.
+//!
+//! Each of these mutations makes some of them fail: refusing without a recall; folding one child
+//! after another in a recall without stopping all of them first; a `give` that ignores SHUT;
+//! lowering a limit without a recall; a transfer that charges before it releases; letting the last
+//! handle go without the mutex.
+
+use std::sync::Arc;
+
+use loom::thread;
+
+use super::handle::Handle;
+use super::node::{NodeConfig, STRIPE, TreeConfig};
+use crate::testing::StdManager;
+
+/// A root with the default credit.
+fn root(limit: usize) -> Handle {
+    let config = TreeConfig {
+        manager: Arc::new(StdManager::default()),
+        credit: 1 << 20,
+        debug: false,
+        statistics: false,
+    };
+    Handle::new_root(config, node("root", limit, 0))
+}
+
+fn node(name: &str, limit: usize, reservation: usize) -> NodeConfig {
+    NodeConfig {
+        name: Arc::from(name),
+        limit,
+        reservation,
+        listener: None,
+        policy: None,
+    }
+}
+
+fn child(parent: &Handle, limit: usize, reservation: usize) -> Handle {
+    match parent.new_child(node("child", limit, reservation)) {
+        Ok(child) => child,
+        Err(_) => panic!("the child fits"),
+    }
+}
+
+fn uncharge(handle: &Handle, bytes: usize) {
+    // SAFETY: the models give back what they charged.
+    unsafe { handle.uncharge(bytes) };
+}
+
+/// Runs a model in all interleavings, however often it is preempted.
+fn check(model: impl Fn() + Send + Sync + 'static) {
+    loom::model(model);
+}
+
+/// At rest: the books are right, and what is allocated is what the model says.
+fn at_rest(root: &Handle, allocated: usize) {
+    root.verify().unwrap();
+    assert_eq!(root.allocated(), allocated);
+}
+
+#[test]
+fn two_children_that_fit_together_are_both_granted() {
+    check(|| {
+        let root = root(64);
+        let (a, b) = (child(&root, 64, 0), child(&root, 64, 0));
+        // Leaves credit with `a`.
+        a.charge(8).unwrap();
+        let other = a.clone();
+        let thread = thread::spawn(move || {
+            uncharge(&other, 8);
+            other.charge(8).unwrap();
+        });
+
+        b.charge(56).expect("56 of 64 bytes fit at any time");
+
+        thread.join().unwrap();
+        at_rest(&root, 64);
+    });
+}
+
+#[test]
+fn of_two_requests_that_do_not_fit_together_exactly_one_is_granted() {
+    check(|| {
+        let root = root(64);
+        let (a, b) = (child(&root, 64, 0), child(&root, 64, 0));
+        a.charge(8).unwrap();
+        uncharge(&a, 8);
+        let (left, right) = (a.clone(), b.clone());
+        let thread = thread::spawn(move || left.charge(40).is_ok());
+
+        let right = right.charge(40).is_ok();
+
+        assert!(
+            thread.join().unwrap() ^ right,
+            "one of them fits, two do not"
+        );
+        at_rest(&root, 40);
+    });
+}
+
+#[test]
+fn bytes_that_move_between_siblings_do_not_make_a_walking_recall_refuse() {
+    check(|| {
+        let root = root(64);
+        let (a, b, c) = (
+            child(&root, 64, 0),
+            child(&root, 64, 0),
+            child(&root, 64, 0),
+        );
+        for handle in [&a, &b] {
+            handle.charge(16).unwrap();
+        }
+        uncharge(&b, 16);
+        let (from, to) = (a.clone(), b.clone());
+        // At most 16 bytes are allocated at any time.
+        let thread = thread::spawn(move || {
+            uncharge(&from, 16);
+            to.charge(16).expect("16 of 64 bytes beside 48");
+        });
+
+        c.charge(48)
+            .expect("48 of 64 bytes fit beside 16, wherever those are");
+
+        thread.join().unwrap();
+        at_rest(&root, 64);
+    });
+}
+
+#[test]
+fn a_release_races_with_a_request_that_waits_for_it() {
+    check(|| {
+        let root = root(64);
+        let a = child(&root, 64, 0);
+        a.charge(64).unwrap();
+        let other = a.clone();
+        let thread = thread::spawn(move || uncharge(&other, 64));
+
+        let granted = root.charge(32).is_ok();
+
+        thread.join().unwrap();
+        at_rest(&root, if granted { 32 } else { 0 });
+    });
+}
+
+#[test]
+fn force_races_with_a_request_and_is_seen() {
+    check(|| {
+        let root = root(64);
+        let a = child(&root, 64, 0);
+        a.charge(8).unwrap();
+        uncharge(&a, 8);
+        let other = root.clone();
+        let thread = thread::spawn(move || other.force(60).unwrap());
+
+        let granted = a.charge(8).is_ok();
+
+        let fitted = thread.join().unwrap();
+        assert_eq!(
+            fitted, !granted,
+            "the request came before the force, or did not fit"
+        );
+        at_rest(&root, if granted { 68 } else { 60 });
+    });
+}
+
+#[test]
+fn a_lowered_limit_holds_for_what_comes_after_it() {
+    check(|| {
+        let root = root(64);
+        let a = child(&root, 64, 0);
+        a.charge(8).unwrap();
+        uncharge(&a, 8);
+        let other = a.clone();
+        let thread = thread::spawn(move || other.charge(8).is_ok());
+
+        root.set_limit(4);
+        assert!(a.charge(8).is_err(), "the new limit is in force");
+
+        let granted = thread.join().unwrap();
+        at_rest(&root, if granted { 8 } else { 0 });
+    });
+}
+
+#[test]
+fn a_close_sees_a_charge_or_refuses_it() {
+    check(|| {
+        let root = root(64);
+        let a = child(&root, 64, 0);
+        a.charge(8).unwrap();
+        uncharge(&a, 8);
+        let other = a.clone();
+        let thread = thread::spawn(move || other.charge(8).is_ok());
+
+        let closed = a.close().is_ok();
+
+        let granted = thread.join().unwrap();
+        assert_eq!(closed, !granted);
+        at_rest(&root, if granted { 8 } else { 0 });
+        if granted {
+            uncharge(&a, 8);
+        }
+        at_rest(&root, 0);
+        assert!(
+            a.parent().is_none(),
+            "it left the tree when the last bytes went"
+        );
+    });
+}
+
+#[test]
+fn a_transfer_is_one_step_for_the_common_ancestor() {
+    check(|| {
+        let root = root(64);
+        let (a, b, c) = (
+            child(&root, 64, 0),
+            child(&root, 64, 0),
+            child(&root, 64, 0),
+        );
+        b.charge(8).unwrap();
+        uncharge(&b, 8);
+        a.charge(32).unwrap();
+        let (from, to) = (a.clone(), b.clone());
+        let thread = thread::spawn(move || {
+            assert!(from.tree.lock().transfer(from.ptr(), to.ptr(), 32).unwrap());
+        });
+
+        c.charge(32).expect("32 bytes are free at any time");
+        assert_eq!(root.allocated(), 64);
+
+        thread.join().unwrap();
+        at_rest(&root, 64);
+        assert_eq!((a.allocated(), b.allocated()), (0, 32));
+        assert_eq!(root.peak(), 64, "both sides were never charged at once");
+    });
+}
+
+#[test]
+fn a_refused_transfer_is_never_seen() {
+    check(|| {
+        let root = root(64);
+        let (a, b) = (child(&root, 64, 0), child(&root, 16, 0));
+        a.charge(32).unwrap();
+        let (from, to) = (a.clone(), b.clone());
+        let thread = thread::spawn(move || {
+            let refused = from.tree.lock().try_transfer(from.ptr(), to.ptr(), 32);
+            assert!(refused.is_err());
+        });
+
+        b.charge(16)
+            .expect("the transfer that does not fit takes no room");
+        assert_eq!(a.allocated(), 32);
+
+        thread.join().unwrap();
+        at_rest(&root, 48);
+    });
+}
+
+#[test]
+fn the_last_handle_races_with_the_last_bytes() {
+    check(|| {
+        let root = root(64);
+        let a = child(&root, 64, 0);
+        a.charge(8).unwrap();
+        let ptr = a.ptr();
+        let thread = thread::spawn(move || {
+            // SAFETY: eight bytes are charged to the node, and keep it until here.
+            unsafe { ptr.uncharge(8) };
+        });
+
+        drop(a);
+
+        thread.join().unwrap();
+        at_rest(&root, 0);
+        assert!(root.children().is_empty());
+    });
+}
+
+#[test]
+fn the_last_bytes_of_a_tree_race_with_its_last_handle() {
+    check(|| {
+        let root = root(64);
+        root.charge(8).unwrap();
+        let ptr = root.ptr();
+        let thread = thread::spawn(move || {
+            // SAFETY: as above; whoever is last frees the tree.
+            unsafe { ptr.uncharge(8) };
+        });
+
+        drop(root);
+
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn a_weak_handle_is_upgraded_or_not_while_the_last_one_goes() {
+    check(|| {
+        let root = root(64);
+        let a = child(&root, 64, 0);
+        let weak = a.downgrade();
+        let thread = thread::spawn(move || drop(a));
+
+        if let Some(again) = Handle::upgrade(&weak) {
+            again.charge(8).unwrap();
+            uncharge(&again, 8);
+        }
+
+        thread.join().unwrap();
+        at_rest(&root, 0);
+        assert!(Handle::upgrade(&weak).is_none());
+    });
+}
+
+#[test]
+fn a_reservation_is_its_childs_alone() {
+    check(|| {
+        let root = root(64);
+        let a = child(&root, 64, 32);
+        let b = child(&root, 64, 0);
+        let other = b.clone();
+        let thread = thread::spawn(move || {
+            let granted = other.charge(40).is_ok();
+            assert!(!granted, "only 32 bytes are not reserved");
+        });
+
+        a.charge(32).expect("its own");
+
+        thread.join().unwrap();
+        at_rest(&root, 32);
+        b.charge(32).unwrap();
+        at_rest(&root, 64);
+    });
+}
+
+#[test]
+fn stripes_share_one_limit() {
+    check(|| {
+        let root = root(64);
+        let lock = || root.tree.lock();
+        lock().install_stripes(root.ptr(), 2);
+        root.charge(4).unwrap();
+        uncharge(&root, 4);
+        let other = root.clone();
+        let thread = thread::spawn(move || {
+            STRIPE.with(|stripe| stripe.set(1));
+            other.charge(24).expect("24 beside 40");
+            uncharge(&other, 8);
+        });
+
+        root.charge(40).expect("40 beside 24");
+
+        thread.join().unwrap();
+        at_rest(&root, 56);
+        assert!(root.charge(9).is_err());
+    });
+}

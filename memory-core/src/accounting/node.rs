@@ -1,0 +1,927 @@
+//! The node of an allocator: its word, its state under the tree's mutex, and its lifetime.
+#![expect(
+    unsafe_code,
+    reason = "nodes are linked by pointers, and their state is shared under one mutex per tree: a \
+              reference count on the node would be one read-modify-write more for every buffer"
+)]
+
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::num::NonZeroU64;
+use std::ptr::NonNull;
+use std::sync::{Arc, Weak};
+
+use slab::Slab;
+
+use super::word::{MAX_CREDIT, Word};
+use crate::listener::AllocationListener;
+use crate::manager::AllocationManager;
+use crate::outcome::{AllocatorId, AllocatorInfo};
+use crate::rounding::RoundingPolicy;
+use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, lock, plain};
+
+/// What a tree is built with and never changes.
+pub(crate) struct TreeConfig {
+    /// Serves every block of the tree.
+    pub(crate) manager: Arc<dyn AllocationManager>,
+    /// The most credit, in bytes, that a node may hold unused; 0: none, all is exact at once.
+    pub(crate) credit: usize,
+    /// Whether debug mode is on.
+    pub(crate) debug: bool,
+    /// Whether totals and counts are kept.
+    pub(crate) statistics: bool,
+}
+
+/// One tree of allocators: what its nodes share.
+pub(crate) struct Tree {
+    pub(crate) config: TreeConfig,
+    mutex: Mutex<Shared>,
+}
+
+/// What the mutex protects besides the states of the nodes.
+struct Shared {
+    /// Nodes that left the tree and have no handle: freed after the mutex is released.
+    graveyard: Option<NodePtr>,
+    /// Nodes that left the tree and whose former parent has a listener to be told.
+    departed: Option<NodePtr>,
+}
+
+/// What an allocator is made of, given at its creation.
+pub(crate) struct NodeConfig {
+    pub(crate) name: Arc<str>,
+    pub(crate) limit: usize,
+    pub(crate) reservation: usize,
+    pub(crate) listener: Option<Arc<dyn AllocationListener>>,
+    /// `None` is the default policy, which the hot path computes inline.
+    pub(crate) policy: Option<Arc<dyn RoundingPolicy>>,
+}
+
+/// An allocator's node.
+///
+/// # Invariants
+///
+/// 1. A node is created linked (it is the root, or in its parent's list of children) and is freed
+///    once, after it was unlinked, when its handles and pins are gone: see `Locked::may_free`.
+/// 2. A linked node's parent is linked; an unlinked node has no children, no parent and no bytes.
+/// 3. `state` is touched only through `Locked`, that is, under the tree's mutex.
+/// 4. `stripes` is null or points to a live boxed slice that this node owns.
+pub(crate) struct Node {
+    /// The credit that may be taken without the mutex; shut for good once there are stripes.
+    word: Word,
+    /// The most credit that `give` may leave in `word`.
+    high: usize,
+    /// Which of the slow extras are on: the bits of [`hooks`].
+    pub(crate) hooks: u8,
+    pub(crate) info: AllocatorInfo,
+    pub(crate) tree: Arc<Tree>,
+    pub(crate) listener: Option<Arc<dyn AllocationListener>>,
+    pub(crate) policy: Option<Arc<dyn RoundingPolicy>>,
+    /// Bytes set aside for life.
+    pub(crate) reservation: usize,
+    /// Levels above this node.
+    pub(crate) depth: usize,
+    /// One word per group of threads, once contention showed.
+    stripes: AtomicPtr<Stripes>,
+    /// How often threads were seen to collide on `word`.
+    contention: AtomicUsize,
+    /// `BufferAllocator`s; reaches zero only under the mutex.
+    handles: AtomicUsize,
+    /// What keeps the node without bytes or handles: empty buffers and builders; reaches zero
+    /// only under the mutex.
+    pins: AtomicUsize,
+    /// The sizes of the `AllocationReservation`s, empty ones too; each holds a handle besides.
+    /// A lock of its own, taken under the tree's or alone.
+    pub(crate) reservations: plain::Mutex<Slab<Arc<plain::AtomicUsize>>>,
+    /// External bytes, which `release_bytes` may give back.
+    pub(crate) external: AtomicUsize,
+    /// Bytes of foreign allocations that are charged here.
+    pub(crate) foreign: AtomicUsize,
+    /// With statistics on: bytes and blocks in total, and allocations charged here now.
+    pub(crate) total_bytes: AtomicU64,
+    pub(crate) total_allocations: AtomicU64,
+    pub(crate) live_allocations: AtomicU64,
+    state: UnsafeCell<State>,
+}
+
+// SAFETY: all but `state` and the pointers in it are atomics or immutable and Send + Sync; by
+// invariant 3 `state` is touched under the mutex only, from whichever thread holds it.
+unsafe impl Send for Node {}
+// SAFETY: as for Send; `&Node` gives no access to `state` without the mutex.
+unsafe impl Sync for Node {}
+
+/// Bits of [`Node::hooks`].
+pub(crate) mod hooks {
+    /// A listener is set.
+    pub(crate) const LISTENER: u8 = 1;
+    /// Debug mode is on.
+    pub(crate) const DEBUG: u8 = 2;
+    /// Statistics are on.
+    pub(crate) const STATISTICS: u8 = 4;
+}
+
+/// One word of a striped node, alone on its pair of cache lines (they are prefetched in pairs).
+#[repr(align(128))]
+struct Stripe(Word);
+
+/// The words of a striped node.
+struct Stripes {
+    words: Box<[Stripe]>,
+    /// The most credit that `give` may leave in one of them.
+    high: usize,
+}
+
+/// The numbers of a node that only the holder of the mutex touches, in bytes. The names in
+/// parentheses are those of the essay at the head of `accounting`.
+pub(super) struct State {
+    pub(super) limit: usize,
+    /// What the parent is charged for this node (O); for a root, the sum that its limit bounds.
+    pub(super) obtained: usize,
+    /// The sum of the children's `obtained` (S).
+    pub(super) lent: usize,
+    /// Free bytes that are in no word (P).
+    pub(super) parked: usize,
+    pub(super) peak: usize,
+    /// The subtree is exact and shut (I2); set by recall, cleared by `relax`.
+    pub(super) tight: bool,
+    /// Must not be opened before it is known that no level from here up is tight.
+    pub(super) shut: bool,
+    pub(super) closed: bool,
+    pub(super) linked: bool,
+    /// Slow operations since the last recall here, and the nodes that it visited.
+    pub(super) tight_operations: usize,
+    pub(super) recall_cost: usize,
+    pub(super) refusals: u64,
+    pub(super) forced: u64,
+    /// Non-owning ledgers.
+    pub(super) guests: usize,
+    /// A walk's own note: the exact allocated bytes.
+    pub(super) exact: usize,
+    pub(super) children: usize,
+    pub(super) parent: Option<NodePtr>,
+    pub(super) first_child: Option<NodePtr>,
+    pub(super) next_sibling: Option<NodePtr>,
+    pub(super) previous_sibling: Option<NodePtr>,
+    /// The next in the graveyard.
+    next_dead: Option<NodePtr>,
+    /// While a departure waits to be told: the former parent, and the next such node.
+    departed_from: Option<NodePtr>,
+    next_departed: Option<NodePtr>,
+}
+
+impl State {
+    /// What is in use here and below (B + S): exact when the subtree is, else an upper bound.
+    #[inline]
+    pub(super) fn used(&self) -> usize {
+        self.obtained - self.parked
+    }
+
+    /// The limit, never above what a signed size can express.
+    #[inline]
+    pub(super) fn bound(&self) -> usize {
+        self.limit.min(crate::size::MAX_SIZE)
+    }
+
+    #[inline]
+    pub(super) fn note_peak(&mut self) {
+        self.peak = self.peak.max(self.used());
+    }
+}
+
+/// A pointer to a node.
+///
+/// Everyone who holds one knows why the node is alive: a handle, a pin, bytes charged to it, or
+/// the mutex and a link. That is what [`node`](Self::node)'s callers promise.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NodePtr(NonNull<Node>);
+
+// SAFETY: a plain address; what may be done with it is the promise of `node`'s callers, and
+// `Node` is Send + Sync.
+unsafe impl Send for NodePtr {}
+// SAFETY: as for Send.
+unsafe impl Sync for NodePtr {}
+
+impl fmt::Debug for NodePtr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:p}", self.0)
+    }
+}
+
+impl NodePtr {
+    /// The node.
+    ///
+    /// # Safety
+    ///
+    /// The node is alive for as long as the reference is used.
+    #[inline]
+    pub(crate) unsafe fn node<'a>(self) -> &'a Node {
+        // SAFETY: the caller promises that the node is alive; nodes are only shared.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// The address, for tagged pointers. Nodes are aligned to 8 bytes at least.
+    #[inline]
+    pub(crate) fn as_ptr(self) -> NonNull<Node> {
+        self.0
+    }
+
+    /// The node behind an address that [`as_ptr`](Self::as_ptr) gave.
+    #[inline]
+    pub(crate) fn from_ptr(ptr: NonNull<Node>) -> Self {
+        Self(ptr)
+    }
+
+    /// Takes `bytes` of the node's credit, without the mutex.
+    ///
+    /// # Safety
+    ///
+    /// The node is alive.
+    #[inline]
+    pub(super) unsafe fn take(self, bytes: usize) -> bool {
+        // SAFETY: the caller promises that the node is alive.
+        let node = unsafe { self.node() };
+        match node.word.take(bytes) {
+            Ok(()) => true,
+            Err(slow) => node.take_from_stripe(bytes, slow.contended),
+        }
+    }
+
+    /// Gives `bytes` that are charged to the node back to its credit, without the mutex. When it
+    /// answers `true`, the node may be gone.
+    ///
+    /// # Safety
+    ///
+    /// `bytes` are charged to the node and the caller gives them up.
+    #[inline]
+    pub(super) unsafe fn give(self, bytes: usize) -> bool {
+        // SAFETY: the bytes that the caller still holds keep the node alive (invariant 2), until
+        // the exchange succeeds; after it nothing of the node is touched. `Node` is not Freeze,
+        // so the reference claims nothing about its memory after that.
+        let node = unsafe { self.node() };
+        match node.word.give(bytes, node.high) {
+            Ok(()) => true,
+            Err(slow) => node.give_to_stripe(bytes, slow.contended),
+        }
+    }
+}
+
+impl Node {
+    /// The stripes, once there are any.
+    #[inline]
+    fn stripes(&self) -> Option<&Stripes> {
+        // Acquire: partner of the Release in `install_stripes`, to see the words.
+        let stripes = self.stripes.load(Ordering::Acquire);
+        // SAFETY: by invariant 4 null or live for as long as the node.
+        unsafe { stripes.as_ref() }
+    }
+
+    #[cold]
+    fn take_from_stripe(&self, bytes: usize, contended: bool) -> bool {
+        self.note_contention(contended);
+        self.stripes()
+            .is_some_and(|stripes| stripes.mine().take(bytes).is_ok())
+    }
+
+    #[cold]
+    fn give_to_stripe(&self, bytes: usize, contended: bool) -> bool {
+        self.note_contention(contended);
+        self.stripes()
+            .is_some_and(|stripes| stripes.mine().give(bytes, stripes.high).is_ok())
+    }
+
+    fn note_contention(&self, contended: bool) {
+        if contended {
+            // Relaxed: a statistic that decides when to stripe, and guards nothing.
+            self.contention.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The manager of the tree.
+    #[inline]
+    pub(crate) fn manager(&self) -> &dyn AllocationManager {
+        &*self.tree.config.manager
+    }
+
+    /// The reservations: their sizes in bytes.
+    pub(crate) fn reservations(&self) -> plain::MutexGuard<'_, Slab<Arc<plain::AtomicUsize>>> {
+        plain::lock(&self.reservations)
+    }
+
+    /// The sizes of the reservations, in bytes.
+    pub(crate) fn reservation_sizes(&self) -> Vec<usize> {
+        // Relaxed: each is written by its one owner; numbers for readers.
+        self.reservations()
+            .iter()
+            .map(|(_, size)| size.load(Ordering::Relaxed))
+            .collect()
+    }
+
+    /// The sum of the reservations, in bytes.
+    pub(crate) fn reserved_bytes(&self) -> usize {
+        // Relaxed: each is written by its one owner; a number for readers.
+        self.reservations()
+            .iter()
+            .map(|(_, size)| size.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// Another handle: the caller has one, or bytes or a pin keep the node.
+    #[inline]
+    pub(crate) fn add_handle(&self) {
+        // Relaxed: the caller keeps the node alive by other means until this is done.
+        let count = self.handles.fetch_add(1, Ordering::Relaxed);
+        abort_on_overflow(count);
+    }
+
+    /// Another pin, as for a handle.
+    #[inline]
+    pub(crate) fn add_pin(&self) {
+        // Relaxed: as for `add_handle`.
+        let count = self.pins.fetch_add(1, Ordering::Relaxed);
+        abort_on_overflow(count);
+    }
+
+    /// Gives up a handle that is not the last one; `false`: it may be, and the mutex must decide.
+    #[inline]
+    pub(super) fn drop_handle_unless_last(&self) -> bool {
+        drop_unless_last(&self.handles)
+    }
+
+    /// Gives up a pin that is not the last one.
+    #[inline]
+    pub(super) fn drop_pin_unless_last(&self) -> bool {
+        drop_unless_last(&self.pins)
+    }
+
+    /// How many handles there are.
+    pub(super) fn handles(&self) -> usize {
+        // Acquire: partner of the Release in `drop_unless_last`; who sees the count drop to one
+        // comes after all that the others did with the node.
+        self.handles.load(Ordering::Acquire)
+    }
+}
+
+/// Decrements `count` if others remain.
+fn drop_unless_last(count: &AtomicUsize) -> bool {
+    count
+        // Release: what this thread did with the node comes before whoever frees it; the partner
+        // is the Acquire of `last_goes` and of `handles`. Relaxed for the looks before it.
+        .fetch_update(Ordering::Release, Ordering::Relaxed, |count| {
+            (count > 1).then(|| count - 1)
+        })
+        .is_ok()
+}
+
+/// As std does for `Arc`: after 2^63 leaked handles a wrap would be a use after free.
+fn abort_on_overflow(count: usize) {
+    if count > isize::MAX as usize {
+        std::process::abort();
+    }
+}
+
+impl Stripes {
+    /// The word of the calling thread.
+    fn mine(&self) -> &Word {
+        &self.words[thread_number() & (self.words.len() - 1)].0
+    }
+}
+
+/// A small number per thread, to spread threads over stripes.
+#[cfg(not(loom))]
+fn thread_number() -> usize {
+    use std::cell::Cell;
+    static NEXT: plain::AtomicUsize = plain::AtomicUsize::new(0);
+    thread_local!(static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) });
+    // Without a destructor the cell is there until the thread has ended.
+    NUMBER.with(|number| {
+        if number.get() == usize::MAX {
+            // Relaxed: any number will do.
+            number.set(NEXT.fetch_add(1, Ordering::Relaxed) & (usize::MAX >> 1));
+        }
+        number.get()
+    })
+}
+
+/// In a model, the number that its thread chose.
+#[cfg(loom)]
+fn thread_number() -> usize {
+    STRIPE.with(std::cell::Cell::get)
+}
+
+#[cfg(loom)]
+loom::thread_local! {
+    /// The stripe that a model's thread uses.
+    pub(super) static STRIPE: std::cell::Cell<usize> = std::cell::Cell::new(0);
+}
+
+/// How many words a striped node gets: a power of two.
+fn stripe_count() -> usize {
+    if cfg!(loom) {
+        return 2;
+    }
+    std::thread::available_parallelism()
+        .map_or(4, |cores| cores.get().clamp(2, 16))
+        .next_power_of_two()
+}
+
+/// The tree's mutex, held. All that needs more than one word, or any state, happens here.
+///
+/// While it exists, nodes that are linked stay alive; unlinked ones too until it is dropped.
+pub(crate) struct Locked<'t> {
+    tree: &'t Tree,
+    shared: Option<MutexGuard<'t, Shared>>,
+    /// Keeps the tree until the mutex is released and the graveyard is empty, where the caller
+    /// gives up what kept it. Last, so that it goes last.
+    _keep: Option<Arc<Tree>>,
+}
+
+impl Tree {
+    /// A tree with its root, which has one handle.
+    pub(crate) fn with_root(config: TreeConfig, root: NodeConfig) -> NodePtr {
+        let tree = Arc::new(Self {
+            config,
+            mutex: Mutex::new(Shared {
+                graveyard: None,
+                departed: None,
+            }),
+        });
+        let mut root = Node::boxed(root, tree, 0);
+        let root_node = Arc::get_mut(&mut root).expect("nobody else has seen the node");
+        root_node.state.get_mut().shut = root_node.tree.config.credit == 0;
+        let opens = !root_node.state.get_mut().shut;
+        root_node.state.get_mut().linked = true;
+        if opens {
+            root_node.word.open(0);
+        }
+        NodePtr::leak(root)
+    }
+
+    /// Takes the mutex, for a caller that keeps the tree alive beyond the guard: by a handle, a
+    /// pin or bytes that it does not give up under it.
+    pub(crate) fn lock(&self) -> Locked<'_> {
+        Locked {
+            tree: self,
+            shared: Some(lock(&self.mutex)),
+            _keep: None,
+        }
+    }
+
+    /// Takes the mutex, for a caller that gives up what keeps the tree alive.
+    pub(crate) fn lock_keeping(self: &Arc<Self>) -> Locked<'_> {
+        let keep = Arc::clone(self);
+        Locked {
+            tree: self,
+            shared: Some(lock(&self.mutex)),
+            _keep: Some(keep),
+        }
+    }
+}
+
+impl NodePtr {
+    /// Gives up the node's `Arc` until `Locked` frees it.
+    pub(super) fn leak(node: Arc<Node>) -> Self {
+        let ptr = Arc::into_raw(node).cast_mut();
+        Self(NonNull::new(ptr).expect("an Arc's pointer is not null"))
+    }
+
+    /// A weak reference to the node's memory.
+    ///
+    /// # Safety
+    ///
+    /// The node is alive.
+    pub(crate) unsafe fn weak(self) -> Weak<Node> {
+        // SAFETY: the pointer is from `Arc::into_raw` in `leak`, and the node is alive, so the Arc
+        // is; the count that this borrows is not given back.
+        let strong = ManuallyDrop::new(unsafe { Arc::from_raw(self.0.as_ptr()) });
+        Arc::downgrade(&strong)
+    }
+
+    /// Another handle on the node behind `weak`, unless it has left its tree.
+    pub(crate) fn upgrade(weak: &Weak<Node>) -> Option<Self> {
+        let strong = weak.upgrade()?;
+        let node = Self(NonNull::from(&*strong));
+        let mut locked = strong.tree.lock();
+        if !locked.state(node).linked && strong.handles() == 0 {
+            return None;
+        }
+        strong.add_handle();
+        Some(node)
+    }
+}
+
+impl Node {
+    /// A node that nothing refers to yet, shut, with one handle and no bytes.
+    pub(super) fn boxed(config: NodeConfig, tree: Arc<Tree>, depth: usize) -> Arc<Self> {
+        let NodeConfig {
+            name,
+            limit,
+            reservation,
+            listener,
+            policy,
+        } = config;
+        let mut bits = 0;
+        for (on, bit) in [
+            (listener.is_some(), hooks::LISTENER),
+            (tree.config.debug, hooks::DEBUG),
+            (tree.config.statistics, hooks::STATISTICS),
+        ] {
+            bits |= if on { bit } else { 0 };
+        }
+        let high = tree
+            .config
+            .credit
+            .saturating_add(reservation)
+            .min(MAX_CREDIT);
+        Arc::new(Self {
+            word: Word::shut(),
+            high,
+            hooks: bits,
+            info: AllocatorInfo {
+                id: next_id(),
+                name,
+            },
+            listener,
+            policy,
+            reservation,
+            depth,
+            tree,
+            stripes: AtomicPtr::new(std::ptr::null_mut()),
+            contention: AtomicUsize::new(0),
+            handles: AtomicUsize::new(1),
+            pins: AtomicUsize::new(0),
+            reservations: plain::Mutex::default(),
+            external: AtomicUsize::new(0),
+            foreign: AtomicUsize::new(0),
+            total_bytes: AtomicU64::new(0),
+            total_allocations: AtomicU64::new(0),
+            live_allocations: AtomicU64::new(0),
+            state: UnsafeCell::new(State {
+                limit,
+                obtained: 0,
+                lent: 0,
+                parked: 0,
+                peak: 0,
+                tight: false,
+                shut: true,
+                closed: false,
+                linked: false,
+                tight_operations: 0,
+                recall_cost: 0,
+                refusals: 0,
+                forced: 0,
+                guests: 0,
+                exact: 0,
+                children: 0,
+                parent: None,
+                first_child: None,
+                next_sibling: None,
+                previous_sibling: None,
+                next_dead: None,
+                departed_from: None,
+                next_departed: None,
+            }),
+        })
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Acquire: partner of the Release in `install_stripes`.
+        let stripes = self.stripes.load(Ordering::Acquire);
+        if !stripes.is_null() {
+            // SAFETY: by invariant 4 this is the box that `install_stripes` made, owned by us.
+            drop(unsafe { Box::from_raw(stripes) });
+        }
+    }
+}
+
+/// The next identity: never used before in this process.
+fn next_id() -> AllocatorId {
+    static NEXT: plain::AtomicU64 = plain::AtomicU64::new(1);
+    // Relaxed: uniqueness is all that is asked.
+    let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    AllocatorId(NonZeroU64::new(id).expect("2^64 allocators were not created"))
+}
+
+impl<'t> Locked<'t> {
+    /// The tree whose mutex this is.
+    pub(super) fn tree(&self) -> &'t Tree {
+        self.tree
+    }
+
+    /// The node behind a pointer that is alive while we hold the mutex: linked, or kept by a
+    /// handle, a pin or bytes of whoever asks.
+    #[inline]
+    pub(super) fn node(&self, node: NodePtr) -> &'t Node {
+        // SAFETY: the type's promise: its holder knows why the node is alive, and by I4 (see
+        // `accounting`) nodes are freed only after this guard is gone.
+        let node = unsafe { node.node() };
+        debug_assert!(
+            std::ptr::eq(&raw const *node.tree, self.tree),
+            "a node of another tree"
+        );
+        node
+    }
+
+    /// The node's state.
+    #[inline]
+    pub(super) fn state(&mut self, node: NodePtr) -> &mut State {
+        // SAFETY: the node is alive as in `node`. By invariant 3 its state is touched only under
+        // the mutex, which we hold, and `&mut self` lends out one state at a time.
+        unsafe { &mut *self.node(node).state.get() }
+    }
+
+    /// The node's state, to read.
+    #[inline]
+    pub(super) fn look(&self, node: NodePtr) -> &State {
+        // SAFETY: as in `state`; `&self` lends shared references only.
+        unsafe { &*self.node(node).state.get() }
+    }
+
+    /// Shuts every word of the node and parks its credit: from here on `used` counts no credit
+    /// of its own.
+    pub(super) fn freeze(&mut self, node: NodePtr) {
+        let this = self.node(node);
+        let mut held = this.word.shut_down();
+        if let Some(stripes) = this.stripes() {
+            for stripe in &stripes.words {
+                let more = stripe.0.shut_down();
+                held.credit += more.credit;
+                held.low += more.low;
+            }
+        }
+        self.park(node, held);
+    }
+
+    /// Shuts the word that the calling thread uses, and no other: credit in other stripes counts
+    /// as used.
+    pub(super) fn freeze_mine(&mut self, node: NodePtr) {
+        let this = self.node(node);
+        let held = match this.stripes() {
+            Some(stripes) => stripes.mine().shut_down(),
+            None => this.word.shut_down(),
+        };
+        self.park(node, held);
+    }
+
+    fn park(&mut self, node: NodePtr, held: super::word::Held) {
+        let state = self.state(node);
+        state.peak = state.peak.max(state.used() - held.low);
+        state.parked += held.credit;
+    }
+
+    /// Opens the node's shut words with what is parked, as far as its limit allows.
+    pub(super) fn open(&mut self, node: NodePtr) {
+        let this = self.node(node);
+        let state = self.state(node);
+        let room = state.bound().saturating_sub(state.used());
+        let mut free = state.parked.min(room);
+        let mut opened = 0;
+        match this.stripes() {
+            None if !this.word.is_shut() => {}
+            None => {
+                opened = free.min(MAX_CREDIT);
+                this.word.open(opened);
+            }
+            Some(stripes) => {
+                let shut = stripes
+                    .words
+                    .iter()
+                    .filter(|stripe| stripe.0.is_shut())
+                    .count();
+                let share = free.checked_div(shut).unwrap_or(0).min(stripes.high);
+                for stripe in stripes.words.iter().filter(|stripe| stripe.0.is_shut()) {
+                    let credit = share.min(free);
+                    stripe.0.open(credit);
+                    free -= credit;
+                    opened += credit;
+                }
+            }
+        }
+        self.state(node).parked -= opened;
+    }
+
+    /// What is in use here and below by the words as they are; never less than is allocated.
+    pub(super) fn charged(&mut self, node: NodePtr) -> usize {
+        if self.node(node).stripes().is_none() {
+            return self.look(node).used() - self.node(node).word.held().credit;
+        }
+        // Several words are not read at one instant.
+        self.freeze(node);
+        let used = self.look(node).used();
+        if !self.look(node).shut {
+            self.open(node);
+        }
+        used
+    }
+
+    /// The peak, with what the open words have seen since they were opened.
+    pub(super) fn peak(&mut self, node: NodePtr) -> usize {
+        let this = self.node(node);
+        let striped = this.stripes().map_or(0, |stripes| {
+            stripes
+                .words
+                .iter()
+                .map(|stripe| stripe.0.held().low)
+                .sum::<usize>()
+        });
+        let low = this.word.held().low + striped;
+        let state = self.look(node);
+        state.peak.max(state.used() - low)
+    }
+
+    /// Splits the node's word into stripes if enough threads were seen to collide on it. All its
+    /// words are shut; the new ones are too.
+    pub(super) fn stripe_if_contended(&mut self, node: NodePtr) {
+        const COLLISIONS: usize = 64;
+        let this = self.node(node);
+        // Relaxed: a statistic.
+        if this.contention.load(Ordering::Relaxed) >= COLLISIONS && this.stripes().is_none() {
+            self.install_stripes(node, stripe_count());
+        }
+    }
+
+    /// Gives the node `count` stripes, a power of two.
+    pub(super) fn install_stripes(&mut self, node: NodePtr, count: usize) {
+        let this = self.node(node);
+        self.freeze(node);
+        let words = (0..count).map(|_| Stripe(Word::shut())).collect();
+        let stripes = Box::new(Stripes {
+            words,
+            high: this.high / (2 * count),
+        });
+        // Release: partner of the Acquire in `stripes`.
+        this.stripes
+            .store(Box::into_raw(stripes), Ordering::Release);
+    }
+
+    /// The most free bytes that a node keeps for itself.
+    pub(super) fn high(&self, node: NodePtr) -> usize {
+        let this = self.node(node);
+        if this.stripes().is_some() {
+            this.high / 2
+        } else {
+            this.high
+        }
+    }
+
+    /// Takes credit as anyone may, without shutting the word.
+    pub(super) fn take(&self, node: NodePtr, bytes: usize) -> bool {
+        // SAFETY: the node is alive as in `node`.
+        unsafe { node.take(bytes) }
+    }
+
+    /// Gives `bytes` that are charged to the node back to its credit, without shutting the word.
+    pub(super) fn give(&self, node: NodePtr, bytes: usize) -> bool {
+        // SAFETY: the caller counts these bytes as charged; and a node is freed only under the
+        // mutex, so it is alive afterwards too.
+        unsafe { node.give(bytes) }
+    }
+
+    /// Whether the node refuses new work.
+    pub(crate) fn is_closed(&self, node: NodePtr) -> bool {
+        self.look(node).closed
+    }
+
+    /// Counts non-owning ledgers in or out.
+    pub(crate) fn change_guests(&mut self, node: NodePtr, by: isize) {
+        let state = self.state(node);
+        state.guests = state
+            .guests
+            .checked_add_signed(by)
+            .expect("guests are counted in first");
+    }
+
+    /// Keeps the node's memory, and its name and listener in it; not the allocator.
+    pub(crate) fn keep(&self, node: NodePtr) -> Arc<Node> {
+        // SAFETY: the pointer is from `Arc::into_raw` in `leak`, and the node is alive as in
+        // `node`.
+        unsafe { Arc::increment_strong_count(node.0.as_ptr()) };
+        // SAFETY: as above; this takes over the count just added.
+        unsafe { Arc::from_raw(node.0.as_ptr()) }
+    }
+
+    /// Takes one from `count`; `true` if it was the last.
+    fn last_goes(count: &AtomicUsize) -> bool {
+        // Release for what we did; Acquire, partner of the Release in `drop_unless_last`, because
+        // the last one may free the node.
+        count.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Gives up a handle; `true` if it was the last.
+    pub(super) fn drop_handle(&mut self, node: NodePtr) -> bool {
+        Self::last_goes(&self.node(node).handles)
+    }
+
+    /// Gives up a pin.
+    pub(super) fn drop_pin(&mut self, node: NodePtr) {
+        Self::last_goes(&self.node(node).pins);
+    }
+
+    /// Remembers that `child` left `parent`, if anyone wants to know.
+    pub(super) fn note_departure(&mut self, child: NodePtr, parent: NodePtr) {
+        if self.node(parent).listener.is_none() {
+            return;
+        }
+        for node in [child, parent] {
+            // SAFETY: the pointer is from `Arc::into_raw` in `leak` and the node is alive. The
+            // count is given back in `Departures`.
+            unsafe { Arc::increment_strong_count(node.0.as_ptr()) };
+        }
+        let shared = self
+            .shared
+            .as_mut()
+            .expect("the mutex is held until the guard is dropped");
+        let next = shared.departed.replace(child);
+        let state = self.state(child);
+        state.departed_from = Some(parent);
+        state.next_departed = next;
+    }
+
+    /// The departures since this was last asked, to be told once the mutex is released.
+    pub(crate) fn take_departures(&mut self) -> Departures {
+        let shared = self
+            .shared
+            .as_mut()
+            .expect("the mutex is held until the guard is dropped");
+        Departures(shared.departed.take())
+    }
+
+    /// Whether nothing but links can lead to the node any more.
+    fn may_free(&self, node: NodePtr) -> bool {
+        let this = self.node(node);
+        // Acquire: partner of the Release in `drop_unless_last`.
+        !self.look(node).linked && this.handles() == 0 && this.pins.load(Ordering::Acquire) == 0
+    }
+
+    /// How many pins the node has.
+    pub(super) fn pins(&self, node: NodePtr) -> usize {
+        // Acquire: partner of the Release in `drop_unless_last`.
+        self.node(node).pins.load(Ordering::Acquire)
+    }
+
+    /// Buries the node if it is unlinked and nobody has a handle or a pin. It is freed when this
+    /// guard goes; whoever calls this gives up the pointer.
+    pub(super) fn bury_if_free(&mut self, node: NodePtr) {
+        if self.may_free(node) {
+            let shared = self
+                .shared
+                .as_mut()
+                .expect("the mutex is held until the guard is dropped");
+            let next = shared.graveyard.replace(node);
+            self.state(node).next_dead = next;
+        }
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let Some(mut shared) = self.shared.take() else {
+            return;
+        };
+        let mut grave = shared.graveyard.take();
+        drop(shared);
+        // Nodes with their names and listeners are freed with no lock held. The tree outlives this
+        // by `_keep`, or by the caller of `lock`.
+        while let Some(node) = grave {
+            // SAFETY: by `may_free` nobody else leads to this node; the graveyard was ours under
+            // the mutex, and each node was put there once (it was unlinked once, and buried by
+            // whoever took the last handle or pin, or unlinked it when there was none).
+            let node = unsafe { Arc::from_raw(node.0.as_ptr().cast_const()) };
+            // SAFETY: as above: nobody else touches the state of a buried node.
+            grave = unsafe { (*node.state.get()).next_dead };
+        }
+    }
+}
+
+/// Nodes that left the tree, as `(parent, child)`. They are kept alive as memory, no more.
+pub(crate) struct Departures(Option<NodePtr>);
+
+impl Iterator for Departures {
+    type Item = (Arc<Node>, Arc<Node>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let child = self.0?;
+        // SAFETY: `note_departure` added one count for this list, which is taken over here, once.
+        let child = unsafe { Arc::from_raw(child.0.as_ptr().cast_const()) };
+        // SAFETY: a node departs once, and until this list has been walked nobody else looks at
+        // these two fields: the list was taken, under the mutex, by whoever walks it.
+        let (parent, next) = unsafe {
+            (
+                (*child.state.get()).departed_from,
+                (*child.state.get()).next_departed,
+            )
+        };
+        self.0 = next;
+        let parent = parent.expect("a departed node has a former parent");
+        // SAFETY: as for the child.
+        let parent = unsafe { Arc::from_raw(parent.0.as_ptr().cast_const()) };
+        Some((parent, child))
+    }
+}
+
+impl Drop for Departures {
+    fn drop(&mut self) {
+        self.for_each(drop);
+    }
+}

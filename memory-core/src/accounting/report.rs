@@ -1,0 +1,248 @@
+//! What the outside may ask about nodes: each question takes the tree's mutex once.
+
+use std::sync::Arc;
+
+use super::handle::Handle;
+use super::node::{Locked, Node, NodePtr};
+use crate::error::VerifyError;
+use crate::outcome::AllocatorInfo;
+use crate::report::{AllocatorSnapshot, AllocatorStats, SnapshotEntry};
+use crate::sync::Ordering;
+
+/// A snapshot, with each entry's node beside it.
+pub(crate) struct Census {
+    pub(crate) snapshot: AllocatorSnapshot,
+    pub(crate) nodes: Vec<Arc<Node>>,
+}
+
+impl Handle {
+    /// Exact allocated bytes. O(subtree).
+    pub(crate) fn allocated(&self) -> usize {
+        self.tree.lock().allocated(self.ptr())
+    }
+
+    /// At least the allocated bytes, at most the credit below more. O(1).
+    pub(crate) fn charged(&self) -> usize {
+        self.tree.lock().charged(self.ptr())
+    }
+
+    /// What the parent is charged for this node.
+    pub(crate) fn obtained(&self) -> usize {
+        self.tree.lock().look(self.ptr()).obtained
+    }
+
+    /// The largest allocated bytes that ever held.
+    pub(crate) fn peak(&self) -> usize {
+        self.tree.lock().peak(self.ptr())
+    }
+
+    /// Exact headroom, and whether the node or an ancestor is over its limit. O(tree).
+    pub(crate) fn headroom(&self) -> (isize, bool) {
+        self.tree.lock().headroom(self.ptr())
+    }
+
+    /// The limit that was set.
+    pub(crate) fn limit(&self) -> usize {
+        self.tree.lock().look(self.ptr()).limit
+    }
+
+    /// Sets the limit.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.tree.lock().set_limit(self.ptr(), limit);
+    }
+
+    /// The node's own numbers.
+    pub(crate) fn stats(&self) -> AllocatorStats {
+        let mut locked = self.tree.lock();
+        let own = locked.own_bytes(self.ptr());
+        locked.stats(self.ptr(), own)
+    }
+
+    /// The subtree at one instant.
+    pub(crate) fn census(&self) -> Census {
+        let top = self.ptr();
+        let mut entries = Vec::new();
+        let mut nodes = Vec::new();
+        loop {
+            // The memory is found before the mutex is taken.
+            let count = self.tree.lock().count_subtree(top);
+            entries.reserve(count);
+            nodes.reserve(count);
+            let mut locked = self.tree.lock();
+            if locked.count_subtree(top) > entries.capacity().min(nodes.capacity()) {
+                continue;
+            }
+            locked.measure_subtree(top);
+            let depth = locked.node(top).depth;
+            let mut next = Some(top);
+            while let Some(node) = next {
+                entries.push(locked.entry(node, depth));
+                nodes.push(locked.keep(node));
+                next = locked.next_preorder(node, top);
+            }
+            locked.thaw_subtree(top);
+            drop(locked);
+            for (entry, node) in entries.iter_mut().zip(&nodes) {
+                entry.reservations = node.reservation_sizes();
+            }
+            return Census {
+                snapshot: AllocatorSnapshot { entries },
+                nodes,
+            };
+        }
+    }
+
+    /// Recomputes the sums of the subtree.
+    pub(crate) fn verify(&self) -> Result<(), VerifyError> {
+        let mut locked = self.tree.lock();
+        locked.measure_subtree(self.ptr());
+        let found = locked.find_wrong(self.ptr());
+        locked.thaw_subtree(self.ptr());
+        drop(locked);
+        match found {
+            None => Ok(()),
+            Some((allocator, rule, left, right)) => Err(VerifyError {
+                allocator,
+                problem: format!("{rule} ({left} against {right})"),
+            }),
+        }
+    }
+}
+
+impl Locked<'_> {
+    /// Bytes that the node itself is charged for (B).
+    fn own_bytes(&mut self, node: NodePtr) -> usize {
+        self.charged(node) - self.look(node).lent
+    }
+
+    /// The node's own numbers, given B. Side counters are read after it and may be ahead of it.
+    fn stats(&mut self, node: NodePtr, own: usize) -> AllocatorStats {
+        let this = self.node(node);
+        // Relaxed, all: numbers for readers.
+        let foreign = this.foreign.load(Ordering::Relaxed);
+        let external = this.external.load(Ordering::Relaxed) + this.reserved_bytes();
+        let kept = |counter: &crate::sync::AtomicU64| {
+            this.tree
+                .config
+                .statistics
+                .then(|| counter.load(Ordering::Relaxed))
+        };
+        let state = self.look(node);
+        let (refusals, forced_bytes) = (state.refusals, state.forced);
+        AllocatorStats {
+            own_bytes: own.saturating_sub(foreign).saturating_sub(external),
+            foreign_bytes: foreign,
+            external_bytes: external,
+            peak_bytes: self.peak(node),
+            refusals,
+            forced_bytes,
+            total_bytes: kept(&this.total_bytes),
+            allocations: kept(&this.total_allocations),
+            live_buffers: kept(&this.live_allocations),
+        }
+    }
+
+    fn count_subtree(&self, top: NodePtr) -> usize {
+        let (mut count, mut next) = (0, Some(top));
+        while let Some(node) = next {
+            count += 1;
+            next = self.next_preorder(node, top);
+        }
+        count
+    }
+
+    /// The node's entry in a snapshot; measured.
+    fn entry(&mut self, node: NodePtr, depth: usize) -> SnapshotEntry {
+        let own = self.look(node).used() - self.look(node).lent;
+        let stats = self.stats(node, own);
+        let (this, state) = (self.node(node), self.look(node));
+        SnapshotEntry {
+            allocator: this.info.clone(),
+            parent: state.parent.map(|parent| self.node(parent).info.id),
+            depth: this.depth - depth,
+            allocated: state.exact,
+            peak: stats.peak_bytes,
+            limit: state.limit,
+            reservation: this.reservation,
+            closed: state.closed,
+            stats,
+            reservations: Vec::new(),
+        }
+    }
+
+    /// The first node of a measured subtree whose numbers break a rule, with the rule.
+    fn find_wrong(&mut self, top: NodePtr) -> Option<(AllocatorInfo, &'static str, usize, usize)> {
+        let mut next = Some(top);
+        let mut tight_above = None;
+        while let Some(node) = next {
+            let wrong = self.wrong(node, &mut tight_above);
+            if let Some((rule, left, right)) = wrong {
+                return Some((self.node(node).info.clone(), rule, left, right));
+            }
+            next = self.next_preorder(node, top);
+        }
+        None
+    }
+
+    fn wrong(
+        &self,
+        node: NodePtr,
+        tight_above: &mut Option<(NodePtr, usize)>,
+    ) -> Option<(&'static str, usize, usize)> {
+        let (this, state) = (self.node(node), self.look(node));
+        if state.parked > state.obtained {
+            return Some((
+                "free bytes exceed what was obtained",
+                state.parked,
+                state.obtained,
+            ));
+        }
+        let used = state.used();
+        if state.lent > used {
+            return Some((
+                "what children are charged exceeds what is in use",
+                state.lent,
+                used,
+            ));
+        }
+        let mut lent = 0;
+        let mut child = state.first_child;
+        while let Some(at) = child {
+            lent += self.look(at).obtained;
+            child = self.look(at).next_sibling;
+        }
+        if lent != state.lent {
+            return Some((
+                "the sum of the children's charges is wrong",
+                state.lent,
+                lent,
+            ));
+        }
+        if state.linked && state.obtained < this.reservation {
+            return Some((
+                "the reservation is not covered",
+                state.obtained,
+                this.reservation,
+            ));
+        }
+        if used > state.bound() && !state.tight {
+            return Some(("over the limit and not tight", used, state.bound()));
+        }
+        if state.exact > self.look(node).peak {
+            return Some(("allocated exceeds the peak", state.exact, state.peak));
+        }
+        // I2: below a tight node all is shut and exact.
+        if tight_above.is_some_and(|(_, depth)| this.depth <= depth) {
+            *tight_above = None;
+        }
+        if tight_above.is_some() {
+            let exact = this.reservation.max(state.exact);
+            if !state.shut || state.obtained != exact {
+                return Some(("not exact below a tight allocator", state.obtained, exact));
+            }
+        } else if state.tight {
+            *tight_above = Some((node, this.depth));
+        }
+        None
+    }
+}

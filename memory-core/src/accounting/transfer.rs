@@ -1,0 +1,144 @@
+//! Moving a charge from one node of a tree to another in one step.
+
+use super::charge::{Mode, Refusal};
+use super::node::{Locked, NodePtr};
+
+impl Locked<'_> {
+    /// Moves `bytes` that are charged to `from` to `to`, whatever the limits say. `Ok(true)` if no
+    /// level that the charge reached is over its limit afterwards.
+    pub(crate) fn transfer(
+        &mut self,
+        from: NodePtr,
+        to: NodePtr,
+        bytes: usize,
+    ) -> Result<bool, Refusal> {
+        if self.swap_credit(from, to, bytes) {
+            let state = self.state(to);
+            state.forced = state.forced.saturating_add(bytes as u64);
+            return Ok(true);
+        }
+        self.move_through_ancestor(from, to, bytes, |locked, _| locked.force(to, bytes))?;
+        Ok(!self.reaches_one_over(to, bytes))
+    }
+
+    /// As `transfer`, if it fits at every level; else a refusal that changed nothing.
+    pub(crate) fn try_transfer(
+        &mut self,
+        from: NodePtr,
+        to: NodePtr,
+        bytes: usize,
+    ) -> Result<(), Refusal> {
+        if self.swap_credit(from, to, bytes) {
+            return Ok(());
+        }
+        self.move_through_ancestor(from, to, bytes, |locked, common| {
+            if let Some(at) = locked.over_above(to, bytes, common) {
+                return Err(Refusal::Limit(locked.levels(to, bytes, at)));
+            }
+            locked.charge_exactly(to, bytes, Mode::Refusable).map(drop)
+        })
+    }
+
+    /// The usual case: `to` has credit and `from` may have more of it. What their parents are
+    /// charged stays, so no ancestor changes, and whoever needs both numbers needs the mutex that
+    /// we hold. That `to` is open says that no level above it is over its limit (I2).
+    fn swap_credit(&mut self, from: NodePtr, to: NodePtr, bytes: usize) -> bool {
+        if !self.take(to, bytes) {
+            return false;
+        }
+        if !self.give(from, bytes) {
+            self.release(from, bytes);
+        }
+        true
+    }
+
+    /// Takes `bytes` from `from`, as far up as the common ancestor, has `charge` charge them to
+    /// `to`, and puts them back if it refuses. No peak is noted in between.
+    fn move_through_ancestor<T>(
+        &mut self,
+        from: NodePtr,
+        to: NodePtr,
+        bytes: usize,
+        charge: impl FnOnce(&mut Self, NodePtr) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let common = self.common_ancestor(from, to);
+        self.freeze(from);
+        self.state(from).parked += bytes;
+        let mut at = from;
+        while at != common {
+            let Some(parent) = self.look(at).parent else {
+                break;
+            };
+            self.freeze(parent);
+            self.fold(at);
+            at = parent;
+        }
+        let result = charge(self, common);
+        if result.is_err() {
+            // The free bytes are all there up to the common ancestor: this only uses them again.
+            self.freeze(from);
+            self.commit(from, bytes, 0);
+        }
+        self.freeze(common);
+        self.settle(common);
+        self.thaw(from, common);
+        result
+    }
+
+    /// Whether a level that a charge of `bytes` to `node` reached is over its limit.
+    ///
+    /// A charge reaches a level if, had it been taken off its source first, it would add something
+    /// there; so an ancestor whose sum stays as it was is reached too, and what lies above a
+    /// reservation that covers the charge is not. Over means tight, and all below a tight level is
+    /// exact; where nothing is tight, nothing is over.
+    fn reaches_one_over(&self, node: NodePtr, bytes: usize) -> bool {
+        let (mut at, mut reaching) = (node, bytes);
+        loop {
+            let state = self.look(at);
+            if state.used() > state.bound() {
+                return true;
+            }
+            reaching = reaching.min(state.used().saturating_sub(self.node(at).reservation));
+            match state.parent {
+                Some(parent) if reaching > 0 => at = parent,
+                _ => return false,
+            }
+        }
+    }
+
+    /// The first level above `common` that is over its limit and that a charge of `bytes` to
+    /// `node` would reach. `None` too if it would not even fit up to `common`.
+    fn over_above(&self, node: NodePtr, bytes: usize, common: NodePtr) -> Option<NodePtr> {
+        let (mut at, mut reaching, mut above) = (node, bytes, false);
+        loop {
+            let state = self.look(at);
+            let added = if above { 0 } else { reaching };
+            let after = state.used().saturating_add(added);
+            if after > state.bound() {
+                return above.then_some(at);
+            }
+            reaching = reaching.min(after.saturating_sub(self.node(at).reservation));
+            above = above || at == common;
+            at = state.parent.filter(|_| reaching > 0)?;
+        }
+    }
+
+    /// The deepest node that is at or above both.
+    fn common_ancestor(&self, a: NodePtr, b: NodePtr) -> NodePtr {
+        let (mut a, mut b) = (a, b);
+        while a != b {
+            let (deeper, other) = if self.node(a).depth >= self.node(b).depth {
+                (&mut a, b)
+            } else {
+                (&mut b, a)
+            };
+            match self.look(*deeper).parent {
+                Some(parent) => *deeper = parent,
+                // Unlinked: `a` and `b` then share no ancestor, and the caller's bytes say
+                // otherwise.
+                None => return other,
+            }
+        }
+        a
+    }
+}

@@ -1,0 +1,211 @@
+//! Builders of roots and children.
+
+use std::sync::Arc;
+
+use super::{BufferAllocator, RootAllocator};
+use crate::accounting::{Handle, NodeConfig, TreeConfig};
+use crate::backend;
+use crate::error::{AllocError, BackendError};
+use crate::listener::AllocationListener;
+use crate::manager::AllocationManager;
+use crate::rounding::RoundingPolicy;
+use crate::size::KIB;
+
+/// The most credit that a node holds by default, in bytes.
+pub(crate) const DEFAULT_CREDIT: usize = KIB * KIB;
+
+/// Turns on debug mode for new trees.
+const DEBUG_VARIABLE: &str = "ARROW_MEMORY_DEBUG_ALLOCATOR";
+
+/// Builds a [`RootAllocator`].
+#[must_use = "a builder does nothing until `build`"]
+#[derive(Default)]
+pub struct RootAllocatorBuilder {
+    name: Option<String>,
+    limit: Option<usize>,
+    manager: Option<Arc<dyn AllocationManager>>,
+    backend: Option<String>,
+    listener: Option<Arc<dyn AllocationListener>>,
+    policy: Option<Arc<dyn RoundingPolicy>>,
+    debug: Option<bool>,
+    statistics: bool,
+    credit: Option<usize>,
+}
+
+impl RootAllocatorBuilder {
+    /// The root's name; `ROOT` by default.
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = Some(name.to_owned());
+        self
+    }
+
+    /// The limit of the whole tree in bytes; none by default, or above `isize::MAX`.
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// The backend, as a value. Beats [`backend`](Self::backend) and the environment.
+    pub fn allocation_manager(mut self, manager: Arc<dyn AllocationManager>) -> Self {
+        self.manager = Some(manager);
+        self
+    }
+
+    /// The backend, by name. Beats the environment.
+    pub fn backend(mut self, name: &str) -> Self {
+        self.backend = Some(name.to_owned());
+        self
+    }
+
+    /// Who is told what happens here and in children that name no other.
+    pub fn listener(mut self, listener: Arc<dyn AllocationListener>) -> Self {
+        self.listener = Some(listener);
+        self
+    }
+
+    /// What decides capacities, here and in children that name no other;
+    /// [`PaddingRoundingPolicy`](crate::PaddingRoundingPolicy) by default.
+    pub fn rounding_policy(mut self, policy: impl RoundingPolicy + 'static) -> Self {
+        self.policy = Some(Arc::new(policy));
+        self
+    }
+
+    /// Debug mode on or off, whatever `ARROW_MEMORY_DEBUG_ALLOCATOR` says.
+    pub fn debug(mut self, debug: bool) -> Self {
+        self.debug = Some(debug);
+        self
+    }
+
+    /// Whether totals and counts are kept (a few atomic additions per buffer); off by default.
+    pub fn statistics(mut self, statistics: bool) -> Self {
+        self.statistics = statistics;
+        self
+    }
+
+    /// The most bytes that a node may hold unused, so that most allocations ask nobody; 1 MiB by
+    /// default. With 0 every operation takes the tree's lock, and peaks are exact everywhere.
+    /// Limits and sums are exact with any value.
+    pub fn credit(mut self, most: usize) -> Self {
+        self.credit = Some(most);
+        self
+    }
+
+    /// Builds the root.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if the backend is unknown, missing, or does not start.
+    pub fn build(self) -> Result<RootAllocator, BackendError> {
+        let manager = match (self.manager, self.backend) {
+            (Some(manager), _) => manager,
+            (None, Some(name)) => backend::manager(&name)?,
+            (None, None) => backend::default_manager()?,
+        };
+        let config = TreeConfig {
+            manager,
+            credit: self.credit.unwrap_or(DEFAULT_CREDIT),
+            debug: self.debug.unwrap_or_else(debug_by_environment),
+            statistics: self.statistics,
+        };
+        let root = NodeConfig {
+            name: Arc::from(self.name.as_deref().unwrap_or("ROOT")),
+            limit: self.limit.unwrap_or(usize::MAX),
+            reservation: 0,
+            listener: self.listener,
+            policy: self.policy,
+        };
+        let allocator = BufferAllocator::from_handle(Handle::new_root(config, root));
+        Ok(RootAllocator { allocator })
+    }
+}
+
+fn debug_by_environment() -> bool {
+    std::env::var(DEBUG_VARIABLE).is_ok_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+/// Builds a child allocator; made by [`BufferAllocator::child`].
+#[must_use = "a builder does nothing until `build`"]
+pub struct ChildAllocatorBuilder {
+    parent: BufferAllocator,
+    name: Arc<str>,
+    reservation: usize,
+    limit: usize,
+    listener: Option<Arc<dyn AllocationListener>>,
+    policy: Option<Arc<dyn RoundingPolicy>>,
+}
+
+impl ChildAllocatorBuilder {
+    pub(super) fn new(parent: BufferAllocator, name: &str) -> Self {
+        Self {
+            listener: parent.node().listener.clone(),
+            policy: parent.node().policy.clone(),
+            parent,
+            name: Arc::from(name),
+            reservation: 0,
+            limit: usize::MAX,
+        }
+    }
+
+    /// Bytes that the child owns for life; charged to the parent at once. 0 by default.
+    pub fn reservation(mut self, bytes: usize) -> Self {
+        self.reservation = bytes;
+        self
+    }
+
+    /// The child's own limit in bytes; none by default, or above `isize::MAX`.
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Replaces the listener that the child inherits.
+    pub fn listener(mut self, listener: Arc<dyn AllocationListener>) -> Self {
+        self.listener = Some(listener);
+        self
+    }
+
+    /// Replaces the rounding policy that the child inherits.
+    pub fn rounding_policy(mut self, policy: impl RoundingPolicy + 'static) -> Self {
+        self.policy = Some(Arc::new(policy));
+        self
+    }
+
+    /// Builds the child.
+    ///
+    /// # Errors
+    ///
+    /// As [`BufferAllocator::new_child_allocator`].
+    pub fn build(self) -> Result<BufferAllocator, AllocError> {
+        let Self {
+            parent,
+            name,
+            reservation,
+            limit,
+            listener,
+            policy,
+        } = self;
+        let config = NodeConfig {
+            name,
+            limit,
+            reservation,
+            listener,
+            policy,
+        };
+        let handle = parent
+            .handle
+            .new_child(config)
+            .map_err(|(refusal, child)| {
+                tracing::debug!(allocator = %child, reservation, "child allocator refused");
+                refusal.to_error(reservation)
+            })?;
+        let child = BufferAllocator::from_handle(handle);
+        tracing::debug!(
+            allocator = %child.info(), parent = %parent.info(), reservation, limit,
+            "child allocator created"
+        );
+        if let Some(listener) = &parent.node().listener {
+            listener.on_child_added(parent.info(), child.info());
+        }
+        Ok(child)
+    }
+}

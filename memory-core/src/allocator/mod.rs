@@ -1,0 +1,374 @@
+//! [`RootAllocator`] and [`BufferAllocator`]: the handles that programs hold.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, Weak};
+
+use crate::accounting::{Handle, Node};
+use crate::error::{AllocError, BackendError};
+use crate::manager::AllocationManager;
+use crate::outcome::{AllocatorId, AllocatorInfo};
+use crate::rounding::{PaddingRoundingPolicy, RoundingPolicy};
+use crate::sync::Ordering;
+
+mod builder;
+mod close;
+mod state;
+
+pub use builder::{ChildAllocatorBuilder, RootAllocatorBuilder};
+
+/// An allocator: a node of a tree, with a name, a limit, a reservation and exact counters.
+///
+/// A handle: cheap to clone (one atomic addition), equal to its clones. The node lives as long as
+/// it has handles, children or charged bytes. All methods may be called from any thread and from
+/// inside any callback.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_core::RootAllocator;
+///
+/// let root = RootAllocator::new(64 << 20);
+/// let query = root.new_child_allocator("query-7", 0, 16 << 20)?;
+/// let mut buffer = query.buffer(1000)?;
+/// buffer.extend_from_slice(b"columns")?;
+/// assert_eq!(query.allocated_memory(), 1024);
+/// assert_eq!(root.allocated_memory(), 1024);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct BufferAllocator {
+    pub(crate) handle: Handle,
+}
+
+/// The root of a tree: owns it, and names the one [`AllocationManager`] that serves it.
+///
+/// Dereferences to the root's [`BufferAllocator`]. Dropping it is dropping a handle: what is still
+/// allocated stays valid.
+#[derive(Clone, Debug)]
+pub struct RootAllocator {
+    allocator: BufferAllocator,
+}
+
+impl RootAllocator {
+    /// A root with a limit in bytes over the default backend (see [`backend`](crate::backend)).
+    ///
+    /// A `limit` above `isize::MAX` means no limit.
+    ///
+    /// # Panics
+    ///
+    /// If no backend is linked into the program, or the default one does not start; the message
+    /// says what to do. [`try_new`](Self::try_new) returns that as an error.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// assert_eq!(root.limit(), 1 << 20);
+    /// ```
+    pub fn new(limit: usize) -> Self {
+        match Self::try_new(limit) {
+            Ok(root) => root,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// As [`new`](Self::new).
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`] if no backend is linked, or the default one does not start.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// let root = arrow_memory_core::RootAllocator::try_new(1 << 20)?;
+    /// # Ok::<(), arrow_memory_core::BackendError>(())
+    /// ```
+    pub fn try_new(limit: usize) -> Result<Self, BackendError> {
+        Self::builder().limit(limit).build()
+    }
+
+    /// A root without a limit over the default backend.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new).
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// let root = arrow_memory_core::RootAllocator::unlimited();
+    /// assert_eq!(root.headroom(), isize::MAX);
+    /// ```
+    pub fn unlimited() -> Self {
+        Self::new(usize::MAX)
+    }
+
+    /// What a root can be built with.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// use arrow_memory_core::{PowerOfTwoRoundingPolicy, RootAllocator};
+    ///
+    /// let root = RootAllocator::builder()
+    ///     .name("server")
+    ///     .limit(8 << 30)
+    ///     .backend("system")
+    ///     .rounding_policy(PowerOfTwoRoundingPolicy)
+    ///     .build()?;
+    /// assert_eq!(root.name(), "server");
+    /// # Ok::<(), arrow_memory_core::BackendError>(())
+    /// ```
+    pub fn builder() -> RootAllocatorBuilder {
+        RootAllocatorBuilder::default()
+    }
+}
+
+impl Deref for RootAllocator {
+    type Target = BufferAllocator;
+
+    fn deref(&self) -> &BufferAllocator {
+        &self.allocator
+    }
+}
+
+impl From<RootAllocator> for BufferAllocator {
+    fn from(root: RootAllocator) -> Self {
+        root.allocator
+    }
+}
+
+impl BufferAllocator {
+    pub(crate) fn from_handle(handle: Handle) -> Self {
+        Self { handle }
+    }
+
+    /// A child with a reservation for life and a limit, both in bytes.
+    ///
+    /// `init_reservation` is charged here at once, whether the child uses it or not; what the
+    /// child allocates beyond it is charged here as it comes. A `max_allocation` above
+    /// `isize::MAX` means no limit of its own. Listener and rounding policy are inherited. See
+    /// [`child`](Self::child) for more choices. Costs one lock of the tree.
+    ///
+    /// # Errors
+    ///
+    /// * [`AllocError::OutOfMemory`] if the reservation does not fit: in the child's own limit
+    ///   (the error then names the child), here, or in an ancestor.
+    /// * [`AllocError::Closed`] if this allocator is closed.
+    /// * [`AllocError::SizeOverflow`] if a sum would pass `isize::MAX`.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let child = root.new_child_allocator("sort", 4096, 65536)?;
+    /// assert_eq!((child.allocated_memory(), root.allocated_memory()), (0, 4096));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    pub fn new_child_allocator(
+        &self,
+        name: &str,
+        init_reservation: usize,
+        max_allocation: usize,
+    ) -> Result<BufferAllocator, AllocError> {
+        self.child(name)
+            .reservation(init_reservation)
+            .limit(max_allocation)
+            .build()
+    }
+
+    /// What a child can be built with.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let child = root.child("join").limit(65536).build()?;
+    /// assert_eq!(child.parent_allocator().as_ref(), Some(&*root));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    pub fn child(&self, name: &str) -> ChildAllocatorBuilder {
+        ChildAllocatorBuilder::new(self.clone(), name)
+    }
+
+    /// The parent; `None` for a root, and for an allocator that has left its tree.
+    pub fn parent_allocator(&self) -> Option<BufferAllocator> {
+        self.handle.parent().map(Self::from_handle)
+    }
+
+    /// The root of the tree: this allocator itself if it is one, or has left its tree.
+    pub fn root_allocator(&self) -> BufferAllocator {
+        Self::from_handle(self.handle.root())
+    }
+
+    /// The children that are in the tree, in order of creation. Takes the tree's lock for as long
+    /// as it counts them.
+    pub fn child_allocators(&self) -> Vec<BufferAllocator> {
+        self.handle
+            .children()
+            .into_iter()
+            .map(Self::from_handle)
+            .collect()
+    }
+
+    /// A handle that keeps nothing alive, for listeners and exporters.
+    pub fn downgrade(&self) -> WeakBufferAllocator {
+        WeakBufferAllocator {
+            node: self.handle.downgrade(),
+        }
+    }
+
+    /// The name it was given; need not be unique.
+    pub fn name(&self) -> &str {
+        &self.handle.info.name
+    }
+
+    /// Its identity, unique in the process and never used again.
+    pub fn id(&self) -> AllocatorId {
+        self.handle.info.id
+    }
+
+    /// Name and identity as plain data.
+    pub fn info(&self) -> &AllocatorInfo {
+        &self.handle.info
+    }
+
+    /// Decides the capacity of this allocator's buffers.
+    pub fn rounding_policy(&self) -> &dyn RoundingPolicy {
+        self.handle
+            .policy
+            .as_deref()
+            .unwrap_or(&PaddingRoundingPolicy)
+    }
+
+    /// The backend of the tree.
+    pub fn allocation_manager(&self) -> &Arc<dyn AllocationManager> {
+        &self.handle.tree.config.manager
+    }
+
+    /// Whether debug mode is on in this tree.
+    pub fn is_debug(&self) -> bool {
+        self.handle.tree.config.debug
+    }
+
+    /// Asks the backend to give cached memory back to the operating system. May be slow.
+    pub fn release_unused(&self) {
+        self.handle.manager().release_unused();
+    }
+
+    /// Charges `bytes` that some other code holds: external bytes.
+    ///
+    /// Zero charges nothing. The limit decides as for a buffer; the listener is not told. Costs
+    /// about as much as charging a buffer, and one atomic addition.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`] as for [`buffer`](Self::buffer); nothing is charged then.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// root.allocate_bytes(5000)?;
+    /// assert_eq!(root.allocated_memory(), 5000);
+    /// root.release_bytes(5000);
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    pub fn allocate_bytes(&self, bytes: usize) -> Result<(), AllocError> {
+        if bytes == 0 {
+            return self.check_open(0);
+        }
+        self.handle
+            .charge(bytes)
+            .map_err(|refusal| refusal.to_error(bytes))?;
+        // Relaxed: the caller tells whoever may release these bytes.
+        self.handle.external.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Charges `bytes` whatever the limits say, also to a closed allocator; `true` if it fitted.
+    ///
+    /// For memory that exists anyway. It is counted (see
+    /// [`AllocatorStats::forced_bytes`](crate::AllocatorStats)) and shows in
+    /// [`is_over_limit`](Self::is_over_limit). Takes the tree's lock.
+    ///
+    /// # Panics
+    ///
+    /// If a sum would pass `isize::MAX`; nothing has changed then.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1000);
+    /// assert!(!root.force_allocate(1500));
+    /// assert!(root.is_over_limit());
+    /// root.release_bytes(1500);
+    /// ```
+    pub fn force_allocate(&self, bytes: usize) -> bool {
+        if bytes == 0 {
+            return !self.is_over_limit();
+        }
+        match self.handle.force(bytes) {
+            Ok(fits) => {
+                // Relaxed: as in `allocate_bytes`.
+                self.handle.external.fetch_add(bytes, Ordering::Relaxed);
+                fits
+            }
+            Err(refusal) => panic!("{}", refusal.to_error(bytes)),
+        }
+    }
+
+    /// Gives external bytes back.
+    ///
+    /// # Panics
+    ///
+    /// If this allocator has fewer external bytes; nothing has changed then. (Bytes of
+    /// reservations are given back by the reservations.)
+    pub fn release_bytes(&self, bytes: usize) {
+        self.handle.release_external(bytes);
+    }
+
+    fn check_open(&self, requested: usize) -> Result<(), AllocError> {
+        if self.is_closed() {
+            return Err(AllocError::Closed {
+                allocator: self.info().clone(),
+                requested,
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn node(&self) -> &Node {
+        &self.handle
+    }
+}
+
+impl PartialEq for BufferAllocator {
+    /// Whether both are handles of the same node.
+    fn eq(&self, other: &Self) -> bool {
+        self.handle.ptr() == other.handle.ptr()
+    }
+}
+
+impl Eq for BufferAllocator {}
+
+impl fmt::Debug for BufferAllocator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BufferAllocator")
+            .field("name", &self.name())
+            .field("id", &self.id().as_u64())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A handle that keeps no allocator alive.
+#[derive(Clone)]
+pub struct WeakBufferAllocator {
+    node: Weak<Node>,
+}
+
+impl WeakBufferAllocator {
+    /// The allocator, unless it has left its tree and has no other handle.
+    pub fn upgrade(&self) -> Option<BufferAllocator> {
+        Handle::upgrade(&self.node).map(BufferAllocator::from_handle)
+    }
+}
+
+impl fmt::Debug for WeakBufferAllocator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakBufferAllocator")
+    }
+}

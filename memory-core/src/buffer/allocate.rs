@@ -1,0 +1,354 @@
+//! From an allocator to a buffer: capacity, charge, block, bookkeeping. The hot path.
+//!
+//! Without a listener, debug mode or statistics, [`BufferAllocator::buffer`] is: the default
+//! rounding inline, one compare-exchange on the node's word ([`Handle::charge`]), one virtual call
+//! to the manager, and a slot from the thread's own list. The drop is the same backwards (see
+//! `ledger::free`).
+#![expect(unsafe_code, reason = "takes over the blocks that a manager hands out")]
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+
+use super::ArrowBufMut;
+use crate::accounting::{Handle, Node, Refusal, hooks};
+use crate::allocator::BufferAllocator;
+use crate::error::AllocError;
+use crate::ledger::LedgerRef;
+use crate::manager::ManagerError;
+use crate::outcome::AllocationOutcome;
+use crate::raw::slot::Block;
+use crate::rounding;
+use crate::size::{ALIGNMENT, MAX_ALIGNMENT, checked_round_up};
+use crate::sync::Ordering;
+use crate::{ArrowBuf, Veto};
+
+impl BufferAllocator {
+    /// Allocates a buffer of at least `size` bytes and charges it to this allocator.
+    ///
+    /// The buffer's length is 0. Its capacity is `size` rounded up by the
+    /// [`RoundingPolicy`](crate::RoundingPolicy) and to a multiple of 64; all of it is charged,
+    /// here and in every ancestor whose reservation does not cover it. The contents are
+    /// unspecified until written. A `size` of zero returns an empty buffer, never charged, which
+    /// can grow.
+    ///
+    /// # Errors
+    ///
+    /// * [`AllocError::OutOfMemory`] if a limit between here and the root would be passed, after
+    ///   the listener had one chance to free memory.
+    /// * [`AllocError::Vetoed`] if the listener says no.
+    /// * [`AllocError::Manager`] if the backend has no such block.
+    /// * [`AllocError::Closed`] if this allocator, or one whose memory it would need, is closed.
+    /// * [`AllocError::SizeOverflow`] if the size, or a sum, is above `isize::MAX`.
+    ///
+    /// No byte stays charged after an error.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut buffer = root.buffer(100)?;
+    /// buffer.extend_from_slice(&[1, 2, 3])?;
+    /// assert_eq!((buffer.len(), buffer.capacity()), (3, 128));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    #[inline]
+    pub fn buffer(&self, size: usize) -> Result<ArrowBufMut, AllocError> {
+        self.allocate(size, ALIGNMENT, Contents::Unspecified)
+    }
+
+    /// As [`buffer`](Self::buffer), with a length of `size` and every byte zero.
+    ///
+    /// # Errors
+    ///
+    /// As [`buffer`](Self::buffer).
+    pub fn buffer_zeroed(&self, size: usize) -> Result<ArrowBufMut, AllocError> {
+        let mut buffer = self.allocate(size, ALIGNMENT, Contents::Zero)?;
+        debug_assert!(buffer.capacity() >= size);
+        // SAFETY: the capacity is at least `size` and all of it is zero.
+        unsafe { buffer.set_len(size) };
+        Ok(buffer)
+    }
+
+    /// As [`buffer`](Self::buffer), aligned to `alignment` bytes: a power of two from 64 to 2 MiB.
+    /// The buffer keeps its alignment when it grows.
+    ///
+    /// # Errors
+    ///
+    /// As [`buffer`](Self::buffer), and [`AllocError::InvalidAlignment`].
+    pub fn buffer_aligned(&self, size: usize, alignment: usize) -> Result<ArrowBufMut, AllocError> {
+        if !alignment.is_power_of_two() || !(ALIGNMENT..=MAX_ALIGNMENT).contains(&alignment) {
+            return Err(AllocError::InvalidAlignment { alignment });
+        }
+        self.allocate(size, alignment, Contents::Unspecified)
+    }
+
+    /// A buffer with a copy of `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// As [`buffer`](Self::buffer).
+    pub fn buffer_from_slice(&self, bytes: &[u8]) -> Result<ArrowBuf, AllocError> {
+        let mut buffer = self.buffer(bytes.len())?;
+        buffer.extend_from_slice(bytes)?;
+        Ok(buffer.freeze())
+    }
+
+    /// The empty buffer of this allocator: zero bytes, never charged, not even if the allocator is
+    /// closed. It keeps the allocator's node alive.
+    pub fn empty(&self) -> ArrowBuf {
+        ArrowBuf::empty(LedgerRef::pin(&self.handle))
+    }
+
+    #[inline]
+    fn allocate(
+        &self,
+        size: usize,
+        alignment: usize,
+        contents: Contents,
+    ) -> Result<ArrowBufMut, AllocError> {
+        let node = self.node();
+        let capacity = match &node.policy {
+            _ if size == 0 => return self.empty_mut(),
+            None => checked_round_up(size, ALIGNMENT),
+            Some(policy) => rounding::capacity(&**policy, size),
+        };
+        let Some(layout) = capacity.and_then(|size| Layout::from_size_align(size, alignment).ok())
+        else {
+            return Err(overflow(node, size));
+        };
+        if node.hooks != 0 {
+            return allocate_watched(&self.handle, layout, contents);
+        }
+        let charge = Charge::unheard(&self.handle, layout.size())?;
+        allocate_charged(charge, layout, contents)
+    }
+
+    #[cold]
+    fn empty_mut(&self) -> Result<ArrowBufMut, AllocError> {
+        if self.is_closed() {
+            return Err(AllocError::Closed {
+                allocator: self.info().clone(),
+                requested: 0,
+            });
+        }
+        Ok(ArrowBufMut::empty(LedgerRef::pin(&self.handle)))
+    }
+}
+
+/// What a fresh block holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contents {
+    Unspecified,
+    Zero,
+}
+
+/// A buffer of `layout`'s size, given that what was not charged for it before is charged now;
+/// after an error that is given back.
+#[inline]
+pub(crate) fn allocate_charged(
+    charge: Charge<'_>,
+    layout: Layout,
+    contents: Contents,
+) -> Result<ArrowBufMut, AllocError> {
+    let handle = charge.handle;
+    let manager = handle.manager();
+    // If the manager refuses, or panics, the charge is dropped, which gives it back.
+    let block = match contents {
+        Contents::Unspecified => manager.allocate(layout),
+        Contents::Zero => manager.allocate_zeroed(layout),
+    };
+    let ptr = match block {
+        Ok(ptr) => ptr,
+        Err(source) => return Err(manager_failed(handle, layout.size(), source)),
+    };
+    debug_assert!(
+        ptr.addr().get().is_multiple_of(layout.align()),
+        "a misaligned block"
+    );
+    charge.keep();
+    let block = Block {
+        ptr,
+        align: layout.align(),
+    };
+    // SAFETY: `layout.size()` bytes are charged to the node, and the guard that would give them
+    // back is gone. The block is fresh from the tree's manager, with this layout.
+    let ledger = unsafe { LedgerRef::new(handle.ptr(), block, layout.size(), None) };
+    // SAFETY: the ledger is new; the block is its memory, of this size.
+    Ok(unsafe { ArrowBufMut::new(ptr, layout.size(), ledger) })
+}
+
+/// A buffer for `reserved` bytes that are charged already; only what the layout adds is charged.
+pub(crate) fn allocate_reserved(
+    handle: &Handle,
+    reserved: usize,
+    layout: Layout,
+) -> Result<ArrowBufMut, AllocError> {
+    let size = layout.size();
+    if let Some(listener) = &handle.listener {
+        let asked = listener.on_pre_allocation(&handle.info, size);
+        asked.map_err(|veto| vetoed(handle, size, veto))?;
+    }
+    if handle.is_closed() {
+        return Err(AllocError::Closed {
+            allocator: handle.info.clone(),
+            requested: size,
+        });
+    }
+    let charge = Charge::unheard(handle, size - reserved)?;
+    let buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
+    count_allocation(handle, size);
+    tell_allocation(handle, size);
+    Ok(buffer)
+}
+
+/// Bytes that are charged and given back unless they are kept.
+pub(crate) struct Charge<'a> {
+    handle: &'a Handle,
+    bytes: usize,
+}
+
+impl<'a> Charge<'a> {
+    /// Charges `bytes` (perhaps none), asking the listener as for an allocation.
+    pub(crate) fn new(handle: &'a Handle, bytes: usize) -> Result<Self, AllocError> {
+        if bytes == 0 || handle.hooks & hooks::LISTENER == 0 {
+            return Self::unheard(handle, bytes);
+        }
+        charge_heard(handle, bytes)?;
+        Ok(Self { handle, bytes })
+    }
+
+    /// Charges `bytes` (perhaps none) without asking the listener.
+    #[inline]
+    pub(crate) fn unheard(handle: &'a Handle, bytes: usize) -> Result<Self, AllocError> {
+        if bytes > 0 {
+            handle
+                .charge(bytes)
+                .map_err(|refusal| refused(&refusal, bytes))?;
+        }
+        Ok(Self { handle, bytes })
+    }
+
+    /// Leaves the bytes charged.
+    #[inline]
+    pub(crate) fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            // SAFETY: charged by whoever made this, and not kept.
+            unsafe { self.handle.uncharge(self.bytes) };
+        }
+    }
+}
+
+/// The allocation of a node with a listener, debug mode or statistics.
+#[cold]
+fn allocate_watched(
+    handle: &Handle,
+    layout: Layout,
+    contents: Contents,
+) -> Result<ArrowBufMut, AllocError> {
+    let charge = Charge::new(handle, layout.size())?;
+    let buffer = allocate_charged(charge, layout, contents)?;
+    count_allocation(handle, layout.size());
+    tell_allocation(handle, layout.size());
+    Ok(buffer)
+}
+
+/// Counts a new allocation in the statistics.
+pub(crate) fn count_allocation(node: &Node, size: usize) {
+    if node.hooks & hooks::STATISTICS != 0 {
+        // Relaxed, all: statistics.
+        node.total_bytes.fetch_add(size as u64, Ordering::Relaxed);
+        node.total_allocations.fetch_add(1, Ordering::Relaxed);
+        node.live_allocations.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts growth in the statistics.
+pub(crate) fn count_growth(node: &Node, size: usize) {
+    if node.hooks & hooks::STATISTICS != 0 {
+        // Relaxed: a statistic.
+        node.total_bytes.fetch_add(size as u64, Ordering::Relaxed);
+    }
+}
+
+/// Tells the listener of an allocation, or of growth.
+pub(crate) fn tell_allocation(node: &Node, size: usize) {
+    if let Some(listener) = &node.listener {
+        listener.on_allocation(&node.info, size);
+    }
+}
+
+/// Charges with a listener's advice: it may veto, and it has one chance to make room.
+pub(crate) fn charge_heard(handle: &Handle, bytes: usize) -> Result<(), AllocError> {
+    let Some(listener) = &handle.listener else {
+        return handle
+            .charge(bytes)
+            .map_err(|refusal| refused(&refusal, bytes));
+    };
+    listener
+        .on_pre_allocation(&handle.info, bytes)
+        .map_err(|veto| vetoed(handle, bytes, veto))?;
+    let first = match handle.charge(bytes) {
+        Ok(()) => return Ok(()),
+        Err(refusal) => refusal,
+    };
+    let Refusal::Limit(levels) = &*first else {
+        return Err(refused(&first, bytes));
+    };
+    let outcome: AllocationOutcome = levels.to_outcome();
+    if listener.on_failed_allocation(&handle.info, bytes, &outcome) {
+        return handle
+            .charge(bytes)
+            .map_err(|refusal| refused(&refusal, bytes));
+    }
+    Err(refused(&first, bytes))
+}
+
+#[cold]
+pub(crate) fn refused(refusal: &Refusal, bytes: usize) -> AllocError {
+    let error = refusal.to_error(bytes);
+    tracing::debug!(bytes, %error, "allocation refused");
+    error
+}
+
+#[cold]
+fn vetoed(node: &Node, requested: usize, veto: Veto) -> AllocError {
+    AllocError::Vetoed {
+        allocator: node.info.clone(),
+        requested,
+        veto,
+    }
+}
+
+#[cold]
+pub(crate) fn manager_failed(node: &Node, requested: usize, source: ManagerError) -> AllocError {
+    let manager = node.manager().name().to_owned();
+    AllocError::Manager {
+        allocator: node.info.clone(),
+        manager,
+        requested,
+        source,
+    }
+}
+
+#[cold]
+pub(crate) fn overflow(node: &Node, requested: usize) -> AllocError {
+    AllocError::SizeOverflow {
+        allocator: node.info.clone(),
+        requested,
+    }
+}
+
+/// The address of a block's byte.
+///
+/// # Safety
+///
+/// `offset` lies within the block that `ptr` starts, or at its end.
+pub(super) unsafe fn at(ptr: NonNull<u8>, offset: usize) -> NonNull<u8> {
+    // SAFETY: the caller's promise.
+    unsafe { ptr.add(offset) }
+}

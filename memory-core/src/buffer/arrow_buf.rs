@@ -1,0 +1,387 @@
+//! [`ArrowBuf`]: a shared, immutable view.
+#![expect(
+    unsafe_code,
+    reason = "views memory through a pointer that its ledger keeps alive"
+)]
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::{Bound, Deref, RangeBounds};
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::ptr::NonNull;
+
+use super::allocate::at;
+use super::{ArrowBufMut, nowhere};
+use crate::allocator::BufferAllocator;
+use crate::error::{AllocError, OutOfBounds, TransferError};
+use crate::ledger::LedgerRef;
+
+/// A shared, immutable view of bytes, kept alive and accounted for by a ledger.
+///
+/// Three words. `Clone` retains and `Drop` releases (an atomic addition each; the last handle
+/// needs none). Equality, order of bytes and hashes are those of the slice.
+///
+/// # Invariants
+///
+/// 1. `ptr` is valid for reads of `len` initialised bytes for as long as `ledger` is held.
+/// 2. Nobody writes them while any `ArrowBuf` views them.
+pub struct ArrowBuf {
+    ptr: NonNull<u8>,
+    len: usize,
+    ledger: LedgerRef,
+}
+
+/// What [`ArrowBuf::transfer_ownership`] returns.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct TransferResult {
+    /// The buffer on the target's ledger.
+    pub buffer: ArrowBuf,
+    /// `false` exactly if a charge moved and a level that it reached is over its limit now.
+    pub allocation_fit: bool,
+}
+
+// SAFETY: by the invariants the bytes are shared and immutable; `LedgerRef` is Send.
+unsafe impl Send for ArrowBuf {}
+// SAFETY: as for Send; `LedgerRef` is Sync.
+unsafe impl Sync for ArrowBuf {}
+impl UnwindSafe for ArrowBuf {}
+impl RefUnwindSafe for ArrowBuf {}
+
+impl ArrowBuf {
+    /// A view.
+    ///
+    /// # Safety
+    ///
+    /// The type's invariants hold.
+    #[inline]
+    pub(crate) unsafe fn new(ptr: NonNull<u8>, len: usize, ledger: LedgerRef) -> Self {
+        Self { ptr, len, ledger }
+    }
+
+    pub(crate) fn empty(ledger: LedgerRef) -> Self {
+        Self {
+            ptr: nowhere(),
+            len: 0,
+            ledger,
+        }
+    }
+
+    /// The length in bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no bytes.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes.
+    #[inline]
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: by the invariants: initialised, alive while `self` is, and not written.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+
+    /// The address of the first byte; not null, also when there is none.
+    #[inline]
+    pub fn as_ptr(&self) -> *const u8 {
+        self.ptr.as_ptr()
+    }
+
+    /// The address of the first byte as a number.
+    pub fn memory_address(&self) -> usize {
+        self.ptr.addr().get()
+    }
+
+    /// A view of part of the bytes, on the same ledger. Costs one atomic addition.
+    ///
+    /// An empty range gives an [`empty`](BufferAllocator::empty) buffer, which does not keep the
+    /// memory.
+    ///
+    /// # Panics
+    ///
+    /// If the range starts after its end or ends after the buffer, as std's slices do.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let buffer = root.buffer_from_slice(b"columnar")?;
+    /// assert_eq!(buffer.slice(..6).slice(3..).as_slice(), b"umn");
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    #[inline]
+    #[track_caller]
+    pub fn slice(&self, range: impl RangeBounds<usize>) -> ArrowBuf {
+        let start = match range.start_bound() {
+            Bound::Included(&start) => start,
+            Bound::Excluded(&before) => before.checked_add(1).expect("a range's start overflows"),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(&last) => last.checked_add(1).expect("a range's end overflows"),
+            Bound::Excluded(&end) => end,
+            Bound::Unbounded => self.len,
+        };
+        assert!(
+            start <= end,
+            "slice index starts at {start} but ends at {end}"
+        );
+        assert!(
+            end <= self.len,
+            "range end {end} out of range for buffer of length {}",
+            self.len
+        );
+        self.view(start, end - start)
+    }
+
+    /// As [`slice`](Self::slice), with an error where that panics.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`] if the range does not lie within the buffer.
+    pub fn try_slice(&self, offset: usize, length: usize) -> Result<ArrowBuf, OutOfBounds> {
+        OutOfBounds::check(offset, length, self.len)?;
+        Ok(self.view(offset, length))
+    }
+
+    /// `offset + length <= self.len`.
+    #[inline]
+    fn view(&self, offset: usize, length: usize) -> ArrowBuf {
+        if length == 0 {
+            return Self::empty(self.ledger.to_pin());
+        }
+        // SAFETY: the callers checked that the range lies within the buffer.
+        let ptr = unsafe { at(self.ptr, offset) };
+        Self {
+            ptr,
+            len: length,
+            ledger: self.ledger.clone(),
+        }
+    }
+
+    /// How many buffers hold this buffer's ledger: clones, slices and what else shares the
+    /// allocation through the same allocator. 1 for the empty buffer.
+    pub fn ref_count(&self) -> usize {
+        self.ledger.buffers()
+    }
+
+    /// The allocator of this buffer's ledger.
+    pub fn allocator(&self) -> BufferAllocator {
+        BufferAllocator::from_handle(self.ledger.allocator())
+    }
+
+    /// The size of the allocation if this buffer's ledger owns it, else 0: what this buffer's
+    /// allocator is charged for it, in bytes.
+    pub fn accounted_size(&self) -> usize {
+        self.ledger.accounted_size()
+    }
+
+    /// The size of the whole allocation that this view keeps alive, in bytes; 0 for the empty one.
+    /// Compare with [`len`](Self::len), and see [`compact`](Self::compact).
+    pub fn allocation_size(&self) -> usize {
+        self.ledger.allocation_size()
+    }
+
+    /// A copy of just these bytes, in an allocation of their own from the same allocator.
+    ///
+    /// # Errors
+    ///
+    /// As [`BufferAllocator::buffer`].
+    pub fn compact(&self) -> Result<ArrowBuf, AllocError> {
+        self.allocator().buffer_from_slice(self)
+    }
+
+    /// The same bytes on the ledger of `target`, which shares the allocation from then on.
+    ///
+    /// The charge stays where it is, until the owner's last buffer goes: then it moves to the
+    /// ledger that has been associated longest. Takes the tree's lock.
+    ///
+    /// # Errors
+    ///
+    /// [`TransferError::DifferentRoots`], or [`TransferError::Closed`].
+    pub fn retain_in(&self, target: &BufferAllocator) -> Result<ArrowBuf, TransferError> {
+        let ledger = self.ledger.retain_in(&target.handle)?;
+        Ok(Self {
+            ptr: self.ptr,
+            len: self.len,
+            ledger,
+        })
+    }
+
+    /// As [`retain_in`](Self::retain_in), and if this buffer's ledger owns the allocation, its
+    /// charge moves to the target in one step, even over the target's limits.
+    ///
+    /// This buffer stays valid; drop it to let go of its ledger. Where no reservation is crossed,
+    /// a common ancestor does not change, not even for an instant. Takes the tree's lock.
+    ///
+    /// # Errors
+    ///
+    /// As [`retain_in`](Self::retain_in); and [`TransferError::SizeOverflow`].
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let scan = root.new_child_allocator("scan", 0, 1 << 20)?;
+    /// let join = root.new_child_allocator("join", 0, 1 << 20)?;
+    /// let buffer = scan.buffer_from_slice(&[7; 100])?;
+    /// let moved = buffer.transfer_ownership(&join)?;
+    /// assert!(moved.allocation_fit);
+    /// assert_eq!((scan.allocated_memory(), join.allocated_memory()), (0, 128));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn transfer_ownership(
+        &self,
+        target: &BufferAllocator,
+    ) -> Result<TransferResult, TransferError> {
+        let (ledger, allocation_fit) = self.ledger.transfer(&target.handle)?;
+        let buffer = Self {
+            ptr: self.ptr,
+            len: self.len,
+            ledger,
+        };
+        Ok(TransferResult {
+            buffer,
+            allocation_fit,
+        })
+    }
+
+    /// As [`transfer_ownership`](Self::transfer_ownership), if the charge fits at every level that
+    /// it reaches.
+    ///
+    /// # Errors
+    ///
+    /// As there; and [`TransferError::DoesNotFit`]. Nothing has changed after an error.
+    pub fn try_transfer_ownership(
+        &self,
+        target: &BufferAllocator,
+    ) -> Result<ArrowBuf, TransferError> {
+        let ledger = self.ledger.try_transfer(&target.handle)?;
+        Ok(Self {
+            ptr: self.ptr,
+            len: self.len,
+            ledger,
+        })
+    }
+
+    /// This buffer as a writable one, if it is the only handle on an allocation of our own and
+    /// starts at its first byte. The bytes behind it, up to the allocation's size, become spare
+    /// capacity. An empty buffer can always be had as a writable one.
+    ///
+    /// # Errors
+    ///
+    /// The buffer itself, unchanged.
+    pub fn try_into_mut(self) -> Result<ArrowBufMut, ArrowBuf> {
+        let Some(slot) = self.ledger.slot() else {
+            return Ok(ArrowBufMut::empty(self.ledger));
+        };
+        if slot.is_foreign() || !self.ledger.is_sole() {
+            return Err(self);
+        }
+        // SAFETY: nobody else can reach the allocation, so nobody changes it.
+        let start = unsafe { slot.home().block() }.ptr;
+        if start != self.ptr {
+            return Err(self);
+        }
+        let (ptr, len, capacity) = (self.ptr, self.len, slot.size());
+        // SAFETY: the only handle, on our own memory, from its start; `len` bytes are initialised.
+        Ok(unsafe { ArrowBufMut::from_parts(ptr, len, capacity, self.ledger) })
+    }
+
+    /// What a person wants to know of this buffer, as text.
+    pub fn to_verbose_string(&self) -> String {
+        format!(
+            "ArrowBuf, address: {:#x}, length: {}, allocation: {}, accounted: {}, references: {}, \
+             allocator: {}",
+            self.memory_address(),
+            self.len,
+            self.allocation_size(),
+            self.accounted_size(),
+            self.ref_count(),
+            self.ledger.node().info,
+        )
+    }
+}
+
+impl Clone for ArrowBuf {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self {
+            ptr: self.ptr,
+            len: self.len,
+            ledger: self.ledger.clone(),
+        }
+    }
+}
+
+impl Deref for ArrowBuf {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        self.as_slice()
+    }
+}
+
+impl AsRef<[u8]> for ArrowBuf {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Borrow<[u8]> for ArrowBuf {
+    fn borrow(&self) -> &[u8] {
+        self
+    }
+}
+
+impl PartialEq for ArrowBuf {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+
+impl Eq for ArrowBuf {}
+
+impl PartialEq<[u8]> for ArrowBuf {
+    fn eq(&self, other: &[u8]) -> bool {
+        self.as_slice() == other
+    }
+}
+
+impl Hash for ArrowBuf {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_slice().hash(state);
+    }
+}
+
+impl fmt::Debug for ArrowBuf {
+    /// The address and sizes; not the bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArrowBuf")
+            .field("address", &self.ptr)
+            .field("length", &self.len)
+            .field("allocation_size", &self.allocation_size())
+            .finish_non_exhaustive()
+    }
+}
+
+impl OutOfBounds {
+    /// Checks that a range lies within `available` bytes.
+    #[inline]
+    pub(crate) fn check(offset: usize, length: usize, available: usize) -> Result<(), Self> {
+        match offset.checked_add(length) {
+            Some(end) if end <= available => Ok(()),
+            _ => Err(Self {
+                offset,
+                length,
+                available,
+            }),
+        }
+    }
+}

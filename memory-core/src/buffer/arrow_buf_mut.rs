@@ -1,0 +1,521 @@
+//! [`ArrowBufMut`]: an exclusive, writable, growable handle.
+#![expect(unsafe_code, reason = "tracks which bytes of a block are initialised")]
+
+use std::alloc::Layout;
+use std::fmt;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ops::{Deref, DerefMut};
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::ptr::NonNull;
+
+use super::allocate::{
+    Charge, Contents, allocate_charged, at, count_allocation, count_growth, manager_failed,
+    overflow, tell_allocation,
+};
+use super::{ArrowBuf, nowhere};
+use crate::accounting::{Handle, quietly};
+use crate::allocator::BufferAllocator;
+use crate::error::{AllocError, TransferError};
+use crate::ledger::LedgerRef;
+use crate::rounding;
+use crate::size::{ALIGNMENT, checked_round_up, checked_sum};
+
+/// An exclusive handle on memory: writable and growable. [`freeze`](Self::freeze) makes an
+/// [`ArrowBuf`] of it.
+///
+/// Dereferences to the `len` bytes that are initialised; what lies between them and the capacity
+/// cannot be read by safe code. Growth is charged before it happens, by the difference.
+///
+/// # Invariants
+///
+/// 1. `ptr` is valid for reads and writes of `capacity` bytes as long as `ledger` is held, and no
+///    other handle views any of them.
+/// 2. The first `len` bytes are initialised, and `len <= capacity`.
+/// 3. The memory is not foreign. If `capacity` is 0, `ledger` may be a pin.
+pub struct ArrowBufMut {
+    ptr: NonNull<u8>,
+    len: usize,
+    capacity: usize,
+    ledger: LedgerRef,
+}
+
+// SAFETY: by invariant 1 the bytes are this handle's alone; `LedgerRef` is Send.
+unsafe impl Send for ArrowBufMut {}
+// SAFETY: `&ArrowBufMut` only reads; `LedgerRef` is Sync.
+unsafe impl Sync for ArrowBufMut {}
+impl UnwindSafe for ArrowBufMut {}
+impl RefUnwindSafe for ArrowBufMut {}
+
+impl ArrowBufMut {
+    /// A handle on a fresh block.
+    ///
+    /// # Safety
+    ///
+    /// `ledger` is the sole reference to an allocation of our own with this memory.
+    #[inline]
+    pub(crate) unsafe fn new(ptr: NonNull<u8>, capacity: usize, ledger: LedgerRef) -> Self {
+        Self {
+            ptr,
+            len: 0,
+            capacity,
+            ledger,
+        }
+    }
+
+    /// A handle on memory of which `len` bytes are initialised.
+    ///
+    /// # Safety
+    ///
+    /// The type's invariants hold.
+    pub(crate) unsafe fn from_parts(
+        ptr: NonNull<u8>,
+        len: usize,
+        capacity: usize,
+        ledger: LedgerRef,
+    ) -> Self {
+        Self {
+            ptr,
+            len,
+            capacity,
+            ledger,
+        }
+    }
+
+    pub(crate) fn empty(ledger: LedgerRef) -> Self {
+        Self {
+            ptr: nowhere(),
+            len: 0,
+            capacity: 0,
+            ledger,
+        }
+    }
+
+    /// An empty handle on the same allocator.
+    pub(crate) fn new_empty(&self) -> Self {
+        Self::empty(self.ledger.to_pin())
+    }
+
+    /// The number of initialised bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no byte is initialised.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many bytes the buffer can hold without growing.
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// The initialised bytes.
+    #[inline]
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: by the invariants: initialised, ours alone, alive while `self` is.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+
+    /// The initialised bytes, to write.
+    #[inline]
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as in `as_slice`, and `self` is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+
+    /// The bytes between the length and the capacity: write them, then
+    /// [`set_len`](Self::set_len).
+    #[inline]
+    pub fn spare_capacity_mut(&mut self) -> &mut [MaybeUninit<u8>] {
+        // SAFETY: `len <= capacity`, so that is within the memory.
+        let start = unsafe { at(self.ptr, self.len) };
+        // SAFETY: by invariant 1 valid for writes and ours alone; any byte is a MaybeUninit.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast(), self.capacity - self.len) }
+    }
+
+    /// Sets the length.
+    ///
+    /// # Safety
+    ///
+    /// `len` is at most the capacity, and the first `len` bytes are initialised.
+    #[inline]
+    pub unsafe fn set_len(&mut self, len: usize) {
+        debug_assert!(len <= self.capacity);
+        self.len = len;
+    }
+
+    /// The address of the first byte, to write. Not null.
+    #[inline]
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.ptr.as_ptr()
+    }
+
+    /// Sets the length to 0; the capacity stays.
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Shortens the length to `len`, if that is less; the capacity stays.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Sets the length to `len`, filling what is new with `value`.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_reserve`](Self::try_reserve).
+    pub fn resize(&mut self, len: usize, value: u8) -> Result<(), AllocError> {
+        if let Some(more) = len.checked_sub(self.len) {
+            self.try_reserve(more)?;
+            for byte in &mut self.spare_capacity_mut()[..more] {
+                byte.write(value);
+            }
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    /// Makes room for `additional` bytes beyond the length.
+    ///
+    /// Grows to twice the capacity at least, so that appending n bytes costs O(n), or to just what
+    /// is asked if twice does not fit; only the difference is charged. The backend resizes the
+    /// block in place, or moves its pages, where it can.
+    ///
+    /// # Errors
+    ///
+    /// As [`BufferAllocator::buffer`]; the buffer is as it was.
+    #[inline]
+    pub fn try_reserve(&mut self, additional: usize) -> Result<(), AllocError> {
+        if additional <= self.capacity - self.len {
+            return Ok(());
+        }
+        self.grow(additional)
+    }
+
+    /// Appends `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_reserve`](Self::try_reserve).
+    #[inline]
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) -> Result<(), AllocError> {
+        self.try_reserve(bytes.len())?;
+        // SAFETY: `len <= capacity`, so that is within the memory.
+        let end = unsafe { at(self.ptr, self.len) };
+        // SAFETY: room was made for them; they are not in our memory, which nobody else views.
+        unsafe {
+            end.as_ptr()
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+        };
+        self.len += bytes.len();
+        Ok(())
+    }
+
+    /// Splits the memory in two: this handle keeps the first `at` bytes of its capacity, the one
+    /// returned has the rest. Both are on one allocation, and can be written from two threads; one
+    /// that grows moves to an allocation of its own.
+    ///
+    /// # Panics
+    ///
+    /// If `at` is above the capacity.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut left = root.buffer_zeroed(128)?;
+    /// let mut right = left.split_off(64);
+    /// std::thread::scope(|threads| {
+    ///     threads.spawn(|| left.fill(1));
+    ///     threads.spawn(|| right.fill(2));
+    /// });
+    /// assert_eq!((left[63], right[0]), (1, 2));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    #[track_caller]
+    pub fn split_off(&mut self, at: usize) -> ArrowBufMut {
+        assert!(
+            at <= self.capacity,
+            "split at {at} of a capacity of {}",
+            self.capacity
+        );
+        if at == self.capacity {
+            return self.new_empty();
+        }
+        if at == 0 {
+            let rest = self.new_empty();
+            return std::mem::replace(self, rest);
+        }
+        // SAFETY: within the memory, by the check above.
+        let ptr = unsafe { super::allocate::at(self.ptr, at) };
+        let tail = Self {
+            ptr,
+            len: self.len.saturating_sub(at),
+            capacity: self.capacity - at,
+            ledger: self.ledger.clone(),
+        };
+        self.len = self.len.min(at);
+        self.capacity = at;
+        tail
+    }
+
+    /// As [`split_off`](Self::split_off), and this handle keeps the rest: the first `at` bytes of
+    /// the capacity are returned.
+    ///
+    /// # Panics
+    ///
+    /// If `at` is above the capacity.
+    #[track_caller]
+    pub fn split_to(&mut self, at: usize) -> ArrowBufMut {
+        let tail = self.split_off(at);
+        std::mem::replace(self, tail)
+    }
+
+    /// Gives back what lies beyond the length, up to the next multiple of 64. At length 0 that is
+    /// everything. A handle that shares its allocation after a split keeps it as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::Manager`] if the backend cannot; the buffer is as it was.
+    pub fn shrink_to_fit(&mut self) -> Result<(), AllocError> {
+        if self.len == 0 {
+            if self.capacity > 0 {
+                *self = self.new_empty();
+            }
+            return Ok(());
+        }
+        let Some(block_size) = self.whole_block() else {
+            return Ok(());
+        };
+        let fitting = checked_round_up(self.len, ALIGNMENT).unwrap_or(block_size);
+        if fitting >= block_size {
+            return Ok(());
+        }
+        let handle = self.ledger.allocator();
+        self.reallocate(&handle, block_size, fitting)?;
+        let given = block_size - fitting;
+        // SAFETY: the block is smaller by as many bytes, which were charged for it.
+        unsafe { handle.uncharge(given) };
+        if let Some(listener) = &handle.listener {
+            quietly(&handle.info, || listener.on_release(&handle.info, given));
+        }
+        Ok(())
+    }
+
+    /// This buffer as a shared, immutable one of the same length. The bytes from the length to the
+    /// next multiple of 64, within the capacity, are set to zero.
+    #[inline]
+    pub fn freeze(mut self) -> ArrowBuf {
+        let padded = self.len.next_multiple_of(ALIGNMENT).min(self.capacity);
+        let padding = padded - self.len;
+        if padding > 0 {
+            for byte in &mut self.spare_capacity_mut()[..padding] {
+                byte.write(0);
+            }
+        }
+        let Self {
+            ptr, len, ledger, ..
+        } = self;
+        // SAFETY: the first `len` bytes are initialised, and the exclusive handle is gone.
+        unsafe { ArrowBuf::new(ptr, len, ledger) }
+    }
+
+    /// The allocator of this buffer's ledger.
+    pub fn allocator(&self) -> BufferAllocator {
+        BufferAllocator::from_handle(self.ledger.allocator())
+    }
+
+    /// As [`ArrowBuf::ref_count`]: more than 1 after a split.
+    pub fn ref_count(&self) -> usize {
+        self.ledger.buffers()
+    }
+
+    /// As [`ArrowBuf::accounted_size`].
+    pub fn accounted_size(&self) -> usize {
+        self.ledger.accounted_size()
+    }
+
+    /// Moves this handle, and the charge if its ledger owns the allocation, to `target`, even over
+    /// its limits. The answer is `false` exactly if a charge moved and a level that it reached is
+    /// over its limit now. Growth is charged to the target from then on.
+    ///
+    /// # Errors
+    ///
+    /// As [`ArrowBuf::transfer_ownership`]; the buffer is as it was.
+    pub fn transfer_ownership(&mut self, target: &BufferAllocator) -> Result<bool, TransferError> {
+        let (ledger, fit) = self.ledger.transfer(&target.handle)?;
+        self.ledger = ledger;
+        Ok(fit)
+    }
+
+    /// The size of the block, if this handle is the only one on it and starts where it starts.
+    fn whole_block(&self) -> Option<usize> {
+        let slot = self.ledger.slot()?;
+        if !self.ledger.is_sole() {
+            return None;
+        }
+        // SAFETY: nobody else can reach the allocation, so nobody changes it.
+        let start = unsafe { slot.home().block() }.ptr;
+        (start == self.ptr).then(|| slot.size())
+    }
+
+    #[cold]
+    fn grow(&mut self, additional: usize) -> Result<(), AllocError> {
+        let handle = self.ledger.allocator();
+        let Some(needed) = checked_sum(self.len, additional) else {
+            return Err(overflow(&handle, additional));
+        };
+        let block_size = self.whole_block();
+        if let Some(block_size) = block_size
+            && block_size >= needed
+        {
+            // What another handle had after a split, and has let go of.
+            self.capacity = block_size;
+            return Ok(());
+        }
+        let doubled = self.capacity.saturating_mul(2);
+        if doubled > needed
+            && let Some(size) = capacity_for(&handle, doubled)
+            && self
+                .grow_to(&handle, block_size, size, Charge::unheard)
+                .is_ok()
+        {
+            return Ok(());
+        }
+        let size = capacity_for(&handle, needed).ok_or_else(|| overflow(&handle, needed))?;
+        self.grow_to(&handle, block_size, size, Charge::new)
+    }
+
+    /// Grows to a capacity of `size`: the block, if it is all ours, else into a new one.
+    fn grow_to<'a>(
+        &mut self,
+        handle: &'a Handle,
+        block_size: Option<usize>,
+        size: usize,
+        charge: impl FnOnce(&'a Handle, usize) -> Result<Charge<'a>, AllocError>,
+    ) -> Result<(), AllocError> {
+        let added = size - block_size.unwrap_or(0);
+        let charge = charge(handle, added)?;
+        match block_size {
+            Some(block_size) => {
+                self.reallocate(handle, block_size, size)?;
+                charge.keep();
+                count_growth(handle, added);
+            }
+            None => {
+                let layout = Layout::from_size_align(size, self.alignment())
+                    .map_err(|_| overflow(handle, size))?;
+                let mut moved = allocate_charged(charge, layout, Contents::Unspecified)?;
+                // SAFETY: our `len` bytes are initialised and the new block, which is another,
+                // has room for them.
+                unsafe {
+                    moved
+                        .ptr
+                        .as_ptr()
+                        .copy_from_nonoverlapping(self.ptr.as_ptr(), self.len);
+                }
+                moved.len = self.len;
+                *self = moved;
+                count_allocation(handle, size);
+            }
+        }
+        tell_allocation(handle, added);
+        Ok(())
+    }
+
+    /// Has the manager resize our block, of which this is the only handle.
+    fn reallocate(
+        &mut self,
+        handle: &Handle,
+        old_size: usize,
+        new_size: usize,
+    ) -> Result<(), AllocError> {
+        let Some(slot) = self.ledger.slot() else {
+            return Ok(());
+        };
+        let slot = slot.home();
+        debug_assert_eq!(slot.size(), old_size);
+        // SAFETY: we are the only way to the allocation (`whole_block` said so), which is not
+        // foreign (invariant 3).
+        let layout = unsafe { slot.layout() };
+        // SAFETY: the block came from this manager with this layout. The new size is not 0, a
+        // multiple of 64 and at most isize::MAX less the alignment (`Layout` checks below).
+        let moved = unsafe { handle.manager().reallocate(self.ptr, layout, new_size) };
+        let ptr = moved.map_err(|source| manager_failed(handle, new_size, source))?;
+        // SAFETY: as above: nobody else reads it.
+        unsafe { slot.set_block(ptr, new_size) };
+        if let Some(own) = self.ledger.slot() {
+            // SAFETY: as above. The ledger's own slot, where it is not the home.
+            unsafe { own.set_block(ptr, new_size) };
+        }
+        self.ptr = ptr;
+        self.capacity = new_size;
+        Ok(())
+    }
+
+    /// The alignment that the memory was asked with.
+    fn alignment(&self) -> usize {
+        // SAFETY: the alignment is never changed, and the handle keeps the allocation.
+        self.ledger
+            .slot()
+            .map_or(ALIGNMENT, |slot| unsafe { slot.home().block() }.align)
+    }
+}
+
+/// The capacity for `size` bytes by the node's policy; `None` if it overflows.
+fn capacity_for(handle: &Handle, size: usize) -> Option<usize> {
+    match &handle.policy {
+        None => checked_round_up(size, ALIGNMENT),
+        Some(policy) => rounding::capacity(&**policy, size),
+    }
+}
+
+impl Deref for ArrowBufMut {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        self.as_slice()
+    }
+}
+
+impl DerefMut for ArrowBufMut {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.as_mut_slice()
+    }
+}
+
+impl AsRef<[u8]> for ArrowBufMut {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl io::Write for ArrowBufMut {
+    /// Appends; a refusal is an error of kind `OutOfMemory`.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.extend_from_slice(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ArrowBufMut {
+    /// The address and sizes; not the bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArrowBufMut")
+            .field("address", &self.ptr)
+            .field("length", &self.len)
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,373 @@
+//! Builders of buffers: bytes, typed values, bits. Arrow C++'s, with errors instead of aborts.
+
+use bytemuck::{AnyBitPattern, NoUninit};
+
+use super::{ArrowBuf, ArrowBufMut};
+use crate::allocator::BufferAllocator;
+use crate::error::AllocError;
+use crate::ledger::LedgerRef;
+
+/// Builds a buffer of bytes.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_core::{BufferBuilder, RootAllocator};
+///
+/// let root = RootAllocator::new(1 << 20);
+/// let mut builder = BufferBuilder::new(&root);
+/// builder.append_slice(b"ab")?;
+/// builder.append_n(2, b'c')?;
+/// assert_eq!(builder.finish()?.as_slice(), b"abcc");
+/// assert!(builder.is_empty());
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
+#[derive(Debug)]
+pub struct BufferBuilder {
+    buffer: ArrowBufMut,
+}
+
+impl BufferBuilder {
+    /// An empty builder, whose memory comes from `allocator`. Nothing is charged yet.
+    pub fn new(allocator: &BufferAllocator) -> Self {
+        Self {
+            buffer: ArrowBufMut::empty(LedgerRef::pin(&allocator.handle)),
+        }
+    }
+
+    /// The number of bytes.
+    pub fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
+    /// How many bytes fit without growing.
+    pub fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    /// The bytes so far.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    /// The bytes so far, to write.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.buffer
+    }
+
+    /// Makes room for `additional` bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
+    pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
+        self.buffer.try_reserve(additional)
+    }
+
+    /// Appends one byte.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn append(&mut self, byte: u8) -> Result<(), AllocError> {
+        self.append_slice(&[byte])
+    }
+
+    /// Appends `value` `n` times.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn append_n(&mut self, n: usize, value: u8) -> Result<(), AllocError> {
+        // A sum that overflows is refused by `reserve`.
+        self.reserve(n)?;
+        self.buffer.resize(self.len() + n, value)
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn append_slice(&mut self, bytes: &[u8]) -> Result<(), AllocError> {
+        self.buffer.extend_from_slice(bytes)
+    }
+
+    /// Appends `n` zero bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn advance(&mut self, n: usize) -> Result<(), AllocError> {
+        self.append_n(n, 0)
+    }
+
+    /// The buffer built so far; the builder is empty then and can be used again.
+    ///
+    /// # Errors
+    ///
+    /// None today; kept for builders that shrink.
+    pub fn finish(&mut self) -> Result<ArrowBuf, AllocError> {
+        let next = self.buffer.new_empty();
+        Ok(std::mem::replace(&mut self.buffer, next).freeze())
+    }
+}
+
+/// Builds a buffer of plain values.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_core::{RootAllocator, TypedBufferBuilder};
+///
+/// let root = RootAllocator::new(1 << 20);
+/// let mut builder = TypedBufferBuilder::<i64>::new(&root);
+/// builder.append(25)?;
+/// builder.append_slice(&[1, 3])?;
+/// assert_eq!(builder.finish()?.typed::<i64>().unwrap(), [25, 1, 3]);
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
+#[derive(Debug)]
+pub struct TypedBufferBuilder<T> {
+    bytes: BufferBuilder,
+    item: std::marker::PhantomData<T>,
+}
+
+impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
+    const SIZE: usize = {
+        assert!(size_of::<T>() > 0, "values without a size need no buffer");
+        assert!(
+            align_of::<T>() <= crate::size::ALIGNMENT,
+            "buffers are aligned to 64 bytes"
+        );
+        size_of::<T>()
+    };
+
+    /// An empty builder, whose memory comes from `allocator`. Nothing is charged yet.
+    pub fn new(allocator: &BufferAllocator) -> Self {
+        Self {
+            bytes: BufferBuilder::new(allocator),
+            item: std::marker::PhantomData,
+        }
+    }
+
+    /// The number of values.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / Self::SIZE
+    }
+
+    /// Whether there are no values.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// How many values fit without growing.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity() / Self::SIZE
+    }
+
+    /// The values so far.
+    pub fn as_slice(&self) -> &[T] {
+        bytemuck::cast_slice(self.bytes.as_slice())
+    }
+
+    /// Makes room for `additional` values.
+    ///
+    /// # Errors
+    ///
+    /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
+    pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
+        self.bytes.reserve(additional.saturating_mul(Self::SIZE))
+    }
+
+    /// Appends a value.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    #[inline]
+    pub fn append(&mut self, value: T) -> Result<(), AllocError> {
+        self.bytes.append_slice(bytemuck::bytes_of(&value))
+    }
+
+    /// Appends `value` `n` times.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn append_n(&mut self, n: usize, value: T) -> Result<(), AllocError> {
+        self.reserve(n)?;
+        for _ in 0..n {
+            self.append(value)?;
+        }
+        Ok(())
+    }
+
+    /// Appends values.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn append_slice(&mut self, values: &[T]) -> Result<(), AllocError> {
+        self.bytes.append_slice(bytemuck::cast_slice(values))
+    }
+
+    /// Appends `n` values whose bytes are zero.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn advance(&mut self, n: usize) -> Result<(), AllocError> {
+        self.reserve(n)?;
+        self.bytes.advance(n * Self::SIZE)
+    }
+
+    /// The buffer built so far; the builder is empty then and can be used again.
+    ///
+    /// # Errors
+    ///
+    /// As [`BufferBuilder::finish`].
+    pub fn finish(&mut self) -> Result<ArrowBuf, AllocError> {
+        self.bytes.finish()
+    }
+}
+
+/// Builds a bitmap: bit i is bit i % 8 of byte i / 8, as Arrow has it.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_core::{BooleanBufferBuilder, RootAllocator};
+///
+/// let root = RootAllocator::new(1 << 20);
+/// let mut builder = BooleanBufferBuilder::new(&root);
+/// builder.append_slice(&[true, false, true])?;
+/// builder.append_n(6, true)?;
+/// assert_eq!(builder.len(), 9);
+/// assert_eq!(builder.finish()?.as_slice(), [0b1111_1101, 0b1]);
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
+#[derive(Debug)]
+pub struct BooleanBufferBuilder {
+    bytes: BufferBuilder,
+    /// The number of bits; the bits of the last byte beyond it are zero.
+    len: usize,
+}
+
+impl BooleanBufferBuilder {
+    /// An empty builder, whose memory comes from `allocator`. Nothing is charged yet.
+    pub fn new(allocator: &BufferAllocator) -> Self {
+        Self {
+            bytes: BufferBuilder::new(allocator),
+            len: 0,
+        }
+    }
+
+    /// The number of bits.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no bits.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many bits fit without growing.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity().saturating_mul(8)
+    }
+
+    /// The bytes so far; unused bits are zero.
+    pub fn as_slice(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+
+    /// Bit `index`.
+    ///
+    /// # Panics
+    ///
+    /// If `index` is not below the length.
+    pub fn bit(&self, index: usize) -> bool {
+        assert!(index < self.len, "bit {index} of {}", self.len);
+        self.as_slice()[index / 8] & (1 << (index % 8)) != 0
+    }
+
+    /// Makes room for `additional` bits.
+    ///
+    /// # Errors
+    ///
+    /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
+    pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
+        let bytes = self.len.saturating_add(additional).div_ceil(8);
+        self.bytes.reserve(bytes - self.bytes.len())
+    }
+
+    /// Appends a bit.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    #[inline]
+    pub fn append(&mut self, bit: bool) -> Result<(), AllocError> {
+        if self.len.is_multiple_of(8) {
+            self.bytes.append(u8::from(bit))?;
+        } else if bit {
+            let byte = self.len / 8;
+            self.bytes.as_mut_slice()[byte] |= 1 << (self.len % 8);
+        }
+        self.len += 1;
+        Ok(())
+    }
+
+    /// Appends `bit` `n` times.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn append_n(&mut self, n: usize, bit: bool) -> Result<(), AllocError> {
+        self.reserve(n)?;
+        let (mut left, end) = (n, self.len + n);
+        while left > 0 && !self.len.is_multiple_of(8) {
+            self.append(bit)?;
+            left -= 1;
+        }
+        self.bytes.append_n(left / 8, if bit { 0xFF } else { 0 })?;
+        self.len += left / 8 * 8;
+        while self.len < end {
+            self.append(bit)?;
+        }
+        Ok(())
+    }
+
+    /// Appends bits.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn append_slice(&mut self, bits: &[bool]) -> Result<(), AllocError> {
+        self.reserve(bits.len())?;
+        bits.iter().try_for_each(|&bit| self.append(bit))
+    }
+
+    /// Appends `n` zero bits.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn advance(&mut self, n: usize) -> Result<(), AllocError> {
+        self.append_n(n, false)
+    }
+
+    /// The bitmap built so far; the builder is empty then and can be used again.
+    ///
+    /// # Errors
+    ///
+    /// As [`BufferBuilder::finish`].
+    pub fn finish(&mut self) -> Result<ArrowBuf, AllocError> {
+        self.len = 0;
+        self.bytes.finish()
+    }
+}

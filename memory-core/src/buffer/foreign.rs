@@ -1,0 +1,181 @@
+//! Foreign memory: wrapped, charged and shared like our own, and released exactly once.
+#![expect(unsafe_code, reason = "views memory that somebody else made")]
+
+use std::fmt;
+use std::ptr::NonNull;
+
+use super::ArrowBuf;
+use super::allocate::{Charge, count_allocation, tell_allocation};
+use crate::accounting::{Handle, quietly};
+use crate::allocator::BufferAllocator;
+use crate::error::AllocError;
+use crate::ledger::LedgerRef;
+use crate::outcome::AllocatorInfo;
+use crate::raw::slot::{Block, Release};
+use crate::size::{ALIGNMENT, MAX_SIZE};
+use crate::sync::Ordering;
+
+/// Memory that somebody else made, to be put under an allocator by
+/// [`wrap_foreign_allocation`](BufferAllocator::wrap_foreign_allocation).
+///
+/// It is released exactly once: when the last buffer on it goes, or when this value is dropped
+/// without having been wrapped.
+///
+/// # Invariants
+///
+/// 1. `ptr` is valid for reads of `size` initialised bytes, which nobody writes, from any thread,
+///    until `release` has run.
+pub struct ForeignAllocation {
+    ptr: NonNull<u8>,
+    size: usize,
+    forced: bool,
+    /// `None` once it was handed on.
+    release: Option<Release>,
+}
+
+// SAFETY: by invariant 1 the memory may be read from any thread, and the release is Send.
+unsafe impl Send for ForeignAllocation {}
+
+impl ForeignAllocation {
+    /// The bytes of an owner, which is kept until they are released, then dropped.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// use arrow_memory_core::{ForeignAllocation, RootAllocator};
+    ///
+    /// let root = RootAllocator::new(1 << 20);
+    /// let buffer = root.wrap_foreign_allocation(ForeignAllocation::from_owner(vec![1, 2, 3]))?;
+    /// assert_eq!((buffer.as_slice(), root.allocated_memory()), (&[1, 2, 3][..], 3));
+    /// # Ok::<(), arrow_memory_core::ForeignError>(())
+    /// ```
+    pub fn from_owner(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        // Boxed first: some owners hold their bytes inline.
+        let owner = Box::new(owner);
+        let bytes: &[u8] = (*owner).as_ref();
+        let (ptr, size) = (NonNull::from(bytes).cast(), bytes.len());
+        // SAFETY: the owner lent these bytes as a shared slice; it is not touched, let alone
+        // written, until it is dropped by the release. It is Send and Sync.
+        unsafe { Self::new(ptr, size, move || drop(owner)) }
+    }
+
+    /// `size` bytes at `ptr`, given back by `release`.
+    ///
+    /// A panic of `release` is caught and reported.
+    ///
+    /// # Safety
+    ///
+    /// Until `release` is called, the bytes are initialised, may be read from any thread, and are
+    /// written by nobody. `size` is at most `isize::MAX`.
+    pub unsafe fn new(
+        ptr: NonNull<u8>,
+        size: usize,
+        release: impl FnOnce() + Send + 'static,
+    ) -> Self {
+        debug_assert!(size <= MAX_SIZE);
+        Self {
+            ptr,
+            size,
+            forced: false,
+            release: Some(Box::new(release)),
+        }
+    }
+
+    /// Has it charged even over the limits, since the memory exists anyway.
+    #[must_use]
+    pub fn forced(mut self) -> Self {
+        self.forced = true;
+        self
+    }
+
+    /// The size in bytes.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+}
+
+impl Drop for ForeignAllocation {
+    fn drop(&mut self) {
+        if let Some(release) = self.release.take() {
+            quietly(&AllocatorInfo::nobody(), release);
+        }
+    }
+}
+
+impl fmt::Debug for ForeignAllocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ForeignAllocation")
+            .field("address", &self.ptr)
+            .field("size", &self.size)
+            .field("forced", &self.forced)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Foreign memory that could not be charged. Take the allocation to try again, or drop this, which
+/// releases it.
+#[derive(Debug, thiserror::Error)]
+#[error("foreign memory of {} bytes was not taken in: {source}", .allocation.size)]
+#[non_exhaustive]
+pub struct ForeignError {
+    /// The allocation, as it was.
+    pub allocation: ForeignAllocation,
+    /// Why it was refused.
+    pub source: AllocError,
+}
+
+impl BufferAllocator {
+    /// Takes foreign memory in: a buffer on it, charged to this allocator at its exact size.
+    ///
+    /// An empty allocation is charged nothing and released at once.
+    ///
+    /// # Errors
+    ///
+    /// [`ForeignError`] as for [`buffer`](Self::buffer); it hands the allocation back. One that is
+    /// [`forced`](ForeignAllocation::forced) is refused only by an allocator that has left its
+    /// tree, or if a sum would pass `isize::MAX`.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the error hands the allocation back"
+    )]
+    pub fn wrap_foreign_allocation(
+        &self,
+        mut allocation: ForeignAllocation,
+    ) -> Result<ArrowBuf, ForeignError> {
+        let (ptr, size) = (allocation.ptr, allocation.size);
+        if size == 0 {
+            return Ok(self.empty());
+        }
+        // From here on a panic of the listener drops the allocation, or the buffer.
+        if let Err(source) = charge(&self.handle, size, allocation.forced) {
+            return Err(ForeignError { allocation, source });
+        }
+        let release = allocation.release.take().map(Box::new);
+        debug_assert!(release.is_some());
+        let node = self.node();
+        // Relaxed: a number for readers.
+        node.foreign.fetch_add(size, Ordering::Relaxed);
+        let block = Block {
+            ptr,
+            align: ALIGNMENT,
+        };
+        // SAFETY: the bytes were charged just now; `release` gives the memory back.
+        let ledger = unsafe { LedgerRef::new(self.handle.ptr(), block, size, release) };
+        // SAFETY: by the allocation's invariant 1 the bytes are readable until the release, which
+        // the ledger has.
+        let buffer = unsafe { ArrowBuf::new(ptr, size, ledger) };
+        count_allocation(node, size);
+        tell_allocation(node, size);
+        Ok(buffer)
+    }
+}
+
+fn charge(handle: &Handle, size: usize, forced: bool) -> Result<(), AllocError> {
+    if !forced {
+        Charge::new(handle, size)?.keep();
+        return Ok(());
+    }
+    match handle.force_block(size) {
+        Ok(_) => Ok(()),
+        Err(refusal) => Err(refusal.to_error(size)),
+    }
+}

@@ -1,0 +1,135 @@
+//! What happens at a release or a transfer when somebody watches, and for foreign memory.
+#![expect(unsafe_code, reason = "frees allocations, as the parent module")]
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use crate::accounting::{Node, NodePtr, hooks, quietly};
+use crate::raw::pool;
+use crate::raw::slot::Slot;
+use crate::sync::Ordering;
+
+/// `super::free` with all the extras.
+///
+/// # Safety
+///
+/// As for `super::free`.
+#[cold]
+pub(super) unsafe fn free(slot: NonNull<Slot>) {
+    // SAFETY: the slot is in use, by us alone.
+    let this = unsafe { slot.as_ref() };
+    let (node, root) = (this.node(), this.home());
+    let home = NonNull::from(root);
+    this.vacate();
+    // SAFETY: nobody else can reach the allocation, which is charged to the node.
+    unsafe { free_memory(root, node) };
+    if slot != home {
+        // SAFETY: vacated, and nobody else knows it.
+        unsafe { pool::put(slot) };
+    }
+    // SAFETY: with its last ledger alone, nobody is on the way to the home slot, and its own
+    // ledger was vacated, now or when its holder left.
+    unsafe { pool::put(home) };
+}
+
+/// Gives an allocation's memory back, then its charge, and tells the listener.
+///
+/// # Safety
+///
+/// `root` is the home slot of an allocation that nobody can reach, and it is charged to `node`.
+pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
+    // SAFETY: the charge keeps the node alive.
+    let owner = unsafe { node.node() };
+    let size = root.size();
+    // SAFETY: nobody else can reach the allocation.
+    if let Some(release) = unsafe { root.take_foreign() } {
+        quietly(&owner.info, *release);
+        // Relaxed: a number for readers.
+        owner.foreign.fetch_sub(size, Ordering::Relaxed);
+    } else {
+        // SAFETY: as above, and not foreign.
+        let (block, layout) = unsafe { (root.block(), root.layout()) };
+        // SAFETY: the block came from this manager with this layout.
+        unsafe { owner.manager().deallocate(block.ptr, layout) };
+    }
+    if owner.hooks & hooks::STATISTICS != 0 {
+        // Relaxed: a statistic.
+        owner.live_allocations.fetch_sub(1, Ordering::Relaxed);
+    }
+    let Some(listener) = &owner.listener else {
+        // SAFETY: these bytes were charged for the memory that is gone.
+        return unsafe { node.uncharge(size) };
+    };
+    // The listener hears of it when the bytes are free again, so the node is pinned meanwhile.
+    owner.add_pin();
+    // SAFETY: as above.
+    unsafe { node.uncharge(size) };
+    quietly(&owner.info, || listener.on_release(&owner.info, size));
+    // SAFETY: the pin is ours.
+    unsafe { node.unpin() };
+}
+
+/// A charge that moved, to be told once the mutex is released.
+pub(super) struct Moved {
+    from: Arc<Node>,
+    to: Arc<Node>,
+    size: usize,
+}
+
+impl Moved {
+    pub(super) fn new(from: Arc<Node>, to: Arc<Node>, size: usize) -> Self {
+        Self { from, to, size }
+    }
+
+    pub(super) fn from(&self) -> &Node {
+        &self.from
+    }
+
+    pub(super) fn to(&self) -> &Node {
+        &self.to
+    }
+
+    /// Tells both listeners, in a `Drop`.
+    pub(super) fn tell_quietly(self) {
+        quietly(&self.to.info, || tell(&self.from, &self.to, self.size));
+    }
+}
+
+/// Tells both listeners after a transfer that was asked for, and reports a limit passed.
+pub(super) fn after_transfer(from: &Node, to: &Node, size: usize, fit: bool) {
+    if !fit {
+        tracing::debug!(
+            from = %from.info, to = %to.info, bytes = size, "over limit after a transfer"
+        );
+    }
+    tell(from, to, size);
+}
+
+/// Tells the listener of each side once.
+fn tell(from: &Node, to: &Node, size: usize) {
+    let same = match (&from.listener, &to.listener) {
+        (Some(a), Some(b)) => std::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(b)),
+        _ => false,
+    };
+    if let Some(listener) = &from.listener {
+        listener.on_transfer(&from.info, &to.info, size);
+    }
+    if let Some(listener) = to.listener.as_ref().filter(|_| !same) {
+        listener.on_transfer(&from.info, &to.info, size);
+    }
+}
+
+/// Moves an allocation's entries in the nodes' side counters. Under the mutex.
+pub(super) fn moved_counts(from: &Node, to: &Node, slot: &Slot) {
+    if slot.is_foreign() {
+        let size = slot.size();
+        // Relaxed, both: numbers for readers.
+        from.foreign.fetch_sub(size, Ordering::Relaxed);
+        to.foreign.fetch_add(size, Ordering::Relaxed);
+    }
+    if from.hooks & hooks::STATISTICS != 0 {
+        // Relaxed, both: statistics.
+        from.live_allocations.fetch_sub(1, Ordering::Relaxed);
+        to.live_allocations.fetch_add(1, Ordering::Relaxed);
+    }
+}

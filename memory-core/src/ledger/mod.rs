@@ -1,0 +1,513 @@
+//! Ledgers: who holds an allocation, and who pays for it.
+//!
+//! An allocation has one ledger for each allocator that it is shared with, in order of
+//! association, and one of them owns it: there the allocation is charged. A buffer holds one
+//! ledger. As long as there is one ledger only, which is nearly always, all happens without the
+//! tree's mutex; with more, ledgers come, go and hand over the charge under it.
+//!
+//! When a ledger's last buffer goes while there are others, its holder takes the mutex to take the
+//! ledger off the list and, if it owned, to hand the charge to the ledger that has been associated
+//! longest. Until it has the mutex the ledger is dead but still listed; a thread that meets such a
+//! ledger under the mutex *buries* it on its holder's behalf. The allocation's home slot stays
+//! until the last such holder came by (`pending`).
+#![expect(unsafe_code, reason = "a reference-counted pointer to a slot")]
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal};
+use crate::error::TransferError;
+use crate::raw::count::Left;
+use crate::raw::pool;
+use crate::raw::slot::{Block, Release, Slot};
+
+mod hooked;
+
+/// A counted reference to a ledger; or, for the empty buffer, to a node that it pins.
+///
+/// # Invariants
+///
+/// 1. The address is a slot's, whose count includes this reference, or a node's plus [`PIN`],
+///    whose pins include it. Both are aligned to 8 bytes.
+pub(crate) struct LedgerRef(NonNull<u8>);
+
+/// The tag of a pinned node.
+const PIN: usize = 1;
+
+/// Who a reference leads to.
+enum Target<'a> {
+    Slot(&'a Slot),
+    Pin(NodePtr),
+}
+
+// SAFETY: a reference gives shared access to atomics, and to the slot's plain fields by the rules
+// in `Slot`'s invariants, which hold across threads; the last holder may release from any thread:
+// managers and foreign releases are Send.
+unsafe impl Send for LedgerRef {}
+// SAFETY: as for Send; `&LedgerRef` can be cloned into another reference, which is Send.
+unsafe impl Sync for LedgerRef {}
+
+impl LedgerRef {
+    /// A reference to a new allocation's only ledger.
+    ///
+    /// # Safety
+    ///
+    /// `size` bytes are charged to `node`, which this takes over. Without `foreign`, `block` is
+    /// live, from the manager of the node's tree, asked with `size` and its alignment; with it,
+    /// `foreign` gives it back. Nobody else gives either back.
+    #[inline]
+    pub(crate) unsafe fn new(
+        node: NodePtr,
+        block: Block,
+        size: usize,
+        foreign: Option<Box<Release>>,
+    ) -> Self {
+        let slot = pool::take();
+        // SAFETY: the slot is fresh; the rest is the caller's promise.
+        unsafe { Slot::init(slot, node, block, size, foreign) };
+        Self(slot.cast())
+    }
+
+    /// A reference for an empty buffer of `node`'s.
+    pub(crate) fn pin(node: &Handle) -> Self {
+        node.add_pin();
+        Self::tagged(node.ptr())
+    }
+
+    /// A reference for an empty buffer of this ledger's node.
+    pub(crate) fn to_pin(&self) -> Self {
+        self.node().add_pin();
+        Self::tagged(self.node_ptr())
+    }
+
+    fn tagged(node: NodePtr) -> Self {
+        Self(node.as_ptr().cast::<u8>().map_addr(|address| address | PIN))
+    }
+
+    #[inline]
+    fn target(&self) -> Target<'_> {
+        if self.0.addr().get() & PIN == 0 {
+            // SAFETY: by invariant 1 a live slot.
+            Target::Slot(unsafe { self.0.cast().as_ref() })
+        } else {
+            let node = self.0.as_ptr().map_addr(|address| address & !PIN);
+            // SAFETY: by invariant 1 a node's address, so not null.
+            Target::Pin(NodePtr::from_ptr(
+                unsafe { NonNull::new_unchecked(node) }.cast(),
+            ))
+        }
+    }
+
+    /// The slot, unless this is an empty buffer's.
+    #[inline]
+    pub(crate) fn slot(&self) -> Option<&Slot> {
+        match self.target() {
+            Target::Slot(slot) => Some(slot),
+            Target::Pin(_) => None,
+        }
+    }
+
+    /// The node; alive as long as this reference is.
+    #[inline]
+    pub(crate) fn node_ptr(&self) -> NodePtr {
+        match self.target() {
+            Target::Slot(slot) => slot.node(),
+            Target::Pin(node) => node,
+        }
+    }
+
+    /// The node of this ledger.
+    #[inline]
+    pub(crate) fn node(&self) -> &Node {
+        // SAFETY: a slot in use has a live node (its invariant 1), a pin keeps one alive.
+        unsafe { self.node_ptr().node() }
+    }
+
+    /// A handle on the node of this ledger.
+    pub(crate) fn allocator(&self) -> Handle {
+        // SAFETY: as in `node`.
+        unsafe { self.node_ptr().handle() }
+    }
+
+    /// How many buffers hold this ledger; 1 for an empty buffer.
+    pub(crate) fn buffers(&self) -> usize {
+        self.slot().map_or(1, |slot| slot.count().buffers())
+    }
+
+    /// The allocation's size if this is the owning ledger, else 0.
+    pub(crate) fn accounted_size(&self) -> usize {
+        self.slot()
+            .filter(|slot| slot.count().is_owning())
+            .map_or(0, Slot::size)
+    }
+
+    /// The allocation's size.
+    pub(crate) fn allocation_size(&self) -> usize {
+        self.slot().map_or(0, Slot::size)
+    }
+
+    /// Whether this is the only reference to the allocation, now and until it is cloned. An empty
+    /// buffer's is.
+    #[inline]
+    pub(crate) fn is_sole(&self) -> bool {
+        self.slot().is_none_or(|slot| slot.count().is_sole())
+    }
+
+    /// A reference to the allocation's ledger for `target`, which is made if there is none.
+    pub(crate) fn retain_in(&self, target: &Handle) -> Result<Self, TransferError> {
+        self.check_roots(target)?;
+        let Some(slot) = self.slot() else {
+            return Self::pin_open(target);
+        };
+        let spare = Spare::take();
+        let mut locked = target.tree.lock();
+        check_open(&locked, target)?;
+        let (reference, moved) = find_or_make(&mut locked, slot, target, spare);
+        drop(locked);
+        if let Some(moved) = moved {
+            moved.tell_quietly();
+        }
+        Ok(reference)
+    }
+
+    /// As `retain_in`, and the charge moves to the target's ledger if it is this one's. The
+    /// second value is whether no level that the charge reached is over its limit.
+    pub(crate) fn transfer(&self, target: &Handle) -> Result<(Self, bool), TransferError> {
+        self.transfer_by(target, |locked, from, size| {
+            locked.transfer(from, target.ptr(), size)
+        })
+    }
+
+    /// As `transfer`, if the charge fits at every level.
+    pub(crate) fn try_transfer(&self, target: &Handle) -> Result<Self, TransferError> {
+        self.transfer_by(target, |locked, from, size| {
+            locked.try_transfer(from, target.ptr(), size).map(|()| true)
+        })
+        .map(|(reference, _)| reference)
+    }
+
+    fn transfer_by(
+        &self,
+        target: &Handle,
+        move_charge: impl FnOnce(&mut Locked<'_>, NodePtr, usize) -> Result<bool, Refusal>,
+    ) -> Result<(Self, bool), TransferError> {
+        self.check_roots(target)?;
+        let Some(slot) = self.slot() else {
+            return Self::pin_open(target).map(|pin| (pin, true));
+        };
+        let spare = Spare::take();
+        let mut locked = target.tree.lock();
+        check_open(&locked, target)?;
+        let (from, size) = (slot.node(), slot.size());
+        let moves = slot.count().is_owning() && from != target.ptr();
+        let mut fit = true;
+        if moves {
+            match move_charge(&mut locked, from, size) {
+                Ok(fits) => fit = fits,
+                Err(refusal) => {
+                    drop(locked);
+                    return Err(refused(&refusal, size));
+                }
+            }
+        }
+        let (reference, buried) = find_or_make(&mut locked, slot, target, spare);
+        if moves && let Some(owner) = reference.slot() {
+            slot.count().set_owning(false);
+            owner.count().set_owning(true);
+            locked.change_guests(from, 1);
+            locked.change_guests(target.ptr(), -1);
+            hooked::moved_counts(self.node(), target, slot);
+        }
+        drop(locked);
+        if let Some(buried) = buried {
+            buried.tell_quietly();
+        }
+        if moves {
+            hooked::after_transfer(self.node(), target, size, fit);
+        }
+        Ok((reference, fit))
+    }
+
+    fn pin_open(target: &Handle) -> Result<Self, TransferError> {
+        check_open(&target.tree.lock(), target)?;
+        Ok(Self::pin(target))
+    }
+
+    fn check_roots(&self, target: &Handle) -> Result<(), TransferError> {
+        let node = self.node();
+        if Arc::ptr_eq(&node.tree, &target.tree) {
+            return Ok(());
+        }
+        Err(TransferError::DifferentRoots {
+            from: node.info.clone(),
+            to: target.info.clone(),
+        })
+    }
+}
+
+impl Clone for LedgerRef {
+    #[inline]
+    fn clone(&self) -> Self {
+        match self.target() {
+            Target::Slot(slot) => slot.count().retain(),
+            Target::Pin(_) => self.node().add_pin(),
+        }
+        Self(self.0)
+    }
+}
+
+impl Drop for LedgerRef {
+    #[inline]
+    fn drop(&mut self) {
+        match self.target() {
+            Target::Slot(slot) => match slot.count().release() {
+                Left::Buffers => {}
+                // SAFETY: we were the only way to the allocation.
+                Left::Nothing => unsafe { free(NonNull::from(slot)) },
+                // SAFETY: ours was the ledger's last reference.
+                Left::Ledgers => unsafe { leave_others(NonNull::from(slot)) },
+            },
+            // SAFETY: the pin is ours by invariant 1.
+            Target::Pin(node) => unsafe { node.unpin() },
+        }
+    }
+}
+
+/// Frees an allocation, then its charge, by its only ledger.
+///
+/// # Safety
+///
+/// The slot's ledger is the only one and owns; nobody else can reach it.
+#[inline]
+unsafe fn free(slot: NonNull<Slot>) {
+    // SAFETY: the slot is in use, by us alone.
+    let this = unsafe { slot.as_ref() };
+    let node = this.node();
+    // SAFETY: the allocation is charged to the node, so it is alive.
+    let owner = unsafe { node.node() };
+    if owner.hooks != 0 || this.is_foreign() || !std::ptr::eq(this.home(), this) {
+        // SAFETY: the caller's promise.
+        return unsafe { hooked::free(slot) };
+    }
+    // SAFETY: nobody else can reach the allocation, and it is not foreign.
+    let (block, layout) = unsafe { (this.block(), this.layout()) };
+    let size = layout.size();
+    this.vacate();
+    // SAFETY: vacated, and nobody else knows the slot.
+    unsafe { pool::put(slot) };
+    // SAFETY: the block came from this manager with this layout; nobody can reach it any more.
+    unsafe { owner.manager().deallocate(block.ptr, layout) };
+    // SAFETY: these bytes were charged for the block, which is gone.
+    unsafe { node.uncharge(size) };
+}
+
+/// Takes a ledger without buffers off its allocation's list.
+///
+/// # Safety
+///
+/// The caller held the ledger's last reference, and the allocation had other ledgers.
+#[cold]
+unsafe fn leave_others(slot: NonNull<Slot>) {
+    // SAFETY: the slot is ours to give back: its count is zero, and nobody revives it.
+    let this = unsafe { slot.as_ref() };
+    let node = this.node();
+    // SAFETY: the node counts this ledger as its guest, or the allocation is charged there.
+    let leaving = unsafe { node.node() };
+    // The home slot stays until we, on the list or counted in `pending`, came by.
+    let root = this.home();
+    let home = NonNull::from(root);
+    let mut locked = leaving.tree.lock_keeping();
+    // SAFETY: under the mutex, as all uses of links here; one slot's at a time.
+    let buried = unsafe { this.links() }.buried;
+    let moved = if buried {
+        // SAFETY: as above.
+        unsafe { root.links() }.pending -= 1;
+        None
+    } else {
+        bury(&mut locked, this)
+    };
+    if !this.count().is_owning() {
+        locked.change_guests(node, -1);
+    }
+    this.vacate();
+    // SAFETY: as above.
+    let links = unsafe { root.links() };
+    let (first, pending, stranded) = (links.first, links.pending, links.stranded);
+    if let Some(first) = first.filter(|_| pending == 0 && stranded.is_none()) {
+        // SAFETY: on the list, so in use.
+        let first = unsafe { first.as_ref() };
+        // SAFETY: as above.
+        if unsafe { first.links() }.next.is_none() {
+            first.count().set_alone();
+        }
+    }
+    locked.reconsider(node);
+    let departures = locked.take_departures();
+    drop(locked);
+    departures.tell_quietly();
+    if let Some(moved) = moved {
+        moved.tell_quietly();
+    }
+    if first.is_none() && !buried {
+        // This ledger was the last on the list: the memory goes now, and its charge.
+        // SAFETY: without ledgers nobody can reach the memory; it is charged to that node.
+        unsafe { hooked::free_memory(root, stranded.unwrap_or(node)) };
+    }
+    if slot != home {
+        // SAFETY: vacated, off the list, and nobody else is on the way to it.
+        unsafe { pool::put(slot) };
+    }
+    if first.is_none() && pending == 0 {
+        // SAFETY: no ledger is left and nobody is on the way (`pending` is zero), so the home's own
+        // holder has been here and vacated it.
+        unsafe { pool::put(home) };
+    }
+}
+
+/// Takes a ledger without buffers off the list, under the mutex. If it owned and others remain,
+/// the one that has been associated longest gets the charge, and the answer says so. A ledger
+/// that does not own afterwards counts as a guest.
+fn bury(locked: &mut Locked<'_>, slot: &Slot) -> Option<hooked::Moved> {
+    let root = slot.home();
+    unlist(root, slot);
+    if !slot.count().is_owning() {
+        return None;
+    }
+    // SAFETY: under the mutex.
+    let first = unsafe { root.links() }.first?;
+    // SAFETY: on the list, so in use.
+    let heir = unsafe { first.as_ref() };
+    let (from, to, size) = (slot.node(), heir.node(), slot.size());
+    let moved = locked.transfer(from, to, size);
+    slot.count().set_owning(false);
+    locked.change_guests(from, 1);
+    if moved.is_err() {
+        // The sum would pass isize::MAX, which takes reservations as large. The charge stays where
+        // it is until the memory goes. No ledger owns from here on, and none is told that it is
+        // alone, so that whoever is the last comes by here.
+        // SAFETY: under the mutex.
+        unsafe { root.links() }.stranded = Some(from);
+        return None;
+    }
+    heir.count().set_owning(true);
+    locked.change_guests(to, -1);
+    let moved = hooked::Moved::new(locked.keep(from), locked.keep(to), size);
+    hooked::moved_counts(moved.from(), moved.to(), slot);
+    Some(moved)
+}
+
+/// Takes `slot` off the list that starts at `root`.
+fn unlist(root: &Slot, slot: &Slot) {
+    // SAFETY: under the mutex; one reference to one slot's links at a time.
+    let next = unsafe { slot.links() }.next.take();
+    // SAFETY: as above.
+    let mut at = unsafe { root.links() }.first;
+    if at == Some(NonNull::from(slot)) {
+        // SAFETY: as above.
+        unsafe { root.links() }.first = next;
+        return;
+    }
+    while let Some(before) = at {
+        // SAFETY: on the list, so in use.
+        let before = unsafe { before.as_ref() };
+        // SAFETY: under the mutex, as above.
+        let links = unsafe { before.links() };
+        if links.next == Some(NonNull::from(slot)) {
+            links.next = next;
+            return;
+        }
+        at = links.next;
+    }
+}
+
+/// Another reference to the ledger that the allocation of `slot` has for `target`, or to a new
+/// one. Under the mutex; the caller has a buffer of `slot`.
+fn find_or_make(
+    locked: &mut Locked<'_>,
+    slot: &Slot,
+    target: &Handle,
+    spare: Spare,
+) -> (LedgerRef, Option<hooked::Moved>) {
+    let root = slot.home();
+    // SAFETY: under the mutex: there may be other ledgers; and if there is none, other holders
+    // of this one look at links under the mutex only.
+    let mut at = unsafe { root.links() }.first;
+    let (mut last, mut moved) = (None, None);
+    while let Some(here) = at {
+        // SAFETY: on the list, so in use.
+        let ledger = unsafe { here.as_ref() };
+        // SAFETY: under the mutex.
+        at = unsafe { ledger.links() }.next;
+        if ledger.node() != target.ptr() {
+            last = Some(here);
+        } else if ledger.count().try_retain() {
+            return (LedgerRef(here.cast()), moved);
+        } else {
+            // Dead: its last holder waits for the mutex that we hold.
+            moved = bury(locked, ledger);
+            // SAFETY: under the mutex.
+            unsafe { ledger.links() }.buried = true;
+            // SAFETY: as above.
+            unsafe { root.links() }.pending += 1;
+        }
+    }
+    let made = spare.into_slot();
+    // SAFETY: the slot is fresh; `root` is the home of a live allocation.
+    unsafe { Slot::init_guest(made, target.ptr(), root) };
+    locked.change_guests(target.ptr(), 1);
+    if let Some(last) = last {
+        // SAFETY: on the list, so in use.
+        let last = unsafe { last.as_ref() };
+        // If it was the only one it did not know of others; setting the bit again is no harm.
+        last.count().set_shared();
+        // SAFETY: under the mutex.
+        unsafe { last.links() }.next = Some(made);
+    }
+    (LedgerRef(made.cast()), moved)
+}
+
+/// A slot that goes back to the pool unless it is used.
+struct Spare(NonNull<Slot>);
+
+impl Spare {
+    fn take() -> Self {
+        Self(pool::take())
+    }
+
+    fn into_slot(self) -> NonNull<Slot> {
+        let slot = self.0;
+        std::mem::forget(self);
+        slot
+    }
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        // SAFETY: taken by `take` and not used.
+        unsafe { pool::put(self.0) };
+    }
+}
+
+fn check_open(locked: &Locked<'_>, target: &Handle) -> Result<(), TransferError> {
+    if locked.is_closed(target.ptr()) {
+        return Err(TransferError::Closed {
+            to: target.info.clone(),
+        });
+    }
+    Ok(())
+}
+
+#[cold]
+fn refused(refusal: &Refusal, bytes: usize) -> TransferError {
+    match refusal {
+        Refusal::Limit(levels) => TransferError::DoesNotFit {
+            bytes,
+            outcome: Box::new(levels.to_outcome()),
+        },
+        Refusal::Closed(to) => TransferError::Closed { to: to.clone() },
+        Refusal::Overflow(to) => TransferError::SizeOverflow {
+            bytes,
+            to: to.clone(),
+        },
+    }
+}

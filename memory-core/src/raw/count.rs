@@ -1,0 +1,191 @@
+//! The reference count of a ledger, with what its last holder must know in the same word.
+
+use crate::sync::{AtomicUsize, Ordering};
+
+/// The allocation has other ledgers: they are changed under the tree's mutex only.
+const SHARED: usize = 1 << (usize::BITS - 1);
+
+/// The allocation is charged to this ledger.
+const OWNING: usize = 1 << (usize::BITS - 2);
+
+const COUNT: usize = OWNING - 1;
+
+/// How many buffers hold a ledger, whether it is the owning one, and whether there are others.
+///
+/// | bits | meaning |
+/// |---|---|
+/// | 63 | SHARED: the allocation has several ledgers; changed under the tree's mutex |
+/// | 62 | OWNING: the charge is this ledger's; changed under the tree's mutex |
+/// | 0..62 | buffers that hold this ledger |
+///
+/// # Invariants
+///
+/// 1. Who has a buffer counts. New buffers come from existing ones of the same ledger (without
+///    the mutex), or, where SHARED is set, from those of another ledger (under the mutex).
+/// 2. An allocation with one ledger has OWNING and not SHARED there.
+///
+/// So one load that says *one buffer, OWNING, not SHARED* proves to the holder of that buffer that
+/// nobody else can reach the allocation, now or later: that is [`is_sole`](Self::is_sole). The
+/// flags stand in the count's word because two loads would leave a gap between them.
+#[derive(Debug)]
+pub(crate) struct Count(AtomicUsize);
+
+/// What is left after a buffer let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Other buffers hold the ledger.
+    Buffers,
+    /// Nobody else can reach the allocation.
+    Nothing,
+    /// The ledger has no buffer any more; the allocation has other ledgers.
+    Ledgers,
+}
+
+impl Count {
+    /// No buffer, no ledger.
+    #[cfg(any(test, loom))]
+    pub(crate) fn new() -> Self {
+        Self(AtomicUsize::new(0))
+    }
+
+    /// One buffer on the only ledger. Nobody else knows the ledger.
+    #[inline]
+    pub(crate) fn reset_to_sole(&self) {
+        // Relaxed: whoever gets a buffer gets it in order.
+        self.0.store(OWNING | 1, Ordering::Relaxed);
+    }
+
+    /// One buffer on one ledger of several, not the owning one. Nobody else knows the ledger.
+    pub(crate) fn reset_to_guest(&self) {
+        // Relaxed: as above.
+        self.0.store(SHARED | 1, Ordering::Relaxed);
+    }
+
+    /// Another buffer. The caller has one, or the mutex and a live ledger.
+    #[inline]
+    pub(crate) fn retain(&self) {
+        // Relaxed: the caller's buffer keeps all alive, and handing the new one to another thread
+        // orders what follows (as in std's `Arc`).
+        let word = self.0.fetch_add(1, Ordering::Relaxed);
+        if word & COUNT > COUNT / 2 {
+            std::process::abort();
+        }
+    }
+
+    /// Another buffer, if there is one. Under the mutex, for a ledger of which the caller has none.
+    pub(crate) fn try_retain(&self) -> bool {
+        self.0
+            // Relaxed, both: as `retain`; the count cannot fall to zero in between.
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+                (word & COUNT != 0).then_some(word + 1)
+            })
+            .is_ok()
+    }
+
+    /// Gives a buffer up. After `Buffers` and `Nothing` nobody touches the word through it.
+    #[inline]
+    pub(crate) fn release(&self) -> Left {
+        if self.is_sole() {
+            return Left::Nothing;
+        }
+        // Release: what this buffer's holder did comes before the block is freed; the partners
+        // are the fence below and the Acquire in `is_sole`.
+        let word = self.0.fetch_sub(1, Ordering::Release);
+        if word & COUNT != 1 {
+            return Left::Buffers;
+        }
+        // Acquire: partner of the Release above of all who let go before. (A load of the same
+        // word would do; ThreadSanitizer does not know fences.)
+        let _ = self.0.load(Ordering::Acquire);
+        if word & SHARED == 0 {
+            Left::Nothing
+        } else {
+            Left::Ledgers
+        }
+    }
+
+    /// Whether the caller's buffer is the only way to the allocation.
+    #[inline]
+    pub(crate) fn is_sole(&self) -> bool {
+        // Acquire: partner of the Release in `release` and in `set_alone`: all that others did
+        // with the memory comes before what a sole owner does to it.
+        self.0.load(Ordering::Acquire) == OWNING | 1
+    }
+
+    /// How many buffers hold the ledger at this instant.
+    pub(crate) fn buffers(&self) -> usize {
+        // Relaxed: a number for a reader.
+        self.0.load(Ordering::Relaxed) & COUNT
+    }
+
+    /// Whether the allocation is charged to this ledger at this instant.
+    pub(crate) fn is_owning(&self) -> bool {
+        // Relaxed: a fact for a reader; decisions are made under the mutex, which orders it.
+        self.0.load(Ordering::Relaxed) & OWNING != 0
+    }
+
+    /// Notes that there are several ledgers. Under the mutex; the caller keeps this one alive.
+    pub(crate) fn set_shared(&self) {
+        // Relaxed: whoever needs more than the bit takes the mutex.
+        self.0.fetch_or(SHARED, Ordering::Relaxed);
+    }
+
+    /// Notes that this ledger is the only one left. Under the mutex.
+    pub(crate) fn set_alone(&self) {
+        // Release: partner of the Acquire in `is_sole`: what holders of the other ledgers did,
+        // which the mutex ordered before us, comes before what a sole owner does.
+        self.0.fetch_and(!SHARED, Ordering::Release);
+    }
+
+    /// Notes that the charge is, or is no more, this ledger's. Under the mutex.
+    pub(crate) fn set_owning(&self, owning: bool) {
+        if owning {
+            // Relaxed: as `set_shared`.
+            self.0.fetch_or(OWNING, Ordering::Relaxed);
+        } else {
+            // Relaxed: as `set_shared`.
+            self.0.fetch_and(!OWNING, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_of_two_buffers_leaves_nothing() {
+        let count = Count::new();
+        count.reset_to_sole();
+        count.retain();
+
+        assert!(!count.is_sole());
+        assert_eq!(count.release(), Left::Buffers);
+        assert!(count.is_sole());
+        assert_eq!(count.release(), Left::Nothing);
+    }
+
+    #[test]
+    fn one_buffer_is_not_sole_while_there_are_other_ledgers() {
+        let count = Count::new();
+        count.reset_to_sole();
+        count.set_shared();
+
+        assert!(!count.is_sole());
+        count.set_alone();
+        assert!(count.is_sole());
+        count.set_shared();
+        assert_eq!(count.release(), Left::Ledgers);
+    }
+
+    #[test]
+    fn a_guest_does_not_own_until_it_is_told() {
+        let count = Count::new();
+        count.reset_to_guest();
+
+        assert!(!count.is_owning());
+        count.set_owning(true);
+        assert!(count.is_owning());
+        assert_eq!(count.buffers(), 1);
+    }
+}

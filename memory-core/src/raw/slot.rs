@@ -1,0 +1,288 @@
+//! The slot: the bookkeeping of one ledger and, in the first ledger's slot, of its allocation.
+#![expect(
+    unsafe_code,
+    reason = "slots are recycled memory; who may touch which field is written here"
+)]
+
+use std::alloc::Layout;
+use std::cell::UnsafeCell;
+use std::ptr::NonNull;
+
+use super::count::Count;
+use crate::accounting::{Node, NodePtr};
+use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
+
+/// The bookkeeping of one ledger: at most 96 bytes, recycled by [`pool`](super::pool).
+///
+/// The first ledger of an allocation has the allocation's own fields in its slot, which is the
+/// allocation's *home* and stays until the allocation has gone, even if its ledger goes before.
+///
+/// # Invariants
+///
+/// 1. A slot in use has a non-null `node`, which is alive: the allocation is charged to it, or it
+///    counts this ledger among its guests.
+/// 2. `home` is the slot of the allocation's first ledger (the slot itself, there); it outlives
+///    every ledger of the allocation.
+/// 3. While the allocation has one ledger, its plain fields belong to whoever holds a sole buffer,
+///    or are constant. While it has several, `links` of all and `allocation` of the home are
+///    touched under the tree's mutex; `block` is constant.
+#[repr(C)]
+pub(crate) struct Slot {
+    face: Face,
+    /// The slot of the allocation's first ledger; never changes.
+    home: NonNull<Slot>,
+    /// The start of the memory and its alignment; in the home slot.
+    block: UnsafeCell<Block>,
+    links: UnsafeCell<Links>,
+    /// What releases foreign memory; in the home slot.
+    foreign: UnsafeCell<Option<Box<Release>>>,
+}
+
+/// What a walk over all slots may see of one, used or free, while others work: only atomics.
+#[repr(C)]
+pub(crate) struct Face {
+    pub(crate) count: Count,
+    /// The allocator of this ledger; null in a free slot.
+    node: AtomicPtr<Node>,
+    /// The allocation's size in bytes, and [`FOREIGN`] if the memory is.
+    size: AtomicUsize,
+}
+
+/// The highest bit of `Face::size`: sizes are at most `isize::MAX`.
+const FOREIGN: usize = 1 << (usize::BITS - 1);
+
+/// Gives foreign memory back; called once.
+pub(crate) type Release = Box<dyn FnOnce() + Send>;
+
+/// Where an allocation's memory is.
+#[derive(Clone, Copy)]
+pub(crate) struct Block {
+    pub(crate) ptr: NonNull<u8>,
+    pub(crate) align: usize,
+}
+
+/// How the ledgers of an allocation hang together.
+#[derive(Default)]
+pub(crate) struct Links {
+    /// The ledger associated next.
+    pub(crate) next: Option<NonNull<Slot>>,
+    /// In the home slot: the ledger that has been associated longest.
+    pub(crate) first: Option<NonNull<Slot>>,
+    /// In the home slot: ledgers that were buried before their last holder came by.
+    pub(crate) pending: u32,
+    /// In the home slot: the node that kept the charge when it could not be moved.
+    pub(crate) stranded: Option<NodePtr>,
+    /// The ledger was taken off the list on behalf of its last holder, who is still on the way.
+    pub(crate) buried: bool,
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Slot>() == 88, "the bookkeeping of one allocation");
+
+impl Slot {
+    /// Writes the slot of a new allocation's only ledger, with one buffer.
+    ///
+    /// # Safety
+    ///
+    /// `slot` came from the pool and nobody else knows it. `size` bytes are charged to `node`, and
+    /// the slot's user gives them back with the memory.
+    #[inline]
+    pub(crate) unsafe fn init(
+        slot: NonNull<Slot>,
+        node: NodePtr,
+        block: Block,
+        size: usize,
+        foreign: Option<Box<Release>>,
+    ) {
+        let links = Links {
+            first: Some(slot),
+            ..Links::default()
+        };
+        let is_foreign = foreign.is_some();
+        // SAFETY: the caller's promise.
+        let face = unsafe { Self::init_hidden(slot, slot, block, links, foreign) };
+        face.count.reset_to_sole();
+        face.fill(node, size, is_foreign);
+    }
+
+    /// Writes the slot of a further ledger of the allocation at `home`, with one buffer.
+    ///
+    /// # Safety
+    ///
+    /// `slot` as for `init`; `home` is the home of a live allocation.
+    pub(crate) unsafe fn init_guest(slot: NonNull<Slot>, node: NodePtr, home: &Slot) {
+        // SAFETY: with several ledgers the block is constant (invariant 3).
+        let block = unsafe { home.block() };
+        let at = NonNull::from(home);
+        // SAFETY: the caller's promise.
+        let face = unsafe { Self::init_hidden(slot, at, block, Links::default(), None) };
+        face.count.reset_to_guest();
+        face.fill(node, home.size(), home.is_foreign());
+    }
+
+    /// Writes what no walk reads, and returns what it does.
+    ///
+    /// # Safety
+    ///
+    /// `slot` came from the pool and nobody else knows it.
+    #[inline]
+    unsafe fn init_hidden<'a>(
+        slot: NonNull<Slot>,
+        home: NonNull<Slot>,
+        block: Block,
+        links: Links,
+        foreign: Option<Box<Release>>,
+    ) -> &'a Face {
+        let slot = slot.as_ptr();
+        // SAFETY: the pool's slots are valid for writes, and this one is the caller's.
+        unsafe { (&raw mut (*slot).home).write(home) };
+        // SAFETY: as above.
+        unsafe { (&raw mut (*slot).block).write(UnsafeCell::new(block)) };
+        // SAFETY: as above.
+        unsafe { (&raw mut (*slot).links).write(UnsafeCell::new(links)) };
+        // SAFETY: as above.
+        unsafe { (&raw mut (*slot).foreign).write(UnsafeCell::new(foreign)) };
+        // SAFETY: the pool initialised the face when it made the chunk; it is all atomics.
+        unsafe { &*(&raw const (*slot).face) }
+    }
+
+    /// The count of the buffers on this ledger.
+    #[inline]
+    pub(crate) fn count(&self) -> &Count {
+        &self.face.count
+    }
+
+    /// The node of a slot in use.
+    #[inline]
+    pub(crate) fn node(&self) -> NodePtr {
+        // Relaxed: constant while the slot is in use; its user learnt of the slot in order.
+        let node = self.face.node.load(Ordering::Relaxed);
+        debug_assert!(!node.is_null(), "a slot in use has a node");
+        // SAFETY: not null by invariant 1.
+        NodePtr::from_ptr(unsafe { NonNull::new_unchecked(node) })
+    }
+
+    /// The allocation's size in bytes.
+    #[inline]
+    pub(crate) fn size(&self) -> usize {
+        self.face.size()
+    }
+
+    /// Notes that the slot is free, before its charge is given back.
+    #[inline]
+    pub(crate) fn vacate(&self) {
+        // Release: partner of the Acquire in `node_address`; who sees null may not see anything
+        // of a later use as this one's.
+        self.face
+            .node
+            .store(std::ptr::null_mut(), Ordering::Release);
+    }
+
+    /// Whether the memory is foreign.
+    #[inline]
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.face.is_foreign()
+    }
+
+    /// The memory, of the home slot.
+    ///
+    /// # Safety
+    ///
+    /// The allocation is alive and no sole holder changes it meanwhile (invariant 3).
+    #[inline]
+    pub(crate) unsafe fn block(&self) -> Block {
+        // SAFETY: the caller's promise.
+        unsafe { *self.block.get() }
+    }
+
+    /// Notes that the memory moved or changed its size.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the sole holder (invariant 3).
+    #[inline]
+    pub(crate) unsafe fn set_block(&self, ptr: NonNull<u8>, size: usize) {
+        debug_assert!(!self.is_foreign(), "foreign memory does not move");
+        // SAFETY: the caller's promise: nobody else reads it.
+        unsafe { (*self.block.get()).ptr = ptr };
+        // Relaxed: as in `Face::size`.
+        self.face.size.store(size, Ordering::Relaxed);
+    }
+
+    /// The links, of any slot in use.
+    ///
+    /// # Safety
+    ///
+    /// The caller is the sole holder or has the tree's mutex, and lets go of the reference before
+    /// it asks for this slot's links again.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "a cell; exclusive by the caller's promise"
+    )]
+    pub(crate) unsafe fn links(&self) -> &mut Links {
+        // SAFETY: the caller's promise.
+        unsafe { &mut *self.links.get() }
+    }
+
+    /// The home slot.
+    #[inline]
+    pub(crate) fn home(&self) -> &Slot {
+        // SAFETY: by invariant 2 the home outlives this ledger.
+        unsafe { self.home.as_ref() }
+    }
+
+    /// Takes what releases foreign memory; of the home slot.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else can reach the allocation.
+    #[inline]
+    pub(crate) unsafe fn take_foreign(&self) -> Option<Box<Release>> {
+        // SAFETY: the caller's promise.
+        unsafe { (*self.foreign.get()).take() }
+    }
+
+    /// The layout of the memory, of the home slot.
+    ///
+    /// # Safety
+    ///
+    /// As for `block`, and the memory is a manager's.
+    #[inline]
+    pub(crate) unsafe fn layout(&self) -> Layout {
+        // SAFETY: the caller's promise.
+        let align = unsafe { self.block() }.align;
+        // SAFETY: size and alignment are those of the layout that the block was asked with.
+        unsafe { Layout::from_size_align_unchecked(self.size(), align) }
+    }
+}
+
+impl Face {
+    #[inline]
+    fn fill(&self, node: NodePtr, size: usize, foreign: bool) {
+        let flag = if foreign { FOREIGN } else { 0 };
+        // Relaxed: walks take what they get; others learn of the slot in order.
+        self.size.store(size | flag, Ordering::Relaxed);
+        // Release: partner of the Acquire in `node_address`: who sees the node sees the rest.
+        self.node.store(node.as_ptr().as_ptr(), Ordering::Release);
+    }
+
+    /// The node's address, or null in a free slot.
+    pub(crate) fn node_address(&self) -> *const Node {
+        // Acquire: partner of the Release in `fill` and in `vacate`.
+        self.node.load(Ordering::Acquire)
+    }
+
+    /// The allocation's size in bytes.
+    #[inline]
+    pub(crate) fn size(&self) -> usize {
+        // Relaxed: constant while others can reach the slot; a walk takes what it gets.
+        self.size.load(Ordering::Relaxed) & !FOREIGN
+    }
+
+    /// Whether the memory is foreign.
+    #[inline]
+    pub(crate) fn is_foreign(&self) -> bool {
+        // Relaxed: as `size`.
+        self.size.load(Ordering::Relaxed) & FOREIGN != 0
+    }
+}

@@ -1,0 +1,202 @@
+//! [`AllocationReservation`]: bytes set aside for a while.
+#![expect(
+    unsafe_code,
+    reason = "gives back bytes that its own size says are charged"
+)]
+
+use std::alloc::Layout;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::allocator::BufferAllocator;
+use crate::buffer::ArrowBufMut;
+use crate::buffer::allocate;
+use crate::error::AllocError;
+use crate::size::{ALIGNMENT, checked_round_up};
+use crate::sync::Ordering;
+use crate::sync::plain::AtomicUsize;
+
+/// Bytes set aside for a while: charged to an allocator without a block, released on drop.
+///
+/// Made by [`BufferAllocator::new_reservation`]. Counts as external bytes.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// let mut reservation = root.new_reservation();
+/// reservation.add(1000)?;
+/// reservation.add(500)?;
+/// let buffer = reservation.allocate_buffer().map_err(|(error, _)| error)?;
+/// assert_eq!((buffer.capacity(), root.allocated_memory()), (1536, 1536));
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
+pub struct AllocationReservation {
+    allocator: BufferAllocator,
+    /// Bytes charged; written by this value alone, read by reports.
+    size: Arc<AtomicUsize>,
+    /// The entry in the node's list.
+    key: usize,
+}
+
+impl AllocationReservation {
+    fn with(allocator: &BufferAllocator, bytes: usize) -> Self {
+        let size = Arc::new(AtomicUsize::new(bytes));
+        let key = allocator.node().reservations().insert(Arc::clone(&size));
+        Self {
+            allocator: allocator.clone(),
+            size,
+            key,
+        }
+    }
+
+    /// Adds `bytes`, exactly.
+    ///
+    /// # Errors
+    ///
+    /// As [`BufferAllocator::allocate_bytes`]; the reservation is as it was.
+    #[inline]
+    pub fn add(&mut self, bytes: usize) -> Result<(), AllocError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.allocator
+            .handle
+            .charge(bytes)
+            .map_err(|refusal| allocate::refused(&refusal, bytes))?;
+        self.set_size(self.size() + bytes);
+        Ok(())
+    }
+
+    /// Gives `bytes` back.
+    ///
+    /// # Panics
+    ///
+    /// If that is more than the reservation has; nothing has changed then.
+    #[inline]
+    #[track_caller]
+    pub fn shrink(&mut self, bytes: usize) {
+        self.take(bytes);
+        if bytes == 0 {
+            return;
+        }
+        // SAFETY: they were this reservation's, by its size, until the line above.
+        unsafe { self.allocator.handle.uncharge(bytes) };
+    }
+
+    /// Adds or gives back bytes, so that the size is `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// As [`add`](Self::add).
+    pub fn resize(&mut self, bytes: usize) -> Result<(), AllocError> {
+        match bytes.checked_sub(self.size()) {
+            Some(more) => self.add(more),
+            None => {
+                self.shrink(self.size() - bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Bytes charged.
+    #[inline]
+    pub fn size(&self) -> usize {
+        // Relaxed: written by this value alone.
+        self.size.load(Ordering::Relaxed)
+    }
+
+    /// Turns the reservation into a buffer whose capacity is its size, rounded up to a multiple of
+    /// 64 (the rounding policy is not asked); only what that adds is charged.
+    ///
+    /// # Errors
+    ///
+    /// The error, as for [`BufferAllocator::buffer`], and the reservation as it was.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the error hands the reservation back"
+    )]
+    pub fn allocate_buffer(self) -> Result<ArrowBufMut, (AllocError, AllocationReservation)> {
+        let size = self.size();
+        if size == 0 {
+            return self.allocator.buffer(0).map_err(|error| (error, self));
+        }
+        let layout = checked_round_up(size, ALIGNMENT)
+            .and_then(|capacity| Layout::from_size_align(capacity, ALIGNMENT).ok());
+        let Some(layout) = layout else {
+            let error = allocate::overflow(self.allocator.node(), size);
+            return Err((error, self));
+        };
+        match allocate::allocate_reserved(&self.allocator.handle, size, layout) {
+            Ok(buffer) => {
+                // The bytes are the buffer's now.
+                self.set_size(0);
+                Ok(buffer)
+            }
+            Err(error) => Err((error, self)),
+        }
+    }
+
+    /// Splits `bytes` off into a reservation of their own. Nothing is charged or released.
+    ///
+    /// # Panics
+    ///
+    /// If that is more than the reservation has; nothing has changed then.
+    #[track_caller]
+    pub fn split(&mut self, bytes: usize) -> AllocationReservation {
+        self.take(bytes);
+        Self::with(&self.allocator, bytes)
+    }
+
+    /// The allocator that is charged.
+    pub fn allocator(&self) -> &BufferAllocator {
+        &self.allocator
+    }
+
+    /// Takes `bytes` off the size; they stay charged.
+    #[track_caller]
+    fn take(&self, bytes: usize) {
+        let size = self.size();
+        assert!(
+            bytes <= size,
+            "{bytes} bytes taken from a reservation of {size}"
+        );
+        self.set_size(size - bytes);
+    }
+
+    #[inline]
+    fn set_size(&self, size: usize) {
+        // Relaxed: as in `size`.
+        self.size.store(size, Ordering::Relaxed);
+    }
+}
+
+impl Drop for AllocationReservation {
+    fn drop(&mut self) {
+        let size = self.size();
+        let handle = &self.allocator.handle;
+        // First, so that a closed allocator that waits for this one sees it gone.
+        handle.reservations().remove(self.key);
+        if size > 0 {
+            // SAFETY: they are this reservation's, by its size, and it goes.
+            unsafe { handle.uncharge(size) };
+        } else {
+            handle.reconsider();
+        }
+    }
+}
+
+impl fmt::Debug for AllocationReservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AllocationReservation")
+            .field("allocator", &self.allocator)
+            .field("size", &self.size())
+            .finish_non_exhaustive()
+    }
+}
+
+impl BufferAllocator {
+    /// A reservation of zero bytes.
+    pub fn new_reservation(&self) -> AllocationReservation {
+        AllocationReservation::with(self, 0)
+    }
+}

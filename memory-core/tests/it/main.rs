@@ -1,0 +1,3 @@
+//! Behaviour of the allocator tree and its buffers, by every promise in the docs.
+
+mod tree;

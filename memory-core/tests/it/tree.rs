@@ -1,0 +1,79 @@
+use std::sync::Arc;
+
+use arrow_memory_core::testing::TrackingManager;
+use arrow_memory_core::{AllocError, BufferAllocator, RootAllocator};
+
+fn root_with_limit(limit: usize) -> RootAllocator {
+    RootAllocator::builder()
+        .limit(limit)
+        .allocation_manager(Arc::new(TrackingManager::default()))
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn a_request_refused_by_an_ancestor_leaves_every_counter_as_it_was() {
+    let root = root_with_limit(1024);
+    let child = root.child("join").build().unwrap();
+    let _held = child.buffer(512).unwrap();
+
+    let refused = child.buffer(1024).unwrap_err();
+
+    assert!(
+        matches!(refused, AllocError::OutOfMemory { .. }),
+        "{refused}"
+    );
+    assert_eq!(
+        (child.allocated_memory(), root.allocated_memory()),
+        (512, 512)
+    );
+    root.verify().unwrap();
+}
+
+#[test]
+fn credit_held_by_one_child_is_recalled_for_another() {
+    let root = root_with_limit(1 << 20);
+    let children: Vec<BufferAllocator> = (0..4)
+        .map(|n| root.child(&n.to_string()).build().unwrap())
+        .collect();
+    for child in &children {
+        drop(child.buffer(100_000).unwrap());
+    }
+
+    let whole = children[0].buffer(1 << 20).unwrap();
+
+    assert_eq!(root.headroom(), 0);
+    assert!(children[1].buffer(1).is_err());
+    drop(whole);
+    assert_eq!(root.headroom(), 1 << 20);
+    assert!(children[1].buffer(1).is_ok());
+    for child in &children {
+        child.close().unwrap();
+    }
+    root.verify().unwrap();
+    root.close().unwrap();
+}
+
+#[test]
+fn a_transfer_moves_the_charge_and_release_moves_ownership() {
+    let root = root_with_limit(1 << 20);
+    let a = root.child("a").build().unwrap();
+    let b = root.child("b").build().unwrap();
+    let buffer = a.buffer_from_slice(&[1; 1000]).unwrap();
+    let shared = buffer.retain_in(&b).unwrap();
+    assert_eq!((shared.accounted_size(), shared.ref_count()), (0, 1));
+
+    drop(buffer);
+
+    assert_eq!((a.allocated_memory(), b.allocated_memory()), (0, 1024));
+    let back = shared.transfer_ownership(&a).unwrap();
+    assert!(back.allocation_fit);
+    assert_eq!((a.allocated_memory(), b.allocated_memory()), (1024, 0));
+    assert!(b.close().is_err());
+    drop(shared);
+    assert!(b.parent_allocator().is_none());
+    drop(back);
+    assert_eq!(root.allocated_memory(), 0);
+    a.close().unwrap();
+    root.close().unwrap();
+}
