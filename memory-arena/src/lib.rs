@@ -5,6 +5,7 @@ use arrow_memory_core::backend::BackendRegistration;
 use arrow_memory_core::{ALIGNMENT, AllocationManager, ManagerError};
 
 mod arena;
+mod charged;
 mod chunk;
 mod error;
 mod state;
