@@ -15,7 +15,7 @@ fn arena(chunk_size: usize, max_chunk_size: usize) -> Arc<Arena> {
             .chunk_size(chunk_size)
             .max_chunk_size(max_chunk_size)
             .build()
-            .unwrap(),
+            .expect("valid sizes"),
     )
 }
 

@@ -25,7 +25,7 @@ const KIB: usize = 1024;
 fn arena_over(parent: &Arc<TrackingManager>) -> Arena {
     let builder = Arena::builder().parent(parent.clone());
     let builder = builder.chunk_size(4 * KIB).max_chunk_size(64 * KIB);
-    builder.build().unwrap()
+    builder.build().expect("valid sizes")
 }
 
 fn tracked() -> (Arc<TrackingManager>, Arena) {
@@ -35,11 +35,11 @@ fn tracked() -> (Arc<TrackingManager>, Arena) {
 }
 
 fn layout(size: usize) -> Layout {
-    Layout::from_size_align(size, 64).unwrap()
+    Layout::from_size_align(size, 64).expect("a valid layout")
 }
 
 fn block(arena: &Arena, size: usize) -> Block<'_> {
-    Block::filled(arena, layout(size), size as u8).unwrap()
+    Block::filled(arena, layout(size), size as u8).expect("a usual size")
 }
 
 #[test]
