@@ -33,33 +33,27 @@ fn main() {
     thread::spawn(thread::park);
     let managers = ["system", "jemalloc", "mimalloc"].map(|name| backend::manager(name).unwrap());
     let arena = Arena::new();
-    let sources: [(&str, &dyn Source); 4] = [
-        ("system", &Manager(&*managers[0])),
-        ("jemalloc", &Manager(&*managers[1])),
-        ("mimalloc", &Manager(&*managers[2])),
-        ("arena", &Manager(black_box(&arena))),
+    let columns = [
+        column("system", Manager(&*managers[0])),
+        column("jemalloc", Manager(&*managers[1])),
+        column("mimalloc", Manager(&*managers[2])),
+        column("arena", Manager(black_box(&arena))),
     ];
     let sizes = [64, 192, KIB, 4 * KIB, 64 * KIB];
 
-    table("allocate, free: ns", &sources, &sizes, |source, size| {
-        cycle(source, size, false)
-    });
+    table("allocate, free: ns", &columns, &sizes, Case::Pair);
     for (title, batch) in [("10", 10), ("1000", 1000)] {
         let title = format!("allocate {title}, free them in order: ns for each");
-        table(&title, &sources, &sizes, |source, size| {
-            in_batches(source, size, batch)
-        });
+        table(&title, &columns, &sizes, Case::Batch(batch));
     }
     for threads in [1, 2] {
         let title = format!("{threads} threads, millions of blocks a second");
-        table(&title, &sources, &[64, KIB], |source, size| {
-            together(source, size, threads)
-        });
+        table(&title, &columns, &[64, KIB], Case::Threads(threads));
     }
     println!("\n{arena:#?}");
 }
 
-fn in_batches(source: &dyn Source, size: usize, batch: usize) -> f64 {
+fn in_batches(source: &impl Source, size: usize, batch: usize) -> f64 {
     let mut held = Vec::with_capacity(batch);
     let rounds = (0..7).map(|_| {
         let times = 200_000 / batch;
@@ -93,7 +87,7 @@ impl Source for Manager<'_> {
 }
 
 /// A block's life: ns, the best mean of 7 rounds. A thread that sleeps keeps locks honest.
-fn cycle(source: &dyn Source, size: usize, touched: bool) -> f64 {
+fn cycle(source: &impl Source, size: usize, touched: bool) -> f64 {
     let mut count = 100;
     let mut best = f64::INFINITY;
     for round in 0..8 {
@@ -121,7 +115,7 @@ fn touch(ptr: *mut u8, size: usize) {
 }
 
 /// Millions of blocks a second that `threads` threads make and give back together.
-fn together(source: &dyn Source, size: usize, threads: usize) -> f64 {
+fn together(source: &impl Source, size: usize, threads: usize) -> f64 {
     let rounds = (0..5).map(|_| {
         let all_ready = Barrier::new(threads + 1);
         let stop = AtomicBool::new(false);
@@ -157,21 +151,43 @@ fn together(source: &dyn Source, size: usize, threads: usize) -> f64 {
     rounds.fold(0.0, f64::max)
 }
 
+/// What is measured.
+#[derive(Clone, Copy)]
+enum Case {
+    /// ns for a block that is made and given back.
+    Pair,
+    /// The same, and each page is written to.
+    Touched,
+    /// ns for each of so many that are made, then given back in order.
+    Batch(usize),
+    /// Millions of blocks a second for so many threads.
+    Threads(usize),
+}
+
+/// A column of a table. The loops are compiled for the source, so that a function in C is called
+/// as it is, and a manager by one virtual call.
+type Column<'a> = (&'static str, Box<dyn Fn(Case, usize) -> f64 + 'a>);
+
+fn column<'a>(name: &'static str, source: impl Source + 'a) -> Column<'a> {
+    let cell = move |case, size| match case {
+        Case::Pair => cycle(&source, size, false),
+        Case::Touched => cycle(&source, size, true),
+        Case::Batch(batch) => in_batches(&source, size, batch),
+        Case::Threads(threads) => together(&source, size, threads),
+    };
+    (name, Box::new(cell))
+}
+
 /// A table: a line for each size, a column for each source.
-fn table(
-    title: &str,
-    sources: &[(&str, &dyn Source)],
-    sizes: &[usize],
-    cell: impl Fn(&dyn Source, usize) -> f64,
-) {
+fn table(title: &str, columns: &[Column<'_>], sizes: &[usize], case: Case) {
     println!("\n{title}");
     print!("{:>10}", "bytes");
-    sources.iter().for_each(|(name, _)| print!("{name:>18}"));
+    columns.iter().for_each(|(name, _)| print!("{name:>18}"));
     for &size in sizes {
         print!("\n{size:>10}");
-        sources
+        columns
             .iter()
-            .for_each(|(_, source)| print!("{:>18.1}", cell(*source, size)));
+            .for_each(|(_, cell)| print!("{:>18.1}", cell(case, size)));
     }
     println!();
 }

@@ -81,33 +81,31 @@ fn main() {
     thread::spawn(thread::park);
     let manager = MimallocManager::new();
     let heap = unsafe { mimalloc::mi_heap_new() };
-    let sources: [(&str, &dyn Source); 5] = [
-        ("malloc", &Plain),
-        ("malloc_aligned", &Aligned),
-        ("heap_malloc", &Heap(heap)),
-        ("heap_mall._aligned", &HeapAligned(heap)),
-        ("manager", &Manager(black_box(&manager))),
+    let columns = [
+        column("malloc", Plain),
+        column("malloc_aligned", Aligned),
+        column("heap_malloc", Heap(heap)),
+        column("heap_mall._aligned", HeapAligned(heap)),
+        column("manager", Manager(black_box(&manager))),
     ];
     let small = [64, 192, 576, KIB, 4 * KIB, 16 * KIB, 64 * KIB];
     let large = [256 * KIB, 512 * KIB, MIB, 4 * MIB, 16 * MIB];
     let sizes = [&small[..], &large[..]].concat();
 
-    table("allocate, free: ns", &sources, &sizes, |source, size| {
-        cycle(source, size, false)
-    });
+    table("allocate, free: ns", &columns, &sizes, Case::Pair);
     table(
         "allocate, write to each page, free: ns",
-        &sources,
+        &columns,
         &sizes[5..],
-        |source, size| cycle(source, size, true),
+        Case::Touched,
     );
     for threads in [1, 2] {
         let title = format!("{threads} threads, millions of blocks a second");
         table(
             &title,
-            &sources,
+            &columns,
             &[64, 4 * KIB, 64 * KIB, MIB],
-            |source, size| together(source, size, threads),
+            Case::Threads(threads),
         );
     }
 }
@@ -132,7 +130,7 @@ impl Source for Manager<'_> {
 }
 
 /// A block's life: ns, the best mean of 7 rounds. A thread that sleeps keeps locks honest.
-fn cycle(source: &dyn Source, size: usize, touched: bool) -> f64 {
+fn cycle(source: &impl Source, size: usize, touched: bool) -> f64 {
     let mut count = 100;
     let mut best = f64::INFINITY;
     for round in 0..8 {
@@ -160,7 +158,7 @@ fn touch(ptr: *mut u8, size: usize) {
 }
 
 /// Millions of blocks a second that `threads` threads make and give back together.
-fn together(source: &dyn Source, size: usize, threads: usize) -> f64 {
+fn together(source: &impl Source, size: usize, threads: usize) -> f64 {
     let rounds = (0..5).map(|_| {
         let all_ready = Barrier::new(threads + 1);
         let stop = AtomicBool::new(false);
@@ -196,21 +194,40 @@ fn together(source: &dyn Source, size: usize, threads: usize) -> f64 {
     rounds.fold(0.0, f64::max)
 }
 
+/// What is measured.
+#[derive(Clone, Copy)]
+enum Case {
+    /// ns for a block that is made and given back.
+    Pair,
+    /// The same, and each page is written to.
+    Touched,
+    /// Millions of blocks a second for so many threads.
+    Threads(usize),
+}
+
+/// A column of a table. The loops are compiled for the source, so that a function in C is called
+/// as it is, and a manager by one virtual call.
+type Column<'a> = (&'static str, Box<dyn Fn(Case, usize) -> f64 + 'a>);
+
+fn column<'a>(name: &'static str, source: impl Source + 'a) -> Column<'a> {
+    let cell = move |case, size| match case {
+        Case::Pair => cycle(&source, size, false),
+        Case::Touched => cycle(&source, size, true),
+        Case::Threads(threads) => together(&source, size, threads),
+    };
+    (name, Box::new(cell))
+}
+
 /// A table: a line for each size, a column for each source.
-fn table(
-    title: &str,
-    sources: &[(&str, &dyn Source)],
-    sizes: &[usize],
-    cell: impl Fn(&dyn Source, usize) -> f64,
-) {
+fn table(title: &str, columns: &[Column<'_>], sizes: &[usize], case: Case) {
     println!("\n{title}");
     print!("{:>10}", "bytes");
-    sources.iter().for_each(|(name, _)| print!("{name:>18}"));
+    columns.iter().for_each(|(name, _)| print!("{name:>18}"));
     for &size in sizes {
         print!("\n{size:>10}");
-        sources
+        columns
             .iter()
-            .for_each(|(_, source)| print!("{:>18.1}", cell(*source, size)));
+            .for_each(|(_, cell)| print!("{:>18.1}", cell(case, size)));
     }
     println!();
 }
