@@ -81,7 +81,8 @@ unsafe impl AllocationManager for Charged {
 impl Drop for Charged {
     fn drop(&mut self) {
         // Blocks that were never given back are valid for ever.
-        mem::forget(mem::take(&mut *self.lock()));
+        let never_given_back = mem::take(&mut *self.lock());
+        never_given_back.into_values().for_each(mem::forget);
     }
 }
 
