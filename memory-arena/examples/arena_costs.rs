@@ -87,16 +87,13 @@ impl Source for Manager<'_> {
 }
 
 /// A block's life: ns, the best mean of 7 rounds. A thread that sleeps keeps locks honest.
-fn cycle(source: &impl Source, size: usize, touched: bool) -> f64 {
+fn cycle(source: &impl Source, size: usize) -> f64 {
     let mut count = 100;
     let mut best = f64::INFINITY;
     for round in 0..8 {
         let start = Instant::now();
         for _ in 0..count {
             let block = black_box(source.allocate(black_box(size)));
-            if touched {
-                touch(block, size);
-            }
             source.free(block, size);
         }
         let nanoseconds = start.elapsed().as_secs_f64() * 1e9 / f64::from(count);
@@ -106,12 +103,6 @@ fn cycle(source: &impl Source, size: usize, touched: bool) -> f64 {
         count = (1e7 / nanoseconds).clamp(3.0, 1e6) as u32;
     }
     best
-}
-
-fn touch(ptr: *mut u8, size: usize) {
-    for offset in (0..size).step_by(4 * KIB) {
-        unsafe { ptr.add(offset).write_volatile(1) };
-    }
 }
 
 /// Millions of blocks a second that `threads` threads make and give back together.
@@ -156,8 +147,6 @@ fn together(source: &impl Source, size: usize, threads: usize) -> f64 {
 enum Case {
     /// ns for a block that is made and given back.
     Pair,
-    /// The same, and each page is written to.
-    Touched,
     /// ns for each of so many that are made, then given back in order.
     Batch(usize),
     /// Millions of blocks a second for so many threads.
@@ -170,8 +159,7 @@ type Column<'a> = (&'static str, Box<dyn Fn(Case, usize) -> f64 + 'a>);
 
 fn column<'a>(name: &'static str, source: impl Source + 'a) -> Column<'a> {
     let cell = move |case, size| match case {
-        Case::Pair => cycle(&source, size, false),
-        Case::Touched => cycle(&source, size, true),
+        Case::Pair => cycle(&source, size),
         Case::Batch(batch) => in_batches(&source, size, batch),
         Case::Threads(threads) => together(&source, size, threads),
     };
