@@ -95,6 +95,13 @@ enum Plan {
     Closed { at: NodePtr },
 }
 
+/// A refusal, and the level that made it.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) at: NodePtr,
+    pub(super) refusal: Refusal,
+}
+
 /// Whether a charge may pass limits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -109,13 +116,16 @@ impl Locked<'_> {
         if !self.look(node).shut && self.charge_with_quantum(node, bytes) {
             return Ok(());
         }
-        self.charge_exactly(node, bytes, Mode::Refusable).map(drop)
+        self.charge_exactly(node, bytes, Mode::Refusable)
+            .map_err(|refused| self.end(node, refused))?;
+        Ok(())
     }
 
     /// Charges `bytes` to `node` whatever the limits say; `Ok(true)` if no level that it reached
     /// is over its limit afterwards.
     pub(super) fn force(&mut self, node: NodePtr, bytes: usize) -> Result<bool, Refusal> {
-        let over = self.charge_exactly(node, bytes, Mode::Forced)?;
+        let forced = self.charge_exactly(node, bytes, Mode::Forced);
+        let over = forced.map_err(|refused| self.end(node, refused))?;
         let state = self.state(node);
         state.forced = state.forced.saturating_add(bytes as u64);
         Ok(!over)
@@ -165,13 +175,14 @@ impl Locked<'_> {
             .min(most)
     }
 
-    /// Decides at exact size. `Ok(true)`: forced, and a level is over its limit now.
+    /// Decides at exact size. `Ok(true)`: forced, and a level is over its limit now. After a refusal
+    /// the levels up to the refuser are still frozen: see [`end`](Self::end).
     pub(super) fn charge_exactly(
         &mut self,
         node: NodePtr,
         bytes: usize,
         mode: Mode,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<bool, Refused> {
         loop {
             match self.plan(node, bytes, mode) {
                 Plan::Fits { top, over } => {
@@ -188,20 +199,25 @@ impl Locked<'_> {
                     } else {
                         Refusal::Limit(self.levels(node, bytes, at))
                     };
-                    return Err(self.refuse(node, at, refusal));
+                    return Err(self.refuse(at, refusal));
                 }
                 Plan::Closed { at } => {
                     let refusal = Refusal::Closed(self.node(at).info.clone());
-                    return Err(self.refuse(node, at, refusal));
+                    return Err(self.refuse(at, refusal));
                 }
             }
         }
     }
 
-    fn refuse(&mut self, node: NodePtr, at: NodePtr, refusal: Refusal) -> Refusal {
+    pub(super) fn refuse(&mut self, at: NodePtr, refusal: Refusal) -> Refused {
         self.state(at).refusals += 1;
-        self.thaw(node, at);
-        refusal
+        Refused { at, refusal }
+    }
+
+    /// Ends a request of `node` that was refused.
+    pub(super) fn end(&mut self, node: NodePtr, refused: Refused) -> Refusal {
+        self.thaw(node, refused.at);
+        refused.refusal
     }
 
     /// Walks from `node` to the level that can grant `bytes`, freezing all on the way. Free bytes
@@ -291,19 +307,15 @@ impl Locked<'_> {
     }
 
     /// What a frozen node must return: below a tight level all that its reservation does not
-    /// cover; elsewhere, with hysteresis, what is above its high mark.
+    /// cover; elsewhere, with hysteresis, what is above the credit that it may hold.
     fn excess(&self, node: NodePtr, exact: bool) -> usize {
         let state = self.look(node);
-        let returnable = state.obtained - self.node(node).reservation.max(state.used());
+        let unused = state.obtained - self.node(node).reservation.max(state.used());
         if exact || state.closed || self.node(node).handles() == 0 {
-            return returnable;
+            return unused;
         }
-        let high = self.high(node);
-        if state.parked <= high {
-            0
-        } else {
-            (state.parked - high / 2).min(returnable)
-        }
+        let most = self.most_unused(node);
+        if unused <= most { 0 } else { unused - most / 2 }
     }
 
     /// Makes all below `at` exact: stops the whole subtree, then folds each node's free bytes

@@ -1,6 +1,6 @@
 //! Moving a charge from one node of a tree to another in one step.
 
-use super::charge::{Mode, Refusal};
+use super::charge::{Mode, Refusal, Refused};
 use super::node::{Locked, NodePtr};
 
 impl Locked<'_> {
@@ -17,7 +17,11 @@ impl Locked<'_> {
             state.forced = state.forced.saturating_add(bytes as u64);
             return Ok(true);
         }
-        self.move_through_ancestor(from, to, bytes, |locked, _| locked.force(to, bytes))?;
+        self.move_through_ancestor(from, to, bytes, |locked, _| {
+            locked.charge_exactly(to, bytes, Mode::Forced)
+        })?;
+        let state = self.state(to);
+        state.forced = state.forced.saturating_add(bytes as u64);
         Ok(!self.reaches_one_over(to, bytes))
     }
 
@@ -33,9 +37,10 @@ impl Locked<'_> {
         }
         self.move_through_ancestor(from, to, bytes, |locked, common| {
             if let Some(at) = locked.over_above(to, bytes, common) {
-                return Err(Refusal::Limit(locked.levels(to, bytes, at)));
+                let refusal = Refusal::Limit(locked.levels(to, bytes, at));
+                return Err(locked.refuse(at, refusal));
             }
-            locked.charge_exactly(to, bytes, Mode::Refusable).map(drop)
+            locked.charge_exactly(to, bytes, Mode::Refusable)
         })
     }
 
@@ -54,13 +59,13 @@ impl Locked<'_> {
 
     /// Takes `bytes` from `from`, as far up as the common ancestor, has `charge` charge them to
     /// `to`, and puts them back if it refuses. No peak is noted in between.
-    fn move_through_ancestor<T>(
+    fn move_through_ancestor(
         &mut self,
         from: NodePtr,
         to: NodePtr,
         bytes: usize,
-        charge: impl FnOnce(&mut Self, NodePtr) -> Result<T, Refusal>,
-    ) -> Result<T, Refusal> {
+        charge: impl FnOnce(&mut Self, NodePtr) -> Result<bool, Refused>,
+    ) -> Result<(), Refusal> {
         let common = self.common_ancestor(from, to);
         self.freeze(from);
         self.state(from).parked += bytes;
@@ -73,12 +78,13 @@ impl Locked<'_> {
             self.fold(at);
             at = parent;
         }
-        let result = charge(self, common);
-        if result.is_err() {
-            // The free bytes are all there up to the common ancestor: this only uses them again.
+        let result = charge(self, common).map(drop).map_err(|refused| {
+            // Nothing was opened since: the free bytes are all there, up to the common ancestor or
+            // to the refuser, and are put to their old use.
             self.freeze(from);
             self.commit(from, bytes, 0);
-        }
+            self.end(to, refused)
+        });
         self.freeze(common);
         self.settle(common);
         self.thaw(from, common);

@@ -113,13 +113,21 @@ impl BufferAllocator {
         };
         let Some(layout) = capacity.and_then(|size| Layout::from_size_align(size, alignment).ok())
         else {
-            return Err(overflow(node, size));
+            return Err(self.too_large(size));
         };
         if node.hooks != 0 {
             return allocate_watched(&self.handle, layout, contents);
         }
         let charge = Charge::unheard(&self.handle, layout.size())?;
         allocate_charged(charge, layout, contents)
+    }
+
+    #[cold]
+    fn too_large(&self, requested: usize) -> AllocError {
+        if self.is_closed() {
+            return AllocError::Closed { allocator: self.info().clone(), requested };
+        }
+        overflow(self.node(), requested)
     }
 
     #[cold]
@@ -177,10 +185,12 @@ pub(crate) fn allocate_charged(
 }
 
 /// A buffer for `reserved` bytes that are charged already; only what the layout adds is charged.
+/// `hand_over` is called when the bytes have become the buffer's, before the listener hears of it.
 pub(crate) fn allocate_reserved(
     handle: &Handle,
     reserved: usize,
     layout: Layout,
+    hand_over: impl FnOnce(),
 ) -> Result<ArrowBufMut, AllocError> {
     let size = layout.size();
     if let Some(listener) = &handle.listener {
@@ -195,6 +205,7 @@ pub(crate) fn allocate_reserved(
     }
     let charge = Charge::unheard(handle, size - reserved)?;
     let buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
+    hand_over();
     count_allocation(handle, size);
     tell_allocation(handle, size);
     Ok(buffer)
