@@ -375,6 +375,35 @@ mod tests {
     }
 
     #[test]
+    fn threads_that_are_ending_are_counted_too() {
+        struct CountsLate;
+        impl Drop for CountsLate {
+            fn drop(&mut self) {
+                TALLY.lent(5);
+                TALLY.returned(2);
+            }
+        }
+        static TALLY: Tally = Tally::new();
+        thread_local! {
+            static BEFORE: CountsLate = const { CountsLate };
+            static AFTER: CountsLate = const { CountsLate };
+        }
+
+        for _ in 0..10 {
+            let thread = thread::spawn(|| {
+                BEFORE.with(|_| ());
+                TALLY.lent(1);
+                AFTER.with(|_| ());
+            });
+            thread.join().unwrap();
+        }
+
+        // Whichever order locals are dropped in, one of the two finds the slot gone.
+        assert_eq!(TALLY.stats().live_bytes, Some(70));
+        assert_eq!(TALLY.stats().allocations, Some(30));
+    }
+
+    #[test]
     fn the_peak_outlives_what_made_it_until_it_is_reset() {
         let tally = Tally::new();
         tally.lent(10 << 20);

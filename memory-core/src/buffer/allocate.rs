@@ -125,7 +125,10 @@ impl BufferAllocator {
     #[cold]
     fn too_large(&self, requested: usize) -> AllocError {
         if self.is_closed() {
-            return AllocError::Closed { allocator: self.info().clone(), requested };
+            return AllocError::Closed {
+                allocator: self.info().clone(),
+                requested,
+            };
         }
         overflow(self.node(), requested)
     }
