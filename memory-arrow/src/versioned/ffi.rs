@@ -196,7 +196,8 @@ unsafe fn take(array: FFI_ArrowArray, schema: &FFI_ArrowSchema) -> Result<ArrayD
     // SAFETY: the caller's promise.
     unsafe { check_array(raw, &data_type, &At::Top("array")) }?;
     // SAFETY: the caller's promise, and the checks above.
-    let mut data = guarded(|| Ok(unsafe { ffi::from_ffi_and_data_type(array, data_type) }?))?;
+    let data = guarded(|| Ok(unsafe { ffi::from_ffi_and_data_type(array, data_type) }?))?;
+    let mut data = without_stray_offsets(data);
     guarded(|| {
         data.align_buffers();
         // Offsets against the lengths of values and children, before anything relies on them.
@@ -204,6 +205,28 @@ unsafe fn take(array: FFI_ArrowArray, schema: &FFI_ArrowSchema) -> Result<ArrayD
         Ok(())
     })?;
     Ok(data)
+}
+
+/// The same array, with empty strings and binaries made anew: arrow-rs takes their values for empty,
+/// but keeps their one offset, which may be any number.
+fn without_stray_offsets(data: ArrayData) -> ArrayData {
+    let (data_type, len, nulls, offset, buffers, children) = data.into_parts();
+    let is_bytes = matches!(
+        data_type,
+        DataType::Utf8 | DataType::Binary | DataType::LargeUtf8 | DataType::LargeBinary
+    );
+    if len == 0 && is_bytes {
+        return ArrayData::new_empty(&data_type);
+    }
+    let children = children.into_iter().map(without_stray_offsets).collect();
+    let builder = ArrayData::builder(data_type)
+        .len(len)
+        .nulls(nulls)
+        .offset(offset)
+        .buffers(buffers)
+        .child_data(children);
+    // SAFETY: the caller validates it; nothing reads the values before.
+    unsafe { builder.build_unchecked() }
 }
 
 /// # Safety

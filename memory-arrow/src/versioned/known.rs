@@ -257,9 +257,3 @@ pub(super) fn wrap(held: ArrowBuf, original: Option<Buffer>) -> Buffer {
 fn extent(held: &ArrowBuf) -> (NonNull<u8>, usize) {
     (NonNull::from(held.as_slice()).cast(), held.len())
 }
-
-/// How many entries the registry has: none, once all that was adopted or made is gone.
-#[cfg(test)]
-pub(super) fn entries() -> usize {
-    REGISTRY.len()
-}

@@ -16,3 +16,7 @@ pub use ffi::{
 };
 #[cfg(feature = "pool")]
 pub use pool::TreePool;
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod all_types_tests;
