@@ -13,14 +13,14 @@ use crate::error::MemoryError;
 /// `struct ArrowSchema`, as the C Data Interface lays it out.
 #[repr(C)]
 pub(crate) struct RawSchema {
-    format: *const c_char,
-    name: *const c_char,
-    metadata: *const c_char,
+    pub(crate) format: *const c_char,
+    pub(crate) name: *const c_char,
+    pub(crate) metadata: *const c_char,
     flags: i64,
-    n_children: i64,
-    children: *mut *mut RawSchema,
-    dictionary: *mut RawSchema,
-    release: Option<unsafe extern "C" fn(*mut RawSchema)>,
+    pub(crate) n_children: i64,
+    pub(crate) children: *mut *mut RawSchema,
+    pub(crate) dictionary: *mut RawSchema,
+    pub(crate) release: Option<unsafe extern "C" fn(*mut RawSchema)>,
     private_data: *mut c_void,
 }
 
@@ -32,10 +32,10 @@ pub(crate) struct RawArray {
     pub(crate) offset: i64,
     pub(crate) n_buffers: i64,
     pub(crate) n_children: i64,
-    buffers: *const *const c_void,
-    children: *mut *mut RawArray,
-    dictionary: *mut RawArray,
-    release: Option<unsafe extern "C" fn(*mut RawArray)>,
+    pub(crate) buffers: *const *const c_void,
+    pub(crate) children: *mut *mut RawArray,
+    pub(crate) dictionary: *mut RawArray,
+    pub(crate) release: Option<unsafe extern "C" fn(*mut RawArray)>,
     private_data: *mut c_void,
 }
 

@@ -164,10 +164,10 @@ pub unsafe fn import_batch(
     unsafe { check_schema(schema) }?;
     // SAFETY: the caller's promise.
     let imported = unsafe { import_array(array, schema, allocator) }?;
-    let schema = guarded(|| Ok(Schema::try_from(schema)?))?;
     let Some(columns) = imported.as_any().downcast_ref::<StructArray>() else {
         return At::Top("array").error("a batch is a struct");
     };
+    let schema = guarded(|| Ok(Schema::try_from(schema)?))?;
     if columns.null_count() > 0 {
         return At::Top("array").error("a batch has no nulls of its own");
     }
@@ -194,7 +194,7 @@ unsafe fn take(array: FFI_ArrowArray, schema: &FFI_ArrowSchema) -> Result<ArrayD
     // SAFETY: the same layout, by the C Data Interface.
     let raw = unsafe { &*std::ptr::from_ref(&array).cast::<RawArray>() };
     // SAFETY: the caller's promise.
-    unsafe { check_array(raw, &data_type, &At::Top("array")) }?;
+    guarded(|| unsafe { check_array(raw, &data_type, &At::Top("array")) })?;
     // SAFETY: the caller's promise, and the checks above.
     let data = guarded(|| Ok(unsafe { ffi::from_ffi_and_data_type(array, data_type) }?))?;
     let mut data = without_stray_offsets(data);
@@ -268,9 +268,9 @@ unsafe fn check_array(
     at: &At<'_>,
 ) -> Result<(), MemoryError> {
     let rows = array.check_numbers(at)?;
+    let children = child_types(data_type, at)?;
     // SAFETY: the caller's promise.
     unsafe { check_buffers(array, data_type, rows, at) }?;
-    let children = child_types(data_type, at)?;
     // SAFETY: the caller's promise.
     let arrays = unsafe { array.children(at, children.len()) }?;
     for (index, (child, data_type)) in arrays.into_iter().zip(children).enumerate() {

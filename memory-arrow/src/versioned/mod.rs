@@ -20,3 +20,5 @@ pub use pool::TreePool;
 #[cfg(test)]
 #[path = "tests.rs"]
 mod all_types_tests;
+#[cfg(test)]
+mod malformed_tests;
