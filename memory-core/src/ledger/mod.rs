@@ -324,7 +324,7 @@ unsafe fn leave_others(slot: NonNull<Slot>) {
         unsafe { root.links() }.pending -= 1;
         None
     } else {
-        bury(&mut locked, this)
+        bury(&mut locked, this, true)
     };
     if !this.count().is_owning() {
         locked.change_guests(node, -1);
@@ -366,8 +366,9 @@ unsafe fn leave_others(slot: NonNull<Slot>) {
 
 /// Takes a ledger without buffers off the list, under the mutex. If it owned and others remain,
 /// the one that has been associated longest gets the charge, and the answer says so. A ledger
-/// that does not own afterwards counts as a guest.
-fn bury(locked: &mut Locked<'_>, slot: &Slot) -> Option<hooked::Moved> {
+/// that does not own afterwards counts as a guest. If its holder is not here but on the way, its
+/// node must not leave the tree before.
+fn bury(locked: &mut Locked<'_>, slot: &Slot, holder_is_here: bool) -> Option<hooked::Moved> {
     let root = slot.home();
     unlist(root, slot);
     if !slot.count().is_owning() {
@@ -378,7 +379,11 @@ fn bury(locked: &mut Locked<'_>, slot: &Slot) -> Option<hooked::Moved> {
     // SAFETY: on the list, so in use.
     let heir = unsafe { first.as_ref() };
     let (from, to, size) = (slot.node(), heir.node(), slot.size());
-    let moved = locked.transfer(from, to, size);
+    let moved = if holder_is_here {
+        locked.bequeath(from, to, size)
+    } else {
+        locked.transfer(from, to, size)
+    };
     slot.count().set_owning(false);
     locked.change_guests(from, 1);
     if moved.is_err() {
@@ -444,7 +449,7 @@ fn find_or_make(
             return (LedgerRef(here.cast()), moved);
         } else {
             // Dead: its last holder waits for the mutex that we hold.
-            moved = bury(locked, ledger);
+            moved = bury(locked, ledger, false);
             // SAFETY: under the mutex.
             unsafe { ledger.links() }.buried = true;
             // SAFETY: as above.
