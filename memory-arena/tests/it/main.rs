@@ -7,14 +7,16 @@
 use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
 
 use arrow_memory_arena::{Arena, ArenaError};
 use arrow_memory_core::testing::{
     Block, CountingManager, FailingManager, PanickingManager, StdManager, TrackingManager,
 };
-use arrow_memory_core::{AllocationManager, ManagerError, ManagerStats, backend};
+use arrow_memory_core::{
+    AllocError, AllocationManager, ManagerError, ManagerStats, RootAllocator, backend,
+};
 use arrow_memory_system as _;
 
 const KIB: usize = 1024;
@@ -23,7 +25,7 @@ const KIB: usize = 1024;
 fn arena_over(parent: &Arc<TrackingManager>) -> Arena {
     let builder = Arena::builder().parent(parent.clone());
     let builder = builder.chunk_size(4 * KIB).max_chunk_size(64 * KIB);
-    builder.build().unwrap()
+    builder.build().expect("valid sizes")
 }
 
 fn tracked() -> (Arc<TrackingManager>, Arena) {
@@ -33,11 +35,11 @@ fn tracked() -> (Arc<TrackingManager>, Arena) {
 }
 
 fn layout(size: usize) -> Layout {
-    Layout::from_size_align(size, 64).unwrap()
+    Layout::from_size_align(size, 64).expect("a valid layout")
 }
 
 fn block(arena: &Arena, size: usize) -> Block<'_> {
-    Block::filled(arena, layout(size), size as u8).unwrap()
+    Block::filled(arena, layout(size), size as u8).expect("a usual size")
 }
 
 #[test]
@@ -362,7 +364,7 @@ fn the_error_of_the_parent_is_the_source() {
 /// A parent that looks at the arena whenever it is called, which needs the arena's lock.
 #[derive(Debug, Default)]
 struct Nosy {
-    arena: OnceLock<Arena>,
+    arena: Mutex<Option<Arena>>,
     /// Whether it is looking already: what it does there reaches it again.
     looking: AtomicBool,
 }
@@ -372,7 +374,8 @@ impl Nosy {
         if self.looking.swap(true, Ordering::Relaxed) {
             return;
         }
-        if let Some(arena) = self.arena.get() {
+        let arena = self.arena.lock().unwrap().clone();
+        if let Some(arena) = arena {
             let _ = arena.stats();
             let small = arena.allocate(layout(64));
             if let Ok(small) = small {
@@ -418,7 +421,7 @@ fn no_lock_is_held_while_the_parent_is_called() {
         .chunk_size(4 * KIB)
         .build()
         .unwrap();
-    parent.arena.set(arena.clone()).unwrap();
+    *parent.arena.lock().unwrap() = Some(arena.clone());
 
     let mut blocks: Vec<_> = (0..50).map(|_| block(&arena, KIB)).collect();
     blocks.push(block(&arena, 9000));
@@ -426,6 +429,9 @@ fn no_lock_is_held_while_the_parent_is_called() {
     blocks.clear();
     arena.release_unused();
     arena.reset().unwrap();
+    // They hold each other.
+    let held = parent.arena.lock().unwrap().take();
+    drop(held);
 }
 
 #[test]
@@ -500,7 +506,10 @@ fn clones_share_one_arena_and_its_chunks_go_with_the_last_of_them() {
 
 #[test]
 fn a_leaked_block_outlives_its_arena() {
+    // A static reaches what is leaked, so that leak checkers know that it is meant.
+    static LEAKED: OnceLock<Arc<TrackingManager>> = OnceLock::new();
     let (parent, arena) = tracked();
+    LEAKED.set(parent.clone()).unwrap();
     let leaked = arena.allocate(layout(100)).unwrap();
     // SAFETY: the block is live and has 100 bytes.
     unsafe { leaked.as_ptr().write_bytes(7, 100) };
@@ -511,6 +520,90 @@ fn a_leaked_block_outlives_its_arena() {
     // SAFETY: it was never given back, so it is valid; its bytes were written above.
     let bytes = unsafe { std::slice::from_raw_parts(leaked.as_ptr(), 100) };
     assert!(bytes.iter().all(|&byte| byte == 7));
+}
+
+#[test]
+fn an_arena_over_an_allocator_charges_its_chunks_there() {
+    let root = RootAllocator::new(1 << 20);
+    let query = root.child("query").limit(100 * KIB).build().unwrap();
+    let arena = Arena::builder()
+        .allocator(&query)
+        .chunk_size(16 * KIB)
+        .build()
+        .unwrap();
+    assert_eq!(query.allocated_memory(), 0);
+
+    let small = block(&arena, 64);
+    assert_eq!(query.allocated_memory(), 16 * KIB);
+    let large = block(&arena, 20_000);
+    assert_eq!(query.allocated_memory(), 16 * KIB + 20_032);
+    assert_eq!(arena.held_bytes(), 16 * KIB + 20_000);
+
+    drop(small);
+    drop(large);
+    assert_eq!(query.allocated_memory(), 16 * KIB, "the chunk is kept");
+    drop(arena);
+    assert_eq!(query.allocated_memory(), 0);
+    query.close().unwrap();
+}
+
+#[test]
+fn an_arena_over_an_allocator_keeps_to_its_limit_and_says_who_refused() {
+    let root = RootAllocator::new(40 * KIB);
+    let arena = Arena::builder()
+        .allocator(&root)
+        .chunk_size(16 * KIB)
+        .build()
+        .unwrap();
+
+    // The second chunk would have 32 KiB, so it has 16; there is no room for a third.
+    let mut blocks = Vec::new();
+    let error = loop {
+        match Block::filled(&arena, layout(KIB), 1) {
+            Ok(block) => blocks.push(block),
+            Err(error) => break error,
+        }
+    };
+
+    assert_eq!(blocks.len(), 32);
+    assert_eq!(root.allocated_memory(), 32 * KIB);
+    let sources: Vec<_> = std::iter::successors(Some(&error as &dyn std::error::Error), |error| {
+        error.source()
+    })
+    .collect();
+    let refused = sources
+        .iter()
+        .find_map(|error| error.downcast_ref::<AllocError>());
+    assert!(
+        matches!(refused, Some(AllocError::OutOfMemory { .. })),
+        "{sources:?}"
+    );
+    drop(blocks);
+    arena.release_unused();
+    assert_eq!(root.allocated_memory(), 0);
+}
+
+#[test]
+fn a_tree_may_stand_on_an_arena() {
+    let (parent, arena) = tracked();
+    let root = RootAllocator::builder()
+        .allocation_manager(Arc::new(arena.clone()))
+        .build()
+        .unwrap();
+    let child = root.child("batch").build().unwrap();
+
+    let mut builder = child.buffer(64).unwrap();
+    for byte in 0..3000 {
+        builder.extend_from_slice(&[byte as u8]).unwrap();
+    }
+    let frozen = builder.freeze();
+
+    assert_eq!(frozen[2999], 2999_u32 as u8);
+    assert!(arena.reset().is_err());
+    drop(frozen);
+    arena.reset().unwrap();
+    drop((child, root, arena));
+    parent.assert_clean();
 }
 
 #[test]

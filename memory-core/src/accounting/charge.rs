@@ -109,6 +109,10 @@ pub(super) enum Mode {
     Forced,
 }
 
+/// For a transfer: the common ancestor, and the bytes that the source set free there. To use them
+/// again is no new work, even if that ancestor is closed.
+pub(super) type Freed = Option<(NodePtr, usize)>;
+
 impl Locked<'_> {
     /// Charges `bytes` to `node`, or refuses; the caller has a handle or bytes of it.
     pub(super) fn charge(&mut self, node: NodePtr, bytes: usize) -> Result<(), Refusal> {
@@ -116,7 +120,7 @@ impl Locked<'_> {
         if !self.look(node).shut && self.charge_with_quantum(node, bytes) {
             return Ok(());
         }
-        self.charge_exactly(node, bytes, Mode::Refusable)
+        self.charge_exactly(node, bytes, Mode::Refusable, None)
             .map_err(|refused| self.end(node, refused))?;
         Ok(())
     }
@@ -124,7 +128,7 @@ impl Locked<'_> {
     /// Charges `bytes` to `node` whatever the limits say; `Ok(true)` if no level that it reached
     /// is over its limit afterwards.
     pub(super) fn force(&mut self, node: NodePtr, bytes: usize) -> Result<bool, Refusal> {
-        let forced = self.charge_exactly(node, bytes, Mode::Forced);
+        let forced = self.charge_exactly(node, bytes, Mode::Forced, None);
         let over = forced.map_err(|refused| self.end(node, refused))?;
         let state = self.state(node);
         state.forced = state.forced.saturating_add(bytes as u64);
@@ -182,9 +186,10 @@ impl Locked<'_> {
         node: NodePtr,
         bytes: usize,
         mode: Mode,
+        freed: Freed,
     ) -> Result<bool, Refused> {
         loop {
-            match self.plan(node, bytes, mode) {
+            match self.plan(node, bytes, mode, freed) {
                 Plan::Fits { top, over } => {
                     self.commit(node, bytes, 0);
                     self.thaw(node, top);
@@ -222,12 +227,13 @@ impl Locked<'_> {
 
     /// Walks from `node` to the level that can grant `bytes`, freezing all on the way. Free bytes
     /// of a level cover the request before its parent is asked.
-    fn plan(&mut self, node: NodePtr, bytes: usize, mode: Mode) -> Plan {
+    fn plan(&mut self, node: NodePtr, bytes: usize, mode: Mode, freed: Freed) -> Plan {
         let (mut at, mut need, mut over) = (node, bytes, false);
         loop {
             self.freeze(at);
             let state = self.look(at);
-            if state.closed && mode == Mode::Refusable {
+            let moves = freed.is_some_and(|(place, freed)| place == at && need <= freed);
+            if state.closed && mode == Mode::Refusable && !moves {
                 return Plan::Closed { at };
             }
             let fits = state
@@ -343,8 +349,9 @@ impl Locked<'_> {
         state.note_peak();
     }
 
-    /// Returns to the parent what the node's reservation and use do not need. Both are frozen.
-    pub(super) fn fold(&mut self, node: NodePtr) {
+    /// Returns to the parent what the node's reservation and use do not need, and says how much
+    /// that was. Both are frozen.
+    pub(super) fn fold(&mut self, node: NodePtr) -> usize {
         let excess = self.excess(node, true);
         let state = self.state(node);
         state.parked -= excess;
@@ -354,6 +361,7 @@ impl Locked<'_> {
             state.lent -= excess;
             state.parked += excess;
         }
+        excess
     }
 
     /// The tight level nearest to the root at or above `node`; `None` at once if `node` is not
@@ -403,7 +411,7 @@ impl Locked<'_> {
         let state = self.state(node);
         debug_assert!(!state.tight);
         state.shut = state.closed || orphan || never;
-        if !state.shut {
+        if !state.shut && !self.hold {
             self.open(node);
         }
     }

@@ -442,6 +442,9 @@ fn stripe_count() -> usize {
 pub(crate) struct Locked<'t> {
     tree: &'t Tree,
     shared: Option<MutexGuard<'t, Shared>>,
+    /// Nothing is opened for now: one step is made of several. What stays shut for it is opened
+    /// when it is next used.
+    pub(super) hold: bool,
     /// Keeps the tree until the mutex is released and the graveyard is empty, where the caller
     /// gives up what kept it. Last, so that it goes last.
     _keep: Option<Arc<Tree>>,
@@ -474,6 +477,7 @@ impl Tree {
         Locked {
             tree: self,
             shared: Some(lock(&self.mutex)),
+            hold: false,
             _keep: None,
         }
     }
@@ -484,6 +488,7 @@ impl Tree {
         Locked {
             tree: self,
             shared: Some(lock(&self.mutex)),
+            hold: false,
             _keep: Some(keep),
         }
     }

@@ -16,7 +16,7 @@ use arrow_memory_mimalloc::{MimallocManager, MimallocOption};
 const MIB: usize = 1 << 20;
 
 fn layout(size: usize, align: usize) -> Layout {
-    Layout::from_size_align(size, align).unwrap()
+    Layout::from_size_align(size, align).expect("a valid layout")
 }
 
 /// Writes to every byte of a block, so that a neighbour's would be seen.
@@ -278,9 +278,13 @@ fn options_are_those_of_the_same_name_in_the_environment() {
     ];
     if env::var_os(CHILD).is_some() {
         for (name, option, value) in options {
-            assert_eq!(MimallocManager::option(option), value, "{name}");
+            assert_eq!(MimallocManager::option(option), value.into(), "{name}");
             MimallocManager::set_option(option, value + 1);
-            assert_eq!(MimallocManager::option(option), value + 1, "{name}");
+            assert_eq!(
+                MimallocManager::option(option),
+                i64::from(value) + 1,
+                "{name}"
+            );
             MimallocManager::set_option(option, 0);
         }
         return;
