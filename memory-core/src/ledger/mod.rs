@@ -15,7 +15,7 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal};
+use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal, hooks};
 use crate::error::TransferError;
 use crate::raw::count::Left;
 use crate::raw::pool;
@@ -326,7 +326,7 @@ unsafe fn free(slot: NonNull<Slot>) {
     let node = this.node();
     // SAFETY: the allocation is charged to the node, so it is alive.
     let owner = unsafe { node.node() };
-    if owner.hooks != 0 || this.is_foreign() || !std::ptr::eq(this.home(), this) {
+    if owner.hooks & !hooks::POLICY != 0 || this.is_foreign() || !std::ptr::eq(this.home(), this) {
         // SAFETY: the caller's promise.
         return unsafe { hooked::free(slot) };
     }
