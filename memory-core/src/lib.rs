@@ -4,7 +4,9 @@ mod accounting;
 mod allocator;
 pub mod backend;
 mod buffer;
+mod debug;
 mod error;
+mod leak_check;
 mod ledger;
 mod listener;
 mod manager;
@@ -27,13 +29,18 @@ pub use buffer::{
     ArrowBuf, ArrowBufMut, BooleanBufferBuilder, BufferBuilder, ForeignAllocation, ForeignError,
     TransferResult, TypedBufferBuilder,
 };
+pub use debug::{History, HistoryEvent, OutstandingBuffer, StackFrame, StackTrace};
 pub use error::{
     AllocError, BackendError, CastError, OutOfBounds, SegmentError, TransferError, VerifyError,
 };
+pub use leak_check::{LeakCheck, leak_check};
 pub use listener::{AllocationListener, Veto};
 pub use manager::{AllocationManager, ManagerError, ManagerStats};
 pub use outcome::{AllocationOutcome, AllocatorId, AllocatorInfo, OutcomeEntry};
-pub use report::{AllocatorSnapshot, AllocatorStats, CloseError, OutstandingLedger, SnapshotEntry};
+pub use report::{
+    AllocatorSnapshot, AllocatorStats, CloseError, MemoryReport, OutstandingLedger,
+    OutstandingReservation, ReportEntry, SnapshotEntry,
+};
 pub use reservation::AllocationReservation;
 pub use rounding::{
     PaddingRoundingPolicy, PowerOfTwoRoundingPolicy, RoundingPolicy, SegmentRoundingPolicy,

@@ -10,11 +10,12 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::num::NonZeroU64;
 use std::ptr::NonNull;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use slab::Slab;
 
 use super::word::{MAX_CREDIT, Word};
+use crate::debug::{Recorder, Trail};
 use crate::listener::AllocationListener;
 use crate::manager::AllocationManager;
 use crate::outcome::{AllocatorId, AllocatorInfo};
@@ -36,6 +37,8 @@ pub(crate) struct TreeConfig {
 /// One tree of allocators: what its nodes share.
 pub(crate) struct Tree {
     pub(crate) config: TreeConfig,
+    /// In debug mode, what is alive.
+    recorder: Option<Box<Recorder>>,
     mutex: Mutex<Shared>,
 }
 
@@ -45,6 +48,14 @@ struct Shared {
     graveyard: Option<NodePtr>,
     /// Nodes that left the tree and whose former parent has a listener to be told.
     departed: Option<NodePtr>,
+}
+
+/// A reservation, as its allocator sees it.
+pub(crate) struct Reserved {
+    /// Bytes charged; written by the reservation alone, read by reports.
+    pub(crate) size: plain::AtomicUsize,
+    /// In debug mode, where it comes from.
+    pub(crate) trail: Option<Trail>,
 }
 
 /// What an allocator is made of, given at its creation.
@@ -92,7 +103,9 @@ pub(crate) struct Node {
     pins: AtomicUsize,
     /// The sizes of the `AllocationReservation`s, empty ones too; each holds a handle besides.
     /// A lock of its own, taken under the tree's or alone.
-    pub(crate) reservations: plain::Mutex<Slab<Arc<plain::AtomicUsize>>>,
+    pub(crate) reservations: plain::Mutex<Slab<Arc<Reserved>>>,
+    /// In debug mode, where the allocator comes from.
+    trail: OnceLock<Box<Trail>>,
     /// External bytes, which `release_bytes` may give back.
     pub(crate) external: AtomicUsize,
     /// Bytes of foreign allocations that are charged here.
@@ -303,8 +316,25 @@ impl Node {
     }
 
     /// The reservations: their sizes in bytes.
-    pub(crate) fn reservations(&self) -> plain::MutexGuard<'_, Slab<Arc<plain::AtomicUsize>>> {
+    pub(crate) fn reservations(&self) -> plain::MutexGuard<'_, Slab<Arc<Reserved>>> {
         plain::lock(&self.reservations)
+    }
+
+    /// Whether debug mode is on in this tree.
+    #[inline]
+    pub(crate) fn is_debug(&self) -> bool {
+        self.hooks & hooks::DEBUG != 0
+    }
+
+    /// The history of the allocator, in debug mode.
+    pub(crate) fn trail(&self) -> Option<&Trail> {
+        self.trail.get().map(Box::as_ref)
+    }
+
+    /// Starts the history of the allocator, once.
+    pub(crate) fn set_trail(&self, trail: Trail) {
+        // The first one stays, and there is no second.
+        let _ = self.trail.set(Box::new(trail));
     }
 
     /// The sizes of the reservations, in bytes.
@@ -312,7 +342,7 @@ impl Node {
         // Relaxed: each is written by its one owner; numbers for readers.
         self.reservations()
             .iter()
-            .map(|(_, size)| size.load(Ordering::Relaxed))
+            .map(|(_, reserved)| reserved.size.load(Ordering::Relaxed))
             .collect()
     }
 
@@ -321,7 +351,7 @@ impl Node {
         // Relaxed: each is written by its one owner; a number for readers.
         self.reservations()
             .iter()
-            .map(|(_, size)| size.load(Ordering::Relaxed))
+            .map(|(_, reserved)| reserved.size.load(Ordering::Relaxed))
             .sum()
     }
 
@@ -436,9 +466,15 @@ pub(crate) struct Locked<'t> {
 }
 
 impl Tree {
+    /// What is alive, in debug mode.
+    pub(crate) fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_deref()
+    }
+
     /// A tree with its root, which has one handle.
     pub(crate) fn with_root(config: TreeConfig, root: NodeConfig) -> NodePtr {
         let tree = Arc::new(Self {
+            recorder: config.debug.then(|| Box::new(Recorder::new())),
             config,
             mutex: Mutex::new(Shared {
                 graveyard: None,
@@ -550,6 +586,7 @@ impl Node {
             handles: AtomicUsize::new(1),
             pins: AtomicUsize::new(0),
             reservations: plain::Mutex::default(),
+            trail: OnceLock::new(),
             external: AtomicUsize::new(0),
             foreign: AtomicUsize::new(0),
             total_bytes: AtomicU64::new(0),

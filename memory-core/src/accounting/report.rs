@@ -26,11 +26,6 @@ impl Handle {
         self.tree.lock().charged(self.ptr())
     }
 
-    /// What the parent is charged for this node.
-    pub(crate) fn obtained(&self) -> usize {
-        self.tree.lock().look(self.ptr()).obtained
-    }
-
     /// The largest allocated bytes that ever held.
     pub(crate) fn peak(&self) -> usize {
         self.tree.lock().peak(self.ptr())

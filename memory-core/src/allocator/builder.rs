@@ -1,10 +1,12 @@
 //! Builders of roots and children.
 
+use std::panic::Location;
 use std::sync::Arc;
 
 use super::{BufferAllocator, RootAllocator};
 use crate::accounting::{Handle, NodeConfig, TreeConfig};
 use crate::backend;
+use crate::debug::{Operation, Origin, Trail};
 use crate::error::{AllocError, BackendError};
 use crate::listener::AllocationListener;
 use crate::manager::AllocationManager;
@@ -70,7 +72,8 @@ impl RootAllocatorBuilder {
         self
     }
 
-    /// Debug mode on or off, whatever `ARROW_MEMORY_DEBUG_ALLOCATOR` says.
+    /// Debug mode on or off, whatever `ARROW_MEMORY_DEBUG_ALLOCATOR` says. Without this it is also on
+    /// if a `tracing` subscriber wants everything of the target `arrow_memory_core` (level trace).
     pub fn debug(mut self, debug: bool) -> Self {
         self.debug = Some(debug);
         self
@@ -95,6 +98,7 @@ impl RootAllocatorBuilder {
     /// # Errors
     ///
     /// [`BackendError`] if the backend is unknown, missing, or does not start.
+    #[track_caller]
     pub fn build(self) -> Result<RootAllocator, BackendError> {
         let manager = match (self.manager, self.backend) {
             (Some(manager), _) => manager,
@@ -104,7 +108,7 @@ impl RootAllocatorBuilder {
         let config = TreeConfig {
             manager,
             credit: self.credit.unwrap_or(DEFAULT_CREDIT),
-            debug: self.debug.unwrap_or_else(debug_by_environment),
+            debug: (self.debug).unwrap_or_else(|| debug_by_environment() || debug_by_tracing()),
             statistics: self.statistics,
         };
         let root = NodeConfig {
@@ -115,8 +119,23 @@ impl RootAllocatorBuilder {
             policy: self.policy,
         };
         let allocator = BufferAllocator::from_handle(Handle::new_root(config, root));
+        start_trail(&allocator, Location::caller());
         Ok(RootAllocator { allocator })
     }
+}
+
+/// Starts the history of a new allocator, in debug mode.
+fn start_trail(allocator: &BufferAllocator, caller: &'static Location<'static>) {
+    if allocator.is_debug() {
+        let origin = Origin::now(Operation::Created, caller);
+        let trail = Trail::new(allocator.id().as_u64(), origin);
+        allocator.node().set_trail(trail);
+    }
+}
+
+/// Debug mode is also on for roots that are built while everything of this crate is traced.
+fn debug_by_tracing() -> bool {
+    tracing::enabled!(target: "arrow_memory_core", tracing::Level::TRACE)
 }
 
 fn debug_by_environment() -> bool {
@@ -175,6 +194,7 @@ impl ChildAllocatorBuilder {
     /// # Errors
     ///
     /// As [`BufferAllocator::new_child_allocator`].
+    #[track_caller]
     pub fn build(self) -> Result<BufferAllocator, AllocError> {
         let Self {
             parent,
@@ -199,6 +219,7 @@ impl ChildAllocatorBuilder {
                 refusal.to_error(reservation)
             })?;
         let child = BufferAllocator::from_handle(handle);
+        start_trail(&child, Location::caller());
         tracing::debug!(
             allocator = %child.info(), parent = %parent.info(), reservation, limit,
             "child allocator created"

@@ -7,11 +7,13 @@
 #![expect(unsafe_code, reason = "takes over the blocks that a manager hands out")]
 
 use std::alloc::Layout;
+use std::panic::Location;
 use std::ptr::NonNull;
 
 use super::ArrowBufMut;
 use crate::accounting::{Handle, Node, Refusal, hooks};
 use crate::allocator::BufferAllocator;
+use crate::debug::Operation;
 use crate::error::AllocError;
 use crate::ledger::LedgerRef;
 use crate::manager::ManagerError;
@@ -51,6 +53,7 @@ impl BufferAllocator {
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
     #[inline]
+    #[track_caller]
     pub fn buffer(&self, size: usize) -> Result<ArrowBufMut, AllocError> {
         self.allocate(size, ALIGNMENT, Contents::Unspecified)
     }
@@ -60,6 +63,7 @@ impl BufferAllocator {
     /// # Errors
     ///
     /// As [`buffer`](Self::buffer).
+    #[track_caller]
     pub fn buffer_zeroed(&self, size: usize) -> Result<ArrowBufMut, AllocError> {
         let mut buffer = self.allocate(size, ALIGNMENT, Contents::Zero)?;
         debug_assert!(buffer.capacity() >= size);
@@ -74,6 +78,7 @@ impl BufferAllocator {
     /// # Errors
     ///
     /// As [`buffer`](Self::buffer), and [`AllocError::InvalidAlignment`].
+    #[track_caller]
     pub fn buffer_aligned(&self, size: usize, alignment: usize) -> Result<ArrowBufMut, AllocError> {
         if !alignment.is_power_of_two() || !(ALIGNMENT..=MAX_ALIGNMENT).contains(&alignment) {
             return Err(AllocError::InvalidAlignment { alignment });
@@ -86,6 +91,7 @@ impl BufferAllocator {
     /// # Errors
     ///
     /// As [`buffer`](Self::buffer).
+    #[track_caller]
     pub fn buffer_from_slice(&self, bytes: &[u8]) -> Result<ArrowBuf, AllocError> {
         let mut buffer = self.buffer(bytes.len())?;
         buffer.extend_from_slice(bytes)?;
@@ -99,6 +105,7 @@ impl BufferAllocator {
     }
 
     #[inline]
+    #[track_caller]
     fn allocate(
         &self,
         size: usize,
@@ -116,7 +123,7 @@ impl BufferAllocator {
             return Err(overflow(node, size));
         };
         if node.hooks != 0 {
-            return allocate_watched(&self.handle, layout, contents);
+            return allocate_watched(&self.handle, layout, contents, Location::caller());
         }
         let charge = Charge::unheard(&self.handle, layout.size())?;
         allocate_charged(charge, layout, contents)
@@ -177,6 +184,7 @@ pub(crate) fn allocate_charged(
 }
 
 /// A buffer for `reserved` bytes that are charged already; only what the layout adds is charged.
+#[track_caller]
 pub(crate) fn allocate_reserved(
     handle: &Handle,
     reserved: usize,
@@ -194,7 +202,10 @@ pub(crate) fn allocate_reserved(
         });
     }
     let charge = Charge::unheard(handle, size - reserved)?;
-    let buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
+    let mut buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
+    if handle.is_debug() {
+        buffer.watch(Operation::Created, Location::caller());
+    }
     count_allocation(handle, size);
     tell_allocation(handle, size);
     Ok(buffer)
@@ -249,9 +260,17 @@ fn allocate_watched(
     handle: &Handle,
     layout: Layout,
     contents: Contents,
+    caller: &'static Location<'static>,
 ) -> Result<ArrowBufMut, AllocError> {
-    let charge = Charge::new(handle, layout.size())?;
-    let buffer = allocate_charged(charge, layout, contents)?;
+    let charge = Charge::new(handle, layout.size()).inspect_err(|_| {
+        if let Some(trail) = handle.trail() {
+            trail.note(Operation::Refused, layout.size(), Some(caller));
+        }
+    })?;
+    let mut buffer = allocate_charged(charge, layout, contents)?;
+    if handle.is_debug() {
+        buffer.watch(Operation::Created, caller);
+    }
     count_allocation(handle, layout.size());
     tell_allocation(handle, layout.size());
     Ok(buffer)

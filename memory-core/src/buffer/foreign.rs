@@ -2,12 +2,14 @@
 #![expect(unsafe_code, reason = "views memory that somebody else made")]
 
 use std::fmt;
+use std::panic::Location;
 use std::ptr::NonNull;
 
 use super::ArrowBuf;
 use super::allocate::{Charge, count_allocation, tell_allocation};
 use crate::accounting::{Handle, quietly};
 use crate::allocator::BufferAllocator;
+use crate::debug::Operation;
 use crate::error::AllocError;
 use crate::ledger::LedgerRef;
 use crate::outcome::AllocatorInfo;
@@ -137,6 +139,7 @@ impl BufferAllocator {
         clippy::result_large_err,
         reason = "the error hands the allocation back"
     )]
+    #[track_caller]
     pub fn wrap_foreign_allocation(
         &self,
         mut allocation: ForeignAllocation,
@@ -162,7 +165,10 @@ impl BufferAllocator {
         let ledger = unsafe { LedgerRef::new(self.handle.ptr(), block, size, release) };
         // SAFETY: by the allocation's invariant 1 the bytes are readable until the release, which
         // the ledger has.
-        let buffer = unsafe { ArrowBuf::new(ptr, size, ledger) };
+        let mut buffer = unsafe { ArrowBuf::new(ptr, size, ledger) };
+        if node.is_debug() {
+            buffer.watch(Operation::Wrapped, Location::caller());
+        }
         count_allocation(node, size);
         tell_allocation(node, size);
         Ok(buffer)

@@ -12,32 +12,42 @@
 //! until the last such holder came by (`pending`).
 #![expect(unsafe_code, reason = "a reference-counted pointer to a slot")]
 
+use std::panic::Location;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal};
+use crate::debug::{Operation, Seen};
 use crate::error::TransferError;
 use crate::raw::count::Left;
 use crate::raw::pool;
 use crate::raw::slot::{Block, Release, Slot};
 
 mod hooked;
+mod view;
+
+use view::View;
 
 /// A counted reference to a ledger; or, for the empty buffer, to a node that it pins.
 ///
 /// # Invariants
 ///
-/// 1. The address is a slot's, whose count includes this reference, or a node's plus [`PIN`],
-///    whose pins include it. Both are aligned to 8 bytes.
+/// 1. The address is a slot's, whose count includes this reference; or a node's plus [`PIN`],
+///    whose pins include it; or, in debug mode, that of a [`View`] plus [`VIEW`], which this
+///    reference owns. All are aligned to 8 bytes.
 pub(crate) struct LedgerRef(NonNull<u8>);
 
 /// The tag of a pinned node.
 const PIN: usize = 1;
 
+/// The tag of a view.
+const VIEW: usize = 2;
+
 /// Who a reference leads to.
 enum Target<'a> {
     Slot(&'a Slot),
     Pin(NodePtr),
+    View(&'a View),
 }
 
 // SAFETY: a reference gives shared access to atomics, and to the slot's plain fields by the rules
@@ -86,9 +96,13 @@ impl LedgerRef {
 
     #[inline]
     fn target(&self) -> Target<'_> {
-        if self.0.addr().get() & PIN == 0 {
+        if self.0.addr().get() & (PIN | VIEW) == 0 {
             // SAFETY: by invariant 1 a live slot.
             Target::Slot(unsafe { self.0.cast().as_ref() })
+        } else if self.is_watched() {
+            let view = self.0.as_ptr().map_addr(|address| address & !VIEW);
+            // SAFETY: by invariant 1 a live view, which nobody changes.
+            Target::View(unsafe { &*view.cast() })
         } else {
             let node = self.0.as_ptr().map_addr(|address| address & !PIN);
             // SAFETY: by invariant 1 a node's address, so not null.
@@ -103,6 +117,7 @@ impl LedgerRef {
     pub(crate) fn slot(&self) -> Option<&Slot> {
         match self.target() {
             Target::Slot(slot) => Some(slot),
+            Target::View(view) => Some(view.slot()),
             Target::Pin(_) => None,
         }
     }
@@ -112,6 +127,7 @@ impl LedgerRef {
     pub(crate) fn node_ptr(&self) -> NodePtr {
         match self.target() {
             Target::Slot(slot) => slot.node(),
+            Target::View(view) => view.slot().node(),
             Target::Pin(node) => node,
         }
     }
@@ -151,6 +167,22 @@ impl LedgerRef {
     #[inline]
     pub(crate) fn is_sole(&self) -> bool {
         self.slot().is_none_or(|slot| slot.count().is_sole())
+    }
+
+    /// Another reference, for a buffer of `len` bytes at `ptr`.
+    #[inline]
+    pub(crate) fn share(
+        &self,
+        ptr: NonNull<u8>,
+        len: usize,
+        operation: Operation,
+        caller: &'static Location<'static>,
+    ) -> Self {
+        if let Target::Slot(slot) = self.target() {
+            slot.count().retain();
+            return Self(self.0);
+        }
+        self.share_slowly(Seen::shared(ptr, len), operation, caller)
     }
 
     /// A reference to the allocation's ledger for `target`, which is made if there is none.
@@ -245,31 +277,28 @@ impl LedgerRef {
     }
 }
 
-impl Clone for LedgerRef {
-    #[inline]
-    fn clone(&self) -> Self {
-        match self.target() {
-            Target::Slot(slot) => slot.count().retain(),
-            Target::Pin(_) => self.node().add_pin(),
-        }
-        Self(self.0)
-    }
-}
-
 impl Drop for LedgerRef {
     #[inline]
     fn drop(&mut self) {
         match self.target() {
-            Target::Slot(slot) => match slot.count().release() {
-                Left::Buffers => {}
-                // SAFETY: we were the only way to the allocation.
-                Left::Nothing => unsafe { free(NonNull::from(slot)) },
-                // SAFETY: ours was the ledger's last reference.
-                Left::Ledgers => unsafe { leave_others(NonNull::from(slot)) },
-            },
+            Target::Slot(slot) => release(slot),
             // SAFETY: the pin is ours by invariant 1.
             Target::Pin(node) => unsafe { node.unpin() },
+            // SAFETY: the view is ours by invariant 1.
+            Target::View(_) => release(unsafe { view::dissolve(self.0) }),
         }
+    }
+}
+
+/// Gives up a reference to a ledger, which is counted there.
+#[inline]
+fn release(slot: &Slot) {
+    match slot.count().release() {
+        Left::Buffers => {}
+        // SAFETY: we were the only way to the allocation.
+        Left::Nothing => unsafe { free(NonNull::from(slot)) },
+        // SAFETY: ours was the ledger's last reference.
+        Left::Ledgers => unsafe { leave_others(NonNull::from(slot)) },
     }
 }
 

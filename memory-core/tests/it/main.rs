@@ -1,3 +1,5 @@
 //! Behaviour of the allocator tree and its buffers, by every promise in the docs.
 
+mod debug;
+mod leak_check;
 mod tree;
