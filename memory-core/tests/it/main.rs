@@ -2,4 +2,5 @@
 
 mod debug;
 mod leak_check;
+mod leaks;
 mod tree;
