@@ -6,6 +6,7 @@ pub mod backend;
 mod buffer;
 mod debug;
 mod error;
+mod guard;
 mod leak_check;
 mod ledger;
 mod listener;
@@ -20,6 +21,7 @@ mod sync;
 mod tally;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod wrappers;
 
 pub use allocator::{
     BufferAllocator, ChildAllocatorBuilder, RootAllocator, RootAllocatorBuilder,
@@ -33,6 +35,7 @@ pub use debug::{History, HistoryEvent, OutstandingBuffer, StackFrame, StackTrace
 pub use error::{
     AllocError, BackendError, CastError, OutOfBounds, SegmentError, TransferError, VerifyError,
 };
+pub use guard::{DEBUG_POOL_VARIABLE, GuardAction, GuardedManager, UnknownGuardAction};
 pub use leak_check::{LeakCheck, leak_check};
 pub use listener::{AllocationListener, Veto};
 pub use manager::{AllocationManager, ManagerError, ManagerStats};
@@ -47,6 +50,7 @@ pub use rounding::{
 };
 pub use size::{ALIGNMENT, MAX_ALIGNMENT};
 pub use tally::Tally;
+pub use wrappers::{CacheLimits, CachingManager, CappedManager, LoggingManager, ProxyManager};
 
 /// What the macros of this crate expand to. Not for use by hand.
 #[doc(hidden)]

@@ -291,19 +291,15 @@ impl Locked<'_> {
     }
 
     /// What a frozen node must return: below a tight level all that its reservation does not
-    /// cover; elsewhere, with hysteresis, what is above its high mark.
+    /// cover; elsewhere, with hysteresis, what is above the credit that it may hold.
     fn excess(&self, node: NodePtr, exact: bool) -> usize {
         let state = self.look(node);
-        let returnable = state.obtained - self.node(node).reservation.max(state.used());
+        let unused = state.obtained - self.node(node).reservation.max(state.used());
         if exact || state.closed || self.node(node).handles() == 0 {
-            return returnable;
+            return unused;
         }
-        let high = self.high(node);
-        if state.parked <= high {
-            0
-        } else {
-            (state.parked - high / 2).min(returnable)
-        }
+        let most = self.most_unused(node);
+        if unused <= most { 0 } else { unused - most / 2 }
     }
 
     /// Makes all below `at` exact: stops the whole subtree, then folds each node's free bytes

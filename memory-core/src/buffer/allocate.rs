@@ -184,11 +184,13 @@ pub(crate) fn allocate_charged(
 }
 
 /// A buffer for `reserved` bytes that are charged already; only what the layout adds is charged.
+/// `hand_over` is called when the bytes have become the buffer's, before the listener hears of it.
 #[track_caller]
 pub(crate) fn allocate_reserved(
     handle: &Handle,
     reserved: usize,
     layout: Layout,
+    hand_over: impl FnOnce(),
 ) -> Result<ArrowBufMut, AllocError> {
     let size = layout.size();
     if let Some(listener) = &handle.listener {
@@ -203,6 +205,7 @@ pub(crate) fn allocate_reserved(
     }
     let charge = Charge::unheard(handle, size - reserved)?;
     let mut buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
+    hand_over();
     if handle.is_debug() {
         buffer.watch(Operation::Created, Location::caller());
     }
