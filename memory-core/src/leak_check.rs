@@ -6,6 +6,7 @@ use std::panic::Location;
 use std::thread;
 
 use crate::allocator::BufferAllocator;
+use crate::events;
 use crate::outcome::AllocatorId;
 use crate::report::{MemoryReport, ReportEntry, counted};
 
@@ -144,7 +145,7 @@ impl Drop for LeakCheck {
             return;
         };
         if thread::panicking() {
-            tracing::error!(allocator = %self.allocator.info(), %finding, "leak in a failing test");
+            events::leaked(self.allocator.info(), &finding);
         } else {
             panic!("{finding}");
         }

@@ -6,6 +6,7 @@ pub mod backend;
 mod buffer;
 mod debug;
 mod error;
+mod events;
 mod guard;
 mod leak_check;
 mod ledger;

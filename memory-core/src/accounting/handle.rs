@@ -11,6 +11,7 @@ use std::sync::Weak;
 use super::charge::Refusal;
 use super::lifecycle::Outstanding;
 use super::node::{Departures, Node, NodeConfig, NodePtr, Tree, TreeConfig};
+use crate::events;
 use crate::outcome::AllocatorInfo;
 use crate::sync::Ordering;
 
@@ -236,18 +237,10 @@ fn drop_last_handle(handle: &mut Handle) {
     drop(locked);
     departures.tell_quietly();
     if external > 0 {
-        tracing::warn!(
-            allocator = %info, bytes = external,
-            "external bytes were still charged when the last handle was dropped; released"
-        );
+        events::external_bytes_outlived(&info, external);
     }
     if let Some(left) = left {
-        let bytes = left.allocated;
-        if debug {
-            tracing::warn!(allocator = %info, bytes, "last handle dropped with memory outstanding");
-        } else {
-            tracing::debug!(allocator = %info, bytes, "last handle dropped with memory outstanding");
-        }
+        events::outlived(&info, left.allocated, debug);
     }
 }
 
@@ -294,12 +287,17 @@ impl NodePtr {
     unsafe fn uncharge_slowly(self, bytes: usize) {
         // SAFETY: the bytes are still charged, so the node is alive.
         let node = unsafe { self.node() };
+        let wanted = events::wants_late_release();
         let mut locked = node.tree.lock_keeping();
+        let late = (wanted && locked.is_closed(self)).then(|| node.info.clone());
         locked.release(self, bytes);
         locked.reconsider(self);
         let departures = locked.take_departures();
         drop(locked);
         departures.tell_quietly();
+        if let Some(allocator) = late {
+            events::late_release(&allocator, bytes);
+        }
     }
 
     /// A handle on the node.
@@ -369,6 +367,6 @@ pub(crate) fn quietly(allocator: &AllocatorInfo, callback: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
         // A payload may panic when it is dropped.
         std::mem::forget(panic);
-        tracing::error!(allocator = %allocator, "a callback panicked during a release; ignored");
+        events::callback_panicked(allocator);
     }
 }

@@ -8,6 +8,7 @@ use crate::accounting::{Handle, NodeConfig, TreeConfig};
 use crate::backend;
 use crate::debug::{Operation, Origin, Trail};
 use crate::error::{AllocError, BackendError};
+use crate::events;
 use crate::guard::GuardedManager;
 use crate::listener::AllocationListener;
 use crate::manager::AllocationManager;
@@ -109,7 +110,7 @@ impl RootAllocatorBuilder {
         let config = TreeConfig {
             manager: GuardedManager::by_environment(manager),
             credit: self.credit.unwrap_or(DEFAULT_CREDIT),
-            debug: (self.debug).unwrap_or_else(|| debug_by_environment() || debug_by_tracing()),
+            debug: (self.debug).unwrap_or_else(|| debug_by_environment() || events::traced()),
             statistics: self.statistics,
         };
         let root = NodeConfig {
@@ -132,11 +133,6 @@ fn start_trail(allocator: &BufferAllocator, caller: &'static Location<'static>) 
         let trail = Trail::new(allocator.id().as_u64(), origin);
         allocator.node().set_trail(trail);
     }
-}
-
-/// Debug mode is also on for roots that are built while everything of this crate is traced.
-fn debug_by_tracing() -> bool {
-    tracing::enabled!(target: "arrow_memory_core", tracing::Level::TRACE)
 }
 
 fn debug_by_environment() -> bool {
@@ -216,15 +212,13 @@ impl ChildAllocatorBuilder {
             .handle
             .new_child(config)
             .map_err(|(refusal, child)| {
-                tracing::debug!(allocator = %child, reservation, "child allocator refused");
-                refusal.to_error(reservation)
+                let error = refusal.to_error(reservation);
+                events::child_refused(&child, reservation, &error);
+                error
             })?;
         let child = BufferAllocator::from_handle(handle);
         start_trail(&child, Location::caller());
-        tracing::debug!(
-            allocator = %child.info(), parent = %parent.info(), reservation, limit,
-            "child allocator created"
-        );
+        events::child_created(child.info(), parent.info(), reservation, limit);
         if let Some(listener) = &parent.node().listener {
             listener.on_child_added(parent.info(), child.info());
         }

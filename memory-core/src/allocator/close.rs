@@ -5,6 +5,7 @@ use std::panic::Location;
 use super::BufferAllocator;
 use crate::accounting::Outstanding;
 use crate::debug::Operation;
+use crate::events;
 use crate::report::{CloseError, MemoryReport};
 
 impl BufferAllocator {
@@ -36,9 +37,10 @@ impl BufferAllocator {
     /// ```
     #[track_caller]
     pub fn close(&self) -> Result<(), CloseError> {
+        let _span = events::slow("close", self.info());
         match self.handle.close() {
             Ok(()) => {
-                tracing::debug!(allocator = %self.info(), "allocator closed");
+                events::closed(self.info());
                 Ok(())
             }
             Err(outstanding) => {
@@ -46,10 +48,7 @@ impl BufferAllocator {
                     trail.note(Operation::CloseRefused, 0, Some(Location::caller()));
                 }
                 let error = self.close_error(outstanding);
-                tracing::error!(
-                    allocator = %self.info(), bytes = error.allocated, %error,
-                    "closed with memory outstanding"
-                );
+                events::close_refused(&error);
                 Err(error)
             }
         }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use crate::accounting::{Handle, Node};
 use crate::debug::Operation;
 use crate::error::{AllocError, BackendError};
+use crate::events;
 use crate::manager::AllocationManager;
 use crate::outcome::{AllocatorId, AllocatorInfo};
 use crate::rounding::{PaddingRoundingPolicy, RoundingPolicy};
@@ -254,6 +255,7 @@ impl BufferAllocator {
 
     /// Asks the backend to give cached memory back to the operating system. May be slow.
     pub fn release_unused(&self) {
+        let _span = events::slow("release_unused", self.info());
         self.handle.manager().release_unused();
     }
 

@@ -15,6 +15,7 @@ use crate::accounting::{Handle, Node, Refusal, hooks};
 use crate::allocator::BufferAllocator;
 use crate::debug::Operation;
 use crate::error::AllocError;
+use crate::events;
 use crate::ledger::LedgerRef;
 use crate::manager::ManagerError;
 use crate::outcome::AllocationOutcome;
@@ -333,7 +334,7 @@ pub(crate) fn charge_heard(handle: &Handle, bytes: usize) -> Result<(), AllocErr
 #[cold]
 pub(crate) fn refused(refusal: &Refusal, bytes: usize) -> AllocError {
     let error = refusal.to_error(bytes);
-    tracing::debug!(bytes, %error, "allocation refused");
+    events::refused(bytes, &error);
     error
 }
 

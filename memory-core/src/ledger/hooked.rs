@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::accounting::{Node, NodePtr, hooks, quietly};
+use crate::events;
 use crate::raw::pool;
 use crate::raw::slot::Slot;
 use crate::sync::Ordering;
@@ -98,9 +99,7 @@ impl Moved {
 /// Tells both listeners after a transfer that was asked for, and reports a limit passed.
 pub(super) fn after_transfer(from: &Node, to: &Node, size: usize, fit: bool) {
     if !fit {
-        tracing::debug!(
-            from = %from.info, to = %to.info, bytes = size, "over limit after a transfer"
-        );
+        events::over_limit_after_transfer(&from.info, &to.info, size);
     }
     tell(from, to, size);
 }
