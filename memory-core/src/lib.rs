@@ -17,6 +17,7 @@ mod raw;
 mod report;
 mod reservation;
 mod rounding;
+pub mod sampling;
 mod size;
 mod sync;
 mod tally;

@@ -13,6 +13,7 @@ use super::lifecycle::Outstanding;
 use super::node::{Departures, Node, NodeConfig, NodePtr, Tree, TreeConfig};
 use crate::events;
 use crate::outcome::AllocatorInfo;
+use crate::sampling;
 use crate::sync::Ordering;
 
 /// Keeps a node usable; what a `BufferAllocator` is made of.
@@ -25,7 +26,9 @@ pub(crate) struct Handle(NodePtr);
 impl Handle {
     /// A tree, by the handle of its root.
     pub(crate) fn new_root(config: TreeConfig, root: NodeConfig) -> Self {
-        Self(Tree::with_root(config, root))
+        let root = Self(Tree::with_root(config, root));
+        sampling::adopt_root(&root);
+        root
     }
 
     /// A child of this node.
@@ -49,7 +52,10 @@ impl Handle {
         // The handle that the node was made with; dropped below if it was not adopted.
         let child = Self(child);
         match adopted {
-            Ok(()) => Ok(child),
+            Ok(()) => {
+                sampling::adopt(&child);
+                Ok(child)
+            }
             Err(refusal) => Err((Box::new(refusal), info)),
         }
     }

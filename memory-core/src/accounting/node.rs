@@ -20,6 +20,7 @@ use crate::listener::AllocationListener;
 use crate::manager::AllocationManager;
 use crate::outcome::{AllocatorId, AllocatorInfo};
 use crate::rounding::RoundingPolicy;
+use crate::sampling;
 use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, lock, plain};
 
 /// What a tree is built with and never changes.
@@ -83,6 +84,14 @@ pub(crate) struct Node {
     /// The most credit that `give` may leave in the words together; set when one is opened. A
     /// giver that reads an old value lets a little too much or too little stay.
     high: AtomicUsize,
+    /// What `allocate` looks at first.
+    ///
+    /// | value | meaning |
+    /// |---|---|
+    /// | 0 | nobody watches |
+    /// | > 0 | allocations are sampled: so many units per byte |
+    /// | < 0 | there are hooks; the low bits are as above |
+    watch: plain::AtomicU64,
     /// Which of the slow extras are on: the bits of [`hooks`].
     pub(crate) hooks: u8,
     pub(crate) info: AllocatorInfo,
@@ -123,6 +132,9 @@ pub(crate) struct Node {
 unsafe impl Send for Node {}
 // SAFETY: as for Send; `&Node` gives no access to `state` without the mutex.
 unsafe impl Sync for Node {}
+
+/// In [`Node::watch`]: there are hooks. The highest bit, so that it shows as the sign.
+const HOOKED: u64 = 1 << 63;
 
 /// Bits of [`Node::hooks`].
 pub(crate) mod hooks {
@@ -330,6 +342,28 @@ impl Node {
     /// The reservations: their sizes in bytes.
     pub(crate) fn reservations(&self) -> plain::MutexGuard<'_, Slab<Arc<Reserved>>> {
         plain::lock(&self.reservations)
+    }
+
+    /// Whether anybody watches this node's allocations, by hooks or by samples.
+    #[inline]
+    pub(crate) fn is_watched(&self) -> bool {
+        // Relaxed: a switch; an allocation that races with it may go either way.
+        self.watch.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether an allocation of `bytes` is due to be sampled: then, the units per byte.
+    #[inline]
+    pub(crate) fn sample_due(&self, bytes: usize) -> Option<u64> {
+        // Relaxed: as in `is_watched`.
+        let scale = self.watch.load(Ordering::Relaxed) & !HOOKED;
+        (scale != 0 && sampling::due(bytes, scale)).then_some(scale)
+    }
+
+    /// Sets how many units of the sampler's distance a byte is; 0: not sampled.
+    pub(crate) fn set_scale(&self, scale: u64) {
+        let hooked = if self.hooks == 0 { 0 } else { HOOKED };
+        // Relaxed: as in `is_watched`.
+        self.watch.store(hooked | scale, Ordering::Relaxed);
     }
 
     /// Whether debug mode is on in this tree.
@@ -578,6 +612,7 @@ impl Node {
         Arc::new(Self {
             word: Word::shut(),
             high: AtomicUsize::new(0),
+            watch: plain::AtomicU64::new(if bits == 0 { 0 } else { HOOKED }),
             hooks: bits,
             info: AllocatorInfo {
                 id: next_id(),

@@ -87,6 +87,17 @@ impl Handle {
         }
     }
 
+    /// Calls `visit`, which must not use the tree, for each node of the subtree.
+    pub(crate) fn for_each_below(&self, mut visit: impl FnMut(&Node)) {
+        let top = self.ptr();
+        let locked = self.tree.lock();
+        let mut next = Some(top);
+        while let Some(node) = next {
+            visit(locked.node(node));
+            next = locked.next_preorder(node, top);
+        }
+    }
+
     /// Recomputes the sums of the subtree.
     pub(crate) fn verify(&self) -> Result<(), VerifyError> {
         let mut locked = self.tree.lock();

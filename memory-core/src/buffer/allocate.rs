@@ -123,8 +123,13 @@ impl BufferAllocator {
         else {
             return Err(overflow(node, size));
         };
-        if node.hooks != 0 {
-            return allocate_watched(&self.handle, layout, contents, Location::caller());
+        if node.is_watched() {
+            if node.hooks != 0 {
+                return allocate_watched(&self.handle, layout, contents, Location::caller());
+            }
+            if let Some(scale) = node.sample_due(layout.size()) {
+                return allocate_sampled(&self.handle, layout, contents, scale);
+            }
         }
         let charge = Charge::unheard(&self.handle, layout.size())?;
         allocate_charged(charge, layout, contents)
@@ -210,6 +215,7 @@ pub(crate) fn allocate_reserved(
     if handle.is_debug() {
         buffer.watch(Operation::Created, Location::caller());
     }
+    buffer.sample(size);
     count_allocation(handle, size);
     tell_allocation(handle, size);
     Ok(buffer)
@@ -275,8 +281,23 @@ fn allocate_watched(
     if handle.is_debug() {
         buffer.watch(Operation::Created, caller);
     }
+    buffer.sample(layout.size());
     count_allocation(handle, layout.size());
     tell_allocation(handle, layout.size());
+    Ok(buffer)
+}
+
+/// An allocation that is to be sampled.
+#[cold]
+fn allocate_sampled(
+    handle: &Handle,
+    layout: Layout,
+    contents: Contents,
+    scale: u64,
+) -> Result<ArrowBufMut, AllocError> {
+    let charge = Charge::unheard(handle, layout.size())?;
+    let buffer = allocate_charged(charge, layout, contents)?;
+    buffer.record_sample(layout.size(), scale);
     Ok(buffer)
 }
 

@@ -283,6 +283,13 @@ impl ArrowBuf {
         same
     }
 
+    /// Samples the allocation of a buffer that was made just now, if that is due.
+    pub(super) fn sample(&self) {
+        if let Some(scale) = self.ledger.node().sample_due(self.len) {
+            self.ledger.record_sample(self.len, scale);
+        }
+    }
+
     /// Registers a buffer that was made just now, if its tree is in debug mode.
     #[cold]
     pub(super) fn watch(&mut self, operation: Operation, caller: &'static Location<'static>) {

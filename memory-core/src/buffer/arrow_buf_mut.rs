@@ -310,6 +310,7 @@ impl ArrowBufMut {
         let handle = self.ledger.allocator();
         self.reallocate(&handle, block_size, fitting)?;
         let given = block_size - fitting;
+        self.ledger.samples_resized(block_size, fitting);
         self.note(Operation::Resized, Location::caller());
         // SAFETY: the block is smaller by as many bytes, which were charged for it.
         unsafe { handle.uncharge(given) };
@@ -383,6 +384,19 @@ impl ArrowBufMut {
         (start == self.ptr).then(|| slot.size())
     }
 
+    /// Samples an allocation of `bytes`, or growth by so many, if that is due. This is the only
+    /// handle on the allocation.
+    pub(super) fn sample(&self, bytes: usize) {
+        if let Some(scale) = self.ledger.node().sample_due(bytes) {
+            self.record_sample(bytes, scale);
+        }
+    }
+
+    /// The same when it is known to be due.
+    pub(super) fn record_sample(&self, bytes: usize, scale: u64) {
+        self.ledger.record_sample(bytes, scale);
+    }
+
     /// Registers a buffer that was made just now, if its tree is in debug mode.
     #[cold]
     pub(super) fn watch(&mut self, operation: Operation, caller: &'static Location<'static>) {
@@ -441,6 +455,7 @@ impl ArrowBufMut {
                 self.reallocate(handle, block_size, size)?;
                 charge.keep();
                 count_growth(handle, added);
+                self.sample(added);
                 self.note(Operation::Resized, Location::caller());
             }
             None => {
@@ -458,6 +473,7 @@ impl ArrowBufMut {
                 moved.len = self.len;
                 *self = moved;
                 self.watch(Operation::Created, Location::caller());
+                self.sample(size);
                 count_allocation(handle, size);
             }
         }

@@ -6,14 +6,14 @@ use std::panic::Location;
 use std::ptr::NonNull;
 
 use super::ArrowBuf;
-use super::allocate::{Charge, count_allocation, tell_allocation};
+use super::allocate::{Charge, count_allocation, overflow, tell_allocation};
 use crate::accounting::{Handle, quietly};
 use crate::allocator::BufferAllocator;
 use crate::debug::Operation;
 use crate::error::AllocError;
 use crate::ledger::LedgerRef;
 use crate::outcome::AllocatorInfo;
-use crate::raw::slot::{Block, Release};
+use crate::raw::slot::{Block, MOST_SPECIAL, Release};
 use crate::size::{ALIGNMENT, MAX_SIZE};
 use crate::sync::Ordering;
 
@@ -148,6 +148,10 @@ impl BufferAllocator {
         if size == 0 {
             return Ok(self.empty());
         }
+        if size > MOST_SPECIAL {
+            let source = overflow(self.node(), size);
+            return Err(ForeignError { allocation, source });
+        }
         // From here on a panic of the listener drops the allocation, or the buffer.
         if let Err(source) = charge(&self.handle, size, allocation.forced) {
             return Err(ForeignError { allocation, source });
@@ -169,6 +173,7 @@ impl BufferAllocator {
         if node.is_debug() {
             buffer.watch(Operation::Wrapped, Location::caller());
         }
+        buffer.sample();
         count_allocation(node, size);
         tell_allocation(node, size);
         Ok(buffer)

@@ -25,6 +25,7 @@ mod evidence;
 mod history;
 mod recorder;
 mod stack;
+mod walk;
 
 pub(crate) use evidence::Milliseconds;
 pub use evidence::{History, HistoryEvent, OutstandingBuffer};

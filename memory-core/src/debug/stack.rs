@@ -1,16 +1,11 @@
 //! Stacks: captured as bare addresses, resolved to functions and lines only when printed.
-#![cfg_attr(
-    unix,
-    expect(
-        unsafe_code,
-        reason = "walks the stack without the lock that only Windows needs: threads would wait \
-                  for each other at every allocation"
-    )
-)]
 
 use std::fmt;
+use std::hint::black_box;
 use std::panic::Location;
 use std::path::Path;
+
+use super::walk::Walk;
 
 /// The most frames that a stack keeps.
 const FRAMES: usize = 16;
@@ -38,28 +33,14 @@ pub struct StackFrame {
 }
 
 impl StackTrace {
-    /// The stack of the caller's caller.
+    /// The stack of the caller.
     #[inline(never)]
     pub(crate) fn capture() -> Self {
-        let mut stack = Self {
-            addresses: [0; FRAMES],
-            count: 0,
-        };
         // What lies below this address on the stack are frames of the walk itself.
-        let here = (&raw const stack).addr();
-        let mut this_function = true;
-        walk(|address, canonical_frame| {
-            if canonical_frame <= here {
-                return true;
-            }
-            if std::mem::take(&mut this_function) {
-                return true;
-            }
-            stack.addresses[stack.count] = address;
-            stack.count += 1;
-            stack.count < FRAMES
-        });
-        stack
+        let marker = 0_u8;
+        let here = std::ptr::from_ref(black_box(&marker)).addr();
+        let (addresses, count) = Walk::addresses_above(here);
+        Self { addresses, count }
     }
 
     /// The addresses, innermost first.
@@ -222,21 +203,6 @@ fn shorten(file: &str, root: Option<&str>) -> String {
         Some(short.to_string_lossy().into_owned())
     })
     .unwrap_or_else(|| file.to_owned())
-}
-
-/// Calls `visit` with the address and the canonical frame address of each frame, innermost first,
-/// until it answers `false`.
-#[inline]
-fn walk(mut visit: impl FnMut(usize, usize) -> bool) {
-    let visit = |frame: &backtrace::Frame| visit(frame.ip().addr(), frame.sp().addr());
-    #[cfg(unix)]
-    // SAFETY: the walk needs synchronisation on Windows only, where a debugging library is not
-    // thread-safe; the platform's unwinder is.
-    unsafe {
-        backtrace::trace_unsynchronized(visit);
-    }
-    #[cfg(not(unix))]
-    backtrace::trace(visit);
 }
 
 #[cfg(all(test, not(loom)))]

@@ -8,6 +8,7 @@ use crate::accounting::{Node, NodePtr, hooks, quietly};
 use crate::events;
 use crate::raw::pool;
 use crate::raw::slot::Slot;
+use crate::sampling;
 use crate::sync::Ordering;
 
 /// `super::free` with all the extras.
@@ -42,6 +43,10 @@ pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
     // SAFETY: the charge keeps the node alive.
     let owner = unsafe { node.node() };
     let size = root.size();
+    if root.is_sampled() {
+        // Before the slot can be used again.
+        sampling::forget(std::ptr::from_ref(root).addr());
+    }
     // SAFETY: nobody else can reach the allocation.
     if let Some(release) = unsafe { root.take_foreign() } {
         quietly(&owner.info, *release);
@@ -120,6 +125,10 @@ fn tell(from: &Node, to: &Node, size: usize) {
 
 /// Moves an allocation's entries in the nodes' side counters. Under the mutex.
 pub(super) fn moved_counts(from: &Node, to: &Node, slot: &Slot) {
+    let home = slot.home();
+    if home.is_sampled() {
+        sampling::moved(std::ptr::from_ref(home).addr(), &to.info);
+    }
     if slot.is_foreign() {
         let size = slot.size();
         // Relaxed, both: numbers for readers.

@@ -12,6 +12,7 @@
 //! until the last such holder came by (`pending`).
 #![expect(unsafe_code, reason = "a reference-counted pointer to a slot")]
 
+use std::alloc::Layout;
 use std::panic::Location;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -21,7 +22,9 @@ use crate::debug::{Operation, Seen};
 use crate::error::TransferError;
 use crate::raw::count::Left;
 use crate::raw::pool;
-use crate::raw::slot::{Block, Release, Slot};
+use crate::raw::slot::{Block, MOST_SPECIAL, Release, Slot};
+use crate::sampling;
+use crate::size::MAX_SIZE;
 
 mod hooked;
 mod view;
@@ -169,6 +172,26 @@ impl LedgerRef {
         self.slot().is_none_or(|slot| slot.count().is_sole())
     }
 
+    /// Records the allocation, or growth by so many bytes, with the sampler. This is the only
+    /// reference to it.
+    #[cold]
+    pub(crate) fn record_sample(&self, bytes: usize, scale: u64) {
+        let Some(slot) = self.slot() else { return };
+        let home = slot.home();
+        let address = std::ptr::from_ref(home).addr();
+        if home.size() <= MOST_SPECIAL && sampling::record(address, &self.node().info, bytes, scale)
+        {
+            home.set_sampled();
+        }
+    }
+
+    /// Notes that the allocation shrank, if it was sampled.
+    pub(crate) fn samples_resized(&self, old_size: usize, new_size: usize) {
+        if let Some(home) = self.slot().map(Slot::home).filter(|home| home.is_sampled()) {
+            sampling::resized(std::ptr::from_ref(home).addr(), old_size, new_size);
+        }
+    }
+
     /// Another reference, for a buffer of `len` bytes at `ptr`.
     #[inline]
     pub(crate) fn share(
@@ -280,18 +303,29 @@ impl LedgerRef {
 impl Drop for LedgerRef {
     #[inline]
     fn drop(&mut self) {
-        match self.target() {
-            Target::Slot(slot) => release(slot),
-            // SAFETY: the pin is ours by invariant 1.
-            Target::Pin(node) => unsafe { node.unpin() },
-            // SAFETY: the view is ours by invariant 1.
-            Target::View(_) => release(unsafe { view::dissolve(self.0) }),
+        if let Target::Slot(slot) = self.target() {
+            release(slot);
+        } else {
+            drop_slowly(self);
         }
     }
 }
 
+/// Gives up a reference that does not lead to a slot directly.
+#[cold]
+#[inline(never)]
+fn drop_slowly(reference: &mut LedgerRef) {
+    match reference.target() {
+        Target::Slot(slot) => release(slot),
+        // SAFETY: the pin is ours by invariant 1.
+        Target::Pin(node) => unsafe { node.unpin() },
+        // SAFETY: the view is ours by invariant 1.
+        Target::View(_) => release(unsafe { view::dissolve(reference.0) }),
+    }
+}
+
 /// Gives up a reference to a ledger, which is counted there.
-#[inline]
+#[inline(always)]
 fn release(slot: &Slot) {
     match slot.count().release() {
         Left::Buffers => {}
@@ -314,13 +348,16 @@ unsafe fn free(slot: NonNull<Slot>) {
     let node = this.node();
     // SAFETY: the allocation is charged to the node, so it is alive.
     let owner = unsafe { node.node() };
-    if owner.hooks != 0 || this.is_foreign() || !std::ptr::eq(this.home(), this) {
+    // The size, unless the highest bit says that the memory is special.
+    let size = this.flagged_size();
+    if owner.hooks != 0 || size > MAX_SIZE || !std::ptr::eq(this.home(), this) {
         // SAFETY: the caller's promise.
         return unsafe { hooked::free(slot) };
     }
-    // SAFETY: nobody else can reach the allocation, and it is not foreign.
-    let (block, layout) = unsafe { (this.block(), this.layout()) };
-    let size = layout.size();
+    // SAFETY: nobody else can reach the allocation.
+    let block = unsafe { this.block() };
+    // SAFETY: size and alignment are those of the layout that the block was asked with.
+    let layout = unsafe { Layout::from_size_align_unchecked(size, block.align) };
     this.vacate();
     // SAFETY: vacated, and nobody else knows the slot.
     unsafe { pool::put(slot) };
