@@ -29,7 +29,8 @@
 //!   child's reservation the walk starts at its parent.
 //! * The headroom below an unlimited root counts from `isize::MAX`.
 //!
-//! What no trace settles is decided here: ownership goes to the ledger that was associated
+//! What no trace settles is decided here: an allocator whose close failed leaves the tree when the
+//! last of what was outstanding goes, even while there are handles; ownership goes to the ledger that was associated
 //! longest, counted from its latest association (receiving ownership does not change a ledger's
 //! place); `try_transfer_ownership` refuses exactly if `transfer_ownership` would not have fitted;
 //! a closed allocator refuses to enlarge or use the reservations that it still has.
@@ -73,6 +74,8 @@ pub struct View {
     pub own: usize,
     /// Bytes that are charged to it without a block.
     pub external: usize,
+    /// The peak, if a node that leaves because of a step counts as leaving after it.
+    pub transient_peak: usize,
     /// Whether `close` was called.
     pub closed: bool,
     /// How many allocators are anywhere below it.
@@ -91,6 +94,8 @@ struct Node {
     forced: i128,
     closed: bool,
     peak: i128,
+    /// Counts, besides, what holds between a step and the departure that it causes.
+    transient_peak: i128,
 }
 
 /// One allocation. It goes with its last ledger.
@@ -149,7 +154,13 @@ impl Model {
         let outcome = self.step(operation).unwrap_or_else(Outcome::Refused);
         for (key, allocated) in self.allocated_by_node() {
             let node = self.node_mut(key);
+            node.transient_peak = node.transient_peak.max(allocated);
+        }
+        self.remove_departed();
+        for (key, allocated) in self.allocated_by_node() {
+            let node = self.node_mut(key);
             node.peak = node.peak.max(allocated);
+            node.transient_peak = node.transient_peak.max(allocated);
         }
         outcome
     }
@@ -248,6 +259,7 @@ impl Model {
             reservation: narrow(node.reservation),
             own: narrow(self.own(key)),
             external: narrow(self.external_and_reserved(key)),
+            transient_peak: narrow(node.transient_peak),
             closed: node.closed,
             below: below[&key],
         };
@@ -305,6 +317,13 @@ impl Model {
         narrow(self.node(allocator).limit)
     }
 
+    /// Whether an allocator above this one refuses new work.
+    pub fn is_below_closed(&self, allocator: Key) -> bool {
+        self.path(allocator)[1..]
+            .iter()
+            .any(|&above| self.node(above).closed)
+    }
+
     /// Whether `close` was called, with or without success.
     pub fn is_closed(&self, allocator: Key) -> bool {
         self.nodes.get(&allocator).is_none_or(|node| node.closed)
@@ -354,10 +373,10 @@ impl Model {
         narrow(self.reservations[&reservation].bytes)
     }
 
-    /// Whether a `close` would find nothing outstanding.
+    /// Whether a `close` would find nothing outstanding. Empty buffers keep nothing.
     pub fn is_idle(&self, allocator: Key) -> bool {
         let node = self.node(allocator);
-        let holds = |buffer: &Buffer| buffer.allocator == allocator;
+        let holds = |it: &Buffer| it.allocator == allocator && it.block.is_some();
         node.external == 0
             && node.forced == 0
             && !self
@@ -540,6 +559,16 @@ impl Model {
         } else {
             self.node_mut(allocator).closed = true;
             Outcome::Outstanding
+        }
+    }
+
+    /// A closed allocator leaves when the last of what was outstanding goes, and so, perhaps, does
+    /// its parent. Keys grow downwards.
+    fn remove_departed(&mut self) {
+        for key in self.allocators().into_iter().rev() {
+            if self.node(key).closed && self.is_idle(key) {
+                self.nodes.remove(&key);
+            }
         }
     }
 
@@ -781,6 +810,7 @@ impl Node {
             forced: 0,
             closed: false,
             peak: 0,
+            transient_peak: 0,
         }
     }
 }

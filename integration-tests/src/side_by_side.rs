@@ -31,6 +31,7 @@ pub struct SideBySide {
     /// The model after the latest step.
     views: Vec<View>,
     steps: usize,
+    story: Vec<String>,
 }
 
 /// How large the peak of a node may be.
@@ -56,6 +57,7 @@ impl SideBySide {
             peaks: BTreeMap::new(),
             views: Vec::new(),
             steps: 0,
+            story: Vec::new(),
         }
     }
 
@@ -74,12 +76,14 @@ impl SideBySide {
     pub fn apply(&mut self, operation: &Operation) -> Outcome {
         self.steps += 1;
         let expected = self.model.apply(operation);
+        self.story.push(format!("{operation:?} -> {expected:?}"));
         let outcome = self.tree.apply(operation);
         assert!(
             outcome.agrees(&expected),
             "step {}: {operation:?}\n  model: {expected:?}\n  tree:  {outcome:?}",
             self.steps
         );
+        self.tree.forget_all_but(&self.model.allocators());
         self.bound_peaks(operation);
         expected
     }
@@ -106,9 +110,10 @@ impl SideBySide {
             let (references, accounted) = self.model.ledger(buffer);
             let expected = (references, accounted, self.model.length(buffer));
             assert_eq!(found, expected, "step {step}, b{buffer}");
+            let holder = it.allocator();
             assert_eq!(
-                &it.allocator(),
-                self.tree.allocator(self.model.holder(buffer)),
+                holder.name(),
+                format!("a{}", self.model.holder(buffer)),
                 "step {step}, b{buffer}"
             );
         }
@@ -126,6 +131,11 @@ impl SideBySide {
         }
     }
 
+    /// Every step and what the model says that it resulted in.
+    pub fn story(&self) -> String {
+        self.story.join("\n")
+    }
+
     /// The largest peak that the first allocator may show.
     pub fn root_peak_bound(&self) -> usize {
         self.peaks.values().next().map_or(0, |bound| bound.most)
@@ -138,11 +148,8 @@ impl SideBySide {
             found.headroom = expected.headroom;
         }
         let bound = self.peaks[&expected.allocator];
-        let most = if bound.inner {
-            bound.most
-        } else {
-            expected.peak
-        };
+        let credit = if bound.inner { bound.most } else { 0 };
+        let most = credit.max(view.transient_peak);
         let peak_holds = (expected.peak..=most).contains(&found.peak);
         let rest = State {
             peak: expected.peak,

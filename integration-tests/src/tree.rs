@@ -206,6 +206,21 @@ impl Tree {
         self.allocators.keys().copied().collect()
     }
 
+    /// Gives up the handles of allocators that are not among `open`: they must have left the tree.
+    pub fn forget_all_but(&mut self, open: &[Key]) {
+        self.allocators.retain(|key, allocator| {
+            let keep = open.contains(key);
+            if !keep {
+                assert!(
+                    allocator.parent_allocator().is_none(),
+                    "a{key} is still there"
+                );
+                assert_eq!(allocator.allocated_memory(), 0, "a{key}");
+            }
+            keep
+        });
+    }
+
     /// A live buffer.
     pub fn buffer(&self, buffer: Key) -> &ArrowBuf {
         &self.buffers[&buffer]
@@ -322,6 +337,7 @@ fn transfer_refusal(error: &TransferError) -> Refusal {
     match error {
         TransferError::DoesNotFit { outcome, .. } => limit_refusal(outcome),
         TransferError::Closed { to } => Refusal::Closed(key(to)),
+        TransferError::SizeOverflow { to, .. } => Refusal::Overflow(key(to)),
         other => panic!("no step can end like this: {other}"),
     }
 }
@@ -330,8 +346,9 @@ fn transfer_refusal(error: &TransferError) -> Refusal {
 fn limit_refusal(outcome: &AllocationOutcome) -> Refusal {
     let refuser = outcome.refuser();
     let room = refuser.limit.saturating_sub(refuser.allocated);
+    // A transfer may ask nothing more of a level that is over its limit.
     assert!(
-        refuser.requested > room,
+        refuser.requested > room || refuser.allocated > refuser.limit,
         "refused although it fits:\n{outcome}"
     );
     for below in &outcome.entries[..outcome.entries.len() - 1] {

@@ -155,8 +155,6 @@ pub(crate) fn leaked(allocator: &AllocatorInfo, finding: &dyn std::fmt::Display)
 pub(crate) fn backend_not_linked(variable: &str, named: &str, supported: &str) {
     once(|| {
         tracing::warn!(
-            backend = named,
-            supported,
             "{variable} names `{named}`, which is not linked into this program; supported are: {supported}"
         );
     });

@@ -1,4 +1,4 @@
-//! core
+#![doc = include_str!("../README.md")]
 
 mod accounting;
 mod allocator;
@@ -31,7 +31,7 @@ pub use allocator::{
 };
 pub use buffer::{
     ArrowBuf, ArrowBufMut, BooleanBufferBuilder, BufferBuilder, ForeignAllocation, ForeignError,
-    TransferResult, TypedBufferBuilder,
+    ForeignWatch, TransferResult, TypedBufferBuilder,
 };
 pub use debug::{History, HistoryEvent, OutstandingBuffer, StackFrame, StackTrace};
 pub use error::{

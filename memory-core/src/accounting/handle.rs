@@ -195,7 +195,6 @@ impl Handle {
             }
             break;
         }
-        children.reverse();
         children
     }
 }

@@ -78,12 +78,16 @@ pub(crate) struct NodeConfig {
 /// 2. A linked node's parent is linked; an unlinked node has no children, no parent and no bytes.
 /// 3. `state` is touched only through `Locked`, that is, under the tree's mutex.
 /// 4. `stripes` is null or points to a live boxed slice that this node owns.
+/// 5. `manager` points to the tree's manager, which `tree` keeps alive.
+#[repr(C, align(64))] // What every allocation reads is one cache line, and no other node's.
 pub(crate) struct Node {
     /// The credit that may be taken without the mutex; shut for good once there are stripes.
     word: Word,
     /// The most credit that `give` may leave in the words together; set when one is opened. A
     /// giver that reads an old value lets a little too much or too little stay.
     high: AtomicUsize,
+    /// The tree's manager, two loads nearer than through `tree`.
+    manager: NonNull<dyn AllocationManager>,
     /// What `allocate` looks at first.
     ///
     /// | value | meaning |
@@ -127,8 +131,9 @@ pub(crate) struct Node {
     state: UnsafeCell<State>,
 }
 
-// SAFETY: all but `state` and the pointers in it are atomics or immutable and Send + Sync; by
-// invariant 3 `state` is touched under the mutex only, from whichever thread holds it.
+// SAFETY: all but `state` and the pointers in it are atomics or immutable and Send + Sync (as is
+// the manager that `manager` points to); by invariant 3 `state` is touched under the mutex only,
+// from whichever thread holds it.
 unsafe impl Send for Node {}
 // SAFETY: as for Send; `&Node` gives no access to `state` without the mutex.
 unsafe impl Sync for Node {}
@@ -144,6 +149,8 @@ pub(crate) mod hooks {
     pub(crate) const DEBUG: u8 = 2;
     /// Statistics are on.
     pub(crate) const STATISTICS: u8 = 4;
+    /// A rounding policy other than the default is set.
+    pub(crate) const POLICY: u8 = 8;
 }
 
 /// One word of a striped node, alone on its pair of cache lines (they are prefetched in pairs).
@@ -187,6 +194,7 @@ pub(super) struct State {
     pub(super) children: usize,
     pub(super) parent: Option<NodePtr>,
     pub(super) first_child: Option<NodePtr>,
+    pub(super) last_child: Option<NodePtr>,
     pub(super) next_sibling: Option<NodePtr>,
     pub(super) previous_sibling: Option<NodePtr>,
     /// The next in the graveyard.
@@ -336,7 +344,8 @@ impl Node {
     /// The manager of the tree.
     #[inline]
     pub(crate) fn manager(&self) -> &dyn AllocationManager {
-        &*self.tree.config.manager
+        // SAFETY: by invariant 5 it is alive as long as this node; managers are only shared.
+        unsafe { self.manager.as_ref() }
     }
 
     /// The reservations: their sizes in bytes.
@@ -349,6 +358,14 @@ impl Node {
     pub(crate) fn is_watched(&self) -> bool {
         // Relaxed: a switch; an allocation that races with it may go either way.
         self.watch.load(Ordering::Relaxed) != 0
+    }
+
+    /// Of a watched node: the units per byte if it has no hooks.
+    #[inline]
+    pub(crate) fn only_sampled(&self) -> Option<u64> {
+        // Relaxed: as in `is_watched`.
+        let watch = self.watch.load(Ordering::Relaxed);
+        (watch & HOOKED == 0).then_some(watch)
     }
 
     /// Whether an allocation of `bytes` is due to be sampled: then, the units per byte.
@@ -506,6 +523,9 @@ fn stripe_count() -> usize {
 pub(crate) struct Locked<'t> {
     tree: &'t Tree,
     shared: Option<MutexGuard<'t, Shared>>,
+    /// Nothing is opened for now: one step is made of several. What stays shut for it is opened
+    /// when it is next used.
+    pub(super) hold: bool,
     /// Keeps the tree until the mutex is released and the graveyard is empty, where the caller
     /// gives up what kept it. Last, so that it goes last.
     _keep: Option<Arc<Tree>>,
@@ -544,6 +564,7 @@ impl Tree {
         Locked {
             tree: self,
             shared: Some(lock(&self.mutex)),
+            hold: false,
             _keep: None,
         }
     }
@@ -554,6 +575,7 @@ impl Tree {
         Locked {
             tree: self,
             shared: Some(lock(&self.mutex)),
+            hold: false,
             _keep: Some(keep),
         }
     }
@@ -606,12 +628,14 @@ impl Node {
             (listener.is_some(), hooks::LISTENER),
             (tree.config.debug, hooks::DEBUG),
             (tree.config.statistics, hooks::STATISTICS),
+            (policy.is_some(), hooks::POLICY),
         ] {
             bits |= if on { bit } else { 0 };
         }
         Arc::new(Self {
             word: Word::shut(),
             high: AtomicUsize::new(0),
+            manager: NonNull::from(&*tree.config.manager),
             watch: plain::AtomicU64::new(if bits == 0 { 0 } else { HOOKED }),
             hooks: bits,
             info: AllocatorInfo {
@@ -653,6 +677,7 @@ impl Node {
                 children: 0,
                 parent: None,
                 first_child: None,
+                last_child: None,
                 next_sibling: None,
                 previous_sibling: None,
                 next_dead: None,

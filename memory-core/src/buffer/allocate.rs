@@ -21,7 +21,8 @@ use crate::manager::ManagerError;
 use crate::outcome::AllocationOutcome;
 use crate::raw::slot::Block;
 use crate::rounding;
-use crate::size::{ALIGNMENT, MAX_ALIGNMENT, checked_round_up};
+use crate::sampling;
+use crate::size::{ALIGNMENT, MAX_ALIGNMENT, MAX_SIZE, checked_round_up};
 use crate::sync::Ordering;
 use crate::{ArrowBuf, Veto};
 
@@ -105,13 +106,44 @@ impl BufferAllocator {
         ArrowBuf::empty(LedgerRef::pin(&self.handle))
     }
 
-    #[inline]
+    #[inline(always)] // Each caller's alignment and contents are constants.
     #[track_caller]
     fn allocate(
         &self,
         size: usize,
         alignment: usize,
         contents: Contents,
+    ) -> Result<ArrowBufMut, AllocError> {
+        // Neither zero nor so large that rounding it up could overflow.
+        let node = self.node();
+        if size.wrapping_sub(1) >= MAX_SIZE - alignment {
+            return self.allocate_with_extras(size, alignment, contents, Location::caller());
+        }
+        if node.is_watched() {
+            let Some(scale) = node.only_sampled() else {
+                return self.allocate_with_extras(size, alignment, contents, Location::caller());
+            };
+            if sampling::due(size, scale) {
+                return self.allocate_sampled(size, alignment, contents, scale);
+            }
+        }
+        let capacity = (size + (ALIGNMENT - 1)) & !(ALIGNMENT - 1);
+        // SAFETY: a power of two by `buffer_aligned`; the size is at most MAX_SIZE rounded down
+        // to a multiple of the alignment.
+        let layout = unsafe { Layout::from_size_align_unchecked(capacity, alignment) };
+        let charge = Charge::unheard(&self.handle, capacity)?;
+        allocate_charged(charge, layout, contents)
+    }
+
+    /// As `allocate`, for a node with a listener, debug mode, statistics or a policy of its own,
+    /// and for sizes that need a second look.
+    #[inline(never)]
+    fn allocate_with_extras(
+        &self,
+        size: usize,
+        alignment: usize,
+        contents: Contents,
+        caller: &'static Location<'static>,
     ) -> Result<ArrowBufMut, AllocError> {
         let node = self.node();
         let capacity = match &node.policy {
@@ -121,18 +153,41 @@ impl BufferAllocator {
         };
         let Some(layout) = capacity.and_then(|size| Layout::from_size_align(size, alignment).ok())
         else {
-            return Err(overflow(node, size));
+            return Err(self.too_large(size));
         };
-        if node.is_watched() {
-            if node.hooks != 0 {
-                return allocate_watched(&self.handle, layout, contents, Location::caller());
-            }
-            if let Some(scale) = node.sample_due(layout.size()) {
-                return allocate_sampled(&self.handle, layout, contents, scale);
-            }
-        }
+        allocate_watched(&self.handle, layout, contents, caller)
+    }
+
+    /// An allocation that is to be sampled, of a node that has no hooks.
+    #[cold]
+    #[inline(never)]
+    fn allocate_sampled(
+        &self,
+        size: usize,
+        alignment: usize,
+        contents: Contents,
+        scale: u64,
+    ) -> Result<ArrowBufMut, AllocError> {
+        let layout = checked_round_up(size, ALIGNMENT)
+            .and_then(|size| Layout::from_size_align(size, alignment).ok());
+        let Some(layout) = layout else {
+            return Err(self.too_large(size));
+        };
         let charge = Charge::unheard(&self.handle, layout.size())?;
-        allocate_charged(charge, layout, contents)
+        let buffer = allocate_charged(charge, layout, contents)?;
+        buffer.record_sample(size, scale);
+        Ok(buffer)
+    }
+
+    #[cold]
+    fn too_large(&self, requested: usize) -> AllocError {
+        if self.is_closed() {
+            return AllocError::Closed {
+                allocator: self.info().clone(),
+                requested,
+            };
+        }
+        overflow(self.node(), requested)
     }
 
     #[cold]
@@ -199,6 +254,24 @@ pub(crate) fn allocate_reserved(
     hand_over: impl FnOnce(),
 ) -> Result<ArrowBufMut, AllocError> {
     let size = layout.size();
+    let charge = charge_reserved(handle, reserved, size)?;
+    let mut buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
+    hand_over();
+    if handle.is_debug() {
+        buffer.register(Operation::Created, Location::caller());
+    }
+    buffer.sample(size);
+    count_allocation(handle, size);
+    tell_allocation(handle, size);
+    Ok(buffer)
+}
+
+/// Charges what `size` bytes need beyond the `reserved` ones, with the listener's consent.
+pub(crate) fn charge_reserved(
+    handle: &Handle,
+    reserved: usize,
+    size: usize,
+) -> Result<Charge<'_>, AllocError> {
     if let Some(listener) = &handle.listener {
         let asked = listener.on_pre_allocation(&handle.info, size);
         asked.map_err(|veto| vetoed(handle, size, veto))?;
@@ -209,16 +282,7 @@ pub(crate) fn allocate_reserved(
             requested: size,
         });
     }
-    let charge = Charge::unheard(handle, size - reserved)?;
-    let mut buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
-    hand_over();
-    if handle.is_debug() {
-        buffer.watch(Operation::Created, Location::caller());
-    }
-    buffer.sample(size);
-    count_allocation(handle, size);
-    tell_allocation(handle, size);
-    Ok(buffer)
+    Charge::unheard(handle, size - reserved)
 }
 
 /// Bytes that are charged and given back unless they are kept.
@@ -264,8 +328,8 @@ impl Drop for Charge<'_> {
     }
 }
 
-/// The allocation of a node with a listener, debug mode or statistics.
-#[cold]
+/// The allocation of a node that may have a listener, debug mode or statistics.
+#[inline]
 fn allocate_watched(
     handle: &Handle,
     layout: Layout,
@@ -279,25 +343,11 @@ fn allocate_watched(
     })?;
     let mut buffer = allocate_charged(charge, layout, contents)?;
     if handle.is_debug() {
-        buffer.watch(Operation::Created, caller);
+        buffer.register(Operation::Created, caller);
     }
     buffer.sample(layout.size());
     count_allocation(handle, layout.size());
     tell_allocation(handle, layout.size());
-    Ok(buffer)
-}
-
-/// An allocation that is to be sampled.
-#[cold]
-fn allocate_sampled(
-    handle: &Handle,
-    layout: Layout,
-    contents: Contents,
-    scale: u64,
-) -> Result<ArrowBufMut, AllocError> {
-    let charge = Charge::unheard(handle, layout.size())?;
-    let buffer = allocate_charged(charge, layout, contents)?;
-    buffer.record_sample(layout.size(), scale);
     Ok(buffer)
 }
 

@@ -10,6 +10,7 @@ use std::hash::{Hash, Hasher};
 use std::ops::{Bound, Deref, RangeBounds};
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use super::allocate::at;
 use super::{ArrowBufMut, nowhere};
@@ -67,6 +68,11 @@ impl ArrowBuf {
             len: 0,
             ledger,
         }
+    }
+
+    #[inline]
+    pub(super) fn ledger(&self) -> &LedgerRef {
+        &self.ledger
     }
 
     /// The length in bytes.
@@ -178,6 +184,27 @@ impl ArrowBuf {
         BufferAllocator::from_handle(self.ledger.allocator())
     }
 
+    /// Whether this buffer's ledger is `allocator`'s; as comparing with
+    /// [`allocator`](Self::allocator), without a handle.
+    #[inline]
+    pub fn belongs_to(&self, allocator: &BufferAllocator) -> bool {
+        self.ledger.node_ptr() == allocator.handle.ptr()
+    }
+
+    /// Whether this buffer's allocator and `other` have the same root, so that it can be
+    /// [retained](Self::retain_in) there.
+    #[inline]
+    pub fn shares_root(&self, other: &BufferAllocator) -> bool {
+        Arc::ptr_eq(&self.ledger.node().tree, &other.handle.tree)
+    }
+
+    /// Tells allocations apart: equal for two live buffers exactly if they are on the same one.
+    /// `None` for the empty buffer.
+    pub fn allocation_id(&self) -> Option<usize> {
+        let slot = self.ledger.slot()?;
+        Some(std::ptr::from_ref(slot.home()).addr())
+    }
+
     /// The size of the allocation if this buffer's ledger owns it, else 0: what this buffer's
     /// allocator is charged for it, in bytes.
     pub fn accounted_size(&self) -> usize {
@@ -278,23 +305,23 @@ impl ArrowBuf {
         if same.ledger.node().is_debug() {
             let seen = Seen::shared(same.ptr, same.len);
             self.ledger.note(seen, operation, 0, caller);
-            same.ledger.watch(seen, operation, caller);
+            same.ledger.register(seen, operation, caller);
         }
         same
     }
 
     /// Samples the allocation of a buffer that was made just now, if that is due.
-    pub(super) fn sample(&self) {
-        if let Some(scale) = self.ledger.node().sample_due(self.len) {
-            self.ledger.record_sample(self.len, scale);
+    pub(super) fn sample(&self, bytes: usize) {
+        if let Some(scale) = self.ledger.node().sample_due(bytes) {
+            self.ledger.record_sample(bytes, scale);
         }
     }
 
     /// Registers a buffer that was made just now, if its tree is in debug mode.
     #[cold]
-    pub(super) fn watch(&mut self, operation: Operation, caller: &'static Location<'static>) {
+    pub(super) fn register(&mut self, operation: Operation, caller: &'static Location<'static>) {
         self.ledger
-            .watch(Seen::shared(self.ptr, self.len), operation, caller);
+            .register(Seen::shared(self.ptr, self.len), operation, caller);
     }
 
     /// This buffer as a writable one, if it is the only handle on an allocation of our own and
@@ -318,7 +345,7 @@ impl ArrowBuf {
             return Err(self);
         }
         let (ptr, len, capacity) = (self.ptr, self.len, slot.size());
-        if self.ledger.is_watched() {
+        if self.ledger.is_registered() {
             let seen = Seen::writable(ptr, capacity);
             (self.ledger).note(seen, Operation::Thawed, 0, Location::caller());
         }

@@ -267,7 +267,7 @@ impl ArrowBufMut {
         };
         self.len = self.len.min(at);
         self.capacity = at;
-        if self.ledger.is_watched() {
+        if self.ledger.is_registered() {
             tail.note(Operation::Split, caller);
             self.note(Operation::Split, caller);
         }
@@ -325,22 +325,27 @@ impl ArrowBufMut {
     #[inline]
     #[track_caller]
     pub fn freeze(mut self) -> ArrowBuf {
-        let padded = self.len.next_multiple_of(ALIGNMENT).min(self.capacity);
-        let padding = padded - self.len;
-        if padding > 0 {
-            for byte in &mut self.spare_capacity_mut()[..padding] {
-                byte.write(0);
-            }
+        if !self.len.is_multiple_of(ALIGNMENT) {
+            self.zero_padding();
         }
         let Self {
             ptr, len, ledger, ..
         } = self;
-        if ledger.is_watched() {
+        if ledger.is_registered() {
             let caller = Location::caller();
             ledger.note(Seen::shared(ptr, len), Operation::Frozen, len, caller);
         }
         // SAFETY: the first `len` bytes are initialised, and the exclusive handle is gone.
         unsafe { ArrowBuf::new(ptr, len, ledger) }
+    }
+
+    /// Zeroes the bytes from the length to the next multiple of 64, within the capacity.
+    fn zero_padding(&mut self) {
+        let padded = self.len.next_multiple_of(ALIGNMENT).min(self.capacity);
+        let padding = padded - self.len;
+        for byte in &mut self.spare_capacity_mut()[..padding] {
+            byte.write(0);
+        }
     }
 
     /// The allocator of this buffer's ledger.
@@ -369,7 +374,7 @@ impl ArrowBufMut {
     pub fn transfer_ownership(&mut self, target: &BufferAllocator) -> Result<bool, TransferError> {
         let (ledger, fit) = self.ledger.transfer(&target.handle)?;
         self.ledger = ledger;
-        self.watch(Operation::Transferred, Location::caller());
+        self.register(Operation::Transferred, Location::caller());
         Ok(fit)
     }
 
@@ -399,9 +404,9 @@ impl ArrowBufMut {
 
     /// Registers a buffer that was made just now, if its tree is in debug mode.
     #[cold]
-    pub(super) fn watch(&mut self, operation: Operation, caller: &'static Location<'static>) {
+    pub(super) fn register(&mut self, operation: Operation, caller: &'static Location<'static>) {
         let seen = Seen::writable(self.ptr, self.capacity);
-        self.ledger.watch(seen, operation, caller);
+        self.ledger.register(seen, operation, caller);
     }
 
     /// Notes what happened to this buffer, and what it looks like now, if it is registered.
@@ -472,7 +477,7 @@ impl ArrowBufMut {
                 }
                 moved.len = self.len;
                 *self = moved;
-                self.watch(Operation::Created, Location::caller());
+                self.register(Operation::Created, Location::caller());
                 self.sample(size);
                 count_allocation(handle, size);
             }

@@ -17,7 +17,7 @@ use std::panic::Location;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal};
+use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal, Tree, hooks};
 use crate::debug::{Operation, Seen};
 use crate::error::TransferError;
 use crate::raw::count::Left;
@@ -35,9 +35,9 @@ use view::View;
 ///
 /// # Invariants
 ///
-/// 1. The address is a slot's, whose count includes this reference; or a node's plus [`PIN`],
-///    whose pins include it; or, in debug mode, that of a [`View`] plus [`VIEW`], which this
-///    reference owns. All are aligned to 8 bytes.
+/// 1. The address is a slot's, perhaps plus [`CLONED`], whose count includes this reference; or a
+///    node's plus [`PIN`], whose pins include it; or, in debug mode, that of a [`View`] plus
+///    [`VIEW`], which this reference owns. All are aligned to 8 bytes.
 pub(crate) struct LedgerRef(NonNull<u8>);
 
 /// The tag of a pinned node.
@@ -45,6 +45,11 @@ const PIN: usize = 1;
 
 /// The tag of a view.
 const VIEW: usize = 2;
+
+/// The tag of a reference that was made by cloning another: probably not the last one, so that its
+/// drop subtracts at once, where others first look whether they are the only one. A guess: either
+/// way is right for every reference.
+const CLONED: usize = 4;
 
 /// Who a reference leads to.
 enum Target<'a> {
@@ -97,12 +102,20 @@ impl LedgerRef {
         Self(node.as_ptr().cast::<u8>().map_addr(|address| address | PIN))
     }
 
+    /// The pointer without [`CLONED`].
+    #[inline]
+    fn untagged(&self) -> NonNull<u8> {
+        let address = self.0.as_ptr().map_addr(|address| address & !CLONED);
+        // SAFETY: without the tag it is the address of a slot or a pinned node, so not null.
+        unsafe { NonNull::new_unchecked(address) }
+    }
+
     #[inline]
     fn target(&self) -> Target<'_> {
         if self.0.addr().get() & (PIN | VIEW) == 0 {
             // SAFETY: by invariant 1 a live slot.
-            Target::Slot(unsafe { self.0.cast().as_ref() })
-        } else if self.is_watched() {
+            Target::Slot(unsafe { self.untagged().cast().as_ref() })
+        } else if self.is_registered() {
             let view = self.0.as_ptr().map_addr(|address| address & !VIEW);
             // SAFETY: by invariant 1 a live view, which nobody changes.
             Target::View(unsafe { &*view.cast() })
@@ -160,6 +173,15 @@ impl LedgerRef {
             .map_or(0, Slot::size)
     }
 
+    /// What finds foreign memory's ledgers again; `None` for our own, and for an empty buffer.
+    pub(crate) fn watch(&self) -> Option<Watch> {
+        let slot = self.slot().filter(|slot| slot.is_foreign())?;
+        Some(Watch {
+            home: NonNull::from(slot.home()),
+            tree: Arc::clone(&self.node().tree),
+        })
+    }
+
     /// The allocation's size.
     pub(crate) fn allocation_size(&self) -> usize {
         self.slot().map_or(0, Slot::size)
@@ -203,7 +225,7 @@ impl LedgerRef {
     ) -> Self {
         if let Target::Slot(slot) = self.target() {
             slot.count().retain();
-            return Self(self.0);
+            return Self(self.0.map_addr(|address| address | CLONED));
         }
         self.share_slowly(Seen::shared(ptr, len), operation, caller)
     }
@@ -303,36 +325,93 @@ impl LedgerRef {
 impl Drop for LedgerRef {
     #[inline]
     fn drop(&mut self) {
-        if let Target::Slot(slot) = self.target() {
-            release(slot);
+        let tags = self.0.addr().get() & (PIN | VIEW | CLONED);
+        if tags & (PIN | VIEW) != 0 {
+            return self.drop_slowly();
+        }
+        let slot = self.untagged().cast::<Slot>();
+        // SAFETY: by invariant 1 a live slot.
+        let count = unsafe { slot.as_ref() }.count();
+        let left = if tags == 0 && count.is_sole() {
+            Left::Nothing
         } else {
-            drop_slowly(self);
+            count.release()
+        };
+        match left {
+            Left::Buffers => {}
+            // SAFETY: we were the only way to the allocation.
+            Left::Nothing => unsafe { free(slot) },
+            // SAFETY: ours was the ledger's last reference.
+            Left::Ledgers => unsafe { leave_others(slot) },
         }
     }
 }
 
-/// Gives up a reference that does not lead to a slot directly.
-#[cold]
-#[inline(never)]
-fn drop_slowly(reference: &mut LedgerRef) {
-    match reference.target() {
-        Target::Slot(slot) => release(slot),
-        // SAFETY: the pin is ours by invariant 1.
-        Target::Pin(node) => unsafe { node.unpin() },
-        // SAFETY: the view is ours by invariant 1.
-        Target::View(_) => release(unsafe { view::dissolve(reference.0) }),
+impl LedgerRef {
+    #[cold]
+    fn drop_slowly(&mut self) {
+        match self.target() {
+            // SAFETY: the pin is ours by invariant 1.
+            Target::Pin(node) => unsafe { node.unpin() },
+            // A reference of its own takes the view's place, and goes at once.
+            // SAFETY: the view is ours by invariant 1.
+            Target::View(_) => drop(unsafe { view::dissolve(self.0) }),
+            Target::Slot(_) => {}
+        }
     }
 }
 
-/// Gives up a reference to a ledger, which is counted there.
-#[inline(always)]
-fn release(slot: &Slot) {
-    match slot.count().release() {
-        Left::Buffers => {}
-        // SAFETY: we were the only way to the allocation.
-        Left::Nothing => unsafe { free(NonNull::from(slot)) },
-        // SAFETY: ours was the ledger's last reference.
-        Left::Ledgers => unsafe { leave_others(NonNull::from(slot)) },
+/// What finds a foreign allocation's ledgers again, and keeps nothing but the tree alive.
+pub(crate) struct Watch {
+    home: NonNull<Slot>,
+    tree: Arc<Tree>,
+}
+
+// SAFETY: the slot is touched as `upgrade` says, by any thread.
+unsafe impl Send for Watch {}
+// SAFETY: as for Send.
+unsafe impl Sync for Watch {}
+
+impl Watch {
+    /// A reference to one of the allocation's ledgers, unless its last buffer has gone: to the
+    /// owning one, if that is not about to go.
+    ///
+    /// # Safety
+    ///
+    /// The release of the allocation has not returned, and does not before this does.
+    pub(crate) unsafe fn upgrade(&self) -> Option<LedgerRef> {
+        // SAFETY: the home slot stays until the release has returned.
+        let home = unsafe { self.home.as_ref() };
+        if !home.count().is_shared() {
+            // A second ledger may come just now; then this one owned at the moment we looked.
+            return home
+                .count()
+                .try_retain()
+                .then(|| LedgerRef(self.home.cast()));
+        }
+        let mut any = None;
+        let locked = self.tree.lock();
+        // SAFETY: under the mutex, which all others take who have several ledgers. If one is left,
+        // its holder does not look at links without it either, since the memory is foreign.
+        let mut at = unsafe { home.links() }.first;
+        while let Some(here) = at {
+            // SAFETY: on the list, so in use, or its release has not returned.
+            let ledger = unsafe { here.as_ref() };
+            // SAFETY: as above.
+            at = unsafe { ledger.links() }.next;
+            let owning = ledger.count().is_owning();
+            if (owning || any.is_none()) && ledger.count().try_retain() {
+                // One that is replaced here is not its ledger's last, or is dropped unlocked.
+                let before = any.replace(LedgerRef(here.cast()));
+                if owning {
+                    drop(locked);
+                    drop(before);
+                    return any;
+                }
+            }
+        }
+        drop(locked);
+        any
     }
 }
 
@@ -341,7 +420,7 @@ fn release(slot: &Slot) {
 /// # Safety
 ///
 /// The slot's ledger is the only one and owns; nobody else can reach it.
-#[inline]
+#[inline(never)]
 unsafe fn free(slot: NonNull<Slot>) {
     // SAFETY: the slot is in use, by us alone.
     let this = unsafe { slot.as_ref() };
@@ -350,7 +429,7 @@ unsafe fn free(slot: NonNull<Slot>) {
     let owner = unsafe { node.node() };
     // The size, unless the highest bit says that the memory is special.
     let size = this.flagged_size();
-    if owner.hooks != 0 || size > MAX_SIZE || !std::ptr::eq(this.home(), this) {
+    if owner.hooks & !hooks::POLICY != 0 || size > MAX_SIZE || !std::ptr::eq(this.home(), this) {
         // SAFETY: the caller's promise.
         return unsafe { hooked::free(slot) };
     }
@@ -390,7 +469,7 @@ unsafe fn leave_others(slot: NonNull<Slot>) {
         unsafe { root.links() }.pending -= 1;
         None
     } else {
-        bury(&mut locked, this)
+        bury(&mut locked, this, true)
     };
     if !this.count().is_owning() {
         locked.change_guests(node, -1);
@@ -432,8 +511,9 @@ unsafe fn leave_others(slot: NonNull<Slot>) {
 
 /// Takes a ledger without buffers off the list, under the mutex. If it owned and others remain,
 /// the one that has been associated longest gets the charge, and the answer says so. A ledger
-/// that does not own afterwards counts as a guest.
-fn bury(locked: &mut Locked<'_>, slot: &Slot) -> Option<hooked::Moved> {
+/// that does not own afterwards counts as a guest. If its holder is not here but on the way, its
+/// node must not leave the tree before.
+fn bury(locked: &mut Locked<'_>, slot: &Slot, holder_is_here: bool) -> Option<hooked::Moved> {
     let root = slot.home();
     unlist(root, slot);
     if !slot.count().is_owning() {
@@ -444,7 +524,11 @@ fn bury(locked: &mut Locked<'_>, slot: &Slot) -> Option<hooked::Moved> {
     // SAFETY: on the list, so in use.
     let heir = unsafe { first.as_ref() };
     let (from, to, size) = (slot.node(), heir.node(), slot.size());
-    let moved = locked.transfer(from, to, size);
+    let moved = if holder_is_here {
+        locked.bequeath(from, to, size)
+    } else {
+        locked.transfer(from, to, size)
+    };
     slot.count().set_owning(false);
     locked.change_guests(from, 1);
     if moved.is_err() {
@@ -510,7 +594,7 @@ fn find_or_make(
             return (LedgerRef(here.cast()), moved);
         } else {
             // Dead: its last holder waits for the mutex that we hold.
-            moved = bury(locked, ledger);
+            moved = bury(locked, ledger, false);
             // SAFETY: under the mutex.
             unsafe { ledger.links() }.buried = true;
             // SAFETY: as above.

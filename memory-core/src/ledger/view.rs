@@ -51,7 +51,7 @@ impl View {
 impl LedgerRef {
     /// Registers the buffer that holds this reference, if its tree is in debug mode.
     #[cold]
-    pub(crate) fn watch(
+    pub(crate) fn register(
         &mut self,
         seen: Seen,
         operation: Operation,
@@ -73,7 +73,7 @@ impl LedgerRef {
 
     /// Whether the buffer that holds this reference is registered.
     #[inline]
-    pub(crate) fn is_watched(&self) -> bool {
+    pub(crate) fn is_registered(&self) -> bool {
         self.0.addr().get() & VIEW != 0
     }
 
@@ -120,31 +120,28 @@ impl LedgerRef {
             Target::View(view) => {
                 view.slot().count().retain();
                 let mut another = Self(view.slot.cast());
-                another.watch(seen, operation, caller);
+                another.register(seen, operation, caller);
                 another
             }
         }
     }
 }
 
-/// Takes the buffer out of the registry and frees its view; the slot whose count the caller now
-/// has to release.
+/// Takes the buffer out of the registry and frees its view; the reference to the slot that remains.
 ///
 /// # Safety
 ///
 /// `tagged` is the word of a reference to a view, which the caller gives up.
-#[cold]
-pub(super) unsafe fn dissolve<'a>(tagged: NonNull<u8>) -> &'a Slot {
+pub(super) unsafe fn dissolve(tagged: NonNull<u8>) -> LedgerRef {
     let view = tagged
         .as_ptr()
         .map_addr(|address| address & !VIEW)
         .cast::<View>();
-    // SAFETY: made by `watch`, which forgot the box; the reference goes, so this is done once.
+    // SAFETY: made by `register`, which forgot the box; the reference goes, so this is done once.
     let view = unsafe { Box::from_raw(view) };
     // Before the count is released: see `debug` on races.
     if let Some(recorder) = view.node().tree.recorder() {
         recorder.remove(view.ledger(), view.key);
     }
-    // SAFETY: by invariant 1 alive until the caller releases the count.
-    unsafe { view.slot.as_ref() }
+    LedgerRef(view.slot.cast())
 }

@@ -61,6 +61,24 @@ pub(super) struct Bins {
     bytes: usize,
     /// Goes up with each use of a class.
     clock: u64,
+    /// What was taken.
+    hits: Hits,
+}
+
+/// What a cache has lent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Hits {
+    /// How many blocks.
+    pub(super) blocks: u64,
+    /// The sum of their sizes.
+    pub(super) bytes: u64,
+}
+
+impl Hits {
+    pub(super) fn add(&mut self, other: Self) {
+        self.blocks += other.blocks;
+        self.bytes += other.bytes;
+    }
 }
 
 /// The blocks of one class.
@@ -80,6 +98,7 @@ impl Bins {
             bins: (0..classes).map(|_| Bin::default()).collect(),
             bytes: 0,
             clock: 0,
+            hits: Hits::default(),
         }
     }
 
@@ -91,6 +110,8 @@ impl Bins {
         bin.used = self.clock;
         let block = bin.blocks.pop()?;
         self.bytes -= class.size();
+        self.hits.blocks += 1;
+        self.hits.bytes += class.size() as u64;
         Some(block.0)
     }
 
@@ -135,6 +156,11 @@ impl Bins {
     /// The sum of the sizes of all blocks.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What was taken so far.
+    pub(super) fn hits(&self) -> Hits {
+        self.hits
     }
 
     /// The class that has blocks and was used least lately.

@@ -36,7 +36,31 @@ fn a_block_that_comes_back_is_lent_again_without_a_call_below() {
 
     let calls = counting.calls();
     assert_eq!((calls.allocate, calls.deallocate), (1, 0));
-    assert_eq!(manager.stats().allocations, Some(4));
+}
+
+#[test]
+fn what_the_cache_lends_counts_and_what_it_keeps_is_not_live() {
+    let (_, manager) = tracked(CacheLimits::default());
+    let numbers = || {
+        let stats = manager.stats();
+        (stats.live_bytes, stats.allocations, stats.total_bytes)
+    };
+
+    thread::scope(|scope| {
+        let ended = scope.spawn(|| (0..3).for_each(|_| drop(block(&manager, 60 * KIB))));
+        ended.join().unwrap();
+    });
+    assert_eq!(numbers(), (Some(0), Some(3), Some(3 * 60 * KIB as u64)));
+
+    let held = block(&manager, 60 * KIB);
+    drop(block(&manager, 60 * KIB));
+    assert_eq!(
+        numbers(),
+        (Some(60 * KIB), Some(5), Some(5 * 60 * KIB as u64))
+    );
+    drop(held);
+    drop(block(&manager, 60 * KIB));
+    assert_eq!(numbers(), (Some(0), Some(6), Some(6 * 60 * KIB as u64)));
 }
 
 #[test]
@@ -160,7 +184,7 @@ fn a_thread_that_ends_leaves_nothing_behind() {
     });
 
     assert_eq!((cached(&manager), tracking.live_bytes()), (0, 0));
-    assert!(lock(&manager.shared.threads).is_empty());
+    assert!(lock(&manager.shared.threads).caches.is_empty());
 }
 
 #[test]
