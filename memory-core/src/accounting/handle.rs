@@ -11,7 +11,9 @@ use std::sync::Weak;
 use super::charge::Refusal;
 use super::lifecycle::Outstanding;
 use super::node::{Departures, Node, NodeConfig, NodePtr, Tree, TreeConfig};
+use crate::events;
 use crate::outcome::AllocatorInfo;
+use crate::sampling;
 use crate::sync::Ordering;
 
 /// Keeps a node usable; what a `BufferAllocator` is made of.
@@ -24,7 +26,9 @@ pub(crate) struct Handle(NodePtr);
 impl Handle {
     /// A tree, by the handle of its root.
     pub(crate) fn new_root(config: TreeConfig, root: NodeConfig) -> Self {
-        Self(Tree::with_root(config, root))
+        let root = Self(Tree::with_root(config, root));
+        sampling::adopt_root(&root);
+        root
     }
 
     /// A child of this node.
@@ -48,7 +52,10 @@ impl Handle {
         // The handle that the node was made with; dropped below if it was not adopted.
         let child = Self(child);
         match adopted {
-            Ok(()) => Ok(child),
+            Ok(()) => {
+                sampling::adopt(&child);
+                Ok(child)
+            }
             Err(refusal) => Err((Box::new(refusal), info)),
         }
     }
@@ -235,18 +242,10 @@ fn drop_last_handle(handle: &mut Handle) {
     drop(locked);
     departures.tell_quietly();
     if external > 0 {
-        tracing::warn!(
-            allocator = %info, bytes = external,
-            "external bytes were still charged when the last handle was dropped; released"
-        );
+        events::external_bytes_outlived(&info, external);
     }
     if let Some(left) = left {
-        let bytes = left.allocated;
-        if debug {
-            tracing::warn!(allocator = %info, bytes, "last handle dropped with memory outstanding");
-        } else {
-            tracing::debug!(allocator = %info, bytes, "last handle dropped with memory outstanding");
-        }
+        events::outlived(&info, left.allocated, debug);
     }
 }
 
@@ -293,12 +292,17 @@ impl NodePtr {
     unsafe fn uncharge_slowly(self, bytes: usize) {
         // SAFETY: the bytes are still charged, so the node is alive.
         let node = unsafe { self.node() };
+        let wanted = events::wants_late_release();
         let mut locked = node.tree.lock_keeping();
+        let late = (wanted && locked.is_closed(self)).then(|| node.info.clone());
         locked.release(self, bytes);
         locked.reconsider(self);
         let departures = locked.take_departures();
         drop(locked);
         departures.tell_quietly();
+        if let Some(allocator) = late {
+            events::late_release(&allocator, bytes);
+        }
     }
 
     /// A handle on the node.
@@ -368,6 +372,6 @@ pub(crate) fn quietly(allocator: &AllocatorInfo, callback: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
         // A payload may panic when it is dropped.
         std::mem::forget(panic);
-        tracing::error!(allocator = %allocator, "a callback panicked during a release; ignored");
+        events::callback_panicked(allocator);
     }
 }

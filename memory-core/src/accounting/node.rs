@@ -10,15 +10,17 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::num::NonZeroU64;
 use std::ptr::NonNull;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use slab::Slab;
 
 use super::word::{MAX_CREDIT, Word};
+use crate::debug::{Recorder, Trail};
 use crate::listener::AllocationListener;
 use crate::manager::AllocationManager;
 use crate::outcome::{AllocatorId, AllocatorInfo};
 use crate::rounding::RoundingPolicy;
+use crate::sampling;
 use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, lock, plain};
 
 /// What a tree is built with and never changes.
@@ -36,6 +38,8 @@ pub(crate) struct TreeConfig {
 /// One tree of allocators: what its nodes share.
 pub(crate) struct Tree {
     pub(crate) config: TreeConfig,
+    /// In debug mode, what is alive.
+    recorder: Option<Box<Recorder>>,
     mutex: Mutex<Shared>,
 }
 
@@ -45,6 +49,14 @@ struct Shared {
     graveyard: Option<NodePtr>,
     /// Nodes that left the tree and whose former parent has a listener to be told.
     departed: Option<NodePtr>,
+}
+
+/// A reservation, as its allocator sees it.
+pub(crate) struct Reserved {
+    /// Bytes charged; written by the reservation alone, read by reports.
+    pub(crate) size: plain::AtomicUsize,
+    /// In debug mode, where it comes from.
+    pub(crate) trail: Option<Trail>,
 }
 
 /// What an allocator is made of, given at its creation.
@@ -76,6 +88,14 @@ pub(crate) struct Node {
     high: AtomicUsize,
     /// The tree's manager, two loads nearer than through `tree`.
     manager: NonNull<dyn AllocationManager>,
+    /// What `allocate` looks at first.
+    ///
+    /// | value | meaning |
+    /// |---|---|
+    /// | 0 | nobody watches |
+    /// | > 0 | allocations are sampled: so many units per byte |
+    /// | < 0 | there are hooks; the low bits are as above |
+    watch: plain::AtomicU64,
     /// Which of the slow extras are on: the bits of [`hooks`].
     pub(crate) hooks: u8,
     pub(crate) info: AllocatorInfo,
@@ -97,7 +117,9 @@ pub(crate) struct Node {
     pins: AtomicUsize,
     /// The sizes of the `AllocationReservation`s, empty ones too; each holds a handle besides.
     /// A lock of its own, taken under the tree's or alone.
-    pub(crate) reservations: plain::Mutex<Slab<Arc<plain::AtomicUsize>>>,
+    pub(crate) reservations: plain::Mutex<Slab<Arc<Reserved>>>,
+    /// In debug mode, where the allocator comes from.
+    trail: OnceLock<Box<Trail>>,
     /// External bytes, which `release_bytes` may give back.
     pub(crate) external: AtomicUsize,
     /// Bytes of foreign allocations that are charged here.
@@ -115,6 +137,9 @@ pub(crate) struct Node {
 unsafe impl Send for Node {}
 // SAFETY: as for Send; `&Node` gives no access to `state` without the mutex.
 unsafe impl Sync for Node {}
+
+/// In [`Node::watch`]: there are hooks. The highest bit, so that it shows as the sign.
+const HOOKED: u64 = 1 << 63;
 
 /// Bits of [`Node::hooks`].
 pub(crate) mod hooks {
@@ -324,8 +349,55 @@ impl Node {
     }
 
     /// The reservations: their sizes in bytes.
-    pub(crate) fn reservations(&self) -> plain::MutexGuard<'_, Slab<Arc<plain::AtomicUsize>>> {
+    pub(crate) fn reservations(&self) -> plain::MutexGuard<'_, Slab<Arc<Reserved>>> {
         plain::lock(&self.reservations)
+    }
+
+    /// Whether anybody watches this node's allocations, by hooks or by samples.
+    #[inline]
+    pub(crate) fn is_watched(&self) -> bool {
+        // Relaxed: a switch; an allocation that races with it may go either way.
+        self.watch.load(Ordering::Relaxed) != 0
+    }
+
+    /// Of a watched node: the units per byte if it has no hooks.
+    #[inline]
+    pub(crate) fn only_sampled(&self) -> Option<u64> {
+        // Relaxed: as in `is_watched`.
+        let watch = self.watch.load(Ordering::Relaxed);
+        (watch & HOOKED == 0).then_some(watch)
+    }
+
+    /// Whether an allocation of `bytes` is due to be sampled: then, the units per byte.
+    #[inline]
+    pub(crate) fn sample_due(&self, bytes: usize) -> Option<u64> {
+        // Relaxed: as in `is_watched`.
+        let scale = self.watch.load(Ordering::Relaxed) & !HOOKED;
+        (scale != 0 && sampling::due(bytes, scale)).then_some(scale)
+    }
+
+    /// Sets how many units of the sampler's distance a byte is; 0: not sampled.
+    pub(crate) fn set_scale(&self, scale: u64) {
+        let hooked = if self.hooks == 0 { 0 } else { HOOKED };
+        // Relaxed: as in `is_watched`.
+        self.watch.store(hooked | scale, Ordering::Relaxed);
+    }
+
+    /// Whether debug mode is on in this tree.
+    #[inline]
+    pub(crate) fn is_debug(&self) -> bool {
+        self.hooks & hooks::DEBUG != 0
+    }
+
+    /// The history of the allocator, in debug mode.
+    pub(crate) fn trail(&self) -> Option<&Trail> {
+        self.trail.get().map(Box::as_ref)
+    }
+
+    /// Starts the history of the allocator, once.
+    pub(crate) fn set_trail(&self, trail: Trail) {
+        // The first one stays, and there is no second.
+        let _ = self.trail.set(Box::new(trail));
     }
 
     /// The sizes of the reservations, in bytes.
@@ -333,7 +405,7 @@ impl Node {
         // Relaxed: each is written by its one owner; numbers for readers.
         self.reservations()
             .iter()
-            .map(|(_, size)| size.load(Ordering::Relaxed))
+            .map(|(_, reserved)| reserved.size.load(Ordering::Relaxed))
             .collect()
     }
 
@@ -342,7 +414,7 @@ impl Node {
         // Relaxed: each is written by its one owner; a number for readers.
         self.reservations()
             .iter()
-            .map(|(_, size)| size.load(Ordering::Relaxed))
+            .map(|(_, reserved)| reserved.size.load(Ordering::Relaxed))
             .sum()
     }
 
@@ -460,9 +532,15 @@ pub(crate) struct Locked<'t> {
 }
 
 impl Tree {
+    /// What is alive, in debug mode.
+    pub(crate) fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_deref()
+    }
+
     /// A tree with its root, which has one handle.
     pub(crate) fn with_root(config: TreeConfig, root: NodeConfig) -> NodePtr {
         let tree = Arc::new(Self {
+            recorder: config.debug.then(|| Box::new(Recorder::new())),
             config,
             mutex: Mutex::new(Shared {
                 graveyard: None,
@@ -558,6 +636,7 @@ impl Node {
             word: Word::shut(),
             high: AtomicUsize::new(0),
             manager: NonNull::from(&*tree.config.manager),
+            watch: plain::AtomicU64::new(if bits == 0 { 0 } else { HOOKED }),
             hooks: bits,
             info: AllocatorInfo {
                 id: next_id(),
@@ -573,6 +652,7 @@ impl Node {
             handles: AtomicUsize::new(1),
             pins: AtomicUsize::new(0),
             reservations: plain::Mutex::default(),
+            trail: OnceLock::new(),
             external: AtomicUsize::new(0),
             foreign: AtomicUsize::new(0),
             total_bytes: AtomicU64::new(0),

@@ -7,17 +7,21 @@
 #![expect(unsafe_code, reason = "takes over the blocks that a manager hands out")]
 
 use std::alloc::Layout;
+use std::panic::Location;
 use std::ptr::NonNull;
 
 use super::ArrowBufMut;
 use crate::accounting::{Handle, Node, Refusal, hooks};
 use crate::allocator::BufferAllocator;
+use crate::debug::Operation;
 use crate::error::AllocError;
+use crate::events;
 use crate::ledger::LedgerRef;
 use crate::manager::ManagerError;
 use crate::outcome::AllocationOutcome;
 use crate::raw::slot::Block;
 use crate::rounding;
+use crate::sampling;
 use crate::size::{ALIGNMENT, MAX_ALIGNMENT, MAX_SIZE, checked_round_up};
 use crate::sync::Ordering;
 use crate::{ArrowBuf, Veto};
@@ -51,6 +55,7 @@ impl BufferAllocator {
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
     #[inline]
+    #[track_caller]
     pub fn buffer(&self, size: usize) -> Result<ArrowBufMut, AllocError> {
         self.allocate(size, ALIGNMENT, Contents::Unspecified)
     }
@@ -60,6 +65,7 @@ impl BufferAllocator {
     /// # Errors
     ///
     /// As [`buffer`](Self::buffer).
+    #[track_caller]
     pub fn buffer_zeroed(&self, size: usize) -> Result<ArrowBufMut, AllocError> {
         let mut buffer = self.allocate(size, ALIGNMENT, Contents::Zero)?;
         debug_assert!(buffer.capacity() >= size);
@@ -74,6 +80,7 @@ impl BufferAllocator {
     /// # Errors
     ///
     /// As [`buffer`](Self::buffer), and [`AllocError::InvalidAlignment`].
+    #[track_caller]
     pub fn buffer_aligned(&self, size: usize, alignment: usize) -> Result<ArrowBufMut, AllocError> {
         if !alignment.is_power_of_two() || !(ALIGNMENT..=MAX_ALIGNMENT).contains(&alignment) {
             return Err(AllocError::InvalidAlignment { alignment });
@@ -86,6 +93,7 @@ impl BufferAllocator {
     /// # Errors
     ///
     /// As [`buffer`](Self::buffer).
+    #[track_caller]
     pub fn buffer_from_slice(&self, bytes: &[u8]) -> Result<ArrowBuf, AllocError> {
         let mut buffer = self.buffer(bytes.len())?;
         buffer.extend_from_slice(bytes)?;
@@ -99,6 +107,7 @@ impl BufferAllocator {
     }
 
     #[inline(always)] // Each caller's alignment and contents are constants.
+    #[track_caller]
     fn allocate(
         &self,
         size: usize,
@@ -106,8 +115,17 @@ impl BufferAllocator {
         contents: Contents,
     ) -> Result<ArrowBufMut, AllocError> {
         // Neither zero nor so large that rounding it up could overflow.
-        if self.node().hooks != 0 || size.wrapping_sub(1) >= MAX_SIZE - alignment {
-            return self.allocate_with_extras(size, alignment, contents);
+        let node = self.node();
+        if size.wrapping_sub(1) >= MAX_SIZE - alignment {
+            return self.allocate_with_extras(size, alignment, contents, Location::caller());
+        }
+        if node.is_watched() {
+            let Some(scale) = node.only_sampled() else {
+                return self.allocate_with_extras(size, alignment, contents, Location::caller());
+            };
+            if sampling::due(size, scale) {
+                return self.allocate_sampled(size, alignment, contents, scale);
+            }
         }
         let capacity = (size + (ALIGNMENT - 1)) & !(ALIGNMENT - 1);
         // SAFETY: a power of two by `buffer_aligned`; the size is at most MAX_SIZE rounded down
@@ -125,6 +143,7 @@ impl BufferAllocator {
         size: usize,
         alignment: usize,
         contents: Contents,
+        caller: &'static Location<'static>,
     ) -> Result<ArrowBufMut, AllocError> {
         let node = self.node();
         let capacity = match &node.policy {
@@ -136,7 +155,28 @@ impl BufferAllocator {
         else {
             return Err(self.too_large(size));
         };
-        allocate_watched(&self.handle, layout, contents)
+        allocate_watched(&self.handle, layout, contents, caller)
+    }
+
+    /// An allocation that is to be sampled, of a node that has no hooks.
+    #[cold]
+    #[inline(never)]
+    fn allocate_sampled(
+        &self,
+        size: usize,
+        alignment: usize,
+        contents: Contents,
+        scale: u64,
+    ) -> Result<ArrowBufMut, AllocError> {
+        let layout = checked_round_up(size, ALIGNMENT)
+            .and_then(|size| Layout::from_size_align(size, alignment).ok());
+        let Some(layout) = layout else {
+            return Err(self.too_large(size));
+        };
+        let charge = Charge::unheard(&self.handle, layout.size())?;
+        let buffer = allocate_charged(charge, layout, contents)?;
+        buffer.record_sample(size, scale);
+        Ok(buffer)
     }
 
     #[cold]
@@ -206,6 +246,7 @@ pub(crate) fn allocate_charged(
 
 /// A buffer for `reserved` bytes that are charged already; only what the layout adds is charged.
 /// `hand_over` is called when the bytes have become the buffer's, before the listener hears of it.
+#[track_caller]
 pub(crate) fn allocate_reserved(
     handle: &Handle,
     reserved: usize,
@@ -214,8 +255,12 @@ pub(crate) fn allocate_reserved(
 ) -> Result<ArrowBufMut, AllocError> {
     let size = layout.size();
     let charge = charge_reserved(handle, reserved, size)?;
-    let buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
+    let mut buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
     hand_over();
+    if handle.is_debug() {
+        buffer.register(Operation::Created, Location::caller());
+    }
+    buffer.sample(size);
     count_allocation(handle, size);
     tell_allocation(handle, size);
     Ok(buffer)
@@ -289,9 +334,18 @@ fn allocate_watched(
     handle: &Handle,
     layout: Layout,
     contents: Contents,
+    caller: &'static Location<'static>,
 ) -> Result<ArrowBufMut, AllocError> {
-    let charge = Charge::new(handle, layout.size())?;
-    let buffer = allocate_charged(charge, layout, contents)?;
+    let charge = Charge::new(handle, layout.size()).inspect_err(|_| {
+        if let Some(trail) = handle.trail() {
+            trail.note(Operation::Refused, layout.size(), Some(caller));
+        }
+    })?;
+    let mut buffer = allocate_charged(charge, layout, contents)?;
+    if handle.is_debug() {
+        buffer.register(Operation::Created, caller);
+    }
+    buffer.sample(layout.size());
     count_allocation(handle, layout.size());
     tell_allocation(handle, layout.size());
     Ok(buffer)
@@ -351,7 +405,7 @@ pub(crate) fn charge_heard(handle: &Handle, bytes: usize) -> Result<(), AllocErr
 #[cold]
 pub(crate) fn refused(refusal: &Refusal, bytes: usize) -> AllocError {
     let error = refusal.to_error(bytes);
-    tracing::debug!(bytes, %error, "allocation refused");
+    events::refused(bytes, &error);
     error
 }
 

@@ -64,6 +64,7 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
+    #[track_caller]
     pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
         self.buffer.try_reserve(additional)
     }
@@ -73,6 +74,7 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn append(&mut self, byte: u8) -> Result<(), AllocError> {
         self.append_slice(&[byte])
     }
@@ -82,6 +84,7 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn append_n(&mut self, n: usize, value: u8) -> Result<(), AllocError> {
         // A sum that overflows is refused by `reserve`.
         self.reserve(n)?;
@@ -93,6 +96,7 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn append_slice(&mut self, bytes: &[u8]) -> Result<(), AllocError> {
         self.buffer.extend_from_slice(bytes)
     }
@@ -102,6 +106,7 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn advance(&mut self, n: usize) -> Result<(), AllocError> {
         self.append_n(n, 0)
     }
@@ -111,6 +116,7 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// None today; kept for builders that shrink.
+    #[track_caller]
     pub fn finish(&mut self) -> Result<ArrowBuf, AllocError> {
         let next = self.buffer.new_empty();
         Ok(std::mem::replace(&mut self.buffer, next).freeze())
@@ -179,6 +185,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     /// # Errors
     ///
     /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
+    #[track_caller]
     pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
         self.bytes.reserve(additional.saturating_mul(Self::SIZE))
     }
@@ -189,6 +196,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append(&mut self, value: T) -> Result<(), AllocError> {
         self.bytes.append_slice(bytemuck::bytes_of(&value))
     }
@@ -198,6 +206,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn append_n(&mut self, n: usize, value: T) -> Result<(), AllocError> {
         self.reserve(n)?;
         for _ in 0..n {
@@ -211,6 +220,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn append_slice(&mut self, values: &[T]) -> Result<(), AllocError> {
         self.bytes.append_slice(bytemuck::cast_slice(values))
     }
@@ -220,6 +230,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn advance(&mut self, n: usize) -> Result<(), AllocError> {
         self.reserve(n)?;
         self.bytes.advance(n * Self::SIZE)
@@ -230,6 +241,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     /// # Errors
     ///
     /// As [`BufferBuilder::finish`].
+    #[track_caller]
     pub fn finish(&mut self) -> Result<ArrowBuf, AllocError> {
         self.bytes.finish()
     }
@@ -300,6 +312,7 @@ impl BooleanBufferBuilder {
     /// # Errors
     ///
     /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
+    #[track_caller]
     pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
         let bytes = self.len.saturating_add(additional).div_ceil(8);
         self.bytes.reserve(bytes - self.bytes.len())
@@ -311,6 +324,7 @@ impl BooleanBufferBuilder {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append(&mut self, bit: bool) -> Result<(), AllocError> {
         if self.len.is_multiple_of(8) {
             self.bytes.append(u8::from(bit))?;
@@ -327,6 +341,7 @@ impl BooleanBufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn append_n(&mut self, n: usize, bit: bool) -> Result<(), AllocError> {
         self.reserve(n)?;
         let (mut left, end) = (n, self.len + n);
@@ -347,6 +362,7 @@ impl BooleanBufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn append_slice(&mut self, bits: &[bool]) -> Result<(), AllocError> {
         self.reserve(bits.len())?;
         bits.iter().try_for_each(|&bit| self.append(bit))
@@ -357,6 +373,7 @@ impl BooleanBufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn advance(&mut self, n: usize) -> Result<(), AllocError> {
         self.append_n(n, false)
     }
@@ -366,6 +383,7 @@ impl BooleanBufferBuilder {
     /// # Errors
     ///
     /// As [`BufferBuilder::finish`].
+    #[track_caller]
     pub fn finish(&mut self) -> Result<ArrowBuf, AllocError> {
         self.len = 0;
         self.bytes.finish()

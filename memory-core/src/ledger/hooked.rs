@@ -5,8 +5,10 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::accounting::{Node, NodePtr, hooks, quietly};
+use crate::events;
 use crate::raw::pool;
 use crate::raw::slot::Slot;
+use crate::sampling;
 use crate::sync::Ordering;
 
 /// `super::free` with all the extras.
@@ -41,6 +43,10 @@ pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
     // SAFETY: the charge keeps the node alive.
     let owner = unsafe { node.node() };
     let size = root.size();
+    if root.is_sampled() {
+        // Before the slot can be used again.
+        sampling::forget(std::ptr::from_ref(root).addr());
+    }
     // SAFETY: nobody else can reach the allocation.
     if let Some(release) = unsafe { root.take_foreign() } {
         quietly(&owner.info, *release);
@@ -98,9 +104,7 @@ impl Moved {
 /// Tells both listeners after a transfer that was asked for, and reports a limit passed.
 pub(super) fn after_transfer(from: &Node, to: &Node, size: usize, fit: bool) {
     if !fit {
-        tracing::debug!(
-            from = %from.info, to = %to.info, bytes = size, "over limit after a transfer"
-        );
+        events::over_limit_after_transfer(&from.info, &to.info, size);
     }
     tell(from, to, size);
 }
@@ -121,6 +125,10 @@ fn tell(from: &Node, to: &Node, size: usize) {
 
 /// Moves an allocation's entries in the nodes' side counters. Under the mutex.
 pub(super) fn moved_counts(from: &Node, to: &Node, slot: &Slot) {
+    let home = slot.home();
+    if home.is_sampled() {
+        sampling::moved(std::ptr::from_ref(home).addr(), &to.info);
+    }
     if slot.is_foreign() {
         let size = slot.size();
         // Relaxed, both: numbers for readers.

@@ -12,27 +12,39 @@
 //! until the last such holder came by (`pending`).
 #![expect(unsafe_code, reason = "a reference-counted pointer to a slot")]
 
+use std::alloc::Layout;
+use std::panic::Location;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal, Tree, hooks};
+use crate::debug::{Operation, Seen};
 use crate::error::TransferError;
 use crate::raw::count::Left;
 use crate::raw::pool;
-use crate::raw::slot::{Block, Release, Slot};
+use crate::raw::slot::{Block, MOST_SPECIAL, Release, Slot};
+use crate::sampling;
+use crate::size::MAX_SIZE;
 
 mod hooked;
+mod view;
+
+use view::View;
 
 /// A counted reference to a ledger; or, for the empty buffer, to a node that it pins.
 ///
 /// # Invariants
 ///
-/// 1. The address is a slot's, perhaps plus [`CLONED`], whose count includes this reference, or a
-///    node's plus [`PIN`], whose pins include it. Both are aligned to 8 bytes.
+/// 1. The address is a slot's, perhaps plus [`CLONED`], whose count includes this reference; or a
+///    node's plus [`PIN`], whose pins include it; or, in debug mode, that of a [`View`] plus
+///    [`VIEW`], which this reference owns. All are aligned to 8 bytes.
 pub(crate) struct LedgerRef(NonNull<u8>);
 
 /// The tag of a pinned node.
 const PIN: usize = 1;
+
+/// The tag of a view.
+const VIEW: usize = 2;
 
 /// The tag of a reference that was made by cloning another: probably not the last one, so that its
 /// drop subtracts at once, where others first look whether they are the only one. A guess: either
@@ -43,6 +55,7 @@ const CLONED: usize = 4;
 enum Target<'a> {
     Slot(&'a Slot),
     Pin(NodePtr),
+    View(&'a View),
 }
 
 // SAFETY: a reference gives shared access to atomics, and to the slot's plain fields by the rules
@@ -99,9 +112,13 @@ impl LedgerRef {
 
     #[inline]
     fn target(&self) -> Target<'_> {
-        if self.0.addr().get() & PIN == 0 {
+        if self.0.addr().get() & (PIN | VIEW) == 0 {
             // SAFETY: by invariant 1 a live slot.
             Target::Slot(unsafe { self.untagged().cast().as_ref() })
+        } else if self.is_registered() {
+            let view = self.0.as_ptr().map_addr(|address| address & !VIEW);
+            // SAFETY: by invariant 1 a live view, which nobody changes.
+            Target::View(unsafe { &*view.cast() })
         } else {
             let node = self.0.as_ptr().map_addr(|address| address & !PIN);
             // SAFETY: by invariant 1 a node's address, so not null.
@@ -116,6 +133,7 @@ impl LedgerRef {
     pub(crate) fn slot(&self) -> Option<&Slot> {
         match self.target() {
             Target::Slot(slot) => Some(slot),
+            Target::View(view) => Some(view.slot()),
             Target::Pin(_) => None,
         }
     }
@@ -125,6 +143,7 @@ impl LedgerRef {
     pub(crate) fn node_ptr(&self) -> NodePtr {
         match self.target() {
             Target::Slot(slot) => slot.node(),
+            Target::View(view) => view.slot().node(),
             Target::Pin(node) => node,
         }
     }
@@ -173,6 +192,42 @@ impl LedgerRef {
     #[inline]
     pub(crate) fn is_sole(&self) -> bool {
         self.slot().is_none_or(|slot| slot.count().is_sole())
+    }
+
+    /// Records the allocation, or growth by so many bytes, with the sampler. This is the only
+    /// reference to it.
+    #[cold]
+    pub(crate) fn record_sample(&self, bytes: usize, scale: u64) {
+        let Some(slot) = self.slot() else { return };
+        let home = slot.home();
+        let address = std::ptr::from_ref(home).addr();
+        if home.size() <= MOST_SPECIAL && sampling::record(address, &self.node().info, bytes, scale)
+        {
+            home.set_sampled();
+        }
+    }
+
+    /// Notes that the allocation shrank, if it was sampled.
+    pub(crate) fn samples_resized(&self, old_size: usize, new_size: usize) {
+        if let Some(home) = self.slot().map(Slot::home).filter(|home| home.is_sampled()) {
+            sampling::resized(std::ptr::from_ref(home).addr(), old_size, new_size);
+        }
+    }
+
+    /// Another reference, for a buffer of `len` bytes at `ptr`.
+    #[inline]
+    pub(crate) fn share(
+        &self,
+        ptr: NonNull<u8>,
+        len: usize,
+        operation: Operation,
+        caller: &'static Location<'static>,
+    ) -> Self {
+        if let Target::Slot(slot) = self.target() {
+            slot.count().retain();
+            return Self(self.0.map_addr(|address| address | CLONED));
+        }
+        self.share_slowly(Seen::shared(ptr, len), operation, caller)
     }
 
     /// A reference to the allocation's ledger for `target`, which is made if there is none.
@@ -267,33 +322,12 @@ impl LedgerRef {
     }
 }
 
-impl Clone for LedgerRef {
-    #[inline]
-    fn clone(&self) -> Self {
-        match self.target() {
-            Target::Slot(slot) => {
-                slot.count().retain();
-                Self(self.0.map_addr(|address| address | CLONED))
-            }
-            Target::Pin(_) => self.clone_pin(),
-        }
-    }
-}
-
-impl LedgerRef {
-    #[cold]
-    fn clone_pin(&self) -> Self {
-        self.node().add_pin();
-        Self(self.0)
-    }
-}
-
 impl Drop for LedgerRef {
     #[inline]
     fn drop(&mut self) {
-        let tags = self.0.addr().get() & (PIN | CLONED);
-        if tags & PIN != 0 {
-            return self.drop_pin();
+        let tags = self.0.addr().get() & (PIN | VIEW | CLONED);
+        if tags & (PIN | VIEW) != 0 {
+            return self.drop_slowly();
         }
         let slot = self.untagged().cast::<Slot>();
         // SAFETY: by invariant 1 a live slot.
@@ -315,10 +349,14 @@ impl Drop for LedgerRef {
 
 impl LedgerRef {
     #[cold]
-    fn drop_pin(&mut self) {
-        if let Target::Pin(node) = self.target() {
+    fn drop_slowly(&mut self) {
+        match self.target() {
             // SAFETY: the pin is ours by invariant 1.
-            unsafe { node.unpin() }
+            Target::Pin(node) => unsafe { node.unpin() },
+            // A reference of its own takes the view's place, and goes at once.
+            // SAFETY: the view is ours by invariant 1.
+            Target::View(_) => drop(unsafe { view::dissolve(self.0) }),
+            Target::Slot(_) => {}
         }
     }
 }
@@ -389,13 +427,16 @@ unsafe fn free(slot: NonNull<Slot>) {
     let node = this.node();
     // SAFETY: the allocation is charged to the node, so it is alive.
     let owner = unsafe { node.node() };
-    if owner.hooks & !hooks::POLICY != 0 || this.is_foreign() || !std::ptr::eq(this.home(), this) {
+    // The size, unless the highest bit says that the memory is special.
+    let size = this.flagged_size();
+    if owner.hooks & !hooks::POLICY != 0 || size > MAX_SIZE || !std::ptr::eq(this.home(), this) {
         // SAFETY: the caller's promise.
         return unsafe { hooked::free(slot) };
     }
-    // SAFETY: nobody else can reach the allocation, and it is not foreign.
-    let (block, layout) = unsafe { (this.block(), this.layout()) };
-    let size = layout.size();
+    // SAFETY: nobody else can reach the allocation.
+    let block = unsafe { this.block() };
+    // SAFETY: size and alignment are those of the layout that the block was asked with.
+    let layout = unsafe { Layout::from_size_align_unchecked(size, block.align) };
     this.vacate();
     // SAFETY: vacated, and nobody else knows the slot.
     unsafe { pool::put(slot) };
