@@ -66,12 +66,16 @@ pub(crate) struct NodeConfig {
 /// 2. A linked node's parent is linked; an unlinked node has no children, no parent and no bytes.
 /// 3. `state` is touched only through `Locked`, that is, under the tree's mutex.
 /// 4. `stripes` is null or points to a live boxed slice that this node owns.
+/// 5. `manager` points to the tree's manager, which `tree` keeps alive.
+#[repr(C, align(64))] // What every allocation reads is one cache line, and no other node's.
 pub(crate) struct Node {
     /// The credit that may be taken without the mutex; shut for good once there are stripes.
     word: Word,
     /// The most credit that `give` may leave in the words together; set when one is opened. A
     /// giver that reads an old value lets a little too much or too little stay.
     high: AtomicUsize,
+    /// The tree's manager, two loads nearer than through `tree`.
+    manager: NonNull<dyn AllocationManager>,
     /// Which of the slow extras are on: the bits of [`hooks`].
     pub(crate) hooks: u8,
     pub(crate) info: AllocatorInfo,
@@ -105,8 +109,9 @@ pub(crate) struct Node {
     state: UnsafeCell<State>,
 }
 
-// SAFETY: all but `state` and the pointers in it are atomics or immutable and Send + Sync; by
-// invariant 3 `state` is touched under the mutex only, from whichever thread holds it.
+// SAFETY: all but `state` and the pointers in it are atomics or immutable and Send + Sync (as is
+// the manager that `manager` points to); by invariant 3 `state` is touched under the mutex only,
+// from whichever thread holds it.
 unsafe impl Send for Node {}
 // SAFETY: as for Send; `&Node` gives no access to `state` without the mutex.
 unsafe impl Sync for Node {}
@@ -119,6 +124,8 @@ pub(crate) mod hooks {
     pub(crate) const DEBUG: u8 = 2;
     /// Statistics are on.
     pub(crate) const STATISTICS: u8 = 4;
+    /// A rounding policy other than the default is set.
+    pub(crate) const POLICY: u8 = 8;
 }
 
 /// One word of a striped node, alone on its pair of cache lines (they are prefetched in pairs).
@@ -311,7 +318,8 @@ impl Node {
     /// The manager of the tree.
     #[inline]
     pub(crate) fn manager(&self) -> &dyn AllocationManager {
-        &*self.tree.config.manager
+        // SAFETY: by invariant 5 it is alive as long as this node; managers are only shared.
+        unsafe { self.manager.as_ref() }
     }
 
     /// The reservations: their sizes in bytes.
@@ -541,12 +549,14 @@ impl Node {
             (listener.is_some(), hooks::LISTENER),
             (tree.config.debug, hooks::DEBUG),
             (tree.config.statistics, hooks::STATISTICS),
+            (policy.is_some(), hooks::POLICY),
         ] {
             bits |= if on { bit } else { 0 };
         }
         Arc::new(Self {
             word: Word::shut(),
             high: AtomicUsize::new(0),
+            manager: NonNull::from(&*tree.config.manager),
             hooks: bits,
             info: AllocatorInfo {
                 id: next_id(),

@@ -18,7 +18,7 @@ use crate::manager::ManagerError;
 use crate::outcome::AllocationOutcome;
 use crate::raw::slot::Block;
 use crate::rounding;
-use crate::size::{ALIGNMENT, MAX_ALIGNMENT, checked_round_up};
+use crate::size::{ALIGNMENT, MAX_ALIGNMENT, MAX_SIZE, checked_round_up};
 use crate::sync::Ordering;
 use crate::{ArrowBuf, Veto};
 
@@ -98,8 +98,29 @@ impl BufferAllocator {
         ArrowBuf::empty(LedgerRef::pin(&self.handle))
     }
 
-    #[inline]
+    #[inline(always)] // Each caller's alignment and contents are constants.
     fn allocate(
+        &self,
+        size: usize,
+        alignment: usize,
+        contents: Contents,
+    ) -> Result<ArrowBufMut, AllocError> {
+        // Neither zero nor so large that rounding it up could overflow.
+        if self.node().hooks != 0 || size.wrapping_sub(1) >= MAX_SIZE - alignment {
+            return self.allocate_with_extras(size, alignment, contents);
+        }
+        let capacity = (size + (ALIGNMENT - 1)) & !(ALIGNMENT - 1);
+        // SAFETY: a power of two by `buffer_aligned`; the size is at most MAX_SIZE rounded down
+        // to a multiple of the alignment.
+        let layout = unsafe { Layout::from_size_align_unchecked(capacity, alignment) };
+        let charge = Charge::unheard(&self.handle, capacity)?;
+        allocate_charged(charge, layout, contents)
+    }
+
+    /// As `allocate`, for a node with a listener, debug mode, statistics or a policy of its own,
+    /// and for sizes that need a second look.
+    #[inline(never)]
+    fn allocate_with_extras(
         &self,
         size: usize,
         alignment: usize,
@@ -115,11 +136,7 @@ impl BufferAllocator {
         else {
             return Err(self.too_large(size));
         };
-        if node.hooks != 0 {
-            return allocate_watched(&self.handle, layout, contents);
-        }
-        let charge = Charge::unheard(&self.handle, layout.size())?;
-        allocate_charged(charge, layout, contents)
+        allocate_watched(&self.handle, layout, contents)
     }
 
     #[cold]
@@ -266,8 +283,8 @@ impl Drop for Charge<'_> {
     }
 }
 
-/// The allocation of a node with a listener, debug mode or statistics.
-#[cold]
+/// The allocation of a node that may have a listener, debug mode or statistics.
+#[inline]
 fn allocate_watched(
     handle: &Handle,
     layout: Layout,
