@@ -223,7 +223,7 @@ impl Drop for Handle {
 #[cold]
 fn drop_last_handle(handle: &mut Handle) {
     let node = handle.0;
-    let mut locked = handle.tree.lock_keeping();
+    let mut locked = handle.tree.lock();
     if !locked.drop_handle(node) {
         return;
     }
@@ -294,7 +294,7 @@ impl NodePtr {
     unsafe fn uncharge_slowly(self, bytes: usize) {
         // SAFETY: the bytes are still charged, so the node is alive.
         let node = unsafe { self.node() };
-        let mut locked = node.tree.lock_keeping();
+        let mut locked = node.tree.lock();
         locked.release(self, bytes);
         locked.reconsider(self);
         let departures = locked.take_departures();
@@ -330,7 +330,7 @@ impl NodePtr {
 
 #[cold]
 fn drop_last_pin(ptr: NodePtr, node: &Node) {
-    let mut locked = node.tree.lock_keeping();
+    let mut locked = node.tree.lock();
     locked.drop_pin(ptr);
     if locked.look(ptr).linked {
         locked.reconsider(ptr);

@@ -38,7 +38,8 @@
 //!   it.
 //! * **I3** A shut word changes only under M.
 //! * **I4** Whoever touches a node or waits for M has a handle, a pin or charged bytes of it. A
-//!   node is unlinked under M when nothing of that is left, and freed when the guard is gone.
+//!   node is unlinked under M when nothing of that is left, and freed when the guard is gone. M
+//!   itself is never freed (see [`mutex`]), so that it may be released after all that.
 //!
 //! # Operations
 //!
@@ -85,6 +86,7 @@ mod lifecycle;
 #[cfg(all(test, loom))]
 #[expect(unsafe_code, reason = "gives back what it charged")]
 mod model;
+mod mutex;
 mod node;
 mod report;
 mod transfer;

@@ -7,6 +7,7 @@
 
 use std::cell::UnsafeCell;
 use std::fmt;
+use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::num::NonZeroU64;
 use std::ptr::NonNull;
@@ -14,12 +15,13 @@ use std::sync::{Arc, Weak};
 
 use slab::Slab;
 
+use super::mutex::{Shared, TreeMutex};
 use super::word::{MAX_CREDIT, Word};
 use crate::listener::AllocationListener;
 use crate::manager::AllocationManager;
 use crate::outcome::{AllocatorId, AllocatorInfo};
 use crate::rounding::RoundingPolicy;
-use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, lock, plain};
+use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, MutexGuard, Ordering, plain};
 
 /// What a tree is built with and never changes.
 pub(crate) struct TreeConfig {
@@ -36,15 +38,7 @@ pub(crate) struct TreeConfig {
 /// One tree of allocators: what its nodes share.
 pub(crate) struct Tree {
     pub(crate) config: TreeConfig,
-    mutex: Mutex<Shared>,
-}
-
-/// What the mutex protects besides the states of the nodes.
-struct Shared {
-    /// Nodes that left the tree and have no handle: freed after the mutex is released.
-    graveyard: Option<NodePtr>,
-    /// Nodes that left the tree and whose former parent has a listener to be told.
-    departed: Option<NodePtr>,
+    mutex: TreeMutex,
 }
 
 /// What an allocator is made of, given at its creation.
@@ -434,13 +428,14 @@ fn stripe_count() -> usize {
 
 /// The tree's mutex, held. All that needs more than one word, or any state, happens here.
 ///
-/// While it exists, nodes that are linked stay alive; unlinked ones too until it is dropped.
+/// While it exists, nodes that are linked stay alive; unlinked ones too until it is dropped. Its
+/// holder may give up under it what kept the tree alive: the mutex outlives the tree, and nothing
+/// else is touched once it is released.
 pub(crate) struct Locked<'t> {
-    tree: &'t Tree,
-    shared: Option<MutexGuard<'t, Shared>>,
-    /// Keeps the tree until the mutex is released and the graveyard is empty, where the caller
-    /// gives up what kept it. Last, so that it goes last.
-    _keep: Option<Arc<Tree>>,
+    /// The tree; alive while a node is, so until the graveyard is emptied.
+    tree: NonNull<Tree>,
+    shared: Option<MutexGuard<'static, Shared>>,
+    _tree: PhantomData<&'t Tree>,
 }
 
 impl Tree {
@@ -448,10 +443,7 @@ impl Tree {
     pub(crate) fn with_root(config: TreeConfig, root: NodeConfig) -> NodePtr {
         let tree = Arc::new(Self {
             config,
-            mutex: Mutex::new(Shared {
-                graveyard: None,
-                departed: None,
-            }),
+            mutex: TreeMutex::new(),
         });
         let mut root = Node::boxed(root, tree, 0);
         let root_node = Arc::get_mut(&mut root).expect("nobody else has seen the node");
@@ -464,23 +456,13 @@ impl Tree {
         NodePtr::leak(root)
     }
 
-    /// Takes the mutex, for a caller that keeps the tree alive beyond the guard: by a handle, a
-    /// pin or bytes that it does not give up under it.
+    /// Takes the mutex. The caller has a handle, a pin or bytes, and may give it up under it.
+    #[inline]
     pub(crate) fn lock(&self) -> Locked<'_> {
         Locked {
-            tree: self,
-            shared: Some(lock(&self.mutex)),
-            _keep: None,
-        }
-    }
-
-    /// Takes the mutex, for a caller that gives up what keeps the tree alive.
-    pub(crate) fn lock_keeping(self: &Arc<Self>) -> Locked<'_> {
-        let keep = Arc::clone(self);
-        Locked {
-            tree: self,
-            shared: Some(lock(&self.mutex)),
-            _keep: Some(keep),
+            tree: NonNull::from(self),
+            shared: Some(self.mutex.lock()),
+            _tree: PhantomData,
         }
     }
 }
@@ -615,8 +597,10 @@ fn next_id() -> AllocatorId {
 
 impl<'t> Locked<'t> {
     /// The tree whose mutex this is.
-    pub(super) fn tree(&self) -> &'t Tree {
-        self.tree
+    pub(super) fn tree(&self) -> &Tree {
+        // SAFETY: it was alive when the mutex was taken, by what the caller had then; nodes own
+        // their tree, and are freed only after this guard is gone.
+        unsafe { self.tree.as_ref() }
     }
 
     /// The node behind a pointer that is alive while we hold the mutex: linked, or kept by a
@@ -627,7 +611,7 @@ impl<'t> Locked<'t> {
         // `accounting`) nodes are freed only after this guard is gone.
         let node = unsafe { node.node() };
         debug_assert!(
-            std::ptr::eq(&raw const *node.tree, self.tree),
+            std::ptr::eq(&raw const *node.tree, self.tree.as_ptr()),
             "a node of another tree"
         );
         node
@@ -891,8 +875,8 @@ impl Drop for Locked<'_> {
         };
         let mut grave = shared.graveyard.take();
         drop(shared);
-        // Nodes with their names and listeners are freed with no lock held. The tree outlives this
-        // by `_keep`, or by the caller of `lock`.
+        // Nodes with their names and listeners are freed with no lock held; the tree goes with the
+        // last of them.
         while let Some(node) = grave {
             // SAFETY: by `may_free` nobody else leads to this node; the graveyard was ours under
             // the mutex, and each node was put there once (it was unlinked once, and buried by
