@@ -45,7 +45,9 @@ fn main() {
     for allocator in [&depth_1, &depth_6, &system, &jemalloc] {
         allocate_some(allocator, 4096);
     }
-    let rounds = std::env::args().nth(1).and_then(|rounds| rounds.parse().ok());
+    let rounds = std::env::args()
+        .nth(1)
+        .and_then(|rounds| rounds.parse().ok());
     for _ in 0..rounds.unwrap_or(1) {
         op_allocate_4k_depth_1(&depth_1);
         op_allocate_4k_depth_3(&depth_3);

@@ -65,8 +65,9 @@ pub(crate) struct NodeConfig {
 pub(crate) struct Node {
     /// The credit that may be taken without the mutex; shut for good once there are stripes.
     word: Word,
-    /// The most credit that `give` may leave in `word`.
-    high: usize,
+    /// The most credit that `give` may leave in the words together; set when one is opened. A
+    /// giver that reads an old value lets a little too much or too little stay.
+    high: AtomicUsize,
     /// The tree's manager, two loads nearer than through `tree`.
     manager: NonNull<dyn AllocationManager>,
     /// Which of the slow extras are on: the bits of [`hooks`].
@@ -128,8 +129,9 @@ struct Stripe(Word);
 /// The words of a striped node.
 struct Stripes {
     words: Box<[Stripe]>,
-    /// The most credit that `give` may leave in one of them.
-    high: usize,
+    /// Each may hold `Node::high` shifted right by so much: together they hold half of it, since
+    /// as much again may be parked.
+    shift: u32,
 }
 
 /// The numbers of a node that only the holder of the mutex touches, in bytes. The names in
@@ -259,7 +261,7 @@ impl NodePtr {
         // the exchange succeeds; after it nothing of the node is touched. `Node` is not Freeze,
         // so the reference claims nothing about its memory after that.
         let node = unsafe { self.node() };
-        match node.word.give(bytes, node.high) {
+        match node.word.give(bytes, node.high()) {
             Ok(()) => true,
             Err(slow) => node.give_to_stripe(bytes, slow.contended),
         }
@@ -286,8 +288,12 @@ impl Node {
     #[cold]
     fn give_to_stripe(&self, bytes: usize, contended: bool) -> bool {
         self.note_contention(contended);
-        self.stripes()
-            .is_some_and(|stripes| stripes.mine().give(bytes, stripes.high).is_ok())
+        self.stripes().is_some_and(|stripes| {
+            stripes
+                .mine()
+                .give(bytes, self.high() >> stripes.shift)
+                .is_ok()
+        })
     }
 
     fn note_contention(&self, contended: bool) {
@@ -295,6 +301,12 @@ impl Node {
             // Relaxed: a statistic that decides when to stripe, and guards nothing.
             self.contention.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    #[inline]
+    fn high(&self) -> usize {
+        // Relaxed: a threshold, see the field.
+        self.high.load(Ordering::Relaxed)
     }
 
     /// The manager of the tree.
@@ -435,6 +447,9 @@ pub(crate) struct Locked<'t> {
     /// The tree; alive while a node is, so until the graveyard is emptied.
     tree: NonNull<Tree>,
     shared: Option<MutexGuard<'static, Shared>>,
+    /// Nothing is opened for now: one step is made of several. What stays shut for it is opened
+    /// when it is next used.
+    pub(super) hold: bool,
     _tree: PhantomData<&'t Tree>,
 }
 
@@ -462,6 +477,7 @@ impl Tree {
         Locked {
             tree: NonNull::from(self),
             shared: Some(self.mutex.lock()),
+            hold: false,
             _tree: PhantomData,
         }
     }
@@ -518,14 +534,9 @@ impl Node {
         ] {
             bits |= if on { bit } else { 0 };
         }
-        let high = tree
-            .config
-            .credit
-            .saturating_add(reservation)
-            .min(MAX_CREDIT);
         Arc::new(Self {
             word: Word::shut(),
-            high,
+            high: AtomicUsize::new(0),
             manager: NonNull::from(&*tree.config.manager),
             hooks: bits,
             info: AllocatorInfo {
@@ -671,6 +682,17 @@ impl<'t> Locked<'t> {
         let room = state.bound().saturating_sub(state.used());
         let mut free = state.parked.min(room);
         let mut opened = 0;
+        // What is obtained stays as it is while the words are open. Up to so much beyond the
+        // reservation all of it may be free; from there on only the credit may.
+        let beyond = state.obtained - this.reservation;
+        let most = self.tree().config.credit;
+        let high = if beyond <= most {
+            MAX_CREDIT
+        } else {
+            most.min(MAX_CREDIT)
+        };
+        // Relaxed: see `high`.
+        this.high.store(high, Ordering::Relaxed);
         match this.stripes() {
             None if !this.word.is_shut() => {}
             None => {
@@ -683,7 +705,10 @@ impl<'t> Locked<'t> {
                     .iter()
                     .filter(|stripe| stripe.0.is_shut())
                     .count();
-                let share = free.checked_div(shut).unwrap_or(0).min(stripes.high);
+                let share = free
+                    .checked_div(shut)
+                    .unwrap_or(0)
+                    .min(high >> stripes.shift);
                 for stripe in stripes.words.iter().filter(|stripe| stripe.0.is_shut()) {
                     let credit = share.min(free);
                     stripe.0.open(credit);
@@ -740,22 +765,20 @@ impl<'t> Locked<'t> {
         let this = self.node(node);
         self.freeze(node);
         let words = (0..count).map(|_| Stripe(Word::shut())).collect();
-        let stripes = Box::new(Stripes {
-            words,
-            high: this.high / (2 * count),
-        });
+        let shift = count.trailing_zeros() + 1;
+        let stripes = Box::new(Stripes { words, shift });
         // Release: partner of the Acquire in `stripes`.
         this.stripes
             .store(Box::into_raw(stripes), Ordering::Release);
     }
 
-    /// The most free bytes that a node keeps for itself.
-    pub(super) fn high(&self, node: NodePtr) -> usize {
-        let this = self.node(node);
-        if this.stripes().is_some() {
-            this.high / 2
+    /// The most bytes that a node may hold beyond what its reservation and its use need.
+    pub(super) fn most_unused(&self, node: NodePtr) -> usize {
+        let most = self.tree().config.credit;
+        if self.node(node).stripes().is_some() {
+            most / 2
         } else {
-            this.high
+            most
         }
     }
 

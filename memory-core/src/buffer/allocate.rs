@@ -134,9 +134,20 @@ impl BufferAllocator {
         };
         let Some(layout) = capacity.and_then(|size| Layout::from_size_align(size, alignment).ok())
         else {
-            return Err(overflow(node, size));
+            return Err(self.too_large(size));
         };
         allocate_watched(&self.handle, layout, contents)
+    }
+
+    #[cold]
+    fn too_large(&self, requested: usize) -> AllocError {
+        if self.is_closed() {
+            return AllocError::Closed {
+                allocator: self.info().clone(),
+                requested,
+            };
+        }
+        overflow(self.node(), requested)
     }
 
     #[cold]
@@ -194,12 +205,28 @@ pub(crate) fn allocate_charged(
 }
 
 /// A buffer for `reserved` bytes that are charged already; only what the layout adds is charged.
+/// `hand_over` is called when the bytes have become the buffer's, before the listener hears of it.
 pub(crate) fn allocate_reserved(
     handle: &Handle,
     reserved: usize,
     layout: Layout,
+    hand_over: impl FnOnce(),
 ) -> Result<ArrowBufMut, AllocError> {
     let size = layout.size();
+    let charge = charge_reserved(handle, reserved, size)?;
+    let buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
+    hand_over();
+    count_allocation(handle, size);
+    tell_allocation(handle, size);
+    Ok(buffer)
+}
+
+/// Charges what `size` bytes need beyond the `reserved` ones, with the listener's consent.
+pub(crate) fn charge_reserved(
+    handle: &Handle,
+    reserved: usize,
+    size: usize,
+) -> Result<Charge<'_>, AllocError> {
     if let Some(listener) = &handle.listener {
         let asked = listener.on_pre_allocation(&handle.info, size);
         asked.map_err(|veto| vetoed(handle, size, veto))?;
@@ -210,11 +237,7 @@ pub(crate) fn allocate_reserved(
             requested: size,
         });
     }
-    let charge = Charge::unheard(handle, size - reserved)?;
-    let buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
-    count_allocation(handle, size);
-    tell_allocation(handle, size);
-    Ok(buffer)
+    Charge::unheard(handle, size - reserved)
 }
 
 /// Bytes that are charged and given back unless they are kept.

@@ -15,7 +15,7 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal, hooks};
+use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal, Tree, hooks};
 use crate::error::TransferError;
 use crate::raw::count::Left;
 use crate::raw::pool;
@@ -152,6 +152,15 @@ impl LedgerRef {
         self.slot()
             .filter(|slot| slot.count().is_owning())
             .map_or(0, Slot::size)
+    }
+
+    /// What finds foreign memory's ledgers again; `None` for our own, and for an empty buffer.
+    pub(crate) fn watch(&self) -> Option<Watch> {
+        let slot = self.slot().filter(|slot| slot.is_foreign())?;
+        Some(Watch {
+            home: NonNull::from(slot.home()),
+            tree: Arc::clone(&self.node().tree),
+        })
     }
 
     /// The allocation's size.
@@ -344,6 +353,60 @@ impl LedgerRef {
     }
 }
 
+/// What finds a foreign allocation's ledgers again, and keeps nothing but the tree alive.
+pub(crate) struct Watch {
+    home: NonNull<Slot>,
+    tree: Arc<Tree>,
+}
+
+// SAFETY: the slot is touched as `upgrade` says, by any thread.
+unsafe impl Send for Watch {}
+// SAFETY: as for Send.
+unsafe impl Sync for Watch {}
+
+impl Watch {
+    /// A reference to one of the allocation's ledgers, unless its last buffer has gone: to the
+    /// owning one, if that is not about to go.
+    ///
+    /// # Safety
+    ///
+    /// The release of the allocation has not returned, and does not before this does.
+    pub(crate) unsafe fn upgrade(&self) -> Option<LedgerRef> {
+        // SAFETY: the home slot stays until the release has returned.
+        let home = unsafe { self.home.as_ref() };
+        if !home.count().is_shared() {
+            // A second ledger may come just now; then this one owned at the moment we looked.
+            return home
+                .count()
+                .try_retain()
+                .then(|| LedgerRef(self.home.cast()));
+        }
+        let mut any = None;
+        let locked = self.tree.lock();
+        // SAFETY: under the mutex, which all others take who have several ledgers. If one is left,
+        // its holder does not look at links without it either, since the memory is foreign.
+        let mut at = unsafe { home.links() }.first;
+        while let Some(here) = at {
+            // SAFETY: on the list, so in use, or its release has not returned.
+            let ledger = unsafe { here.as_ref() };
+            // SAFETY: as above.
+            at = unsafe { ledger.links() }.next;
+            let owning = ledger.count().is_owning();
+            if (owning || any.is_none()) && ledger.count().try_retain() {
+                // One that is replaced here is not its ledger's last, or is dropped unlocked.
+                let before = any.replace(LedgerRef(here.cast()));
+                if owning {
+                    drop(locked);
+                    drop(before);
+                    return any;
+                }
+            }
+        }
+        drop(locked);
+        any
+    }
+}
+
 /// Frees an allocation, then its charge, by its only ledger.
 ///
 /// # Safety
@@ -434,7 +497,7 @@ unsafe fn leave_others(slot: NonNull<Slot>, leaving: Leaving) {
         unsafe { root.links() }.pending -= 1;
         None
     } else {
-        bury(&mut locked, this)
+        bury(&mut locked, this, true)
     };
     if !this.count().is_owning() {
         locked.change_guests(node, -1);
@@ -476,8 +539,9 @@ unsafe fn leave_others(slot: NonNull<Slot>, leaving: Leaving) {
 
 /// Takes a ledger without buffers off the list, under the mutex. If it owned and others remain,
 /// the one that has been associated longest gets the charge, and the answer says so. A ledger
-/// that does not own afterwards counts as a guest.
-fn bury(locked: &mut Locked<'_>, slot: &Slot) -> Option<hooked::Moved> {
+/// that does not own afterwards counts as a guest. If its holder is not here but on the way, its
+/// node must not leave the tree before.
+fn bury(locked: &mut Locked<'_>, slot: &Slot, holder_is_here: bool) -> Option<hooked::Moved> {
     let root = slot.home();
     unlist(root, slot);
     if !slot.count().is_owning() {
@@ -488,7 +552,11 @@ fn bury(locked: &mut Locked<'_>, slot: &Slot) -> Option<hooked::Moved> {
     // SAFETY: on the list, so in use.
     let heir = unsafe { first.as_ref() };
     let (from, to, size) = (slot.node(), heir.node(), slot.size());
-    let moved = locked.transfer(from, to, size);
+    let moved = if holder_is_here {
+        locked.bequeath(from, to, size)
+    } else {
+        locked.transfer(from, to, size)
+    };
     slot.count().set_owning(false);
     locked.change_guests(from, 1);
     if moved.is_err() {
@@ -554,7 +622,7 @@ fn find_or_make(
             return (LedgerRef(here.cast()), moved);
         } else {
             // Dead: its last holder waits for the mutex that we hold.
-            moved = bury(locked, ledger);
+            moved = bury(locked, ledger, false);
             // SAFETY: under the mutex.
             unsafe { ledger.links() }.buried = true;
             // SAFETY: as above.

@@ -8,7 +8,10 @@ const SHARED: usize = 1 << (usize::BITS - 1);
 /// The allocation is charged to this ledger.
 const OWNING: usize = 1 << (usize::BITS - 2);
 
-const COUNT: usize = OWNING - 1;
+/// Somebody may make buffers from none: see [`try_retain`](Count::try_retain). Never changes.
+const WATCHED: usize = 1 << (usize::BITS - 3);
+
+const COUNT: usize = WATCHED - 1;
 
 /// How many buffers hold a ledger, whether it is the owning one, and whether there are others.
 ///
@@ -16,13 +19,16 @@ const COUNT: usize = OWNING - 1;
 /// |---|---|
 /// | 63 | SHARED: the allocation has several ledgers; changed under the tree's mutex |
 /// | 62 | OWNING: the charge is this ledger's; changed under the tree's mutex |
-/// | 0..62 | buffers that hold this ledger |
+/// | 61 | WATCHED: the memory is foreign, and may be found again by its address |
+/// | 0..61 | buffers that hold this ledger |
 ///
 /// # Invariants
 ///
 /// 1. Who has a buffer counts. New buffers come from existing ones of the same ledger (without
 ///    the mutex), or, where SHARED is set, from those of another ledger (under the mutex).
 /// 2. An allocation with one ledger has OWNING and not SHARED there.
+/// 3. Where WATCHED is set, a watcher makes new buffers too, from a count that is not zero. So the
+///    last buffer is not known to be the last before the count is zero, and `is_sole` is false.
 ///
 /// So one load that says *one buffer, OWNING, not SHARED* proves to the holder of that buffer that
 /// nobody else can reach the allocation, now or later: that is [`is_sole`](Self::is_sole). The
@@ -55,16 +61,25 @@ impl Count {
         self.0.store(OWNING | 1, Ordering::Relaxed);
     }
 
-    /// One buffer on one ledger of several, not the owning one. Nobody else knows the ledger.
-    pub(crate) fn reset_to_guest(&self) {
+    /// As `reset_to_sole`, for memory that may be watched.
+    pub(crate) fn reset_to_watched(&self) {
         // Relaxed: as above.
-        self.0.store(SHARED | 1, Ordering::Relaxed);
+        self.0.store(OWNING | WATCHED | 1, Ordering::Relaxed);
+    }
+
+    /// One buffer on one ledger of several, not the owning one. Nobody else knows the ledger.
+    pub(crate) fn reset_to_guest(&self, watched: bool) {
+        let watched = if watched { WATCHED } else { 0 };
+        // Relaxed: as above.
+        self.0.store(SHARED | watched | 1, Ordering::Relaxed);
     }
 
     /// One buffer on the owning ledger of several. Nobody else knows the ledger.
-    pub(crate) fn reset_to_heir(&self) {
+    pub(crate) fn reset_to_heir(&self, watched: bool) {
+        let watched = if watched { WATCHED } else { 0 };
         // Relaxed: as above.
-        self.0.store(SHARED | OWNING | 1, Ordering::Relaxed);
+        self.0
+            .store(SHARED | OWNING | watched | 1, Ordering::Relaxed);
     }
 
     /// Another buffer. The caller has one, or the mutex and a live ledger.
@@ -78,7 +93,8 @@ impl Count {
         }
     }
 
-    /// Another buffer, if there is one. Under the mutex, for a ledger of which the caller has none.
+    /// Another buffer, if there is one. Under the mutex, for a ledger of which the caller has none;
+    /// or for a watched ledger, whose slot the caller knows to be in use or just given up.
     pub(crate) fn try_retain(&self) -> bool {
         self.0
             // Relaxed, both: as `retain`; the count cannot fall to zero in between.
@@ -116,7 +132,8 @@ impl Count {
 
     /// Whether the caller's buffer is the last of its ledger, and there are others: then all that
     /// can change the word happens under the mutex, where the caller looks again, and
-    /// [`release_last`](Self::release_last) needs no read-modify-write.
+    /// [`release_last`](Self::release_last) needs no read-modify-write. Never so where WATCHED is
+    /// set, whose watchers need no mutex.
     #[inline]
     pub(crate) fn is_last_of_shared(&self) -> bool {
         // Relaxed: whoever has the mutex comes after all others who had it; whoever has not will.
@@ -147,6 +164,13 @@ impl Count {
         self.0.load(Ordering::Relaxed) & COUNT
     }
 
+    /// Whether the allocation has, or had, several ledgers.
+    pub(crate) fn is_shared(&self) -> bool {
+        // Relaxed: who sees the bit takes the mutex. Who does not, and saw a count of zero before,
+        // knows that there is no other ledger: the bit is set while there is a buffer.
+        self.0.load(Ordering::Relaxed) & SHARED != 0
+    }
+
     /// Whether the allocation is charged to this ledger at this instant.
     pub(crate) fn is_owning(&self) -> bool {
         // Relaxed: a fact for a reader; decisions are made under the mutex, which orders it.
@@ -164,12 +188,6 @@ impl Count {
         // Release: partner of the Acquire in `is_sole`: what holders of the other ledgers did,
         // which the mutex ordered before us, comes before what a sole owner does.
         self.0.fetch_and(!SHARED, Ordering::Release);
-    }
-
-    /// Whether the allocation has several ledgers. Under the mutex, which keeps it so.
-    pub(crate) fn is_shared(&self) -> bool {
-        // Relaxed: changed under the mutex only.
-        self.0.load(Ordering::Relaxed) & SHARED != 0
     }
 
     /// Notes, of an owning ledger that was the only one, that there is another, which owns now.
@@ -224,12 +242,24 @@ mod tests {
     #[test]
     fn a_guest_does_not_own_until_it_is_told() {
         let count = Count::new();
-        count.reset_to_guest();
+        count.reset_to_guest(false);
 
         assert!(!count.is_owning());
         count.set_owning(true);
         assert!(count.is_owning());
         assert_eq!(count.buffers(), 1);
+    }
+
+    #[test]
+    fn the_last_buffer_of_a_watched_ledger_is_not_sole_and_zero_is_final() {
+        let count = Count::new();
+        count.reset_to_watched();
+
+        assert!(!count.is_sole());
+        assert!(count.try_retain());
+        assert_eq!(count.release(), Left::Buffers);
+        assert_eq!(count.release(), Left::Nothing);
+        assert!(!count.try_retain());
     }
 }
 
@@ -273,7 +303,7 @@ mod model {
                 count: Count::new(),
                 left: Mutex::new(0),
             });
-            guest.count.reset_to_guest();
+            guest.count.reset_to_guest(false);
             let other = Arc::clone(&guest);
             let thread = thread::spawn(move || {
                 // From another ledger of the allocation, as `find_or_make`.
@@ -300,7 +330,7 @@ mod model {
                 count: Count::new(),
                 left: Mutex::new(0),
             });
-            guest.count.reset_to_guest();
+            guest.count.reset_to_guest(false);
             guest.count.retain();
             let other = Arc::clone(&guest);
             let thread = thread::spawn(move || other.let_go());

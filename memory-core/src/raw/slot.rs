@@ -101,7 +101,11 @@ impl Slot {
         let is_foreign = foreign.is_some();
         // SAFETY: the caller's promise.
         let face = unsafe { Self::init_hidden(slot, slot, block, links, foreign) };
-        face.count.reset_to_sole();
+        if is_foreign {
+            face.count.reset_to_watched();
+        } else {
+            face.count.reset_to_sole();
+        }
         face.fill(node, size, is_foreign);
     }
 
@@ -133,14 +137,14 @@ impl Slot {
         slot: NonNull<Slot>,
         node: NodePtr,
         home: &Slot,
-        reset: impl FnOnce(&Count),
+        reset: impl FnOnce(&Count, bool),
     ) {
         // SAFETY: with several ledgers the block is constant (invariant 3).
         let block = unsafe { home.block() };
         let at = NonNull::from(home);
         // SAFETY: the caller's promise.
         let face = unsafe { Self::init_hidden(slot, at, block, Links::default(), None) };
-        reset(&face.count);
+        reset(&face.count, home.is_foreign());
         face.fill(node, home.size(), home.is_foreign());
     }
 
