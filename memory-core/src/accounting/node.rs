@@ -901,13 +901,49 @@ impl Drop for Locked<'_> {
         // Nodes with their names and listeners are freed with no lock held; the tree goes with the
         // last of them.
         while let Some(node) = grave {
-            // SAFETY: by `may_free` nobody else leads to this node; the graveyard was ours under
-            // the mutex, and each node was put there once (it was unlinked once, and buried by
-            // whoever took the last handle or pin, or unlinked it when there was none).
-            let node = unsafe { Arc::from_raw(node.0.as_ptr().cast_const()) };
-            // SAFETY: as above: nobody else touches the state of a buried node.
-            grave = unsafe { (*node.state.get()).next_dead };
+            // SAFETY: by `may_free` nobody else leads to this node but records, which do not touch
+            // its state; the graveyard was ours under the mutex.
+            grave = unsafe { (*node.0.as_ref().state.get()).next_dead };
+            // SAFETY: it comes from the graveyard.
+            unsafe { node.retire() };
         }
+    }
+}
+
+impl NodePtr {
+    /// Frees a buried node, or has a thread that still tells its listener of something free it.
+    ///
+    /// # Safety
+    ///
+    /// The caller took it from the graveyard, where it was once (it was unlinked once, and buried
+    /// by whoever took the last handle or pin, or unlinked it when there was none); or from the
+    /// record with which this left it.
+    pub(super) unsafe fn retire(self) {
+        // SAFETY: it is freed by this call, or by nobody before this call has left it to somebody.
+        if unsafe { self.node() }.hooks & hooks::LISTENER == 0 {
+            // SAFETY: the caller's promise; records hold nodes with listeners only.
+            return unsafe { self.free() };
+        }
+        #[cfg(not(loom))]
+        super::hazard::retire(self.0, super::hazard::records, |node| {
+            // SAFETY: the caller's promise for this node, and that of those who left others with
+            // the records; no record holds it now.
+            unsafe { Self(node).free() };
+        });
+        #[cfg(loom)]
+        // SAFETY: the caller's promise; in models there are no listeners.
+        unsafe {
+            self.free()
+        };
+    }
+
+    /// # Safety
+    ///
+    /// As for `retire`, and no record holds the node.
+    unsafe fn free(self) {
+        // SAFETY: the pointer is from `Arc::into_raw` in `leak`; by the caller's promise nobody
+        // leads to this node any more, and its count is given back once.
+        drop(unsafe { Arc::from_raw(self.0.as_ptr().cast_const()) });
     }
 }
 
