@@ -1,4 +1,5 @@
-//! Facade.
+#![doc = include_str!("../README.md")]
+
 pub use arrow_memory_core::*;
 
 #[cfg(feature = "arena")]

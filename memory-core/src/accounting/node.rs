@@ -163,6 +163,7 @@ pub(super) struct State {
     pub(super) children: usize,
     pub(super) parent: Option<NodePtr>,
     pub(super) first_child: Option<NodePtr>,
+    pub(super) last_child: Option<NodePtr>,
     pub(super) next_sibling: Option<NodePtr>,
     pub(super) previous_sibling: Option<NodePtr>,
     /// The next in the graveyard.
@@ -577,6 +578,7 @@ impl Node {
                 children: 0,
                 parent: None,
                 first_child: None,
+                last_child: None,
                 next_sibling: None,
                 previous_sibling: None,
                 next_dead: None,
