@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use arrow_memory_system as _;
+
 use arrow_memory_core::{AllocationListener, AllocatorInfo, BufferAllocator, RootAllocator};
 
 /// Drops the handle that it was given when it hears of a release, and then looks at the name.
@@ -93,12 +95,15 @@ fn trees_that_go_while_several_threads_release_go_once_and_not_too_early() {
             .unwrap();
         let buffers: Vec<_> = (0..3).map(|_| root.buffer(64).unwrap().freeze()).collect();
 
-        std::thread::scope(|threads| {
-            for buffer in buffers {
-                threads.spawn(move || drop(buffer));
-            }
-            threads.spawn(move || drop(root));
-        });
+        let mut threads: Vec<_> = buffers
+            .into_iter()
+            .map(|buffer| std::thread::spawn(move || drop(buffer)))
+            .collect();
+        threads.push(std::thread::spawn(move || drop(root)));
+        // Joined one by one: then their thread-locals are gone, too.
+        for thread in threads {
+            thread.join().unwrap();
+        }
     }
 
     assert_eq!(listener.0.load(Ordering::Relaxed), rounds * 3 * 50 * 4);
