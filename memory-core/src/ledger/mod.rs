@@ -277,6 +277,21 @@ impl LedgerRef {
         check_open(&locked, target)?;
         let (from, size) = (slot.node(), slot.size());
         let moves = slot.count().is_owning() && from != target.ptr();
+        if moves && !slot.count().is_shared() {
+            // The usual case: this is the only ledger, and gets a successor.
+            let fit = match move_charge(&mut locked, from, size) {
+                Ok(fit) => fit,
+                Err(refusal) => {
+                    drop(locked);
+                    return Err(refused(&refusal, size));
+                }
+            };
+            let reference = succeed(&mut locked, slot, target, spare);
+            hooked::moved_counts(self.node(), target, slot);
+            drop(locked);
+            hooked::after_transfer(self.node(), target, size, fit);
+            return Ok((reference, fit));
+        }
         let mut fit = true;
         if moves {
             match move_charge(&mut locked, from, size) {
@@ -332,18 +347,33 @@ impl Drop for LedgerRef {
         let slot = self.untagged().cast::<Slot>();
         // SAFETY: by invariant 1 a live slot.
         let count = unsafe { slot.as_ref() }.count();
-        let left = if tags == 0 && count.is_sole() {
-            Left::Nothing
-        } else {
-            count.release()
-        };
-        match left {
-            Left::Buffers => {}
-            // SAFETY: we were the only way to the allocation.
-            Left::Nothing => unsafe { free(slot) },
-            // SAFETY: ours was the ledger's last reference.
-            Left::Ledgers => unsafe { leave_others(slot) },
+        if tags == 0 {
+            if count.is_sole() {
+                // SAFETY: we are the only way to the allocation.
+                return unsafe { free(slot) };
+            }
+            // SAFETY: our reference is given up.
+            return unsafe { let_go_of_one(slot) };
         }
+        // SAFETY: our reference is given up.
+        unsafe { let_go(slot) };
+    }
+}
+
+/// Gives up a reference.
+///
+/// # Safety
+///
+/// The caller has that reference of the slot's ledger.
+#[inline]
+unsafe fn let_go(slot: NonNull<Slot>) {
+    // SAFETY: the reference keeps the slot.
+    match unsafe { slot.as_ref() }.count().release() {
+        Left::Buffers => {}
+        // SAFETY: we were the only way to the allocation.
+        Left::Nothing => unsafe { free(slot) },
+        // SAFETY: ours was the ledger's last reference.
+        Left::Ledgers => unsafe { leave_others(slot, Leaving::Uncounted) },
     }
 }
 
@@ -446,22 +476,61 @@ unsafe fn free(slot: NonNull<Slot>) {
     unsafe { node.uncharge(size) };
 }
 
+/// Whether the reference that goes is still in the count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// It is, and it was the last one when that was looked at.
+    Counted,
+    /// It is not, and it was the last one.
+    Uncounted,
+}
+
+/// Gives up a reference that was not made by cloning, and is not the only one.
+///
+/// # Safety
+///
+/// As for `let_go`.
+#[inline(never)]
+unsafe fn let_go_of_one(slot: NonNull<Slot>) {
+    // SAFETY: the reference keeps the slot.
+    if unsafe { slot.as_ref() }.count().is_last_of_shared() {
+        // SAFETY: ours is a reference of a ledger that has others beside it.
+        unsafe { leave_others(slot, Leaving::Counted) }
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { let_go(slot) }
+    }
+}
+
 /// Takes a ledger without buffers off its allocation's list.
 ///
 /// # Safety
 ///
-/// The caller held the ledger's last reference, and the allocation had other ledgers.
+/// The caller gives up a reference of the ledger, as `leaving` says, and the allocation had other
+/// ledgers.
 #[cold]
-unsafe fn leave_others(slot: NonNull<Slot>) {
-    // SAFETY: the slot is ours to give back: its count is zero, and nobody revives it.
+#[inline(never)]
+unsafe fn leave_others(slot: NonNull<Slot>, leaving: Leaving) {
+    // SAFETY: our reference keeps the slot; or the slot is ours to give back: its count is zero,
+    // and nobody revives it.
     let this = unsafe { slot.as_ref() };
     let node = this.node();
     // SAFETY: the node counts this ledger as its guest, or the allocation is charged there.
-    let leaving = unsafe { node.node() };
+    let tree = &unsafe { node.node() }.tree;
     // The home slot stays until we, on the list or counted in `pending`, came by.
     let root = this.home();
     let home = NonNull::from(root);
-    let mut locked = leaving.tree.lock_keeping();
+    let mut locked = tree.lock();
+    if leaving == Leaving::Counted {
+        if !this.count().is_last_of_shared() {
+            // Somebody made another buffer of this ledger, or we are the last but the only one:
+            // it is as if we had not looked before.
+            drop(locked);
+            // SAFETY: the caller's promise.
+            return unsafe { let_go(slot) };
+        }
+        this.count().release_last();
+    }
     // SAFETY: under the mutex, as all uses of links here; one slot's at a time.
     let buried = unsafe { this.links() }.buried;
     let moved = if buried {
@@ -614,6 +683,19 @@ fn find_or_make(
         unsafe { last.links() }.next = Some(made);
     }
     (LedgerRef(made.cast()), moved)
+}
+
+/// A reference to a new ledger for `target`, which takes over from `slot`'s, the only one there was.
+/// Under the mutex; the charge has moved already, and the caller has a buffer of `slot`.
+fn succeed(locked: &mut Locked<'_>, slot: &Slot, target: &Handle, spare: Spare) -> LedgerRef {
+    let made = spare.into_slot();
+    // SAFETY: the slot is fresh; its home is that of a live allocation.
+    unsafe { Slot::init_heir(made, target.ptr(), slot.home()) };
+    // SAFETY: under the mutex; other holders of this ledger look at links there only.
+    unsafe { slot.links() }.next = Some(made);
+    slot.count().yield_to_another();
+    locked.change_guests(slot.node(), 1);
+    LedgerRef(made.cast())
 }
 
 /// A slot that goes back to the pool unless it is used.

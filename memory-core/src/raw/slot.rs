@@ -125,12 +125,36 @@ impl Slot {
     ///
     /// `slot` as for `init`; `home` is the home of a live allocation.
     pub(crate) unsafe fn init_guest(slot: NonNull<Slot>, node: NodePtr, home: &Slot) {
+        // SAFETY: the caller's promise.
+        unsafe { Self::init_further(slot, node, home, Count::reset_to_guest) };
+    }
+
+    /// As `init_guest`, and the new ledger owns.
+    ///
+    /// # Safety
+    ///
+    /// As for `init_guest`.
+    pub(crate) unsafe fn init_heir(slot: NonNull<Slot>, node: NodePtr, home: &Slot) {
+        // SAFETY: the caller's promise.
+        unsafe { Self::init_further(slot, node, home, Count::reset_to_heir) };
+    }
+
+    /// # Safety
+    ///
+    /// As for `init_guest`.
+    #[inline]
+    unsafe fn init_further(
+        slot: NonNull<Slot>,
+        node: NodePtr,
+        home: &Slot,
+        reset: impl FnOnce(&Count, bool),
+    ) {
         // SAFETY: with several ledgers the block is constant (invariant 3).
         let block = unsafe { home.block() };
         let at = NonNull::from(home);
         // SAFETY: the caller's promise.
         let face = unsafe { Self::init_hidden(slot, at, block, Links::default(), None) };
-        face.count.reset_to_guest(home.is_foreign());
+        reset(&face.count, home.is_foreign());
         face.fill(node, home.size(), home.is_foreign());
     }
 
