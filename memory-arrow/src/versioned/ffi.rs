@@ -445,7 +445,7 @@ unsafe fn check_views(values: &[*const c_void], at: &At<'_>) -> Result<(), Memor
     // SAFETY: not null, aligned, as many by the caller's promise.
     let lengths = unsafe { std::slice::from_raw_parts(lengths, variadic.len()) };
     for (index, (&length, pointer)) in lengths.iter().zip(variadic).enumerate() {
-        if length < 0 || length > i64::MAX / 2 || (length > 0 && pointer.is_null()) {
+        if !(0..=i64::MAX / 2).contains(&length) || (length > 0 && pointer.is_null()) {
             return at.error(format!(
                 "buffer {index} of {length} bytes, null: {}",
                 pointer.is_null()

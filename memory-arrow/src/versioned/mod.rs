@@ -2,6 +2,7 @@ use super::deps;
 
 mod accounted;
 mod buffers;
+pub mod builder;
 mod error;
 mod ffi;
 mod known;

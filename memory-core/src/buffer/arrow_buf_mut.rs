@@ -9,6 +9,8 @@ use std::ops::{Deref, DerefMut};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::ptr::NonNull;
 
+use bytemuck::NoUninit;
+
 use super::allocate::{
     Charge, Contents, allocate_charged, at, count_allocation, count_growth, manager_failed,
     overflow, tell_allocation,
@@ -214,6 +216,25 @@ impl ArrowBufMut {
                 .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
         };
         self.len += bytes.len();
+        Ok(())
+    }
+
+    /// Appends the bytes of a value: as [`extend_from_slice`](Self::extend_from_slice), with a size
+    /// that the compiler knows.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_reserve`](Self::try_reserve).
+    #[inline(always)]
+    pub fn push<T: NoUninit>(&mut self, value: T) -> Result<(), AllocError> {
+        if size_of::<T>() > self.capacity - self.len {
+            self.grow(size_of::<T>())?;
+        }
+        // SAFETY: `len <= capacity`, so that is within the memory.
+        let end = unsafe { at(self.ptr, self.len) };
+        // SAFETY: room was made for it, by the check or by `grow`; it need not be aligned.
+        unsafe { end.cast::<T>().write_unaligned(value) };
+        self.len += size_of::<T>();
         Ok(())
     }
 

@@ -35,26 +35,31 @@ impl BufferBuilder {
     }
 
     /// The number of bytes.
+    #[inline]
     pub fn len(&self) -> usize {
         self.buffer.len()
     }
 
     /// Whether there are no bytes.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
 
     /// How many bytes fit without growing.
+    #[inline]
     pub fn capacity(&self) -> usize {
         self.buffer.capacity()
     }
 
     /// The bytes so far.
+    #[inline]
     pub fn as_slice(&self) -> &[u8] {
         &self.buffer
     }
 
     /// The bytes so far, to write.
+    #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         &mut self.buffer
     }
@@ -64,6 +69,7 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
+    #[inline]
     pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
         self.buffer.try_reserve(additional)
     }
@@ -73,6 +79,7 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[inline]
     pub fn append(&mut self, byte: u8) -> Result<(), AllocError> {
         self.append_slice(&[byte])
     }
@@ -82,6 +89,7 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[inline]
     pub fn append_n(&mut self, n: usize, value: u8) -> Result<(), AllocError> {
         // A sum that overflows is refused by `reserve`.
         self.reserve(n)?;
@@ -93,6 +101,7 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[inline]
     pub fn append_slice(&mut self, bytes: &[u8]) -> Result<(), AllocError> {
         self.buffer.extend_from_slice(bytes)
     }
@@ -155,21 +164,25 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     }
 
     /// The number of values.
+    #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len() / Self::SIZE
     }
 
     /// Whether there are no values.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
     /// How many values fit without growing.
+    #[inline]
     pub fn capacity(&self) -> usize {
         self.bytes.capacity() / Self::SIZE
     }
 
     /// The values so far.
+    #[inline]
     pub fn as_slice(&self) -> &[T] {
         bytemuck::cast_slice(self.bytes.as_slice())
     }
@@ -179,6 +192,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     /// # Errors
     ///
     /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
+    #[inline]
     pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
         self.bytes.reserve(additional.saturating_mul(Self::SIZE))
     }
@@ -198,6 +212,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[inline]
     pub fn append_n(&mut self, n: usize, value: T) -> Result<(), AllocError> {
         self.reserve(n)?;
         for _ in 0..n {
@@ -211,6 +226,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[inline]
     pub fn append_slice(&mut self, values: &[T]) -> Result<(), AllocError> {
         self.bytes.append_slice(bytemuck::cast_slice(values))
     }
@@ -266,21 +282,25 @@ impl BooleanBufferBuilder {
     }
 
     /// The number of bits.
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
     /// Whether there are no bits.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// How many bits fit without growing.
+    #[inline]
     pub fn capacity(&self) -> usize {
         self.bytes.capacity().saturating_mul(8)
     }
 
     /// The bytes so far; unused bits are zero.
+    #[inline]
     pub fn as_slice(&self) -> &[u8] {
         self.bytes.as_slice()
     }
@@ -300,6 +320,7 @@ impl BooleanBufferBuilder {
     /// # Errors
     ///
     /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
+    #[inline]
     pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
         let bytes = self.len.saturating_add(additional).div_ceil(8);
         self.bytes.reserve(bytes - self.bytes.len())
@@ -327,6 +348,7 @@ impl BooleanBufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[inline]
     pub fn append_n(&mut self, n: usize, bit: bool) -> Result<(), AllocError> {
         self.reserve(n)?;
         let (mut left, end) = (n, self.len + n);
@@ -347,6 +369,7 @@ impl BooleanBufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[inline]
     pub fn append_slice(&mut self, bits: &[bool]) -> Result<(), AllocError> {
         self.reserve(bits.len())?;
         bits.iter().try_for_each(|&bit| self.append(bit))
