@@ -9,8 +9,6 @@ use std::ops::{Deref, DerefMut};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::ptr::NonNull;
 
-use bytemuck::NoUninit;
-
 use super::allocate::{
     Charge, Contents, allocate_charged, at, count_allocation, count_growth, manager_failed,
     overflow, tell_allocation,
@@ -219,23 +217,24 @@ impl ArrowBufMut {
         Ok(())
     }
 
-    /// Appends the bytes of a value: as [`extend_from_slice`](Self::extend_from_slice), with a size
-    /// that the compiler knows.
-    ///
-    /// # Errors
-    ///
-    /// As [`try_reserve`](Self::try_reserve).
+    /// Appends `bytes` if they fit into the capacity: the path of an append that does not grow, for
+    /// builders whose callers inline it.
     #[inline(always)]
-    pub fn push<T: NoUninit>(&mut self, value: T) -> Result<(), AllocError> {
-        if size_of::<T>() > self.capacity - self.len {
-            self.grow(size_of::<T>())?;
+    #[must_use]
+    pub fn push_within_capacity(&mut self, bytes: &[u8]) -> bool {
+        if bytes.len() > self.capacity - self.len {
+            return false;
         }
         // SAFETY: `len <= capacity`, so that is within the memory.
         let end = unsafe { at(self.ptr, self.len) };
-        // SAFETY: room was made for it, by the check or by `grow`; it need not be aligned.
-        unsafe { end.cast::<T>().write_unaligned(value) };
-        self.len += size_of::<T>();
-        Ok(())
+        // SAFETY: there is room for them, as checked; they are not in our memory, which nobody else
+        // views.
+        unsafe {
+            end.as_ptr()
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+        };
+        self.len += bytes.len();
+        true
     }
 
     /// Splits the memory in two: this handle keeps the first `at` bytes of its capacity, the one

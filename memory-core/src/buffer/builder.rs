@@ -343,6 +343,22 @@ impl BooleanBufferBuilder {
         Ok(())
     }
 
+    /// Appends a bit if it fits into the capacity; as [`ArrowBufMut::push_within_capacity`].
+    #[inline(always)]
+    #[must_use]
+    pub fn push_within_capacity(&mut self, bit: bool) -> bool {
+        let place = self.len % 8;
+        if place == 0 {
+            if !self.bytes.buffer.push_within_capacity(&[u8::from(bit)]) {
+                return false;
+            }
+        } else if let Some(last) = self.bytes.as_mut_slice().last_mut() {
+            *last |= u8::from(bit) << place;
+        }
+        self.len += 1;
+        true
+    }
+
     /// Appends `bit` `n` times.
     ///
     /// # Errors

@@ -118,10 +118,26 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
     #[inline]
     pub fn append(&mut self, value: impl AsRef<T::Native>) -> Result<(), MemoryError> {
         let bytes: &[u8] = value.as_ref().as_ref();
-        if self.offsets.is_empty() || self.validity.bits.is_some() {
-            self.prepare()?;
+        let fits = self.offsets.capacity() - self.offsets.len() >= Self::SIZE
+            && !self.offsets.is_empty()
+            && self.validity.has_room();
+        if fits
+            && let Some(end) = T::Offset::from_usize(self.values.len() + bytes.len())
+            && self.values.push_within_capacity(bytes)
+        {
+            let pushed = self.offsets.push_within_capacity(end.to_byte_slice());
+            debug_assert!(pushed, "there is room");
+            self.validity.push_valid();
+            return Ok(());
         }
-        // Room for the offset first: then the bytes can be the last thing that fails.
+        self.append_growing(bytes)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn append_growing(&mut self, bytes: &[u8]) -> Result<(), MemoryError> {
+        self.prepare()?;
+        // Room for the offset first: then the bytes are the last thing that fails.
         self.offsets.try_reserve(Self::SIZE)?;
         let end = self.end(bytes.len())?;
         self.values.extend_from_slice(bytes)?;

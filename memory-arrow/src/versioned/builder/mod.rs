@@ -222,6 +222,23 @@ impl Validity {
         Ok(())
     }
 
+    /// Whether a row can be appended without growing.
+    #[inline(always)]
+    fn has_room(&self) -> bool {
+        self.bits
+            .as_ref()
+            .is_none_or(|bits| bits.len() < bits.capacity())
+    }
+
+    /// Appends a valid row, for which there is room.
+    #[inline(always)]
+    fn push_valid(&mut self) {
+        if let Some(bits) = &mut self.bits {
+            let pushed = bits.push_within_capacity(true);
+            debug_assert!(pushed, "there is room");
+        }
+    }
+
     /// Appends a valid row.
     #[inline]
     fn append_valid(&mut self) -> Result<(), AllocError> {

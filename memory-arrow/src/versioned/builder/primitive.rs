@@ -125,14 +125,20 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     /// As [`reserve`](Self::reserve).
     #[inline]
     pub fn append(&mut self, value: T::Native) -> Result<(), MemoryError> {
-        if self.validity.bits.is_some() {
-            // So that nothing is appended here without the bit there.
-            self.validity.reserve(self.len(), 1, false)?;
-            self.values.extend_from_slice(value.to_byte_slice())?;
-            self.validity.append_valid()?;
+        if self.validity.has_room() && self.values.push_within_capacity(value.to_byte_slice()) {
+            self.validity.push_valid();
             return Ok(());
         }
+        self.append_growing(value)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn append_growing(&mut self, value: T::Native) -> Result<(), MemoryError> {
+        // Room for the bit first: then the value is the last thing that fails.
+        self.validity.reserve(self.len(), 1, false)?;
         self.values.extend_from_slice(value.to_byte_slice())?;
+        self.validity.append_valid()?;
         Ok(())
     }
 
@@ -143,6 +149,16 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     /// As [`reserve`](Self::reserve).
     #[inline]
     pub fn append_null(&mut self) -> Result<(), MemoryError> {
+        if let Some(bits) = &mut self.validity.bits
+            && bits.len() < bits.capacity()
+            && self
+                .values
+                .push_within_capacity(T::Native::default().to_byte_slice())
+        {
+            let pushed = bits.push_within_capacity(false);
+            debug_assert!(pushed, "there is room");
+            return Ok(());
+        }
         self.append_nulls(1)
     }
 
@@ -151,6 +167,7 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[inline(never)]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         let rows = self.len();
         self.reserve(n)?;
