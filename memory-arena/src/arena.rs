@@ -18,8 +18,11 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow_memory_core::backend;
-use arrow_memory_core::{ALIGNMENT, AllocationManager, ManagerError, ManagerStats};
+use arrow_memory_core::{
+    ALIGNMENT, AllocationManager, BufferAllocator, ManagerError, ManagerStats,
+};
 
+use crate::charged::Charged;
 use crate::chunk::Chunk;
 use crate::error::ArenaError;
 use crate::padded;
@@ -249,6 +252,16 @@ impl ArenaBuilder {
     /// program other than arenas.
     pub fn parent(mut self, parent: Arc<dyn AllocationManager>) -> Self {
         self.parent = Some(parent);
+        self
+    }
+
+    /// Takes chunks and large blocks as buffers of `allocator`, which is charged for them: for whole
+    /// chunks, as long as the arena holds them. Instead of a [`parent`](Self::parent).
+    ///
+    /// The arena keeps a handle on the allocator, whose tree must not itself stand on the arena.
+    /// Where a large chunk does not fit in a limit, the arena tries one of the smallest size.
+    pub fn allocator(mut self, allocator: &BufferAllocator) -> Self {
+        self.parent = Some(Arc::new(Charged::new(allocator.clone())));
         self
     }
 

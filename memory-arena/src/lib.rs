@@ -1,10 +1,12 @@
-//! The arena backend.
+#![doc = include_str!("../README.md")]
+
 use std::sync::Arc;
 
 use arrow_memory_core::backend::BackendRegistration;
 use arrow_memory_core::{ALIGNMENT, AllocationManager, ManagerError};
 
 mod arena;
+mod charged;
 mod chunk;
 mod error;
 mod state;

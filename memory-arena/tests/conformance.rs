@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow_memory_arena::Arena;
-use arrow_memory_core::conformance_suite;
 use arrow_memory_core::testing::TrackingManager;
+use arrow_memory_core::{RootAllocator, conformance_suite};
 use arrow_memory_system as _;
 
 /// An arena over a manager that finds leaks, double frees and wrong layouts.
@@ -15,7 +15,7 @@ fn arena(chunk_size: usize, max_chunk_size: usize) -> Arc<Arena> {
             .chunk_size(chunk_size)
             .max_chunk_size(max_chunk_size)
             .build()
-            .unwrap(),
+            .expect("valid sizes"),
     )
 }
 
@@ -32,6 +32,22 @@ conformance_suite!(
             .build()
             .unwrap()
     ),
+    keeps_unused_memory
+);
+
+conformance_suite!(
+    over_an_allocator,
+    {
+        let root = RootAllocator::builder().allocation_manager(Arc::new(TrackingManager::new()));
+        let root = root.build().unwrap();
+        Arc::new(
+            Arena::builder()
+                .allocator(&root)
+                .chunk_size(10_000)
+                .build()
+                .unwrap(),
+        )
+    },
     keeps_unused_memory
 );
 

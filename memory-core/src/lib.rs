@@ -1,10 +1,11 @@
-//! core
+#![doc = include_str!("../README.md")]
 
 mod accounting;
 mod allocator;
 pub mod backend;
 mod buffer;
 mod error;
+mod guard;
 mod ledger;
 mod listener;
 mod manager;
@@ -18,6 +19,7 @@ mod sync;
 mod tally;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod wrappers;
 
 pub use allocator::{
     BufferAllocator, ChildAllocatorBuilder, RootAllocator, RootAllocatorBuilder,
@@ -30,6 +32,7 @@ pub use buffer::{
 pub use error::{
     AllocError, BackendError, CastError, OutOfBounds, SegmentError, TransferError, VerifyError,
 };
+pub use guard::{DEBUG_POOL_VARIABLE, GuardAction, GuardedManager, UnknownGuardAction};
 pub use listener::{AllocationListener, Veto};
 pub use manager::{AllocationManager, ManagerError, ManagerStats};
 pub use outcome::{AllocationOutcome, AllocatorId, AllocatorInfo, OutcomeEntry};
@@ -40,6 +43,7 @@ pub use rounding::{
 };
 pub use size::{ALIGNMENT, MAX_ALIGNMENT};
 pub use tally::Tally;
+pub use wrappers::{CacheLimits, CachingManager, CappedManager, LoggingManager, ProxyManager};
 
 /// What the macros of this crate expand to. Not for use by hand.
 #[doc(hidden)]

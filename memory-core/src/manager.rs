@@ -134,8 +134,14 @@ pub struct ManagerStats {
 }
 
 /// Why a backend had no block to give.
-#[derive(Clone, Debug)]
-pub struct ManagerError {
+///
+/// One pointer wide, so that `Result<NonNull<u8>, ManagerError>` travels in registers.
+#[derive(Clone)]
+pub struct ManagerError(Box<Cause>);
+
+/// What a [`ManagerError`] says.
+#[derive(Clone)]
+struct Cause {
     message: String,
     source: Option<std::sync::Arc<dyn Error + Send + Sync>>,
 }
@@ -143,13 +149,14 @@ pub struct ManagerError {
 impl ManagerError {
     /// An error with a message: lower case, no full stop.
     pub fn new(message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Cause {
             message: message.into(),
             source: None,
-        }
+        }))
     }
 
     /// The error that a backend answers with when it has no memory for `layout`.
+    #[cold]
     pub fn out_of_memory(layout: Layout) -> Self {
         let (size, align) = (layout.size(), layout.align());
         Self::new(format!("no memory for {size} bytes aligned to {align}"))
@@ -158,19 +165,28 @@ impl ManagerError {
     /// Adds the error that caused this one.
     #[must_use]
     pub fn with_source(mut self, source: impl Error + Send + Sync + 'static) -> Self {
-        self.source = Some(std::sync::Arc::new(source));
+        self.0.source = Some(std::sync::Arc::new(source));
         self
+    }
+}
+
+impl fmt::Debug for ManagerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ManagerError")
+            .field("message", &self.0.message)
+            .field("source", &self.0.source)
+            .finish()
     }
 }
 
 impl fmt::Display for ManagerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.0.message)
     }
 }
 
 impl Error for ManagerError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref().map(|source| source as _)
+        self.0.source.as_deref().map(|source| source as _)
     }
 }

@@ -126,14 +126,9 @@ impl AllocationReservation {
             let error = allocate::overflow(self.allocator.node(), size);
             return Err((error, self));
         };
-        match allocate::allocate_reserved(&self.allocator.handle, size, layout) {
-            Ok(buffer) => {
-                // The bytes are the buffer's now.
-                self.set_size(0);
-                Ok(buffer)
-            }
-            Err(error) => Err((error, self)),
-        }
+        let hand_over = || self.set_size(0);
+        allocate::allocate_reserved(&self.allocator.handle, size, layout, hand_over)
+            .map_err(|error| (error, self))
     }
 
     /// Takes foreign memory in, as [`BufferAllocator::wrap_foreign_allocation`], out of this

@@ -64,21 +64,33 @@ impl Tally {
     /// Counts a block of `bytes` that was handed out.
     #[inline]
     pub fn lent(&self, bytes: usize) {
-        self.count(bytes as u64, 0, 1);
+        match self.shard() {
+            Some(shard) => {
+                add(&shard.allocations, 1);
+                self.count_lent(shard, bytes as u64);
+            }
+            None => self.count_without_slot(bytes as u64, 0, 1),
+        }
     }
 
     /// Counts a block of `bytes` that was taken back.
     #[inline]
     pub fn returned(&self, bytes: usize) {
-        self.count(0, bytes as u64, 0);
+        match self.shard() {
+            Some(shard) => self.count_returned(shard, bytes as u64),
+            None => self.count_without_slot(0, bytes as u64, 0),
+        }
     }
 
     /// Counts a block that went from `old` to `new` bytes: only the difference, and no allocation.
-    #[inline]
     pub fn resized(&self, old: usize, new: usize) {
         let grown = new.saturating_sub(old) as u64;
         let shrunk = old.saturating_sub(new) as u64;
-        self.count(grown, shrunk, 0);
+        match self.shard() {
+            Some(shard) if grown > 0 => self.count_lent(shard, grown),
+            Some(shard) => self.count_returned(shard, shrunk),
+            None => self.count_without_slot(grown, shrunk, 0),
+        }
     }
 
     /// Live, peak and total bytes, and allocations; the other fields are `None`.
@@ -122,64 +134,70 @@ impl Tally {
         // Relaxed, all: as in `stats`. A thread that is counting may put its own high back, which
         // is why the peak may be off by as much as it may be in any case.
         for shard in &self.shards {
-            let pending = shard.pending.load(Ordering::Relaxed);
-            shard.high.store(pending.max(0), Ordering::Relaxed);
+            shard.high.store(0, Ordering::Relaxed);
         }
         self.peak.store(0, Ordering::Relaxed);
         let _ = self.stats();
     }
 
+    /// This thread's shard, if it has a slot.
     #[inline]
-    fn count(&self, lent: u64, returned: u64, allocations: u64) {
+    fn shard(&self) -> Option<&Shard> {
         let slot = SLOT.get() as usize;
-        if slot < SLOT_COUNT {
-            let shard = &self.shards[slot];
-            // The callers' zeros are constants: what is not counted is not compiled.
-            if lent != 0 {
-                add(&shard.lent, lent);
+        (slot < SLOT_COUNT).then(|| &self.shards[slot])
+    }
+
+    #[inline]
+    fn count_lent(&self, shard: &Shard, bytes: u64) {
+        let lent = add(&shard.lent, bytes);
+        // Relaxed, all: by invariant 1 nobody else writes them (`high` is a mere hint).
+        let live = lent.wrapping_sub(shard.returned.load(Ordering::Relaxed)) as i64;
+        let pending = live - shard.published.load(Ordering::Relaxed);
+        if pending > shard.high.load(Ordering::Relaxed) {
+            shard.high.store(pending, Ordering::Relaxed);
+            if pending >= PUBLISH_BYTES {
+                self.publish(shard, live);
             }
-            if returned != 0 {
-                add(&shard.returned, returned);
-            }
-            if allocations != 0 {
-                add(&shard.allocations, allocations);
-            }
-            // Relaxed, all: by invariant 1 nobody else writes them.
-            let pending =
-                shard.pending.load(Ordering::Relaxed) + (lent.wrapping_sub(returned) as i64);
-            shard.pending.store(pending, Ordering::Relaxed);
-            if pending > shard.high.load(Ordering::Relaxed) {
-                shard.high.store(pending, Ordering::Relaxed);
-            }
-            if pending.unsigned_abs() >= PUBLISH_BYTES {
-                self.publish(shard, pending);
-            }
-        } else {
-            self.count_without_slot(lent, returned, allocations);
         }
     }
 
+    #[inline]
+    fn count_returned(&self, shard: &Shard, bytes: u64) {
+        let returned = add(&shard.returned, bytes);
+        // Relaxed, both: by invariant 1 nobody else writes them.
+        let live = shard.lent.load(Ordering::Relaxed).wrapping_sub(returned) as i64;
+        if live - shard.published.load(Ordering::Relaxed) <= -PUBLISH_BYTES {
+            self.publish(shard, live);
+        }
+    }
+
+    /// Tells the others what this shard's live bytes are.
     #[cold]
-    fn publish(&self, shard: &Shard, pending: i64) {
+    fn publish(&self, shard: &Shard, live: i64) {
         // Relaxed, all: sums that guard no other memory; the peak is taken from our own update.
-        let before = self.published.fetch_add(pending, Ordering::Relaxed);
+        let difference = live - shard.published.load(Ordering::Relaxed);
+        let before = self.published.fetch_add(difference, Ordering::Relaxed);
         let high = shard.high.load(Ordering::Relaxed);
         self.peak.fetch_max(before + high, Ordering::Relaxed);
+        shard.published.store(live, Ordering::Relaxed);
         shard.high.store(0, Ordering::Relaxed);
-        shard.pending.store(0, Ordering::Relaxed);
     }
 
     #[cold]
     fn count_without_slot(&self, lent: u64, returned: u64, allocations: u64) {
-        if SLOT.get() == UNASKED && Lease::take() {
-            return self.count(lent, returned, allocations);
+        if SLOT.get() == UNASKED {
+            Lease::take();
         }
-        let shard = &self.shards[SLOT_COUNT];
+        // The thread's own shard, if it has got a slot now: read-modify-writes do no harm there.
+        let slot = SLOT.get().min(NO_SLOT);
+        let shard = &self.shards[slot as usize];
         // Relaxed: sums; see `stats` for why `returned` is a Release.
         shard.lent.fetch_add(lent, Ordering::Relaxed);
         shard.allocations.fetch_add(allocations, Ordering::Relaxed);
         shard.returned.fetch_add(returned, Ordering::Release);
         let difference = lent.wrapping_sub(returned) as i64;
+        // What a shard has published is for its holder to know; nobody asks the shared one.
+        shard.published.fetch_add(difference, Ordering::Relaxed);
         let sum = self.published.fetch_add(difference, Ordering::Relaxed) + difference;
         self.peak.fetch_max(sum, Ordering::Relaxed);
     }
@@ -206,9 +224,9 @@ struct Shard {
     returned: AtomicU64,
     /// Blocks handed out.
     allocations: AtomicU64,
-    /// `lent - returned` since it was last added to `published`; 0 in the shared shard.
-    pending: AtomicI64,
-    /// The largest `pending` since then, at least 0. Written by `reset_peak`, too.
+    /// `lent - returned` when it was last added to the tally's `published`.
+    published: AtomicI64,
+    /// The largest `lent - returned` since then, above that; at least 0. `reset_peak` clears it.
     high: AtomicI64,
 }
 
@@ -218,19 +236,20 @@ impl Shard {
             lent: AtomicU64::new(0),
             returned: AtomicU64::new(0),
             allocations: AtomicU64::new(0),
-            pending: AtomicI64::new(0),
+            published: AtomicI64::new(0),
             high: AtomicI64::new(0),
         }
     }
 }
 
-/// Adds to a counter that only this thread writes.
+/// Adds to a counter that only this thread writes, and tells the sum.
 #[inline]
-fn add(counter: &AtomicU64, amount: u64) {
+fn add(counter: &AtomicU64, amount: u64) -> u64 {
     // Relaxed: by invariant 1 this thread wrote the value, or has acquired the slot since.
     let sum = counter.load(Ordering::Relaxed).wrapping_add(amount);
     // Release: its partner is the Acquire load in `Tally::stats`. (On x86-64 a plain store.)
     counter.store(sum, Ordering::Release);
+    sum
 }
 
 /// A thread's hold on its slot; dropped with the thread's locals.
@@ -238,7 +257,7 @@ struct Lease(Cell<u32>);
 
 impl Lease {
     /// Takes a slot for this thread, or notes that there is none.
-    fn take() -> bool {
+    fn take() {
         let slot = LEASE
             .try_with(|lease| {
                 let slot = claim();
@@ -247,7 +266,6 @@ impl Lease {
             })
             .unwrap_or(NO_SLOT);
         SLOT.set(slot);
-        slot < NO_SLOT
     }
 }
 
@@ -299,7 +317,7 @@ const NO_SLOT: u32 = SLOT_COUNT as u32;
 const UNASKED: u32 = u32::MAX;
 
 /// How far a shard's difference may go before it is added to what all threads see.
-const PUBLISH_BYTES: u64 = 256 * KIB as u64;
+const PUBLISH_BYTES: i64 = 256 * KIB as i64;
 
 #[cfg(all(test, not(loom)))]
 mod tests {
@@ -354,6 +372,35 @@ mod tests {
 
         assert_eq!(tally.stats().live_bytes, Some(600 * threads));
         assert_eq!(tally.stats().allocations, Some(100 * threads as u64));
+    }
+
+    #[test]
+    fn threads_that_are_ending_are_counted_too() {
+        struct CountsLate;
+        impl Drop for CountsLate {
+            fn drop(&mut self) {
+                TALLY.lent(5);
+                TALLY.returned(2);
+            }
+        }
+        static TALLY: Tally = Tally::new();
+        thread_local! {
+            static BEFORE: CountsLate = const { CountsLate };
+            static AFTER: CountsLate = const { CountsLate };
+        }
+
+        for _ in 0..10 {
+            let thread = thread::spawn(|| {
+                BEFORE.with(|_| ());
+                TALLY.lent(1);
+                AFTER.with(|_| ());
+            });
+            thread.join().unwrap();
+        }
+
+        // Whichever order locals are dropped in, one of the two finds the slot gone.
+        assert_eq!(TALLY.stats().live_bytes, Some(70));
+        assert_eq!(TALLY.stats().allocations, Some(30));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The jemalloc backend.
+#![doc = include_str!("../README.md")]
+
 use std::sync::Arc;
 
 use arrow_memory_core::backend::BackendRegistration;

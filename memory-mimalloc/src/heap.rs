@@ -9,7 +9,7 @@
 
 #![expect(unsafe_code, reason = "calls mimalloc in C")]
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::{Mutex, PoisonError};
 
@@ -182,17 +182,15 @@ pub(crate) fn statistics_json() -> String {
 }
 
 /// The value of an option, by its number.
-pub(crate) fn option(option: c_int) -> i64 {
+pub(crate) fn option(option: c_int) -> c_long {
     // SAFETY: it reads a table, and answers 0 for a number that it does not have.
-    i64::from(unsafe { mimalloc::mi_option_get(option) })
+    unsafe { mimalloc::mi_option_get(option) }
 }
 
 /// Sets an option, by its number.
-pub(crate) fn set_option(option: c_int, value: i64) {
-    // A C `long` may have 32 bits.
-    let value = value.clamp(std::ffi::c_long::MIN.into(), std::ffi::c_long::MAX.into());
+pub(crate) fn set_option(option: c_int, value: i32) {
     // SAFETY: it writes to a table, atomically, and ignores a number that it does not have.
-    unsafe { mimalloc::mi_option_set(option, value as std::ffi::c_long) };
+    unsafe { mimalloc::mi_option_set(option, c_long::from(value)) };
 }
 
 fn is_version_3() -> bool {

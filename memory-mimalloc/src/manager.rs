@@ -64,11 +64,11 @@ impl MimallocManager {
 
     /// The value of an option of mimalloc.
     pub fn option(option: MimallocOption) -> i64 {
-        heap::option(option.number())
+        heap::option(option.number()) as i64
     }
 
     /// Sets an option of mimalloc, for all its users in the process.
-    pub fn set_option(option: MimallocOption, value: i64) {
+    pub fn set_option(option: MimallocOption, value: i32) {
         heap::set_option(option.number(), value);
     }
 

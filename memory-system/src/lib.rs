@@ -31,4 +31,4 @@ mod heap;
 mod manager;
 mod pages;
 
-pub use manager::SystemManager;
+pub use manager::{REGISTRATION, SystemManager};

@@ -169,11 +169,19 @@ fn start() -> Result<Arc<dyn AllocationManager>, ManagerError> {
     Ok(Arc::new(SystemManager))
 }
 
-arrow_memory_core::register_backend!(BackendRegistration {
+/// How this backend makes itself known, which it does at link time. A static library, whose linker
+/// drops what nobody calls, registers it by hand.
+///
+/// ```
+/// arrow_memory_core::backend::register(&arrow_memory_system::REGISTRATION);
+/// ```
+pub static REGISTRATION: BackendRegistration = BackendRegistration {
     name: NAME,
     preference: 10,
     manager: start,
-});
+};
+
+arrow_memory_core::register_backend!(REGISTRATION);
 
 /// What `ARROW_DEFAULT_MEMORY_POOL` calls this backend.
 const NAME: &str = "system";

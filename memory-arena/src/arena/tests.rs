@@ -23,7 +23,7 @@ fn arena(chunk_size: usize, max_chunk_size: usize) -> Arena {
     let builder = builder
         .chunk_size(chunk_size)
         .max_chunk_size(max_chunk_size);
-    builder.build().unwrap()
+    builder.build().expect("valid sizes")
 }
 
 #[test]

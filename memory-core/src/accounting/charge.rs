@@ -95,12 +95,23 @@ enum Plan {
     Closed { at: NodePtr },
 }
 
+/// A refusal, and the level that made it.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) at: NodePtr,
+    pub(super) refusal: Refusal,
+}
+
 /// Whether a charge may pass limits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     Refusable,
     Forced,
 }
+
+/// For a transfer: the common ancestor, and the bytes that the source set free there. To use them
+/// again is no new work, even if that ancestor is closed.
+pub(super) type Freed = Option<(NodePtr, usize)>;
 
 impl Locked<'_> {
     /// Charges `bytes` to `node`, or refuses; the caller has a handle or bytes of it.
@@ -109,13 +120,16 @@ impl Locked<'_> {
         if !self.look(node).shut && self.charge_with_quantum(node, bytes) {
             return Ok(());
         }
-        self.charge_exactly(node, bytes, Mode::Refusable).map(drop)
+        self.charge_exactly(node, bytes, Mode::Refusable, None)
+            .map_err(|refused| self.end(node, refused))?;
+        Ok(())
     }
 
     /// Charges `bytes` to `node` whatever the limits say; `Ok(true)` if no level that it reached
     /// is over its limit afterwards.
     pub(super) fn force(&mut self, node: NodePtr, bytes: usize) -> Result<bool, Refusal> {
-        let over = self.charge_exactly(node, bytes, Mode::Forced)?;
+        let forced = self.charge_exactly(node, bytes, Mode::Forced, None);
+        let over = forced.map_err(|refused| self.end(node, refused))?;
         let state = self.state(node);
         state.forced = state.forced.saturating_add(bytes as u64);
         Ok(!over)
@@ -165,15 +179,17 @@ impl Locked<'_> {
             .min(most)
     }
 
-    /// Decides at exact size. `Ok(true)`: forced, and a level is over its limit now.
+    /// Decides at exact size. `Ok(true)`: forced, and a level is over its limit now. After a refusal
+    /// the levels up to the refuser are still frozen: see [`end`](Self::end).
     pub(super) fn charge_exactly(
         &mut self,
         node: NodePtr,
         bytes: usize,
         mode: Mode,
-    ) -> Result<bool, Refusal> {
+        freed: Freed,
+    ) -> Result<bool, Refused> {
         loop {
-            match self.plan(node, bytes, mode) {
+            match self.plan(node, bytes, mode, freed) {
                 Plan::Fits { top, over } => {
                     self.commit(node, bytes, 0);
                     self.thaw(node, top);
@@ -188,30 +204,36 @@ impl Locked<'_> {
                     } else {
                         Refusal::Limit(self.levels(node, bytes, at))
                     };
-                    return Err(self.refuse(node, at, refusal));
+                    return Err(self.refuse(at, refusal));
                 }
                 Plan::Closed { at } => {
                     let refusal = Refusal::Closed(self.node(at).info.clone());
-                    return Err(self.refuse(node, at, refusal));
+                    return Err(self.refuse(at, refusal));
                 }
             }
         }
     }
 
-    fn refuse(&mut self, node: NodePtr, at: NodePtr, refusal: Refusal) -> Refusal {
+    pub(super) fn refuse(&mut self, at: NodePtr, refusal: Refusal) -> Refused {
         self.state(at).refusals += 1;
-        self.thaw(node, at);
-        refusal
+        Refused { at, refusal }
+    }
+
+    /// Ends a request of `node` that was refused.
+    pub(super) fn end(&mut self, node: NodePtr, refused: Refused) -> Refusal {
+        self.thaw(node, refused.at);
+        refused.refusal
     }
 
     /// Walks from `node` to the level that can grant `bytes`, freezing all on the way. Free bytes
     /// of a level cover the request before its parent is asked.
-    fn plan(&mut self, node: NodePtr, bytes: usize, mode: Mode) -> Plan {
+    fn plan(&mut self, node: NodePtr, bytes: usize, mode: Mode, freed: Freed) -> Plan {
         let (mut at, mut need, mut over) = (node, bytes, false);
         loop {
             self.freeze(at);
             let state = self.look(at);
-            if state.closed && mode == Mode::Refusable {
+            let moves = freed.is_some_and(|(place, freed)| place == at && need <= freed);
+            if state.closed && mode == Mode::Refusable && !moves {
                 return Plan::Closed { at };
             }
             let fits = state
@@ -291,19 +313,15 @@ impl Locked<'_> {
     }
 
     /// What a frozen node must return: below a tight level all that its reservation does not
-    /// cover; elsewhere, with hysteresis, what is above its high mark.
+    /// cover; elsewhere, with hysteresis, what is above the credit that it may hold.
     fn excess(&self, node: NodePtr, exact: bool) -> usize {
         let state = self.look(node);
-        let returnable = state.obtained - self.node(node).reservation.max(state.used());
+        let unused = state.obtained - self.node(node).reservation.max(state.used());
         if exact || state.closed || self.node(node).handles() == 0 {
-            return returnable;
+            return unused;
         }
-        let high = self.high(node);
-        if state.parked <= high {
-            0
-        } else {
-            (state.parked - high / 2).min(returnable)
-        }
+        let most = self.most_unused(node);
+        if unused <= most { 0 } else { unused - most / 2 }
     }
 
     /// Makes all below `at` exact: stops the whole subtree, then folds each node's free bytes
@@ -331,8 +349,9 @@ impl Locked<'_> {
         state.note_peak();
     }
 
-    /// Returns to the parent what the node's reservation and use do not need. Both are frozen.
-    pub(super) fn fold(&mut self, node: NodePtr) {
+    /// Returns to the parent what the node's reservation and use do not need, and says how much
+    /// that was. Both are frozen.
+    pub(super) fn fold(&mut self, node: NodePtr) -> usize {
         let excess = self.excess(node, true);
         let state = self.state(node);
         state.parked -= excess;
@@ -342,6 +361,7 @@ impl Locked<'_> {
             state.lent -= excess;
             state.parked += excess;
         }
+        excess
     }
 
     /// The tight level nearest to the root at or above `node`; `None` at once if `node` is not
@@ -391,7 +411,7 @@ impl Locked<'_> {
         let state = self.state(node);
         debug_assert!(!state.tight);
         state.shut = state.closed || orphan || never;
-        if !state.shut {
+        if !state.shut && !self.hold {
             self.open(node);
         }
     }

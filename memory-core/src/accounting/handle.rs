@@ -188,7 +188,6 @@ impl Handle {
             }
             break;
         }
-        children.reverse();
         children
     }
 }

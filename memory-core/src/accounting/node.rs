@@ -66,11 +66,16 @@ pub(crate) struct NodeConfig {
 /// 2. A linked node's parent is linked; an unlinked node has no children, no parent and no bytes.
 /// 3. `state` is touched only through `Locked`, that is, under the tree's mutex.
 /// 4. `stripes` is null or points to a live boxed slice that this node owns.
+/// 5. `manager` points to the tree's manager, which `tree` keeps alive.
+#[repr(C, align(64))] // What every allocation reads is one cache line, and no other node's.
 pub(crate) struct Node {
     /// The credit that may be taken without the mutex; shut for good once there are stripes.
     word: Word,
-    /// The most credit that `give` may leave in `word`.
-    high: usize,
+    /// The most credit that `give` may leave in the words together; set when one is opened. A
+    /// giver that reads an old value lets a little too much or too little stay.
+    high: AtomicUsize,
+    /// The tree's manager, two loads nearer than through `tree`.
+    manager: NonNull<dyn AllocationManager>,
     /// Which of the slow extras are on: the bits of [`hooks`].
     pub(crate) hooks: u8,
     pub(crate) info: AllocatorInfo,
@@ -104,8 +109,9 @@ pub(crate) struct Node {
     state: UnsafeCell<State>,
 }
 
-// SAFETY: all but `state` and the pointers in it are atomics or immutable and Send + Sync; by
-// invariant 3 `state` is touched under the mutex only, from whichever thread holds it.
+// SAFETY: all but `state` and the pointers in it are atomics or immutable and Send + Sync (as is
+// the manager that `manager` points to); by invariant 3 `state` is touched under the mutex only,
+// from whichever thread holds it.
 unsafe impl Send for Node {}
 // SAFETY: as for Send; `&Node` gives no access to `state` without the mutex.
 unsafe impl Sync for Node {}
@@ -118,6 +124,8 @@ pub(crate) mod hooks {
     pub(crate) const DEBUG: u8 = 2;
     /// Statistics are on.
     pub(crate) const STATISTICS: u8 = 4;
+    /// A rounding policy other than the default is set.
+    pub(crate) const POLICY: u8 = 8;
 }
 
 /// One word of a striped node, alone on its pair of cache lines (they are prefetched in pairs).
@@ -127,8 +135,9 @@ struct Stripe(Word);
 /// The words of a striped node.
 struct Stripes {
     words: Box<[Stripe]>,
-    /// The most credit that `give` may leave in one of them.
-    high: usize,
+    /// Each may hold `Node::high` shifted right by so much: together they hold half of it, since
+    /// as much again may be parked.
+    shift: u32,
 }
 
 /// The numbers of a node that only the holder of the mutex touches, in bytes. The names in
@@ -160,6 +169,7 @@ pub(super) struct State {
     pub(super) children: usize,
     pub(super) parent: Option<NodePtr>,
     pub(super) first_child: Option<NodePtr>,
+    pub(super) last_child: Option<NodePtr>,
     pub(super) next_sibling: Option<NodePtr>,
     pub(super) previous_sibling: Option<NodePtr>,
     /// The next in the graveyard.
@@ -258,7 +268,7 @@ impl NodePtr {
         // the exchange succeeds; after it nothing of the node is touched. `Node` is not Freeze,
         // so the reference claims nothing about its memory after that.
         let node = unsafe { self.node() };
-        match node.word.give(bytes, node.high) {
+        match node.word.give(bytes, node.high()) {
             Ok(()) => true,
             Err(slow) => node.give_to_stripe(bytes, slow.contended),
         }
@@ -285,8 +295,12 @@ impl Node {
     #[cold]
     fn give_to_stripe(&self, bytes: usize, contended: bool) -> bool {
         self.note_contention(contended);
-        self.stripes()
-            .is_some_and(|stripes| stripes.mine().give(bytes, stripes.high).is_ok())
+        self.stripes().is_some_and(|stripes| {
+            stripes
+                .mine()
+                .give(bytes, self.high() >> stripes.shift)
+                .is_ok()
+        })
     }
 
     fn note_contention(&self, contended: bool) {
@@ -296,10 +310,17 @@ impl Node {
         }
     }
 
+    #[inline]
+    fn high(&self) -> usize {
+        // Relaxed: a threshold, see the field.
+        self.high.load(Ordering::Relaxed)
+    }
+
     /// The manager of the tree.
     #[inline]
     pub(crate) fn manager(&self) -> &dyn AllocationManager {
-        &*self.tree.config.manager
+        // SAFETY: by invariant 5 it is alive as long as this node; managers are only shared.
+        unsafe { self.manager.as_ref() }
     }
 
     /// The reservations: their sizes in bytes.
@@ -430,6 +451,9 @@ fn stripe_count() -> usize {
 pub(crate) struct Locked<'t> {
     tree: &'t Tree,
     shared: Option<MutexGuard<'t, Shared>>,
+    /// Nothing is opened for now: one step is made of several. What stays shut for it is opened
+    /// when it is next used.
+    pub(super) hold: bool,
     /// Keeps the tree until the mutex is released and the graveyard is empty, where the caller
     /// gives up what kept it. Last, so that it goes last.
     _keep: Option<Arc<Tree>>,
@@ -462,6 +486,7 @@ impl Tree {
         Locked {
             tree: self,
             shared: Some(lock(&self.mutex)),
+            hold: false,
             _keep: None,
         }
     }
@@ -472,6 +497,7 @@ impl Tree {
         Locked {
             tree: self,
             shared: Some(lock(&self.mutex)),
+            hold: false,
             _keep: Some(keep),
         }
     }
@@ -524,17 +550,14 @@ impl Node {
             (listener.is_some(), hooks::LISTENER),
             (tree.config.debug, hooks::DEBUG),
             (tree.config.statistics, hooks::STATISTICS),
+            (policy.is_some(), hooks::POLICY),
         ] {
             bits |= if on { bit } else { 0 };
         }
-        let high = tree
-            .config
-            .credit
-            .saturating_add(reservation)
-            .min(MAX_CREDIT);
         Arc::new(Self {
             word: Word::shut(),
-            high,
+            high: AtomicUsize::new(0),
+            manager: NonNull::from(&*tree.config.manager),
             hooks: bits,
             info: AllocatorInfo {
                 id: next_id(),
@@ -574,6 +597,7 @@ impl Node {
                 children: 0,
                 parent: None,
                 first_child: None,
+                last_child: None,
                 next_sibling: None,
                 previous_sibling: None,
                 next_dead: None,
@@ -677,6 +701,17 @@ impl<'t> Locked<'t> {
         let room = state.bound().saturating_sub(state.used());
         let mut free = state.parked.min(room);
         let mut opened = 0;
+        // What is obtained stays as it is while the words are open. Up to so much beyond the
+        // reservation all of it may be free; from there on only the credit may.
+        let beyond = state.obtained - this.reservation;
+        let most = self.tree.config.credit;
+        let high = if beyond <= most {
+            MAX_CREDIT
+        } else {
+            most.min(MAX_CREDIT)
+        };
+        // Relaxed: see `high`.
+        this.high.store(high, Ordering::Relaxed);
         match this.stripes() {
             None if !this.word.is_shut() => {}
             None => {
@@ -689,7 +724,10 @@ impl<'t> Locked<'t> {
                     .iter()
                     .filter(|stripe| stripe.0.is_shut())
                     .count();
-                let share = free.checked_div(shut).unwrap_or(0).min(stripes.high);
+                let share = free
+                    .checked_div(shut)
+                    .unwrap_or(0)
+                    .min(high >> stripes.shift);
                 for stripe in stripes.words.iter().filter(|stripe| stripe.0.is_shut()) {
                     let credit = share.min(free);
                     stripe.0.open(credit);
@@ -746,22 +784,20 @@ impl<'t> Locked<'t> {
         let this = self.node(node);
         self.freeze(node);
         let words = (0..count).map(|_| Stripe(Word::shut())).collect();
-        let stripes = Box::new(Stripes {
-            words,
-            high: this.high / (2 * count),
-        });
+        let shift = count.trailing_zeros() + 1;
+        let stripes = Box::new(Stripes { words, shift });
         // Release: partner of the Acquire in `stripes`.
         this.stripes
             .store(Box::into_raw(stripes), Ordering::Release);
     }
 
-    /// The most free bytes that a node keeps for itself.
-    pub(super) fn high(&self, node: NodePtr) -> usize {
-        let this = self.node(node);
-        if this.stripes().is_some() {
-            this.high / 2
+    /// The most bytes that a node may hold beyond what its reservation and its use need.
+    pub(super) fn most_unused(&self, node: NodePtr) -> usize {
+        let most = self.tree.config.credit;
+        if self.node(node).stripes().is_some() {
+            most / 2
         } else {
-            this.high
+            most
         }
     }
 

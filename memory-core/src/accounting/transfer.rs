@@ -1,7 +1,8 @@
 //! Moving a charge from one node of a tree to another in one step.
 
-use super::charge::{Mode, Refusal};
+use super::charge::{Freed, Mode, Refusal, Refused};
 use super::node::{Locked, NodePtr};
+use crate::size::checked_sum;
 
 impl Locked<'_> {
     /// Moves `bytes` that are charged to `from` to `to`, whatever the limits say. `Ok(true)` if no
@@ -12,12 +13,37 @@ impl Locked<'_> {
         to: NodePtr,
         bytes: usize,
     ) -> Result<bool, Refusal> {
+        self.force_over(from, to, bytes, false)
+    }
+
+    /// As `transfer`, for bytes that are the last to keep `from` in its tree, if it is closed or
+    /// has no handles: it leaves in the same step.
+    pub(crate) fn bequeath(
+        &mut self,
+        from: NodePtr,
+        to: NodePtr,
+        bytes: usize,
+    ) -> Result<bool, Refusal> {
+        self.force_over(from, to, bytes, true)
+    }
+
+    fn force_over(
+        &mut self,
+        from: NodePtr,
+        to: NodePtr,
+        bytes: usize,
+        leaving: bool,
+    ) -> Result<bool, Refusal> {
         if self.swap_credit(from, to, bytes) {
             let state = self.state(to);
             state.forced = state.forced.saturating_add(bytes as u64);
             return Ok(true);
         }
-        self.move_through_ancestor(from, to, bytes, |locked, _| locked.force(to, bytes))?;
+        self.move_through_ancestor(from, to, bytes, leaving, |locked, freed| {
+            locked.charge_exactly(to, bytes, Mode::Forced, freed)
+        })?;
+        let state = self.state(to);
+        state.forced = state.forced.saturating_add(bytes as u64);
         Ok(!self.reaches_one_over(to, bytes))
     }
 
@@ -31,11 +57,12 @@ impl Locked<'_> {
         if self.swap_credit(from, to, bytes) {
             return Ok(());
         }
-        self.move_through_ancestor(from, to, bytes, |locked, common| {
-            if let Some(at) = locked.over_above(to, bytes, common) {
-                return Err(Refusal::Limit(locked.levels(to, bytes, at)));
+        self.move_through_ancestor(from, to, bytes, false, |locked, freed| {
+            if let Some(at) = locked.over_above(to, bytes, freed) {
+                let refusal = Refusal::Limit(locked.levels(to, bytes, at));
+                return Err(locked.refuse(at, refusal));
             }
-            locked.charge_exactly(to, bytes, Mode::Refusable).map(drop)
+            locked.charge_exactly(to, bytes, Mode::Refusable, freed)
         })
     }
 
@@ -53,36 +80,51 @@ impl Locked<'_> {
     }
 
     /// Takes `bytes` from `from`, as far up as the common ancestor, has `charge` charge them to
-    /// `to`, and puts them back if it refuses. No peak is noted in between.
-    fn move_through_ancestor<T>(
+    /// `to`, and puts them back if it refuses. No peak is noted in between. If `from` is `leaving`,
+    /// it has left its tree, where nothing else keeps it, before the charge arrives.
+    fn move_through_ancestor(
         &mut self,
         from: NodePtr,
         to: NodePtr,
         bytes: usize,
-        charge: impl FnOnce(&mut Self, NodePtr) -> Result<T, Refusal>,
-    ) -> Result<T, Refusal> {
+        leaving: bool,
+        charge: impl FnOnce(&mut Self, Freed) -> Result<bool, Refused>,
+    ) -> Result<(), Refusal> {
         let common = self.common_ancestor(from, to);
         self.freeze(from);
         self.state(from).parked += bytes;
-        let mut at = from;
+        let (mut at, mut freed) = (from, bytes);
         while at != common {
             let Some(parent) = self.look(at).parent else {
                 break;
             };
             self.freeze(parent);
-            self.fold(at);
+            freed = self.fold(at);
             at = parent;
         }
-        let result = charge(self, common);
-        if result.is_err() {
-            // The free bytes are all there up to the common ancestor: this only uses them again.
-            self.freeze(from);
-            self.commit(from, bytes, 0);
+        if leaving && self.sum_fits(common, bytes) {
+            self.hold = true;
+            self.reconsider(from);
+            self.hold = false;
         }
+        let result = charge(self, Some((common, freed)))
+            .map(drop)
+            .map_err(|refused| {
+                // Nothing was opened since: the free bytes are all there, up to the common ancestor or
+                // to the refuser, and are put to their old use.
+                self.freeze(from);
+                self.commit(from, bytes, 0);
+                self.end(to, refused)
+            });
         self.freeze(common);
         self.settle(common);
         self.thaw(from, common);
         result
+    }
+
+    /// Whether no sum from here up can overflow by `bytes` more.
+    fn sum_fits(&self, node: NodePtr, bytes: usize) -> bool {
+        checked_sum(self.look(self.root_of(node)).used(), bytes).is_some()
     }
 
     /// Whether a level that a charge of `bytes` to `node` reached is over its limit.
@@ -108,7 +150,7 @@ impl Locked<'_> {
 
     /// The first level above `common` that is over its limit and that a charge of `bytes` to
     /// `node` would reach. `None` too if it would not even fit up to `common`.
-    fn over_above(&self, node: NodePtr, bytes: usize, common: NodePtr) -> Option<NodePtr> {
+    fn over_above(&self, node: NodePtr, bytes: usize, freed: Freed) -> Option<NodePtr> {
         let (mut at, mut reaching, mut above) = (node, bytes, false);
         loop {
             let state = self.look(at);
@@ -118,7 +160,7 @@ impl Locked<'_> {
                 return above.then_some(at);
             }
             reaching = reaching.min(after.saturating_sub(self.node(at).reservation));
-            above = above || at == common;
+            above = above || freed.is_some_and(|(common, _)| common == at);
             at = state.parent.filter(|_| reaching > 0)?;
         }
     }

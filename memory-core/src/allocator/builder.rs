@@ -6,6 +6,7 @@ use super::{BufferAllocator, RootAllocator};
 use crate::accounting::{Handle, NodeConfig, TreeConfig};
 use crate::backend;
 use crate::error::{AllocError, BackendError};
+use crate::guard::GuardedManager;
 use crate::listener::AllocationListener;
 use crate::manager::AllocationManager;
 use crate::rounding::RoundingPolicy;
@@ -102,7 +103,7 @@ impl RootAllocatorBuilder {
             (None, None) => backend::default_manager()?,
         };
         let config = TreeConfig {
-            manager,
+            manager: GuardedManager::by_environment(manager),
             credit: self.credit.unwrap_or(DEFAULT_CREDIT),
             debug: self.debug.unwrap_or_else(debug_by_environment),
             statistics: self.statistics,

@@ -282,7 +282,7 @@ impl BufferAllocator {
 
     /// Charges `bytes` whatever the limits say, also to a closed allocator; `true` if it fitted.
     ///
-    /// For memory that exists anyway. It is counted (see
+    /// For memory that exists anyway; zero charges nothing and fits. It is counted (see
     /// [`AllocatorStats::forced_bytes`](crate::AllocatorStats)) and shows in
     /// [`is_over_limit`](Self::is_over_limit). Takes the tree's lock.
     ///
@@ -299,7 +299,7 @@ impl BufferAllocator {
     /// ```
     pub fn force_allocate(&self, bytes: usize) -> bool {
         if bytes == 0 {
-            return !self.is_over_limit();
+            return true;
         }
         match self.handle.force(bytes) {
             Ok(fits) => {

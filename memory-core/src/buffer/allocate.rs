@@ -18,7 +18,7 @@ use crate::manager::ManagerError;
 use crate::outcome::AllocationOutcome;
 use crate::raw::slot::Block;
 use crate::rounding;
-use crate::size::{ALIGNMENT, MAX_ALIGNMENT, checked_round_up};
+use crate::size::{ALIGNMENT, MAX_ALIGNMENT, MAX_SIZE, checked_round_up};
 use crate::sync::Ordering;
 use crate::{ArrowBuf, Veto};
 
@@ -98,8 +98,29 @@ impl BufferAllocator {
         ArrowBuf::empty(LedgerRef::pin(&self.handle))
     }
 
-    #[inline]
+    #[inline(always)] // Each caller's alignment and contents are constants.
     fn allocate(
+        &self,
+        size: usize,
+        alignment: usize,
+        contents: Contents,
+    ) -> Result<ArrowBufMut, AllocError> {
+        // Neither zero nor so large that rounding it up could overflow.
+        if self.node().hooks != 0 || size.wrapping_sub(1) >= MAX_SIZE - alignment {
+            return self.allocate_with_extras(size, alignment, contents);
+        }
+        let capacity = (size + (ALIGNMENT - 1)) & !(ALIGNMENT - 1);
+        // SAFETY: a power of two by `buffer_aligned`; the size is at most MAX_SIZE rounded down
+        // to a multiple of the alignment.
+        let layout = unsafe { Layout::from_size_align_unchecked(capacity, alignment) };
+        let charge = Charge::unheard(&self.handle, capacity)?;
+        allocate_charged(charge, layout, contents)
+    }
+
+    /// As `allocate`, for a node with a listener, debug mode, statistics or a policy of its own,
+    /// and for sizes that need a second look.
+    #[inline(never)]
+    fn allocate_with_extras(
         &self,
         size: usize,
         alignment: usize,
@@ -113,13 +134,20 @@ impl BufferAllocator {
         };
         let Some(layout) = capacity.and_then(|size| Layout::from_size_align(size, alignment).ok())
         else {
-            return Err(overflow(node, size));
+            return Err(self.too_large(size));
         };
-        if node.hooks != 0 {
-            return allocate_watched(&self.handle, layout, contents);
+        allocate_watched(&self.handle, layout, contents)
+    }
+
+    #[cold]
+    fn too_large(&self, requested: usize) -> AllocError {
+        if self.is_closed() {
+            return AllocError::Closed {
+                allocator: self.info().clone(),
+                requested,
+            };
         }
-        let charge = Charge::unheard(&self.handle, layout.size())?;
-        allocate_charged(charge, layout, contents)
+        overflow(self.node(), requested)
     }
 
     #[cold]
@@ -177,14 +205,17 @@ pub(crate) fn allocate_charged(
 }
 
 /// A buffer for `reserved` bytes that are charged already; only what the layout adds is charged.
+/// `hand_over` is called when the bytes have become the buffer's, before the listener hears of it.
 pub(crate) fn allocate_reserved(
     handle: &Handle,
     reserved: usize,
     layout: Layout,
+    hand_over: impl FnOnce(),
 ) -> Result<ArrowBufMut, AllocError> {
     let size = layout.size();
     let charge = charge_reserved(handle, reserved, size)?;
     let buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
+    hand_over();
     count_allocation(handle, size);
     tell_allocation(handle, size);
     Ok(buffer)
@@ -252,8 +283,8 @@ impl Drop for Charge<'_> {
     }
 }
 
-/// The allocation of a node with a listener, debug mode or statistics.
-#[cold]
+/// The allocation of a node that may have a listener, debug mode or statistics.
+#[inline]
 fn allocate_watched(
     handle: &Handle,
     layout: Layout,

@@ -331,18 +331,23 @@ impl ArrowBufMut {
     /// next multiple of 64, within the capacity, are set to zero.
     #[inline]
     pub fn freeze(mut self) -> ArrowBuf {
-        let padded = self.len.next_multiple_of(ALIGNMENT).min(self.capacity);
-        let padding = padded - self.len;
-        if padding > 0 {
-            for byte in &mut self.spare_capacity_mut()[..padding] {
-                byte.write(0);
-            }
+        if !self.len.is_multiple_of(ALIGNMENT) {
+            self.zero_padding();
         }
         let Self {
             ptr, len, ledger, ..
         } = self;
         // SAFETY: the first `len` bytes are initialised, and the exclusive handle is gone.
         unsafe { ArrowBuf::new(ptr, len, ledger) }
+    }
+
+    /// Zeroes the bytes from the length to the next multiple of 64, within the capacity.
+    fn zero_padding(&mut self) {
+        let padded = self.len.next_multiple_of(ALIGNMENT).min(self.capacity);
+        let padding = padded - self.len;
+        for byte in &mut self.spare_capacity_mut()[..padding] {
+            byte.write(0);
+        }
     }
 
     /// The allocator of this buffer's ledger.

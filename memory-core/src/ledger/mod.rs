@@ -15,7 +15,7 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal, Tree};
+use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal, Tree, hooks};
 use crate::error::TransferError;
 use crate::raw::count::Left;
 use crate::raw::pool;
@@ -27,12 +27,17 @@ mod hooked;
 ///
 /// # Invariants
 ///
-/// 1. The address is a slot's, whose count includes this reference, or a node's plus [`PIN`],
-///    whose pins include it. Both are aligned to 8 bytes.
+/// 1. The address is a slot's, perhaps plus [`CLONED`], whose count includes this reference, or a
+///    node's plus [`PIN`], whose pins include it. Both are aligned to 8 bytes.
 pub(crate) struct LedgerRef(NonNull<u8>);
 
 /// The tag of a pinned node.
 const PIN: usize = 1;
+
+/// The tag of a reference that was made by cloning another: probably not the last one, so that its
+/// drop subtracts at once, where others first look whether they are the only one. A guess: either
+/// way is right for every reference.
+const CLONED: usize = 4;
 
 /// Who a reference leads to.
 enum Target<'a> {
@@ -84,11 +89,19 @@ impl LedgerRef {
         Self(node.as_ptr().cast::<u8>().map_addr(|address| address | PIN))
     }
 
+    /// The pointer without [`CLONED`].
+    #[inline]
+    fn untagged(&self) -> NonNull<u8> {
+        let address = self.0.as_ptr().map_addr(|address| address & !CLONED);
+        // SAFETY: without the tag it is the address of a slot or a pinned node, so not null.
+        unsafe { NonNull::new_unchecked(address) }
+    }
+
     #[inline]
     fn target(&self) -> Target<'_> {
         if self.0.addr().get() & PIN == 0 {
             // SAFETY: by invariant 1 a live slot.
-            Target::Slot(unsafe { self.0.cast().as_ref() })
+            Target::Slot(unsafe { self.untagged().cast().as_ref() })
         } else {
             let node = self.0.as_ptr().map_addr(|address| address & !PIN);
             // SAFETY: by invariant 1 a node's address, so not null.
@@ -258,9 +271,19 @@ impl Clone for LedgerRef {
     #[inline]
     fn clone(&self) -> Self {
         match self.target() {
-            Target::Slot(slot) => slot.count().retain(),
-            Target::Pin(_) => self.node().add_pin(),
+            Target::Slot(slot) => {
+                slot.count().retain();
+                Self(self.0.map_addr(|address| address | CLONED))
+            }
+            Target::Pin(_) => self.clone_pin(),
         }
+    }
+}
+
+impl LedgerRef {
+    #[cold]
+    fn clone_pin(&self) -> Self {
+        self.node().add_pin();
         Self(self.0)
     }
 }
@@ -268,16 +291,34 @@ impl Clone for LedgerRef {
 impl Drop for LedgerRef {
     #[inline]
     fn drop(&mut self) {
-        match self.target() {
-            Target::Slot(slot) => match slot.count().release() {
-                Left::Buffers => {}
-                // SAFETY: we were the only way to the allocation.
-                Left::Nothing => unsafe { free(NonNull::from(slot)) },
-                // SAFETY: ours was the ledger's last reference.
-                Left::Ledgers => unsafe { leave_others(NonNull::from(slot)) },
-            },
+        let tags = self.0.addr().get() & (PIN | CLONED);
+        if tags & PIN != 0 {
+            return self.drop_pin();
+        }
+        let slot = self.untagged().cast::<Slot>();
+        // SAFETY: by invariant 1 a live slot.
+        let count = unsafe { slot.as_ref() }.count();
+        let left = if tags == 0 && count.is_sole() {
+            Left::Nothing
+        } else {
+            count.release()
+        };
+        match left {
+            Left::Buffers => {}
+            // SAFETY: we were the only way to the allocation.
+            Left::Nothing => unsafe { free(slot) },
+            // SAFETY: ours was the ledger's last reference.
+            Left::Ledgers => unsafe { leave_others(slot) },
+        }
+    }
+}
+
+impl LedgerRef {
+    #[cold]
+    fn drop_pin(&mut self) {
+        if let Target::Pin(node) = self.target() {
             // SAFETY: the pin is ours by invariant 1.
-            Target::Pin(node) => unsafe { node.unpin() },
+            unsafe { node.unpin() }
         }
     }
 }
@@ -341,14 +382,14 @@ impl Watch {
 /// # Safety
 ///
 /// The slot's ledger is the only one and owns; nobody else can reach it.
-#[inline]
+#[inline(never)]
 unsafe fn free(slot: NonNull<Slot>) {
     // SAFETY: the slot is in use, by us alone.
     let this = unsafe { slot.as_ref() };
     let node = this.node();
     // SAFETY: the allocation is charged to the node, so it is alive.
     let owner = unsafe { node.node() };
-    if owner.hooks != 0 || this.is_foreign() || !std::ptr::eq(this.home(), this) {
+    if owner.hooks & !hooks::POLICY != 0 || this.is_foreign() || !std::ptr::eq(this.home(), this) {
         // SAFETY: the caller's promise.
         return unsafe { hooked::free(slot) };
     }
@@ -387,7 +428,7 @@ unsafe fn leave_others(slot: NonNull<Slot>) {
         unsafe { root.links() }.pending -= 1;
         None
     } else {
-        bury(&mut locked, this)
+        bury(&mut locked, this, true)
     };
     if !this.count().is_owning() {
         locked.change_guests(node, -1);
@@ -429,8 +470,9 @@ unsafe fn leave_others(slot: NonNull<Slot>) {
 
 /// Takes a ledger without buffers off the list, under the mutex. If it owned and others remain,
 /// the one that has been associated longest gets the charge, and the answer says so. A ledger
-/// that does not own afterwards counts as a guest.
-fn bury(locked: &mut Locked<'_>, slot: &Slot) -> Option<hooked::Moved> {
+/// that does not own afterwards counts as a guest. If its holder is not here but on the way, its
+/// node must not leave the tree before.
+fn bury(locked: &mut Locked<'_>, slot: &Slot, holder_is_here: bool) -> Option<hooked::Moved> {
     let root = slot.home();
     unlist(root, slot);
     if !slot.count().is_owning() {
@@ -441,7 +483,11 @@ fn bury(locked: &mut Locked<'_>, slot: &Slot) -> Option<hooked::Moved> {
     // SAFETY: on the list, so in use.
     let heir = unsafe { first.as_ref() };
     let (from, to, size) = (slot.node(), heir.node(), slot.size());
-    let moved = locked.transfer(from, to, size);
+    let moved = if holder_is_here {
+        locked.bequeath(from, to, size)
+    } else {
+        locked.transfer(from, to, size)
+    };
     slot.count().set_owning(false);
     locked.change_guests(from, 1);
     if moved.is_err() {
@@ -507,7 +553,7 @@ fn find_or_make(
             return (LedgerRef(here.cast()), moved);
         } else {
             // Dead: its last holder waits for the mutex that we hold.
-            moved = bury(locked, ledger);
+            moved = bury(locked, ledger, false);
             // SAFETY: under the mutex.
             unsafe { ledger.links() }.buried = true;
             // SAFETY: as above.

@@ -96,18 +96,22 @@ impl Count {
             .is_ok()
     }
 
-    /// Gives a buffer up. After `Buffers` and `Nothing` nobody touches the word through it.
+    /// Gives a buffer up. After `Buffers` and `Nothing` nobody touches the word through it. Who is
+    /// the [sole](Self::is_sole) holder need not call it.
     #[inline]
     pub(crate) fn release(&self) -> Left {
-        if self.is_sole() {
-            return Left::Nothing;
-        }
         // Release: what this buffer's holder did comes before the block is freed; the partners
         // are the fence below and the Acquire in `is_sole`.
         let word = self.0.fetch_sub(1, Ordering::Release);
         if word & COUNT != 1 {
             return Left::Buffers;
         }
+        self.last_left(word)
+    }
+
+    /// What the last buffer leaves, whose release found `word`.
+    #[cold]
+    fn last_left(&self, word: usize) -> Left {
         // Acquire: partner of the Release above of all who let go before. (A load of the same
         // word would do; ThreadSanitizer does not know fences.)
         let _ = self.0.load(Ordering::Acquire);

@@ -4,11 +4,15 @@
 //! panics where the manager breaks the promise that it is named after. They take the manager for
 //! themselves: statistics are compared before and after, so nobody else may use it meanwhile.
 
+mod bytes;
+mod resident;
+
 use std::alloc::Layout;
-use std::fs;
-use std::sync::mpsc;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, mpsc};
 use std::thread;
 
+use self::bytes::{Random, all, assert_filled, assert_numbered, number, sizes};
+use self::resident::{own_heap_gives_back, resident};
 use super::block::Block;
 use crate::manager::{AllocationManager, ManagerStats};
 use crate::size::{ALIGNMENT, KIB, MAX_ALIGNMENT, MAX_SIZE};
@@ -16,8 +20,9 @@ use crate::size::{ALIGNMENT, KIB, MAX_ALIGNMENT, MAX_SIZE};
 /// Makes a module with one test for each promise of a manager.
 ///
 /// The expression makes the manager, as an `Arc`; it is evaluated once per test, and the tests of
-/// one module run one after the other. A manager that does not claim to give unused memory back
-/// says `keeps_unused_memory`.
+/// one module run one after the other. The one about unused memory, which looks at the whole
+/// process, waits for those of all modules; see [`resident_memory_may_change`] for other tests. A
+/// manager that does not claim to give unused memory back says `keeps_unused_memory`.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -99,6 +104,7 @@ pub fn check(manager: &dyn AllocationManager) {
 ///
 /// If they are not.
 pub fn blocks_are_aligned(manager: &dyn AllocationManager) {
+    let _change = resident_memory_may_change();
     for shift in ALIGNMENT.ilog2()..=MAX_ALIGNMENT.ilog2() {
         let align = 1 << shift;
         for size in [1, 64, 65, 5_000, 200 * KIB, 3 * MIB] {
@@ -127,6 +133,7 @@ pub fn blocks_are_aligned(manager: &dyn AllocationManager) {
 ///
 /// If it cannot.
 pub fn blocks_of_every_size_are_usable(manager: &dyn AllocationManager) {
+    let _change = resident_memory_may_change();
     for size in sizes() {
         for delta in [-1, 0, 1] {
             let Some(size) = size.checked_add_signed(delta).filter(|&size| size > 0) else {
@@ -148,6 +155,7 @@ pub fn blocks_of_every_size_are_usable(manager: &dyn AllocationManager) {
 ///
 /// If they do not.
 pub fn live_blocks_do_not_overlap(manager: &dyn AllocationManager) {
+    let _change = resident_memory_may_change();
     let mut random = Random(0x5EED);
     let mut blocks: Vec<(u8, Block<'_>)> = Vec::new();
     for round in 0..2_000_u32 {
@@ -173,6 +181,7 @@ pub fn live_blocks_do_not_overlap(manager: &dyn AllocationManager) {
 ///
 /// If they are not.
 pub fn zeroed_blocks_are_zero(manager: &dyn AllocationManager) {
+    let _change = resident_memory_may_change();
     for size in sizes() {
         for align in [ALIGNMENT, 4 * KIB, 64 * KIB] {
             for _ in 0..3 {
@@ -191,6 +200,7 @@ pub fn zeroed_blocks_are_zero(manager: &dyn AllocationManager) {
 ///
 /// If it does not.
 pub fn growth_and_shrinking_keep_the_contents(manager: &dyn AllocationManager) {
+    let _change = resident_memory_may_change();
     let mut steps: Vec<usize> = sizes().collect();
     steps.extend(sizes().rev().skip(1));
     steps.extend([MIB, 100, 20 * MIB, 64, 70 * KIB, 69 * KIB, 71 * KIB]);
@@ -218,6 +228,7 @@ pub fn growth_and_shrinking_keep_the_contents(manager: &dyn AllocationManager) {
 ///
 /// If it may not.
 pub fn blocks_may_be_freed_on_another_thread(manager: &dyn AllocationManager) {
+    let _change = resident_memory_may_change();
     let orphans = thread::scope(|scope| {
         let made = scope.spawn(|| {
             let sizes = sizes().flat_map(|size| [size; 3]);
@@ -253,6 +264,7 @@ pub fn blocks_may_be_freed_on_another_thread(manager: &dyn AllocationManager) {
 ///
 /// If they may not.
 pub fn many_threads_may_work_at_once(manager: &dyn AllocationManager) {
+    let _change = resident_memory_may_change();
     thread::scope(|scope| {
         for thread in 1..=4_u8 {
             scope.spawn(move || {
@@ -292,6 +304,7 @@ pub fn many_threads_may_work_at_once(manager: &dyn AllocationManager) {
 ///
 /// If they are not.
 pub fn impossible_sizes_are_refused_without_side_effects(manager: &dyn AllocationManager) {
+    let _change = resident_memory_may_change();
     let mut block = Block::filled(manager, layout(100, 64), 9).expect("a usual size");
     let mut large = Block::filled(manager, layout(10 * MIB, 64), 9).expect("a usual size");
     let before = manager.stats();
@@ -327,6 +340,7 @@ pub fn impossible_sizes_are_refused_without_side_effects(manager: &dyn Allocatio
 ///
 /// If they do not.
 pub fn statistics_add_up(manager: &dyn AllocationManager) {
+    let _change = resident_memory_may_change();
     let live = |stats: ManagerStats| stats.live_bytes.unwrap_or(0);
     let before = manager.stats();
     let mut lent = 0;
@@ -387,6 +401,7 @@ pub fn statistics_add_up(manager: &dyn AllocationManager) {
 ///
 /// If it does not.
 pub fn unused_memory_is_given_back(manager: &dyn AllocationManager) {
+    let _alone = RESIDENT.write().unwrap_or_else(PoisonError::into_inner);
     let held = Block::filled(manager, layout(100 * KIB, 64), 5).expect("a usual size");
     manager.release_unused();
     let before = resident();
@@ -419,22 +434,10 @@ pub fn unused_memory_is_given_back(manager: &dyn AllocationManager) {
     );
 }
 
-/// Whether a large vector that is dropped leaves resident memory.
-fn own_heap_gives_back() -> bool {
-    let before = resident().unwrap_or(0);
-    drop(std::hint::black_box(vec![1_u8; 64 * MIB]));
-    let after = resident().unwrap_or(usize::MAX);
-    after.saturating_sub(before) < 16 * MIB
-}
-
-/// Resident memory of this process in bytes, where the system tells it.
-fn resident() -> Option<usize> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * KIB)
+/// Keeps [`unused_memory_is_given_back`] from running while the result lives: for tests beside a
+/// suite that take or release many MiB. The other functions here hold one for themselves.
+pub fn resident_memory_may_change() -> RwLockReadGuard<'static, ()> {
+    RESIDENT.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn assert_consistent(stats: ManagerStats) {
@@ -450,40 +453,6 @@ fn assert_consistent(stats: ManagerStats) {
     );
 }
 
-#[track_caller]
-fn assert_filled(block: &Block<'_>, value: u8) {
-    assert!(all(block.bytes(), value), "{block:?} is not all {value}");
-}
-
-/// Whether all `bytes` are `value`; fast without optimisation too.
-fn all(bytes: &[u8], value: u8) -> bool {
-    let expected = [value; 4 * KIB];
-    let mut chunks = bytes.chunks(expected.len());
-    chunks.all(|chunk| *chunk == expected[..chunk.len()])
-}
-
-/// Fills `bytes` with [`pattern`]s.
-fn number(bytes: &mut [u8]) {
-    let pattern = pattern();
-    for chunk in bytes.chunks_mut(pattern.len()) {
-        chunk.copy_from_slice(&pattern[..chunk.len()]);
-    }
-}
-
-#[track_caller]
-fn assert_numbered(bytes: &[u8]) {
-    let pattern = pattern();
-    let mut chunks = bytes.chunks(pattern.len());
-    let same = chunks.all(|chunk| *chunk == pattern[..chunk.len()]);
-    assert!(same, "the contents of {} bytes changed", bytes.len());
-}
-
-/// Random bytes, of a prime length: no part of it looks like what is a page away.
-fn pattern() -> [u8; 4093] {
-    let mut random = Random(0xFEED);
-    [(); 4093].map(|()| random.below(256) as u8)
-}
-
 fn untouched(manager: &dyn AllocationManager, size: usize, align: usize) -> Block<'_> {
     Block::untouched(manager, layout(size, align)).expect("a usual size")
 }
@@ -492,44 +461,8 @@ fn layout(size: usize, align: usize) -> Layout {
     Layout::from_size_align(size, align).expect("a valid layout")
 }
 
-/// Sizes on both sides of where backends change their ways, in growing order.
-fn sizes() -> impl DoubleEndedIterator<Item = usize> {
-    const SIZES: [usize; 14] = [
-        1,
-        64,
-        100,
-        1_000,
-        4 * KIB,
-        10_000,
-        32 * KIB,
-        64 * KIB,
-        128 * KIB,
-        300 * KIB,
-        MIB,
-        3 * MIB,
-        8 * MIB,
-        33 * MIB,
-    ];
-    SIZES.into_iter()
-}
-
-/// A small generator of random numbers (xorshift), the same ones each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound as u64) as usize
-    }
-
-    /// From 1 to 2^`bits` bytes; each order of magnitude is as likely.
-    fn size(&mut self, bits: usize) -> usize {
-        let bits = 4 + self.below(bits - 3);
-        1 + self.below(1 << bits)
-    }
-}
+/// Who changes the resident memory of the process, shared, and who measures it, alone.
+static RESIDENT: RwLock<()> = RwLock::new(());
 
 /// Bytes in one MiB.
 const MIB: usize = KIB * KIB;

@@ -16,11 +16,11 @@ const MIB: usize = 1 << 20;
 /// Every way in which a manager can be set up.
 fn managers() -> [JemallocManager; 2] {
     let dedicated = JemallocManager::builder().dedicated_arena(true).build();
-    [JemallocManager::new(), dedicated.unwrap()]
+    [JemallocManager::new(), dedicated.expect("an arena")]
 }
 
 fn layout(size: usize, align: usize) -> Layout {
-    Layout::from_size_align(size, align).unwrap()
+    Layout::from_size_align(size, align).expect("a valid layout")
 }
 
 /// Writes to every byte of a block, so that a neighbour's would be seen.

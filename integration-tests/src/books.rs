@@ -1,0 +1,79 @@
+//! All numbers of a tree, to be compared before and after something that must change nothing.
+
+use std::thread;
+use std::time::Duration;
+
+use arrow_memory_core::BufferAllocator;
+
+/// The numbers of an allocator and of all below it. Refusals, which count, are left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Books(Vec<Entry>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    name: String,
+    allocated: usize,
+    own: usize,
+    foreign: usize,
+    external: usize,
+    forced: u64,
+    limit: usize,
+    reservation: usize,
+    closed: bool,
+    peak: usize,
+}
+
+impl Books {
+    /// The numbers at and below `top`, after a look at whether they add up.
+    ///
+    /// # Panics
+    ///
+    /// If the books of the tree are wrong.
+    pub fn of(top: &BufferAllocator) -> Self {
+        assert_eq!(top.root_allocator().verify(), Ok(()));
+        let entries = top.snapshot().entries.into_iter().map(|it| Entry {
+            name: it.allocator.name.to_string(),
+            allocated: it.allocated,
+            own: it.stats.own_bytes,
+            foreign: it.stats.foreign_bytes,
+            external: it.stats.external_bytes,
+            forced: it.stats.forced_bytes,
+            limit: it.limit,
+            reservation: it.reservation,
+            closed: it.closed,
+            peak: it.peak,
+        });
+        Self(entries.collect())
+    }
+
+    /// The same without peaks and without what was forced in total: for what was charged for a
+    /// moment, rightly.
+    #[must_use]
+    pub fn at_rest(mut self) -> Self {
+        for entry in &mut self.0 {
+            entry.peak = 0;
+            entry.forced = 0;
+        }
+        self
+    }
+}
+
+/// Runs a scenario that could hang; fails after a minute.
+///
+/// # Panics
+///
+/// If it panics, or hangs.
+pub fn within_a_minute(scenario: impl FnOnce() + Send + 'static) {
+    let (done, wait) = std::sync::mpsc::channel();
+    let worker = thread::spawn(move || {
+        scenario();
+        // Nobody listens any more if the minute is over.
+        let _ = done.send(());
+    });
+    match wait.recv_timeout(Duration::from_secs(60)) {
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
+        _ => worker
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+    }
+}

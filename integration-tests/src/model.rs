@@ -1,0 +1,828 @@
+//! A naive model of the accounting: the equations of an allocator tree, computed from scratch.
+//!
+//! For a node *n* with reservation *R*, limit *L*, and *B* = the blocks that it owns and its
+//! external bytes:
+//!
+//! ```text
+//! allocated(n) = B(n) + Σ over children c of max(R(c), allocated(c))
+//! headroom(n)  = min( L(n) − allocated(n),  headroom(parent) + max(0, R(n) − allocated(n)) )
+//! over(n)      = allocated(n) > L(n)  or  over(parent)
+//! peak(n)      = the largest allocated(n) after any step
+//! ```
+//!
+//! Nothing is kept up to date and nothing is clever: the model holds who owns what, and whether a
+//! request fits is found by charging it, looking at every level, and taking the charge back.
+//!
+//! What the reference traces settle, beyond the equations:
+//!
+//! * A charge *reaches* a level if `allocated` is larger there with the charge than without it. For
+//!   a transfer, "without" is the state in which the source has let go and the target has not
+//!   taken yet: a common ancestor is reached although its total is the same before and after, and
+//!   a level above a reservation that covers the charge is not. (By net growth alone, 28 transfers
+//!   inside an ancestor that is over its limit would be called `fit`, which the reference calls
+//!   `over`.)
+//! * A transfer from a ledger that does not own moves no charge and always fits; so does one to
+//!   the same allocator. Either way the target's ledger gets a reference.
+//! * A buffer made of an `AllocationReservation` has the reservation's size up to the alignment: the
+//!   rounding policy has no say.
+//! * The refuser is the first level, leaf to root, over whose limit the charge would go. For a
+//!   child's reservation the walk starts at its parent.
+//! * The headroom below an unlimited root counts from `isize::MAX`.
+//!
+//! What no trace settles is decided here: an allocator whose close failed leaves the tree when the
+//! last of what was outstanding goes, even while there are handles; ownership goes to the ledger that was associated
+//! longest, counted from its latest association (receiving ownership does not change a ledger's
+//! place); `try_transfer_ownership` refuses exactly if `transfer_ownership` would not have fitted;
+//! a closed allocator refuses to enlarge or use the reservations that it still has.
+//!
+//! [`Model::apply`] panics on a step that no caller could write down (an unknown key).
+
+use std::collections::BTreeMap;
+
+use crate::operation::{Key, Operation, Outcome, Refusal, Rounding, State};
+
+/// The largest sum; a limit above it is none.
+const MAX: i128 = isize::MAX as i128;
+
+/// What is allocated at every node.
+type Allocated = BTreeMap<Key, i128>;
+
+/// The tree of one root, with all that was allocated from it.
+#[derive(Clone, Debug)]
+pub struct Model {
+    rounding: Rounding,
+    nodes: BTreeMap<Key, Node>,
+    /// Those that are alive, by number.
+    blocks: BTreeMap<usize, Block>,
+    next_block: usize,
+    buffers: BTreeMap<Key, Buffer>,
+    reservations: BTreeMap<Key, Reservation>,
+    /// See [`Model::set_beside`].
+    beside: i128,
+}
+
+/// What is to be seen of one allocator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Its numbers.
+    pub state: State,
+    /// Its limit in bytes.
+    pub limit: usize,
+    /// The bytes reserved for life.
+    pub reservation: usize,
+    /// Bytes in blocks that it owns.
+    pub own: usize,
+    /// Bytes that are charged to it without a block.
+    pub external: usize,
+    /// The peak, if a node that leaves because of a step counts as leaving after it.
+    pub transient_peak: usize,
+    /// Whether `close` was called.
+    pub closed: bool,
+    /// How many allocators are anywhere below it.
+    pub below: usize,
+}
+
+/// One allocator.
+#[derive(Clone, Debug)]
+struct Node {
+    parent: Option<Key>,
+    reservation: i128,
+    limit: i128,
+    /// Charged by `AllocateBytes`.
+    external: i128,
+    /// Charged by `Force`.
+    forced: i128,
+    closed: bool,
+    peak: i128,
+    /// Counts, besides, what holds between a step and the departure that it causes.
+    transient_peak: i128,
+}
+
+/// One allocation. It goes with its last ledger.
+#[derive(Clone, Debug)]
+struct Block {
+    size: i128,
+    owner: Key,
+    /// Who holds it, longest associated first.
+    ledgers: Vec<Ledger>,
+}
+
+/// The buffers of one allocator on one allocation.
+#[derive(Clone, Debug)]
+struct Ledger {
+    allocator: Key,
+    references: usize,
+}
+
+/// One handle.
+#[derive(Clone, Copy, Debug)]
+struct Buffer {
+    allocator: Key,
+    /// Number of the block; `None` for the empty buffer.
+    block: Option<usize>,
+    length: usize,
+}
+
+/// One `AllocationReservation`.
+#[derive(Clone, Copy, Debug)]
+struct Reservation {
+    allocator: Key,
+    bytes: i128,
+}
+
+impl Model {
+    /// A tree without nodes: [`Operation::Root`] is the first step.
+    pub fn new(rounding: Rounding) -> Self {
+        Self {
+            rounding,
+            nodes: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            next_block: 0,
+            buffers: BTreeMap::new(),
+            reservations: BTreeMap::new(),
+            beside: 0,
+        }
+    }
+
+    /// Places the model's root below an unlimited node, in which `bytes` are allocated besides.
+    pub fn set_beside(&mut self, bytes: usize) {
+        self.beside = size(bytes);
+    }
+
+    /// Does one step, and takes the peaks.
+    pub fn apply(&mut self, operation: &Operation) -> Outcome {
+        let outcome = self.step(operation).unwrap_or_else(Outcome::Refused);
+        for (key, allocated) in self.allocated_by_node() {
+            let node = self.node_mut(key);
+            node.transient_peak = node.transient_peak.max(allocated);
+        }
+        self.remove_departed();
+        for (key, allocated) in self.allocated_by_node() {
+            let node = self.node_mut(key);
+            node.peak = node.peak.max(allocated);
+            node.transient_peak = node.transient_peak.max(allocated);
+        }
+        outcome
+    }
+
+    fn step(&mut self, operation: &Operation) -> Result<Outcome, Refusal> {
+        match *operation {
+            Operation::Root { allocator, limit } => {
+                self.nodes.insert(allocator, Node::new(None, 0, limit));
+                Ok(Outcome::Done)
+            }
+            Operation::Child {
+                allocator,
+                parent,
+                reservation,
+                limit,
+            } => self.child(allocator, parent, reservation, limit),
+            Operation::Allocate {
+                buffer,
+                allocator,
+                size,
+            } => self.allocate(buffer, allocator, size),
+            Operation::Release { buffer } => Ok(self.release(buffer)),
+            Operation::Slice {
+                buffer,
+                slice,
+                offset,
+                length,
+            } => Ok(self.slice(buffer, slice, offset, length)),
+            Operation::Share {
+                buffer,
+                shared,
+                allocator,
+            } => {
+                self.check_open(allocator)?;
+                self.retain_in(buffer, shared, allocator);
+                Ok(self.shared(shared))
+            }
+            Operation::Transfer {
+                buffer,
+                moved,
+                allocator,
+            } => self.transfer(buffer, moved, allocator),
+            Operation::TryTransfer {
+                buffer,
+                moved,
+                allocator,
+            } => self.try_transfer(buffer, moved, allocator),
+            Operation::Reserve {
+                reservation,
+                allocator,
+                bytes,
+            } => self.reserve(reservation, allocator, bytes),
+            Operation::Extend { reservation, bytes } => self.extend(reservation, bytes),
+            Operation::Shrink { reservation, bytes } => {
+                self.reservation_mut(reservation).bytes -= size(bytes);
+                Ok(Outcome::Done)
+            }
+            Operation::Use {
+                buffer,
+                reservation,
+            } => self.use_reservation(buffer, reservation),
+            Operation::Unreserve { reservation } => {
+                self.reservations.remove(&reservation);
+                Ok(Outcome::Done)
+            }
+            Operation::Force { allocator, bytes } => Ok(self.force(allocator, bytes)),
+            Operation::Unforce { allocator } => {
+                self.node_mut(allocator).forced = 0;
+                Ok(Outcome::Done)
+            }
+            Operation::AllocateBytes { allocator, bytes } => {
+                self.charge(allocator, size(bytes))?;
+                Ok(Outcome::Done)
+            }
+            Operation::ReleaseBytes { allocator, bytes } => {
+                self.node_mut(allocator).external -= size(bytes);
+                Ok(Outcome::Done)
+            }
+            Operation::Limit { allocator, limit } => {
+                self.node_mut(allocator).limit = size(limit).min(MAX);
+                Ok(Outcome::Done)
+            }
+            Operation::Close { allocator } => Ok(self.close(allocator)),
+        }
+    }
+
+    // ---- what can be seen -----------------------------------------------------------------
+
+    /// Every allocator that is in the tree, in the order of their keys.
+    pub fn views(&self) -> Vec<View> {
+        let allocated = self.allocated_by_node();
+        let below = self.below_by_node();
+        let view = |(&key, node): (&Key, &Node)| View {
+            state: self.state_from(key, &allocated),
+            limit: narrow(node.limit),
+            reservation: narrow(node.reservation),
+            own: narrow(self.own(key)),
+            external: narrow(self.external_and_reserved(key)),
+            transient_peak: narrow(node.transient_peak),
+            closed: node.closed,
+            below: below[&key],
+        };
+        self.nodes.iter().map(view).collect()
+    }
+
+    /// The numbers of every allocator that is in the tree, in the order of their keys.
+    pub fn states(&self) -> Vec<State> {
+        self.views().into_iter().map(|view| view.state).collect()
+    }
+
+    /// The numbers of one allocator.
+    pub fn state(&self, allocator: Key) -> State {
+        self.state_from(allocator, &self.allocated_by_node())
+    }
+
+    fn state_from(&self, allocator: Key, allocated: &Allocated) -> State {
+        State {
+            allocator,
+            allocated: narrow(allocated[&allocator]),
+            headroom: isize::try_from(self.headroom(allocator, allocated))
+                .expect("a headroom fits in an isize"),
+            over: self.over(allocator, allocated),
+            peak: narrow(self.node(allocator).peak),
+        }
+    }
+
+    /// The keys of the allocators that are in the tree.
+    pub fn allocators(&self) -> Vec<Key> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// The keys of the live buffers.
+    pub fn buffers(&self) -> Vec<Key> {
+        self.buffers.keys().copied().collect()
+    }
+
+    /// The keys of the live reservations.
+    pub fn reservations(&self) -> Vec<Key> {
+        self.reservations.keys().copied().collect()
+    }
+
+    /// The parent of an allocator.
+    pub fn parent(&self, allocator: Key) -> Option<Key> {
+        self.node(allocator).parent
+    }
+
+    /// How many levels are above an allocator.
+    pub fn depth(&self, allocator: Key) -> usize {
+        self.path(allocator).len() - 1
+    }
+
+    /// The limit in force.
+    pub fn limit(&self, allocator: Key) -> usize {
+        narrow(self.node(allocator).limit)
+    }
+
+    /// Whether an allocator above this one refuses new work.
+    pub fn is_below_closed(&self, allocator: Key) -> bool {
+        self.path(allocator)[1..]
+            .iter()
+            .any(|&above| self.node(above).closed)
+    }
+
+    /// Whether `close` was called, with or without success.
+    pub fn is_closed(&self, allocator: Key) -> bool {
+        self.nodes.get(&allocator).is_none_or(|node| node.closed)
+    }
+
+    /// Bytes that `ReleaseBytes` may release.
+    pub fn external(&self, allocator: Key) -> usize {
+        narrow(self.node(allocator).external)
+    }
+
+    /// Bytes that `Unforce` would release.
+    pub fn forced(&self, allocator: Key) -> usize {
+        narrow(self.node(allocator).forced)
+    }
+
+    /// The length of a buffer.
+    pub fn length(&self, buffer: Key) -> usize {
+        self.buffers[&buffer].length
+    }
+
+    /// The allocator of a buffer.
+    pub fn holder(&self, buffer: Key) -> Key {
+        self.buffers[&buffer].allocator
+    }
+
+    /// The references and the accounted size of a buffer's ledger.
+    pub fn ledger(&self, buffer: Key) -> (usize, usize) {
+        let Buffer {
+            allocator, block, ..
+        } = self.buffers[&buffer];
+        let Some(block) = block else {
+            return (1, 0);
+        };
+        let block = &self.blocks[&block];
+        let ledger = block.ledgers.iter().find(|it| it.allocator == allocator);
+        let references = ledger.expect("a buffer has a ledger").references;
+        let accounted = if block.owner == allocator {
+            block.size
+        } else {
+            0
+        };
+        (references, narrow(accounted))
+    }
+
+    /// The bytes of a reservation.
+    pub fn reserved(&self, reservation: Key) -> usize {
+        narrow(self.reservations[&reservation].bytes)
+    }
+
+    /// Whether a `close` would find nothing outstanding. Empty buffers keep nothing.
+    pub fn is_idle(&self, allocator: Key) -> bool {
+        let node = self.node(allocator);
+        let holds = |it: &Buffer| it.allocator == allocator && it.block.is_some();
+        node.external == 0
+            && node.forced == 0
+            && !self
+                .nodes
+                .values()
+                .any(|node| node.parent == Some(allocator))
+            && !self.buffers.values().any(holds)
+            && !self
+                .reservations
+                .values()
+                .any(|it| it.allocator == allocator)
+    }
+
+    /// The capacity for a request, unless it is too large.
+    pub fn capacity(&self, requested: usize) -> Option<usize> {
+        let asked = size(requested);
+        let rounded = match self.rounding {
+            _ if asked == 0 => 0,
+            Rounding::Padding => asked,
+            Rounding::PowerOfTwo if asked < 16 * 1024 * 1024 => size(requested.next_power_of_two()),
+            Rounding::PowerOfTwo => asked,
+            Rounding::Segment(segment) => round_up(asked, size(segment)),
+        };
+        // A policy that overflows answers the request itself.
+        let rounded = if rounded > MAX { asked } else { rounded };
+        let capacity = round_up(rounded, 64);
+        (capacity <= MAX).then(|| narrow(capacity))
+    }
+
+    // ---- the steps ------------------------------------------------------------------------
+
+    fn child(
+        &mut self,
+        allocator: Key,
+        parent: Key,
+        reservation: usize,
+        limit: usize,
+    ) -> Result<Outcome, Refusal> {
+        self.check_open(parent)?;
+        let child = Node::new(Some(parent), reservation, limit);
+        if child.reservation > MAX {
+            return Err(Refusal::Overflow(allocator));
+        }
+        if child.reservation > child.limit {
+            return Err(Refusal::Limit(allocator));
+        }
+        let without = self.allocated_by_node();
+        self.nodes.insert(allocator, child);
+        let with = self.allocated_by_node();
+        let fits = self.check_charge(parent, &without, &with);
+        if fits.is_err() {
+            self.nodes.remove(&allocator);
+        }
+        fits.map(|()| Outcome::Done)
+    }
+
+    fn allocate(
+        &mut self,
+        buffer: Key,
+        allocator: Key,
+        requested: usize,
+    ) -> Result<Outcome, Refusal> {
+        self.check_open(allocator)?;
+        let Some(capacity) = self.capacity(requested) else {
+            return Err(Refusal::Overflow(allocator));
+        };
+        self.check_fits(allocator, size(capacity))?;
+        self.new_buffer(buffer, allocator, capacity);
+        Ok(Outcome::Allocated {
+            capacity,
+            references: 1,
+        })
+    }
+
+    fn release(&mut self, buffer: Key) -> Outcome {
+        let Buffer {
+            allocator, block, ..
+        } = self.buffers.remove(&buffer).expect("the buffer is alive");
+        let Some(number) = block else {
+            return Outcome::Released { last: true };
+        };
+        let block = self.block_mut(number);
+        let ledger = block
+            .ledgers
+            .iter_mut()
+            .find(|it| it.allocator == allocator);
+        let ledger = ledger.expect("a buffer has a ledger");
+        ledger.references -= 1;
+        if ledger.references > 0 {
+            return Outcome::Released { last: false };
+        }
+        block.ledgers.retain(|it| it.allocator != allocator);
+        match block.ledgers.first() {
+            None => drop(self.blocks.remove(&number)),
+            Some(oldest) if block.owner == allocator => block.owner = oldest.allocator,
+            Some(_) => (),
+        }
+        Outcome::Released { last: true }
+    }
+
+    fn slice(&mut self, buffer: Key, slice: Key, _offset: usize, length: usize) -> Outcome {
+        let mut part = self.buffers[&buffer];
+        part.length = length;
+        if length == 0 {
+            part.block = None;
+        }
+        self.insert_buffer(slice, part);
+        let (references, _) = self.ledger(slice);
+        Outcome::Sliced { references }
+    }
+
+    fn transfer(&mut self, buffer: Key, moved: Key, target: Key) -> Result<Outcome, Refusal> {
+        self.check_open(target)?;
+        let (without, with) = self.move_to(buffer, moved, target);
+        let (references, accounted) = self.ledger(moved);
+        Ok(Outcome::Transferred {
+            fit: self.fitted(target, &without, &with),
+            references,
+            accounted,
+        })
+    }
+
+    fn try_transfer(&mut self, buffer: Key, moved: Key, target: Key) -> Result<Outcome, Refusal> {
+        self.check_open(target)?;
+        let undo = self.clone();
+        let (without, with) = self.move_to(buffer, moved, target);
+        if let Err(refusal) = self.check_charge(target, &without, &with) {
+            *self = undo;
+            return Err(refusal);
+        }
+        Ok(self.shared(moved))
+    }
+
+    fn reserve(
+        &mut self,
+        reservation: Key,
+        allocator: Key,
+        bytes: usize,
+    ) -> Result<Outcome, Refusal> {
+        self.check_open(allocator)?;
+        self.check_fits(allocator, size(bytes))?;
+        let bytes = size(bytes);
+        let new = Reservation { allocator, bytes };
+        self.reservations.insert(reservation, new);
+        Ok(Outcome::Done)
+    }
+
+    fn extend(&mut self, reservation: Key, bytes: usize) -> Result<Outcome, Refusal> {
+        let allocator = self.reservations[&reservation].allocator;
+        self.check_open(allocator)?;
+        self.check_fits(allocator, size(bytes))?;
+        self.reservation_mut(reservation).bytes += size(bytes);
+        Ok(Outcome::Done)
+    }
+
+    fn use_reservation(&mut self, buffer: Key, reservation: Key) -> Result<Outcome, Refusal> {
+        let Reservation { allocator, bytes } = self.reservations[&reservation];
+        self.check_open(allocator)?;
+        let capacity = round_up(bytes, 64);
+        self.check_fits(allocator, capacity - bytes)?;
+        self.reservations.remove(&reservation);
+        let capacity = narrow(capacity);
+        self.new_buffer(buffer, allocator, capacity);
+        Ok(Outcome::Used { capacity })
+    }
+
+    fn force(&mut self, allocator: Key, bytes: usize) -> Outcome {
+        let without = self.allocated_by_node();
+        self.node_mut(allocator).forced += size(bytes);
+        let with = self.allocated_by_node();
+        Outcome::Forced {
+            fit: self.fitted(allocator, &without, &with),
+        }
+    }
+
+    fn close(&mut self, allocator: Key) -> Outcome {
+        if self.is_idle(allocator) {
+            self.nodes.remove(&allocator);
+            Outcome::Done
+        } else {
+            self.node_mut(allocator).closed = true;
+            Outcome::Outstanding
+        }
+    }
+
+    /// A closed allocator leaves when the last of what was outstanding goes, and so, perhaps, does
+    /// its parent. Keys grow downwards.
+    fn remove_departed(&mut self) {
+        for key in self.allocators().into_iter().rev() {
+            if self.node(key).closed && self.is_idle(key) {
+                self.nodes.remove(&key);
+            }
+        }
+    }
+
+    // ---- ledgers --------------------------------------------------------------------------
+
+    fn new_buffer(&mut self, buffer: Key, allocator: Key, capacity: usize) {
+        let block = (capacity > 0).then(|| {
+            let block = Block {
+                size: size(capacity),
+                owner: allocator,
+                ledgers: Vec::new(),
+            };
+            self.next_block += 1;
+            self.blocks.insert(self.next_block, block);
+            self.next_block
+        });
+        let new = Buffer {
+            allocator,
+            block,
+            length: capacity,
+        };
+        self.insert_buffer(buffer, new);
+    }
+
+    /// Adds a handle, and the ledger that it needs.
+    fn insert_buffer(&mut self, key: Key, buffer: Buffer) {
+        self.buffers.insert(key, buffer);
+        let Buffer {
+            allocator, block, ..
+        } = buffer;
+        let Some(block) = block else {
+            return;
+        };
+        let ledgers = &mut self.block_mut(block).ledgers;
+        match ledgers.iter_mut().find(|it| it.allocator == allocator) {
+            Some(ledger) => ledger.references += 1,
+            None => ledgers.push(Ledger {
+                allocator,
+                references: 1,
+            }),
+        }
+    }
+
+    fn retain_in(&mut self, buffer: Key, shared: Key, target: Key) {
+        let mut new = self.buffers[&buffer];
+        new.allocator = target;
+        self.insert_buffer(shared, new);
+    }
+
+    /// Retains in the target and, if the source's ledger is the owner, makes the target's one it.
+    /// Returns what is allocated without the charge that moved, and with it.
+    fn move_to(&mut self, buffer: Key, moved: Key, target: Key) -> (Allocated, Allocated) {
+        self.retain_in(buffer, moved, target);
+        let source = self.buffers[&buffer];
+        let mut without = self.allocated_by_node();
+        if let Some(number) = source.block
+            && self.blocks[&number].owner == source.allocator
+            && source.allocator != target
+        {
+            let bytes = std::mem::take(&mut self.block_mut(number).size);
+            without = self.allocated_by_node();
+            self.block_mut(number).size = bytes;
+            self.block_mut(number).owner = target;
+        }
+        (without, self.allocated_by_node())
+    }
+
+    fn shared(&self, buffer: Key) -> Outcome {
+        let (references, accounted) = self.ledger(buffer);
+        Outcome::Shared {
+            references,
+            accounted,
+        }
+    }
+
+    // ---- parts of the equations -----------------------------------------------------------
+
+    /// Bytes in blocks that an allocator owns.
+    fn own(&self, allocator: Key) -> i128 {
+        let owned = |block: &&Block| block.owner == allocator;
+        self.blocks.values().filter(owned).map(|it| it.size).sum()
+    }
+
+    /// Bytes that are charged to an allocator without a block.
+    fn external_and_reserved(&self, allocator: Key) -> i128 {
+        let node = self.node(allocator);
+        let held = self.reservations.values();
+        let held = held.filter(|it| it.allocator == allocator);
+        node.external + node.forced + held.map(|it| it.bytes).sum::<i128>()
+    }
+
+    /// How many allocators are anywhere below each.
+    fn below_by_node(&self) -> BTreeMap<Key, usize> {
+        let mut below: BTreeMap<Key, usize> = self.nodes.keys().map(|&key| (key, 0)).collect();
+        for (key, node) in self.nodes.iter().rev() {
+            if let Some(parent) = node.parent {
+                *below.get_mut(&parent).expect("the parent lives") += below[key] + 1;
+            }
+        }
+        below
+    }
+
+    // ---- the equations --------------------------------------------------------------------
+
+    /// The first equation for every node. Keys grow downwards: children come before parents here.
+    fn allocated_by_node(&self) -> Allocated {
+        let mut allocated = Allocated::new();
+        for (&key, node) in &self.nodes {
+            allocated.insert(key, node.external + node.forced);
+        }
+        for block in self.blocks.values() {
+            *allocated.get_mut(&block.owner).expect("the owner lives") += block.size;
+        }
+        for it in self.reservations.values() {
+            *allocated.get_mut(&it.allocator).expect("the payer lives") += it.bytes;
+        }
+        for (&key, node) in self.nodes.iter().rev() {
+            if let Some(parent) = node.parent {
+                assert!(parent < key, "a child's key is above its parent's");
+                let charge = allocated[&key].max(node.reservation);
+                *allocated.get_mut(&parent).expect("the parent lives") += charge;
+            }
+        }
+        allocated
+    }
+
+    fn headroom(&self, allocator: Key, allocated: &Allocated) -> i128 {
+        let node = self.node(allocator);
+        let own = node.limit - allocated[&allocator];
+        match node.parent {
+            None => own.min(MAX - allocated[&allocator] - self.beside),
+            Some(parent) => {
+                let reserved = (node.reservation - allocated[&allocator]).max(0);
+                own.min(self.headroom(parent, allocated) + reserved)
+            }
+        }
+    }
+
+    fn over(&self, allocator: Key, allocated: &Allocated) -> bool {
+        let over = |key: &Key| allocated[key] > self.node(*key).limit;
+        self.path(allocator).iter().any(over)
+    }
+
+    /// Whether no level that the charge reaches is over its limit.
+    fn fitted(&self, allocator: Key, without: &Allocated, with: &Allocated) -> bool {
+        let over = |key: &Key| with[key] > without[key] && with[key] > self.node(*key).limit;
+        !self.path(allocator).iter().any(over)
+    }
+
+    /// Refused by the lowest level that the charge reaches and that is closed or over its limit.
+    fn check_charge(
+        &self,
+        allocator: Key,
+        without: &Allocated,
+        with: &Allocated,
+    ) -> Result<(), Refusal> {
+        for key in self.path(allocator) {
+            if with[&key] <= without[&key] {
+                continue;
+            }
+            let node = self.node(key);
+            if node.closed {
+                return Err(Refusal::Closed(key));
+            }
+            if with[&key] > MAX {
+                return Err(Refusal::Overflow(key));
+            }
+            if with[&key] > node.limit {
+                return Err(Refusal::Limit(key));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_fits(&mut self, allocator: Key, bytes: i128) -> Result<(), Refusal> {
+        self.charge(allocator, bytes)?;
+        self.node_mut(allocator).external -= bytes;
+        Ok(())
+    }
+
+    /// Charges external bytes, if they fit.
+    fn charge(&mut self, allocator: Key, bytes: i128) -> Result<(), Refusal> {
+        self.check_open(allocator)?;
+        let without = self.allocated_by_node();
+        self.node_mut(allocator).external += bytes;
+        let with = self.allocated_by_node();
+        let fits = self.check_charge(allocator, &without, &with);
+        if fits.is_err() {
+            self.node_mut(allocator).external -= bytes;
+        }
+        fits
+    }
+
+    fn check_open(&self, allocator: Key) -> Result<(), Refusal> {
+        if self.node(allocator).closed {
+            Err(Refusal::Closed(allocator))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The allocator and its ancestors, from leaf to root.
+    fn path(&self, allocator: Key) -> Vec<Key> {
+        let mut path = vec![allocator];
+        while let Some(parent) = self.node(path[path.len() - 1]).parent {
+            path.push(parent);
+        }
+        path
+    }
+
+    fn node(&self, allocator: Key) -> &Node {
+        &self.nodes[&allocator]
+    }
+
+    fn node_mut(&mut self, allocator: Key) -> &mut Node {
+        self.nodes
+            .get_mut(&allocator)
+            .expect("the allocator is in the tree")
+    }
+
+    fn block_mut(&mut self, number: usize) -> &mut Block {
+        self.blocks.get_mut(&number).expect("the block is alive")
+    }
+
+    fn reservation_mut(&mut self, reservation: Key) -> &mut Reservation {
+        self.reservations
+            .get_mut(&reservation)
+            .expect("the reservation is alive")
+    }
+}
+
+impl Node {
+    fn new(parent: Option<Key>, reservation: usize, limit: usize) -> Self {
+        Self {
+            parent,
+            reservation: size(reservation),
+            limit: size(limit).min(MAX),
+            external: 0,
+            forced: 0,
+            closed: false,
+            peak: 0,
+            transient_peak: 0,
+        }
+    }
+}
+
+fn size(bytes: usize) -> i128 {
+    i128::try_from(bytes).expect("a size fits in an i128")
+}
+
+fn narrow(bytes: i128) -> usize {
+    usize::try_from(bytes).expect("the model keeps sums within a usize")
+}
+
+fn round_up(bytes: i128, multiple: i128) -> i128 {
+    (bytes + multiple - 1) / multiple * multiple
+}

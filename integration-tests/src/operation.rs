@@ -1,0 +1,288 @@
+//! What can be done to a tree, and what is seen of it: the language that the traces, the naive
+//! model and the real tree have in common.
+//!
+//! Allocators, buffers and reservations are numbered, each kind for itself, as in the traces
+//! (`a3`, `b17`, `r2`). A number is used once.
+
+use std::fmt;
+
+/// The number of an allocator, a buffer or a reservation.
+pub type Key = usize;
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Creates the root.
+    Root {
+        /// Its key.
+        allocator: Key,
+        /// Its limit in bytes.
+        limit: usize,
+    },
+    /// Creates a child.
+    Child {
+        /// Its key.
+        allocator: Key,
+        /// Its parent.
+        parent: Key,
+        /// Bytes reserved for life.
+        reservation: usize,
+        /// Its limit in bytes.
+        limit: usize,
+    },
+    /// Allocates a buffer.
+    Allocate {
+        /// Its key.
+        buffer: Key,
+        /// Who pays.
+        allocator: Key,
+        /// Bytes asked for.
+        size: usize,
+    },
+    /// Drops a buffer.
+    Release {
+        /// Which.
+        buffer: Key,
+    },
+    /// Makes a buffer of a part of another one.
+    Slice {
+        /// The buffer.
+        buffer: Key,
+        /// The key of the part.
+        slice: Key,
+        /// Where it starts.
+        offset: usize,
+        /// How long it is.
+        length: usize,
+    },
+    /// Retains a buffer in an allocator, which may be another one.
+    Share {
+        /// The buffer.
+        buffer: Key,
+        /// The key of the new buffer.
+        shared: Key,
+        /// Where it is retained.
+        allocator: Key,
+    },
+    /// Transfers ownership; the source stays alive.
+    Transfer {
+        /// The buffer.
+        buffer: Key,
+        /// The key of the new buffer.
+        moved: Key,
+        /// The new owner.
+        allocator: Key,
+    },
+    /// Transfers ownership if it fits.
+    TryTransfer {
+        /// The buffer.
+        buffer: Key,
+        /// The key of the new buffer.
+        moved: Key,
+        /// The new owner.
+        allocator: Key,
+    },
+    /// Sets bytes aside in an `AllocationReservation`.
+    Reserve {
+        /// Its key.
+        reservation: Key,
+        /// Who pays.
+        allocator: Key,
+        /// How many bytes.
+        bytes: usize,
+    },
+    /// Adds bytes to an `AllocationReservation`.
+    Extend {
+        /// Which.
+        reservation: Key,
+        /// How many bytes.
+        bytes: usize,
+    },
+    /// Takes bytes out of an `AllocationReservation`.
+    Shrink {
+        /// Which.
+        reservation: Key,
+        /// How many bytes; no more than it has.
+        bytes: usize,
+    },
+    /// Turns an `AllocationReservation` into a buffer.
+    Use {
+        /// The key of the buffer.
+        buffer: Key,
+        /// The reservation, which is consumed unless the step is refused.
+        reservation: Key,
+    },
+    /// Drops an `AllocationReservation`.
+    Unreserve {
+        /// Which.
+        reservation: Key,
+    },
+    /// Charges bytes whether they fit or not.
+    Force {
+        /// Who pays.
+        allocator: Key,
+        /// How many bytes.
+        bytes: usize,
+    },
+    /// Gives all forced bytes of an allocator back.
+    Unforce {
+        /// Whose.
+        allocator: Key,
+    },
+    /// Charges external bytes.
+    AllocateBytes {
+        /// Who pays.
+        allocator: Key,
+        /// How many bytes.
+        bytes: usize,
+    },
+    /// Releases external bytes that `AllocateBytes` charged; no more than there are.
+    ReleaseBytes {
+        /// Whose.
+        allocator: Key,
+        /// How many bytes.
+        bytes: usize,
+    },
+    /// Changes a limit.
+    Limit {
+        /// Whose.
+        allocator: Key,
+        /// The new limit in bytes.
+        limit: usize,
+    },
+    /// Closes an allocator.
+    Close {
+        /// Which.
+        allocator: Key,
+    },
+}
+
+/// What a step resulted in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done, and there is no more to say.
+    Done,
+    /// Allocated: the capacity and the references of the ledger.
+    Allocated {
+        /// Bytes of capacity, which are what is charged.
+        capacity: usize,
+        /// Buffers that share the ledger.
+        references: usize,
+    },
+    /// Released.
+    Released {
+        /// Whether it was the last buffer of its ledger.
+        last: bool,
+    },
+    /// Sliced: the references of the ledger.
+    Sliced {
+        /// Buffers that share the ledger.
+        references: usize,
+    },
+    /// Shared, or transferred by `TryTransfer`.
+    Shared {
+        /// Buffers that share the target's ledger.
+        references: usize,
+        /// What the target's ledger pays for.
+        accounted: usize,
+    },
+    /// Transferred.
+    Transferred {
+        /// `allocation_fit`.
+        fit: bool,
+        /// Buffers that share the target's ledger.
+        references: usize,
+        /// What the target's ledger pays for.
+        accounted: usize,
+    },
+    /// A reservation became a buffer of this capacity.
+    Used {
+        /// Bytes of capacity.
+        capacity: usize,
+    },
+    /// Forced.
+    Forced {
+        /// Whether it fitted.
+        fit: bool,
+    },
+    /// Refused; nothing has changed.
+    Refused(Refusal),
+    /// `close` found something outstanding and left the allocator closed.
+    Outstanding,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The limit of this allocator stood in the way.
+    Limit(Key),
+    /// A limit stood in the way; whose is not known.
+    SomeLimit,
+    /// This allocator is closed.
+    Closed(Key),
+    /// A sum would be above `isize::MAX` at this allocator.
+    Overflow(Key),
+}
+
+impl Refusal {
+    /// Whether two refusals can be the same one: `SomeLimit` stands for any limit, and a sum that
+    /// overflows at a limited allocator passes its limit too.
+    pub fn agrees(self, other: Self) -> bool {
+        use Refusal::{Closed, Limit, Overflow, SomeLimit};
+        match (self, other) {
+            (Limit(a) | Overflow(a), Limit(b) | Overflow(b)) | (Closed(a), Closed(b)) => a == b,
+            (SomeLimit, it) | (it, SomeLimit) => !matches!(it, Closed(_)),
+            _ => false,
+        }
+    }
+}
+
+impl Outcome {
+    /// Whether two outcomes can be the same one, as far as both are known.
+    pub fn agrees(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Refused(a), Self::Refused(b)) => a.agrees(*b),
+            _ => self == other,
+        }
+    }
+}
+
+/// The numbers of one allocator at rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Which allocator.
+    pub allocator: Key,
+    /// Allocated bytes.
+    pub allocated: usize,
+    /// Bytes left, negative if the allocator or an ancestor is over its limit.
+    pub headroom: isize,
+    /// Whether the allocator or an ancestor is over its limit.
+    pub over: bool,
+    /// The largest `allocated` after any step.
+    pub peak: usize,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            allocator,
+            allocated,
+            headroom,
+            over,
+            peak,
+        } = self;
+        let over = u8::from(*over);
+        write!(f, "a{allocator} {allocated} {headroom} {over} {peak}")
+    }
+}
+
+/// How a tree rounds sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// `PaddingRoundingPolicy`.
+    Padding,
+    /// `PowerOfTwoRoundingPolicy`.
+    PowerOfTwo,
+    /// `SegmentRoundingPolicy` of this many bytes.
+    Segment(usize),
+}

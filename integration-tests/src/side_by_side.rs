@@ -1,0 +1,210 @@
+//! Runs the naive model and a real tree side by side, and compares every number after every step.
+
+use std::collections::BTreeMap;
+
+use crate::model::{Model, View};
+use crate::operation::{Key, Operation, Outcome, Rounding, State};
+use crate::tree::{Ground, Tree};
+
+/// The most credit that a node of a tree holds by default, in bytes.
+const DEFAULT_CREDIT: usize = 1024 * 1024;
+
+/// Which headrooms are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Headroom {
+    /// All: nobody else uses the tree at the moment.
+    Known,
+    /// None, because others change what is left.
+    Unknown,
+}
+
+/// A model and a tree that do the same steps.
+#[derive(Debug)]
+pub struct SideBySide {
+    /// The reference.
+    pub model: Model,
+    /// What is tested.
+    pub tree: Tree,
+    /// The most bytes that a node of the tree may hold unused.
+    credit: usize,
+    peaks: BTreeMap<Key, PeakBound>,
+    /// The model after the latest step.
+    views: Vec<View>,
+    steps: usize,
+    story: Vec<String>,
+}
+
+/// How large the peak of a node may be.
+#[derive(Clone, Copy, Debug, Default)]
+struct PeakBound {
+    /// The bound.
+    most: usize,
+    /// Whether the node ever had a child: the peaks of others are exact.
+    inner: bool,
+}
+
+impl SideBySide {
+    /// Both without nodes; `credit` is the tree's, `None` for the default.
+    pub fn new(ground: Ground, rounding: Rounding) -> Self {
+        let credit = match ground {
+            Ground::Root { credit, .. } => credit.unwrap_or(DEFAULT_CREDIT),
+            Ground::Below(_) => DEFAULT_CREDIT,
+        };
+        Self {
+            model: Model::new(rounding),
+            tree: Tree::new(ground, rounding),
+            credit,
+            peaks: BTreeMap::new(),
+            views: Vec::new(),
+            steps: 0,
+            story: Vec::new(),
+        }
+    }
+
+    /// Says how much credit a node of the surrounding tree may hold.
+    #[must_use]
+    pub fn with_credit(mut self, credit: Option<usize>) -> Self {
+        self.credit = credit.unwrap_or(DEFAULT_CREDIT);
+        self
+    }
+
+    /// Does one step on both sides; returns what the model says.
+    ///
+    /// # Panics
+    ///
+    /// If the two disagree about what the step resulted in.
+    pub fn apply(&mut self, operation: &Operation) -> Outcome {
+        self.steps += 1;
+        let expected = self.model.apply(operation);
+        self.story.push(format!("{operation:?} -> {expected:?}"));
+        let outcome = self.tree.apply(operation);
+        assert!(
+            outcome.agrees(&expected),
+            "step {}: {operation:?}\n  model: {expected:?}\n  tree:  {outcome:?}",
+            self.steps
+        );
+        self.tree.forget_all_but(&self.model.allocators());
+        self.bound_peaks(operation);
+        expected
+    }
+
+    /// Compares every number of every allocator and of every buffer.
+    ///
+    /// # Panics
+    ///
+    /// If any differs, or the books of the tree are wrong.
+    pub fn compare(&self, headroom: Headroom) {
+        let step = self.steps;
+        assert_eq!(
+            self.tree.allocators(),
+            self.model.allocators(),
+            "step {step}"
+        );
+        for view in self.model.views() {
+            self.compare_state(&view, headroom);
+            self.compare_rest(&view);
+        }
+        for buffer in self.model.buffers() {
+            let it = self.tree.buffer(buffer);
+            let found = (it.ref_count(), it.accounted_size(), it.len());
+            let (references, accounted) = self.model.ledger(buffer);
+            let expected = (references, accounted, self.model.length(buffer));
+            assert_eq!(found, expected, "step {step}, b{buffer}");
+            let holder = it.allocator();
+            assert_eq!(
+                holder.name(),
+                format!("a{}", self.model.holder(buffer)),
+                "step {step}, b{buffer}"
+            );
+        }
+    }
+
+    /// Recomputes the sums of the whole tree.
+    ///
+    /// # Panics
+    ///
+    /// If one does not hold.
+    pub fn verify(&self) {
+        if let Some(&root) = self.tree.allocators().first() {
+            let verified = self.tree.allocator(root).verify();
+            assert_eq!(verified, Ok(()), "step {}", self.steps);
+        }
+    }
+
+    /// Every step and what the model says that it resulted in.
+    pub fn story(&self) -> String {
+        self.story.join("\n")
+    }
+
+    /// The largest peak that the first allocator may show.
+    pub fn root_peak_bound(&self) -> usize {
+        self.peaks.values().next().map_or(0, |bound| bound.most)
+    }
+
+    fn compare_state(&self, view: &View, headroom: Headroom) {
+        let expected = view.state;
+        let mut found = self.tree.state(expected.allocator);
+        if headroom == Headroom::Unknown {
+            found.headroom = expected.headroom;
+        }
+        let bound = self.peaks[&expected.allocator];
+        let credit = if bound.inner { bound.most } else { 0 };
+        let most = credit.max(view.transient_peak);
+        let peak_holds = (expected.peak..=most).contains(&found.peak);
+        let rest = State {
+            peak: expected.peak,
+            ..found
+        };
+        assert!(
+            rest == expected && peak_holds,
+            "step {}\n  model: {expected} (peak at most {most})\n  tree:  {found}",
+            self.steps
+        );
+    }
+
+    fn compare_rest(&self, view: &View) {
+        let key = view.state.allocator;
+        let (step, it) = (self.steps, self.tree.allocator(key));
+        let stats = it.stats();
+        assert_eq!(
+            (stats.own_bytes, stats.foreign_bytes, stats.external_bytes),
+            (view.own, 0, view.external),
+            "step {step}, a{key}"
+        );
+        let allocated = view.state.allocated;
+        let credit = (view.below + 1).saturating_mul(self.credit.max(100000));
+        let charged = it.charged_memory();
+        assert!(
+            (allocated..=allocated.saturating_add(credit)).contains(&charged),
+            "step {step}, a{key}: {charged} charged, {allocated} allocated"
+        );
+        assert_eq!(
+            (it.init_reservation(), it.is_closed()),
+            (view.reservation, view.closed),
+            "step {step}, a{key}"
+        );
+    }
+
+    /// A peak counts what is allocated after each step, plus at most the credit that the nodes
+    /// below hold during the step; credit never takes a node above the limit in force.
+    fn bound_peaks(&mut self, operation: &Operation) {
+        if let Operation::Child { parent, .. } = operation
+            && let Some(bound) = self.peaks.get_mut(parent)
+        {
+            bound.inner = true;
+        }
+        let views = self.model.views();
+        for view in &views {
+            let key = view.state.allocator;
+            let earlier = self.views.iter().find(|it| it.state.allocator == key);
+            let earlier = earlier.unwrap_or(view);
+            let allocated = view.state.allocated.max(earlier.state.allocated);
+            let credit = view.below.max(earlier.below).saturating_mul(self.credit);
+            let limit = view.limit.max(earlier.limit);
+            let transient = allocated.saturating_add(credit).min(limit);
+            let bound = self.peaks.entry(key).or_default();
+            bound.most = bound.most.max(view.state.allocated).max(transient);
+        }
+        self.views = views;
+    }
+}

@@ -1,0 +1,553 @@
+//! Listeners that use the tree, or panic, inside every callback.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use arrow_memory_core::{
+    AllocError, AllocationListener, AllocationManager, AllocationOutcome, AllocatorInfo,
+    BufferAllocator, ForeignAllocation, RootAllocator, Veto, WeakBufferAllocator,
+};
+use arrow_memory_integration_tests::books::{Books, within_a_minute};
+use arrow_memory_integration_tests::for_every_backend;
+use arrow_memory_integration_tests::managers::TrackingManager;
+
+type Backend = Arc<dyn AllocationManager>;
+
+for_every_backend!(
+    a_program_meets_every_callback,
+    a_listener_may_allocate_and_release_inside_any_callback,
+    a_listener_may_set_limits_inside_any_callback,
+    a_listener_may_create_and_close_children_inside_any_callback,
+    a_listener_may_close_the_allocator_inside_any_callback,
+    a_listener_may_read_everything_inside_any_callback,
+    a_panic_inside_any_callback_leaves_nothing_charged_or_lost,
+    a_listener_that_always_panics_lets_drop_finish,
+    a_veto_changes_nothing,
+    a_listener_that_releases_memory_saves_the_request,
+    a_listener_that_promises_in_vain_is_asked_once,
+    a_policy_that_panics_leaves_nothing_charged,
+    a_release_closure_that_panics_is_caught_and_the_charge_goes,
+);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Callback {
+    PreAllocation,
+    Allocation,
+    Release,
+    FailedAllocation,
+    Transfer,
+    ChildAdded,
+    ChildRemoved,
+}
+
+const CALLBACKS: [Callback; 7] = [
+    Callback::PreAllocation,
+    Callback::Allocation,
+    Callback::Release,
+    Callback::FailedAllocation,
+    Callback::Transfer,
+    Callback::ChildAdded,
+    Callback::ChildRemoved,
+];
+
+type Act = dyn Fn(&BufferAllocator, Callback) + Send + Sync;
+
+/// Does something with the allocator named `child` inside every callback, but not inside those
+/// that it causes itself.
+struct Meddler {
+    act: Box<Act>,
+    child: OnceLock<WeakBufferAllocator>,
+    busy: AtomicBool,
+    calls: Mutex<Vec<Callback>>,
+}
+
+impl Meddler {
+    fn new(act: impl Fn(&BufferAllocator, Callback) + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            act: Box::new(act),
+            child: OnceLock::new(),
+            busy: AtomicBool::new(false),
+            calls: Mutex::default(),
+        })
+    }
+
+    fn called(&self, callback: Callback) {
+        let child = self.child.get().and_then(WeakBufferAllocator::upgrade);
+        // Relaxed, both: the tests of callbacks run on one thread.
+        let Some(child) = child.filter(|_| !self.busy.swap(true, Ordering::Relaxed)) else {
+            return;
+        };
+        let free = Free(&self.busy);
+        self.calls.lock().unwrap().push(callback);
+        (self.act)(&child, callback);
+        drop(free);
+    }
+
+    fn met(&self) -> Vec<Callback> {
+        let mut met = self.calls.lock().unwrap().clone();
+        met.sort();
+        met.dedup();
+        met
+    }
+}
+
+/// Ends the listener's work, also by a panic.
+struct Free<'a>(&'a AtomicBool);
+
+impl Drop for Free<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+impl AllocationListener for Meddler {
+    fn on_pre_allocation(&self, _at: &AllocatorInfo, _size: usize) -> Result<(), Veto> {
+        self.called(Callback::PreAllocation);
+        Ok(())
+    }
+
+    fn on_allocation(&self, _at: &AllocatorInfo, _size: usize) {
+        self.called(Callback::Allocation);
+    }
+
+    fn on_release(&self, _at: &AllocatorInfo, _size: usize) {
+        self.called(Callback::Release);
+    }
+
+    fn on_failed_allocation(
+        &self,
+        _at: &AllocatorInfo,
+        _size: usize,
+        _outcome: &AllocationOutcome,
+    ) -> bool {
+        self.called(Callback::FailedAllocation);
+        true
+    }
+
+    fn on_transfer(&self, _from: &AllocatorInfo, _to: &AllocatorInfo, _size: usize) {
+        self.called(Callback::Transfer);
+    }
+
+    fn on_child_added(&self, _parent: &AllocatorInfo, _child: &AllocatorInfo) {
+        self.called(Callback::ChildAdded);
+    }
+
+    fn on_child_removed(&self, _parent: &AllocatorInfo, _child: &AllocatorInfo) {
+        self.called(Callback::ChildRemoved);
+    }
+}
+
+const LIMIT: usize = 64 * 1024;
+
+/// A root and a child that share a listener.
+struct Tree {
+    manager: Arc<TrackingManager>,
+    root: BufferAllocator,
+    child: BufferAllocator,
+}
+
+impl Tree {
+    fn new(backend: &Backend, listener: &Arc<Meddler>) -> Self {
+        let manager = TrackingManager::new(backend);
+        let root: BufferAllocator = RootAllocator::builder()
+            .name("root")
+            .limit(LIMIT)
+            .allocation_manager(manager.clone())
+            .listener(Arc::clone(listener) as Arc<dyn AllocationListener>)
+            .build()
+            .unwrap()
+            .into();
+        let child = root.child("child").build().unwrap();
+        assert!(listener.child.set(child.downgrade()).is_ok());
+        Self {
+            manager,
+            root,
+            child,
+        }
+    }
+
+    /// Everything is given back and nothing is left.
+    fn assert_empty(self) {
+        let Self {
+            manager,
+            root,
+            child,
+        } = self;
+        assert_eq!(root.verify(), Ok(()));
+        assert_eq!((child.allocated_memory(), manager.live()), (0, 0));
+        assert_eq!(root.allocated_memory(), 0);
+        drop(child);
+        root.close().unwrap();
+    }
+}
+
+/// One thing after another that calls a listener; each may panic or be refused, and then the
+/// next one goes on without what it would have made.
+fn program(tree: &Tree) -> usize {
+    let (root, child) = (&tree.root, &tree.child);
+    let mut panics = 0;
+    let buffer = caught(&mut panics, || child.buffer_zeroed(500));
+    let mut buffer = buffer.and_then(Result::ok);
+    if let Some(buffer) = &mut buffer {
+        let _ = caught(&mut panics, || buffer.resize(5000, 1));
+        let _ = caught(&mut panics, || buffer.truncate(100));
+        let _ = caught(&mut panics, || buffer.shrink_to_fit());
+    }
+    let _ = caught(&mut panics, || child.buffer(LIMIT + 1).map(drop));
+    if let Some(buffer) = buffer.map(|buffer| buffer.freeze()) {
+        let shared = caught(&mut panics, || buffer.retain_in(root));
+        let moved = caught(&mut panics, || buffer.transfer_ownership(root));
+        let back = caught(&mut panics, || {
+            let moved = moved.as_ref().and_then(|it| it.as_ref().ok());
+            moved.map(|moved| moved.buffer.try_transfer_ownership(child))
+        });
+        // Ownership moves as the owner lets go.
+        caught(&mut panics, || drop(back));
+        caught(&mut panics, || drop(buffer));
+        caught(&mut panics, || drop(shared));
+        caught(&mut panics, || drop(moved));
+    }
+    let _ = caught(&mut panics, || {
+        let mut reservation = child.new_reservation();
+        reservation.add(100)?;
+        reservation.allocate_buffer().map(drop).map_err(|it| it.0)
+    });
+    let _ = caught(&mut panics, || {
+        let foreign = ForeignAllocation::from_owner(vec![1_u8; 300]);
+        child.wrap_foreign_allocation(foreign).map(drop)
+    });
+    let grandchild = caught(&mut panics, || {
+        child.child("grandchild").reservation(10).build()
+    });
+    if let Some(Ok(grandchild)) = grandchild {
+        let _ = caught(&mut panics, || grandchild.buffer(1).map(drop));
+        let _ = caught(&mut panics, || grandchild.close());
+        caught(&mut panics, || drop(grandchild));
+    }
+    panics
+}
+
+fn caught<T>(panics: &mut usize, step: impl FnOnce() -> T) -> Option<T> {
+    let result = catch_unwind(AssertUnwindSafe(step));
+    *panics += usize::from(result.is_err());
+    result.ok()
+}
+
+fn a_program_meets_every_callback(backend: &Backend) {
+    let listener = Meddler::new(|_, _| ());
+    let tree = Tree::new(backend, &listener);
+
+    assert_eq!(program(&tree), 0);
+
+    assert_eq!(listener.met(), CALLBACKS);
+    tree.assert_empty();
+}
+
+/// Runs the program with a listener that does `act` inside every callback.
+fn meddle(backend: &Backend, act: impl Fn(&BufferAllocator, Callback) + Send + Sync + 'static) {
+    let backend = Arc::clone(backend);
+    within_a_minute(move || {
+        let listener = Meddler::new(act);
+        let tree = Tree::new(&backend, &listener);
+
+        assert_eq!(program(&tree), 0);
+
+        assert_eq!(listener.met(), CALLBACKS);
+        tree.root.set_limit(LIMIT);
+        tree.assert_empty();
+    });
+}
+
+fn a_listener_may_allocate_and_release_inside_any_callback(backend: &Backend) {
+    let kept = Mutex::new(Vec::new());
+    meddle(backend, move |child, _| {
+        let mut buffer = child.buffer_zeroed(100).unwrap();
+        buffer.resize(1000, 3).unwrap();
+        let buffer = buffer.freeze();
+        let root = child.root_allocator();
+        let moved = buffer.transfer_ownership(&root).unwrap();
+        child.allocate_bytes(10).unwrap();
+        child.release_bytes(10);
+        child.buffer(LIMIT * 2).unwrap_err();
+        let mut reservation = child.new_reservation();
+        reservation.add(64).unwrap();
+        // One of its own lives from one callback to the next, like what is to be spilled.
+        let mut kept = kept.lock().unwrap();
+        if kept.pop().is_none() && !child.is_closed() {
+            kept.push(moved.buffer.slice(1..2));
+            kept.clear();
+        }
+    });
+}
+
+fn a_listener_may_set_limits_inside_any_callback(backend: &Backend) {
+    let count = AtomicUsize::new(0);
+    meddle(backend, move |child, _| {
+        // Relaxed: only the number matters.
+        let count = count.fetch_add(1, Ordering::Relaxed);
+        let limit = [0, 1, 1000, 10_000, LIMIT, usize::MAX][count % 6];
+        let root = child.root_allocator();
+        child.set_limit(limit);
+        root.set_limit(limit.max(5000));
+        let _ = child.buffer(100);
+        child.set_limit(usize::MAX);
+        root.set_limit(LIMIT);
+    });
+}
+
+fn a_listener_may_create_and_close_children_inside_any_callback(backend: &Backend) {
+    meddle(backend, |child, _| {
+        let parent = child.root_allocator();
+        let own = parent.child("own").reservation(100).build().unwrap();
+        let buffer = own.buffer(10).unwrap();
+        own.close().unwrap_err();
+        drop(buffer);
+        own.close().unwrap();
+        drop(child.child("dropped").build().unwrap());
+    });
+}
+
+fn a_listener_may_close_the_allocator_inside_any_callback(backend: &Backend) {
+    for callback in CALLBACKS {
+        let backend = Arc::clone(backend);
+        within_a_minute(move || {
+            let listener = Meddler::new(move |child, met| {
+                if met == callback {
+                    let _ = child.close();
+                }
+            });
+            let tree = Tree::new(&backend, &listener);
+
+            assert_eq!(program(&tree), 0, "{callback:?}");
+
+            assert!(tree.child.is_closed(), "{callback:?}");
+            let refused = tree.child.buffer(1).unwrap_err();
+            assert!(matches!(refused, AllocError::Closed { .. }), "{refused}");
+            tree.assert_empty();
+        });
+    }
+}
+
+fn a_listener_may_read_everything_inside_any_callback(backend: &Backend) {
+    meddle(backend, |child, _| {
+        let root = child.root_allocator();
+        for it in [child, &root] {
+            let allocated = it.allocated_memory();
+            assert!(it.charged_memory() >= allocated);
+            assert!(it.peak_memory_allocation() >= allocated);
+            assert_eq!(it.is_over_limit(), it.headroom() < 0);
+            assert!(!it.to_verbose_string().is_empty());
+            assert!(!it.snapshot().entries.is_empty());
+            assert_eq!(it.verify(), Ok(()));
+            let _ = (it.stats(), it.child_allocators(), it.parent_allocator());
+        }
+    });
+}
+
+fn a_panic_inside_any_callback_leaves_nothing_charged_or_lost(backend: &Backend) {
+    for callback in CALLBACKS {
+        // The first call panics, or the second, and so on.
+        for nth in 0..12 {
+            let backend = Arc::clone(backend);
+            within_a_minute(move || {
+                let count = AtomicUsize::new(0);
+                let listener = Meddler::new(move |_, met| {
+                    // Relaxed: only the number matters.
+                    if met == callback && count.fetch_add(1, Ordering::Relaxed) == nth {
+                        panic!("told to");
+                    }
+                });
+                let tree = Tree::new(&backend, &listener);
+
+                let panics = program(&tree);
+
+                assert!(panics <= 1, "{callback:?} {nth}");
+                tree.assert_empty();
+            });
+        }
+    }
+}
+
+fn a_listener_that_always_panics_lets_drop_finish(backend: &Backend) {
+    for callback in [
+        Callback::Release,
+        Callback::Transfer,
+        Callback::ChildRemoved,
+    ] {
+        let listener = Meddler::new(move |_, met| assert!(met != callback, "told to"));
+        let tree = Tree::new(backend, &listener);
+        let buffer = tree.child.buffer_from_slice(&[1; 100]).unwrap();
+        let shared = buffer.retain_in(&tree.root).unwrap();
+        let grandchild = tree.child.child("grandchild").build().unwrap();
+
+        drop(buffer);
+        drop(shared);
+        drop(grandchild);
+
+        assert!(listener.met().contains(&callback), "{callback:?}");
+        tree.assert_empty();
+    }
+}
+
+/// Refuses what is larger than 1000 bytes.
+struct Frugal;
+
+impl AllocationListener for Frugal {
+    fn on_pre_allocation(&self, _at: &AllocatorInfo, size: usize) -> Result<(), Veto> {
+        if size > 1000 {
+            Err(Veto::new("more than 1000 bytes"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn a_veto_changes_nothing(backend: &Backend) {
+    let root: BufferAllocator = RootAllocator::builder()
+        .allocation_manager(Arc::clone(backend))
+        .listener(Arc::new(Frugal))
+        .build()
+        .unwrap()
+        .into();
+    let child = root.child("child").build().unwrap();
+    let mut buffer = child.buffer_zeroed(100).unwrap();
+    let before = Books::of(&root);
+
+    let refused = [
+        child.buffer(1001).map(drop),
+        child.buffer_zeroed(5000).map(drop),
+        buffer.resize(2000, 0),
+    ];
+
+    for refused in refused {
+        let refused = refused.unwrap_err();
+        assert!(matches!(&refused, AllocError::Vetoed { .. }), "{refused}");
+        assert!(
+            refused.to_string().contains("more than 1000 bytes"),
+            "{refused}"
+        );
+    }
+    assert_eq!(Books::of(&root), before);
+    assert_eq!(buffer.len(), 100);
+}
+
+/// Has memory to give up when a request fails.
+#[derive(Default)]
+struct Generous {
+    hoard: Mutex<Vec<arrow_memory_core::ArrowBufMut>>,
+    asked: AtomicUsize,
+}
+
+impl AllocationListener for Generous {
+    fn on_failed_allocation(
+        &self,
+        _at: &AllocatorInfo,
+        _size: usize,
+        _outcome: &AllocationOutcome,
+    ) -> bool {
+        // Relaxed: only the number matters.
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        // Dropped outside of the lock.
+        let given_up = self.hoard.lock().unwrap().pop();
+        drop(given_up);
+        true
+    }
+}
+
+fn generous_root(backend: &Backend) -> (Arc<Generous>, BufferAllocator) {
+    let listener = Arc::new(Generous::default());
+    let root = RootAllocator::builder()
+        .name("root")
+        .limit(1000)
+        .allocation_manager(Arc::clone(backend))
+        .listener(Arc::clone(&listener) as Arc<dyn AllocationListener>)
+        .build()
+        .unwrap();
+    (listener, root.into())
+}
+
+fn a_listener_that_releases_memory_saves_the_request(backend: &Backend) {
+    let (listener, root) = generous_root(backend);
+    let child = root.child("child").build().unwrap();
+    let hoard = root.buffer(900).unwrap();
+    listener.hoard.lock().unwrap().push(hoard);
+
+    let buffer = child.buffer(500).unwrap();
+
+    assert_eq!((buffer.capacity(), root.allocated_memory()), (512, 512));
+    assert_eq!(listener.asked.load(Ordering::Relaxed), 1);
+}
+
+fn a_listener_that_promises_in_vain_is_asked_once(backend: &Backend) {
+    let (listener, root) = generous_root(backend);
+
+    let refused = root.buffer(1001).unwrap_err();
+
+    assert!(
+        matches!(refused, AllocError::OutOfMemory { .. }),
+        "{refused}"
+    );
+    assert_eq!(listener.asked.load(Ordering::Relaxed), 1);
+    assert_eq!(root.allocated_memory(), 0);
+}
+
+#[derive(Debug)]
+struct Broken;
+
+impl arrow_memory_core::RoundingPolicy for Broken {
+    fn rounded_size(&self, requested: usize) -> usize {
+        assert!(requested < 1000, "told to");
+        requested
+    }
+}
+
+fn a_policy_that_panics_leaves_nothing_charged(backend: &Backend) {
+    let root: BufferAllocator = RootAllocator::builder()
+        .allocation_manager(Arc::clone(backend))
+        .rounding_policy(Broken)
+        .build()
+        .unwrap()
+        .into();
+    let mut buffer = root.buffer_zeroed(100).unwrap();
+    let before = Books::of(&root);
+
+    catch_unwind(AssertUnwindSafe(|| root.buffer(1000).map(drop))).unwrap_err();
+    catch_unwind(AssertUnwindSafe(|| buffer.resize(1000, 1))).unwrap_err();
+
+    assert_eq!(Books::of(&root), before);
+    assert_eq!(&buffer[..], &[0; 100]);
+    drop(buffer);
+    root.close().unwrap();
+}
+
+/// Panics as it goes.
+struct Grenade([u8; 100]);
+
+impl AsRef<[u8]> for Grenade {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Grenade {
+    fn drop(&mut self) {
+        panic!("told to");
+    }
+}
+
+fn a_release_closure_that_panics_is_caught_and_the_charge_goes(backend: &Backend) {
+    let root: BufferAllocator = RootAllocator::builder()
+        .allocation_manager(Arc::clone(backend))
+        .build()
+        .unwrap()
+        .into();
+    let foreign = ForeignAllocation::from_owner(Grenade([1; 100]));
+    let buffer = root.wrap_foreign_allocation(foreign).unwrap();
+    assert_eq!(root.allocated_memory(), 100);
+
+    drop(buffer);
+
+    assert_eq!(root.allocated_memory(), 0);
+    root.close().unwrap();
+}

@@ -1,0 +1,95 @@
+//! A parent whose blocks are buffers of an allocator: [`Charged`].
+//!
+//! So an arena's chunks are charged where the arena belongs, at their full size from before they
+//! are made until after they are gone, and count against the limits there; its blocks are not.
+
+#![expect(unsafe_code, reason = "implements AllocationManager")]
+
+use std::alloc::Layout;
+use std::collections::HashMap;
+use std::fmt;
+use std::mem;
+use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use arrow_memory_core::{
+    ALIGNMENT, AllocationManager, ArrowBufMut, BufferAllocator, ManagerError, ManagerStats,
+};
+
+/// Lends the memory of buffers that it holds.
+pub(crate) struct Charged {
+    allocator: BufferAllocator,
+    /// The buffers by the address of their memory, which nobody touches through them.
+    lent: Mutex<HashMap<usize, ArrowBufMut>>,
+}
+
+impl Charged {
+    pub(crate) fn new(allocator: BufferAllocator) -> Self {
+        Self {
+            allocator,
+            lent: Mutex::default(),
+        }
+    }
+
+    /// Nothing that panics, and no buffer's end, happens under the lock.
+    fn lock(&self) -> MutexGuard<'_, HashMap<usize, ArrowBufMut>> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// SAFETY: a block is the memory of a buffer of its own, of at least its size and its alignment,
+// which stays in `lent` until the block is given back, for ever if it never is; any thread may drop
+// a buffer, and dropping one does not panic.
+unsafe impl AllocationManager for Charged {
+    fn name(&self) -> &str {
+        "allocator"
+    }
+
+    fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
+        let buffer = self
+            .allocator
+            .buffer_aligned(layout.size().max(1), layout.align().max(ALIGNMENT));
+        let mut buffer = buffer.map_err(|error| {
+            let (size, name) = (layout.size(), self.allocator.name());
+            ManagerError::new(format!("allocator `{name}` gave no {size} bytes")).with_source(error)
+        })?;
+        let memory = buffer.spare_capacity_mut();
+        debug_assert!(memory.len() >= layout.size());
+        let start = NonNull::from(memory).cast::<u8>();
+        self.lock().insert(start.addr().get(), buffer);
+        Ok(start)
+    }
+
+    unsafe fn deallocate(&self, ptr: NonNull<u8>, _layout: Layout) {
+        let buffer = self.lock().remove(&ptr.addr().get());
+        debug_assert!(buffer.is_some(), "{ptr:p} is no block of this manager");
+        drop(buffer);
+    }
+
+    fn release_unused(&self) {
+        self.allocator.release_unused();
+    }
+
+    fn stats(&self) -> ManagerStats {
+        let mut stats = ManagerStats::default();
+        let capacities = self.lock().values().map(ArrowBufMut::capacity).sum();
+        stats.live_bytes = Some(capacities);
+        stats
+    }
+}
+
+impl Drop for Charged {
+    fn drop(&mut self) {
+        // Blocks that were never given back are valid for ever.
+        let never_given_back = mem::take(&mut *self.lock());
+        never_given_back.into_values().for_each(mem::forget);
+    }
+}
+
+impl fmt::Debug for Charged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Charged")
+            .field("allocator", &self.allocator.name())
+            .finish()
+    }
+}

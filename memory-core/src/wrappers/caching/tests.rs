@@ -1,0 +1,240 @@
+use std::sync::Barrier;
+use std::thread;
+
+use super::*;
+use crate::testing::{Block, CountingManager, TrackingManager};
+
+const MIB: usize = KIB * KIB;
+
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, 64).expect("a valid layout")
+}
+
+fn block(manager: &CachingManager, size: usize) -> Block<'_> {
+    Block::untouched(manager, layout(size)).expect("a usual size")
+}
+
+fn cached(manager: &CachingManager) -> usize {
+    manager.stats().cached_bytes.expect("known")
+}
+
+fn tracked(limits: CacheLimits) -> (Arc<TrackingManager>, CachingManager) {
+    let tracking = Arc::new(TrackingManager::new());
+    let caching = CachingManager::with_limits(tracking.clone(), limits);
+    (tracking, caching)
+}
+
+#[test]
+fn a_block_that_comes_back_is_lent_again_without_a_call_below() {
+    let counting = Arc::new(CountingManager::new());
+    let manager = CachingManager::new(counting.clone());
+
+    let address = block(&manager, 64 * KIB).address();
+    for size in [64 * KIB, 60 * KIB + 1, 61 * KIB] {
+        assert_eq!(block(&manager, size).address(), address);
+    }
+
+    let calls = counting.calls();
+    assert_eq!((calls.allocate, calls.deallocate), (1, 0));
+}
+
+#[test]
+fn what_the_cache_lends_counts_and_what_it_keeps_is_not_live() {
+    let (_, manager) = tracked(CacheLimits::default());
+    let numbers = || {
+        let stats = manager.stats();
+        (stats.live_bytes, stats.allocations, stats.total_bytes)
+    };
+
+    thread::scope(|scope| {
+        let ended = scope.spawn(|| (0..3).for_each(|_| drop(block(&manager, 60 * KIB))));
+        ended.join().unwrap();
+    });
+    assert_eq!(numbers(), (Some(0), Some(3), Some(3 * 60 * KIB as u64)));
+
+    let held = block(&manager, 60 * KIB);
+    drop(block(&manager, 60 * KIB));
+    assert_eq!(
+        numbers(),
+        (Some(60 * KIB), Some(5), Some(5 * 60 * KIB as u64))
+    );
+    drop(held);
+    drop(block(&manager, 60 * KIB));
+    assert_eq!(numbers(), (Some(0), Some(6), Some(6 * 60 * KIB as u64)));
+}
+
+#[test]
+fn small_large_and_widely_aligned_blocks_pass_through() {
+    let (tracking, manager) = tracked(CacheLimits::default());
+
+    drop(block(&manager, 32 * KIB));
+    drop(block(&manager, 4 * MIB + 1));
+    drop(Block::untouched(
+        &manager,
+        Layout::from_size_align(64 * KIB, 128).unwrap(),
+    ));
+
+    assert_eq!((cached(&manager), tracking.live_bytes()), (0, 0));
+    drop(block(&manager, 32 * KIB + 1));
+    drop(block(&manager, 4 * MIB));
+    assert_eq!(cached(&manager), 36 * KIB + 4 * MIB);
+    assert_eq!(tracking.live_bytes(), 36 * KIB + 4 * MIB);
+}
+
+#[test]
+fn a_thread_keeps_so_many_blocks_of_a_class_and_so_many_bytes() {
+    let (tracking, manager) = tracked(CacheLimits {
+        bytes_per_thread: MIB,
+        blocks_per_class: 3,
+        largest_block: 2 * MIB,
+    });
+
+    drop(
+        (0..10)
+            .map(|_| block(&manager, 64 * KIB))
+            .collect::<Vec<_>>(),
+    );
+    assert_eq!(cached(&manager), 3 * 64 * KIB);
+
+    drop(
+        (0..10)
+            .map(|_| block(&manager, 512 * KIB))
+            .collect::<Vec<_>>(),
+    );
+    assert_eq!(cached(&manager), MIB);
+    assert_eq!(tracking.live_bytes(), MIB);
+
+    drop(block(&manager, 2 * MIB));
+    assert_eq!(cached(&manager), MIB);
+}
+
+#[test]
+fn what_is_not_asked_for_any_more_makes_room_for_what_is() {
+    let (_, manager) = tracked(CacheLimits {
+        bytes_per_thread: 8 * MIB,
+        ..CacheLimits::default()
+    });
+    let large = (0..4).map(|_| block(&manager, 2 * MIB));
+    drop(large.collect::<Vec<_>>());
+    assert_eq!(cached(&manager), 8 * MIB);
+
+    let address = block(&manager, 64 * KIB).address();
+
+    assert_eq!(block(&manager, 64 * KIB).address(), address);
+    assert_eq!(cached(&manager), 6 * MIB + 64 * KIB);
+}
+
+#[test]
+fn zeroed_blocks_from_the_cache_are_zero() {
+    let manager = CachingManager::new(Arc::new(CountingManager::new()));
+    let dirty = Block::filled(&manager, layout(100_000), 0xFF).unwrap();
+    let address = dirty.address();
+    drop(dirty);
+
+    let zeroed = Block::zeroed(&manager, layout(99_999)).unwrap();
+
+    assert_eq!(zeroed.address(), address);
+    assert!(zeroed.bytes().iter().all(|&byte| byte == 0));
+}
+
+#[test]
+fn growth_within_a_class_stays_in_place_and_into_and_out_of_the_cache_is_a_call_below() {
+    let counting = Arc::new(CountingManager::new());
+    let manager = CachingManager::new(Arc::new(TrackingManager::over(counting.clone())));
+    let mut grown = Block::filled(&manager, layout(100), 7).unwrap();
+
+    for size in [60 * KIB + 1, 64 * KIB, 61 * KIB, 5 * MIB, 70 * KIB, 100] {
+        grown.resize(size).unwrap();
+        assert_eq!(grown.bytes(), [7; 100]);
+    }
+
+    assert_eq!(counting.calls().reallocate, 4);
+}
+
+#[test]
+fn release_unused_empties_the_caches_of_all_threads() {
+    let (tracking, manager) = tracked(CacheLimits::default());
+    let (filled, emptied) = (Barrier::new(4), Barrier::new(4));
+
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                drop(block(&manager, 64 * KIB));
+                filled.wait();
+                emptied.wait();
+            });
+        }
+        filled.wait();
+        assert_eq!(cached(&manager), 3 * 64 * KIB);
+
+        manager.release_unused();
+
+        assert_eq!((cached(&manager), tracking.live_bytes()), (0, 0));
+        emptied.wait();
+    });
+}
+
+#[test]
+fn a_thread_that_ends_leaves_nothing_behind() {
+    let (tracking, manager) = tracked(CacheLimits::default());
+
+    thread::scope(|scope| {
+        let ended = scope.spawn(|| drop(block(&manager, 64 * KIB)));
+        ended.join().unwrap();
+    });
+
+    assert_eq!((cached(&manager), tracking.live_bytes()), (0, 0));
+    assert!(lock(&manager.shared.threads).caches.is_empty());
+}
+
+#[test]
+fn a_wrapper_that_goes_before_its_threads_takes_its_blocks_along() {
+    let (tracking, manager) = tracked(CacheLimits::default());
+    drop(block(&manager, 64 * KIB));
+
+    drop(manager);
+
+    tracking.assert_clean();
+    // The entry that this thread still has is swept when it enters the next one.
+    let (_, next) = tracked(CacheLimits::default());
+    drop(block(&next, 64 * KIB));
+    LOCAL.with_borrow(|local| assert_eq!(local.len(), 1));
+}
+
+#[test]
+fn blocks_are_kept_apart_by_manager() {
+    let (mine, first) = tracked(CacheLimits::default());
+    let (yours, second) = tracked(CacheLimits::default());
+
+    drop(block(&first, 64 * KIB));
+    drop(block(&second, 64 * KIB));
+    drop((first, second));
+
+    mine.assert_clean();
+    yours.assert_clean();
+}
+
+#[test]
+fn threads_that_come_and_go_race_with_release_and_drop() {
+    for _ in 0..50 {
+        let (tracking, manager) = tracked(CacheLimits::default());
+        let manager = Arc::new(manager);
+        let threads: Vec<_> = (0..3)
+            .map(|_| {
+                let manager = Arc::clone(&manager);
+                thread::spawn(move || {
+                    for size in [64 * KIB, 100 * KIB, 64 * KIB, MIB] {
+                        drop(block(&manager, size));
+                    }
+                })
+            })
+            .collect();
+        manager.release_unused();
+        drop(manager);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+
+        tracking.assert_clean();
+    }
+}
