@@ -234,7 +234,7 @@ impl Script {
                     buffer: self.key(),
                     allocator,
                     // Nobody's limit may grant what no backend has.
-                    size: if huge && bytes > UNLIMITED - 64 {
+                    size: if huge && bytes > UNLIMITED - 63 {
                         bytes
                     } else {
                         small

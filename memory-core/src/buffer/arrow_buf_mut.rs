@@ -221,6 +221,26 @@ impl ArrowBufMut {
         Ok(())
     }
 
+    /// Appends `bytes` if they fit into the capacity: the path of an append that does not grow, for
+    /// builders whose callers inline it.
+    #[inline(always)]
+    #[must_use]
+    pub fn push_within_capacity(&mut self, bytes: &[u8]) -> bool {
+        if bytes.len() > self.capacity - self.len {
+            return false;
+        }
+        // SAFETY: `len <= capacity`, so that is within the memory.
+        let end = unsafe { at(self.ptr, self.len) };
+        // SAFETY: there is room for them, as checked; they are not in our memory, which nobody else
+        // views.
+        unsafe {
+            end.as_ptr()
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+        };
+        self.len += bytes.len();
+        true
+    }
+
     /// Splits the memory in two: this handle keeps the first `at` bytes of its capacity, the one
     /// returned has the rest. Both are on one allocation, and can be written from two threads; one
     /// that grows moves to an allocation of its own.
