@@ -346,10 +346,14 @@ impl Watch {
         let home = unsafe { self.home.as_ref() };
         if !home.count().is_shared() {
             // A second ledger may come just now; then this one owned at the moment we looked.
-            return home
-                .count()
-                .try_retain()
-                .then(|| LedgerRef(self.home.cast()));
+            if home.count().try_retain() {
+                return Some(LedgerRef(self.home.cast()));
+            }
+            // No buffer, unless a second ledger came and this one's buffers went since: then the
+            // bit is set.
+            if !home.count().is_shared() {
+                return None;
+            }
         }
         let mut any = None;
         let locked = self.tree.lock();
