@@ -387,7 +387,7 @@ impl ArrowBufMut {
         if doubled > needed
             && let Some(size) = capacity_for(&handle, doubled)
             && self
-                .grow_to(&handle, block_size, size, Charge::unheard)
+                .grow_to(&handle, block_size, size, Charge::allowed)
                 .is_ok()
         {
             return Ok(());
