@@ -4,4 +4,5 @@ mod debug;
 mod events;
 mod leak_check;
 mod leaks;
+mod numbers;
 mod tree;
