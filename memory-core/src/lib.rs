@@ -27,7 +27,7 @@ pub use allocator::{
 };
 pub use buffer::{
     ArrowBuf, ArrowBufMut, BooleanBufferBuilder, BufferBuilder, ForeignAllocation, ForeignError,
-    TransferResult, TypedBufferBuilder,
+    ForeignWatch, TransferResult, TypedBufferBuilder,
 };
 pub use error::{
     AllocError, BackendError, CastError, OutOfBounds, SegmentError, TransferError, VerifyError,

@@ -94,5 +94,5 @@ mod word;
 pub(crate) use charge::Refusal;
 pub(crate) use handle::{Handle, quietly};
 pub(crate) use lifecycle::Outstanding;
-pub(crate) use node::{Locked, Node, NodeConfig, NodePtr, TreeConfig, hooks};
+pub(crate) use node::{Locked, Node, NodeConfig, NodePtr, Tree, TreeConfig, hooks};
 pub(crate) use report::Census;

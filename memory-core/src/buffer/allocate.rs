@@ -196,6 +196,20 @@ pub(crate) fn allocate_reserved(
     hand_over: impl FnOnce(),
 ) -> Result<ArrowBufMut, AllocError> {
     let size = layout.size();
+    let charge = charge_reserved(handle, reserved, size)?;
+    let buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
+    hand_over();
+    count_allocation(handle, size);
+    tell_allocation(handle, size);
+    Ok(buffer)
+}
+
+/// Charges what `size` bytes need beyond the `reserved` ones, with the listener's consent.
+pub(crate) fn charge_reserved(
+    handle: &Handle,
+    reserved: usize,
+    size: usize,
+) -> Result<Charge<'_>, AllocError> {
     if let Some(listener) = &handle.listener {
         let asked = listener.on_pre_allocation(&handle.info, size);
         asked.map_err(|veto| vetoed(handle, size, veto))?;
@@ -206,12 +220,7 @@ pub(crate) fn allocate_reserved(
             requested: size,
         });
     }
-    let charge = Charge::unheard(handle, size - reserved)?;
-    let buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
-    hand_over();
-    count_allocation(handle, size);
-    tell_allocation(handle, size);
-    Ok(buffer)
+    Charge::unheard(handle, size - reserved)
 }
 
 /// Bytes that are charged and given back unless they are kept.

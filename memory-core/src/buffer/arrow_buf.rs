@@ -10,6 +10,7 @@ use std::hash::{Hash, Hasher};
 use std::ops::{Bound, Deref, RangeBounds};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use super::allocate::at;
 use super::{ArrowBufMut, nowhere};
@@ -66,6 +67,11 @@ impl ArrowBuf {
             len: 0,
             ledger,
         }
+    }
+
+    #[inline]
+    pub(super) fn ledger(&self) -> &LedgerRef {
+        &self.ledger
     }
 
     /// The length in bytes.
@@ -173,6 +179,27 @@ impl ArrowBuf {
     /// The allocator of this buffer's ledger.
     pub fn allocator(&self) -> BufferAllocator {
         BufferAllocator::from_handle(self.ledger.allocator())
+    }
+
+    /// Whether this buffer's ledger is `allocator`'s; as comparing with
+    /// [`allocator`](Self::allocator), without a handle.
+    #[inline]
+    pub fn belongs_to(&self, allocator: &BufferAllocator) -> bool {
+        self.ledger.node_ptr() == allocator.handle.ptr()
+    }
+
+    /// Whether this buffer's allocator and `other` have the same root, so that it can be
+    /// [retained](Self::retain_in) there.
+    #[inline]
+    pub fn shares_root(&self, other: &BufferAllocator) -> bool {
+        Arc::ptr_eq(&self.ledger.node().tree, &other.handle.tree)
+    }
+
+    /// Tells allocations apart: equal for two live buffers exactly if they are on the same one.
+    /// `None` for the empty buffer.
+    pub fn allocation_id(&self) -> Option<usize> {
+        let slot = self.ledger.slot()?;
+        Some(std::ptr::from_ref(slot.home()).addr())
     }
 
     /// The size of the allocation if this buffer's ledger owns it, else 0: what this buffer's

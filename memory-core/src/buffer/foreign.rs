@@ -9,7 +9,7 @@ use super::allocate::{Charge, count_allocation, tell_allocation};
 use crate::accounting::{Handle, quietly};
 use crate::allocator::BufferAllocator;
 use crate::error::AllocError;
-use crate::ledger::LedgerRef;
+use crate::ledger::{LedgerRef, Watch};
 use crate::outcome::AllocatorInfo;
 use crate::raw::slot::{Block, Release};
 use crate::size::{ALIGNMENT, MAX_SIZE};
@@ -28,6 +28,8 @@ use crate::sync::Ordering;
 pub struct ForeignAllocation {
     ptr: NonNull<u8>,
     size: usize,
+    /// What it is charged at.
+    charge: usize,
     forced: bool,
     /// `None` once it was handed on.
     release: Option<Release>,
@@ -75,6 +77,7 @@ impl ForeignAllocation {
         Self {
             ptr,
             size,
+            charge: size,
             forced: false,
             release: Some(Box::new(release)),
         }
@@ -87,9 +90,32 @@ impl ForeignAllocation {
         self
     }
 
+    /// Has it charged as `bytes`, if that is more than its size: for memory of which only the first
+    /// part may be read, as a vector's with spare capacity.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # use arrow_memory_core::{ForeignAllocation, RootAllocator};
+    /// # let root = RootAllocator::new(1 << 20);
+    /// let foreign = ForeignAllocation::from_owner(vec![1, 2, 3]).charged_as(100);
+    /// let buffer = root.wrap_foreign_allocation(foreign)?;
+    /// assert_eq!((buffer.len(), root.allocated_memory()), (3, 100));
+    /// # Ok::<(), arrow_memory_core::ForeignError>(())
+    /// ```
+    #[must_use]
+    pub fn charged_as(mut self, bytes: usize) -> Self {
+        self.charge = bytes.max(self.size);
+        self
+    }
+
     /// The size in bytes.
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    /// The bytes that it is charged at.
+    pub fn charged_size(&self) -> usize {
+        self.charge
     }
 }
 
@@ -114,7 +140,7 @@ impl fmt::Debug for ForeignAllocation {
 /// Foreign memory that could not be charged. Take the allocation to try again, or drop this, which
 /// releases it.
 #[derive(Debug, thiserror::Error)]
-#[error("foreign memory of {} bytes was not taken in: {source}", .allocation.size)]
+#[error("foreign memory of {} bytes was not taken in: {source}", .allocation.charge)]
 #[non_exhaustive]
 pub struct ForeignError {
     /// The allocation, as it was.
@@ -139,16 +165,21 @@ impl BufferAllocator {
     )]
     pub fn wrap_foreign_allocation(
         &self,
-        mut allocation: ForeignAllocation,
+        allocation: ForeignAllocation,
     ) -> Result<ArrowBuf, ForeignError> {
-        let (ptr, size) = (allocation.ptr, allocation.size);
-        if size == 0 {
+        if allocation.size == 0 {
             return Ok(self.empty());
         }
         // From here on a panic of the listener drops the allocation, or the buffer.
-        if let Err(source) = charge(&self.handle, size, allocation.forced) {
-            return Err(ForeignError { allocation, source });
+        match charge(&self.handle, allocation.charge, allocation.forced) {
+            Ok(()) => Ok(self.wrap_charged(allocation)),
+            Err(source) => Err(ForeignError { allocation, source }),
         }
+    }
+
+    /// A buffer on an allocation that is not empty and whose charge was made.
+    pub(crate) fn wrap_charged(&self, mut allocation: ForeignAllocation) -> ArrowBuf {
+        let (ptr, size) = (allocation.ptr, allocation.charge);
         let release = allocation.release.take().map(Box::new);
         debug_assert!(release.is_some());
         let node = self.node();
@@ -162,10 +193,55 @@ impl BufferAllocator {
         let ledger = unsafe { LedgerRef::new(self.handle.ptr(), block, size, release) };
         // SAFETY: by the allocation's invariant 1 the bytes are readable until the release, which
         // the ledger has.
-        let buffer = unsafe { ArrowBuf::new(ptr, size, ledger) };
+        let buffer = unsafe { ArrowBuf::new(ptr, allocation.size, ledger) };
         count_allocation(node, size);
         tell_allocation(node, size);
-        Ok(buffer)
+        buffer
+    }
+}
+
+/// Finds the buffers of a foreign allocation again, and keeps none alive.
+///
+/// For registries that lead from an address to the buffer that it was adopted as.
+pub struct ForeignWatch(Watch);
+
+impl ForeignWatch {
+    /// A buffer that views `len` bytes at `ptr` on one of the allocation's ledgers, unless its last
+    /// buffer has gone. Which allocator's ledger it is, is not specified.
+    ///
+    /// # Safety
+    ///
+    /// * The release of the allocation has not returned, and does not before this does.
+    /// * The bytes are initialised, and may be read until the allocation is released.
+    pub unsafe fn upgrade(&self, ptr: NonNull<u8>, len: usize) -> Option<ArrowBuf> {
+        // SAFETY: the caller's promise.
+        let ledger = unsafe { self.0.upgrade() }?;
+        // SAFETY: the caller's promise; the ledger keeps the allocation.
+        Some(unsafe { ArrowBuf::new(ptr, len, ledger) })
+    }
+}
+
+impl fmt::Debug for ForeignWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ForeignWatch")
+    }
+}
+
+impl ArrowBuf {
+    /// What finds this buffer's allocation again, if that is foreign.
+    pub fn watch(&self) -> Option<ForeignWatch> {
+        self.ledger().watch().map(ForeignWatch)
+    }
+
+    /// A view of `len` bytes at `ptr` on this buffer's ledger, wherever they lie.
+    ///
+    /// # Safety
+    ///
+    /// The bytes are initialised, may be read as long as the allocation of this buffer is not
+    /// released, and are written by nobody until then.
+    pub unsafe fn view_unchecked(&self, ptr: NonNull<u8>, len: usize) -> ArrowBuf {
+        // SAFETY: the caller's promise.
+        unsafe { ArrowBuf::new(ptr, len, self.ledger().clone()) }
     }
 }
 

@@ -12,7 +12,7 @@ mod typed;
 pub use arrow_buf::{ArrowBuf, TransferResult};
 pub use arrow_buf_mut::ArrowBufMut;
 pub use builder::{BooleanBufferBuilder, BufferBuilder, TypedBufferBuilder};
-pub use foreign::{ForeignAllocation, ForeignError};
+pub use foreign::{ForeignAllocation, ForeignError, ForeignWatch};
 
 use std::ptr::NonNull;
 

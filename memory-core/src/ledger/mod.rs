@@ -15,7 +15,7 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal};
+use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal, Tree};
 use crate::error::TransferError;
 use crate::raw::count::Left;
 use crate::raw::pool;
@@ -139,6 +139,15 @@ impl LedgerRef {
         self.slot()
             .filter(|slot| slot.count().is_owning())
             .map_or(0, Slot::size)
+    }
+
+    /// What finds foreign memory's ledgers again; `None` for our own, and for an empty buffer.
+    pub(crate) fn watch(&self) -> Option<Watch> {
+        let slot = self.slot().filter(|slot| slot.is_foreign())?;
+        Some(Watch {
+            home: NonNull::from(slot.home()),
+            tree: Arc::clone(&self.node().tree),
+        })
     }
 
     /// The allocation's size.
@@ -270,6 +279,60 @@ impl Drop for LedgerRef {
             // SAFETY: the pin is ours by invariant 1.
             Target::Pin(node) => unsafe { node.unpin() },
         }
+    }
+}
+
+/// What finds a foreign allocation's ledgers again, and keeps nothing but the tree alive.
+pub(crate) struct Watch {
+    home: NonNull<Slot>,
+    tree: Arc<Tree>,
+}
+
+// SAFETY: the slot is touched as `upgrade` says, by any thread.
+unsafe impl Send for Watch {}
+// SAFETY: as for Send.
+unsafe impl Sync for Watch {}
+
+impl Watch {
+    /// A reference to one of the allocation's ledgers, unless its last buffer has gone: to the
+    /// owning one, if that is not about to go.
+    ///
+    /// # Safety
+    ///
+    /// The release of the allocation has not returned, and does not before this does.
+    pub(crate) unsafe fn upgrade(&self) -> Option<LedgerRef> {
+        // SAFETY: the home slot stays until the release has returned.
+        let home = unsafe { self.home.as_ref() };
+        if !home.count().is_shared() {
+            // A second ledger may come just now; then this one owned at the moment we looked.
+            return home
+                .count()
+                .try_retain()
+                .then(|| LedgerRef(self.home.cast()));
+        }
+        let mut any = None;
+        let locked = self.tree.lock();
+        // SAFETY: under the mutex, which all others take who have several ledgers. If one is left,
+        // its holder does not look at links without it either, since the memory is foreign.
+        let mut at = unsafe { home.links() }.first;
+        while let Some(here) = at {
+            // SAFETY: on the list, so in use, or its release has not returned.
+            let ledger = unsafe { here.as_ref() };
+            // SAFETY: as above.
+            at = unsafe { ledger.links() }.next;
+            let owning = ledger.count().is_owning();
+            if (owning || any.is_none()) && ledger.count().try_retain() {
+                // One that is replaced here is not its ledger's last, or is dropped unlocked.
+                let before = any.replace(LedgerRef(here.cast()));
+                if owning {
+                    drop(locked);
+                    drop(before);
+                    return any;
+                }
+            }
+        }
+        drop(locked);
+        any
     }
 }
 

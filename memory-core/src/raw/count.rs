@@ -8,7 +8,10 @@ const SHARED: usize = 1 << (usize::BITS - 1);
 /// The allocation is charged to this ledger.
 const OWNING: usize = 1 << (usize::BITS - 2);
 
-const COUNT: usize = OWNING - 1;
+/// Somebody may make buffers from none: see [`try_retain`](Count::try_retain). Never changes.
+const WATCHED: usize = 1 << (usize::BITS - 3);
+
+const COUNT: usize = WATCHED - 1;
 
 /// How many buffers hold a ledger, whether it is the owning one, and whether there are others.
 ///
@@ -16,13 +19,16 @@ const COUNT: usize = OWNING - 1;
 /// |---|---|
 /// | 63 | SHARED: the allocation has several ledgers; changed under the tree's mutex |
 /// | 62 | OWNING: the charge is this ledger's; changed under the tree's mutex |
-/// | 0..62 | buffers that hold this ledger |
+/// | 61 | WATCHED: the memory is foreign, and may be found again by its address |
+/// | 0..61 | buffers that hold this ledger |
 ///
 /// # Invariants
 ///
 /// 1. Who has a buffer counts. New buffers come from existing ones of the same ledger (without
 ///    the mutex), or, where SHARED is set, from those of another ledger (under the mutex).
 /// 2. An allocation with one ledger has OWNING and not SHARED there.
+/// 3. Where WATCHED is set, a watcher makes new buffers too, from a count that is not zero. So the
+///    last buffer is not known to be the last before the count is zero, and `is_sole` is false.
 ///
 /// So one load that says *one buffer, OWNING, not SHARED* proves to the holder of that buffer that
 /// nobody else can reach the allocation, now or later: that is [`is_sole`](Self::is_sole). The
@@ -55,10 +61,17 @@ impl Count {
         self.0.store(OWNING | 1, Ordering::Relaxed);
     }
 
-    /// One buffer on one ledger of several, not the owning one. Nobody else knows the ledger.
-    pub(crate) fn reset_to_guest(&self) {
+    /// As `reset_to_sole`, for memory that may be watched.
+    pub(crate) fn reset_to_watched(&self) {
         // Relaxed: as above.
-        self.0.store(SHARED | 1, Ordering::Relaxed);
+        self.0.store(OWNING | WATCHED | 1, Ordering::Relaxed);
+    }
+
+    /// One buffer on one ledger of several, not the owning one. Nobody else knows the ledger.
+    pub(crate) fn reset_to_guest(&self, watched: bool) {
+        let watched = if watched { WATCHED } else { 0 };
+        // Relaxed: as above.
+        self.0.store(SHARED | watched | 1, Ordering::Relaxed);
     }
 
     /// Another buffer. The caller has one, or the mutex and a live ledger.
@@ -72,7 +85,8 @@ impl Count {
         }
     }
 
-    /// Another buffer, if there is one. Under the mutex, for a ledger of which the caller has none.
+    /// Another buffer, if there is one. Under the mutex, for a ledger of which the caller has none;
+    /// or for a watched ledger, whose slot the caller knows to be in use or just given up.
     pub(crate) fn try_retain(&self) -> bool {
         self.0
             // Relaxed, both: as `retain`; the count cannot fall to zero in between.
@@ -116,6 +130,13 @@ impl Count {
     pub(crate) fn buffers(&self) -> usize {
         // Relaxed: a number for a reader.
         self.0.load(Ordering::Relaxed) & COUNT
+    }
+
+    /// Whether the allocation has, or had, several ledgers.
+    pub(crate) fn is_shared(&self) -> bool {
+        // Relaxed: who sees the bit takes the mutex. Who does not, and saw a count of zero before,
+        // knows that there is no other ledger: the bit is set while there is a buffer.
+        self.0.load(Ordering::Relaxed) & SHARED != 0
     }
 
     /// Whether the allocation is charged to this ledger at this instant.
@@ -181,11 +202,23 @@ mod tests {
     #[test]
     fn a_guest_does_not_own_until_it_is_told() {
         let count = Count::new();
-        count.reset_to_guest();
+        count.reset_to_guest(false);
 
         assert!(!count.is_owning());
         count.set_owning(true);
         assert!(count.is_owning());
         assert_eq!(count.buffers(), 1);
+    }
+
+    #[test]
+    fn the_last_buffer_of_a_watched_ledger_is_not_sole_and_zero_is_final() {
+        let count = Count::new();
+        count.reset_to_watched();
+
+        assert!(!count.is_sole());
+        assert!(count.try_retain());
+        assert_eq!(count.release(), Left::Buffers);
+        assert_eq!(count.release(), Left::Nothing);
+        assert!(!count.try_retain());
     }
 }

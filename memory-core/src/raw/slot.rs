@@ -101,7 +101,11 @@ impl Slot {
         let is_foreign = foreign.is_some();
         // SAFETY: the caller's promise.
         let face = unsafe { Self::init_hidden(slot, slot, block, links, foreign) };
-        face.count.reset_to_sole();
+        if is_foreign {
+            face.count.reset_to_watched();
+        } else {
+            face.count.reset_to_sole();
+        }
         face.fill(node, size, is_foreign);
     }
 
@@ -116,7 +120,7 @@ impl Slot {
         let at = NonNull::from(home);
         // SAFETY: the caller's promise.
         let face = unsafe { Self::init_hidden(slot, at, block, Links::default(), None) };
-        face.count.reset_to_guest();
+        face.count.reset_to_guest(home.is_foreign());
         face.fill(node, home.size(), home.is_foreign());
     }
 

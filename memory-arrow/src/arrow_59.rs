@@ -1,0 +1,20 @@
+//! Everything of this crate for the arrays of arrow 59.
+
+/// The crates of arrow 59 that this module works on.
+pub mod deps {
+    pub use ::arrow_array_59 as arrow_array;
+    pub use ::arrow_buffer_59 as arrow_buffer;
+    #[cfg(feature = "csv-59")]
+    pub use ::arrow_csv_59 as arrow_csv;
+    pub use ::arrow_data_59 as arrow_data;
+    #[cfg(feature = "ipc-59")]
+    pub use ::arrow_ipc_59 as arrow_ipc;
+    pub use ::arrow_schema_59 as arrow_schema;
+    #[cfg(feature = "parquet-59")]
+    pub use ::parquet_59 as parquet;
+}
+
+#[path = "versioned/mod.rs"]
+mod source;
+
+pub use source::*;

@@ -1,0 +1,20 @@
+//! Everything of this crate for the arrays of arrow 60.
+
+/// The crates of arrow 60 that this module works on.
+pub mod deps {
+    pub use ::arrow_array_60 as arrow_array;
+    pub use ::arrow_buffer_60 as arrow_buffer;
+    #[cfg(feature = "csv")]
+    pub use ::arrow_csv_60 as arrow_csv;
+    pub use ::arrow_data_60 as arrow_data;
+    #[cfg(feature = "ipc")]
+    pub use ::arrow_ipc_60 as arrow_ipc;
+    pub use ::arrow_schema_60 as arrow_schema;
+    #[cfg(feature = "parquet")]
+    pub use ::parquet_60 as parquet;
+}
+
+#[path = "versioned/mod.rs"]
+mod source;
+
+pub use source::*;

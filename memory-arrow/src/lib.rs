@@ -1,0 +1,21 @@
+//! arrow-rs arrays on arrow-memory's allocator tree.
+
+#[cfg(any(feature = "arrow-59", feature = "arrow-60"))]
+mod c_data;
+mod error;
+#[cfg(any(test, feature = "arrow-59", feature = "arrow-60"))]
+mod registry;
+#[cfg(any(test, feature = "arrow-59", feature = "arrow-60"))]
+mod sync;
+
+#[cfg(feature = "arrow-59")]
+pub mod arrow_59;
+#[cfg(feature = "arrow-60")]
+pub mod arrow_60;
+
+pub use error::MemoryError;
+
+#[cfg(all(feature = "arrow-59", not(feature = "arrow-60")))]
+pub use arrow_59::*;
+#[cfg(feature = "arrow-60")]
+pub use arrow_60::*;

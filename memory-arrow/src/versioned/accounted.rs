@@ -1,0 +1,507 @@
+//! Arrays and batches: adopted, moved, measured and let go as wholes.
+#![expect(
+    unsafe_code,
+    reason = "rebuilds valid arrays with other buffers of the same bytes"
+)]
+
+use std::sync::Arc;
+
+use arrow_memory_core::{ArrowBuf, BufferAllocator};
+use hashbrown::HashTable;
+
+use super::deps::arrow_array::types::{
+    ArrowDictionaryKeyType, ArrowPrimitiveType, ByteArrayType, ByteViewType, RunEndIndexType,
+};
+use super::deps::arrow_array::{
+    Array, ArrayRef, BooleanArray, DictionaryArray, FixedSizeBinaryArray, FixedSizeListArray,
+    GenericByteArray, GenericByteViewArray, GenericListArray, GenericListViewArray, MapArray,
+    NullArray, OffsetSizeTrait, PrimitiveArray, RecordBatch, RunArray, StructArray, UnionArray,
+    make_array,
+};
+use super::deps::arrow_buffer::{BooleanBuffer, Buffer, NullBuffer};
+use super::deps::arrow_data::{ArrayData, ArrayDataBuilder};
+use super::deps::arrow_schema::DataType;
+use super::known::{self, Known, Region};
+use crate::error::MemoryError;
+use crate::registry::Key;
+
+/// What has buffers of arrow's: a buffer, an array of any type, a batch.
+///
+/// Nothing is copied. The results have the same values, offsets and lengths, on buffers that hold a
+/// tree's memory. A slice of a result shares its memory and adds nothing. All buffers are taken
+/// together: of children, dictionaries, views and null masks, each allocation once.
+///
+/// What adopted arrays lose: arrow-rs can no longer write to their memory in place (`unary_mut`,
+/// `into_builder`, `into_vec` and the like copy, or refuse), since it does not own it any more.
+/// [`detach`](Self::detach) gives the arrow-rs memory back.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_arrow::Accounted;
+/// use arrow_memory_arrow::deps::arrow_array::{Array, Int64Array};
+/// use arrow_memory_core::RootAllocator;
+///
+/// let root = RootAllocator::new(1 << 20);
+/// let query = root.new_child_allocator("query", 0, 1 << 20)?;
+///
+/// let array = Int64Array::from(vec![1, 2, 3, 4]).adopt(&root)?;
+/// let slice = array.slice(1, 2);
+/// assert_eq!((root.allocated_memory(), slice.accounted_size()), (32, 32));
+///
+/// let moved = array.transfer_to(&query)?;
+/// assert_eq!((query.allocated_memory(), root.allocated_memory()), (32, 32));
+/// drop((array, slice, moved));
+/// assert_eq!(root.allocated_memory(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait Accounted: Sized {
+    /// Puts all memory of this under `allocator`: what no allocator of its tree is charged for is
+    /// charged at its capacity, the rest is shared (as by [`ArrowBuf::retain_in`]).
+    ///
+    /// The charge lasts as long as the result, its clones and slices do.
+    ///
+    /// # Errors
+    ///
+    /// As [`adopt_buffer`](super::adopt_buffer). It is refused as a whole: no limit, peak or other
+    /// request sees a part of it.
+    fn adopt(&self, allocator: &BufferAllocator) -> Result<Self, MemoryError>;
+
+    /// As [`adopt`](Self::adopt), and what this tree is charged for already is charged to `target`
+    /// from now on, if it fits there. `self` stays valid, at the target's expense.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Transfer`] or [`MemoryError::Alloc`] if it does not fit as a whole. Allocations
+    /// that had moved by then are moved back; others may have seen them.
+    fn transfer_to(&self, target: &BufferAllocator) -> Result<Self, MemoryError>;
+
+    /// The bytes that trees are charged for the memory of this, each allocation once: whole
+    /// allocations, whoever shares them.
+    fn accounted_size(&self) -> usize;
+
+    /// The same values in memory that no tree is charged for: what was adopted is arrow-rs' own
+    /// memory again, without a copy; what came from a tree is copied to the global allocator. The
+    /// charge of `self` ends when it goes.
+    fn detach(&self) -> Self;
+}
+
+/// Puts a buffer under `allocator`, as [`Accounted::transfer_to`]: memory that its tree is charged
+/// for already is moved there and not charged again.
+///
+/// Beside arrow-rs' own `Buffer::claim`, which charges by force and sees only a size, this recognises
+/// memory and can refuse.
+///
+/// # Errors
+///
+/// As [`Accounted::transfer_to`].
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_arrow::claim;
+/// use arrow_memory_arrow::deps::arrow_buffer::Buffer;
+/// use arrow_memory_core::RootAllocator;
+///
+/// let root = RootAllocator::new(1000);
+/// let (scan, join) = (root.child("scan").build()?, root.child("join").build()?);
+/// let buffer = Buffer::from_vec(vec![0_u8; 800]);
+/// let scanned = claim(&buffer, &scan)?;
+/// let joined = claim(&buffer, &join)?;
+/// assert_eq!((scan.allocated_memory(), join.allocated_memory()), (0, 800));
+/// # drop((scanned, joined));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn claim(buffer: &Buffer, allocator: &BufferAllocator) -> Result<Buffer, MemoryError> {
+    buffer.transfer_to(allocator)
+}
+
+/// As [`claim`], for a batch, as a whole.
+///
+/// # Errors
+///
+/// As [`Accounted::transfer_to`].
+pub fn claim_batch(
+    batch: &RecordBatch,
+    allocator: &BufferAllocator,
+) -> Result<RecordBatch, MemoryError> {
+    batch.transfer_to(allocator)
+}
+
+/// An array of the data's type, as arrow's `make_array`, for those who have none of arrow's crates
+/// at hand.
+pub fn to_array(data: ArrayData) -> ArrayRef {
+    make_array(data)
+}
+
+/// Something that can be taken apart into array data, and put together again.
+trait Parts: Sized {
+    fn parts(&self) -> Vec<ArrayData>;
+    fn from_parts(&self, parts: Vec<ArrayData>) -> Self;
+}
+
+impl<T: Parts> Accounted for T {
+    fn adopt(&self, allocator: &BufferAllocator) -> Result<Self, MemoryError> {
+        let parts = self.parts();
+        let mut regions = Regions::of(&parts);
+        regions.charge(allocator)?;
+        regions.share(allocator)?;
+        Ok(self.from_parts(regions.rebuild(parts)))
+    }
+
+    fn transfer_to(&self, target: &BufferAllocator) -> Result<Self, MemoryError> {
+        let parts = self.parts();
+        let mut regions = Regions::of(&parts);
+        regions.charge(target)?;
+        regions.transfer(target)?;
+        Ok(self.from_parts(regions.rebuild(parts)))
+    }
+
+    fn accounted_size(&self) -> usize {
+        let regions = Regions::of(&self.parts());
+        let mut seen = HashTable::new();
+        let mut sum = 0;
+        for slot in regions.slots {
+            let Some(known) = known::find(slot.region, None).0 else {
+                continue;
+            };
+            let Some(id) = known.view.allocation_id() else {
+                continue;
+            };
+            if seen.find(mix(id), |&other| other == id).is_none() {
+                seen.insert_unique(mix(id), id, |&id| mix(id));
+                sum += known.view.allocation_size();
+            }
+        }
+        sum
+    }
+
+    fn detach(&self) -> Self {
+        let parts = self.parts();
+        let mut regions = Regions::of(&parts);
+        for slot in &mut regions.slots {
+            slot.buffer = match known::find(slot.region, None).0 {
+                None => None,
+                Some(known) => Some(match known.original {
+                    Some(original) if covers(&original, slot.region) => original,
+                    _ => Buffer::from(known.view.as_slice()),
+                }),
+            };
+        }
+        self.from_parts(regions.rebuild(parts))
+    }
+}
+
+/// Whether slices of `original` can show all of `region`.
+fn covers(original: &Buffer, region: Region) -> bool {
+    original.data_ptr() == region.start
+        && original.ptr_offset() == 0
+        && original.len() >= region.seen
+}
+
+/// The distinct regions of memory of some arrays.
+struct Regions {
+    slots: Vec<Slot>,
+    /// For each buffer that is not empty, in the order of [`visit`], the index of its slot.
+    order: Vec<u32>,
+}
+
+struct Slot {
+    region: Region,
+    /// One that views up to `region.seen`.
+    widest: Buffer,
+    known: Option<Known>,
+    /// The buffer on all of the region that the results are slices of; `None`: the old ones stay.
+    buffer: Option<Buffer>,
+}
+
+impl Regions {
+    fn of(parts: &[ArrayData]) -> Self {
+        let mut regions = Self {
+            slots: Vec::with_capacity(parts.len()),
+            order: Vec::with_capacity(parts.len() * 2),
+        };
+        let mut table = HashTable::with_capacity(parts.len());
+        for data in parts {
+            visit(data, &mut |buffer| regions.note(buffer, &mut table));
+        }
+        regions
+    }
+
+    fn note(&mut self, buffer: &Buffer, table: &mut HashTable<u32>) {
+        let Some(region) = Region::of(buffer) else {
+            return;
+        };
+        let hash = mix(region.address());
+        let slots = &mut self.slots;
+        let same = table.find(hash, |&index| {
+            let known = &slots[index as usize].region;
+            known.start == region.start && known.size >= region.size
+        });
+        let index = match same {
+            Some(&index) => {
+                let slot = &mut slots[index as usize];
+                if slot.region.seen < region.seen {
+                    slot.region.seen = region.seen;
+                    slot.widest = buffer.clone();
+                }
+                index
+            }
+            None => {
+                let index = slots.len() as u32;
+                slots.push(Slot {
+                    region,
+                    widest: buffer.clone(),
+                    known: None,
+                    buffer: None,
+                });
+                table.insert_unique(hash, index, |&index| {
+                    mix(slots[index as usize].region.address())
+                });
+                index
+            }
+        };
+        self.order.push(index);
+    }
+
+    /// Finds what is known, and charges the rest to `allocator`, as a whole.
+    fn charge(&mut self, allocator: &BufferAllocator) -> Result<(), MemoryError> {
+        let mut unknown: Vec<(usize, Key)> = Vec::new();
+        let mut total = 0_usize;
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            match known::find(slot.region, Some(allocator)) {
+                (Some(known), _) => slot.known = Some(known),
+                (None, key) => {
+                    total = total.saturating_add(slot.region.size);
+                    unknown.push((index, key));
+                }
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let mut reservation = allocator.new_reservation();
+        reservation.add(total)?;
+        for (index, key) in unknown {
+            let slot = &mut self.slots[index];
+            slot.known = Some(known::adopt(
+                &mut reservation,
+                &slot.widest,
+                slot.region,
+                key,
+            )?);
+        }
+        Ok(())
+    }
+
+    /// Puts all of them on the ledgers of `allocator`.
+    fn share(&mut self, allocator: &BufferAllocator) -> Result<(), MemoryError> {
+        for slot in &mut self.slots {
+            if let Some(mut known) = slot.known.take() {
+                if !known.view.belongs_to(allocator) {
+                    known.view = known.view.retain_in(allocator)?;
+                }
+                slot.buffer = Some(known.into_buffer());
+            }
+        }
+        Ok(())
+    }
+
+    /// As `share`, with their charges, or not at all.
+    fn transfer(&mut self, target: &BufferAllocator) -> Result<(), MemoryError> {
+        let mut moved: Vec<(ArrowBuf, BufferAllocator)> = Vec::new();
+        for slot in &mut self.slots {
+            // Of the ledgers in this tree, the one that owns: its charge is what moves.
+            let owner = known::find(slot.region, None).0;
+            let Some(mut known) = slot.known.take() else {
+                continue;
+            };
+            if let Some(owner) = owner
+                && owner.view.shares_root(target)
+                && owner.view.allocation_id() == known.view.allocation_id()
+            {
+                known.view = owner.view;
+            }
+            if known.view.belongs_to(target) {
+                slot.buffer = Some(known.into_buffer());
+                continue;
+            }
+            let owns = known.view.accounted_size() > 0;
+            match known.view.try_transfer_ownership(target) {
+                Ok(view) => {
+                    if owns {
+                        moved.push((view.clone(), known.view.allocator()));
+                    }
+                    known.view = view;
+                    slot.buffer = Some(known.into_buffer());
+                }
+                Err(error) => {
+                    for (view, from) in moved {
+                        // By force: it was there before. A closed allocator does not take it back.
+                        if let Err(error) = view.transfer_ownership(&from) {
+                            tracing::warn!(%error, "a transfer could not be undone");
+                        }
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The arrays on the slots' buffers.
+    fn rebuild(&self, parts: Vec<ArrayData>) -> Vec<ArrayData> {
+        let mut order = self.order.iter();
+        let mut next = |buffer: &Buffer| {
+            if buffer.is_empty() {
+                return Buffer::default();
+            }
+            // `visit` went the same way, so there is one for each.
+            let slot = order.next().map(|&index| &self.slots[index as usize]);
+            match slot.and_then(|slot| slot.buffer.as_ref()) {
+                Some(whole) => whole.slice_with_length(buffer.ptr_offset(), buffer.len()),
+                None => buffer.clone(),
+            }
+        };
+        parts
+            .into_iter()
+            .map(|data| replace(data, &mut next))
+            .collect()
+    }
+}
+
+/// Calls `f` with each buffer, in the order of [`replace`].
+fn visit(data: &ArrayData, f: &mut impl FnMut(&Buffer)) {
+    if let Some(nulls) = data.nulls() {
+        f(nulls.buffer());
+    }
+    data.buffers().iter().for_each(&mut *f);
+    for child in data.child_data() {
+        visit(child, f);
+    }
+}
+
+/// The same array with other buffers, each of which `next` gives for the one that it replaces, with
+/// the same bytes.
+fn replace(data: ArrayData, next: &mut impl FnMut(&Buffer) -> Buffer) -> ArrayData {
+    let (data_type, len, nulls, offset, mut buffers, mut children) = data.into_parts();
+    let nulls = nulls.map(|nulls| {
+        let bits = BooleanBuffer::new(next(nulls.buffer()), nulls.offset(), nulls.len());
+        // SAFETY: the same bits have the same number of zeros.
+        unsafe { NullBuffer::new_unchecked(bits, nulls.null_count()) }
+    });
+    for buffer in &mut buffers {
+        *buffer = next(buffer);
+    }
+    for child in &mut children {
+        let empty = ArrayDataBuilder::new(DataType::Null);
+        // SAFETY: an array of no nulls has no buffers to be wrong.
+        let empty = unsafe { empty.build_unchecked() };
+        *child = replace(std::mem::replace(child, empty), next);
+    }
+    let built = ArrayDataBuilder::new(data_type)
+        .len(len)
+        .nulls(nulls)
+        .offset(offset)
+        .buffers(buffers)
+        .child_data(children);
+    // SAFETY: it was valid with the same bytes, at addresses that are aligned as they were: the
+    // wrappers start where the regions do. Empty buffers are replaced by one that is aligned to 64.
+    unsafe { built.build_unchecked() }
+}
+
+fn mix(address: usize) -> u64 {
+    let spread = (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    spread ^ (spread >> 32)
+}
+
+impl Parts for Buffer {
+    fn parts(&self) -> Vec<ArrayData> {
+        let bytes = ArrayDataBuilder::new(DataType::UInt8)
+            .len(self.len())
+            .add_buffer(self.clone());
+        // SAFETY: any bytes are an array of bytes.
+        vec![unsafe { bytes.build_unchecked() }]
+    }
+
+    fn from_parts(&self, parts: Vec<ArrayData>) -> Self {
+        parts[0].buffers()[0].clone()
+    }
+}
+
+impl Parts for ArrayData {
+    fn parts(&self) -> Vec<ArrayData> {
+        vec![self.clone()]
+    }
+
+    fn from_parts(&self, parts: Vec<ArrayData>) -> Self {
+        one(parts)
+    }
+}
+
+impl Parts for ArrayRef {
+    fn parts(&self) -> Vec<ArrayData> {
+        vec![self.to_data()]
+    }
+
+    fn from_parts(&self, parts: Vec<ArrayData>) -> Self {
+        make_array(one(parts))
+    }
+}
+
+impl Parts for RecordBatch {
+    fn parts(&self) -> Vec<ArrayData> {
+        self.columns()
+            .iter()
+            .map(|column| column.to_data())
+            .collect()
+    }
+
+    fn from_parts(&self, parts: Vec<ArrayData>) -> Self {
+        let columns = parts.into_iter().map(make_array).collect();
+        let (schema, rows) = (Arc::clone(self.schema_ref()), self.num_rows());
+        // SAFETY: the same columns, with the same types and lengths, as this batch has.
+        unsafe { RecordBatch::new_unchecked(schema, columns, rows) }
+    }
+}
+
+fn one(parts: Vec<ArrayData>) -> ArrayData {
+    match parts.into_iter().next() {
+        Some(data) => data,
+        None => ArrayData::new_empty(&DataType::Null),
+    }
+}
+
+/// Arrays of known types.
+macro_rules! typed {
+    ($parameter:ident: $bound:path, $array:ty) => {
+        impl<$parameter: $bound> Parts for $array {
+            fn parts(&self) -> Vec<ArrayData> {
+                vec![self.to_data()]
+            }
+
+            fn from_parts(&self, parts: Vec<ArrayData>) -> Self {
+                Self::from(one(parts))
+            }
+        }
+    };
+    ($($array:ty),*) => {$(
+        impl Parts for $array {
+            fn parts(&self) -> Vec<ArrayData> {
+                vec![self.to_data()]
+            }
+
+            fn from_parts(&self, parts: Vec<ArrayData>) -> Self {
+                Self::from(one(parts))
+            }
+        }
+    )*};
+}
+
+typed!(NullArray, BooleanArray, FixedSizeBinaryArray);
+typed!(FixedSizeListArray, StructArray, UnionArray, MapArray);
+typed!(T: ArrowPrimitiveType, PrimitiveArray<T>);
+typed!(T: ByteArrayType, GenericByteArray<T>);
+typed!(T: ByteViewType, GenericByteViewArray<T>);
+typed!(O: OffsetSizeTrait, GenericListArray<O>);
+typed!(O: OffsetSizeTrait, GenericListViewArray<O>);
+typed!(K: ArrowDictionaryKeyType, DictionaryArray<K>);
+typed!(R: RunEndIndexType, RunArray<R>);

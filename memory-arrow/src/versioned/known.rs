@@ -1,0 +1,259 @@
+//! What is known of the memory at an address: wrappers that we made, and memory that was adopted.
+#![expect(
+    unsafe_code,
+    reason = "views memory that an entry of the registry keeps"
+)]
+
+use std::ptr::NonNull;
+use std::sync::{Arc, LazyLock, Weak};
+
+use arrow_memory_core::{
+    AllocationReservation, ArrowBuf, BufferAllocator, ForeignAllocation, ForeignWatch,
+};
+
+use super::deps::arrow_buffer::Buffer;
+use crate::error::MemoryError;
+use crate::registry::{Key, Registry};
+
+static REGISTRY: LazyLock<Registry<Target>> = LazyLock::new(Registry::new);
+
+/// What an entry of the registry leads to.
+enum Target {
+    /// A buffer of arrow's, `len` bytes long, that holds one of ours.
+    Wrapper { owner: Weak<Wrapper>, len: usize },
+    /// A buffer of arrow's that a tree holds. Removed by the release of its memory.
+    Adopted {
+        watch: ForeignWatch,
+        /// What was adopted; keeps the memory, and drops it with the entry.
+        original: Buffer,
+    },
+}
+
+/// The owner of a `Buffer` that we made of an [`ArrowBuf`].
+struct Wrapper {
+    held: ArrowBuf,
+    /// What `held` was adopted from, if it was.
+    original: Option<Buffer>,
+    key: Key,
+}
+
+impl Drop for Wrapper {
+    fn drop(&mut self) {
+        // The entry is dropped here, with the lock released.
+        drop(REGISTRY.remove(self.key));
+    }
+}
+
+/// Where a `Buffer`'s memory starts, and how much of it there is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Region {
+    pub(super) start: NonNull<u8>,
+    /// The whole of it, in bytes.
+    pub(super) size: usize,
+    /// As much of it as `Buffer`s are known to view, so as is initialised.
+    pub(super) seen: usize,
+}
+
+impl Region {
+    /// `None` for an empty buffer, which holds nothing worth an account.
+    #[inline]
+    pub(super) fn of(buffer: &Buffer) -> Option<Self> {
+        if buffer.is_empty() {
+            return None;
+        }
+        let seen = buffer.ptr_offset() + buffer.len();
+        Some(Self {
+            start: buffer.data_ptr(),
+            size: buffer.capacity().max(seen),
+            seen,
+        })
+    }
+
+    pub(super) fn address(&self) -> usize {
+        self.start.addr().get()
+    }
+}
+
+/// Memory that a tree is charged for.
+pub(super) struct Known {
+    /// A view of what was `seen` of the region, on some ledger.
+    pub(super) view: ArrowBuf,
+    /// The buffer of arrow's that was adopted, if it was one.
+    pub(super) original: Option<Buffer>,
+    /// Whether the region is found by its adoption, whatever becomes of wrappers.
+    pub(super) adopted: bool,
+}
+
+/// A strong reference that a lookup made, to be dropped with the lock released.
+enum Found {
+    Wrapper(Arc<Wrapper>),
+    Adopted(ArrowBuf, Buffer),
+}
+
+impl Target {
+    /// What keeps `region` alive, if this does and is alive. Drops nothing.
+    fn upgrade(&self, region: Region) -> Option<Found> {
+        match self {
+            Self::Wrapper { owner, len } if *len >= region.size => {
+                owner.upgrade().map(Found::Wrapper)
+            }
+            Self::Adopted { watch, original } if original.capacity() >= region.size => {
+                // SAFETY: the release removes this entry before it returns, and takes the lock
+                // that we hold to do so. The adopted buffer keeps `original.capacity()` bytes from
+                // `start`, so all of the region; `seen` bytes of it are initialised, since a
+                // `Buffer` views them; and nobody writes to memory that a `Buffer` views while
+                // another is on it, as the adopted one is.
+                let view = unsafe { watch.upgrade(region.start, region.seen) }?;
+                Some(Found::Adopted(view, original.clone()))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Found {
+    fn held(&self) -> &ArrowBuf {
+        match self {
+            Self::Wrapper(wrapper) => &wrapper.held,
+            Self::Adopted(view, _) => view,
+        }
+    }
+
+    /// How good a find this is for `allocator`: its own ledger, the owner, another of its tree.
+    fn rank(&self, allocator: Option<&BufferAllocator>) -> u8 {
+        let held = self.held();
+        match allocator {
+            Some(allocator) if held.belongs_to(allocator) => 4,
+            Some(allocator) if !held.shares_root(allocator) => 0,
+            _ if held.accounted_size() > 0 => 3,
+            _ => 2,
+        }
+    }
+
+    fn into_known(self, region: Region) -> Known {
+        match self {
+            Self::Wrapper(wrapper) => Known {
+                view: wrapper.held.slice(..region.seen),
+                original: wrapper.original.clone(),
+                adopted: false,
+            },
+            Self::Adopted(view, original) => Known {
+                view,
+                original: Some(original),
+                adopted: true,
+            },
+        }
+    }
+}
+
+/// What is known of `region`, the best for `allocator`, in its tree if one is given; and a key to
+/// insert an entry with.
+pub(super) fn find(region: Region, allocator: Option<&BufferAllocator>) -> (Option<Known>, Key) {
+    let mut all = Vec::new();
+    let key = REGISTRY.find(region.address(), |target| {
+        all.extend(target.upgrade(region));
+    });
+    (best(all, region, allocator), key)
+}
+
+fn best(all: Vec<Found>, region: Region, allocator: Option<&BufferAllocator>) -> Option<Known> {
+    let best = all
+        .into_iter()
+        .max_by_key(|found| found.rank(allocator))
+        .filter(|found| found.rank(allocator) > 0)?;
+    Some(best.into_known(region))
+}
+
+/// Puts a region that nobody knew under the allocator of `reservation`, which pays as far as it
+/// goes. `widest` is a buffer on it that views up to `region.seen`.
+pub(super) fn adopt(
+    reservation: &mut AllocationReservation,
+    widest: &Buffer,
+    region: Region,
+    key: Key,
+) -> Result<Known, MemoryError> {
+    let allocator = reservation.allocator().clone();
+    // Held until it stands in the entry, or until the allocation is gone.
+    let original = widest.clone();
+    let release = move || drop(REGISTRY.remove(key));
+    // SAFETY: `original` keeps the memory; from the insertion below on the entry has it, which the
+    // release removes. The first `seen` bytes are initialised, for a `Buffer` views up to there and
+    // those before come from the same producer. Nobody writes what two `Buffer`s are on.
+    let foreign = unsafe { ForeignAllocation::new(region.start, region.seen, release) };
+    let view = reservation.wrap_foreign_allocation(foreign.charged_as(region.size))?;
+    let Some(watch) = view.watch() else {
+        // Only an empty allocation has none, and a region is not empty.
+        return Ok(Known {
+            view,
+            original: None,
+            adopted: false,
+        });
+    };
+    let target = Target::Adopted {
+        watch,
+        original: original.clone(),
+    };
+    // Another thread may have adopted it meanwhile.
+    let mut all = Vec::new();
+    let inserted = REGISTRY.insert_unless(key, target, |target| {
+        let found = target.upgrade(region);
+        let fits = matches!(&found, Some(found) if found.held().shares_root(&allocator));
+        all.extend(found);
+        fits
+    });
+    let Err(ours) = inserted else {
+        return Ok(Known {
+            view,
+            original: Some(original),
+            adopted: true,
+        });
+    };
+    // Our charge goes first, then what it was for.
+    drop(view);
+    drop(ours);
+    match best(all, region, Some(&allocator)) {
+        Some(known) => Ok(known),
+        // What made us give way is among them; this is for the type.
+        None => Err(MemoryError::Value("adopted memory was not found".into())),
+    }
+}
+
+impl Known {
+    /// A buffer of arrow's on all of the view.
+    pub(super) fn into_buffer(self) -> Buffer {
+        if self.adopted {
+            // Found by its adoption, so the owner needs no entry.
+            let (start, len) = extent(&self.view);
+            let owner = Arc::new(self.view);
+            // SAFETY: the owner keeps these bytes.
+            return unsafe { Buffer::from_custom_allocation(start, len, owner) };
+        }
+        wrap(self.view, self.original)
+    }
+}
+
+/// A buffer of arrow's on `held`, which is found by its address from then on.
+pub(super) fn wrap(held: ArrowBuf, original: Option<Buffer>) -> Buffer {
+    let (start, len) = extent(&held);
+    if len == 0 {
+        return Buffer::default();
+    }
+    let owner = REGISTRY.insert_with(start.addr().get(), |key| {
+        let owner = Arc::new(Wrapper {
+            held,
+            original,
+            key,
+        });
+        let target = Target::Wrapper {
+            owner: Arc::downgrade(&owner),
+            len,
+        };
+        (target, owner)
+    });
+    // SAFETY: the owner keeps these bytes, which are initialised and immutable.
+    unsafe { Buffer::from_custom_allocation(start, len, owner) }
+}
+
+fn extent(held: &ArrowBuf) -> (NonNull<u8>, usize) {
+    (NonNull::from(held.as_slice()).cast(), held.len())
+}

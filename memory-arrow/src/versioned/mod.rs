@@ -1,0 +1,24 @@
+use super::deps;
+
+mod accounted;
+mod buffers;
+mod error;
+mod ffi;
+mod known;
+#[cfg(feature = "pool")]
+mod pool;
+
+pub use accounted::{Accounted, claim, claim_batch, to_array};
+pub use buffers::{adopt_buffer, arrow_buf, into_buffer, into_scalar_buffer};
+pub use ffi::{
+    FFI_ArrowArray, FFI_ArrowSchema, export_array, export_array_into, export_batch, import_array,
+    import_batch, import_trusted,
+};
+#[cfg(feature = "pool")]
+pub use pool::TreePool;
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod all_types_tests;
+#[cfg(test)]
+mod malformed_tests;
