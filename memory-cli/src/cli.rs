@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Demo,
     /// Read files into a tree with an allocator per file and column
     Scan(Scan),
+    /// Do the same work on each backend, in processes of their own
+    Compare(Compare),
     /// Make test data
     #[command(subcommand)]
     Gen(Gen),
@@ -56,6 +58,32 @@ pub(crate) struct Scan {
     /// Charge decoded buffers where they are, without copying them to the backend
     #[arg(long)]
     pub(crate) adopt: bool,
+}
+
+/// Decodes, copies, grows, filters and frees, as a query would, on each backend.
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    /// The file to work on
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Threads, each of which does all of the work
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: u16,
+    /// Only these backends, separated by commas
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) backends: Vec<String>,
+    /// How often each backend runs; medians are shown
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) rounds: u16,
+    /// Rows in a batch (Arrow IPC files keep their own batches)
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    pub(crate) batch_size: u32,
+    /// Where the chart goes
+    #[arg(long, value_name = "FILE", default_value = "arrow-memory-compare.svg")]
+    pub(crate) chart: PathBuf,
+    /// Do the work on this backend, here, and print what it took
+    #[arg(long, hide = true)]
+    pub(crate) worker: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,6 @@
 //! `arrow-memory`: what columnar files need in memory.
 //!
-//! One module per command (`demo`, `scan`, `generate`) over what they share: `input` reads files,
+//! One module per command (`demo`, `scan`, `compare`, `generate`) over what they share: `input` reads files,
 //! `columns` copies them into accounted memory, `tree` draws allocators, `terminal` writes.
 
 // Linked, so that each can be asked for by name.
@@ -11,6 +11,7 @@ use arrow_memory_system as _;
 
 mod cli;
 mod columns;
+mod compare;
 mod demo;
 mod failure;
 mod generate;
@@ -67,6 +68,28 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             }
             if !report.fits {
                 return Ok(ExitCode::from(DOES_NOT_FIT));
+            }
+        }
+        Command::Compare(arguments) => {
+            let (threads, batch_size) = (arguments.threads.into(), arguments.batch_size as usize);
+            if let Some(backend) = arguments.worker {
+                let outcome = compare::work(&arguments.file, &backend, threads, batch_size)?;
+                terminal::print_json(&outcome)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            let comparison = compare::compare(&compare::Options {
+                file: arguments.file,
+                threads,
+                batch_size,
+                backends: arguments.backends,
+                rounds: arguments.rounds.into(),
+                chart: arguments.chart,
+                progress: !json,
+            })?;
+            if json {
+                terminal::print_json(&comparison)?;
+            } else {
+                terminal::print(&comparison.render(Style::stdout()))?;
             }
         }
         Command::Gen(Gen::Tpch(arguments)) => {

@@ -83,18 +83,30 @@ pub(crate) fn progress(total: Option<u64>, what: &str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
+    bar_of(total, what, "rows")
+}
+
+/// As [`progress`], of steps that take a while each.
+pub(crate) fn steps(total: u64, what: &str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    bar_of(Some(total), what, "runs")
+}
+
+fn bar_of(total: Option<u64>, what: &str, unit: &str) -> ProgressBar {
     let (bar, template) = match total {
         Some(total) => (
             ProgressBar::new(total),
-            "{msg} {wide_bar:.cyan} {human_pos}/{human_len} rows, {eta} left",
+            format!("{{msg}} {{wide_bar:.cyan}} {{human_pos}}/{{human_len}} {unit}, {{eta}} left"),
         ),
         None => (
             ProgressBar::new_spinner(),
-            "{msg} {spinner} {human_pos} rows, {elapsed}",
+            format!("{{msg}} {{spinner}} {{human_pos}} {unit}, {{elapsed}}"),
         ),
     };
     bar.set_draw_target(ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template(template) {
+    if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style);
     }
     bar.set_message(what.to_owned());

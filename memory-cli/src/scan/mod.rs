@@ -1,5 +1,6 @@
 //! `scan`: files read into a tree with an allocator per file and column.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -185,16 +186,18 @@ impl<'a> Scan<'a> {
             indicatif::ProgressBar::hidden()
         };
         let labels = labels(&self.options.files);
-        let mut branches = Vec::with_capacity(inputs.len());
+        let branches = inputs
+            .iter()
+            .zip(labels)
+            .map(|(input, label)| self.branch(&label, input))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut files = Vec::with_capacity(inputs.len());
-        for (mut input, label) in inputs.into_iter().zip(labels) {
-            let branch = self.branch(&label, &input)?;
+        for (mut input, branch) in inputs.into_iter().zip(&branches) {
             let rows_before = self.rows;
             while let Some(batch) = input.next_batch()? {
-                self.take(&batch, &branch, total)?;
+                self.take(&batch, branch, total)?;
                 bar.set_position(self.rows);
             }
-            branches.push(branch);
             files.push(FileReport {
                 path: input.path,
                 format: input.format,
@@ -305,7 +308,8 @@ impl<'a> Scan<'a> {
             ..
         } = self.trees;
         let all = counted.stats();
-        let shown = self.shown;
+        let mut shown = self.shown;
+        shown.set_peaks(&root.snapshot());
         Report {
             fits: self.refusal.is_none(),
             limit: self.options.limit,
@@ -331,7 +335,9 @@ impl<'a> Scan<'a> {
                 before: before.resident,
                 used: shown.process.resident,
                 // The kernel's own peak may lag behind what it says is resident.
-                peak: ProcessMemory::now().peak_resident.max(shown.process.resident),
+                peak: ProcessMemory::now()
+                    .peak_resident
+                    .max(shown.process.resident),
                 after_release: None,
             },
             need: self.need,
@@ -349,6 +355,20 @@ impl Moment {
             counted: trees.counted.stats(),
             own: trees.backend.stats(),
             process: ProcessMemory::now(),
+        }
+    }
+
+    /// Takes the peaks of a later time.
+    fn set_peaks(&mut self, later: &AllocatorSnapshot) {
+        let peaks: HashMap<_, _> = later
+            .entries
+            .iter()
+            .map(|entry| (entry.allocator.id, entry.peak))
+            .collect();
+        for entry in &mut self.tree.entries {
+            if let Some(&peak) = peaks.get(&entry.allocator.id) {
+                entry.peak = peak;
+            }
         }
     }
 
