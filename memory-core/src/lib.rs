@@ -4,6 +4,7 @@ mod accounting;
 mod allocator;
 pub mod backend;
 mod buffer;
+mod collections;
 mod error;
 mod guard;
 mod ledger;
@@ -29,6 +30,9 @@ pub use buffer::{
     ArrowBuf, ArrowBufMut, BooleanBufferBuilder, BufferBuilder, ForeignAllocation, ForeignError,
     ForeignWatch, TransferResult, TypedBufferBuilder,
 };
+pub use collections::GlobalAllocManager;
+#[cfg(feature = "allocator-api2")]
+pub use collections::{AccountedVec, AllocatorManager, TreeAllocator};
 pub use error::{
     AllocError, BackendError, CastError, OutOfBounds, SegmentError, TransferError, VerifyError,
 };
