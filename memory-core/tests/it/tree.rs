@@ -115,3 +115,21 @@ fn growth_by_doubling_asks_the_listener_too() {
     assert!(matches!(refused, AllocError::Vetoed { .. }), "{refused}");
     assert_eq!(root.allocated_memory(), 2112);
 }
+
+#[test]
+fn a_deep_line_of_allocators_that_only_the_last_one_kept_goes_at_once() {
+    let root = root_with_limit(1 << 20);
+    let mut last: BufferAllocator = root.clone().into();
+    let start = std::time::Instant::now();
+    for _ in 0..10_000 {
+        last = last.child("link").build().unwrap();
+    }
+    let building = start.elapsed();
+
+    drop(last);
+
+    let going = start.elapsed() - building;
+    assert!(root.child_allocators().is_empty());
+    assert!(going < building, "{going:?}, and {building:?} to build");
+    root.verify().unwrap();
+}
