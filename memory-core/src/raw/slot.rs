@@ -118,7 +118,7 @@ impl Slot {
     pub(crate) unsafe fn init_guest(slot: NonNull<Slot>, node: NodePtr, home: &Slot) {
         // SAFETY: with several ledgers the block is constant (invariant 3).
         let block = unsafe { home.block() };
-        let at = NonNull::from(home);
+        let at = home.home_ptr();
         // SAFETY: the caller's promise.
         let face = unsafe { Self::init_hidden(slot, at, block, Links::default(), None) };
         face.count.reset_to_guest(home.is_foreign());
@@ -234,6 +234,13 @@ impl Slot {
     pub(crate) fn home(&self) -> &Slot {
         // SAFETY: by invariant 2 the home outlives this ledger.
         unsafe { self.home.as_ref() }
+    }
+
+    /// The home slot, as the pool handed it out: what goes back to the pool is this pointer, since
+    /// one made of a reference may not be used to write to a constant field or to reach the chunk.
+    #[inline]
+    pub(crate) fn home_ptr(&self) -> NonNull<Slot> {
+        self.home
     }
 
     /// Takes what releases foreign memory; of the home slot.
