@@ -199,7 +199,9 @@ impl Locked<'_> {
                 Plan::Short { at } => {
                     // All below `at` is exact and shut since before this look: here is the
                     // instant at which the request does not fit.
-                    let refusal = if self.look(at).limit > MAX_SIZE {
+                    // What is forced is refused only where the sum would overflow.
+                    let overflows = mode == Mode::Forced || self.look(at).limit > MAX_SIZE;
+                    let refusal = if overflows {
                         Refusal::Overflow(self.node(at).info.clone())
                     } else {
                         Refusal::Limit(self.levels(node, bytes, at))

@@ -596,9 +596,11 @@ impl NodePtr {
     /// Another handle on the node behind `weak`, unless it has left its tree.
     pub(crate) fn upgrade(weak: &Weak<Node>) -> Option<Self> {
         let strong = weak.upgrade()?;
-        let node = Self(NonNull::from(&*strong));
-        let mut locked = strong.tree.lock();
-        if !locked.state(node).linked && strong.handles() == 0 {
+        // The Arc's own pointer: one made of a reference could not be turned back into an Arc.
+        let node = Self(NonNull::new(Arc::as_ptr(&strong).cast_mut())?);
+        let locked = strong.tree.lock();
+        // Only a look: of a buried node another thread may be reading the state.
+        if !locked.look(node).linked && strong.handles() == 0 {
             return None;
         }
         strong.add_handle();

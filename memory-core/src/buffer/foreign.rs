@@ -53,9 +53,9 @@ impl ForeignAllocation {
     /// # Ok::<(), arrow_memory_core::ForeignError>(())
     /// ```
     pub fn from_owner(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
-        // Boxed first: some owners hold their bytes inline.
-        let owner = Box::new(owner);
-        let bytes: &[u8] = (*owner).as_ref();
+        // At a fixed place first: some owners hold their bytes inline.
+        let owner = Owner::new(owner);
+        let bytes: &[u8] = owner.get().as_ref();
         let (ptr, size) = (NonNull::from(bytes).cast(), bytes.len());
         // SAFETY: the owner lent these bytes as a shared slice; it is not touched, let alone
         // written, until it is dropped by the release. It is Send and Sync.
@@ -118,6 +118,31 @@ impl ForeignAllocation {
     /// The bytes that it is charged at.
     pub fn charged_size(&self) -> usize {
         self.charge
+    }
+}
+
+/// A box, but for the claim that a `Box` makes whenever it is moved: that nothing else leads to
+/// what is in it. The bytes of the owner are viewed while this moves into the release.
+struct Owner<T>(NonNull<T>);
+
+// SAFETY: as a `Box`: it owns the value.
+unsafe impl<T: Send> Send for Owner<T> {}
+
+impl<T> Owner<T> {
+    fn new(value: T) -> Self {
+        Self(NonNull::from(Box::leak(Box::new(value))))
+    }
+
+    fn get(&self) -> &T {
+        // SAFETY: alive until the drop, and only shared.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<T> Drop for Owner<T> {
+    fn drop(&mut self) {
+        // SAFETY: from a box, in `new`, and dropped once.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
 }
 

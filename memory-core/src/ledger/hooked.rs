@@ -21,7 +21,7 @@ pub(super) unsafe fn free(slot: NonNull<Slot>) {
     // SAFETY: the slot is in use, by us alone.
     let this = unsafe { slot.as_ref() };
     let (node, root) = (this.node(), this.home());
-    let home = NonNull::from(root);
+    let home = this.home_ptr();
     this.vacate();
     // SAFETY: nobody else can reach the allocation, which is charged to the node.
     unsafe { free_memory(root, node) };

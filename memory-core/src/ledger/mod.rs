@@ -177,7 +177,7 @@ impl LedgerRef {
     pub(crate) fn watch(&self) -> Option<Watch> {
         let slot = self.slot().filter(|slot| slot.is_foreign())?;
         Some(Watch {
-            home: NonNull::from(slot.home()),
+            home: slot.home_ptr(),
             tree: Arc::clone(&self.node().tree),
         })
     }
@@ -523,7 +523,7 @@ unsafe fn leave_others(slot: NonNull<Slot>, leaving: Leaving) {
     let tree = &unsafe { node.node() }.tree;
     // The home slot stays until we, on the list or counted in `pending`, came by.
     let root = this.home();
-    let home = NonNull::from(root);
+    let home = this.home_ptr();
     let mut locked = tree.lock();
     if leaving == Leaving::Counted {
         if !this.count().is_last_of_shared() {
@@ -775,7 +775,7 @@ mod tests {
         let buffer = a.buffer_from_slice(&[7; 64]).unwrap();
         let shared = buffer.retain_in(&b).unwrap();
         // The first half of the drop: the count is zero, the mutex not yet taken.
-        let late = NonNull::from(buffer.ledger().slot().unwrap());
+        let late = buffer.ledger().untagged().cast();
         assert_eq!(
             buffer.ledger().slot().unwrap().count().release(),
             Left::Ledgers

@@ -152,7 +152,7 @@ impl Slot {
     ) {
         // SAFETY: with several ledgers the block is constant (invariant 3).
         let block = unsafe { home.block() };
-        let at = NonNull::from(home);
+        let at = home.home_ptr();
         // SAFETY: the caller's promise.
         let face = unsafe { Self::init_hidden(slot, at, block, Links::default(), None) };
         reset(&face.count, home.is_foreign());
@@ -294,6 +294,13 @@ impl Slot {
     pub(crate) fn home(&self) -> &Slot {
         // SAFETY: by invariant 2 the home outlives this ledger.
         unsafe { self.home.as_ref() }
+    }
+
+    /// The home slot, as the pool handed it out: what goes back to the pool is this pointer, since
+    /// one made of a reference may not be used to write to a constant field or to reach the chunk.
+    #[inline]
+    pub(crate) fn home_ptr(&self) -> NonNull<Slot> {
+        self.home
     }
 
     /// Takes what releases foreign memory; of the home slot.
