@@ -4,6 +4,7 @@ mod accounting;
 mod allocator;
 pub mod backend;
 mod buffer;
+mod collections;
 mod debug;
 mod error;
 mod events;
@@ -12,6 +13,8 @@ mod leak_check;
 mod ledger;
 mod listener;
 mod manager;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod outcome;
 mod raw;
 mod report;
@@ -23,6 +26,7 @@ mod sync;
 mod tally;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod totals;
 mod wrappers;
 
 pub use allocator::{
@@ -33,6 +37,9 @@ pub use buffer::{
     ArrowBuf, ArrowBufMut, BooleanBufferBuilder, BufferBuilder, ForeignAllocation, ForeignError,
     ForeignWatch, TransferResult, TypedBufferBuilder,
 };
+pub use collections::GlobalAllocManager;
+#[cfg(feature = "allocator-api2")]
+pub use collections::{AccountedVec, AllocatorManager, TreeAllocator};
 pub use debug::{History, HistoryEvent, OutstandingBuffer, StackFrame, StackTrace};
 pub use error::{
     AllocError, BackendError, CastError, OutOfBounds, SegmentError, TransferError, VerifyError,
@@ -41,6 +48,8 @@ pub use guard::{DEBUG_POOL_VARIABLE, GuardAction, GuardedManager, UnknownGuardAc
 pub use leak_check::{LeakCheck, leak_check};
 pub use listener::{AllocationListener, Veto};
 pub use manager::{AllocationManager, ManagerError, ManagerStats};
+#[cfg(feature = "metrics")]
+pub use metrics::{MetricsExporter, Peaks};
 pub use outcome::{AllocationOutcome, AllocatorId, AllocatorInfo, OutcomeEntry};
 pub use report::{
     AllocatorSnapshot, AllocatorStats, CloseError, MemoryReport, OutstandingLedger,
@@ -52,6 +61,7 @@ pub use rounding::{
 };
 pub use size::{ALIGNMENT, MAX_ALIGNMENT};
 pub use tally::Tally;
+pub use totals::MemoryTotals;
 pub use wrappers::{CacheLimits, CachingManager, CappedManager, LoggingManager, ProxyManager};
 
 /// What the macros of this crate expand to. Not for use by hand.
