@@ -19,6 +19,7 @@ use crate::events;
 use crate::ledger::LedgerRef;
 use crate::manager::ManagerError;
 use crate::outcome::AllocationOutcome;
+use crate::probes;
 use crate::raw::slot::Block;
 use crate::rounding;
 use crate::sampling;
@@ -233,6 +234,7 @@ pub(crate) fn allocate_charged(
         "a misaligned block"
     );
     charge.keep();
+    probes::allocate(ptr, layout.size(), handle);
     let block = Block {
         ptr,
         align: layout.align(),
@@ -406,6 +408,9 @@ pub(crate) fn charge_heard(handle: &Handle, bytes: usize) -> Result<(), AllocErr
 pub(crate) fn refused(refusal: &Refusal, bytes: usize) -> AllocError {
     let error = refusal.to_error(bytes);
     events::refused(bytes, &error);
+    if let Some(allocator) = error.allocator() {
+        probes::refuse(bytes, allocator);
+    }
     error
 }
 

@@ -5,4 +5,5 @@ mod events;
 mod leak_check;
 mod leaks;
 mod numbers;
+mod probes;
 mod tree;
