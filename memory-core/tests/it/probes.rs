@@ -3,13 +3,19 @@
 
 use std::env;
 use std::fs;
+use std::sync::Arc;
 
 use arrow_memory_core::RootAllocator;
+use arrow_memory_core::testing::TrackingManager;
 
 #[test]
 fn all_five_probes_are_in_the_notes_of_the_program() {
     // Uses them, so that they are linked.
-    let root = RootAllocator::new(1 << 20);
+    let root = RootAllocator::builder()
+        .limit(1 << 20)
+        .allocation_manager(Arc::new(TrackingManager::default()))
+        .build()
+        .unwrap();
     let child = root.child("scan").build().unwrap();
     let mut buffer = child.buffer(64).unwrap();
     buffer.try_reserve(1000).unwrap();
