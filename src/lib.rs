@@ -10,3 +10,6 @@ pub use arrow_memory_jemalloc::{JemallocBuilder, JemallocError, JemallocManager}
 pub use arrow_memory_mimalloc::{MimallocManager, MimallocOption};
 #[cfg(feature = "system")]
 pub use arrow_memory_system::SystemManager;
+
+#[cfg(feature = "arrow")]
+pub use arrow_memory_arrow as arrow;

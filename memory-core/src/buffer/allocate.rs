@@ -17,6 +17,7 @@ use crate::debug::Operation;
 use crate::error::AllocError;
 use crate::events;
 use crate::ledger::LedgerRef;
+use crate::listener::AllocationListener;
 use crate::manager::ManagerError;
 use crate::outcome::AllocationOutcome;
 use crate::probes;
@@ -294,17 +295,35 @@ pub(crate) struct Charge<'a> {
 }
 
 impl<'a> Charge<'a> {
-    /// Charges `bytes` (perhaps none), asking the listener as for an allocation.
+    /// Charges `bytes` (perhaps none), asking the listener as for an allocation: it may veto, and
+    /// it has one chance to make room.
+    #[inline(always)] // Its result would be returned through memory.
     pub(crate) fn new(handle: &'a Handle, bytes: usize) -> Result<Self, AllocError> {
-        if bytes == 0 || handle.hooks & hooks::LISTENER == 0 {
+        let Some(listener) = handle.listener.as_deref().filter(|_| bytes > 0) else {
             return Self::unheard(handle, bytes);
+        };
+        if let Err(veto) = listener.on_pre_allocation(&handle.info, bytes) {
+            return Err(vetoed(handle, bytes, veto));
         }
-        charge_heard(handle, bytes)?;
+        if let Err(refusal) = handle.charge(bytes) {
+            charge_again(handle, listener, bytes, &refusal)?;
+        }
         Ok(Self { handle, bytes })
     }
 
+    /// Charges `bytes` (perhaps none) if the listener has nothing against it; it is not told of a
+    /// refusal.
+    pub(crate) fn allowed(handle: &'a Handle, bytes: usize) -> Result<Self, AllocError> {
+        if let Some(listener) = handle.listener.as_ref().filter(|_| bytes > 0) {
+            listener
+                .on_pre_allocation(&handle.info, bytes)
+                .map_err(|veto| vetoed(handle, bytes, veto))?;
+        }
+        Self::unheard(handle, bytes)
+    }
+
     /// Charges `bytes` (perhaps none) without asking the listener.
-    #[inline]
+    #[inline(always)] // As for `new`.
     pub(crate) fn unheard(handle: &'a Handle, bytes: usize) -> Result<Self, AllocError> {
         if bytes > 0 {
             handle
@@ -378,22 +397,16 @@ pub(crate) fn tell_allocation(node: &Node, size: usize) {
     }
 }
 
-/// Charges with a listener's advice: it may veto, and it has one chance to make room.
-pub(crate) fn charge_heard(handle: &Handle, bytes: usize) -> Result<(), AllocError> {
-    let Some(listener) = &handle.listener else {
-        return handle
-            .charge(bytes)
-            .map_err(|refusal| refused(&refusal, bytes));
-    };
-    listener
-        .on_pre_allocation(&handle.info, bytes)
-        .map_err(|veto| vetoed(handle, bytes, veto))?;
-    let first = match handle.charge(bytes) {
-        Ok(()) => return Ok(()),
-        Err(refusal) => refusal,
-    };
-    let Refusal::Limit(levels) = &*first else {
-        return Err(refused(&first, bytes));
+/// Asks the listener whether it made room after a refusal, and then charges once more.
+#[cold]
+fn charge_again(
+    handle: &Handle,
+    listener: &dyn AllocationListener,
+    bytes: usize,
+    first: &Refusal,
+) -> Result<(), AllocError> {
+    let Refusal::Limit(levels) = first else {
+        return Err(refused(first, bytes));
     };
     let outcome: AllocationOutcome = levels.to_outcome();
     if listener.on_failed_allocation(&handle.info, bytes, &outcome) {
@@ -401,7 +414,7 @@ pub(crate) fn charge_heard(handle: &Handle, bytes: usize) -> Result<(), AllocErr
             .charge(bytes)
             .map_err(|refusal| refused(&refusal, bytes));
     }
-    Err(refused(&first, bytes))
+    Err(refused(first, bytes))
 }
 
 #[cold]

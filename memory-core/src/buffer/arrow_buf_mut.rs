@@ -222,6 +222,26 @@ impl ArrowBufMut {
         Ok(())
     }
 
+    /// Appends `bytes` if they fit into the capacity: the path of an append that does not grow, for
+    /// builders whose callers inline it.
+    #[inline(always)]
+    #[must_use]
+    pub fn push_within_capacity(&mut self, bytes: &[u8]) -> bool {
+        if bytes.len() > self.capacity - self.len {
+            return false;
+        }
+        // SAFETY: `len <= capacity`, so that is within the memory.
+        let end = unsafe { at(self.ptr, self.len) };
+        // SAFETY: there is room for them, as checked; they are not in our memory, which nobody else
+        // views.
+        unsafe {
+            end.as_ptr()
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+        };
+        self.len += bytes.len();
+        true
+    }
+
     /// Splits the memory in two: this handle keeps the first `at` bytes of its capacity, the one
     /// returned has the rest. Both are on one allocation, and can be written from two threads; one
     /// that grows moves to an allocation of its own.
@@ -436,7 +456,7 @@ impl ArrowBufMut {
         if doubled > needed
             && let Some(size) = capacity_for(&handle, doubled)
             && self
-                .grow_to(&handle, block_size, size, Charge::unheard)
+                .grow_to(&handle, block_size, size, Charge::allowed)
                 .is_ok()
         {
             return Ok(());
@@ -454,6 +474,8 @@ impl ArrowBufMut {
         size: usize,
         charge: impl FnOnce(&'a Handle, usize) -> Result<Charge<'a>, AllocError>,
     ) -> Result<(), AllocError> {
+        let layout =
+            Layout::from_size_align(size, self.alignment()).map_err(|_| overflow(handle, size))?;
         let added = size - block_size.unwrap_or(0);
         let charge = charge(handle, added)?;
         match block_size {
@@ -465,8 +487,6 @@ impl ArrowBufMut {
                 self.note(Operation::Resized, Location::caller());
             }
             None => {
-                let layout = Layout::from_size_align(size, self.alignment())
-                    .map_err(|_| overflow(handle, size))?;
                 let mut moved = allocate_charged(charge, layout, Contents::Unspecified)?;
                 // SAFETY: our `len` bytes are initialised and the new block, which is another,
                 // has room for them.
@@ -502,8 +522,8 @@ impl ArrowBufMut {
         // SAFETY: we are the only way to the allocation (`whole_block` said so), which is not
         // foreign (invariant 3).
         let layout = unsafe { slot.layout() };
-        // SAFETY: the block came from this manager with this layout. The new size is not 0, a
-        // multiple of 64 and at most isize::MAX less the alignment (`Layout` checks below).
+        // SAFETY: the block came from this manager with this layout. The new size is not 0, and with
+        // the alignment it makes a valid layout: it is less than the old one, or `grow_to` checked.
         let moved = unsafe { handle.manager().reallocate(self.ptr, layout, new_size) };
         let ptr = moved.map_err(|source| manager_failed(handle, new_size, source))?;
         probes::reallocate(self.ptr, old_size, ptr, new_size, handle);

@@ -17,7 +17,7 @@ use crate::sync::Ordering;
 /// # Safety
 ///
 /// As for `super::free`.
-#[cold]
+#[inline(never)]
 pub(super) unsafe fn free(slot: NonNull<Slot>) {
     // SAFETY: the slot is in use, by us alone.
     let this = unsafe { slot.as_ref() };
@@ -40,6 +40,7 @@ pub(super) unsafe fn free(slot: NonNull<Slot>) {
 /// # Safety
 ///
 /// `root` is the home slot of an allocation that nobody can reach, and it is charged to `node`.
+#[inline(always)] // One of the two callers is what every release with a listener takes.
 pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
     // SAFETY: the charge keeps the node alive.
     let owner = unsafe { node.node() };
@@ -65,17 +66,21 @@ pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
         // Relaxed: a statistic.
         owner.live_allocations.fetch_sub(1, Ordering::Relaxed);
     }
-    let Some(listener) = &owner.listener else {
+    if owner.listener.is_none() {
         // SAFETY: these bytes were charged for the memory that is gone.
         return unsafe { node.uncharge(size) };
-    };
-    // The listener hears of it when the bytes are free again, so the node is pinned meanwhile.
-    owner.add_pin();
+    }
+    // The listener hears of it when the bytes are free again.
     // SAFETY: as above.
-    unsafe { node.uncharge(size) };
-    quietly(&owner.info, || listener.on_release(&owner.info, size));
-    // SAFETY: the pin is ours.
-    unsafe { node.unpin() };
+    unsafe { node.uncharge_and_tell(size, |node| tell_release(node, size)) };
+}
+
+/// Tells the listener of a release, in a `Drop`.
+#[inline]
+fn tell_release(node: &Node, size: usize) {
+    if let Some(listener) = &node.listener {
+        quietly(&node.info, || listener.on_release(&node.info, size));
+    }
 }
 
 /// A charge that moved, to be told once the mutex is released.

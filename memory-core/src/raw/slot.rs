@@ -80,7 +80,8 @@ pub(crate) struct Links {
     pub(crate) first: Option<NonNull<Slot>>,
     /// In the home slot: ledgers that were buried before their last holder came by.
     pub(crate) pending: u32,
-    /// In the home slot: the node that kept the charge when it could not be moved.
+    /// In the home slot: the node that kept the charge when it could not be moved, or when its
+    /// ledger was the last to go while holders of buried ones were still on the way.
     pub(crate) stranded: Option<NodePtr>,
     /// The ledger was taken off the list on behalf of its last holder, who is still on the way.
     pub(crate) buried: bool,
@@ -125,12 +126,36 @@ impl Slot {
     ///
     /// `slot` as for `init`; `home` is the home of a live allocation.
     pub(crate) unsafe fn init_guest(slot: NonNull<Slot>, node: NodePtr, home: &Slot) {
+        // SAFETY: the caller's promise.
+        unsafe { Self::init_further(slot, node, home, Count::reset_to_guest) };
+    }
+
+    /// As `init_guest`, and the new ledger owns.
+    ///
+    /// # Safety
+    ///
+    /// As for `init_guest`.
+    pub(crate) unsafe fn init_heir(slot: NonNull<Slot>, node: NodePtr, home: &Slot) {
+        // SAFETY: the caller's promise.
+        unsafe { Self::init_further(slot, node, home, Count::reset_to_heir) };
+    }
+
+    /// # Safety
+    ///
+    /// As for `init_guest`.
+    #[inline]
+    unsafe fn init_further(
+        slot: NonNull<Slot>,
+        node: NodePtr,
+        home: &Slot,
+        reset: impl FnOnce(&Count, bool),
+    ) {
         // SAFETY: with several ledgers the block is constant (invariant 3).
         let block = unsafe { home.block() };
         let at = NonNull::from(home);
         // SAFETY: the caller's promise.
         let face = unsafe { Self::init_hidden(slot, at, block, Links::default(), None) };
-        face.count.reset_to_guest(home.is_foreign());
+        reset(&face.count, home.is_foreign());
         face.fill(node, home.size(), home.is_foreign());
     }
 

@@ -6,4 +6,5 @@ mod leak_check;
 mod leaks;
 mod numbers;
 mod probes;
+mod release;
 mod tree;
