@@ -796,7 +796,7 @@ mod tests {
         );
         assert_eq!(root.allocated_memory(), 64);
         // SAFETY: the second half of the drop above.
-        unsafe { leave_others(late) };
+        unsafe { leave_others(late, Leaving::Uncounted) };
         assert_eq!(manager.stats().live_bytes, Some(0));
         assert_eq!(root.allocated_memory(), 0);
         root.verify().unwrap();
