@@ -99,6 +99,9 @@ impl BufferAllocator {
         ArrowBuf::empty(LedgerRef::pin(&self.handle))
     }
 
+    // What is called from here answers in registers, with errors in boxes. An answer through memory
+    // would be written word by word and read two words at a time, for which the processor waits
+    // longer than the rest of an allocation takes.
     #[inline(always)] // Each caller's alignment and contents are constants.
     fn allocate(
         &self,
@@ -107,15 +110,20 @@ impl BufferAllocator {
         contents: Contents,
     ) -> Result<ArrowBufMut, AllocError> {
         // Neither zero nor so large that rounding it up could overflow.
-        if self.node().hooks != 0 || size.wrapping_sub(1) >= MAX_SIZE - alignment {
-            return self.allocate_with_extras(size, alignment, contents);
+        let ledger = if self.node().hooks != 0 || size.wrapping_sub(1) >= MAX_SIZE - alignment {
+            self.allocate_with_extras(size, alignment, contents)
+        } else {
+            let capacity = (size + (ALIGNMENT - 1)) & !(ALIGNMENT - 1);
+            // SAFETY: a power of two by `buffer_aligned`; the size is at most MAX_SIZE rounded down
+            // to a multiple of the alignment.
+            let layout = unsafe { Layout::from_size_align_unchecked(capacity, alignment) };
+            Charge::boxed(&self.handle, capacity)
+                .and_then(|charge| allocate_charged(charge, layout, contents))
+        };
+        match ledger {
+            Ok(ledger) => Ok(ArrowBufMut::fresh(ledger)),
+            Err(error) => Err(*error),
         }
-        let capacity = (size + (ALIGNMENT - 1)) & !(ALIGNMENT - 1);
-        // SAFETY: a power of two by `buffer_aligned`; the size is at most MAX_SIZE rounded down
-        // to a multiple of the alignment.
-        let layout = unsafe { Layout::from_size_align_unchecked(capacity, alignment) };
-        let charge = Charge::unheard(&self.handle, capacity)?;
-        allocate_charged(charge, layout, contents)
     }
 
     /// As `allocate`, for a node with a listener, debug mode, statistics or a policy of its own,
@@ -126,16 +134,16 @@ impl BufferAllocator {
         size: usize,
         alignment: usize,
         contents: Contents,
-    ) -> Result<ArrowBufMut, AllocError> {
+    ) -> Result<LedgerRef, Box<AllocError>> {
         let node = self.node();
         let capacity = match &node.policy {
-            _ if size == 0 => return self.empty_mut(),
+            _ if size == 0 => return self.empty_ledger(),
             None => checked_round_up(size, ALIGNMENT),
             Some(policy) => rounding::capacity(&**policy, size),
         };
         let Some(layout) = capacity.and_then(|size| Layout::from_size_align(size, alignment).ok())
         else {
-            return Err(self.too_large(size));
+            return Err(Box::new(self.too_large(size)));
         };
         allocate_watched(&self.handle, layout, contents)
     }
@@ -152,14 +160,14 @@ impl BufferAllocator {
     }
 
     #[cold]
-    fn empty_mut(&self) -> Result<ArrowBufMut, AllocError> {
+    fn empty_ledger(&self) -> Result<LedgerRef, Box<AllocError>> {
         if self.is_closed() {
-            return Err(AllocError::Closed {
+            return Err(Box::new(AllocError::Closed {
                 allocator: self.info().clone(),
                 requested: 0,
-            });
+            }));
         }
-        Ok(ArrowBufMut::empty(LedgerRef::pin(&self.handle)))
+        Ok(LedgerRef::pin(&self.handle))
     }
 }
 
@@ -170,14 +178,14 @@ pub(crate) enum Contents {
     Zero,
 }
 
-/// A buffer of `layout`'s size, given that what was not charged for it before is charged now;
+/// An allocation of `layout`'s size, given that what was not charged for it before is charged now;
 /// after an error that is given back.
 #[inline]
 pub(crate) fn allocate_charged(
     charge: Charge<'_>,
     layout: Layout,
     contents: Contents,
-) -> Result<ArrowBufMut, AllocError> {
+) -> Result<LedgerRef, Box<AllocError>> {
     let handle = charge.handle;
     let manager = handle.manager();
     // If the manager refuses, or panics, the charge is dropped, which gives it back.
@@ -187,7 +195,7 @@ pub(crate) fn allocate_charged(
     };
     let ptr = match block {
         Ok(ptr) => ptr,
-        Err(source) => return Err(manager_failed(handle, layout.size(), source)),
+        Err(source) => return Err(Box::new(manager_failed(handle, layout.size(), source))),
     };
     debug_assert!(
         ptr.addr().get().is_multiple_of(layout.align()),
@@ -200,9 +208,7 @@ pub(crate) fn allocate_charged(
     };
     // SAFETY: `layout.size()` bytes are charged to the node, and the guard that would give them
     // back is gone. The block is fresh from the tree's manager, with this layout.
-    let ledger = unsafe { LedgerRef::new(handle.ptr(), block, layout.size(), None) };
-    // SAFETY: the ledger is new; the block is its memory, of this size.
-    Ok(unsafe { ArrowBufMut::new(ptr, layout.size(), ledger) })
+    Ok(unsafe { LedgerRef::new(handle.ptr(), block, layout.size(), None) })
 }
 
 /// A buffer for `reserved` bytes that are charged already; only what the layout adds is charged.
@@ -215,7 +221,8 @@ pub(crate) fn allocate_reserved(
 ) -> Result<ArrowBufMut, AllocError> {
     let size = layout.size();
     let charge = charge_reserved(handle, reserved, size)?;
-    let buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
+    let ledger = allocate_charged(charge, layout, Contents::Unspecified).map_err(|error| *error)?;
+    let buffer = ArrowBufMut::fresh(ledger);
     hand_over();
     count_allocation(handle, size);
     tell_allocation(handle, size);
@@ -275,6 +282,15 @@ impl<'a> Charge<'a> {
         Ok(Self { handle, bytes })
     }
 
+    /// As `unheard`, for at least one byte, with an error that fits in a register.
+    #[inline]
+    fn boxed(handle: &'a Handle, bytes: usize) -> Result<Self, Box<AllocError>> {
+        match handle.charge(bytes) {
+            Ok(()) => Ok(Self { handle, bytes }),
+            Err(refusal) => Err(boxed_refusal(&refusal, bytes)),
+        }
+    }
+
     /// Leaves the bytes charged.
     #[inline]
     pub(crate) fn keep(self) {
@@ -297,12 +313,12 @@ fn allocate_watched(
     handle: &Handle,
     layout: Layout,
     contents: Contents,
-) -> Result<ArrowBufMut, AllocError> {
-    let charge = Charge::new(handle, layout.size())?;
-    let buffer = allocate_charged(charge, layout, contents)?;
+) -> Result<LedgerRef, Box<AllocError>> {
+    let charge = Charge::new(handle, layout.size()).map_err(Box::new)?;
+    let ledger = allocate_charged(charge, layout, contents)?;
     count_allocation(handle, layout.size());
     tell_allocation(handle, layout.size());
-    Ok(buffer)
+    Ok(ledger)
 }
 
 /// Counts a new allocation in the statistics.
@@ -355,6 +371,11 @@ pub(crate) fn refused(refusal: &Refusal, bytes: usize) -> AllocError {
     let error = refusal.to_error(bytes);
     tracing::debug!(bytes, %error, "allocation refused");
     error
+}
+
+#[cold]
+fn boxed_refusal(refusal: &Refusal, bytes: usize) -> Box<AllocError> {
+    Box::new(refused(refusal, bytes))
 }
 
 #[cold]
