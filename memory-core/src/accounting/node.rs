@@ -1001,9 +1001,11 @@ impl Drop for Locked<'_> {
         // Nodes with their names and listeners are freed with no lock held; the tree goes with the
         // last of them.
         while let Some(node) = grave {
+            // SAFETY: a buried node is alive until it is retired below.
+            let state = unsafe { node.node() }.state.get();
             // SAFETY: by `may_free` nobody else leads to this node but records, which do not touch
             // its state; the graveyard was ours under the mutex.
-            grave = unsafe { (*node.0.as_ref().state.get()).next_dead };
+            grave = unsafe { (*state).next_dead };
             // SAFETY: it comes from the graveyard.
             unsafe { node.retire() };
         }

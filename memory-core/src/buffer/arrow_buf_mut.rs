@@ -50,13 +50,17 @@ impl UnwindSafe for ArrowBufMut {}
 impl RefUnwindSafe for ArrowBufMut {}
 
 impl ArrowBufMut {
-    /// A handle on a fresh block.
-    ///
-    /// # Safety
-    ///
-    /// `ledger` is the sole reference to an allocation of our own with this memory.
+    /// A handle on a new allocation of our own, whose only reference this is, or on none: then the
+    /// reference is a pin.
     #[inline]
-    pub(crate) unsafe fn new(ptr: NonNull<u8>, capacity: usize, ledger: LedgerRef) -> Self {
+    pub(crate) fn fresh(ledger: LedgerRef) -> Self {
+        let Some(slot) = ledger.slot() else {
+            return Self::empty(ledger);
+        };
+        debug_assert!(ledger.is_sole() && !slot.is_foreign());
+        // SAFETY: nobody else can reach the allocation, so nobody changes it.
+        let ptr = unsafe { slot.block() }.ptr;
+        let capacity = slot.size();
         Self {
             ptr,
             len: 0,
@@ -487,7 +491,9 @@ impl ArrowBufMut {
                 self.note(Operation::Resized, Location::caller());
             }
             None => {
-                let mut moved = allocate_charged(charge, layout, Contents::Unspecified)?;
+                let ledger = allocate_charged(charge, layout, Contents::Unspecified)
+                    .map_err(|error| *error)?;
+                let mut moved = Self::fresh(ledger);
                 // SAFETY: our `len` bytes are initialised and the new block, which is another,
                 // has room for them.
                 unsafe {
