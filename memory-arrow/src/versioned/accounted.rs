@@ -76,7 +76,8 @@ pub trait Accounted: Sized {
     fn transfer_to(&self, target: &BufferAllocator) -> Result<Self, MemoryError>;
 
     /// The bytes that trees are charged for the memory of this, each allocation once: whole
-    /// allocations, whoever shares them.
+    /// allocations, whoever shares them. (Null masks without nulls are not seen, where arrow-rs does
+    /// not show them.)
     fn accounted_size(&self) -> usize;
 
     /// The same values in memory that no tree is charged for: what was adopted is arrow-rs' own
@@ -156,20 +157,23 @@ impl<T: Parts> Accounted for T {
     }
 
     fn accounted_size(&self) -> usize {
-        let regions = Regions::of(&self.parts());
         let mut seen = HashTable::new();
         let mut sum = 0;
-        for slot in regions.slots {
-            let Some(known) = known::find(slot.region, None).0 else {
-                continue;
+        let mut add = |buffer: &Buffer| {
+            let Some(known) = Region::held(buffer).and_then(|region| known::find(region, None).0)
+            else {
+                return;
             };
             let Some(id) = known.view.allocation_id() else {
-                continue;
+                return;
             };
             if seen.find(mix(id), |&other| other == id).is_none() {
                 seen.insert_unique(mix(id), id, |&id| mix(id));
                 sum += known.view.allocation_size();
             }
+        };
+        for data in self.parts() {
+            visit(&data, &mut add);
         }
         sum
     }
@@ -206,7 +210,7 @@ struct Regions {
 
 struct Slot {
     region: Region,
-    /// One that views up to `region.seen`.
+    /// One that keeps all of the region, and views as much of it as any that does.
     widest: Buffer,
     known: Option<Known>,
     /// The buffer on all of the region that the results are slices of; `None`: the old ones stay.
@@ -233,16 +237,19 @@ impl Regions {
         let hash = mix(region.address());
         let slots = &mut self.slots;
         let same = table.find(hash, |&index| {
-            let known = &slots[index as usize].region;
-            known.start == region.start && known.size >= region.size
+            slots[index as usize].region.start == region.start
         });
         let index = match same {
             Some(&index) => {
                 let slot = &mut slots[index as usize];
-                if slot.region.seen < region.seen {
-                    slot.region.seen = region.seen;
+                let known = &mut slot.region;
+                // Usually the same memory. Producers may also hand out parts of one piece that start
+                // together: then the one that keeps more of it keeps the other's too.
+                if (region.size, region.seen) > (known.size, known.seen) {
                     slot.widest = buffer.clone();
                 }
+                known.size = known.size.max(region.size);
+                known.seen = known.seen.max(region.seen);
                 index
             }
             None => {

@@ -69,6 +69,17 @@ impl Region {
         })
     }
 
+    /// As `of`, and what an empty buffer keeps all the same: a slice does.
+    pub(super) fn held(buffer: &Buffer) -> Option<Self> {
+        Self::of(buffer).or_else(|| {
+            (buffer.capacity() > 0).then(|| Self {
+                start: buffer.data_ptr(),
+                size: buffer.capacity(),
+                seen: buffer.ptr_offset(),
+            })
+        })
+    }
+
     pub(super) fn address(&self) -> usize {
         self.start.addr().get()
     }
@@ -133,7 +144,11 @@ impl Found {
     fn into_known(self, region: Region) -> Known {
         match self {
             Self::Wrapper(wrapper) => Known {
-                view: wrapper.held.slice(..region.seen),
+                view: match region.seen {
+                    // A slice of nothing would let go of the allocation.
+                    0 => wrapper.held.clone(),
+                    seen => wrapper.held.slice(..seen),
+                },
                 original: wrapper.original.clone(),
                 adopted: false,
             },
@@ -165,7 +180,7 @@ fn best(all: Vec<Found>, region: Region, allocator: Option<&BufferAllocator>) ->
 }
 
 /// Puts a region that nobody knew under the allocator of `reservation`, which pays as far as it
-/// goes. `widest` is a buffer on it that views up to `region.seen`.
+/// goes. `widest` is a buffer on it that keeps all of it.
 pub(super) fn adopt(
     reservation: &mut AllocationReservation,
     widest: &Buffer,
