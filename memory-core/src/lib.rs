@@ -5,21 +5,28 @@ mod allocator;
 pub mod backend;
 mod buffer;
 mod collections;
+mod debug;
 mod error;
+mod events;
 mod guard;
+mod leak_check;
 mod ledger;
 mod listener;
 mod manager;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod outcome;
 mod raw;
 mod report;
 mod reservation;
 mod rounding;
+pub mod sampling;
 mod size;
 mod sync;
 mod tally;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod totals;
 mod wrappers;
 
 pub use allocator::{
@@ -33,20 +40,28 @@ pub use buffer::{
 pub use collections::GlobalAllocManager;
 #[cfg(feature = "allocator-api2")]
 pub use collections::{AccountedVec, AllocatorManager, TreeAllocator};
+pub use debug::{History, HistoryEvent, OutstandingBuffer, StackFrame, StackTrace};
 pub use error::{
     AllocError, BackendError, CastError, OutOfBounds, SegmentError, TransferError, VerifyError,
 };
 pub use guard::{DEBUG_POOL_VARIABLE, GuardAction, GuardedManager, UnknownGuardAction};
+pub use leak_check::{LeakCheck, leak_check};
 pub use listener::{AllocationListener, Veto};
 pub use manager::{AllocationManager, ManagerError, ManagerStats};
+#[cfg(feature = "metrics")]
+pub use metrics::{MetricsExporter, Peaks};
 pub use outcome::{AllocationOutcome, AllocatorId, AllocatorInfo, OutcomeEntry};
-pub use report::{AllocatorSnapshot, AllocatorStats, CloseError, OutstandingLedger, SnapshotEntry};
+pub use report::{
+    AllocatorSnapshot, AllocatorStats, CloseError, MemoryReport, OutstandingLedger,
+    OutstandingReservation, ReportEntry, SnapshotEntry,
+};
 pub use reservation::AllocationReservation;
 pub use rounding::{
     PaddingRoundingPolicy, PowerOfTwoRoundingPolicy, RoundingPolicy, SegmentRoundingPolicy,
 };
 pub use size::{ALIGNMENT, MAX_ALIGNMENT};
 pub use tally::Tally;
+pub use totals::MemoryTotals;
 pub use wrappers::{CacheLimits, CachingManager, CappedManager, LoggingManager, ProxyManager};
 
 /// What the macros of this crate expand to. Not for use by hand.

@@ -210,7 +210,7 @@ impl Script {
                     Shape::Deep => *allocators.last()?,
                     Shape::Wide => allocators[0],
                 };
-                if model.is_closed(parent) && draw.second % 8 > 0 {
+                if model.is_closed(parent) && !draw.second.is_multiple_of(8) {
                     return None;
                 }
                 Operation::Child {
@@ -234,7 +234,7 @@ impl Script {
                     buffer: self.key(),
                     allocator,
                     // Nobody's limit may grant what no backend has.
-                    size: if huge && bytes > UNLIMITED - 64 {
+                    size: if huge && bytes > UNLIMITED - 63 {
                         bytes
                     } else {
                         small

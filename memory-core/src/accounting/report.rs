@@ -26,14 +26,24 @@ impl Handle {
         self.tree.lock().charged(self.ptr())
     }
 
-    /// What the parent is charged for this node.
-    pub(crate) fn obtained(&self) -> usize {
-        self.tree.lock().look(self.ptr()).obtained
-    }
-
     /// The largest allocated bytes that ever held.
     pub(crate) fn peak(&self) -> usize {
         self.tree.lock().peak(self.ptr())
+    }
+
+    /// Returns the peak and starts a new one at what is in use now.
+    pub(crate) fn reset_peak(&self) -> usize {
+        let node = self.ptr();
+        let mut locked = self.tree.lock();
+        let peak = locked.peak(node);
+        // The words' `low` starts anew when they are opened.
+        locked.freeze(node);
+        let state = locked.state(node);
+        state.peak = state.used();
+        if !state.shut {
+            locked.open(node);
+        }
+        peak
     }
 
     /// Exact headroom, and whether the node or an ancestor is over its limit. O(tree).
@@ -89,6 +99,17 @@ impl Handle {
                 snapshot: AllocatorSnapshot { entries },
                 nodes,
             };
+        }
+    }
+
+    /// Calls `visit`, which must not use the tree, for each node of the subtree.
+    pub(crate) fn for_each_below(&self, mut visit: impl FnMut(&Node)) {
+        let top = self.ptr();
+        let locked = self.tree.lock();
+        let mut next = Some(top);
+        while let Some(node) = next {
+            visit(locked.node(node));
+            next = locked.next_preorder(node, top);
         }
     }
 

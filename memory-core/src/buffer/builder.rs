@@ -70,6 +70,7 @@ impl BufferBuilder {
     ///
     /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
     #[inline]
+    #[track_caller]
     pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
         self.buffer.try_reserve(additional)
     }
@@ -80,6 +81,7 @@ impl BufferBuilder {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append(&mut self, byte: u8) -> Result<(), AllocError> {
         self.append_slice(&[byte])
     }
@@ -90,6 +92,7 @@ impl BufferBuilder {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append_n(&mut self, n: usize, value: u8) -> Result<(), AllocError> {
         // A sum that overflows is refused by `reserve`.
         self.reserve(n)?;
@@ -102,6 +105,7 @@ impl BufferBuilder {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append_slice(&mut self, bytes: &[u8]) -> Result<(), AllocError> {
         self.buffer.extend_from_slice(bytes)
     }
@@ -111,6 +115,7 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn advance(&mut self, n: usize) -> Result<(), AllocError> {
         self.append_n(n, 0)
     }
@@ -120,6 +125,7 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// None today; kept for builders that shrink.
+    #[track_caller]
     pub fn finish(&mut self) -> Result<ArrowBuf, AllocError> {
         let next = self.buffer.new_empty();
         Ok(std::mem::replace(&mut self.buffer, next).freeze())
@@ -193,6 +199,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     ///
     /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
     #[inline]
+    #[track_caller]
     pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
         self.bytes.reserve(additional.saturating_mul(Self::SIZE))
     }
@@ -203,6 +210,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append(&mut self, value: T) -> Result<(), AllocError> {
         self.bytes.append_slice(bytemuck::bytes_of(&value))
     }
@@ -213,6 +221,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append_n(&mut self, n: usize, value: T) -> Result<(), AllocError> {
         self.reserve(n)?;
         for _ in 0..n {
@@ -227,6 +236,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append_slice(&mut self, values: &[T]) -> Result<(), AllocError> {
         self.bytes.append_slice(bytemuck::cast_slice(values))
     }
@@ -236,6 +246,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn advance(&mut self, n: usize) -> Result<(), AllocError> {
         self.reserve(n)?;
         self.bytes.advance(n * Self::SIZE)
@@ -246,6 +257,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     /// # Errors
     ///
     /// As [`BufferBuilder::finish`].
+    #[track_caller]
     pub fn finish(&mut self) -> Result<ArrowBuf, AllocError> {
         self.bytes.finish()
     }
@@ -321,6 +333,7 @@ impl BooleanBufferBuilder {
     ///
     /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
     #[inline]
+    #[track_caller]
     pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
         let bytes = self.len.saturating_add(additional).div_ceil(8);
         self.bytes.reserve(bytes - self.bytes.len())
@@ -332,6 +345,7 @@ impl BooleanBufferBuilder {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append(&mut self, bit: bool) -> Result<(), AllocError> {
         if self.len.is_multiple_of(8) {
             self.bytes.append(u8::from(bit))?;
@@ -365,6 +379,7 @@ impl BooleanBufferBuilder {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append_n(&mut self, n: usize, bit: bool) -> Result<(), AllocError> {
         self.reserve(n)?;
         let (mut left, end) = (n, self.len + n);
@@ -386,6 +401,7 @@ impl BooleanBufferBuilder {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append_slice(&mut self, bits: &[bool]) -> Result<(), AllocError> {
         self.reserve(bits.len())?;
         bits.iter().try_for_each(|&bit| self.append(bit))
@@ -396,6 +412,7 @@ impl BooleanBufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn advance(&mut self, n: usize) -> Result<(), AllocError> {
         self.append_n(n, false)
     }
@@ -405,6 +422,7 @@ impl BooleanBufferBuilder {
     /// # Errors
     ///
     /// As [`BufferBuilder::finish`].
+    #[track_caller]
     pub fn finish(&mut self) -> Result<ArrowBuf, AllocError> {
         self.len = 0;
         self.bytes.finish()

@@ -1,0 +1,127 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::generate;
+use crate::size::Size;
+
+/// See what columnar files need in memory, bound it, and compare allocators.
+///
+/// Exit codes: 0 done; 1 a file or the machine was at fault; 2 the command line was; 3 it does not
+/// fit the limit; 70 memory was not given back, a bug.
+#[derive(Debug, Parser)]
+#[command(name = "arrow-memory", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show it all on data made here: no arguments, no network
+    Demo,
+    /// Read files into a tree with an allocator per file and column
+    Scan(Scan),
+    /// Do the same work on each backend, in processes of their own
+    Compare(Compare),
+    /// Make test data
+    #[command(subcommand)]
+    Gen(Gen),
+}
+
+/// Reads Parquet, Arrow IPC and CSV files.
+#[derive(Debug, Args)]
+pub(crate) struct Scan {
+    /// The files to read
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// The most that may be held, for instance 256MiB
+    #[arg(long, value_name = "SIZE", value_parser = limit)]
+    pub(crate) limit: Option<Size>,
+    /// Where memory comes from: jemalloc, mimalloc, system or arena
+    #[arg(long, value_name = "NAME")]
+    pub(crate) backend: Option<String>,
+    /// Rows in a batch (Arrow IPC files keep their own batches)
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    pub(crate) batch_size: u32,
+    /// The columns to read, separated by commas
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) columns: Vec<String>,
+    /// Hold all batches, instead of one at a time
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Charge decoded buffers where they are, without copying them to the backend
+    #[arg(long)]
+    pub(crate) adopt: bool,
+}
+
+/// Decodes, copies, grows, filters and frees, as a query would, on each backend.
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    /// The file to work on
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Threads, each of which does all of the work
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: u16,
+    /// Only these backends, separated by commas
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) backends: Vec<String>,
+    /// How often each backend runs; medians are shown
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) rounds: u16,
+    /// Rows in a batch (Arrow IPC files keep their own batches)
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    pub(crate) batch_size: u32,
+    /// Where the chart goes
+    #[arg(long, value_name = "FILE", default_value = "arrow-memory-compare.svg")]
+    pub(crate) chart: PathBuf,
+    /// Do the work on this backend, here, and print what it took
+    #[arg(long, hide = true)]
+    pub(crate) worker: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Gen {
+    /// The tables of TPC-H
+    Tpch(Tpch),
+}
+
+/// Writes the tables of TPC-H.
+#[derive(Debug, Args)]
+pub(crate) struct Tpch {
+    /// How much: 1 is about a gigabyte as text
+    #[arg(long, value_name = "S", value_parser = scale)]
+    pub(crate) scale: f64,
+    /// The directory to write to
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// The format of the files
+    #[arg(long, value_enum, default_value = "parquet")]
+    pub(crate) format: generate::Format,
+    /// Only these tables, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…")]
+    pub(crate) tables: Vec<generate::Table>,
+}
+
+fn limit(text: &str) -> Result<Size, String> {
+    match text.parse()? {
+        Size(0) => Err(
+            "a limit of 0 leaves no room for anything: give a size such as 256MiB, or leave it out"
+                .to_owned(),
+        ),
+        size => Ok(size),
+    }
+}
+
+fn scale(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(scale) if (0.001..=1000.0).contains(&scale) => Ok(scale),
+        _ => Err("a scale is a number from 0.001 to 1000".to_owned()),
+    }
+}

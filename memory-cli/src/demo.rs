@@ -1,0 +1,180 @@
+//! `demo`: what the tool does, on data that it makes itself.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::failure::{DOES_NOT_FIT, Failure, one_line};
+use crate::input::Input;
+use crate::scan::duration;
+use crate::size::human;
+use crate::terminal::{self, Style};
+
+/// The scale of the table that is generated.
+const SCALE: &str = "0.05";
+
+/// A limit that the whole table fits in.
+const FITS: &str = "96MiB";
+
+/// A limit that it does not fit in.
+const DOES_NOT: &str = "32MiB";
+
+/// Scans lineitem under both limits, each in a process of its own, so that what is said of resident
+/// memory is about one scan.
+pub(crate) fn demo(json: bool) -> Result<(), Failure> {
+    let program = env::current_exe()
+        .map_err(|error| Failure::new(format!("cannot find this program: {error}")))?;
+    let directory = cache(&program);
+    let file = directory.join("lineitem.parquet");
+    let seconds = if is_whole(&file) {
+        None
+    } else {
+        let start = Instant::now();
+        make(&program, &directory)?;
+        Some(start.elapsed().as_secs_f64())
+    };
+    let file = shortened(&file);
+    if json {
+        return demo_json(&program, &file, seconds);
+    }
+    let style = Style::stdout();
+    introduce(&file, seconds, style)?;
+    let with = |limit| ["--keep", "--limit", limit];
+    run(
+        &program,
+        &file,
+        &with(FITS),
+        "1. All of it in memory, in room enough",
+        style,
+    )?;
+    run(
+        &program,
+        &file,
+        &with(DOES_NOT),
+        "2. The same in a third of that",
+        style,
+    )?;
+    terminal::print(&format!(
+        "{}\n  Every byte above was charged before it was allocated, and is back: each scan closed its tree at zero.\n  \
+         Next: {} (one batch at a time), or your own files; {} has all of it.\n",
+        style.bold("That was all."),
+        style.accent(&format!("arrow-memory scan {}", file.display())),
+        style.accent("arrow-memory --help"),
+    ))
+}
+
+fn demo_json(program: &Path, file: &Path, seconds: Option<f64>) -> Result<(), Failure> {
+    let scan = |limit: &str| {
+        let output = Command::new(program)
+            .args(["--json", "scan", "--keep", "--limit", limit])
+            .arg(file)
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(cannot_start)?;
+        serde_json::from_slice::<serde_json::Value>(&output.stdout)
+            .map_err(|error| Failure::new(format!("the scan under {limit} failed: {error}")))
+    };
+    let report = serde_json::json!({
+        "file": file,
+        "generated_in_seconds": seconds,
+        "scans": [scan(FITS)?, scan(DOES_NOT)?],
+    });
+    terminal::print_json(&report)
+}
+
+fn introduce(file: &Path, seconds: Option<f64>, style: Style) -> Result<(), Failure> {
+    let bytes = fs::metadata(file).map_or(0, |metadata| metadata.len());
+    let made = match seconds {
+        Some(seconds) => format!("made in {}", duration(seconds)),
+        None => "made earlier".to_owned(),
+    };
+    terminal::print(&format!(
+        "{}\n  The lineitem table of TPC-H at scale {SCALE}: {} of Parquet, {made}.\n\n",
+        style.bold("What does a table need in memory, and who holds it?"),
+        human(usize::try_from(bytes).unwrap_or(usize::MAX)),
+    ))
+}
+
+/// Runs a scan and lets it print.
+fn run(
+    program: &Path,
+    file: &Path,
+    arguments: &[&str],
+    title: &str,
+    style: Style,
+) -> Result<(), Failure> {
+    let command = format!(
+        "$ arrow-memory scan {} {}",
+        arguments.join(" "),
+        file.display()
+    );
+    terminal::print(&format!(
+        "{}\n{}\n\n",
+        style.bold(title),
+        style.accent(&command)
+    ))?;
+    let status = Command::new(program)
+        .arg("scan")
+        .args(arguments)
+        .arg(file)
+        .status()
+        .map_err(cannot_start)?;
+    if !status.success() && status.code() != Some(i32::from(DOES_NOT_FIT)) {
+        return Err(Failure::new(format!("`{command}` ended with {status}")));
+    }
+    terminal::print("\n")
+}
+
+/// Where the table is kept: in cargo's target directory if this program was built there, else with
+/// temporary files.
+fn cache(program: &Path) -> PathBuf {
+    let is_target = |directory: &&Path| directory.join("CACHEDIR.TAG").is_file();
+    let directory = match program.ancestors().skip(1).find(is_target) {
+        Some(target) => target.to_owned(),
+        None => env::temp_dir(),
+    };
+    directory
+        .join("arrow-memory-demo")
+        .join(format!("tpch-{SCALE}"))
+}
+
+/// Whether the table was made before, by a run that was not disturbed.
+fn is_whole(file: &Path) -> bool {
+    Input::open(file, &[], 1).is_ok_and(|input| input.rows.is_some_and(|rows| rows > 0))
+}
+
+/// In a process of its own: the generator keeps 300 MB of text for as long as it lives.
+fn make(program: &Path, directory: &Path) -> Result<(), Failure> {
+    let output = Command::new(program)
+        .args([
+            "gen", "tpch", "--tables", "lineitem", "--scale", SCALE, "--out",
+        ])
+        .arg(directory)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()
+        .map_err(cannot_start)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim().trim_start_matches("error: ");
+    Err(Failure::new(format!(
+        "cannot make the table: {}",
+        one_line(said)
+    )))
+}
+
+/// The path from the working directory, if it is below that.
+fn shortened(file: &Path) -> PathBuf {
+    let below = env::current_dir()
+        .ok()
+        .and_then(|here| file.strip_prefix(here).ok().map(Path::to_owned));
+    below.unwrap_or_else(|| file.to_owned())
+}
+
+fn cannot_start(error: std::io::Error) -> Failure {
+    Failure::new(format!("cannot start this program again: {error}"))
+}

@@ -1,0 +1,99 @@
+//! How a command fails: one line for people, a number for scripts.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    kind: Kind,
+    message: String,
+}
+
+/// What is at fault, and the exit code that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A file, or the machine.
+    Environment = 1,
+    /// The command line.
+    Usage = 2,
+    /// This program: memory was left charged.
+    Bug = 70,
+}
+
+/// The exit code of a scan that its limit stopped.
+pub(crate) const DOES_NOT_FIT: u8 = 3;
+
+impl Failure {
+    /// A file, or the machine, is at fault.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self::of(Kind::Environment, message)
+    }
+
+    /// The command line is at fault.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::of(Kind::Usage, message)
+    }
+
+    /// This program is at fault.
+    pub(crate) fn bug(message: impl Into<String>) -> Self {
+        Self::of(Kind::Bug, message)
+    }
+
+    fn of(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: one_line(&message.into()),
+        }
+    }
+
+    /// The same, about `subject`.
+    pub(crate) fn about(self, subject: impl fmt::Display) -> Self {
+        Self {
+            message: format!("{subject}: {}", self.message),
+            ..self
+        }
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.kind as u8)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// The text without line breaks, control characters and runs of blanks; long texts are cut.
+pub(crate) fn one_line(text: &str) -> String {
+    const LONGEST: usize = 600;
+
+    let plain = text.replace(|c: char| c.is_control(), " ");
+    let mut line = String::with_capacity(plain.len());
+    for word in plain.split_whitespace() {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    if line.chars().count() > LONGEST {
+        line = line.chars().take(LONGEST).collect();
+        line.push('…');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_whatever_a_library_said() {
+        let failure = Failure::new("a\n  b\tc\r\n\u{1b}[1m");
+
+        assert_eq!(failure.to_string(), "a b c [1m");
+        assert!(one_line(&"x".repeat(10_000)).len() < 1000);
+    }
+}
