@@ -1,4 +1,5 @@
-//! Facade.
+#![doc = include_str!("../README.md")]
+
 pub use arrow_memory_core::*;
 
 #[cfg(feature = "arena")]
@@ -9,3 +10,6 @@ pub use arrow_memory_jemalloc::{JemallocBuilder, JemallocError, JemallocManager}
 pub use arrow_memory_mimalloc::{MimallocManager, MimallocOption};
 #[cfg(feature = "system")]
 pub use arrow_memory_system::SystemManager;
+
+#[cfg(feature = "arrow")]
+pub use arrow_memory_arrow as arrow;

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use arrow_memory_core::{AllocationManager, ManagerError};
 
@@ -24,6 +25,7 @@ pub struct TrackingManager {
     blocks: Mutex<HashMap<usize, Layout>>,
     calls: AtomicUsize,
     fail: Fail,
+    yields: bool,
 }
 
 /// Which calls fail.
@@ -39,28 +41,34 @@ enum Fail {
 impl TrackingManager {
     /// Watches `inner`.
     pub fn new(inner: &Arc<dyn AllocationManager>) -> Arc<Self> {
-        Self::failing(inner, Fail::Never)
+        Arc::new(Self::make(inner, Fail::Never, false))
+    }
+
+    /// Watches `inner`, and lets other threads go first in every fourth call.
+    pub fn yielding(inner: &Arc<dyn AllocationManager>) -> Arc<Self> {
+        Arc::new(Self::make(inner, Fail::Never, true))
     }
 
     /// Watches `inner` and fails the call number `n`, from 1.
     pub fn failing_once(inner: &Arc<dyn AllocationManager>, n: usize) -> Arc<Self> {
-        Self::failing(inner, Fail::Only(n))
+        Arc::new(Self::make(inner, Fail::Only(n), false))
     }
 
     /// Watches `inner` and fails every `n`-th call.
     pub fn failing_every(inner: &Arc<dyn AllocationManager>, n: usize) -> Arc<Self> {
-        Self::failing(inner, Fail::Every(n))
+        Arc::new(Self::make(inner, Fail::Every(n), false))
     }
 
-    fn failing(inner: &Arc<dyn AllocationManager>, fail: Fail) -> Arc<Self> {
-        Arc::new(Self {
+    fn make(inner: &Arc<dyn AllocationManager>, fail: Fail, yields: bool) -> Self {
+        Self {
             inner: Arc::clone(inner),
             live: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
             blocks: Mutex::default(),
             calls: AtomicUsize::new(0),
             fail,
-        })
+            yields,
+        }
     }
 
     /// Bytes in live blocks.
@@ -81,10 +89,13 @@ impl TrackingManager {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Whether this call is to fail.
+    /// Counts a call; whether it is to fail.
     fn fails(&self) -> bool {
         // Relaxed: as above.
         let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.yields && call.is_multiple_of(4) {
+            thread::yield_now();
+        }
         match self.fail {
             Fail::Never => false,
             Fail::Only(n) => call == n,

@@ -74,6 +74,8 @@ pub struct View {
     pub own: usize,
     /// Bytes that are charged to it without a block.
     pub external: usize,
+    /// The peak, if a node that leaves because of a step counts as leaving after it.
+    pub transient_peak: usize,
     /// Whether `close` was called.
     pub closed: bool,
     /// How many allocators are anywhere below it.
@@ -92,6 +94,8 @@ struct Node {
     forced: i128,
     closed: bool,
     peak: i128,
+    /// Counts, besides, what holds between a step and the departure that it causes.
+    transient_peak: i128,
 }
 
 /// One allocation. It goes with its last ledger.
@@ -148,10 +152,15 @@ impl Model {
     /// Does one step, and takes the peaks.
     pub fn apply(&mut self, operation: &Operation) -> Outcome {
         let outcome = self.step(operation).unwrap_or_else(Outcome::Refused);
+        for (key, allocated) in self.allocated_by_node() {
+            let node = self.node_mut(key);
+            node.transient_peak = node.transient_peak.max(allocated);
+        }
         self.remove_departed();
         for (key, allocated) in self.allocated_by_node() {
             let node = self.node_mut(key);
             node.peak = node.peak.max(allocated);
+            node.transient_peak = node.transient_peak.max(allocated);
         }
         outcome
     }
@@ -250,6 +259,7 @@ impl Model {
             reservation: narrow(node.reservation),
             own: narrow(self.own(key)),
             external: narrow(self.external_and_reserved(key)),
+            transient_peak: narrow(node.transient_peak),
             closed: node.closed,
             below: below[&key],
         };
@@ -305,6 +315,13 @@ impl Model {
     /// The limit in force.
     pub fn limit(&self, allocator: Key) -> usize {
         narrow(self.node(allocator).limit)
+    }
+
+    /// Whether an allocator above this one refuses new work.
+    pub fn is_below_closed(&self, allocator: Key) -> bool {
+        self.path(allocator)[1..]
+            .iter()
+            .any(|&above| self.node(above).closed)
     }
 
     /// Whether `close` was called, with or without success.
@@ -485,9 +502,8 @@ impl Model {
     fn try_transfer(&mut self, buffer: Key, moved: Key, target: Key) -> Result<Outcome, Refusal> {
         self.check_open(target)?;
         let undo = self.clone();
-        let before = self.allocated_by_node();
         let (without, with) = self.move_to(buffer, moved, target);
-        if let Err(refusal) = self.check_levels(target, &before, &without, &with) {
+        if let Err(refusal) = self.check_charge(target, &without, &with) {
             *self = undo;
             return Err(refusal);
         }
@@ -709,23 +725,12 @@ impl Model {
         without: &Allocated,
         with: &Allocated,
     ) -> Result<(), Refusal> {
-        self.check_levels(allocator, without, without, with)
-    }
-
-    /// Levels that grow must be open; levels that the charge reaches, within their limits.
-    fn check_levels(
-        &self,
-        allocator: Key,
-        before: &Allocated,
-        without: &Allocated,
-        with: &Allocated,
-    ) -> Result<(), Refusal> {
         for key in self.path(allocator) {
             if with[&key] <= without[&key] {
                 continue;
             }
             let node = self.node(key);
-            if node.closed && with[&key] > before[&key] {
+            if node.closed {
                 return Err(Refusal::Closed(key));
             }
             if with[&key] > MAX {
@@ -805,6 +810,7 @@ impl Node {
             forced: 0,
             closed: false,
             peak: 0,
+            transient_peak: 0,
         }
     }
 }

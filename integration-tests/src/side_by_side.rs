@@ -148,11 +148,8 @@ impl SideBySide {
             found.headroom = expected.headroom;
         }
         let bound = self.peaks[&expected.allocator];
-        let most = if bound.inner {
-            bound.most
-        } else {
-            expected.peak
-        };
+        let credit = if bound.inner { bound.most } else { 0 };
+        let most = credit.max(view.transient_peak);
         let peak_holds = (expected.peak..=most).contains(&found.peak);
         let rest = State {
             peak: expected.peak,

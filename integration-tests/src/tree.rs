@@ -337,6 +337,7 @@ fn transfer_refusal(error: &TransferError) -> Refusal {
     match error {
         TransferError::DoesNotFit { outcome, .. } => limit_refusal(outcome),
         TransferError::Closed { to } => Refusal::Closed(key(to)),
+        TransferError::SizeOverflow { to, .. } => Refusal::Overflow(key(to)),
         other => panic!("no step can end like this: {other}"),
     }
 }

@@ -14,6 +14,15 @@ pub mod deps {
     pub use ::parquet_59 as parquet;
 }
 
+#[cfg(feature = "csv-59")]
+#[path = "versioned/csv.rs"]
+pub mod csv;
+#[cfg(feature = "ipc-59")]
+#[path = "versioned/ipc.rs"]
+pub mod ipc;
+#[cfg(feature = "parquet-59")]
+#[path = "versioned/parquet.rs"]
+pub mod parquet;
 #[path = "versioned/mod.rs"]
 mod source;
 

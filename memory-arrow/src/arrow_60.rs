@@ -14,6 +14,15 @@ pub mod deps {
     pub use ::parquet_60 as parquet;
 }
 
+#[cfg(feature = "csv")]
+#[path = "versioned/csv.rs"]
+pub mod csv;
+#[cfg(feature = "ipc")]
+#[path = "versioned/ipc.rs"]
+pub mod ipc;
+#[cfg(feature = "parquet")]
+#[path = "versioned/parquet.rs"]
+pub mod parquet;
 #[path = "versioned/mod.rs"]
 mod source;
 

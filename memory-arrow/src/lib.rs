@@ -3,6 +3,8 @@
 #[cfg(any(feature = "arrow-59", feature = "arrow-60"))]
 mod c_data;
 mod error;
+#[cfg(any(feature = "arrow-59", feature = "arrow-60"))]
+mod guard;
 #[cfg(any(test, feature = "arrow-59", feature = "arrow-60"))]
 mod registry;
 #[cfg(any(test, feature = "arrow-59", feature = "arrow-60"))]

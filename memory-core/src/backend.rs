@@ -50,6 +50,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::error::BackendError;
+use crate::events;
 use crate::manager::{AllocationManager, ManagerError};
 
 /// The environment variable that names the default backend.
@@ -385,11 +386,7 @@ impl Backends {
             return;
         }
         let supported: Vec<_> = known.iter().map(|known| known.name).collect();
-        tracing::warn!(
-            "{DEFAULT_POOL_VARIABLE} names `{named}`, which is not linked into this program; \
-             supported are: {}",
-            supported.join(", ")
-        );
+        events::backend_not_linked(DEFAULT_POOL_VARIABLE, &named, &supported.join(", "));
     }
 
     fn find(&self, name: &str) -> Result<&'static BackendRegistration, BackendError> {

@@ -71,6 +71,20 @@ pub enum AllocError {
     },
 }
 
+impl AllocError {
+    /// The allocator that refused, where one did.
+    pub fn allocator(&self) -> Option<&AllocatorInfo> {
+        match self {
+            Self::OutOfMemory { outcome, .. } => Some(outcome.failed_allocator()),
+            Self::Manager { allocator, .. }
+            | Self::Vetoed { allocator, .. }
+            | Self::Closed { allocator, .. }
+            | Self::SizeOverflow { allocator, .. } => Some(allocator),
+            Self::InvalidAlignment { .. } => None,
+        }
+    }
+}
+
 impl From<AllocError> for io::Error {
     fn from(error: AllocError) -> Self {
         io::Error::new(io::ErrorKind::OutOfMemory, error)

@@ -1,11 +1,14 @@
-//! core
+#![doc = include_str!("../README.md")]
 
 mod accounting;
 mod allocator;
 pub mod backend;
 mod buffer;
+mod debug;
 mod error;
+mod events;
 mod guard;
+mod leak_check;
 mod ledger;
 mod listener;
 mod manager;
@@ -14,6 +17,7 @@ mod raw;
 mod report;
 mod reservation;
 mod rounding;
+pub mod sampling;
 mod size;
 mod sync;
 mod tally;
@@ -29,14 +33,19 @@ pub use buffer::{
     ArrowBuf, ArrowBufMut, BooleanBufferBuilder, BufferBuilder, ForeignAllocation, ForeignError,
     ForeignWatch, TransferResult, TypedBufferBuilder,
 };
+pub use debug::{History, HistoryEvent, OutstandingBuffer, StackFrame, StackTrace};
 pub use error::{
     AllocError, BackendError, CastError, OutOfBounds, SegmentError, TransferError, VerifyError,
 };
 pub use guard::{DEBUG_POOL_VARIABLE, GuardAction, GuardedManager, UnknownGuardAction};
+pub use leak_check::{LeakCheck, leak_check};
 pub use listener::{AllocationListener, Veto};
 pub use manager::{AllocationManager, ManagerError, ManagerStats};
 pub use outcome::{AllocationOutcome, AllocatorId, AllocatorInfo, OutcomeEntry};
-pub use report::{AllocatorSnapshot, AllocatorStats, CloseError, OutstandingLedger, SnapshotEntry};
+pub use report::{
+    AllocatorSnapshot, AllocatorStats, CloseError, MemoryReport, OutstandingLedger,
+    OutstandingReservation, ReportEntry, SnapshotEntry,
+};
 pub use reservation::AllocationReservation;
 pub use rounding::{
     PaddingRoundingPolicy, PowerOfTwoRoundingPolicy, RoundingPolicy, SegmentRoundingPolicy,

@@ -1,6 +1,10 @@
-//! The state of a tree as plain data: what `snapshot()` and a failed `close()` return.
+//! The state of a tree as plain data: what `snapshot()`, `report()` and a failed `close()` return.
 
 use std::fmt;
+
+mod tree;
+
+pub use tree::{MemoryReport, OutstandingLedger, OutstandingReservation, ReportEntry};
 
 use crate::outcome::{AllocatorId, AllocatorInfo};
 
@@ -65,36 +69,6 @@ pub struct AllocatorSnapshot {
     pub entries: Vec<SnapshotEntry>,
 }
 
-/// One ledger that was outstanding when an allocator was closed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct OutstandingLedger {
-    /// Whether the allocation is charged here.
-    pub owning: bool,
-    /// Whether the memory is foreign.
-    pub foreign: bool,
-    /// The size of the allocation in bytes.
-    pub size: usize,
-    /// How many buffers hold it.
-    pub references: usize,
-}
-
-impl fmt::Display for OutstandingLedger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            owning,
-            foreign,
-            size,
-            references,
-        } = self;
-        let foreign = if *foreign { ", foreign" } else { "" };
-        write!(
-            f,
-            "owning: {owning}, size: {size}, references: {references}{foreign}"
-        )
-    }
-}
-
 /// What a failed `close` found outstanding. The allocator refuses new work from then on; its
 /// bytes stay charged, and it leaves the tree when the last of them goes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -118,30 +92,45 @@ pub struct CloseError {
     pub reservations: Vec<usize>,
     /// External bytes that were not released.
     pub external_bytes: usize,
+    /// The allocator and all below it, with what is outstanding in each; in debug mode with
+    /// histories.
+    pub report: MemoryReport,
 }
 
 impl CloseError {
-    /// How many lines of each kind the text lists before it only counts.
-    const LISTED: usize = 20;
-
     /// Buffers that hold the outstanding ledgers.
     pub fn buffers(&self) -> usize {
         self.ledgers.iter().map(|ledger| ledger.references).sum()
     }
 
-    fn list<T>(
-        f: &mut fmt::Formatter<'_>,
-        items: &[T],
-        mut line: impl FnMut(&mut fmt::Formatter<'_>, &T) -> fmt::Result,
-    ) -> fmt::Result {
-        for item in items.iter().take(Self::LISTED) {
-            f.write_str("\n    ")?;
-            line(f, item)?;
+    /// What is outstanding, in a few words.
+    fn summary(&self) -> String {
+        let kinds = [
+            (
+                self.children.len(),
+                "outstanding child",
+                "outstanding children",
+            ),
+            (self.buffers(), "outstanding buffer", "outstanding buffers"),
+            (
+                self.reservations.len(),
+                "outstanding reservation",
+                "outstanding reservations",
+            ),
+        ];
+        let mut found: Vec<String> = kinds
+            .into_iter()
+            .filter(|(count, ..)| *count > 0)
+            .map(|(count, one, many)| counted(count, one, many))
+            .collect();
+        if self.external_bytes > 0 {
+            found.push(format!("{} external bytes", self.external_bytes));
         }
-        match items.len().saturating_sub(Self::LISTED) {
-            0 => Ok(()),
-            more => write!(f, "\n    … and {more} more"),
+        if found.is_empty() {
+            // Only seen where buffers went between the decision and the report.
+            found.push("memory outstanding".to_owned());
         }
+        found.join(", ")
     }
 }
 
@@ -164,63 +153,13 @@ impl fmt::Display for CloseError {
         let Self {
             allocator,
             allocated,
-            reservation,
-            peak,
+            report,
             ..
         } = self;
-        let mut found = Vec::new();
-        let mut count = |count, noun, plural| {
-            if count > 0 {
-                found.push(counted(count, noun, plural));
-            }
-        };
-        count(
-            self.children.len(),
-            "outstanding child",
-            "outstanding children",
-        );
-        count(self.buffers(), "outstanding buffer", "outstanding buffers");
-        count(
-            self.reservations.len(),
-            "outstanding reservation",
-            "outstanding reservations",
-        );
-        if self.external_bytes > 0 {
-            found.push(format!("{} external bytes", self.external_bytes));
-        }
-        if found.is_empty() {
-            // Only seen where buffers went between the decision and the report.
-            found.push("memory outstanding".to_owned());
-        }
-        writeln!(
+        let summary = self.summary();
+        write!(
             f,
-            "allocator `{allocator}` closed with {} ({allocated} bytes)",
-            found.join(", ")
-        )?;
-        let limit = limit_text(self.limit);
-        writeln!(
-            f,
-            "Allocator({allocator}) {reservation}/{allocated}/{peak}/{limit} (res/actual/peak/limit)"
-        )?;
-        write!(f, "  child allocators: {}", self.children.len())?;
-        Self::list(f, &self.children, |f, (child, bytes)| {
-            write!(f, "Allocator({child}) {bytes} bytes charged")
-        })?;
-        write!(f, "\n  ledgers: {}", self.ledgers.len())?;
-        Self::list(f, &self.ledgers, |f, ledger| {
-            let OutstandingLedger {
-                owning,
-                foreign,
-                size,
-                references,
-            } = ledger;
-            let foreign = if *foreign { ", foreign" } else { "" };
-            write!(
-                f,
-                "owning: {owning}, size: {size}, references: {references}{foreign}"
-            )
-        })?;
-        write!(f, "\n  reservations: {}", self.reservations.len())?;
-        Self::list(f, &self.reservations, |f, bytes| write!(f, "{bytes} bytes"))
+            "allocator `{allocator}` closed with {summary} ({allocated} bytes)\n{report}"
+        )
     }
 }

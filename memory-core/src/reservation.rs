@@ -6,11 +6,14 @@
 
 use std::alloc::Layout;
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 
+use crate::accounting::Reserved;
 use crate::allocator::BufferAllocator;
 use crate::buffer::allocate;
 use crate::buffer::{ArrowBuf, ArrowBufMut, ForeignAllocation, ForeignError};
+use crate::debug::Operation;
 use crate::error::AllocError;
 use crate::size::{ALIGNMENT, checked_round_up};
 use crate::sync::Ordering;
@@ -32,19 +35,25 @@ use crate::sync::plain::AtomicUsize;
 /// ```
 pub struct AllocationReservation {
     allocator: BufferAllocator,
-    /// Bytes charged; written by this value alone, read by reports.
-    size: Arc<AtomicUsize>,
+    /// Bytes charged, and in debug mode where they come from.
+    reserved: Arc<Reserved>,
     /// The entry in the node's list.
     key: usize,
 }
 
 impl AllocationReservation {
+    #[track_caller]
     fn with(allocator: &BufferAllocator, bytes: usize) -> Self {
-        let size = Arc::new(AtomicUsize::new(bytes));
-        let key = allocator.node().reservations().insert(Arc::clone(&size));
+        let caller = Location::caller();
+        let node = allocator.node();
+        let reserved = Arc::new(Reserved {
+            size: AtomicUsize::new(bytes),
+            trail: node.tree.recorder().map(|recorder| recorder.trail(caller)),
+        });
+        let key = node.reservations().insert(Arc::clone(&reserved));
         Self {
             allocator: allocator.clone(),
-            size,
+            reserved,
             key,
         }
     }
@@ -55,6 +64,7 @@ impl AllocationReservation {
     ///
     /// As [`BufferAllocator::allocate_bytes`]; the reservation is as it was.
     #[inline]
+    #[track_caller]
     pub fn add(&mut self, bytes: usize) -> Result<(), AllocError> {
         if bytes == 0 {
             return Ok(());
@@ -64,6 +74,7 @@ impl AllocationReservation {
             .charge(bytes)
             .map_err(|refusal| allocate::refused(&refusal, bytes))?;
         self.set_size(self.size() + bytes);
+        self.note(Operation::Resized, Location::caller());
         Ok(())
     }
 
@@ -88,6 +99,7 @@ impl AllocationReservation {
     /// # Errors
     ///
     /// As [`add`](Self::add).
+    #[track_caller]
     pub fn resize(&mut self, bytes: usize) -> Result<(), AllocError> {
         match bytes.checked_sub(self.size()) {
             Some(more) => self.add(more),
@@ -102,7 +114,7 @@ impl AllocationReservation {
     #[inline]
     pub fn size(&self) -> usize {
         // Relaxed: written by this value alone.
-        self.size.load(Ordering::Relaxed)
+        self.reserved.size.load(Ordering::Relaxed)
     }
 
     /// Turns the reservation into a buffer whose capacity is its size, rounded up to a multiple of
@@ -115,6 +127,7 @@ impl AllocationReservation {
         clippy::result_large_err,
         reason = "the error hands the reservation back"
     )]
+    #[track_caller]
     pub fn allocate_buffer(self) -> Result<ArrowBufMut, (AllocError, AllocationReservation)> {
         let size = self.size();
         if size == 0 {
@@ -156,6 +169,7 @@ impl AllocationReservation {
         clippy::result_large_err,
         reason = "the error hands the allocation back"
     )]
+    #[track_caller]
     pub fn wrap_foreign_allocation(
         &mut self,
         allocation: ForeignAllocation,
@@ -201,12 +215,21 @@ impl AllocationReservation {
             "{bytes} bytes taken from a reservation of {size}"
         );
         self.set_size(size - bytes);
+        self.note(Operation::Resized, Location::caller());
+    }
+
+    /// Notes what happened, in debug mode.
+    #[inline]
+    fn note(&self, operation: Operation, caller: &'static Location<'static>) {
+        if let Some(trail) = &self.reserved.trail {
+            trail.note(operation, self.size(), Some(caller));
+        }
     }
 
     #[inline]
     fn set_size(&self, size: usize) {
         // Relaxed: as in `size`.
-        self.size.store(size, Ordering::Relaxed);
+        self.reserved.size.store(size, Ordering::Relaxed);
     }
 }
 
@@ -236,6 +259,7 @@ impl fmt::Debug for AllocationReservation {
 
 impl BufferAllocator {
     /// A reservation of zero bytes.
+    #[track_caller]
     pub fn new_reservation(&self) -> AllocationReservation {
         AllocationReservation::with(self, 0)
     }

@@ -3,13 +3,13 @@
 #[cfg(not(loom))]
 pub(crate) use std::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicPtr, AtomicU64, AtomicUsize},
+    atomic::{AtomicPtr, AtomicU64, AtomicUsize, fence},
 };
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{
     Mutex, MutexGuard,
-    atomic::{AtomicPtr, AtomicU64, AtomicUsize},
+    atomic::{AtomicPtr, AtomicU64, AtomicUsize, fence},
 };
 
 pub(crate) use std::sync::atomic::Ordering;

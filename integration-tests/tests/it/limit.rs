@@ -1,10 +1,25 @@
 //! Many threads at a tight limit: nothing passes it, and nothing that fits is refused.
 //!
 //! Every call is noted with the ticks around it and judged afterwards, see
-//! [`arrow_memory_integration_tests::history`].
+//! [`arrow_memory_integration_tests::history`]; the manager counts the bytes of live blocks as they
+//! come and go.
+//!
+//! That these tests can fail was tried, with one change of the accounting at a time:
+//!
+//! | change | what was noticed |
+//! |---|---|
+//! | a request is refused without recalling credit first | a refusal of what fitted throughout |
+//! | bytes are given back to a shut word | the same; and sums that do not add up at the end |
+//! | one in a thousand releases gives nothing back | the same; and a tree that cannot be closed |
+//! | credit is taken by a load and a store | more bytes released than were charged |
+//! | recall folds a node's credit before all below are stopped | a refusal of what fitted throughout |
+//! | credit below a tight level is kept as elsewhere | the same |
+//! | credit is handed out beyond the limit | a peak above the limit; live bytes above it |
+//! | a charge goes before its block | live bytes above the limit |
+//! | a child is opened below a tight parent | the tree's own assertions |
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
 use arrow_memory_core::{
@@ -26,13 +41,14 @@ const LIMIT: usize = 48 * 1024;
 const THREADS: u64 = 4;
 
 /// What each thread does, per run.
-const STEPS: usize = 4000;
+const STEPS: usize = 10_000;
 
 for_every_backend!(
     at_a_tight_limit_no_byte_too_many_is_granted_and_none_too_few_with_the_default_credit,
     at_a_tight_limit_no_byte_too_many_is_granted_and_none_too_few_without_credit,
     at_a_tight_limit_no_byte_too_many_is_granted_and_none_too_few_with_little_credit,
     whoever_looks_on_sees_no_level_above_its_limit,
+    levels_that_many_threads_fought_for_keep_their_limits,
     a_client_that_keeps_asking_too_much_refuses_nobody_else,
 );
 
@@ -56,6 +72,25 @@ fn at_a_tight_limit_no_byte_too_many_is_granted_and_none_too_few_with_little_cre
 
 fn whoever_looks_on_sees_no_level_above_its_limit(backend: &Backend) {
     contend(backend, None, 6, Onlooker::Yes);
+}
+
+/// A node on which threads collide often may serve them in another way from then on.
+fn levels_that_many_threads_fought_for_keep_their_limits(backend: &Backend) {
+    let fight = |levels: &[Node]| {
+        for level in [8, 2, 0] {
+            thread::scope(|scope| {
+                for _ in 0..THREADS {
+                    // All of them fit at once, so that all is done without the tree's lock.
+                    scope.spawn(move || {
+                        for _ in 0..50_000 {
+                            drop(levels[level].allocator.buffer(64).unwrap());
+                        }
+                    });
+                }
+            });
+        }
+    };
+    contend_after(backend, None, 7, Onlooker::No, fight);
 }
 
 fn a_client_that_keeps_asking_too_much_refuses_nobody_else(backend: &Backend) {
@@ -104,20 +139,34 @@ enum Onlooker {
     No,
 }
 
-/// Threads that do everything that keeps within limits, at random levels of one tree.
 fn contend(backend: &Backend, credit: Option<usize>, seed: u64, onlooker: Onlooker) {
-    let manager = TrackingManager::new(backend);
+    contend_after(backend, credit, seed, onlooker, |_| ());
+}
+
+/// Threads that do everything that keeps within limits, at random levels of one tree, after
+/// `first`.
+fn contend_after(
+    backend: &Backend,
+    credit: Option<usize>,
+    seed: u64,
+    onlooker: Onlooker,
+    first: impl FnOnce(&[Node]),
+) {
+    let manager = TrackingManager::yielding(backend);
     let history = History::default();
     let mut log = Log::default();
     let levels = tree(&manager, credit, &history);
+    first(&levels);
     let shared = Mutex::new(Vec::new());
     let done = AtomicBool::new(false);
+    let start = Barrier::new(usize::try_from(THREADS).unwrap());
 
     thread::scope(|scope| {
         let workers: Vec<_> = (0..THREADS)
             .map(|thread| {
-                let (levels, history, shared) = (&levels, &history, &shared);
+                let (levels, history, shared, start) = (&levels, &history, &shared, &start);
                 scope.spawn(move || {
+                    start.wait();
                     let mut worker = Worker::new(levels, history, shared, seed * 100 + thread);
                     worker.work();
                 })
@@ -243,8 +292,8 @@ fn finish(levels: Vec<Node>, history: &History, log: &mut Log) {
     }
     assert_eq!(levels[0].allocator.verify(), Ok(()));
     for node in levels.into_iter().rev() {
-        let (closed, span) = history.timed(|| node.allocator.close());
-        closed.unwrap();
+        let (closed, span) = history.timed(|| node.allocator.close().is_ok());
+        assert!(closed, "`{}`", node.allocator.name());
         log.removed(node.open, span);
     }
 }

@@ -5,19 +5,17 @@
 )]
 
 use std::alloc::Layout;
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, mpsc};
-use std::thread;
+use std::sync::{Arc, OnceLock};
 
 use arrow_memory_arena::{Arena, ArenaError};
 use arrow_memory_core::testing::{
     Block, CountingManager, FailingManager, PanickingManager, StdManager, TrackingManager,
 };
-use arrow_memory_core::{
-    AllocError, AllocationManager, ManagerError, ManagerStats, RootAllocator, backend,
-};
+use arrow_memory_core::{AllocationManager, backend};
 use arrow_memory_system as _;
+
+mod threads;
+mod trees;
 
 const KIB: usize = 1024;
 
@@ -361,136 +359,6 @@ fn the_error_of_the_parent_is_the_source() {
     assert!(std::error::Error::source(&error).is_some());
 }
 
-/// A parent that looks at the arena whenever it is called, which needs the arena's lock.
-#[derive(Debug, Default)]
-struct Nosy {
-    arena: Mutex<Option<Arena>>,
-    /// Whether it is looking already: what it does there reaches it again.
-    looking: AtomicBool,
-}
-
-impl Nosy {
-    fn look(&self) {
-        if self.looking.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let arena = self.arena.lock().unwrap().clone();
-        if let Some(arena) = arena {
-            let _ = arena.stats();
-            let small = arena.allocate(layout(64));
-            if let Ok(small) = small {
-                // SAFETY: the block was just made, with this layout.
-                unsafe { arena.deallocate(small, layout(64)) };
-            }
-        }
-        self.looking.store(false, Ordering::Relaxed);
-    }
-}
-
-// SAFETY: it does what `StdManager` does.
-unsafe impl AllocationManager for Nosy {
-    fn name(&self) -> &str {
-        "nosy"
-    }
-
-    fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
-        self.look();
-        StdManager.allocate(layout)
-    }
-
-    unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        self.look();
-        // SAFETY: the caller's promises are the same.
-        unsafe { StdManager.deallocate(ptr, layout) };
-    }
-
-    fn release_unused(&self) {
-        self.look();
-    }
-
-    fn stats(&self) -> ManagerStats {
-        ManagerStats::default()
-    }
-}
-
-#[test]
-fn no_lock_is_held_while_the_parent_is_called() {
-    let parent = Arc::new(Nosy::default());
-    let arena = Arena::builder()
-        .parent(parent.clone())
-        .chunk_size(4 * KIB)
-        .build()
-        .unwrap();
-    *parent.arena.lock().unwrap() = Some(arena.clone());
-
-    let mut blocks: Vec<_> = (0..50).map(|_| block(&arena, KIB)).collect();
-    blocks.push(block(&arena, 9000));
-    blocks.remove(50).reallocate(20_000, 0).unwrap();
-    blocks.clear();
-    arena.release_unused();
-    arena.reset().unwrap();
-    // They hold each other.
-    let held = parent.arena.lock().unwrap().take();
-    drop(held);
-}
-
-#[test]
-fn threads_that_race_for_a_chunk_all_get_blocks_and_lose_none() {
-    for _ in 0..50 {
-        let (parent, arena) = tracked();
-        thread::scope(|scope| {
-            for value in 0..4_u8 {
-                let arena = &arena;
-                scope.spawn(move || {
-                    let mut held = Vec::new();
-                    for round in 0..200_usize {
-                        let size = 1 + round * 37 % KIB;
-                        held.push(Block::filled(arena, layout(size), value).unwrap());
-                        if round % 3 == 0 {
-                            held.swap_remove(round / 5 % held.len());
-                        }
-                    }
-                    for block in &held {
-                        assert!(block.bytes().iter().all(|&byte| byte == value));
-                    }
-                });
-            }
-        });
-
-        assert_eq!(arena.held_bytes(), parent.live_bytes());
-        arena.reset().unwrap();
-        arena.release_unused();
-        parent.assert_clean();
-    }
-}
-
-#[test]
-fn one_thread_may_make_what_another_gives_back() {
-    let (parent, arena) = tracked();
-    let (sender, receiver) = mpsc::sync_channel::<Block<'_>>(100);
-
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            for block in receiver {
-                let value = block.layout().size() as u8;
-                assert!(block.bytes().iter().all(|&byte| byte == value));
-            }
-        });
-        for round in 0..20_000 {
-            sender.send(block(&arena, 1 + round % 1500)).unwrap();
-        }
-        drop(sender);
-    });
-
-    arena.reset().unwrap();
-    // The channel holds 100 blocks: the arena did not keep what came back.
-    assert!(
-        parent.max_live_bytes() < 600 * KIB,
-        "{}",
-        parent.max_live_bytes()
-    );
-}
-
 #[test]
 fn clones_share_one_arena_and_its_chunks_go_with_the_last_of_them() {
     let (parent, arena) = tracked();
@@ -520,90 +388,6 @@ fn a_leaked_block_outlives_its_arena() {
     // SAFETY: it was never given back, so it is valid; its bytes were written above.
     let bytes = unsafe { std::slice::from_raw_parts(leaked.as_ptr(), 100) };
     assert!(bytes.iter().all(|&byte| byte == 7));
-}
-
-#[test]
-fn an_arena_over_an_allocator_charges_its_chunks_there() {
-    let root = RootAllocator::new(1 << 20);
-    let query = root.child("query").limit(100 * KIB).build().unwrap();
-    let arena = Arena::builder()
-        .allocator(&query)
-        .chunk_size(16 * KIB)
-        .build()
-        .unwrap();
-    assert_eq!(query.allocated_memory(), 0);
-
-    let small = block(&arena, 64);
-    assert_eq!(query.allocated_memory(), 16 * KIB);
-    let large = block(&arena, 20_000);
-    assert_eq!(query.allocated_memory(), 16 * KIB + 20_032);
-    assert_eq!(arena.held_bytes(), 16 * KIB + 20_000);
-
-    drop(small);
-    drop(large);
-    assert_eq!(query.allocated_memory(), 16 * KIB, "the chunk is kept");
-    drop(arena);
-    assert_eq!(query.allocated_memory(), 0);
-    query.close().unwrap();
-}
-
-#[test]
-fn an_arena_over_an_allocator_keeps_to_its_limit_and_says_who_refused() {
-    let root = RootAllocator::new(40 * KIB);
-    let arena = Arena::builder()
-        .allocator(&root)
-        .chunk_size(16 * KIB)
-        .build()
-        .unwrap();
-
-    // The second chunk would have 32 KiB, so it has 16; there is no room for a third.
-    let mut blocks = Vec::new();
-    let error = loop {
-        match Block::filled(&arena, layout(KIB), 1) {
-            Ok(block) => blocks.push(block),
-            Err(error) => break error,
-        }
-    };
-
-    assert_eq!(blocks.len(), 32);
-    assert_eq!(root.allocated_memory(), 32 * KIB);
-    let sources: Vec<_> = std::iter::successors(Some(&error as &dyn std::error::Error), |error| {
-        error.source()
-    })
-    .collect();
-    let refused = sources
-        .iter()
-        .find_map(|error| error.downcast_ref::<AllocError>());
-    assert!(
-        matches!(refused, Some(AllocError::OutOfMemory { .. })),
-        "{sources:?}"
-    );
-    drop(blocks);
-    arena.release_unused();
-    assert_eq!(root.allocated_memory(), 0);
-}
-
-#[test]
-fn a_tree_may_stand_on_an_arena() {
-    let (parent, arena) = tracked();
-    let root = RootAllocator::builder()
-        .allocation_manager(Arc::new(arena.clone()))
-        .build()
-        .unwrap();
-    let child = root.child("batch").build().unwrap();
-
-    let mut builder = child.buffer(64).unwrap();
-    for byte in 0..3000 {
-        builder.extend_from_slice(&[byte as u8]).unwrap();
-    }
-    let frozen = builder.freeze();
-
-    assert_eq!(frozen[2999], 2999_u32 as u8);
-    assert!(arena.reset().is_err());
-    drop(frozen);
-    arena.reset().unwrap();
-    drop((child, root, arena));
-    parent.assert_clean();
 }
 
 #[test]

@@ -135,7 +135,7 @@ pub fn to_array(data: ArrayData) -> ArrayRef {
 /// Something that can be taken apart into array data, and put together again.
 trait Parts: Sized {
     fn parts(&self) -> Vec<ArrayData>;
-    fn from_parts(&self, parts: Vec<ArrayData>) -> Self;
+    fn assemble(&self, parts: Vec<ArrayData>) -> Self;
 }
 
 impl<T: Parts> Accounted for T {
@@ -144,7 +144,7 @@ impl<T: Parts> Accounted for T {
         let mut regions = Regions::of(&parts);
         regions.charge(allocator)?;
         regions.share(allocator)?;
-        Ok(self.from_parts(regions.rebuild(parts)))
+        Ok(self.assemble(regions.rebuild(parts)))
     }
 
     fn transfer_to(&self, target: &BufferAllocator) -> Result<Self, MemoryError> {
@@ -152,7 +152,7 @@ impl<T: Parts> Accounted for T {
         let mut regions = Regions::of(&parts);
         regions.charge(target)?;
         regions.transfer(target)?;
-        Ok(self.from_parts(regions.rebuild(parts)))
+        Ok(self.assemble(regions.rebuild(parts)))
     }
 
     fn accounted_size(&self) -> usize {
@@ -186,7 +186,7 @@ impl<T: Parts> Accounted for T {
                 }),
             };
         }
-        self.from_parts(regions.rebuild(parts))
+        self.assemble(regions.rebuild(parts))
     }
 }
 
@@ -422,7 +422,7 @@ impl Parts for Buffer {
         vec![unsafe { bytes.build_unchecked() }]
     }
 
-    fn from_parts(&self, parts: Vec<ArrayData>) -> Self {
+    fn assemble(&self, parts: Vec<ArrayData>) -> Self {
         parts[0].buffers()[0].clone()
     }
 }
@@ -432,7 +432,7 @@ impl Parts for ArrayData {
         vec![self.clone()]
     }
 
-    fn from_parts(&self, parts: Vec<ArrayData>) -> Self {
+    fn assemble(&self, parts: Vec<ArrayData>) -> Self {
         one(parts)
     }
 }
@@ -442,7 +442,7 @@ impl Parts for ArrayRef {
         vec![self.to_data()]
     }
 
-    fn from_parts(&self, parts: Vec<ArrayData>) -> Self {
+    fn assemble(&self, parts: Vec<ArrayData>) -> Self {
         make_array(one(parts))
     }
 }
@@ -455,7 +455,7 @@ impl Parts for RecordBatch {
             .collect()
     }
 
-    fn from_parts(&self, parts: Vec<ArrayData>) -> Self {
+    fn assemble(&self, parts: Vec<ArrayData>) -> Self {
         let columns = parts.into_iter().map(make_array).collect();
         let (schema, rows) = (Arc::clone(self.schema_ref()), self.num_rows());
         // SAFETY: the same columns, with the same types and lengths, as this batch has.
@@ -478,7 +478,7 @@ macro_rules! typed {
                 vec![self.to_data()]
             }
 
-            fn from_parts(&self, parts: Vec<ArrayData>) -> Self {
+            fn assemble(&self, parts: Vec<ArrayData>) -> Self {
                 Self::from(one(parts))
             }
         }
@@ -489,7 +489,7 @@ macro_rules! typed {
                 vec![self.to_data()]
             }
 
-            fn from_parts(&self, parts: Vec<ArrayData>) -> Self {
+            fn assemble(&self, parts: Vec<ArrayData>) -> Self {
                 Self::from(one(parts))
             }
         }

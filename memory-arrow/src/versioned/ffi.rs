@@ -2,7 +2,6 @@
 #![expect(unsafe_code, reason = "takes and hands out C structures")]
 
 use std::ffi::c_void;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow_memory_core::BufferAllocator;
@@ -13,6 +12,7 @@ use super::deps::arrow_data::{ArrayData, layout};
 use super::deps::arrow_schema::{DataType, Field, Schema, UnionMode};
 use crate::c_data::{At, RawArray, RawSchema, Rows};
 use crate::error::MemoryError;
+use crate::guard::guarded;
 
 pub use super::deps::arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
 
@@ -245,18 +245,6 @@ fn adopt(data: ArrayData, allocator: &BufferAllocator) -> Result<ArrayRef, Memor
     guarded(|| Ok(make_array(adopted)))
 }
 
-/// What arrow-rs makes of input that it does not expect is an error as well.
-fn guarded<T>(run: impl FnOnce() -> Result<T, MemoryError>) -> Result<T, MemoryError> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let message = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("arrow panicked");
-        At::Top("array").error(message)
-    })
-}
-
 /// Checks what can be seen of an array of `data_type`.
 ///
 /// # Safety
@@ -445,7 +433,7 @@ unsafe fn check_views(values: &[*const c_void], at: &At<'_>) -> Result<(), Memor
     // SAFETY: not null, aligned, as many by the caller's promise.
     let lengths = unsafe { std::slice::from_raw_parts(lengths, variadic.len()) };
     for (index, (&length, pointer)) in lengths.iter().zip(variadic).enumerate() {
-        if length < 0 || length > i64::MAX / 2 || (length > 0 && pointer.is_null()) {
+        if !(0..=i64::MAX / 2).contains(&length) || (length > 0 && pointer.is_null()) {
             return at.error(format!(
                 "buffer {index} of {length} bytes, null: {}",
                 pointer.is_null()

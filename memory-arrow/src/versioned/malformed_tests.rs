@@ -29,12 +29,18 @@ fn schema_of(raw: &mut FFI_ArrowSchema) -> &mut RawSchema {
 
 fn child(raw: &mut RawArray, index: usize) -> &mut RawArray {
     // SAFETY: the tests ask for children that are there.
-    unsafe { &mut **raw.children.add(index) }
+    let child = unsafe { raw.children.add(index) };
+    // SAFETY: as above.
+    let child = unsafe { *child };
+    // SAFETY: as above.
+    unsafe { &mut *child }
 }
 
 fn buffer(raw: &mut RawArray, index: usize) -> &mut *const c_void {
     // SAFETY: the tests ask for buffers that are there.
-    unsafe { &mut *raw.buffers.cast_mut().add(index) }
+    let buffer = unsafe { raw.buffers.cast_mut().add(index) };
+    // SAFETY: as above.
+    unsafe { &mut *buffer }
 }
 
 /// Exports `array`, breaks it, and checks that it is refused with a message that has `reason`, and

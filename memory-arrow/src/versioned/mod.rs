@@ -2,6 +2,8 @@ use super::deps;
 
 mod accounted;
 mod buffers;
+pub mod builder;
+mod destination;
 mod error;
 mod ffi;
 mod known;
@@ -10,6 +12,7 @@ mod pool;
 
 pub use accounted::{Accounted, claim, claim_batch, to_array};
 pub use buffers::{adopt_buffer, arrow_buf, into_buffer, into_scalar_buffer};
+pub use destination::{BatchLimit, Destination};
 pub use ffi::{
     FFI_ArrowArray, FFI_ArrowSchema, export_array, export_array_into, export_batch, import_array,
     import_batch, import_trusted,

@@ -11,7 +11,9 @@ use std::sync::Weak;
 use super::charge::Refusal;
 use super::lifecycle::Outstanding;
 use super::node::{Departures, Node, NodeConfig, NodePtr, Tree, TreeConfig};
+use crate::events;
 use crate::outcome::AllocatorInfo;
+use crate::sampling;
 use crate::sync::Ordering;
 
 /// Keeps a node usable; what a `BufferAllocator` is made of.
@@ -24,7 +26,9 @@ pub(crate) struct Handle(NodePtr);
 impl Handle {
     /// A tree, by the handle of its root.
     pub(crate) fn new_root(config: TreeConfig, root: NodeConfig) -> Self {
-        Self(Tree::with_root(config, root))
+        let root = Self(Tree::with_root(config, root));
+        sampling::adopt_root(&root);
+        root
     }
 
     /// A child of this node.
@@ -48,7 +52,10 @@ impl Handle {
         // The handle that the node was made with; dropped below if it was not adopted.
         let child = Self(child);
         match adopted {
-            Ok(()) => Ok(child),
+            Ok(()) => {
+                sampling::adopt(&child);
+                Ok(child)
+            }
             Err(refusal) => Err((Box::new(refusal), info)),
         }
     }
@@ -188,7 +195,6 @@ impl Handle {
             }
             break;
         }
-        children.reverse();
         children
     }
 }
@@ -223,7 +229,7 @@ impl Drop for Handle {
 #[cold]
 fn drop_last_handle(handle: &mut Handle) {
     let node = handle.0;
-    let mut locked = handle.tree.lock_keeping();
+    let mut locked = handle.tree.lock();
     if !locked.drop_handle(node) {
         return;
     }
@@ -236,18 +242,10 @@ fn drop_last_handle(handle: &mut Handle) {
     drop(locked);
     departures.tell_quietly();
     if external > 0 {
-        tracing::warn!(
-            allocator = %info, bytes = external,
-            "external bytes were still charged when the last handle was dropped; released"
-        );
+        events::external_bytes_outlived(&info, external);
     }
     if let Some(left) = left {
-        let bytes = left.allocated;
-        if debug {
-            tracing::warn!(allocator = %info, bytes, "last handle dropped with memory outstanding");
-        } else {
-            tracing::debug!(allocator = %info, bytes, "last handle dropped with memory outstanding");
-        }
+        events::outlived(&info, left.allocated, debug);
     }
 }
 
@@ -294,12 +292,51 @@ impl NodePtr {
     unsafe fn uncharge_slowly(self, bytes: usize) {
         // SAFETY: the bytes are still charged, so the node is alive.
         let node = unsafe { self.node() };
-        let mut locked = node.tree.lock_keeping();
+        let wanted = events::wants_late_release();
+        let mut locked = node.tree.lock();
+        let late = (wanted && locked.is_closed(self)).then(|| node.info.clone());
         locked.release(self, bytes);
         locked.reconsider(self);
         let departures = locked.take_departures();
         drop(locked);
         departures.tell_quietly();
+        if let Some(allocator) = late {
+            events::late_release(&allocator, bytes);
+        }
+    }
+
+    /// Gives `bytes` back that are charged to the node, and then calls `tell`, for which the node
+    /// stays in memory. `tell` does not panic.
+    ///
+    /// # Safety
+    ///
+    /// As for `uncharge`.
+    #[inline]
+    pub(crate) unsafe fn uncharge_and_tell(self, bytes: usize, tell: impl FnOnce(&Node)) {
+        #[cfg(not(loom))]
+        if let Some(_hold) = super::hazard::Hold::on(self)
+            // SAFETY: the caller's promise.
+            && unsafe { self.give(bytes) }
+        {
+            // SAFETY: the thread's record has held the node since before its bytes were given.
+            return tell(unsafe { self.node() });
+        }
+        // SAFETY: the caller's promise; nothing was given yet.
+        unsafe { self.uncharge_pinned_and_tell(bytes, tell) };
+    }
+
+    /// As `uncharge_and_tell`, where the mutex may be needed: a pin keeps the node, so that it does
+    /// not leave the tree before its listener was told.
+    #[cold]
+    unsafe fn uncharge_pinned_and_tell(self, bytes: usize, tell: impl FnOnce(&Node)) {
+        // SAFETY: the bytes keep the node alive, and then the pin does.
+        let node = unsafe { self.node() };
+        node.add_pin();
+        // SAFETY: the caller's promise.
+        unsafe { self.uncharge(bytes) };
+        tell(node);
+        // SAFETY: the pin is ours.
+        unsafe { self.unpin() };
     }
 
     /// A handle on the node.
@@ -330,7 +367,7 @@ impl NodePtr {
 
 #[cold]
 fn drop_last_pin(ptr: NodePtr, node: &Node) {
-    let mut locked = node.tree.lock_keeping();
+    let mut locked = node.tree.lock();
     locked.drop_pin(ptr);
     if locked.look(ptr).linked {
         locked.reconsider(ptr);
@@ -369,6 +406,6 @@ pub(crate) fn quietly(allocator: &AllocatorInfo, callback: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
         // A payload may panic when it is dropped.
         std::mem::forget(panic);
-        tracing::error!(allocator = %allocator, "a callback panicked during a release; ignored");
+        events::callback_panicked(allocator);
     }
 }

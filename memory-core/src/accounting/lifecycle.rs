@@ -26,17 +26,20 @@ impl Locked<'_> {
         // What was charged to the parent itself becomes what it is charged for the child.
         above.lent += reservation;
         above.children += 1;
-        let sibling = above.first_child.replace(child);
+        let sibling = above.last_child.replace(child);
+        if sibling.is_none() {
+            above.first_child = Some(child);
+        }
         // I2: there may be a tight level at or above a shut parent.
         let shut = above.shut;
         if let Some(sibling) = sibling {
-            self.state(sibling).previous_sibling = Some(child);
+            self.state(sibling).next_sibling = Some(child);
         }
         let state = self.state(child);
         state.obtained = reservation;
         state.parked = reservation;
         state.parent = Some(parent);
-        state.next_sibling = sibling;
+        state.previous_sibling = sibling;
         state.linked = true;
         state.shut = shut;
         if !shut {
@@ -139,6 +142,9 @@ impl Locked<'_> {
         let above = self.state(parent);
         if previous.is_none() {
             above.first_child = next;
+        }
+        if next.is_none() {
+            above.last_child = previous;
         }
         above.children -= 1;
         above.lent -= returned;

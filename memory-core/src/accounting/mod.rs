@@ -37,8 +37,10 @@
 //!   the tight node is what is allocated. A node that is not `shut` has no tight level at or above
 //!   it.
 //! * **I3** A shut word changes only under M.
-//! * **I4** Whoever touches a node or waits for M has a handle, a pin or charged bytes of it. A
-//!   node is unlinked under M when nothing of that is left, and freed when the guard is gone.
+//! * **I4** Whoever touches a node or waits for M has a handle, a pin or charged bytes of it; or,
+//!   while it tells a listener of a release, holds it in its thread's record (see [`hazard`]). A
+//!   node is unlinked under M when nothing of that is left, and freed when the guard is gone. M
+//!   itself is never freed (see [`mutex`]), so that it may be released after all that.
 //!
 //! # Operations
 //!
@@ -81,10 +83,12 @@
 
 mod charge;
 mod handle;
+mod hazard;
 mod lifecycle;
 #[cfg(all(test, loom))]
 #[expect(unsafe_code, reason = "gives back what it charged")]
 mod model;
+mod mutex;
 mod node;
 mod report;
 mod transfer;
@@ -94,5 +98,5 @@ mod word;
 pub(crate) use charge::Refusal;
 pub(crate) use handle::{Handle, quietly};
 pub(crate) use lifecycle::Outstanding;
-pub(crate) use node::{Locked, Node, NodeConfig, NodePtr, Tree, TreeConfig, hooks};
+pub(crate) use node::{Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeConfig, hooks};
 pub(crate) use report::Census;

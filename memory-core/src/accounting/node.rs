@@ -7,19 +7,23 @@
 
 use std::cell::UnsafeCell;
 use std::fmt;
+use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::num::NonZeroU64;
 use std::ptr::NonNull;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use slab::Slab;
 
+use super::mutex::{Shared, TreeMutex};
 use super::word::{MAX_CREDIT, Word};
+use crate::debug::{Recorder, Trail};
 use crate::listener::AllocationListener;
 use crate::manager::AllocationManager;
 use crate::outcome::{AllocatorId, AllocatorInfo};
 use crate::rounding::RoundingPolicy;
-use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, lock, plain};
+use crate::sampling;
+use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, MutexGuard, Ordering, plain};
 
 /// What a tree is built with and never changes.
 pub(crate) struct TreeConfig {
@@ -36,15 +40,17 @@ pub(crate) struct TreeConfig {
 /// One tree of allocators: what its nodes share.
 pub(crate) struct Tree {
     pub(crate) config: TreeConfig,
-    mutex: Mutex<Shared>,
+    /// In debug mode, what is alive.
+    recorder: Option<Box<Recorder>>,
+    mutex: TreeMutex,
 }
 
-/// What the mutex protects besides the states of the nodes.
-struct Shared {
-    /// Nodes that left the tree and have no handle: freed after the mutex is released.
-    graveyard: Option<NodePtr>,
-    /// Nodes that left the tree and whose former parent has a listener to be told.
-    departed: Option<NodePtr>,
+/// A reservation, as its allocator sees it.
+pub(crate) struct Reserved {
+    /// Bytes charged; written by the reservation alone, read by reports.
+    pub(crate) size: plain::AtomicUsize,
+    /// In debug mode, where it comes from.
+    pub(crate) trail: Option<Trail>,
 }
 
 /// What an allocator is made of, given at its creation.
@@ -66,12 +72,24 @@ pub(crate) struct NodeConfig {
 /// 2. A linked node's parent is linked; an unlinked node has no children, no parent and no bytes.
 /// 3. `state` is touched only through `Locked`, that is, under the tree's mutex.
 /// 4. `stripes` is null or points to a live boxed slice that this node owns.
+/// 5. `manager` points to the tree's manager, which `tree` keeps alive.
+#[repr(C, align(64))] // What every allocation reads is one cache line, and no other node's.
 pub(crate) struct Node {
     /// The credit that may be taken without the mutex; shut for good once there are stripes.
     word: Word,
     /// The most credit that `give` may leave in the words together; set when one is opened. A
     /// giver that reads an old value lets a little too much or too little stay.
     high: AtomicUsize,
+    /// The tree's manager, two loads nearer than through `tree`.
+    manager: NonNull<dyn AllocationManager>,
+    /// What `allocate` looks at first.
+    ///
+    /// | value | meaning |
+    /// |---|---|
+    /// | 0 | nobody watches |
+    /// | > 0 | allocations are sampled: so many units per byte |
+    /// | < 0 | there are hooks; the low bits are as above |
+    watch: plain::AtomicU64,
     /// Which of the slow extras are on: the bits of [`hooks`].
     pub(crate) hooks: u8,
     pub(crate) info: AllocatorInfo,
@@ -93,7 +111,9 @@ pub(crate) struct Node {
     pins: AtomicUsize,
     /// The sizes of the `AllocationReservation`s, empty ones too; each holds a handle besides.
     /// A lock of its own, taken under the tree's or alone.
-    pub(crate) reservations: plain::Mutex<Slab<Arc<plain::AtomicUsize>>>,
+    pub(crate) reservations: plain::Mutex<Slab<Arc<Reserved>>>,
+    /// In debug mode, where the allocator comes from.
+    trail: OnceLock<Box<Trail>>,
     /// External bytes, which `release_bytes` may give back.
     pub(crate) external: AtomicUsize,
     /// Bytes of foreign allocations that are charged here.
@@ -105,11 +125,15 @@ pub(crate) struct Node {
     state: UnsafeCell<State>,
 }
 
-// SAFETY: all but `state` and the pointers in it are atomics or immutable and Send + Sync; by
-// invariant 3 `state` is touched under the mutex only, from whichever thread holds it.
+// SAFETY: all but `state` and the pointers in it are atomics or immutable and Send + Sync (as is
+// the manager that `manager` points to); by invariant 3 `state` is touched under the mutex only,
+// from whichever thread holds it.
 unsafe impl Send for Node {}
 // SAFETY: as for Send; `&Node` gives no access to `state` without the mutex.
 unsafe impl Sync for Node {}
+
+/// In [`Node::watch`]: there are hooks. The highest bit, so that it shows as the sign.
+const HOOKED: u64 = 1 << 63;
 
 /// Bits of [`Node::hooks`].
 pub(crate) mod hooks {
@@ -119,6 +143,8 @@ pub(crate) mod hooks {
     pub(crate) const DEBUG: u8 = 2;
     /// Statistics are on.
     pub(crate) const STATISTICS: u8 = 4;
+    /// A rounding policy other than the default is set.
+    pub(crate) const POLICY: u8 = 8;
 }
 
 /// One word of a striped node, alone on its pair of cache lines (they are prefetched in pairs).
@@ -162,6 +188,7 @@ pub(super) struct State {
     pub(super) children: usize,
     pub(super) parent: Option<NodePtr>,
     pub(super) first_child: Option<NodePtr>,
+    pub(super) last_child: Option<NodePtr>,
     pub(super) next_sibling: Option<NodePtr>,
     pub(super) previous_sibling: Option<NodePtr>,
     /// The next in the graveyard.
@@ -311,12 +338,60 @@ impl Node {
     /// The manager of the tree.
     #[inline]
     pub(crate) fn manager(&self) -> &dyn AllocationManager {
-        &*self.tree.config.manager
+        // SAFETY: by invariant 5 it is alive as long as this node; managers are only shared.
+        unsafe { self.manager.as_ref() }
     }
 
     /// The reservations: their sizes in bytes.
-    pub(crate) fn reservations(&self) -> plain::MutexGuard<'_, Slab<Arc<plain::AtomicUsize>>> {
+    pub(crate) fn reservations(&self) -> plain::MutexGuard<'_, Slab<Arc<Reserved>>> {
         plain::lock(&self.reservations)
+    }
+
+    /// Whether anybody watches this node's allocations, by hooks or by samples.
+    #[inline]
+    pub(crate) fn is_watched(&self) -> bool {
+        // Relaxed: a switch; an allocation that races with it may go either way.
+        self.watch.load(Ordering::Relaxed) != 0
+    }
+
+    /// Of a watched node: the units per byte if it has no hooks.
+    #[inline]
+    pub(crate) fn only_sampled(&self) -> Option<u64> {
+        // Relaxed: as in `is_watched`.
+        let watch = self.watch.load(Ordering::Relaxed);
+        (watch & HOOKED == 0).then_some(watch)
+    }
+
+    /// Whether an allocation of `bytes` is due to be sampled: then, the units per byte.
+    #[inline]
+    pub(crate) fn sample_due(&self, bytes: usize) -> Option<u64> {
+        // Relaxed: as in `is_watched`.
+        let scale = self.watch.load(Ordering::Relaxed) & !HOOKED;
+        (scale != 0 && sampling::due(bytes, scale)).then_some(scale)
+    }
+
+    /// Sets how many units of the sampler's distance a byte is; 0: not sampled.
+    pub(crate) fn set_scale(&self, scale: u64) {
+        let hooked = if self.hooks == 0 { 0 } else { HOOKED };
+        // Relaxed: as in `is_watched`.
+        self.watch.store(hooked | scale, Ordering::Relaxed);
+    }
+
+    /// Whether debug mode is on in this tree.
+    #[inline]
+    pub(crate) fn is_debug(&self) -> bool {
+        self.hooks & hooks::DEBUG != 0
+    }
+
+    /// The history of the allocator, in debug mode.
+    pub(crate) fn trail(&self) -> Option<&Trail> {
+        self.trail.get().map(Box::as_ref)
+    }
+
+    /// Starts the history of the allocator, once.
+    pub(crate) fn set_trail(&self, trail: Trail) {
+        // The first one stays, and there is no second.
+        let _ = self.trail.set(Box::new(trail));
     }
 
     /// The sizes of the reservations, in bytes.
@@ -324,7 +399,7 @@ impl Node {
         // Relaxed: each is written by its one owner; numbers for readers.
         self.reservations()
             .iter()
-            .map(|(_, size)| size.load(Ordering::Relaxed))
+            .map(|(_, reserved)| reserved.size.load(Ordering::Relaxed))
             .collect()
     }
 
@@ -333,7 +408,7 @@ impl Node {
         // Relaxed: each is written by its one owner; a number for readers.
         self.reservations()
             .iter()
-            .map(|(_, size)| size.load(Ordering::Relaxed))
+            .map(|(_, reserved)| reserved.size.load(Ordering::Relaxed))
             .sum()
     }
 
@@ -438,27 +513,31 @@ fn stripe_count() -> usize {
 
 /// The tree's mutex, held. All that needs more than one word, or any state, happens here.
 ///
-/// While it exists, nodes that are linked stay alive; unlinked ones too until it is dropped.
+/// While it exists, nodes that are linked stay alive; unlinked ones too until it is dropped. Its
+/// holder may give up under it what kept the tree alive: the mutex outlives the tree, and nothing
+/// else is touched once it is released.
 pub(crate) struct Locked<'t> {
-    tree: &'t Tree,
-    shared: Option<MutexGuard<'t, Shared>>,
+    /// The tree; alive while a node is, so until the graveyard is emptied.
+    tree: NonNull<Tree>,
+    shared: Option<MutexGuard<'static, Shared>>,
     /// Nothing is opened for now: one step is made of several. What stays shut for it is opened
     /// when it is next used.
     pub(super) hold: bool,
-    /// Keeps the tree until the mutex is released and the graveyard is empty, where the caller
-    /// gives up what kept it. Last, so that it goes last.
-    _keep: Option<Arc<Tree>>,
+    _tree: PhantomData<&'t Tree>,
 }
 
 impl Tree {
+    /// What is alive, in debug mode.
+    pub(crate) fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_deref()
+    }
+
     /// A tree with its root, which has one handle.
     pub(crate) fn with_root(config: TreeConfig, root: NodeConfig) -> NodePtr {
         let tree = Arc::new(Self {
+            recorder: config.debug.then(|| Box::new(Recorder::new())),
             config,
-            mutex: Mutex::new(Shared {
-                graveyard: None,
-                departed: None,
-            }),
+            mutex: TreeMutex::new(),
         });
         let mut root = Node::boxed(root, tree, 0);
         let root_node = Arc::get_mut(&mut root).expect("nobody else has seen the node");
@@ -471,25 +550,14 @@ impl Tree {
         NodePtr::leak(root)
     }
 
-    /// Takes the mutex, for a caller that keeps the tree alive beyond the guard: by a handle, a
-    /// pin or bytes that it does not give up under it.
+    /// Takes the mutex. The caller has a handle, a pin or bytes, and may give it up under it.
+    #[inline]
     pub(crate) fn lock(&self) -> Locked<'_> {
         Locked {
-            tree: self,
-            shared: Some(lock(&self.mutex)),
+            tree: NonNull::from(self),
+            shared: Some(self.mutex.lock()),
             hold: false,
-            _keep: None,
-        }
-    }
-
-    /// Takes the mutex, for a caller that gives up what keeps the tree alive.
-    pub(crate) fn lock_keeping(self: &Arc<Self>) -> Locked<'_> {
-        let keep = Arc::clone(self);
-        Locked {
-            tree: self,
-            shared: Some(lock(&self.mutex)),
-            hold: false,
-            _keep: Some(keep),
+            _tree: PhantomData,
         }
     }
 }
@@ -541,12 +609,15 @@ impl Node {
             (listener.is_some(), hooks::LISTENER),
             (tree.config.debug, hooks::DEBUG),
             (tree.config.statistics, hooks::STATISTICS),
+            (policy.is_some(), hooks::POLICY),
         ] {
             bits |= if on { bit } else { 0 };
         }
         Arc::new(Self {
             word: Word::shut(),
             high: AtomicUsize::new(0),
+            manager: NonNull::from(&*tree.config.manager),
+            watch: plain::AtomicU64::new(if bits == 0 { 0 } else { HOOKED }),
             hooks: bits,
             info: AllocatorInfo {
                 id: next_id(),
@@ -562,6 +633,7 @@ impl Node {
             handles: AtomicUsize::new(1),
             pins: AtomicUsize::new(0),
             reservations: plain::Mutex::default(),
+            trail: OnceLock::new(),
             external: AtomicUsize::new(0),
             foreign: AtomicUsize::new(0),
             total_bytes: AtomicU64::new(0),
@@ -586,6 +658,7 @@ impl Node {
                 children: 0,
                 parent: None,
                 first_child: None,
+                last_child: None,
                 next_sibling: None,
                 previous_sibling: None,
                 next_dead: None,
@@ -617,8 +690,10 @@ fn next_id() -> AllocatorId {
 
 impl<'t> Locked<'t> {
     /// The tree whose mutex this is.
-    pub(super) fn tree(&self) -> &'t Tree {
-        self.tree
+    pub(super) fn tree(&self) -> &Tree {
+        // SAFETY: it was alive when the mutex was taken, by what the caller had then; nodes own
+        // their tree, and are freed only after this guard is gone.
+        unsafe { self.tree.as_ref() }
     }
 
     /// The node behind a pointer that is alive while we hold the mutex: linked, or kept by a
@@ -629,7 +704,7 @@ impl<'t> Locked<'t> {
         // `accounting`) nodes are freed only after this guard is gone.
         let node = unsafe { node.node() };
         debug_assert!(
-            std::ptr::eq(&raw const *node.tree, self.tree),
+            std::ptr::eq(&raw const *node.tree, self.tree.as_ptr()),
             "a node of another tree"
         );
         node
@@ -692,7 +767,7 @@ impl<'t> Locked<'t> {
         // What is obtained stays as it is while the words are open. Up to so much beyond the
         // reservation all of it may be free; from there on only the credit may.
         let beyond = state.obtained - this.reservation;
-        let most = self.tree.config.credit;
+        let most = self.tree().config.credit;
         let high = if beyond <= most {
             MAX_CREDIT
         } else {
@@ -781,7 +856,7 @@ impl<'t> Locked<'t> {
 
     /// The most bytes that a node may hold beyond what its reservation and its use need.
     pub(super) fn most_unused(&self, node: NodePtr) -> usize {
-        let most = self.tree.config.credit;
+        let most = self.tree().config.credit;
         if self.node(node).stripes().is_some() {
             most / 2
         } else {
@@ -905,16 +980,52 @@ impl Drop for Locked<'_> {
         };
         let mut grave = shared.graveyard.take();
         drop(shared);
-        // Nodes with their names and listeners are freed with no lock held. The tree outlives this
-        // by `_keep`, or by the caller of `lock`.
+        // Nodes with their names and listeners are freed with no lock held; the tree goes with the
+        // last of them.
         while let Some(node) = grave {
-            // SAFETY: by `may_free` nobody else leads to this node; the graveyard was ours under
-            // the mutex, and each node was put there once (it was unlinked once, and buried by
-            // whoever took the last handle or pin, or unlinked it when there was none).
-            let node = unsafe { Arc::from_raw(node.0.as_ptr().cast_const()) };
-            // SAFETY: as above: nobody else touches the state of a buried node.
-            grave = unsafe { (*node.state.get()).next_dead };
+            // SAFETY: by `may_free` nobody else leads to this node but records, which do not touch
+            // its state; the graveyard was ours under the mutex.
+            grave = unsafe { (*node.0.as_ref().state.get()).next_dead };
+            // SAFETY: it comes from the graveyard.
+            unsafe { node.retire() };
         }
+    }
+}
+
+impl NodePtr {
+    /// Frees a buried node, or has a thread that still tells its listener of something free it.
+    ///
+    /// # Safety
+    ///
+    /// The caller took it from the graveyard, where it was once (it was unlinked once, and buried
+    /// by whoever took the last handle or pin, or unlinked it when there was none); or from the
+    /// record with which this left it.
+    pub(super) unsafe fn retire(self) {
+        // SAFETY: it is freed by this call, or by nobody before this call has left it to somebody.
+        if unsafe { self.node() }.hooks & hooks::LISTENER == 0 {
+            // SAFETY: the caller's promise; records hold nodes with listeners only.
+            return unsafe { self.free() };
+        }
+        #[cfg(not(loom))]
+        super::hazard::retire(self.0, super::hazard::records, |node| {
+            // SAFETY: the caller's promise for this node, and that of those who left others with
+            // the records; no record holds it now.
+            unsafe { Self(node).free() };
+        });
+        #[cfg(loom)]
+        // SAFETY: the caller's promise; in models there are no listeners.
+        unsafe {
+            self.free()
+        };
+    }
+
+    /// # Safety
+    ///
+    /// As for `retire`, and no record holds the node.
+    unsafe fn free(self) {
+        // SAFETY: the pointer is from `Arc::into_raw` in `leak`; by the caller's promise nobody
+        // leads to this node any more, and its count is given back once.
+        drop(unsafe { Arc::from_raw(self.0.as_ptr().cast_const()) });
     }
 }
 

@@ -26,11 +26,6 @@ impl Handle {
         self.tree.lock().charged(self.ptr())
     }
 
-    /// What the parent is charged for this node.
-    pub(crate) fn obtained(&self) -> usize {
-        self.tree.lock().look(self.ptr()).obtained
-    }
-
     /// The largest allocated bytes that ever held.
     pub(crate) fn peak(&self) -> usize {
         self.tree.lock().peak(self.ptr())
@@ -89,6 +84,17 @@ impl Handle {
                 snapshot: AllocatorSnapshot { entries },
                 nodes,
             };
+        }
+    }
+
+    /// Calls `visit`, which must not use the tree, for each node of the subtree.
+    pub(crate) fn for_each_below(&self, mut visit: impl FnMut(&Node)) {
+        let top = self.ptr();
+        let locked = self.tree.lock();
+        let mut next = Some(top);
+        while let Some(node) = next {
+            visit(locked.node(node));
+            next = locked.next_preorder(node, top);
         }
     }
 

@@ -1,11 +1,14 @@
 //! Builders of roots and children.
 
+use std::panic::Location;
 use std::sync::Arc;
 
 use super::{BufferAllocator, RootAllocator};
 use crate::accounting::{Handle, NodeConfig, TreeConfig};
 use crate::backend;
+use crate::debug::{Operation, Origin, Trail};
 use crate::error::{AllocError, BackendError};
+use crate::events;
 use crate::guard::GuardedManager;
 use crate::listener::AllocationListener;
 use crate::manager::AllocationManager;
@@ -71,7 +74,8 @@ impl RootAllocatorBuilder {
         self
     }
 
-    /// Debug mode on or off, whatever `ARROW_MEMORY_DEBUG_ALLOCATOR` says.
+    /// Debug mode on or off, whatever `ARROW_MEMORY_DEBUG_ALLOCATOR` says. Without this it is also on
+    /// if a `tracing` subscriber wants everything of the target `arrow_memory_core` (level trace).
     pub fn debug(mut self, debug: bool) -> Self {
         self.debug = Some(debug);
         self
@@ -96,6 +100,7 @@ impl RootAllocatorBuilder {
     /// # Errors
     ///
     /// [`BackendError`] if the backend is unknown, missing, or does not start.
+    #[track_caller]
     pub fn build(self) -> Result<RootAllocator, BackendError> {
         let manager = match (self.manager, self.backend) {
             (Some(manager), _) => manager,
@@ -105,7 +110,7 @@ impl RootAllocatorBuilder {
         let config = TreeConfig {
             manager: GuardedManager::by_environment(manager),
             credit: self.credit.unwrap_or(DEFAULT_CREDIT),
-            debug: self.debug.unwrap_or_else(debug_by_environment),
+            debug: (self.debug).unwrap_or_else(|| debug_by_environment() || events::traced()),
             statistics: self.statistics,
         };
         let root = NodeConfig {
@@ -116,7 +121,17 @@ impl RootAllocatorBuilder {
             policy: self.policy,
         };
         let allocator = BufferAllocator::from_handle(Handle::new_root(config, root));
+        start_trail(&allocator, Location::caller());
         Ok(RootAllocator { allocator })
+    }
+}
+
+/// Starts the history of a new allocator, in debug mode.
+fn start_trail(allocator: &BufferAllocator, caller: &'static Location<'static>) {
+    if allocator.is_debug() {
+        let origin = Origin::now(Operation::Created, caller);
+        let trail = Trail::new(allocator.id().as_u64(), origin);
+        allocator.node().set_trail(trail);
     }
 }
 
@@ -176,6 +191,7 @@ impl ChildAllocatorBuilder {
     /// # Errors
     ///
     /// As [`BufferAllocator::new_child_allocator`].
+    #[track_caller]
     pub fn build(self) -> Result<BufferAllocator, AllocError> {
         let Self {
             parent,
@@ -196,14 +212,13 @@ impl ChildAllocatorBuilder {
             .handle
             .new_child(config)
             .map_err(|(refusal, child)| {
-                tracing::debug!(allocator = %child, reservation, "child allocator refused");
-                refusal.to_error(reservation)
+                let error = refusal.to_error(reservation);
+                events::child_refused(&child, reservation, &error);
+                error
             })?;
         let child = BufferAllocator::from_handle(handle);
-        tracing::debug!(
-            allocator = %child.info(), parent = %parent.info(), reservation, limit,
-            "child allocator created"
-        );
+        start_trail(&child, Location::caller());
+        events::child_created(child.info(), parent.info(), reservation, limit);
         if let Some(listener) = &parent.node().listener {
             listener.on_child_added(parent.info(), child.info());
         }

@@ -1,12 +1,12 @@
 //! Closing: succeeds, or refuses new work and says what is outstanding.
 
-use std::cmp::Reverse;
+use std::panic::Location;
 
 use super::BufferAllocator;
-use super::state::find_ledgers;
 use crate::accounting::Outstanding;
-use crate::report::{CloseError, OutstandingLedger};
-use crate::sync::Ordering;
+use crate::debug::Operation;
+use crate::events;
+use crate::report::{CloseError, MemoryReport};
 
 impl BufferAllocator {
     /// Closes this allocator: it refuses new work from now on, and leaves its tree if nothing is
@@ -20,8 +20,9 @@ impl BufferAllocator {
     /// # Errors
     ///
     /// [`CloseError`] with all that is outstanding: open children (idle ones too), ledgers with
-    /// buffers (owning or not), reservations (empty ones too), external bytes. Making that report
-    /// looks at every allocation of the process, which may be slow.
+    /// buffers (owning or not), reservations (empty ones too), external bytes; in debug mode with the
+    /// lines that made them. Making that report looks at every allocation of the process, which
+    /// may be slow. It is also logged, as a `tracing` event of level error.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -34,15 +35,20 @@ impl BufferAllocator {
     /// assert!(child.close().is_ok());
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[track_caller]
     pub fn close(&self) -> Result<(), CloseError> {
+        let _span = events::slow("close", self.info());
         match self.handle.close() {
             Ok(()) => {
-                tracing::debug!(allocator = %self.info(), "allocator closed");
+                events::closed(self.info());
                 Ok(())
             }
             Err(outstanding) => {
+                if let Some(trail) = self.node().trail() {
+                    trail.note(Operation::CloseRefused, 0, Some(Location::caller()));
+                }
                 let error = self.close_error(outstanding);
-                tracing::debug!(allocator = %self.info(), %error, "close refused");
+                events::close_refused(&error);
                 Err(error)
             }
         }
@@ -59,28 +65,38 @@ impl BufferAllocator {
             peak,
             limit,
         } = outstanding;
-        let address = std::ptr::from_ref(self.node()).addr();
-        let mut ledgers: Vec<OutstandingLedger> = find_ledgers(|at| at == address)
-            .into_iter()
-            .map(|(_, ledger)| ledger)
-            .collect();
-        ledgers.sort_by_key(|ledger| Reverse((ledger.owning, ledger.size)));
-        let children = self
-            .child_allocators()
-            .iter()
-            .map(|child| (child.info().clone(), child.charged_to_parent()))
-            .collect();
-        CloseError {
+        let mut report = self.report();
+        let mut error = CloseError {
             allocator: self.info().clone(),
             allocated,
             reservation: self.init_reservation(),
             peak,
             limit,
-            children,
-            ledgers,
-            reservations: self.node().reservation_sizes(),
-            // Relaxed: a number for a report.
-            external_bytes: self.node().external.load(Ordering::Relaxed),
+            children: report
+                .entries
+                .iter()
+                .filter(|entry| entry.depth == 1)
+                .map(|entry| {
+                    (
+                        entry.allocator.clone(),
+                        entry.allocated.max(entry.reservation),
+                    )
+                })
+                .collect(),
+            ledgers: Vec::new(),
+            reservations: Vec::new(),
+            external_bytes: 0,
+            report: MemoryReport::default(),
+        };
+        if let Some(own) = report.entries.first_mut() {
+            // The numbers of the instant at which it was refused.
+            (own.allocated, own.peak, own.limit) = (allocated, peak, limit);
+            error.ledgers.clone_from(&own.ledgers);
+            let sizes = own.reservations.iter().map(|reservation| reservation.size);
+            error.reservations = sizes.collect();
+            error.external_bytes = own.external_bytes;
         }
+        error.report = report;
+        error
     }
 }

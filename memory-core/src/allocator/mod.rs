@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::panic::Location;
 use std::sync::{Arc, Weak};
 
 use crate::accounting::{Handle, Node};
+use crate::debug::Operation;
 use crate::error::{AllocError, BackendError};
+use crate::events;
 use crate::manager::AllocationManager;
 use crate::outcome::{AllocatorId, AllocatorInfo};
 use crate::rounding::{PaddingRoundingPolicy, RoundingPolicy};
@@ -64,6 +67,7 @@ impl RootAllocator {
     /// let root = arrow_memory_core::RootAllocator::new(1 << 20);
     /// assert_eq!(root.limit(), 1 << 20);
     /// ```
+    #[track_caller]
     pub fn new(limit: usize) -> Self {
         match Self::try_new(limit) {
             Ok(root) => root,
@@ -82,6 +86,7 @@ impl RootAllocator {
     /// let root = arrow_memory_core::RootAllocator::try_new(1 << 20)?;
     /// # Ok::<(), arrow_memory_core::BackendError>(())
     /// ```
+    #[track_caller]
     pub fn try_new(limit: usize) -> Result<Self, BackendError> {
         Self::builder().limit(limit).build()
     }
@@ -97,6 +102,7 @@ impl RootAllocator {
     /// let root = arrow_memory_core::RootAllocator::unlimited();
     /// assert_eq!(root.headroom(), isize::MAX);
     /// ```
+    #[track_caller]
     pub fn unlimited() -> Self {
         Self::new(usize::MAX)
     }
@@ -161,6 +167,7 @@ impl BufferAllocator {
     /// assert_eq!((child.allocated_memory(), root.allocated_memory()), (0, 4096));
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[track_caller]
     pub fn new_child_allocator(
         &self,
         name: &str,
@@ -248,6 +255,7 @@ impl BufferAllocator {
 
     /// Asks the backend to give cached memory back to the operating system. May be slow.
     pub fn release_unused(&self) {
+        let _span = events::slow("release_unused", self.info());
         self.handle.manager().release_unused();
     }
 
@@ -268,6 +276,7 @@ impl BufferAllocator {
     /// root.release_bytes(5000);
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[track_caller]
     pub fn allocate_bytes(&self, bytes: usize) -> Result<(), AllocError> {
         if bytes == 0 {
             return self.check_open(0);
@@ -277,6 +286,7 @@ impl BufferAllocator {
             .map_err(|refusal| refusal.to_error(bytes))?;
         // Relaxed: the caller tells whoever may release these bytes.
         self.handle.external.fetch_add(bytes, Ordering::Relaxed);
+        self.note(Operation::ExternalCharged, bytes, Location::caller());
         Ok(())
     }
 
@@ -297,6 +307,7 @@ impl BufferAllocator {
     /// assert!(root.is_over_limit());
     /// root.release_bytes(1500);
     /// ```
+    #[track_caller]
     pub fn force_allocate(&self, bytes: usize) -> bool {
         if bytes == 0 {
             return true;
@@ -305,6 +316,7 @@ impl BufferAllocator {
             Ok(fits) => {
                 // Relaxed: as in `allocate_bytes`.
                 self.handle.external.fetch_add(bytes, Ordering::Relaxed);
+                self.note(Operation::ExternalCharged, bytes, Location::caller());
                 fits
             }
             Err(refusal) => panic!("{}", refusal.to_error(bytes)),
@@ -317,8 +329,20 @@ impl BufferAllocator {
     ///
     /// If this allocator has fewer external bytes; nothing has changed then. (Bytes of
     /// reservations are given back by the reservations.)
+    #[track_caller]
     pub fn release_bytes(&self, bytes: usize) {
         self.handle.release_external(bytes);
+        self.note(Operation::ExternalReleased, bytes, Location::caller());
+    }
+
+    /// Notes an event of this allocator, in debug mode.
+    #[inline]
+    fn note(&self, operation: Operation, detail: usize, caller: &'static Location<'static>) {
+        if self.node().is_debug()
+            && let Some(trail) = self.node().trail()
+        {
+            trail.note(operation, detail, Some(caller));
+        }
     }
 
     fn check_open(&self, requested: usize) -> Result<(), AllocError> {

@@ -3,16 +3,19 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
-use std::fmt::Write as _;
+use std::panic::Location;
 use std::sync::Arc;
 
 use super::BufferAllocator;
-use crate::accounting::{Census, Node};
+use crate::accounting::{Census, Node, Reserved};
+use crate::debug::{History, Operation, Recorder};
 use crate::error::VerifyError;
 use crate::raw::pool;
 use crate::report::{
-    AllocatorSnapshot, AllocatorStats, OutstandingLedger, SnapshotEntry, limit_text,
+    AllocatorSnapshot, AllocatorStats, MemoryReport, OutstandingLedger, OutstandingReservation,
+    ReportEntry, limit_text,
 };
+use crate::sync::Ordering;
 
 impl BufferAllocator {
     /// Bytes allocated from this allocator: its own and foreign blocks, external bytes, and for
@@ -45,7 +48,11 @@ impl BufferAllocator {
     }
 
     /// Sets the limit, in bytes. Lowering it revokes nothing; raising it takes effect at once.
+    #[track_caller]
     pub fn set_limit(&self, limit: usize) {
+        if let Some(trail) = self.node().trail() {
+            trail.note(Operation::LimitSet, limit, Some(Location::caller()));
+        }
         self.handle.set_limit(limit);
     }
 
@@ -87,32 +94,32 @@ impl BufferAllocator {
         self.handle.verify()
     }
 
+    /// This allocator, all below it, and what is alive in them, as plain data. Looks at every
+    /// allocation of the process.
+    pub fn report(&self) -> MemoryReport {
+        to_report(self.handle.census())
+    }
+
     /// This allocator, all below it, their ledgers and reservations, as text in the form of Arrow
-    /// Java's. Looks at every allocation of the process.
+    /// Java's; in debug mode with their histories. Looks at every allocation of the process.
     ///
     /// ```
     /// # use arrow_memory_system as _;
-    /// let root = arrow_memory_core::RootAllocator::new(8192);
+    /// # use arrow_memory_core::RootAllocator;
+    /// let root = RootAllocator::builder().limit(8192).debug(false).build()?;
     /// let _buffer = root.buffer(4096)?;
     /// assert_eq!(
     ///     root.to_verbose_string(),
     ///     "Allocator(ROOT) 0/4096/4096/8192 (res/actual/peak/limit)\n  \
     ///        child allocators: 0\n  \
     ///        ledgers: 1\n    \
-    ///          owning: true, size: 4096, references: 1\n  \
+    ///          ledger allocator: ROOT, owning: true, size: 4096, references: 1, holds 1 buffer\n  \
     ///        reservations: 0\n"
     /// );
-    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn to_verbose_string(&self) -> String {
-        let mut text = String::new();
-        // Writing to a String cannot fail.
-        let _ = write_tree(&mut text, &self.handle.census());
-        text
-    }
-
-    pub(super) fn charged_to_parent(&self) -> usize {
-        self.handle.obtained()
+        format!("{:#}\n", self.report())
     }
 }
 
@@ -129,75 +136,46 @@ impl fmt::Display for BufferAllocator {
     }
 }
 
-/// Levels deeper than this are not indented further, so that a tree of depth n is not n² of text.
-const DEEPEST_INDENT: usize = 20;
-
-fn write_tree(text: &mut String, census: &Census) -> fmt::Result {
-    let entries = &census.snapshot.entries;
-    let (ledgers, children) = (ledgers_of(census), children_of(entries));
-    // Entries whose ledgers are not written yet: those of the levels above.
-    let mut open: Vec<usize> = Vec::new();
-    for (index, entry) in entries.iter().enumerate() {
-        while let Some(above) = open.pop_if(|above| entries[*above].depth >= entry.depth) {
-            write_tail(text, &entries[above], &ledgers[above])?;
-        }
-        let indent = indent(entry.depth);
-        let SnapshotEntry {
-            allocator,
-            reservation,
-            allocated,
-            peak,
-            ..
-        } = entry;
-        let limit = limit_text(entry.limit);
-        writeln!(
-            text,
-            "{indent}Allocator({allocator}) {reservation}/{allocated}/{peak}/{limit} \
-             (res/actual/peak/limit)"
-        )?;
-        writeln!(text, "{indent}  child allocators: {}", children[index])?;
-        open.push(index);
+/// A census with what is outstanding in each allocator.
+fn to_report(census: Census) -> MemoryReport {
+    let ledgers = ledgers_of(&census);
+    let Census { snapshot, nodes } = census;
+    let entries = snapshot.entries.into_iter().zip(nodes).zip(ledgers);
+    let entries = entries.map(|((entry, node), ledgers)| ReportEntry {
+        allocator: entry.allocator,
+        parent: entry.parent,
+        depth: entry.depth,
+        reservation: entry.reservation,
+        allocated: entry.allocated,
+        peak: entry.peak,
+        limit: entry.limit,
+        // Relaxed: a number for a report.
+        external_bytes: node.external.load(Ordering::Relaxed),
+        history: node.trail().map(History::of),
+        ledgers,
+        reservations: reservations_of(&node),
+    });
+    MemoryReport {
+        entries: entries.collect(),
     }
-    while let Some(above) = open.pop() {
-        write_tail(text, &entries[above], &ledgers[above])?;
-    }
-    Ok(())
 }
 
-/// The lines of an entry that follow those of its children.
-fn write_tail(
-    text: &mut String,
-    entry: &SnapshotEntry,
-    ledgers: &[OutstandingLedger],
-) -> fmt::Result {
-    let indent = indent(entry.depth);
-    writeln!(text, "{indent}  ledgers: {}", ledgers.len())?;
-    for ledger in ledgers {
-        writeln!(text, "{indent}    {ledger}")?;
-    }
-    writeln!(text, "{indent}  reservations: {}", entry.reservations.len())?;
-    for bytes in &entry.reservations {
-        writeln!(text, "{indent}    {bytes} bytes")?;
-    }
-    Ok(())
-}
-
-fn indent(depth: usize) -> String {
-    "    ".repeat(depth.min(DEEPEST_INDENT))
-}
-
-/// How many children each entry has.
-fn children_of(entries: &[SnapshotEntry]) -> Vec<usize> {
-    let mut counts = vec![0; entries.len()];
-    let mut path: Vec<usize> = Vec::new();
-    for (index, entry) in entries.iter().enumerate() {
-        path.truncate(entry.depth);
-        if let Some(&parent) = path.last() {
-            counts[parent] += 1;
-        }
-        path.push(index);
-    }
-    counts
+fn reservations_of(node: &Node) -> Vec<OutstandingReservation> {
+    let reserved: Vec<Arc<Reserved>> = node
+        .reservations()
+        .iter()
+        .map(|(_, reserved)| Arc::clone(reserved))
+        .collect();
+    let mut reservations: Vec<OutstandingReservation> = reserved
+        .iter()
+        .map(|reserved| OutstandingReservation {
+            // Relaxed: a number for a report.
+            size: reserved.size.load(Ordering::Relaxed),
+            history: reserved.trail.as_ref().map(History::of),
+        })
+        .collect();
+    reservations.sort_by_key(|reservation| reservation.history.as_ref().map(|known| known.id));
+    reservations
 }
 
 /// The ledgers of each entry's allocator, found by one walk over all slots.
@@ -206,40 +184,70 @@ fn ledgers_of(census: &Census) -> Vec<Vec<OutstandingLedger>> {
         .nodes
         .iter()
         .enumerate()
-        .map(|(index, node)| (address(node), index))
+        .map(|(index, node)| (Arc::as_ptr(node).addr(), index))
         .collect();
     let mut ledgers = vec![Vec::new(); census.nodes.len()];
-    for (address, ledger) in find_ledgers(|address| index_of.contains_key(&address)) {
-        if let Some(&index) = index_of.get(&address) {
-            ledgers[index].push(ledger);
+    for found in find_ledgers(|address| index_of.contains_key(&address)) {
+        if let Some(&index) = index_of.get(&found.node) {
+            let recorder = census.nodes[index].tree.recorder();
+            ledgers[index].push(found.to_outstanding(recorder));
         }
     }
     for ledgers in &mut ledgers {
-        ledgers.sort_by_key(|ledger| Reverse((ledger.owning, ledger.size)));
+        ledgers.sort_by_key(|ledger| {
+            let age = ledger.history.as_ref().map(|history| history.id);
+            (Reverse((ledger.owning, ledger.size)), age)
+        });
     }
     ledgers
 }
 
-fn address(node: &Arc<Node>) -> usize {
-    Arc::as_ptr(node).addr()
+/// A ledger in use, found by a walk.
+struct Found {
+    /// The addresses of its node and of its slot.
+    node: usize,
+    slot: usize,
+    owning: bool,
+    foreign: bool,
+    size: usize,
+    references: usize,
 }
 
-/// The ledgers in use whose node's address is wanted, with that address.
-pub(super) fn find_ledgers(wanted: impl Fn(usize) -> bool) -> Vec<(usize, OutstandingLedger)> {
+impl Found {
+    /// The same with what debug mode knows of it. (If the slot was recycled since the walk, that is
+    /// of its next user: a report of a tree at work is a blend of instants anyway.)
+    fn to_outstanding(&self, recorder: Option<&Recorder>) -> OutstandingLedger {
+        let known = recorder.and_then(|recorder| recorder.ledger(self.slot));
+        let (history, buffers) = known.unzip();
+        OutstandingLedger {
+            owning: self.owning,
+            foreign: self.foreign,
+            size: self.size,
+            references: self.references,
+            history,
+            buffers: buffers.unwrap_or_default(),
+        }
+    }
+}
+
+/// The ledgers in use whose node's address is wanted.
+fn find_ledgers(wanted: impl Fn(usize) -> bool) -> Vec<Found> {
     // Counted first, so that the walk asks for no memory; those that come later are left out.
     let mut count = 0;
     pool::for_each_in_use(|ledger| count += usize::from(wanted(ledger.node_address().addr())));
     let mut found = Vec::with_capacity(count);
     pool::for_each_in_use(|ledger| {
-        let address = ledger.node_address().addr();
-        if found.len() < count && wanted(address) {
-            let ledger = OutstandingLedger {
+        let node = ledger.node_address().addr();
+        if found.len() < count && wanted(node) {
+            found.push(Found {
+                node,
+                // The face is a slot's first field.
+                slot: std::ptr::from_ref(ledger).addr(),
                 owning: ledger.count.is_owning(),
                 foreign: ledger.is_foreign(),
                 size: ledger.size(),
                 references: ledger.count.buffers(),
-            };
-            found.push((address, ledger));
+            });
         }
     });
     found

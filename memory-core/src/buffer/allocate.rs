@@ -7,18 +7,23 @@
 #![expect(unsafe_code, reason = "takes over the blocks that a manager hands out")]
 
 use std::alloc::Layout;
+use std::panic::Location;
 use std::ptr::NonNull;
 
 use super::ArrowBufMut;
 use crate::accounting::{Handle, Node, Refusal, hooks};
 use crate::allocator::BufferAllocator;
+use crate::debug::Operation;
 use crate::error::AllocError;
+use crate::events;
 use crate::ledger::LedgerRef;
+use crate::listener::AllocationListener;
 use crate::manager::ManagerError;
 use crate::outcome::AllocationOutcome;
 use crate::raw::slot::Block;
 use crate::rounding;
-use crate::size::{ALIGNMENT, MAX_ALIGNMENT, checked_round_up};
+use crate::sampling;
+use crate::size::{ALIGNMENT, MAX_ALIGNMENT, MAX_SIZE, checked_round_up};
 use crate::sync::Ordering;
 use crate::{ArrowBuf, Veto};
 
@@ -51,6 +56,7 @@ impl BufferAllocator {
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
     #[inline]
+    #[track_caller]
     pub fn buffer(&self, size: usize) -> Result<ArrowBufMut, AllocError> {
         self.allocate(size, ALIGNMENT, Contents::Unspecified)
     }
@@ -60,6 +66,7 @@ impl BufferAllocator {
     /// # Errors
     ///
     /// As [`buffer`](Self::buffer).
+    #[track_caller]
     pub fn buffer_zeroed(&self, size: usize) -> Result<ArrowBufMut, AllocError> {
         let mut buffer = self.allocate(size, ALIGNMENT, Contents::Zero)?;
         debug_assert!(buffer.capacity() >= size);
@@ -74,6 +81,7 @@ impl BufferAllocator {
     /// # Errors
     ///
     /// As [`buffer`](Self::buffer), and [`AllocError::InvalidAlignment`].
+    #[track_caller]
     pub fn buffer_aligned(&self, size: usize, alignment: usize) -> Result<ArrowBufMut, AllocError> {
         if !alignment.is_power_of_two() || !(ALIGNMENT..=MAX_ALIGNMENT).contains(&alignment) {
             return Err(AllocError::InvalidAlignment { alignment });
@@ -86,6 +94,7 @@ impl BufferAllocator {
     /// # Errors
     ///
     /// As [`buffer`](Self::buffer).
+    #[track_caller]
     pub fn buffer_from_slice(&self, bytes: &[u8]) -> Result<ArrowBuf, AllocError> {
         let mut buffer = self.buffer(bytes.len())?;
         buffer.extend_from_slice(bytes)?;
@@ -98,12 +107,44 @@ impl BufferAllocator {
         ArrowBuf::empty(LedgerRef::pin(&self.handle))
     }
 
-    #[inline]
+    #[inline(always)] // Each caller's alignment and contents are constants.
+    #[track_caller]
     fn allocate(
         &self,
         size: usize,
         alignment: usize,
         contents: Contents,
+    ) -> Result<ArrowBufMut, AllocError> {
+        // Neither zero nor so large that rounding it up could overflow.
+        let node = self.node();
+        if size.wrapping_sub(1) >= MAX_SIZE - alignment {
+            return self.allocate_with_extras(size, alignment, contents, Location::caller());
+        }
+        if node.is_watched() {
+            let Some(scale) = node.only_sampled() else {
+                return self.allocate_with_extras(size, alignment, contents, Location::caller());
+            };
+            if sampling::due(size, scale) {
+                return self.allocate_sampled(size, alignment, contents, scale);
+            }
+        }
+        let capacity = (size + (ALIGNMENT - 1)) & !(ALIGNMENT - 1);
+        // SAFETY: a power of two by `buffer_aligned`; the size is at most MAX_SIZE rounded down
+        // to a multiple of the alignment.
+        let layout = unsafe { Layout::from_size_align_unchecked(capacity, alignment) };
+        let charge = Charge::unheard(&self.handle, capacity)?;
+        allocate_charged(charge, layout, contents)
+    }
+
+    /// As `allocate`, for a node with a listener, debug mode, statistics or a policy of its own,
+    /// and for sizes that need a second look.
+    #[inline(never)]
+    fn allocate_with_extras(
+        &self,
+        size: usize,
+        alignment: usize,
+        contents: Contents,
+        caller: &'static Location<'static>,
     ) -> Result<ArrowBufMut, AllocError> {
         let node = self.node();
         let capacity = match &node.policy {
@@ -115,11 +156,28 @@ impl BufferAllocator {
         else {
             return Err(self.too_large(size));
         };
-        if node.hooks != 0 {
-            return allocate_watched(&self.handle, layout, contents);
-        }
+        allocate_watched(&self.handle, layout, contents, caller)
+    }
+
+    /// An allocation that is to be sampled, of a node that has no hooks.
+    #[cold]
+    #[inline(never)]
+    fn allocate_sampled(
+        &self,
+        size: usize,
+        alignment: usize,
+        contents: Contents,
+        scale: u64,
+    ) -> Result<ArrowBufMut, AllocError> {
+        let layout = checked_round_up(size, ALIGNMENT)
+            .and_then(|size| Layout::from_size_align(size, alignment).ok());
+        let Some(layout) = layout else {
+            return Err(self.too_large(size));
+        };
         let charge = Charge::unheard(&self.handle, layout.size())?;
-        allocate_charged(charge, layout, contents)
+        let buffer = allocate_charged(charge, layout, contents)?;
+        buffer.record_sample(size, scale);
+        Ok(buffer)
     }
 
     #[cold]
@@ -189,6 +247,7 @@ pub(crate) fn allocate_charged(
 
 /// A buffer for `reserved` bytes that are charged already; only what the layout adds is charged.
 /// `hand_over` is called when the bytes have become the buffer's, before the listener hears of it.
+#[track_caller]
 pub(crate) fn allocate_reserved(
     handle: &Handle,
     reserved: usize,
@@ -197,8 +256,12 @@ pub(crate) fn allocate_reserved(
 ) -> Result<ArrowBufMut, AllocError> {
     let size = layout.size();
     let charge = charge_reserved(handle, reserved, size)?;
-    let buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
+    let mut buffer = allocate_charged(charge, layout, Contents::Unspecified)?;
     hand_over();
+    if handle.is_debug() {
+        buffer.register(Operation::Created, Location::caller());
+    }
+    buffer.sample(size);
     count_allocation(handle, size);
     tell_allocation(handle, size);
     Ok(buffer)
@@ -230,17 +293,24 @@ pub(crate) struct Charge<'a> {
 }
 
 impl<'a> Charge<'a> {
-    /// Charges `bytes` (perhaps none), asking the listener as for an allocation.
+    /// Charges `bytes` (perhaps none), asking the listener as for an allocation: it may veto, and
+    /// it has one chance to make room.
+    #[inline(always)] // Its result would be returned through memory.
     pub(crate) fn new(handle: &'a Handle, bytes: usize) -> Result<Self, AllocError> {
-        if bytes == 0 || handle.hooks & hooks::LISTENER == 0 {
+        let Some(listener) = handle.listener.as_deref().filter(|_| bytes > 0) else {
             return Self::unheard(handle, bytes);
+        };
+        if let Err(veto) = listener.on_pre_allocation(&handle.info, bytes) {
+            return Err(vetoed(handle, bytes, veto));
         }
-        charge_heard(handle, bytes)?;
+        if let Err(refusal) = handle.charge(bytes) {
+            charge_again(handle, listener, bytes, &refusal)?;
+        }
         Ok(Self { handle, bytes })
     }
 
     /// Charges `bytes` (perhaps none) without asking the listener.
-    #[inline]
+    #[inline(always)] // As for `new`.
     pub(crate) fn unheard(handle: &'a Handle, bytes: usize) -> Result<Self, AllocError> {
         if bytes > 0 {
             handle
@@ -266,15 +336,24 @@ impl Drop for Charge<'_> {
     }
 }
 
-/// The allocation of a node with a listener, debug mode or statistics.
-#[cold]
+/// The allocation of a node that may have a listener, debug mode or statistics.
+#[inline]
 fn allocate_watched(
     handle: &Handle,
     layout: Layout,
     contents: Contents,
+    caller: &'static Location<'static>,
 ) -> Result<ArrowBufMut, AllocError> {
-    let charge = Charge::new(handle, layout.size())?;
-    let buffer = allocate_charged(charge, layout, contents)?;
+    let charge = Charge::new(handle, layout.size()).inspect_err(|_| {
+        if let Some(trail) = handle.trail() {
+            trail.note(Operation::Refused, layout.size(), Some(caller));
+        }
+    })?;
+    let mut buffer = allocate_charged(charge, layout, contents)?;
+    if handle.is_debug() {
+        buffer.register(Operation::Created, caller);
+    }
+    buffer.sample(layout.size());
     count_allocation(handle, layout.size());
     tell_allocation(handle, layout.size());
     Ok(buffer)
@@ -305,22 +384,16 @@ pub(crate) fn tell_allocation(node: &Node, size: usize) {
     }
 }
 
-/// Charges with a listener's advice: it may veto, and it has one chance to make room.
-pub(crate) fn charge_heard(handle: &Handle, bytes: usize) -> Result<(), AllocError> {
-    let Some(listener) = &handle.listener else {
-        return handle
-            .charge(bytes)
-            .map_err(|refusal| refused(&refusal, bytes));
-    };
-    listener
-        .on_pre_allocation(&handle.info, bytes)
-        .map_err(|veto| vetoed(handle, bytes, veto))?;
-    let first = match handle.charge(bytes) {
-        Ok(()) => return Ok(()),
-        Err(refusal) => refusal,
-    };
-    let Refusal::Limit(levels) = &*first else {
-        return Err(refused(&first, bytes));
+/// Asks the listener whether it made room after a refusal, and then charges once more.
+#[cold]
+fn charge_again(
+    handle: &Handle,
+    listener: &dyn AllocationListener,
+    bytes: usize,
+    first: &Refusal,
+) -> Result<(), AllocError> {
+    let Refusal::Limit(levels) = first else {
+        return Err(refused(first, bytes));
     };
     let outcome: AllocationOutcome = levels.to_outcome();
     if listener.on_failed_allocation(&handle.info, bytes, &outcome) {
@@ -328,13 +401,13 @@ pub(crate) fn charge_heard(handle: &Handle, bytes: usize) -> Result<(), AllocErr
             .charge(bytes)
             .map_err(|refusal| refused(&refusal, bytes));
     }
-    Err(refused(&first, bytes))
+    Err(refused(first, bytes))
 }
 
 #[cold]
 pub(crate) fn refused(refusal: &Refusal, bytes: usize) -> AllocError {
     let error = refusal.to_error(bytes);
-    tracing::debug!(bytes, %error, "allocation refused");
+    events::refused(bytes, &error);
     error
 }
 

@@ -8,13 +8,14 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::{Bound, Deref, RangeBounds};
-use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::allocate::at;
 use super::{ArrowBufMut, nowhere};
 use crate::allocator::BufferAllocator;
+use crate::debug::{Operation, Seen};
 use crate::error::{AllocError, OutOfBounds, TransferError};
 use crate::ledger::LedgerRef;
 
@@ -150,6 +151,7 @@ impl ArrowBuf {
     /// # Errors
     ///
     /// [`OutOfBounds`] if the range does not lie within the buffer.
+    #[track_caller]
     pub fn try_slice(&self, offset: usize, length: usize) -> Result<ArrowBuf, OutOfBounds> {
         OutOfBounds::check(offset, length, self.len)?;
         Ok(self.view(offset, length))
@@ -157,6 +159,7 @@ impl ArrowBuf {
 
     /// `offset + length <= self.len`.
     #[inline]
+    #[track_caller]
     fn view(&self, offset: usize, length: usize) -> ArrowBuf {
         if length == 0 {
             return Self::empty(self.ledger.to_pin());
@@ -166,7 +169,7 @@ impl ArrowBuf {
         Self {
             ptr,
             len: length,
-            ledger: self.ledger.clone(),
+            ledger: (self.ledger).share(ptr, length, Operation::Sliced, Location::caller()),
         }
     }
 
@@ -219,6 +222,7 @@ impl ArrowBuf {
     /// # Errors
     ///
     /// As [`BufferAllocator::buffer`].
+    #[track_caller]
     pub fn compact(&self) -> Result<ArrowBuf, AllocError> {
         self.allocator().buffer_from_slice(self)
     }
@@ -231,13 +235,10 @@ impl ArrowBuf {
     /// # Errors
     ///
     /// [`TransferError::DifferentRoots`], or [`TransferError::Closed`].
+    #[track_caller]
     pub fn retain_in(&self, target: &BufferAllocator) -> Result<ArrowBuf, TransferError> {
         let ledger = self.ledger.retain_in(&target.handle)?;
-        Ok(Self {
-            ptr: self.ptr,
-            len: self.len,
-            ledger,
-        })
+        Ok(self.same_on(ledger, Operation::Retained, Location::caller()))
     }
 
     /// As [`retain_in`](Self::retain_in), and if this buffer's ledger owns the allocation, its
@@ -261,16 +262,13 @@ impl ArrowBuf {
     /// assert_eq!((scan.allocated_memory(), join.allocated_memory()), (0, 128));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[track_caller]
     pub fn transfer_ownership(
         &self,
         target: &BufferAllocator,
     ) -> Result<TransferResult, TransferError> {
         let (ledger, allocation_fit) = self.ledger.transfer(&target.handle)?;
-        let buffer = Self {
-            ptr: self.ptr,
-            len: self.len,
-            ledger,
-        };
+        let buffer = self.same_on(ledger, Operation::Transferred, Location::caller());
         Ok(TransferResult {
             buffer,
             allocation_fit,
@@ -283,16 +281,47 @@ impl ArrowBuf {
     /// # Errors
     ///
     /// As there; and [`TransferError::DoesNotFit`]. Nothing has changed after an error.
+    #[track_caller]
     pub fn try_transfer_ownership(
         &self,
         target: &BufferAllocator,
     ) -> Result<ArrowBuf, TransferError> {
         let ledger = self.ledger.try_transfer(&target.handle)?;
-        Ok(Self {
+        Ok(self.same_on(ledger, Operation::Transferred, Location::caller()))
+    }
+
+    /// The same bytes by another reference.
+    fn same_on(
+        &self,
+        ledger: LedgerRef,
+        operation: Operation,
+        caller: &'static Location<'static>,
+    ) -> Self {
+        let mut same = Self {
             ptr: self.ptr,
             len: self.len,
             ledger,
-        })
+        };
+        if same.ledger.node().is_debug() {
+            let seen = Seen::shared(same.ptr, same.len);
+            self.ledger.note(seen, operation, 0, caller);
+            same.ledger.register(seen, operation, caller);
+        }
+        same
+    }
+
+    /// Samples the allocation of a buffer that was made just now, if that is due.
+    pub(super) fn sample(&self, bytes: usize) {
+        if let Some(scale) = self.ledger.node().sample_due(bytes) {
+            self.ledger.record_sample(bytes, scale);
+        }
+    }
+
+    /// Registers a buffer that was made just now, if its tree is in debug mode.
+    #[cold]
+    pub(super) fn register(&mut self, operation: Operation, caller: &'static Location<'static>) {
+        self.ledger
+            .register(Seen::shared(self.ptr, self.len), operation, caller);
     }
 
     /// This buffer as a writable one, if it is the only handle on an allocation of our own and
@@ -302,6 +331,7 @@ impl ArrowBuf {
     /// # Errors
     ///
     /// The buffer itself, unchanged.
+    #[track_caller]
     pub fn try_into_mut(self) -> Result<ArrowBufMut, ArrowBuf> {
         let Some(slot) = self.ledger.slot() else {
             return Ok(ArrowBufMut::empty(self.ledger));
@@ -315,14 +345,34 @@ impl ArrowBuf {
             return Err(self);
         }
         let (ptr, len, capacity) = (self.ptr, self.len, slot.size());
+        if self.ledger.is_registered() {
+            let seen = Seen::writable(ptr, capacity);
+            (self.ledger).note(seen, Operation::Thawed, 0, Location::caller());
+        }
         // SAFETY: the only handle, on our own memory, from its start; `len` bytes are initialised.
         Ok(unsafe { ArrowBufMut::from_parts(ptr, len, capacity, self.ledger) })
     }
 
-    /// What a person wants to know of this buffer, as text.
+    /// What a person wants to know of this buffer, as text; in debug mode with its history.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// let root = arrow_memory_core::RootAllocator::builder().debug(true).build()?;
+    /// let buffer = root.buffer_from_slice(&[1; 100])?;
+    /// let text = buffer.to_verbose_string();
+    /// assert!(text.starts_with("ArrowBuf[2], address: 0x"), "{text}");
+    /// assert!(text.contains("length: 100, allocation: 128, accounted: 128"), "{text}");
+    /// assert!(text.contains("created at "), "{text}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn to_verbose_string(&self) -> String {
-        format!(
-            "ArrowBuf, address: {:#x}, length: {}, allocation: {}, accounted: {}, references: {}, \
+        let evidence = self.ledger.evidence();
+        let name = match &evidence {
+            Some(known) => format!("ArrowBuf[{}]", known.history.id),
+            None => "ArrowBuf".to_owned(),
+        };
+        let head = format!(
+            "{name}, address: {:#x}, length: {}, allocation: {}, accounted: {}, references: {}, \
              allocator: {}",
             self.memory_address(),
             self.len,
@@ -330,18 +380,21 @@ impl ArrowBuf {
             self.accounted_size(),
             self.ref_count(),
             self.ledger.node().info,
-        )
+        );
+        match evidence {
+            Some(known) => format!("{head}{}", known.history.to_text("  ")),
+            None => head,
+        }
     }
 }
 
 impl Clone for ArrowBuf {
     #[inline]
+    #[track_caller]
     fn clone(&self) -> Self {
-        Self {
-            ptr: self.ptr,
-            len: self.len,
-            ledger: self.ledger.clone(),
-        }
+        let (ptr, len) = (self.ptr, self.len);
+        let ledger = (self.ledger).share(ptr, len, Operation::Cloned, Location::caller());
+        Self { ptr, len, ledger }
     }
 }
 

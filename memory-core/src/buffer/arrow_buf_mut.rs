@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
-use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::ptr::NonNull;
 
 use super::allocate::{
@@ -16,6 +16,7 @@ use super::allocate::{
 use super::{ArrowBuf, nowhere};
 use crate::accounting::{Handle, quietly};
 use crate::allocator::BufferAllocator;
+use crate::debug::{Operation, Seen};
 use crate::error::{AllocError, TransferError};
 use crate::ledger::LedgerRef;
 use crate::rounding;
@@ -170,6 +171,7 @@ impl ArrowBufMut {
     /// # Errors
     ///
     /// As [`try_reserve`](Self::try_reserve).
+    #[track_caller]
     pub fn resize(&mut self, len: usize, value: u8) -> Result<(), AllocError> {
         if let Some(more) = len.checked_sub(self.len) {
             self.try_reserve(more)?;
@@ -191,6 +193,7 @@ impl ArrowBufMut {
     ///
     /// As [`BufferAllocator::buffer`]; the buffer is as it was.
     #[inline]
+    #[track_caller]
     pub fn try_reserve(&mut self, additional: usize) -> Result<(), AllocError> {
         if additional <= self.capacity - self.len {
             return Ok(());
@@ -204,6 +207,7 @@ impl ArrowBufMut {
     ///
     /// As [`try_reserve`](Self::try_reserve).
     #[inline]
+    #[track_caller]
     pub fn extend_from_slice(&mut self, bytes: &[u8]) -> Result<(), AllocError> {
         self.try_reserve(bytes.len())?;
         // SAFETY: `len <= capacity`, so that is within the memory.
@@ -215,6 +219,26 @@ impl ArrowBufMut {
         };
         self.len += bytes.len();
         Ok(())
+    }
+
+    /// Appends `bytes` if they fit into the capacity: the path of an append that does not grow, for
+    /// builders whose callers inline it.
+    #[inline(always)]
+    #[must_use]
+    pub fn push_within_capacity(&mut self, bytes: &[u8]) -> bool {
+        if bytes.len() > self.capacity - self.len {
+            return false;
+        }
+        // SAFETY: `len <= capacity`, so that is within the memory.
+        let end = unsafe { at(self.ptr, self.len) };
+        // SAFETY: there is room for them, as checked; they are not in our memory, which nobody else
+        // views.
+        unsafe {
+            end.as_ptr()
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+        };
+        self.len += bytes.len();
+        true
     }
 
     /// Splits the memory in two: this handle keeps the first `at` bytes of its capacity, the one
@@ -253,14 +277,20 @@ impl ArrowBufMut {
         }
         // SAFETY: within the memory, by the check above.
         let ptr = unsafe { super::allocate::at(self.ptr, at) };
+        let caller = Location::caller();
+        let capacity = self.capacity - at;
         let tail = Self {
             ptr,
             len: self.len.saturating_sub(at),
-            capacity: self.capacity - at,
-            ledger: self.ledger.clone(),
+            capacity,
+            ledger: self.ledger.share(ptr, capacity, Operation::Split, caller),
         };
         self.len = self.len.min(at);
         self.capacity = at;
+        if self.ledger.is_registered() {
+            tail.note(Operation::Split, caller);
+            self.note(Operation::Split, caller);
+        }
         tail
     }
 
@@ -282,6 +312,7 @@ impl ArrowBufMut {
     /// # Errors
     ///
     /// [`AllocError::Manager`] if the backend cannot; the buffer is as it was.
+    #[track_caller]
     pub fn shrink_to_fit(&mut self) -> Result<(), AllocError> {
         if self.len == 0 {
             if self.capacity > 0 {
@@ -299,6 +330,8 @@ impl ArrowBufMut {
         let handle = self.ledger.allocator();
         self.reallocate(&handle, block_size, fitting)?;
         let given = block_size - fitting;
+        self.ledger.samples_resized(block_size, fitting);
+        self.note(Operation::Resized, Location::caller());
         // SAFETY: the block is smaller by as many bytes, which were charged for it.
         unsafe { handle.uncharge(given) };
         if let Some(listener) = &handle.listener {
@@ -310,19 +343,29 @@ impl ArrowBufMut {
     /// This buffer as a shared, immutable one of the same length. The bytes from the length to the
     /// next multiple of 64, within the capacity, are set to zero.
     #[inline]
+    #[track_caller]
     pub fn freeze(mut self) -> ArrowBuf {
-        let padded = self.len.next_multiple_of(ALIGNMENT).min(self.capacity);
-        let padding = padded - self.len;
-        if padding > 0 {
-            for byte in &mut self.spare_capacity_mut()[..padding] {
-                byte.write(0);
-            }
+        if !self.len.is_multiple_of(ALIGNMENT) {
+            self.zero_padding();
         }
         let Self {
             ptr, len, ledger, ..
         } = self;
+        if ledger.is_registered() {
+            let caller = Location::caller();
+            ledger.note(Seen::shared(ptr, len), Operation::Frozen, len, caller);
+        }
         // SAFETY: the first `len` bytes are initialised, and the exclusive handle is gone.
         unsafe { ArrowBuf::new(ptr, len, ledger) }
+    }
+
+    /// Zeroes the bytes from the length to the next multiple of 64, within the capacity.
+    fn zero_padding(&mut self) {
+        let padded = self.len.next_multiple_of(ALIGNMENT).min(self.capacity);
+        let padding = padded - self.len;
+        for byte in &mut self.spare_capacity_mut()[..padding] {
+            byte.write(0);
+        }
     }
 
     /// The allocator of this buffer's ledger.
@@ -347,9 +390,11 @@ impl ArrowBufMut {
     /// # Errors
     ///
     /// As [`ArrowBuf::transfer_ownership`]; the buffer is as it was.
+    #[track_caller]
     pub fn transfer_ownership(&mut self, target: &BufferAllocator) -> Result<bool, TransferError> {
         let (ledger, fit) = self.ledger.transfer(&target.handle)?;
         self.ledger = ledger;
+        self.register(Operation::Transferred, Location::caller());
         Ok(fit)
     }
 
@@ -364,7 +409,35 @@ impl ArrowBufMut {
         (start == self.ptr).then(|| slot.size())
     }
 
+    /// Samples an allocation of `bytes`, or growth by so many, if that is due. This is the only
+    /// handle on the allocation.
+    pub(super) fn sample(&self, bytes: usize) {
+        if let Some(scale) = self.ledger.node().sample_due(bytes) {
+            self.record_sample(bytes, scale);
+        }
+    }
+
+    /// The same when it is known to be due.
+    pub(super) fn record_sample(&self, bytes: usize, scale: u64) {
+        self.ledger.record_sample(bytes, scale);
+    }
+
+    /// Registers a buffer that was made just now, if its tree is in debug mode.
     #[cold]
+    pub(super) fn register(&mut self, operation: Operation, caller: &'static Location<'static>) {
+        let seen = Seen::writable(self.ptr, self.capacity);
+        self.ledger.register(seen, operation, caller);
+    }
+
+    /// Notes what happened to this buffer, and what it looks like now, if it is registered.
+    #[cold]
+    fn note(&self, operation: Operation, caller: &'static Location<'static>) {
+        let seen = Seen::writable(self.ptr, self.capacity);
+        self.ledger.note(seen, operation, self.capacity, caller);
+    }
+
+    #[cold]
+    #[track_caller]
     fn grow(&mut self, additional: usize) -> Result<(), AllocError> {
         let handle = self.ledger.allocator();
         let Some(needed) = checked_sum(self.len, additional) else {
@@ -392,6 +465,7 @@ impl ArrowBufMut {
     }
 
     /// Grows to a capacity of `size`: the block, if it is all ours, else into a new one.
+    #[track_caller]
     fn grow_to<'a>(
         &mut self,
         handle: &'a Handle,
@@ -406,6 +480,8 @@ impl ArrowBufMut {
                 self.reallocate(handle, block_size, size)?;
                 charge.keep();
                 count_growth(handle, added);
+                self.sample(added);
+                self.note(Operation::Resized, Location::caller());
             }
             None => {
                 let layout = Layout::from_size_align(size, self.alignment())
@@ -421,6 +497,8 @@ impl ArrowBufMut {
                 }
                 moved.len = self.len;
                 *self = moved;
+                self.register(Operation::Created, Location::caller());
+                self.sample(size);
                 count_allocation(handle, size);
             }
         }

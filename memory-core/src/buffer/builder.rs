@@ -35,26 +35,31 @@ impl BufferBuilder {
     }
 
     /// The number of bytes.
+    #[inline]
     pub fn len(&self) -> usize {
         self.buffer.len()
     }
 
     /// Whether there are no bytes.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
 
     /// How many bytes fit without growing.
+    #[inline]
     pub fn capacity(&self) -> usize {
         self.buffer.capacity()
     }
 
     /// The bytes so far.
+    #[inline]
     pub fn as_slice(&self) -> &[u8] {
         &self.buffer
     }
 
     /// The bytes so far, to write.
+    #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         &mut self.buffer
     }
@@ -64,6 +69,8 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
+    #[inline]
+    #[track_caller]
     pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
         self.buffer.try_reserve(additional)
     }
@@ -73,6 +80,8 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[inline]
+    #[track_caller]
     pub fn append(&mut self, byte: u8) -> Result<(), AllocError> {
         self.append_slice(&[byte])
     }
@@ -82,6 +91,8 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[inline]
+    #[track_caller]
     pub fn append_n(&mut self, n: usize, value: u8) -> Result<(), AllocError> {
         // A sum that overflows is refused by `reserve`.
         self.reserve(n)?;
@@ -93,6 +104,8 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[inline]
+    #[track_caller]
     pub fn append_slice(&mut self, bytes: &[u8]) -> Result<(), AllocError> {
         self.buffer.extend_from_slice(bytes)
     }
@@ -102,6 +115,7 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn advance(&mut self, n: usize) -> Result<(), AllocError> {
         self.append_n(n, 0)
     }
@@ -111,6 +125,7 @@ impl BufferBuilder {
     /// # Errors
     ///
     /// None today; kept for builders that shrink.
+    #[track_caller]
     pub fn finish(&mut self) -> Result<ArrowBuf, AllocError> {
         let next = self.buffer.new_empty();
         Ok(std::mem::replace(&mut self.buffer, next).freeze())
@@ -155,21 +170,25 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     }
 
     /// The number of values.
+    #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len() / Self::SIZE
     }
 
     /// Whether there are no values.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
     /// How many values fit without growing.
+    #[inline]
     pub fn capacity(&self) -> usize {
         self.bytes.capacity() / Self::SIZE
     }
 
     /// The values so far.
+    #[inline]
     pub fn as_slice(&self) -> &[T] {
         bytemuck::cast_slice(self.bytes.as_slice())
     }
@@ -179,6 +198,8 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     /// # Errors
     ///
     /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
+    #[inline]
+    #[track_caller]
     pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
         self.bytes.reserve(additional.saturating_mul(Self::SIZE))
     }
@@ -189,6 +210,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append(&mut self, value: T) -> Result<(), AllocError> {
         self.bytes.append_slice(bytemuck::bytes_of(&value))
     }
@@ -198,6 +220,8 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[inline]
+    #[track_caller]
     pub fn append_n(&mut self, n: usize, value: T) -> Result<(), AllocError> {
         self.reserve(n)?;
         for _ in 0..n {
@@ -211,6 +235,8 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[inline]
+    #[track_caller]
     pub fn append_slice(&mut self, values: &[T]) -> Result<(), AllocError> {
         self.bytes.append_slice(bytemuck::cast_slice(values))
     }
@@ -220,6 +246,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn advance(&mut self, n: usize) -> Result<(), AllocError> {
         self.reserve(n)?;
         self.bytes.advance(n * Self::SIZE)
@@ -230,6 +257,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     /// # Errors
     ///
     /// As [`BufferBuilder::finish`].
+    #[track_caller]
     pub fn finish(&mut self) -> Result<ArrowBuf, AllocError> {
         self.bytes.finish()
     }
@@ -266,21 +294,25 @@ impl BooleanBufferBuilder {
     }
 
     /// The number of bits.
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
     /// Whether there are no bits.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// How many bits fit without growing.
+    #[inline]
     pub fn capacity(&self) -> usize {
         self.bytes.capacity().saturating_mul(8)
     }
 
     /// The bytes so far; unused bits are zero.
+    #[inline]
     pub fn as_slice(&self) -> &[u8] {
         self.bytes.as_slice()
     }
@@ -300,6 +332,8 @@ impl BooleanBufferBuilder {
     /// # Errors
     ///
     /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
+    #[inline]
+    #[track_caller]
     pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
         let bytes = self.len.saturating_add(additional).div_ceil(8);
         self.bytes.reserve(bytes - self.bytes.len())
@@ -311,6 +345,7 @@ impl BooleanBufferBuilder {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append(&mut self, bit: bool) -> Result<(), AllocError> {
         if self.len.is_multiple_of(8) {
             self.bytes.append(u8::from(bit))?;
@@ -322,11 +357,29 @@ impl BooleanBufferBuilder {
         Ok(())
     }
 
+    /// Appends a bit if it fits into the capacity; as [`ArrowBufMut::push_within_capacity`].
+    #[inline(always)]
+    #[must_use]
+    pub fn push_within_capacity(&mut self, bit: bool) -> bool {
+        let place = self.len % 8;
+        if place == 0 {
+            if !self.bytes.buffer.push_within_capacity(&[u8::from(bit)]) {
+                return false;
+            }
+        } else if let Some(last) = self.bytes.as_mut_slice().last_mut() {
+            *last |= u8::from(bit) << place;
+        }
+        self.len += 1;
+        true
+    }
+
     /// Appends `bit` `n` times.
     ///
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[inline]
+    #[track_caller]
     pub fn append_n(&mut self, n: usize, bit: bool) -> Result<(), AllocError> {
         self.reserve(n)?;
         let (mut left, end) = (n, self.len + n);
@@ -347,6 +400,8 @@ impl BooleanBufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[inline]
+    #[track_caller]
     pub fn append_slice(&mut self, bits: &[bool]) -> Result<(), AllocError> {
         self.reserve(bits.len())?;
         bits.iter().try_for_each(|&bit| self.append(bit))
@@ -357,6 +412,7 @@ impl BooleanBufferBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn advance(&mut self, n: usize) -> Result<(), AllocError> {
         self.append_n(n, false)
     }
@@ -366,6 +422,7 @@ impl BooleanBufferBuilder {
     /// # Errors
     ///
     /// As [`BufferBuilder::finish`].
+    #[track_caller]
     pub fn finish(&mut self) -> Result<ArrowBuf, AllocError> {
         self.len = 0;
         self.bytes.finish()

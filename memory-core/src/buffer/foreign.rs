@@ -2,16 +2,18 @@
 #![expect(unsafe_code, reason = "views memory that somebody else made")]
 
 use std::fmt;
+use std::panic::Location;
 use std::ptr::NonNull;
 
 use super::ArrowBuf;
-use super::allocate::{Charge, count_allocation, tell_allocation};
+use super::allocate::{Charge, count_allocation, overflow, tell_allocation};
 use crate::accounting::{Handle, quietly};
 use crate::allocator::BufferAllocator;
+use crate::debug::Operation;
 use crate::error::AllocError;
 use crate::ledger::{LedgerRef, Watch};
 use crate::outcome::AllocatorInfo;
-use crate::raw::slot::{Block, Release};
+use crate::raw::slot::{Block, MOST_SPECIAL, Release};
 use crate::size::{ALIGNMENT, MAX_SIZE};
 use crate::sync::Ordering;
 
@@ -163,6 +165,7 @@ impl BufferAllocator {
         clippy::result_large_err,
         reason = "the error hands the allocation back"
     )]
+    #[track_caller]
     pub fn wrap_foreign_allocation(
         &self,
         allocation: ForeignAllocation,
@@ -178,6 +181,7 @@ impl BufferAllocator {
     }
 
     /// A buffer on an allocation that is not empty and whose charge was made.
+    #[track_caller]
     pub(crate) fn wrap_charged(&self, mut allocation: ForeignAllocation) -> ArrowBuf {
         let (ptr, size) = (allocation.ptr, allocation.charge);
         let release = allocation.release.take().map(Box::new);
@@ -193,7 +197,11 @@ impl BufferAllocator {
         let ledger = unsafe { LedgerRef::new(self.handle.ptr(), block, size, release) };
         // SAFETY: by the allocation's invariant 1 the bytes are readable until the release, which
         // the ledger has.
-        let buffer = unsafe { ArrowBuf::new(ptr, allocation.size, ledger) };
+        let mut buffer = unsafe { ArrowBuf::new(ptr, allocation.size, ledger) };
+        if node.is_debug() {
+            buffer.register(Operation::Wrapped, Location::caller());
+        }
+        buffer.sample(size);
         count_allocation(node, size);
         tell_allocation(node, size);
         buffer
@@ -213,11 +221,16 @@ impl ForeignWatch {
     ///
     /// * The release of the allocation has not returned, and does not before this does.
     /// * The bytes are initialised, and may be read until the allocation is released.
+    #[track_caller]
     pub unsafe fn upgrade(&self, ptr: NonNull<u8>, len: usize) -> Option<ArrowBuf> {
         // SAFETY: the caller's promise.
         let ledger = unsafe { self.0.upgrade() }?;
         // SAFETY: the caller's promise; the ledger keeps the allocation.
-        Some(unsafe { ArrowBuf::new(ptr, len, ledger) })
+        let mut buffer = unsafe { ArrowBuf::new(ptr, len, ledger) };
+        if buffer.ledger().node().is_debug() {
+            buffer.register(Operation::Retained, Location::caller());
+        }
+        Some(buffer)
     }
 }
 
@@ -239,13 +252,19 @@ impl ArrowBuf {
     ///
     /// The bytes are initialised, may be read as long as the allocation of this buffer is not
     /// released, and are written by nobody until then.
+    #[track_caller]
     pub unsafe fn view_unchecked(&self, ptr: NonNull<u8>, len: usize) -> ArrowBuf {
+        let caller = Location::caller();
+        let ledger = self.ledger().share(ptr, len, Operation::Sliced, caller);
         // SAFETY: the caller's promise.
-        unsafe { ArrowBuf::new(ptr, len, self.ledger().clone()) }
+        unsafe { ArrowBuf::new(ptr, len, ledger) }
     }
 }
 
 fn charge(handle: &Handle, size: usize, forced: bool) -> Result<(), AllocError> {
+    if size > MOST_SPECIAL {
+        return Err(overflow(handle, size));
+    }
     if !forced {
         Charge::new(handle, size)?.keep();
         return Ok(());

@@ -5,8 +5,10 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::accounting::{Node, NodePtr, hooks, quietly};
+use crate::events;
 use crate::raw::pool;
 use crate::raw::slot::Slot;
+use crate::sampling;
 use crate::sync::Ordering;
 
 /// `super::free` with all the extras.
@@ -14,7 +16,7 @@ use crate::sync::Ordering;
 /// # Safety
 ///
 /// As for `super::free`.
-#[cold]
+#[inline(never)]
 pub(super) unsafe fn free(slot: NonNull<Slot>) {
     // SAFETY: the slot is in use, by us alone.
     let this = unsafe { slot.as_ref() };
@@ -37,10 +39,15 @@ pub(super) unsafe fn free(slot: NonNull<Slot>) {
 /// # Safety
 ///
 /// `root` is the home slot of an allocation that nobody can reach, and it is charged to `node`.
+#[inline(always)] // One of the two callers is what every release with a listener takes.
 pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
     // SAFETY: the charge keeps the node alive.
     let owner = unsafe { node.node() };
     let size = root.size();
+    if root.is_sampled() {
+        // Before the slot can be used again.
+        sampling::forget(std::ptr::from_ref(root).addr());
+    }
     // SAFETY: nobody else can reach the allocation.
     if let Some(release) = unsafe { root.take_foreign() } {
         quietly(&owner.info, *release);
@@ -56,17 +63,21 @@ pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
         // Relaxed: a statistic.
         owner.live_allocations.fetch_sub(1, Ordering::Relaxed);
     }
-    let Some(listener) = &owner.listener else {
+    if owner.listener.is_none() {
         // SAFETY: these bytes were charged for the memory that is gone.
         return unsafe { node.uncharge(size) };
-    };
-    // The listener hears of it when the bytes are free again, so the node is pinned meanwhile.
-    owner.add_pin();
+    }
+    // The listener hears of it when the bytes are free again.
     // SAFETY: as above.
-    unsafe { node.uncharge(size) };
-    quietly(&owner.info, || listener.on_release(&owner.info, size));
-    // SAFETY: the pin is ours.
-    unsafe { node.unpin() };
+    unsafe { node.uncharge_and_tell(size, |node| tell_release(node, size)) };
+}
+
+/// Tells the listener of a release, in a `Drop`.
+#[inline]
+fn tell_release(node: &Node, size: usize) {
+    if let Some(listener) = &node.listener {
+        quietly(&node.info, || listener.on_release(&node.info, size));
+    }
 }
 
 /// A charge that moved, to be told once the mutex is released.
@@ -98,9 +109,7 @@ impl Moved {
 /// Tells both listeners after a transfer that was asked for, and reports a limit passed.
 pub(super) fn after_transfer(from: &Node, to: &Node, size: usize, fit: bool) {
     if !fit {
-        tracing::debug!(
-            from = %from.info, to = %to.info, bytes = size, "over limit after a transfer"
-        );
+        events::over_limit_after_transfer(&from.info, &to.info, size);
     }
     tell(from, to, size);
 }
@@ -121,6 +130,10 @@ fn tell(from: &Node, to: &Node, size: usize) {
 
 /// Moves an allocation's entries in the nodes' side counters. Under the mutex.
 pub(super) fn moved_counts(from: &Node, to: &Node, slot: &Slot) {
+    let home = slot.home();
+    if home.is_sampled() {
+        sampling::moved(std::ptr::from_ref(home).addr(), &to.info);
+    }
     if slot.is_foreign() {
         let size = slot.size();
         // Relaxed, both: numbers for readers.

@@ -12,32 +12,50 @@
 //! until the last such holder came by (`pending`).
 #![expect(unsafe_code, reason = "a reference-counted pointer to a slot")]
 
+use std::alloc::Layout;
+use std::panic::Location;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal, Tree};
+use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal, Tree, hooks};
+use crate::debug::{Operation, Seen};
 use crate::error::TransferError;
 use crate::raw::count::Left;
 use crate::raw::pool;
-use crate::raw::slot::{Block, Release, Slot};
+use crate::raw::slot::{Block, MOST_SPECIAL, Release, Slot};
+use crate::sampling;
+use crate::size::MAX_SIZE;
 
 mod hooked;
+mod view;
+
+use view::View;
 
 /// A counted reference to a ledger; or, for the empty buffer, to a node that it pins.
 ///
 /// # Invariants
 ///
-/// 1. The address is a slot's, whose count includes this reference, or a node's plus [`PIN`],
-///    whose pins include it. Both are aligned to 8 bytes.
+/// 1. The address is a slot's, perhaps plus [`CLONED`], whose count includes this reference; or a
+///    node's plus [`PIN`], whose pins include it; or, in debug mode, that of a [`View`] plus
+///    [`VIEW`], which this reference owns. All are aligned to 8 bytes.
 pub(crate) struct LedgerRef(NonNull<u8>);
 
 /// The tag of a pinned node.
 const PIN: usize = 1;
 
+/// The tag of a view.
+const VIEW: usize = 2;
+
+/// The tag of a reference that was made by cloning another: probably not the last one, so that its
+/// drop subtracts at once, where others first look whether they are the only one. A guess: either
+/// way is right for every reference.
+const CLONED: usize = 4;
+
 /// Who a reference leads to.
 enum Target<'a> {
     Slot(&'a Slot),
     Pin(NodePtr),
+    View(&'a View),
 }
 
 // SAFETY: a reference gives shared access to atomics, and to the slot's plain fields by the rules
@@ -84,11 +102,23 @@ impl LedgerRef {
         Self(node.as_ptr().cast::<u8>().map_addr(|address| address | PIN))
     }
 
+    /// The pointer without [`CLONED`].
+    #[inline]
+    fn untagged(&self) -> NonNull<u8> {
+        let address = self.0.as_ptr().map_addr(|address| address & !CLONED);
+        // SAFETY: without the tag it is the address of a slot or a pinned node, so not null.
+        unsafe { NonNull::new_unchecked(address) }
+    }
+
     #[inline]
     fn target(&self) -> Target<'_> {
-        if self.0.addr().get() & PIN == 0 {
+        if self.0.addr().get() & (PIN | VIEW) == 0 {
             // SAFETY: by invariant 1 a live slot.
-            Target::Slot(unsafe { self.0.cast().as_ref() })
+            Target::Slot(unsafe { self.untagged().cast().as_ref() })
+        } else if self.is_registered() {
+            let view = self.0.as_ptr().map_addr(|address| address & !VIEW);
+            // SAFETY: by invariant 1 a live view, which nobody changes.
+            Target::View(unsafe { &*view.cast() })
         } else {
             let node = self.0.as_ptr().map_addr(|address| address & !PIN);
             // SAFETY: by invariant 1 a node's address, so not null.
@@ -103,6 +133,7 @@ impl LedgerRef {
     pub(crate) fn slot(&self) -> Option<&Slot> {
         match self.target() {
             Target::Slot(slot) => Some(slot),
+            Target::View(view) => Some(view.slot()),
             Target::Pin(_) => None,
         }
     }
@@ -112,6 +143,7 @@ impl LedgerRef {
     pub(crate) fn node_ptr(&self) -> NodePtr {
         match self.target() {
             Target::Slot(slot) => slot.node(),
+            Target::View(view) => view.slot().node(),
             Target::Pin(node) => node,
         }
     }
@@ -162,6 +194,42 @@ impl LedgerRef {
         self.slot().is_none_or(|slot| slot.count().is_sole())
     }
 
+    /// Records the allocation, or growth by so many bytes, with the sampler. This is the only
+    /// reference to it.
+    #[cold]
+    pub(crate) fn record_sample(&self, bytes: usize, scale: u64) {
+        let Some(slot) = self.slot() else { return };
+        let home = slot.home();
+        let address = std::ptr::from_ref(home).addr();
+        if home.size() <= MOST_SPECIAL && sampling::record(address, &self.node().info, bytes, scale)
+        {
+            home.set_sampled();
+        }
+    }
+
+    /// Notes that the allocation shrank, if it was sampled.
+    pub(crate) fn samples_resized(&self, old_size: usize, new_size: usize) {
+        if let Some(home) = self.slot().map(Slot::home).filter(|home| home.is_sampled()) {
+            sampling::resized(std::ptr::from_ref(home).addr(), old_size, new_size);
+        }
+    }
+
+    /// Another reference, for a buffer of `len` bytes at `ptr`.
+    #[inline]
+    pub(crate) fn share(
+        &self,
+        ptr: NonNull<u8>,
+        len: usize,
+        operation: Operation,
+        caller: &'static Location<'static>,
+    ) -> Self {
+        if let Target::Slot(slot) = self.target() {
+            slot.count().retain();
+            return Self(self.0.map_addr(|address| address | CLONED));
+        }
+        self.share_slowly(Seen::shared(ptr, len), operation, caller)
+    }
+
     /// A reference to the allocation's ledger for `target`, which is made if there is none.
     pub(crate) fn retain_in(&self, target: &Handle) -> Result<Self, TransferError> {
         self.check_roots(target)?;
@@ -209,6 +277,21 @@ impl LedgerRef {
         check_open(&locked, target)?;
         let (from, size) = (slot.node(), slot.size());
         let moves = slot.count().is_owning() && from != target.ptr();
+        if moves && !slot.count().is_shared() {
+            // The usual case: this is the only ledger, and gets a successor.
+            let fit = match move_charge(&mut locked, from, size) {
+                Ok(fit) => fit,
+                Err(refusal) => {
+                    drop(locked);
+                    return Err(refused(&refusal, size));
+                }
+            };
+            let reference = succeed(&mut locked, slot, target, spare);
+            hooked::moved_counts(self.node(), target, slot);
+            drop(locked);
+            hooked::after_transfer(self.node(), target, size, fit);
+            return Ok((reference, fit));
+        }
         let mut fit = true;
         if moves {
             match move_charge(&mut locked, from, size) {
@@ -254,30 +337,56 @@ impl LedgerRef {
     }
 }
 
-impl Clone for LedgerRef {
-    #[inline]
-    fn clone(&self) -> Self {
-        match self.target() {
-            Target::Slot(slot) => slot.count().retain(),
-            Target::Pin(_) => self.node().add_pin(),
-        }
-        Self(self.0)
-    }
-}
-
 impl Drop for LedgerRef {
     #[inline]
     fn drop(&mut self) {
+        let tags = self.0.addr().get() & (PIN | VIEW | CLONED);
+        if tags & (PIN | VIEW) != 0 {
+            return self.drop_slowly();
+        }
+        let slot = self.untagged().cast::<Slot>();
+        // SAFETY: by invariant 1 a live slot.
+        let count = unsafe { slot.as_ref() }.count();
+        if tags == 0 {
+            if count.is_sole() {
+                // SAFETY: we are the only way to the allocation.
+                return unsafe { free(slot) };
+            }
+            // SAFETY: our reference is given up.
+            return unsafe { let_go_of_one(slot) };
+        }
+        // SAFETY: our reference is given up.
+        unsafe { let_go(slot) };
+    }
+}
+
+/// Gives up a reference.
+///
+/// # Safety
+///
+/// The caller has that reference of the slot's ledger.
+#[inline]
+unsafe fn let_go(slot: NonNull<Slot>) {
+    // SAFETY: the reference keeps the slot.
+    match unsafe { slot.as_ref() }.count().release() {
+        Left::Buffers => {}
+        // SAFETY: we were the only way to the allocation.
+        Left::Nothing => unsafe { free(slot) },
+        // SAFETY: ours was the ledger's last reference.
+        Left::Ledgers => unsafe { leave_others(slot, Leaving::Uncounted) },
+    }
+}
+
+impl LedgerRef {
+    #[cold]
+    fn drop_slowly(&mut self) {
         match self.target() {
-            Target::Slot(slot) => match slot.count().release() {
-                Left::Buffers => {}
-                // SAFETY: we were the only way to the allocation.
-                Left::Nothing => unsafe { free(NonNull::from(slot)) },
-                // SAFETY: ours was the ledger's last reference.
-                Left::Ledgers => unsafe { leave_others(NonNull::from(slot)) },
-            },
             // SAFETY: the pin is ours by invariant 1.
             Target::Pin(node) => unsafe { node.unpin() },
+            // A reference of its own takes the view's place, and goes at once.
+            // SAFETY: the view is ours by invariant 1.
+            Target::View(_) => drop(unsafe { view::dissolve(self.0) }),
+            Target::Slot(_) => {}
         }
     }
 }
@@ -341,20 +450,23 @@ impl Watch {
 /// # Safety
 ///
 /// The slot's ledger is the only one and owns; nobody else can reach it.
-#[inline]
+#[inline(never)]
 unsafe fn free(slot: NonNull<Slot>) {
     // SAFETY: the slot is in use, by us alone.
     let this = unsafe { slot.as_ref() };
     let node = this.node();
     // SAFETY: the allocation is charged to the node, so it is alive.
     let owner = unsafe { node.node() };
-    if owner.hooks != 0 || this.is_foreign() || !std::ptr::eq(this.home(), this) {
+    // The size, unless the highest bit says that the memory is special.
+    let size = this.flagged_size();
+    if owner.hooks & !hooks::POLICY != 0 || size > MAX_SIZE || !std::ptr::eq(this.home(), this) {
         // SAFETY: the caller's promise.
         return unsafe { hooked::free(slot) };
     }
-    // SAFETY: nobody else can reach the allocation, and it is not foreign.
-    let (block, layout) = unsafe { (this.block(), this.layout()) };
-    let size = layout.size();
+    // SAFETY: nobody else can reach the allocation.
+    let block = unsafe { this.block() };
+    // SAFETY: size and alignment are those of the layout that the block was asked with.
+    let layout = unsafe { Layout::from_size_align_unchecked(size, block.align) };
     this.vacate();
     // SAFETY: vacated, and nobody else knows the slot.
     unsafe { pool::put(slot) };
@@ -364,22 +476,61 @@ unsafe fn free(slot: NonNull<Slot>) {
     unsafe { node.uncharge(size) };
 }
 
+/// Whether the reference that goes is still in the count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// It is, and it was the last one when that was looked at.
+    Counted,
+    /// It is not, and it was the last one.
+    Uncounted,
+}
+
+/// Gives up a reference that was not made by cloning, and is not the only one.
+///
+/// # Safety
+///
+/// As for `let_go`.
+#[inline(never)]
+unsafe fn let_go_of_one(slot: NonNull<Slot>) {
+    // SAFETY: the reference keeps the slot.
+    if unsafe { slot.as_ref() }.count().is_last_of_shared() {
+        // SAFETY: ours is a reference of a ledger that has others beside it.
+        unsafe { leave_others(slot, Leaving::Counted) }
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { let_go(slot) }
+    }
+}
+
 /// Takes a ledger without buffers off its allocation's list.
 ///
 /// # Safety
 ///
-/// The caller held the ledger's last reference, and the allocation had other ledgers.
+/// The caller gives up a reference of the ledger, as `leaving` says, and the allocation had other
+/// ledgers.
 #[cold]
-unsafe fn leave_others(slot: NonNull<Slot>) {
-    // SAFETY: the slot is ours to give back: its count is zero, and nobody revives it.
+#[inline(never)]
+unsafe fn leave_others(slot: NonNull<Slot>, leaving: Leaving) {
+    // SAFETY: our reference keeps the slot; or the slot is ours to give back: its count is zero,
+    // and nobody revives it.
     let this = unsafe { slot.as_ref() };
     let node = this.node();
     // SAFETY: the node counts this ledger as its guest, or the allocation is charged there.
-    let leaving = unsafe { node.node() };
+    let tree = &unsafe { node.node() }.tree;
     // The home slot stays until we, on the list or counted in `pending`, came by.
     let root = this.home();
     let home = NonNull::from(root);
-    let mut locked = leaving.tree.lock_keeping();
+    let mut locked = tree.lock();
+    if leaving == Leaving::Counted {
+        if !this.count().is_last_of_shared() {
+            // Somebody made another buffer of this ledger, or we are the last but the only one:
+            // it is as if we had not looked before.
+            drop(locked);
+            // SAFETY: the caller's promise.
+            return unsafe { let_go(slot) };
+        }
+        this.count().release_last();
+    }
     // SAFETY: under the mutex, as all uses of links here; one slot's at a time.
     let buried = unsafe { this.links() }.buried;
     let moved = if buried {
@@ -532,6 +683,19 @@ fn find_or_make(
         unsafe { last.links() }.next = Some(made);
     }
     (LedgerRef(made.cast()), moved)
+}
+
+/// A reference to a new ledger for `target`, which takes over from `slot`'s, the only one there was.
+/// Under the mutex; the charge has moved already, and the caller has a buffer of `slot`.
+fn succeed(locked: &mut Locked<'_>, slot: &Slot, target: &Handle, spare: Spare) -> LedgerRef {
+    let made = spare.into_slot();
+    // SAFETY: the slot is fresh; its home is that of a live allocation.
+    unsafe { Slot::init_heir(made, target.ptr(), slot.home()) };
+    // SAFETY: under the mutex; other holders of this ledger look at links there only.
+    unsafe { slot.links() }.next = Some(made);
+    slot.count().yield_to_another();
+    locked.change_guests(slot.node(), 1);
+    LedgerRef(made.cast())
 }
 
 /// A slot that goes back to the pool unless it is used.

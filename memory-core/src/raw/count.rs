@@ -74,6 +74,14 @@ impl Count {
         self.0.store(SHARED | watched | 1, Ordering::Relaxed);
     }
 
+    /// One buffer on the owning ledger of several. Nobody else knows the ledger.
+    pub(crate) fn reset_to_heir(&self, watched: bool) {
+        let watched = if watched { WATCHED } else { 0 };
+        // Relaxed: as above.
+        self.0
+            .store(SHARED | OWNING | watched | 1, Ordering::Relaxed);
+    }
+
     /// Another buffer. The caller has one, or the mutex and a live ledger.
     #[inline]
     pub(crate) fn retain(&self) {
@@ -96,18 +104,22 @@ impl Count {
             .is_ok()
     }
 
-    /// Gives a buffer up. After `Buffers` and `Nothing` nobody touches the word through it.
+    /// Gives a buffer up. After `Buffers` and `Nothing` nobody touches the word through it. Who is
+    /// the [sole](Self::is_sole) holder need not call it.
     #[inline]
     pub(crate) fn release(&self) -> Left {
-        if self.is_sole() {
-            return Left::Nothing;
-        }
         // Release: what this buffer's holder did comes before the block is freed; the partners
         // are the fence below and the Acquire in `is_sole`.
         let word = self.0.fetch_sub(1, Ordering::Release);
         if word & COUNT != 1 {
             return Left::Buffers;
         }
+        self.last_left(word)
+    }
+
+    /// What the last buffer leaves, whose release found `word`.
+    #[cold]
+    fn last_left(&self, word: usize) -> Left {
         // Acquire: partner of the Release above of all who let go before. (A load of the same
         // word would do; ThreadSanitizer does not know fences.)
         let _ = self.0.load(Ordering::Acquire);
@@ -116,6 +128,26 @@ impl Count {
         } else {
             Left::Ledgers
         }
+    }
+
+    /// Whether the caller's buffer is the last of its ledger, and there are others: then all that
+    /// can change the word happens under the mutex, where the caller looks again, and
+    /// [`release_last`](Self::release_last) needs no read-modify-write. Never so where WATCHED is
+    /// set, whose watchers need no mutex.
+    #[inline]
+    pub(crate) fn is_last_of_shared(&self) -> bool {
+        // Relaxed: whoever has the mutex comes after all others who had it; whoever has not will.
+        let word = self.0.load(Ordering::Relaxed);
+        word == SHARED | 1 || word == SHARED | OWNING | 1
+    }
+
+    /// Gives up the buffer of which [`is_last_of_shared`](Self::is_last_of_shared) was asked under
+    /// the mutex, which is still held.
+    pub(crate) fn release_last(&self) {
+        // Relaxed, both: nobody else has a buffer of this ledger, and who makes one, or changes a
+        // flag, has the mutex. It orders what this buffer's holder did before whoever frees.
+        let word = self.0.load(Ordering::Relaxed);
+        self.0.store(word - 1, Ordering::Relaxed);
     }
 
     /// Whether the caller's buffer is the only way to the allocation.
@@ -156,6 +188,14 @@ impl Count {
         // Release: partner of the Acquire in `is_sole`: what holders of the other ledgers did,
         // which the mutex ordered before us, comes before what a sole owner does.
         self.0.fetch_and(!SHARED, Ordering::Release);
+    }
+
+    /// Notes, of an owning ledger that was the only one, that there is another, which owns now.
+    /// Under the mutex; the caller keeps this one alive.
+    pub(crate) fn yield_to_another(&self) {
+        // Relaxed: as `set_shared`. The flags are as said, so that one addition changes both.
+        let word = self.0.fetch_add(SHARED - OWNING, Ordering::Relaxed);
+        debug_assert_eq!(word & (SHARED | OWNING), OWNING);
     }
 
     /// Notes that the charge is, or is no more, this ledger's. Under the mutex.
@@ -220,5 +260,85 @@ mod tests {
         assert_eq!(count.release(), Left::Buffers);
         assert_eq!(count.release(), Left::Nothing);
         assert!(!count.try_retain());
+    }
+}
+
+/// Who leaves a ledger that has others beside it, and who comes to it meanwhile.
+#[cfg(all(test, loom))]
+mod model {
+    use std::sync::Arc;
+
+    use loom::thread;
+
+    use super::*;
+    use crate::sync::{Mutex, lock};
+
+    /// A guest's count, under the mutex of its tree, which guards how often it was left for good.
+    struct Guest {
+        count: Count,
+        left: Mutex<usize>,
+    }
+
+    impl Guest {
+        /// As `ledger::let_go_of_one` and what it calls.
+        fn let_go(&self) {
+            if self.count.is_last_of_shared() {
+                let mut left = lock(&self.left);
+                if self.count.is_last_of_shared() {
+                    self.count.release_last();
+                    *left += 1;
+                    return;
+                }
+            }
+            if self.count.release() == Left::Ledgers {
+                *lock(&self.left) += 1;
+            }
+        }
+    }
+
+    #[test]
+    fn a_ledger_is_left_once_however_many_come_and_go() {
+        loom::model(|| {
+            let guest = Arc::new(Guest {
+                count: Count::new(),
+                left: Mutex::new(0),
+            });
+            guest.count.reset_to_guest(false);
+            let other = Arc::clone(&guest);
+            let thread = thread::spawn(move || {
+                // From another ledger of the allocation, as `find_or_make`.
+                let locked = lock(&other.left);
+                let came = other.count.try_retain();
+                drop(locked);
+                if came {
+                    other.let_go();
+                }
+            });
+
+            guest.let_go();
+
+            thread.join().unwrap();
+            assert_eq!(guest.count.buffers(), 0);
+            assert_eq!(*lock(&guest.left), 1);
+        });
+    }
+
+    #[test]
+    fn two_buffers_of_a_ledger_leave_it_once() {
+        loom::model(|| {
+            let guest = Arc::new(Guest {
+                count: Count::new(),
+                left: Mutex::new(0),
+            });
+            guest.count.reset_to_guest(false);
+            guest.count.retain();
+            let other = Arc::clone(&guest);
+            let thread = thread::spawn(move || other.let_go());
+
+            guest.let_go();
+
+            thread.join().unwrap();
+            assert_eq!(*lock(&guest.left), 1);
+        });
     }
 }

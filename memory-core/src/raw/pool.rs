@@ -18,7 +18,7 @@
 #![expect(unsafe_code, reason = "an allocator of slots")]
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
-use std::cell::UnsafeCell;
+use std::cell::Cell;
 use std::ptr::NonNull;
 
 use super::slot::{Face, Slot};
@@ -93,27 +93,35 @@ fn pool() -> MutexGuard<'static, Pool> {
     lock(&POOL)
 }
 
-/// A thread's list.
-struct Cache(UnsafeCell<FreeList>);
+/// A thread's list of free slots.
+///
+/// It has no destructor, so that taking and returning need not ask whether it is still there: a
+/// thread that has not started, or that is ending, has an empty list with no room, and every use
+/// of it takes the slow path, which looks at [`GUARD`].
+struct Cache {
+    first: Cell<Option<NonNull<FreeSlot>>>,
+    /// How many slots may be returned before some must go to the chunks.
+    room: Cell<usize>,
+}
 
 thread_local! {
-    static CACHE: Cache = const { Cache(UnsafeCell::new(FreeList { first: None, count: 0 })) };
+    static CACHE: Cache = const { Cache { first: Cell::new(None), room: Cell::new(0) } };
+    /// Empties the list when the thread ends.
+    static GUARD: Guard = const { Guard };
 }
 
 /// A slot for the caller, with unspecified contents but a null node.
 #[inline]
 pub(crate) fn take() -> NonNull<Slot> {
-    let cached = CACHE.try_with(|cache| {
-        // SAFETY: the list is this thread's, and nothing in these few lines, or in `take_many`,
-        // calls back into this module on this thread while the reference lives.
-        let list = unsafe { &mut *cache.0.get() };
-        list.pop().unwrap_or_else(|| refill(list))
-    });
-    match cached {
-        Ok(slot) => slot.cast(),
-        // The thread is ending.
-        Err(_) => pool().pop().cast(),
-    }
+    CACHE.with(|cache| match cache.first.get() {
+        Some(slot) => {
+            // SAFETY: slots in a list are free and alive, and this list is the thread's own.
+            cache.first.set(unsafe { (*slot.as_ptr()).next });
+            cache.room.set(cache.room.get() + 1);
+            slot.cast()
+        }
+        None => refill(cache).cast(),
+    })
 }
 
 /// Returns a slot, whose node is null.
@@ -130,19 +138,15 @@ pub(crate) unsafe fn put(slot: NonNull<Slot>) {
             .is_null()
     );
     let slot = slot.cast::<FreeSlot>();
-    let cached = CACHE.try_with(|cache| {
-        // SAFETY: as in `take`.
-        let list = unsafe { &mut *cache.0.get() };
-        // SAFETY: the caller's promise: the slot is free and in no list.
-        unsafe { list.push(slot) };
-        if list.count > MOST_CACHED {
-            flush(list, BATCH);
+    CACHE.with(|cache| {
+        if cache.room.get() == 0 {
+            // SAFETY: the caller's promise.
+            return unsafe { put_slowly(cache, slot) };
         }
+        cache.room.set(cache.room.get() - 1);
+        // SAFETY: the caller's promise: the slot is free and in no list.
+        unsafe { cache.push(slot) };
     });
-    if cached.is_err() {
-        // SAFETY: the caller's promise.
-        unsafe { pool().push(slot) };
-    }
 }
 
 /// Calls `visit` for every slot in use, of all threads.
@@ -168,30 +172,83 @@ pub(crate) fn for_each_in_use(mut visit: impl FnMut(&Face)) {
     }
 }
 
+/// A slot from the chunks, and some more for the list.
 #[cold]
-fn refill(list: &mut FreeList) -> NonNull<FreeSlot> {
+#[inline(never)]
+fn refill(cache: &Cache) -> NonNull<FreeSlot> {
+    let living = GUARD.try_with(|_guard| ()).is_ok();
     let mut pool = pool();
-    for _ in 1..BATCH {
-        let slot = pool.pop();
-        // SAFETY: the slot was in its chunk's list and is in none now.
-        unsafe { list.push(slot) };
+    if living {
+        for _ in 1..BATCH {
+            let slot = pool.pop();
+            // SAFETY: the slot was in its chunk's list and is in none now.
+            unsafe { cache.push(slot) };
+        }
+        cache.room.set(MOST_CACHED - (BATCH - 1));
     }
     pool.pop()
 }
 
+/// Returns a slot when the list has no room: because it is full, or because the thread has just
+/// started or is ending.
+///
+/// # Safety
+///
+/// The slot is free and in no list.
 #[cold]
-fn flush(list: &mut FreeList, count: usize) {
+#[inline(never)]
+unsafe fn put_slowly(cache: &Cache, slot: NonNull<FreeSlot>) {
+    let living = GUARD.try_with(|_guard| ()).is_ok();
+    if !living {
+        // SAFETY: the caller's promise.
+        return unsafe { pool().push(slot) };
+    }
+    if cache.first.get().is_none() {
+        cache.room.set(MOST_CACHED);
+    } else {
+        flush(cache, BATCH);
+        cache.room.set(BATCH);
+    }
+    cache.room.set(cache.room.get() - 1);
+    // SAFETY: the caller's promise.
+    unsafe { cache.push(slot) };
+}
+
+/// Moves slots from the list to their chunks.
+fn flush(cache: &Cache, count: usize) {
     let mut pool = pool();
     for _ in 0..count {
-        let Some(slot) = list.pop() else { return };
+        let Some(slot) = cache.first.get() else {
+            return;
+        };
+        // SAFETY: slots in a list are free and alive, and this list is the thread's own.
+        cache.first.set(unsafe { (*slot.as_ptr()).next });
         // SAFETY: the slot was in this list and is in none now.
         unsafe { pool.push(slot) };
     }
 }
 
-impl Drop for Cache {
+/// What a thread has for as long as its list may hold slots.
+struct Guard;
+
+impl Drop for Guard {
     fn drop(&mut self) {
-        flush(self.0.get_mut(), usize::MAX);
+        CACHE.with(|cache| {
+            cache.room.set(0);
+            flush(cache, usize::MAX);
+        });
+    }
+}
+
+impl Cache {
+    /// # Safety
+    ///
+    /// The slot is free and in no list.
+    #[inline]
+    unsafe fn push(&self, slot: NonNull<FreeSlot>) {
+        // SAFETY: the caller's promise: the slot is nobody else's.
+        unsafe { (*slot.as_ptr()).next = self.first.get() };
+        self.first.set(Some(slot));
     }
 }
 

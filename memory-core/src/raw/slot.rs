@@ -44,12 +44,22 @@ pub(crate) struct Face {
     pub(crate) count: Count,
     /// The allocator of this ledger; null in a free slot.
     node: AtomicPtr<Node>,
-    /// The allocation's size in bytes, and [`FOREIGN`] if the memory is.
+    /// The allocation's size in bytes, and [`FOREIGN`] and [`SAMPLED`] where they apply.
     size: AtomicUsize,
 }
 
-/// The highest bit of `Face::size`: sizes are at most `isize::MAX`.
-const FOREIGN: usize = 1 << (usize::BITS - 1);
+/// In `Face::size`: releasing the memory takes more than a manager, and the next two bits are flags.
+/// Sizes are at most `isize::MAX`.
+const SPECIAL: usize = 1 << (usize::BITS - 1);
+
+/// With [`SPECIAL`]: the memory is foreign.
+const FOREIGN: usize = 1 << (usize::BITS - 2);
+
+/// With [`SPECIAL`]: the allocation was sampled.
+const SAMPLED: usize = 1 << (usize::BITS - 3);
+
+/// The largest size of a special allocation: more than any address space has.
+pub(crate) const MOST_SPECIAL: usize = SAMPLED - 1;
 
 /// Gives foreign memory back; called once.
 pub(crate) type Release = Box<dyn FnOnce() + Send>;
@@ -115,12 +125,36 @@ impl Slot {
     ///
     /// `slot` as for `init`; `home` is the home of a live allocation.
     pub(crate) unsafe fn init_guest(slot: NonNull<Slot>, node: NodePtr, home: &Slot) {
+        // SAFETY: the caller's promise.
+        unsafe { Self::init_further(slot, node, home, Count::reset_to_guest) };
+    }
+
+    /// As `init_guest`, and the new ledger owns.
+    ///
+    /// # Safety
+    ///
+    /// As for `init_guest`.
+    pub(crate) unsafe fn init_heir(slot: NonNull<Slot>, node: NodePtr, home: &Slot) {
+        // SAFETY: the caller's promise.
+        unsafe { Self::init_further(slot, node, home, Count::reset_to_heir) };
+    }
+
+    /// # Safety
+    ///
+    /// As for `init_guest`.
+    #[inline]
+    unsafe fn init_further(
+        slot: NonNull<Slot>,
+        node: NodePtr,
+        home: &Slot,
+        reset: impl FnOnce(&Count, bool),
+    ) {
         // SAFETY: with several ledgers the block is constant (invariant 3).
         let block = unsafe { home.block() };
         let at = NonNull::from(home);
         // SAFETY: the caller's promise.
         let face = unsafe { Self::init_hidden(slot, at, block, Links::default(), None) };
-        face.count.reset_to_guest(home.is_foreign());
+        reset(&face.count, home.is_foreign());
         face.fill(node, home.size(), home.is_foreign());
     }
 
@@ -209,8 +243,34 @@ impl Slot {
         debug_assert!(!self.is_foreign(), "foreign memory does not move");
         // SAFETY: the caller's promise: nobody else reads it.
         unsafe { (*self.block.get()).ptr = ptr };
+        let flags = if self.is_sampled() {
+            SPECIAL | SAMPLED
+        } else {
+            0
+        };
         // Relaxed: as in `Face::size`.
-        self.face.size.store(size, Ordering::Relaxed);
+        self.face.size.store(size | flags, Ordering::Relaxed);
+    }
+
+    /// The size; with flags, and so above `MAX_SIZE`, if releasing the memory takes more than a manager.
+    #[inline]
+    pub(crate) fn flagged_size(&self) -> usize {
+        // Relaxed: as `Face::size`.
+        self.face.size.load(Ordering::Relaxed)
+    }
+
+    /// Whether the allocation was sampled; of the home slot.
+    pub(crate) fn is_sampled(&self) -> bool {
+        self.face.is_sampled()
+    }
+
+    /// Notes that the allocation was sampled; of the home slot, by the sole holder.
+    pub(crate) fn set_sampled(&self) {
+        debug_assert!(self.size() <= MOST_SPECIAL);
+        // Relaxed: as in `Face::size`.
+        self.face
+            .size
+            .fetch_or(SPECIAL | SAMPLED, Ordering::Relaxed);
     }
 
     /// The links, of any slot in use.
@@ -263,7 +323,8 @@ impl Slot {
 impl Face {
     #[inline]
     fn fill(&self, node: NodePtr, size: usize, foreign: bool) {
-        let flag = if foreign { FOREIGN } else { 0 };
+        debug_assert!(!foreign || size <= MOST_SPECIAL);
+        let flag = if foreign { SPECIAL | FOREIGN } else { 0 };
         // Relaxed: walks take what they get; others learn of the slot in order.
         self.size.store(size | flag, Ordering::Relaxed);
         // Release: partner of the Acquire in `node_address`: who sees the node sees the rest.
@@ -280,13 +341,26 @@ impl Face {
     #[inline]
     pub(crate) fn size(&self) -> usize {
         // Relaxed: constant while others can reach the slot; a walk takes what it gets.
-        self.size.load(Ordering::Relaxed) & !FOREIGN
+        let size = self.size.load(Ordering::Relaxed);
+        if size & SPECIAL == 0 {
+            size
+        } else {
+            size & MOST_SPECIAL
+        }
+    }
+
+    /// Whether the allocation was sampled.
+    fn is_sampled(&self) -> bool {
+        // Relaxed: as `size`.
+        let flags = SPECIAL | SAMPLED;
+        self.size.load(Ordering::Relaxed) & flags == flags
     }
 
     /// Whether the memory is foreign.
     #[inline]
     pub(crate) fn is_foreign(&self) -> bool {
         // Relaxed: as `size`.
-        self.size.load(Ordering::Relaxed) & FOREIGN != 0
+        let flags = SPECIAL | FOREIGN;
+        self.size.load(Ordering::Relaxed) & flags == flags
     }
 }

@@ -1,3 +1,8 @@
 //! Behaviour of the allocator tree and its buffers, by every promise in the docs.
 
+mod debug;
+mod events;
+mod leak_check;
+mod leaks;
+mod release;
 mod tree;

@@ -201,38 +201,6 @@ fn a_leaked_block_outlives_its_manager() {
     assert!(is_filled(leaked, 4096, 9));
 }
 
-#[cfg(target_os = "linux")]
-#[test]
-fn release_unused_gives_this_thread_s_memory_back() {
-    let resident = || {
-        let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-        let pages: usize = text.split(' ').nth(1).unwrap().parse().unwrap();
-        pages * 4096
-    };
-    let manager = MimallocManager::new();
-    let size = 256 * 1024;
-    let blocks: Vec<_> = (0..800)
-        .map(|_| manager.allocate(layout(size, 64)).unwrap())
-        .collect();
-    for &block in &blocks {
-        fill(block, size, 1);
-    }
-    let held = resident();
-    for block in blocks {
-        // SAFETY: the block is live and of this layout.
-        unsafe { manager.deallocate(block, layout(size, 64)) };
-    }
-
-    manager.release_unused();
-
-    // Other tests hold some memory, but not 100 MiB.
-    let released = resident();
-    assert!(
-        released + 100 * MIB < held,
-        "{held} before, {released} after"
-    );
-}
-
 #[test]
 fn with_version_3_blocks_come_from_an_own_heap() {
     let (major, ..) = MimallocManager::version();

@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Counts what the hottest operations cost under callgrind: instructions, and atomic
+read-modify-writes (callgrind calls them global bus events).
+
+    benches/instructions.py             compare with instructions.txt, fail on growth
+    benches/instructions.py --record    write instructions.txt
+    benches/instructions.py --show      just print
+
+Times are noise on a shared machine; these figures are the same on every run of one build.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+RECORD = os.path.join(HERE, "instructions.txt")
+TIMES = 1000
+ROUNDS = (1, 3)
+ALLOWED = 1.05
+# The difference of two runs is not a whole number where a backend does something now and then.
+SLACK_RMW = 0.05
+
+
+def main():
+    mode = sys.argv[1] if len(sys.argv) > 1 else "--check"
+    install_valgrind()
+    measured = measure(build())
+    if mode == "--record":
+        with open(RECORD, "w") as file:
+            file.write(HEADER + table(measured))
+        return 0
+    if mode == "--show":
+        print(table(measured), end="")
+        return 0
+    return compare(measured, recorded())
+
+
+def install_valgrind():
+    if shutil.which("valgrind"):
+        return
+    as_root = [] if os.geteuid() == 0 else ["sudo"]
+    subprocess.run([*as_root, "apt-get", "update", "-q"], check=True)
+    subprocess.run([*as_root, "apt-get", "install", "-qy", "valgrind"], check=True)
+
+
+def build():
+    """Builds the operations as `cargo bench` would and says where the binary is."""
+    command = ["cargo", "build", "--profile", "bench", "-p", "arrow-memory-benches"]
+    command += ["--bin", "instructions", "--message-format", "json-render-diagnostics"]
+    root = os.path.dirname(HERE)
+    done = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
+    found = re.findall(r'"executable":"([^"]*/instructions)"', done.stdout)
+    if not found:
+        sys.exit("cargo did not say where the binary is")
+    return found[-1]
+
+
+def measure(binary):
+    """For each operation: instructions and read-modify-writes, once, on average."""
+    few, many = (run(binary, rounds) for rounds in ROUNDS)
+    runs = (ROUNDS[1] - ROUNDS[0]) * TIMES
+    return {
+        name: tuple((b - a) / runs for a, b in zip(few[name], cost)) for name, cost in many.items()
+    }
+
+
+def run(binary, rounds):
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, "callgrind.out")
+        command = ["valgrind", "--tool=callgrind", "--collect-bus=yes", "--collect-atstart=no"]
+        command += ["--toggle-collect=instructions::op_*", "--toggle-collect=instructions::ref_*"]
+        command += [f"--callgrind-out-file={out}", binary, str(rounds)]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        command = ["callgrind_annotate", "--inclusive=yes", "--show=Ir,Ge", "--threshold=100", out]
+        text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    costs = {}
+    for line in text.splitlines():
+        name = re.search(r"instructions::((?:op|ref)_\w+)", line)
+        if name is None:
+            continue
+        numbers = re.findall(r"([\d,]+) \(|\s(\.)\s", line.split(":")[0])
+        counted = [int((a or "0").replace(",", "")) for a, _ in numbers[:2]]
+        counted += [0] * (2 - len(counted))
+        # One line for each file that was inlined into the function; the largest is inclusive.
+        before = costs.get(name[1], (0, 0))
+        costs[name[1]] = tuple(map(max, before, counted))
+    return costs
+
+
+def table(measured):
+    lines = [f"{name:<28} {ir:9.1f} {rmw:7.2f}\n" for name, (ir, rmw) in sorted(measured.items())]
+    return "".join(lines)
+
+
+def recorded():
+    with open(RECORD) as file:
+        rows = [line.split() for line in file if line.strip() and not line.startswith("#")]
+    return {name: (float(ir), float(rmw)) for name, ir, rmw in rows}
+
+
+def compare(measured, before):
+    failed = False
+    for name, (ir, rmw) in sorted(measured.items()):
+        if name not in before:
+            print(f"{name}: not recorded; run {sys.argv[0]} --record")
+            failed = True
+            continue
+        old_ir, old_rmw = before[name]
+        grew = name.startswith("op_") and (ir > old_ir * ALLOWED or rmw > old_rmw + SLACK_RMW)
+        failed |= grew
+        verdict = "GREW" if grew else "ok"
+        print(f"{name:<28} {ir:9.1f} ({old_ir:.1f}) {rmw:7.2f} ({old_rmw:.2f})  {verdict}")
+    for name in before.keys() - measured.keys():
+        print(f"{name}: recorded, but not measured")
+        failed = True
+    return 1 if failed else 0
+
+
+HEADER = """\
+# What the hottest operations cost, each once: instructions, atomic read-modify-writes.
+# From `benches/instructions.py --record`; `benches/instructions.py` fails when an op_ grows by more
+# than 5 % or needs another read-modify-write. ref_ is what others take, for comparison.
+"""
+
+if __name__ == "__main__":
+    sys.exit(main())

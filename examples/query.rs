@@ -1,0 +1,59 @@
+//! A query with two operators under limits: what is counted where, who refuses, what leaks.
+//!
+//! `cargo run --example query`
+
+use arrow_memory::{AllocError, RootAllocator};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = RootAllocator::builder()
+        .name("server")
+        .limit(64 << 20)
+        .build()?;
+    let query = root.new_child_allocator("query-7", 0, 16 << 20)?;
+    let scan = query.new_child_allocator("scan", 1 << 20, 16 << 20)?;
+    let join = query.new_child_allocator("join", 0, 8 << 20)?;
+
+    // The scan fills batches within what it reserved: the query is charged 1 MiB, used or not.
+    let mut batches = Vec::new();
+    for batch in 0..8_u8 {
+        let mut column = scan.buffer(64 << 10)?;
+        column.resize(64 << 10, batch)?;
+        batches.push(column.freeze());
+    }
+    assert_eq!(scan.allocated_memory(), 512 << 10);
+    assert_eq!(query.allocated_memory(), 1 << 20);
+
+    // The join takes half of them over. Nothing is copied, and at no instant is a byte counted in
+    // both places, or in neither. The scan's reservation stays, so the query's sum grows.
+    let built: Vec<_> = batches
+        .drain(..4)
+        .map(|batch| batch.transfer_ownership(&join).map(|moved| moved.buffer))
+        .collect::<Result<_, _>>()?;
+    assert_eq!(
+        (scan.allocated_memory(), join.allocated_memory()),
+        (256 << 10, 256 << 10)
+    );
+    assert_eq!(query.allocated_memory(), (1 << 20) + (256 << 10));
+
+    println!("{}", root.to_verbose_string());
+
+    // More than the join may have: the error names who refused, and the numbers of each level.
+    let refused = join.buffer(8 << 20).unwrap_err();
+    assert!(matches!(&refused, AllocError::OutOfMemory { .. }));
+    println!("{refused}\n");
+
+    // Closing says what is still there.
+    let open = join.close().unwrap_err();
+    assert_eq!(open.buffers(), 4);
+    println!("{open}\n");
+
+    drop((built, batches));
+    for allocator in [&join, &scan, &query, &*root] {
+        allocator.close()?;
+    }
+    println!(
+        "all closed; at most {} bytes were allocated",
+        root.peak_memory_allocation()
+    );
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! Booleans.
+
+use arrow_memory_core::{BooleanBufferBuilder, BufferAllocator};
+
+use super::{ArrayBuilder, Validity, array_ref, wrong};
+use crate::error::MemoryError;
+
+use super::super::buffers::into_buffer;
+use super::super::deps::arrow_array::{ArrayRef, BooleanArray};
+use super::super::deps::arrow_buffer::BooleanBuffer;
+use super::super::deps::arrow_schema::DataType;
+
+/// Builds an array of booleans.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// use arrow_memory_arrow::builder::BooleanBuilder;
+///
+/// let mut builder = BooleanBuilder::new(&root);
+/// builder.append(true)?;
+/// builder.append_null()?;
+/// builder.append_slice(&[false, true])?;
+/// let array = builder.finish()?;
+/// assert_eq!(
+///     array.iter().collect::<Vec<_>>(),
+///     [Some(true), None, Some(false), Some(true)]
+/// );
+/// # Ok::<(), arrow_memory_arrow::MemoryError>(())
+/// ```
+#[derive(Debug)]
+pub struct BooleanBuilder {
+    values: BooleanBufferBuilder,
+    validity: Validity,
+}
+
+impl BooleanBuilder {
+    /// An empty builder, whose memory comes from `allocator`. Nothing is charged yet.
+    pub fn new(allocator: &BufferAllocator) -> Self {
+        Self {
+            values: BooleanBufferBuilder::new(allocator),
+            validity: Validity::new(allocator),
+        }
+    }
+
+    /// The number of values so far.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether there are no values.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Makes room for `additional` values.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Alloc`] if it cannot grow; the builder is as it was. So for all that appends.
+    pub fn reserve(&mut self, additional: usize) -> Result<(), MemoryError> {
+        self.values.reserve(additional)?;
+        Ok(())
+    }
+
+    /// Appends a value.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    #[inline]
+    pub fn append(&mut self, value: bool) -> Result<(), MemoryError> {
+        self.validity.reserve(self.len(), 1, false)?;
+        self.values.append(value)?;
+        self.validity.append_valid()?;
+        Ok(())
+    }
+
+    /// Appends a null.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn append_null(&mut self) -> Result<(), MemoryError> {
+        self.append_nulls(1)
+    }
+
+    /// Appends `n` nulls.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
+        self.values.reserve(n)?;
+        self.validity.append_nulls(self.values.len(), n)?;
+        self.values.append_n(n, false)?;
+        Ok(())
+    }
+
+    /// Appends a value, or a null.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn append_option(&mut self, value: Option<bool>) -> Result<(), MemoryError> {
+        match value {
+            Some(value) => self.append(value),
+            None => self.append_null(),
+        }
+    }
+
+    /// Appends values, none of them null.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn append_slice(&mut self, values: &[bool]) -> Result<(), MemoryError> {
+        self.validity.reserve(self.len(), values.len(), false)?;
+        self.values.append_slice(values)?;
+        self.validity.append_n_valid(values.len())?;
+        Ok(())
+    }
+
+    /// Appends values of which those are null where `valid` is false; none, without it.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve); and [`MemoryError::Value`] if the lengths differ.
+    pub fn append_values(
+        &mut self,
+        values: &[bool],
+        valid: Option<&[bool]>,
+    ) -> Result<(), MemoryError> {
+        let Some(valid) = valid else {
+            return self.append_slice(values);
+        };
+        if values.len() != valid.len() {
+            return wrong(format!(
+                "{} values, validity of {}",
+                values.len(),
+                valid.len()
+            ));
+        }
+        self.values.reserve(values.len())?;
+        self.validity.append_slice(self.values.len(), valid)?;
+        self.values.append_slice(values)?;
+        Ok(())
+    }
+
+    /// The array built so far; the builder is empty then and can be used again.
+    ///
+    /// # Errors
+    ///
+    /// None today; kept for what may need memory.
+    pub fn finish(&mut self) -> Result<BooleanArray, MemoryError> {
+        let rows = self.len();
+        let nulls = self.validity.finish(rows)?;
+        let bits = into_buffer(self.values.finish()?);
+        Ok(BooleanArray::new(BooleanBuffer::new(bits, 0, rows), nulls))
+    }
+}
+
+impl ArrayBuilder for BooleanBuilder {
+    fn data_type(&self) -> DataType {
+        DataType::Boolean
+    }
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
+        self.append_nulls(n)
+    }
+
+    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
+        Ok(array_ref(self.finish()?))
+    }
+}

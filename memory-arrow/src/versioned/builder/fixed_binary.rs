@@ -1,0 +1,189 @@
+//! Binaries of one width.
+
+use arrow_memory_core::{ArrowBufMut, BufferAllocator};
+
+use super::{ArrayBuilder, Validity, array_ref, empty, take, wrong};
+use crate::error::MemoryError;
+
+use super::super::deps::arrow_array::{ArrayRef, FixedSizeBinaryArray};
+use super::super::deps::arrow_schema::DataType;
+
+/// Builds an array of binaries that all have the same width.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// use arrow_memory_arrow::builder::FixedSizeBinaryBuilder;
+///
+/// let mut builder = FixedSizeBinaryBuilder::new(&root, 2)?;
+/// builder.append(b"ab")?;
+/// builder.append_null()?;
+/// assert!(builder.append(b"abc").is_err());
+/// assert_eq!(builder.finish()?.value(0), b"ab");
+/// # Ok::<(), arrow_memory_arrow::MemoryError>(())
+/// ```
+#[derive(Debug)]
+pub struct FixedSizeBinaryBuilder {
+    values: ArrowBufMut,
+    rows: usize,
+    width: i32,
+    validity: Validity,
+    allocator: BufferAllocator,
+}
+
+impl FixedSizeBinaryBuilder {
+    /// An empty builder, whose memory comes from `allocator`. Nothing is charged yet.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Value`] if the width is negative.
+    pub fn new(allocator: &BufferAllocator, width: i32) -> Result<Self, MemoryError> {
+        if width < 0 {
+            return wrong(format!("a width of {width}"));
+        }
+        Ok(Self {
+            values: empty(allocator),
+            rows: 0,
+            width,
+            validity: Validity::new(allocator),
+            allocator: allocator.clone(),
+        })
+    }
+
+    /// The number of values so far.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether there are no values.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Appends a value.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Alloc`] if it cannot grow, [`MemoryError::Value`] if the width is another; the
+    /// builder is as it was.
+    #[inline]
+    pub fn append(&mut self, value: impl AsRef<[u8]>) -> Result<(), MemoryError> {
+        let value = value.as_ref();
+        if value.len() != self.width as usize {
+            return wrong(format!("{} bytes, not {}", value.len(), self.width));
+        }
+        self.validity.reserve(self.rows, 1, false)?;
+        self.values.extend_from_slice(value)?;
+        self.validity.append_valid()?;
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Appends a null.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append).
+    pub fn append_null(&mut self) -> Result<(), MemoryError> {
+        self.append_nulls(1)
+    }
+
+    /// Appends `n` nulls.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append).
+    pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
+        let bytes = n.saturating_mul(self.width as usize);
+        self.values.try_reserve(bytes)?;
+        self.validity.append_nulls(self.rows, n)?;
+        self.values.resize(self.values.len() + bytes, 0)?;
+        self.rows += n;
+        Ok(())
+    }
+
+    /// Appends values that lie one after the other, none of them null.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append).
+    pub fn append_slice(&mut self, values: &[u8]) -> Result<(), MemoryError> {
+        let width = self.width as usize;
+        if width == 0 || !values.len().is_multiple_of(width) {
+            return wrong(format!("{} bytes of width {width}", values.len()));
+        }
+        let n = values.len() / width;
+        self.validity.reserve(self.rows, n, false)?;
+        self.values.extend_from_slice(values)?;
+        self.validity.append_n_valid(n)?;
+        self.rows += n;
+        Ok(())
+    }
+
+    /// Appends values of which those are null where `valid` is false; none, without it.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append); and [`MemoryError::Value`] if the lengths differ.
+    pub fn append_values(
+        &mut self,
+        values: &[impl AsRef<[u8]>],
+        valid: Option<&[bool]>,
+    ) -> Result<(), MemoryError> {
+        let width = self.width as usize;
+        if let Some(valid) = valid
+            && values.len() != valid.len()
+        {
+            return wrong(format!(
+                "{} values, validity of {}",
+                values.len(),
+                valid.len()
+            ));
+        }
+        if let Some(value) = values.iter().find(|value| value.as_ref().len() != width) {
+            return wrong(format!("{} bytes, not {width}", value.as_ref().len()));
+        }
+        self.values
+            .try_reserve(values.len().saturating_mul(width))?;
+        match valid {
+            Some(valid) => self.validity.append_slice(self.rows, valid)?,
+            None => self.validity.append_n_valid(values.len())?,
+        }
+        for value in values {
+            self.values.extend_from_slice(value.as_ref())?;
+        }
+        self.rows += values.len();
+        Ok(())
+    }
+
+    /// The array built so far; the builder is empty then and can be used again.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Arrow`] if the width is 0 and arrow cannot say how many there are.
+    pub fn finish(&mut self) -> Result<FixedSizeBinaryArray, MemoryError> {
+        let rows = std::mem::take(&mut self.rows);
+        let nulls = self.validity.finish(rows)?;
+        let values = take(&mut self.values, &self.allocator)?;
+        let array = FixedSizeBinaryArray::try_new_with_len(self.width, values, nulls, rows)?;
+        Ok(array)
+    }
+}
+
+impl ArrayBuilder for FixedSizeBinaryBuilder {
+    fn data_type(&self) -> DataType {
+        DataType::FixedSizeBinary(self.width)
+    }
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
+        self.append_nulls(n)
+    }
+
+    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
+        Ok(array_ref(self.finish()?))
+    }
+}

@@ -1,0 +1,370 @@
+//! Lists of another builder's values.
+#![expect(unsafe_code, reason = "its offsets are valid by construction")]
+
+use std::sync::Arc;
+
+use arrow_memory_core::{ArrowBufMut, BufferAllocator};
+
+use super::{ArrayBuilder, Validity, array_ref, empty, take, wrong};
+use crate::error::MemoryError;
+
+use super::super::deps::arrow_array::{
+    ArrayRef, FixedSizeListArray, GenericListArray, OffsetSizeTrait,
+};
+use super::super::deps::arrow_buffer::{OffsetBuffer, ScalarBuffer, ToByteSlice};
+use super::super::deps::arrow_schema::{DataType, Field, FieldRef};
+
+/// Builds arrays of lists with 32-bit offsets.
+pub type ListBuilder<B> = GenericListBuilder<i32, B>;
+/// Builds arrays of lists with 64-bit offsets.
+pub type LargeListBuilder<B> = GenericListBuilder<i64, B>;
+
+/// Builds an array of lists of any length: append to [`values`](Self::values), then
+/// [`append`](Self::append).
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// use arrow_memory_arrow::builder::{Int32Builder, ListBuilder};
+/// use arrow_memory_arrow::deps::arrow_array::Array;
+///
+/// let mut builder = ListBuilder::new(&root, Int32Builder::new(&root));
+/// builder.values().append_slice(&[1, 2, 3])?;
+/// builder.append()?;
+/// builder.append_null()?;
+/// builder.append()?;
+/// let array = builder.finish()?;
+/// assert_eq!((array.value_length(0), array.is_null(1), array.value_length(2)), (3, true, 0));
+/// # Ok::<(), arrow_memory_arrow::MemoryError>(())
+/// ```
+#[derive(Debug)]
+pub struct GenericListBuilder<O: OffsetSizeTrait, B> {
+    /// Where each list ends; without the zero that they start with as long as there are none.
+    offsets: ArrowBufMut,
+    values: B,
+    validity: Validity,
+    field: Option<FieldRef>,
+    allocator: BufferAllocator,
+    kind: std::marker::PhantomData<fn() -> O>,
+}
+
+impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B> {
+    const SIZE: usize = size_of::<O>();
+
+    /// An empty builder, whose memory comes from `allocator`. Nothing is charged yet. The values'
+    /// field is called `item`, and nullable.
+    pub fn new(allocator: &BufferAllocator, values: B) -> Self {
+        Self {
+            offsets: empty(allocator),
+            values,
+            validity: Validity::new(allocator),
+            field: None,
+            allocator: allocator.clone(),
+            kind: std::marker::PhantomData,
+        }
+    }
+
+    /// Has the values' field be `field`.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Value`] if its type is not the values'.
+    pub fn with_field(self, field: FieldRef) -> Result<Self, MemoryError> {
+        check_field(&field, &self.values)?;
+        Ok(Self {
+            field: Some(field),
+            ..self
+        })
+    }
+
+    /// The builder of the values: those that were appended since the last list are the next one's.
+    #[inline]
+    pub fn values(&mut self) -> &mut B {
+        &mut self.values
+    }
+
+    /// The number of lists so far.
+    #[inline]
+    pub fn len(&self) -> usize {
+        (self.offsets.len() / Self::SIZE).saturating_sub(1)
+    }
+
+    /// Whether there are no lists.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Ends a list: of the values since the last one.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Alloc`] if it cannot grow, [`MemoryError::Value`] if there are more values than
+    /// offsets can say; the builder is as it was.
+    #[inline]
+    pub fn append(&mut self) -> Result<(), MemoryError> {
+        self.start()?;
+        self.validity.reserve(self.len(), 1, false)?;
+        let end = self.end()?;
+        self.offsets.extend_from_slice(end.to_byte_slice())?;
+        self.validity.append_valid()?;
+        Ok(())
+    }
+
+    /// Appends a null. Values since the last list are kept behind it.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append).
+    pub fn append_null(&mut self) -> Result<(), MemoryError> {
+        self.append_nulls(1)
+    }
+
+    /// Appends `n` nulls.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append).
+    pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
+        let rows = self.len();
+        self.start()?;
+        self.offsets.try_reserve(n.saturating_mul(Self::SIZE))?;
+        let end = self.end()?;
+        self.validity.append_nulls(rows, n)?;
+        for _ in 0..n {
+            self.offsets.extend_from_slice(end.to_byte_slice())?;
+        }
+        Ok(())
+    }
+
+    /// The array built so far; the builder is empty then and can be used again. Values since the
+    /// last list are dropped.
+    ///
+    /// # Errors
+    ///
+    /// As the values' `finish_array`; and as [`append`](Self::append).
+    pub fn finish(&mut self) -> Result<GenericListArray<O>, MemoryError> {
+        let rows = self.len();
+        self.start()?;
+        let field = self.field.clone().unwrap_or_else(|| item(&self.values));
+        let values = self.values.finish_array()?;
+        let nulls = self.validity.finish(rows)?;
+        let offsets = take(&mut self.offsets, &self.allocator)?;
+        let offsets = ScalarBuffer::<O>::new(offsets, 0, rows + 1);
+        // SAFETY: they start at zero, and each is the number of values at an append.
+        let offsets = unsafe { OffsetBuffer::new_unchecked(offsets) };
+        Ok(GenericListArray::try_new(field, offsets, values, nulls)?)
+    }
+
+    #[inline]
+    fn start(&mut self) -> Result<(), MemoryError> {
+        if self.offsets.is_empty() {
+            self.offsets
+                .extend_from_slice(O::default().to_byte_slice())?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn end(&self) -> Result<O, MemoryError> {
+        match O::from_usize(self.values.len()) {
+            Some(end) => Ok(end),
+            None => wrong(format!(
+                "{} values are more than offsets of {} bytes can say",
+                self.values.len(),
+                Self::SIZE
+            )),
+        }
+    }
+}
+
+impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> ArrayBuilder for GenericListBuilder<O, B> {
+    fn data_type(&self) -> DataType {
+        let field = self.field.clone().unwrap_or_else(|| item(&self.values));
+        GenericListArray::<O>::DATA_TYPE_CONSTRUCTOR(field)
+    }
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
+        self.append_nulls(n)
+    }
+
+    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
+        Ok(array_ref(self.finish()?))
+    }
+}
+
+/// Builds an array of lists that all have the same size.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// use arrow_memory_arrow::builder::{FixedSizeListBuilder, Int64Builder};
+/// use arrow_memory_arrow::deps::arrow_array::Array;
+///
+/// let mut builder = FixedSizeListBuilder::new(&root, Int64Builder::new(&root), 3)?;
+/// builder.values().append_slice(&[1, 2, 3])?;
+/// builder.append()?;
+/// builder.append_null()?;
+/// let array = builder.finish()?;
+/// assert_eq!((array.len(), array.values().len(), array.is_null(1)), (2, 6, true));
+/// # Ok::<(), arrow_memory_arrow::MemoryError>(())
+/// ```
+#[derive(Debug)]
+pub struct FixedSizeListBuilder<B> {
+    values: B,
+    size: i32,
+    rows: usize,
+    validity: Validity,
+    field: Option<FieldRef>,
+}
+
+impl<B: ArrayBuilder> FixedSizeListBuilder<B> {
+    /// An empty builder, whose memory comes from `allocator`. Nothing is charged yet. The values'
+    /// field is called `item`, and nullable.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Value`] if the size is negative.
+    pub fn new(allocator: &BufferAllocator, values: B, size: i32) -> Result<Self, MemoryError> {
+        if size < 0 {
+            return wrong(format!("lists of size {size}"));
+        }
+        Ok(Self {
+            values,
+            size,
+            rows: 0,
+            validity: Validity::new(allocator),
+            field: None,
+        })
+    }
+
+    /// As [`GenericListBuilder::with_field`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn with_field(self, field: FieldRef) -> Result<Self, MemoryError> {
+        check_field(&field, &self.values)?;
+        Ok(Self {
+            field: Some(field),
+            ..self
+        })
+    }
+
+    /// The builder of the values: append as many as a list has, then the list.
+    #[inline]
+    pub fn values(&mut self) -> &mut B {
+        &mut self.values
+    }
+
+    /// The number of lists so far.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether there are no lists.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Ends a list.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Value`] if there are not as many values as a list has; [`MemoryError::Alloc`]
+    /// if it cannot grow; the builder is as it was.
+    #[inline]
+    pub fn append(&mut self) -> Result<(), MemoryError> {
+        self.check_values(self.rows + 1)?;
+        self.validity.reserve(self.rows, 1, false)?;
+        self.validity.append_valid()?;
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Appends a null, with as many null values as a list has.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append): there must be no values of a list that was not ended.
+    pub fn append_null(&mut self) -> Result<(), MemoryError> {
+        self.append_nulls(1)
+    }
+
+    /// Appends `n` nulls.
+    ///
+    /// # Errors
+    ///
+    /// As [`append_null`](Self::append_null).
+    pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
+        self.check_values(self.rows)?;
+        self.validity.reserve(self.rows, n, n > 0)?;
+        self.values
+            .append_nulls(n.saturating_mul(self.size as usize))?;
+        self.validity.append_nulls(self.rows, n)?;
+        self.rows += n;
+        Ok(())
+    }
+
+    /// The array built so far; the builder is empty then and can be used again.
+    ///
+    /// # Errors
+    ///
+    /// As the values' `finish_array`; and [`MemoryError::Value`] if there are values of a list that
+    /// was not ended.
+    pub fn finish(&mut self) -> Result<FixedSizeListArray, MemoryError> {
+        self.check_values(self.rows)?;
+        let field = self.field.clone().unwrap_or_else(|| item(&self.values));
+        let values = self.values.finish_array()?;
+        let rows = std::mem::take(&mut self.rows);
+        let nulls = self.validity.finish(rows)?;
+        Ok(FixedSizeListArray::try_new_with_length(
+            field, self.size, values, nulls, rows,
+        )?)
+    }
+
+    fn check_values(&self, rows: usize) -> Result<(), MemoryError> {
+        let (found, size) = (self.values.len(), self.size as usize);
+        if rows.checked_mul(size) != Some(found) {
+            return wrong(format!("{found} values in {rows} lists of {size}"));
+        }
+        Ok(())
+    }
+}
+
+impl<B: ArrayBuilder> ArrayBuilder for FixedSizeListBuilder<B> {
+    fn data_type(&self) -> DataType {
+        let field = self.field.clone().unwrap_or_else(|| item(&self.values));
+        DataType::FixedSizeList(field, self.size)
+    }
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
+        self.append_nulls(n)
+    }
+
+    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
+        Ok(array_ref(self.finish()?))
+    }
+}
+
+fn item(values: &impl ArrayBuilder) -> FieldRef {
+    Arc::new(Field::new("item", values.data_type(), true))
+}
+
+fn check_field(field: &Field, values: &impl ArrayBuilder) -> Result<(), MemoryError> {
+    let found = values.data_type();
+    if *field.data_type() != found {
+        return wrong(format!(
+            "a field of {} for values of {found}",
+            field.data_type()
+        ));
+    }
+    Ok(())
+}

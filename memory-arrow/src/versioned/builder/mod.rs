@@ -1,0 +1,314 @@
+//! Builders of arrays whose memory comes from an allocator.
+//!
+//! They work as arrow-rs' builders do, with three differences: all growth is charged before it
+//! happens; a refusal is an error, never an abort, and leaves the builder as it was; `finish` makes
+//! an ordinary arrow array on the tree's memory and leaves the builder empty, to be used again.
+//!
+//! Capacity doubles as it grows, and what `finish` does not need of it stays with the array.
+
+use std::any::Any;
+
+use arrow_memory_core::{AllocError, ArrowBufMut, BooleanBufferBuilder, BufferAllocator};
+
+use super::buffers::into_buffer;
+use super::deps::arrow_array::types::*;
+use super::deps::arrow_array::{Array, ArrayRef};
+use super::deps::arrow_buffer::{BooleanBuffer, Buffer, NullBuffer};
+use super::deps::arrow_schema::DataType;
+use crate::error::MemoryError;
+
+mod boolean;
+mod bytes;
+mod dictionary;
+mod fixed_binary;
+mod list;
+mod primitive;
+mod structs;
+#[cfg(test)]
+mod tests;
+mod view;
+
+pub use boolean::BooleanBuilder;
+pub use bytes::{
+    BinaryBuilder, GenericBytesBuilder, LargeBinaryBuilder, LargeStringBuilder, StringBuilder,
+};
+pub use dictionary::{BytesDictionaryBuilder, PrimitiveDictionaryBuilder, StringDictionaryBuilder};
+pub use fixed_binary::FixedSizeBinaryBuilder;
+pub use list::{FixedSizeListBuilder, GenericListBuilder, LargeListBuilder, ListBuilder};
+pub use primitive::*;
+pub use structs::StructBuilder;
+pub use view::{BinaryViewBuilder, GenericViewBuilder, StringViewBuilder};
+
+/// What all builders can do.
+///
+/// An error of any of these leaves the builder as it was, but for more capacity.
+pub trait ArrayBuilder: Any + Send {
+    /// The type of the array that is built.
+    fn data_type(&self) -> DataType;
+
+    /// The number of rows so far.
+    fn len(&self) -> usize;
+
+    /// Whether there are no rows.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends `n` null rows.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Alloc`] if it cannot grow.
+    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError>;
+
+    /// The array built so far; the builder is empty then and can be used again.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Value`] if children have the wrong lengths; otherwise as `append_nulls`, for
+    /// what the array needs besides its rows. The rows are still in the builder then.
+    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError>;
+}
+
+impl dyn ArrayBuilder {
+    /// This builder as a `B`, if it is one.
+    pub fn downcast_mut<B: ArrayBuilder>(&mut self) -> Option<&mut B> {
+        let any: &mut dyn Any = self;
+        any.downcast_mut()
+    }
+}
+
+impl ArrayBuilder for Box<dyn ArrayBuilder> {
+    fn data_type(&self) -> DataType {
+        (**self).data_type()
+    }
+
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+
+    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
+        (**self).append_nulls(n)
+    }
+
+    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
+        (**self).finish_array()
+    }
+}
+
+/// A builder for arrays of `data_type`, as [`ArrayBuilder::downcast_mut`] gives it its own type back.
+///
+/// # Errors
+///
+/// [`MemoryError::Value`] if there is no builder for the type: unions, maps, list views, runs, and
+/// dictionaries of other values than strings, binaries and primitives of the common widths.
+pub fn make_builder(
+    data_type: &DataType,
+    allocator: &BufferAllocator,
+) -> Result<Box<dyn ArrayBuilder>, MemoryError> {
+    macro_rules! primitive {
+        ($($type:ident),*) => {
+            match data_type {
+                $(found if PrimitiveBuilder::<$type>::suits(found) => {
+                    let builder = PrimitiveBuilder::<$type>::new(allocator);
+                    return Ok(Box::new(builder.with_data_type(found.clone())?));
+                })*
+                _ => {}
+            }
+        };
+    }
+    primitive!(
+        Int8Type,
+        Int16Type,
+        Int32Type,
+        Int64Type,
+        UInt8Type,
+        UInt16Type,
+        UInt32Type,
+        UInt64Type,
+        Float16Type,
+        Float32Type,
+        Float64Type,
+        Date32Type,
+        Date64Type,
+        Time32SecondType,
+        Time32MillisecondType,
+        Time64MicrosecondType,
+        Time64NanosecondType,
+        TimestampSecondType,
+        TimestampMillisecondType,
+        TimestampMicrosecondType,
+        TimestampNanosecondType,
+        DurationSecondType,
+        DurationMillisecondType,
+        DurationMicrosecondType,
+        DurationNanosecondType,
+        IntervalYearMonthType,
+        IntervalDayTimeType,
+        IntervalMonthDayNanoType,
+        Decimal32Type,
+        Decimal64Type,
+        Decimal128Type,
+        Decimal256Type
+    );
+    Ok(match data_type {
+        DataType::Boolean => Box::new(BooleanBuilder::new(allocator)),
+        DataType::Utf8 => Box::new(StringBuilder::new(allocator)),
+        DataType::LargeUtf8 => Box::new(LargeStringBuilder::new(allocator)),
+        DataType::Binary => Box::new(BinaryBuilder::new(allocator)),
+        DataType::LargeBinary => Box::new(LargeBinaryBuilder::new(allocator)),
+        DataType::Utf8View => Box::new(StringViewBuilder::new(allocator)),
+        DataType::BinaryView => Box::new(BinaryViewBuilder::new(allocator)),
+        DataType::FixedSizeBinary(width) => {
+            Box::new(FixedSizeBinaryBuilder::new(allocator, *width)?)
+        }
+        DataType::List(field) => Box::new(
+            ListBuilder::new(allocator, make_builder(field.data_type(), allocator)?)
+                .with_field(field.clone())?,
+        ),
+        DataType::LargeList(field) => Box::new(
+            LargeListBuilder::new(allocator, make_builder(field.data_type(), allocator)?)
+                .with_field(field.clone())?,
+        ),
+        DataType::FixedSizeList(field, size) => Box::new(
+            FixedSizeListBuilder::new(
+                allocator,
+                make_builder(field.data_type(), allocator)?,
+                *size,
+            )?
+            .with_field(field.clone())?,
+        ),
+        DataType::Struct(fields) => Box::new(StructBuilder::new(allocator, fields.clone())?),
+        DataType::Dictionary(keys, values) => dictionary::make(keys, values, allocator)?,
+        other => {
+            return Err(MemoryError::Value(format!(
+                "there is no builder for {other}"
+            )));
+        }
+    })
+}
+
+/// The validity of rows: nothing until the first null.
+#[derive(Debug)]
+struct Validity {
+    bits: Option<BooleanBufferBuilder>,
+    allocator: BufferAllocator,
+}
+
+impl Validity {
+    fn new(allocator: &BufferAllocator) -> Self {
+        Self {
+            bits: None,
+            allocator: allocator.clone(),
+        }
+    }
+
+    /// Makes room for `n` more rows, of which some may be null if `nulls`.
+    #[inline]
+    fn reserve(&mut self, rows: usize, n: usize, nulls: bool) -> Result<(), AllocError> {
+        match &mut self.bits {
+            Some(bits) => bits.reserve(n),
+            None if nulls => self.materialize(rows, n),
+            None => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn materialize(&mut self, rows: usize, n: usize) -> Result<(), AllocError> {
+        let mut bits = BooleanBufferBuilder::new(&self.allocator);
+        bits.reserve(rows.saturating_add(n))?;
+        bits.append_n(rows, true)?;
+        self.bits = Some(bits);
+        Ok(())
+    }
+
+    /// Whether a row can be appended without growing.
+    #[inline(always)]
+    fn has_room(&self) -> bool {
+        self.bits
+            .as_ref()
+            .is_none_or(|bits| bits.len() < bits.capacity())
+    }
+
+    /// Appends a valid row, for which there is room.
+    #[inline(always)]
+    fn push_valid(&mut self) {
+        if let Some(bits) = &mut self.bits {
+            let pushed = bits.push_within_capacity(true);
+            debug_assert!(pushed, "there is room");
+        }
+    }
+
+    /// Appends a valid row.
+    #[inline]
+    fn append_valid(&mut self) -> Result<(), AllocError> {
+        match &mut self.bits {
+            Some(bits) => bits.append(true),
+            None => Ok(()),
+        }
+    }
+
+    /// Appends `n` valid rows.
+    #[inline]
+    fn append_n_valid(&mut self, n: usize) -> Result<(), AllocError> {
+        match &mut self.bits {
+            Some(bits) => bits.append_n(n, true),
+            None => Ok(()),
+        }
+    }
+
+    /// Appends `n` null rows after `rows` rows.
+    fn append_nulls(&mut self, rows: usize, n: usize) -> Result<(), AllocError> {
+        if n == 0 {
+            return Ok(());
+        }
+        self.reserve(rows, n, true)?;
+        match &mut self.bits {
+            Some(bits) => bits.append_n(n, false),
+            None => Ok(()),
+        }
+    }
+
+    /// Appends rows as `valid` says, after `rows` rows.
+    fn append_slice(&mut self, rows: usize, valid: &[bool]) -> Result<(), AllocError> {
+        self.reserve(rows, valid.len(), valid.contains(&false))?;
+        match &mut self.bits {
+            Some(bits) => bits.append_slice(valid),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(&mut self, rows: usize) -> Result<Option<NullBuffer>, AllocError> {
+        let Some(mut bits) = self.bits.take() else {
+            return Ok(None);
+        };
+        let bits = into_buffer(bits.finish()?);
+        Ok(Some(NullBuffer::new(BooleanBuffer::new(bits, 0, rows))))
+    }
+}
+
+/// The bytes so far as arrow's buffer; `bytes` is empty then.
+fn take(bytes: &mut ArrowBufMut, allocator: &BufferAllocator) -> Result<Buffer, AllocError> {
+    // Not from `buffer(0)`, which a closed allocator refuses: what was built can be finished.
+    let next = empty(allocator);
+    Ok(into_buffer(std::mem::replace(bytes, next).freeze()))
+}
+
+/// An empty growable buffer.
+fn empty(allocator: &BufferAllocator) -> ArrowBufMut {
+    match allocator.empty().try_into_mut() {
+        Ok(empty) => empty,
+        // An empty buffer can always be had as a writable one.
+        Err(_) => unreachable!("an empty buffer is not writable"),
+    }
+}
+
+/// The caller's fault, as an error.
+#[cold]
+fn wrong<T>(message: String) -> Result<T, MemoryError> {
+    Err(MemoryError::Value(message))
+}
+
+fn array_ref(array: impl Array + 'static) -> ArrayRef {
+    std::sync::Arc::new(array)
+}

@@ -1,0 +1,221 @@
+//! Structs of other builders' values.
+
+use arrow_memory_core::BufferAllocator;
+
+use super::{ArrayBuilder, Validity, array_ref, make_builder, wrong};
+use crate::error::MemoryError;
+
+use super::super::deps::arrow_array::{ArrayRef, StructArray};
+use super::super::deps::arrow_schema::{DataType, Fields};
+
+/// Builds an array of structs: append to each of the fields, then [`append`](Self::append).
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// use arrow_memory_arrow::builder::{Int32Builder, StringBuilder, StructBuilder};
+/// use arrow_memory_arrow::deps::arrow_schema::{DataType, Field};
+///
+/// let fields = vec![
+///     Field::new("id", DataType::Int32, true),
+///     Field::new("name", DataType::Utf8, true),
+/// ];
+/// let mut builder = StructBuilder::new(&root, fields)?;
+/// builder.field::<Int32Builder>(0).unwrap().append(7)?;
+/// builder.field::<StringBuilder>(1).unwrap().append("seven")?;
+/// builder.append()?;
+/// builder.append_null()?;
+/// assert_eq!(builder.finish()?.column(0).len(), 2);
+/// # Ok::<(), arrow_memory_arrow::MemoryError>(())
+/// ```
+pub struct StructBuilder {
+    fields: Fields,
+    builders: Vec<Box<dyn ArrayBuilder>>,
+    rows: usize,
+    validity: Validity,
+}
+
+impl StructBuilder {
+    /// An empty builder with one for each field, whose memory comes from `allocator`. Nothing is
+    /// charged yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`make_builder`].
+    pub fn new(
+        allocator: &BufferAllocator,
+        fields: impl Into<Fields>,
+    ) -> Result<Self, MemoryError> {
+        let fields = fields.into();
+        let builders = fields
+            .iter()
+            .map(|field| make_builder(field.data_type(), allocator))
+            .collect::<Result<_, _>>()?;
+        Self::with_builders(allocator, fields, builders)
+    }
+
+    /// As [`new`](Self::new), with the builders of the fields.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Value`] if their types are not the fields', or they are not empty.
+    pub fn with_builders(
+        allocator: &BufferAllocator,
+        fields: Fields,
+        builders: Vec<Box<dyn ArrayBuilder>>,
+    ) -> Result<Self, MemoryError> {
+        if fields.len() != builders.len() {
+            return wrong(format!(
+                "{} fields, {} builders",
+                fields.len(),
+                builders.len()
+            ));
+        }
+        for (field, builder) in fields.iter().zip(&builders) {
+            if *field.data_type() != builder.data_type() || !builder.is_empty() {
+                return wrong(format!(
+                    "field `{}` of {} cannot be built of {} values of {}",
+                    field.name(),
+                    field.data_type(),
+                    builder.len(),
+                    builder.data_type()
+                ));
+            }
+        }
+        Ok(Self {
+            fields,
+            builders,
+            rows: 0,
+            validity: Validity::new(allocator),
+        })
+    }
+
+    /// The builder of field `index`, if it is a `B`.
+    pub fn field<B: ArrayBuilder>(&mut self, index: usize) -> Option<&mut B> {
+        self.builders.get_mut(index)?.downcast_mut()
+    }
+
+    /// The builders of all fields.
+    pub fn builders(&mut self) -> &mut [Box<dyn ArrayBuilder>] {
+        &mut self.builders
+    }
+
+    /// The number of structs so far.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether there are no structs.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Ends a struct.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Value`] if not every field got one value; [`MemoryError::Alloc`] if it cannot
+    /// grow; the builder is as it was.
+    pub fn append(&mut self) -> Result<(), MemoryError> {
+        self.check_fields(self.rows + 1)?;
+        self.validity.reserve(self.rows, 1, false)?;
+        self.validity.append_valid()?;
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Appends a null, with a null in each field.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append): no field may be ahead. If a field cannot grow, those before it
+    /// have their null, and the next [`append_null`](Self::append_null) goes on from there.
+    pub fn append_null(&mut self) -> Result<(), MemoryError> {
+        self.append_nulls(1)
+    }
+
+    /// Appends `n` nulls.
+    ///
+    /// # Errors
+    ///
+    /// As [`append_null`](Self::append_null).
+    pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
+        let goal = self.rows.saturating_add(n);
+        for (field, builder) in self.fields.iter().zip(&self.builders) {
+            if builder.len() < self.rows || builder.len() > goal {
+                return uneven(field.name(), builder.len(), self.rows);
+            }
+        }
+        self.validity.reserve(self.rows, n, n > 0)?;
+        for builder in &mut self.builders {
+            builder.append_nulls(goal - builder.len())?;
+        }
+        self.validity.append_nulls(self.rows, n)?;
+        self.rows = goal;
+        Ok(())
+    }
+
+    /// The array built so far; the builder is empty then and can be used again.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Value`] if a field has another number of values; as the fields' `finish_array`;
+    /// and [`MemoryError::Arrow`] if a field that is not nullable has nulls.
+    pub fn finish(&mut self) -> Result<StructArray, MemoryError> {
+        self.check_fields(self.rows)?;
+        let columns = self
+            .builders
+            .iter_mut()
+            .map(|builder| builder.finish_array())
+            .collect::<Result<Vec<ArrayRef>, _>>()?;
+        let rows = std::mem::take(&mut self.rows);
+        let nulls = self.validity.finish(rows)?;
+        Ok(StructArray::try_new_with_length(
+            self.fields.clone(),
+            columns,
+            nulls,
+            rows,
+        )?)
+    }
+
+    fn check_fields(&self, rows: usize) -> Result<(), MemoryError> {
+        for (field, builder) in self.fields.iter().zip(&self.builders) {
+            if builder.len() != rows {
+                return uneven(field.name(), builder.len(), rows);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cold]
+fn uneven(field: &str, found: usize, rows: usize) -> Result<(), MemoryError> {
+    wrong(format!("field `{field}` has {found} values in {rows} rows"))
+}
+
+impl ArrayBuilder for StructBuilder {
+    fn data_type(&self) -> DataType {
+        DataType::Struct(self.fields.clone())
+    }
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
+        self.append_nulls(n)
+    }
+
+    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
+        Ok(array_ref(self.finish()?))
+    }
+}
+
+impl std::fmt::Debug for StructBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StructBuilder")
+            .field("fields", &self.fields)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}

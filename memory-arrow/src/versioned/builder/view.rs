@@ -1,0 +1,258 @@
+//! Strings and binaries as views: short ones inline, long ones in blocks.
+#![expect(unsafe_code, reason = "its views and bytes are valid by construction")]
+
+use arrow_memory_core::{ArrowBufMut, BufferAllocator};
+
+use super::{ArrayBuilder, Validity, array_ref, empty, take, wrong};
+use crate::error::MemoryError;
+
+use super::super::deps::arrow_array::types::{BinaryViewType, ByteViewType, StringViewType};
+use super::super::deps::arrow_array::{ArrayRef, GenericByteViewArray};
+use super::super::deps::arrow_buffer::Buffer;
+use super::super::deps::arrow_data::{ArrayData, ByteView};
+use super::super::deps::arrow_schema::DataType;
+
+/// Builds arrays of string views.
+pub type StringViewBuilder = GenericViewBuilder<StringViewType>;
+/// Builds arrays of binary views.
+pub type BinaryViewBuilder = GenericViewBuilder<BinaryViewType>;
+
+/// Builds an array of views.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// use arrow_memory_arrow::builder::StringViewBuilder;
+///
+/// let mut builder = StringViewBuilder::new(&root);
+/// builder.append("inline")?;
+/// builder.append("more than twelve bytes")?;
+/// builder.append_null()?;
+/// let array = builder.finish()?;
+/// assert_eq!((array.value(0), array.value(1)), ("inline", "more than twelve bytes"));
+/// # Ok::<(), arrow_memory_arrow::MemoryError>(())
+/// ```
+#[derive(Debug)]
+pub struct GenericViewBuilder<T: ByteViewType> {
+    views: ArrowBufMut,
+    /// The block that is filled now.
+    block: ArrowBufMut,
+    /// Those that are full.
+    blocks: Vec<Buffer>,
+    /// The size of the next block.
+    block_size: usize,
+    validity: Validity,
+    allocator: BufferAllocator,
+    kind: std::marker::PhantomData<fn() -> T>,
+}
+
+impl<T: ByteViewType> GenericViewBuilder<T> {
+    /// An empty builder, whose memory comes from `allocator`. Nothing is charged yet.
+    pub fn new(allocator: &BufferAllocator) -> Self {
+        Self {
+            views: empty(allocator),
+            block: empty(allocator),
+            blocks: Vec::new(),
+            block_size: FIRST_BLOCK,
+            validity: Validity::new(allocator),
+            allocator: allocator.clone(),
+            kind: std::marker::PhantomData,
+        }
+    }
+
+    /// The number of values so far.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.views.len() / VIEW
+    }
+
+    /// Whether there are no values.
+    pub fn is_empty(&self) -> bool {
+        self.views.is_empty()
+    }
+
+    /// Appends a value.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Alloc`] if it cannot grow, [`MemoryError::Value`] if a value is longer than
+    /// 2 GiB; the builder is as it was.
+    #[inline]
+    pub fn append(&mut self, value: impl AsRef<T::Native>) -> Result<(), MemoryError> {
+        let bytes: &[u8] = value.as_ref().as_ref();
+        self.views.try_reserve(VIEW)?;
+        self.validity.reserve(self.len(), 1, false)?;
+        let view = if bytes.len() <= INLINE {
+            inline(bytes)
+        } else {
+            self.append_long(bytes)?
+        };
+        self.views.extend_from_slice(&view.to_le_bytes())?;
+        self.validity.append_valid()?;
+        Ok(())
+    }
+
+    /// Appends a null.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append).
+    pub fn append_null(&mut self) -> Result<(), MemoryError> {
+        self.append_nulls(1)
+    }
+
+    /// Appends `n` nulls.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append).
+    pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
+        let rows = self.len();
+        self.views.try_reserve(n.saturating_mul(VIEW))?;
+        self.validity.append_nulls(rows, n)?;
+        self.views.resize((rows + n) * VIEW, 0)?;
+        Ok(())
+    }
+
+    /// Appends a value, or a null.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append).
+    pub fn append_option(
+        &mut self,
+        value: Option<impl AsRef<T::Native>>,
+    ) -> Result<(), MemoryError> {
+        match value {
+            Some(value) => self.append(value),
+            None => self.append_null(),
+        }
+    }
+
+    /// Appends values, none of them null. After an error those before it are there.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append).
+    pub fn append_slice(&mut self, values: &[impl AsRef<T::Native>]) -> Result<(), MemoryError> {
+        self.views.try_reserve(values.len().saturating_mul(VIEW))?;
+        values
+            .iter()
+            .try_for_each(|value| self.append(value.as_ref()))
+    }
+
+    /// Appends values of which those are null where `valid` is false; none, without it. After an
+    /// error those before it are there.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append); and [`MemoryError::Value`] if the lengths differ.
+    pub fn append_values(
+        &mut self,
+        values: &[impl AsRef<T::Native>],
+        valid: Option<&[bool]>,
+    ) -> Result<(), MemoryError> {
+        let Some(valid) = valid else {
+            return self.append_slice(values);
+        };
+        if values.len() != valid.len() {
+            return wrong(format!(
+                "{} values, validity of {}",
+                values.len(),
+                valid.len()
+            ));
+        }
+        for (value, &valid) in values.iter().zip(valid) {
+            self.append_option(valid.then(|| value.as_ref()))?;
+        }
+        Ok(())
+    }
+
+    /// The array built so far; the builder is empty then and can be used again.
+    ///
+    /// # Errors
+    ///
+    /// None today; kept for what may need memory.
+    pub fn finish(&mut self) -> Result<GenericByteViewArray<T>, MemoryError> {
+        let rows = self.len();
+        let nulls = self.validity.finish(rows)?;
+        let mut buffers = vec![take(&mut self.views, &self.allocator)?];
+        buffers.append(&mut self.blocks);
+        if !self.block.is_empty() {
+            buffers.push(take(&mut self.block, &self.allocator)?);
+        }
+        self.block_size = FIRST_BLOCK;
+        let data = ArrayData::builder(T::DATA_TYPE)
+            .len(rows)
+            .nulls(nulls)
+            .buffers(buffers);
+        // SAFETY: each view leads to a whole value, in the block that it was appended to.
+        Ok(GenericByteViewArray::from(unsafe {
+            data.build_unchecked()
+        }))
+    }
+
+    /// Appends to a block, and returns the view.
+    fn append_long(&mut self, bytes: &[u8]) -> Result<u128, MemoryError> {
+        if bytes.len() > MOST_BYTES {
+            return wrong(format!("a value of {} bytes", bytes.len()));
+        }
+        if self.block.capacity() - self.block.len() < bytes.len() {
+            let size = self.block_size.max(bytes.len());
+            // Less, if the next size does not fit.
+            let next = match self.allocator.buffer(size) {
+                Ok(next) => next,
+                Err(_) => self.allocator.buffer(bytes.len())?,
+            };
+            let full = std::mem::replace(&mut self.block, next);
+            if !full.is_empty() {
+                self.blocks.push(super::into_buffer(full.freeze()));
+            }
+            self.block_size = (self.block_size * 2).min(LAST_BLOCK);
+        }
+        let offset = self.block.len() as u32;
+        self.block.extend_from_slice(bytes)?;
+        let prefix = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let view = ByteView::new(bytes.len() as u32, &prefix.to_le_bytes())
+            .with_buffer_index(self.blocks.len() as u32)
+            .with_offset(offset);
+        Ok(view.as_u128())
+    }
+}
+
+impl<T: ByteViewType> ArrayBuilder for GenericViewBuilder<T> {
+    fn data_type(&self) -> DataType {
+        T::DATA_TYPE
+    }
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
+        self.append_nulls(n)
+    }
+
+    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
+        Ok(array_ref(self.finish()?))
+    }
+}
+
+/// The view of at most [`INLINE`] bytes: their number, then they.
+fn inline(bytes: &[u8]) -> u128 {
+    let mut view = [0; VIEW];
+    view[..4].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
+    view[4..4 + bytes.len()].copy_from_slice(bytes);
+    u128::from_le_bytes(view)
+}
+
+const VIEW: usize = size_of::<u128>();
+
+/// Values up to this length stand in the view itself.
+const INLINE: usize = 12;
+
+const FIRST_BLOCK: usize = 8 << 10;
+const LAST_BLOCK: usize = 2 << 20;
+
+/// Lengths and offsets are signed 32-bit numbers.
+const MOST_BYTES: usize = i32::MAX as usize - LAST_BLOCK;

@@ -1,0 +1,264 @@
+//! CSV: parsed by arrow-rs, each batch adopted as it appears.
+
+use std::io::{BufRead, BufReader, Read};
+use std::sync::Arc;
+
+use super::deps::arrow_array::RecordBatch;
+use super::deps::arrow_csv::ReaderBuilder;
+use super::deps::arrow_csv::reader::{Decoder, Format};
+use super::deps::arrow_schema::SchemaRef;
+use super::{BatchLimit, Destination};
+use crate::error::MemoryError;
+
+/// Reads CSV. An iterator of batches.
+///
+/// With [`BatchLimit::Headroom`] the first batch is small, and the next ones are sized by what a row of
+/// the last one took. A batch that was refused is kept: the next call tries again.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use std::sync::Arc;
+///
+/// use arrow_memory_arrow::BatchLimit;
+/// use arrow_memory_arrow::csv::CsvReader;
+/// use arrow_memory_arrow::deps::arrow_csv::reader::Format;
+/// use arrow_memory_arrow::deps::arrow_schema::{DataType, Field, Schema};
+/// use arrow_memory_core::RootAllocator;
+///
+/// let root = RootAllocator::new(1 << 20);
+/// let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
+/// let format = Format::default().with_header(true);
+/// let text = &b"a\n1\n2\n3\n"[..];
+/// let reader = CsvReader::new(text, schema, format, BatchLimit::Rows(2), &*root);
+/// let batches = reader.collect::<Result<Vec<_>, _>>()?;
+/// assert_eq!((batches[0].num_rows(), batches[1].num_rows()), (2, 1));
+/// # Ok::<(), arrow_memory_arrow::MemoryError>(())
+/// ```
+#[derive(Debug)]
+pub struct CsvReader<R> {
+    input: BufReader<R>,
+    decoder: Decoder,
+    format: Format,
+    /// The most rows of a batch of this decoder.
+    rows: usize,
+    /// Bytes that a row of the last batch took; 0 before the first.
+    row_bytes: usize,
+    /// A batch was decoded, so the header is behind us.
+    started: bool,
+    limit: BatchLimit,
+    destination: Destination,
+    /// A batch that was refused.
+    refused: Option<RecordBatch>,
+    schema: SchemaRef,
+    failed: bool,
+}
+
+impl<R: Read> CsvReader<R> {
+    /// A reader of `input` with these columns, in this format.
+    pub fn new(
+        input: R,
+        schema: SchemaRef,
+        format: Format,
+        limit: BatchLimit,
+        destination: impl Into<Destination>,
+    ) -> Self {
+        let rows = limit.most_rows();
+        Self {
+            input: BufReader::with_capacity(64 << 10, input),
+            decoder: ReaderBuilder::new(Arc::clone(&schema))
+                .with_format(format.clone())
+                .with_batch_size(rows)
+                .build_decoder(),
+            schema,
+            format,
+            rows,
+            row_bytes: 0,
+            started: false,
+            limit,
+            destination: destination.into(),
+            refused: None,
+            failed: false,
+        }
+    }
+
+    /// The schema of all batches.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// Where the batches go.
+    pub fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    fn parse(&mut self) -> Result<Option<RecordBatch>, MemoryError> {
+        self.fit_decoder();
+        loop {
+            let available = self.input.fill_buf()?;
+            let end = available.is_empty();
+            let consumed = self.decoder.decode(available)?;
+            self.input.consume(consumed);
+            if consumed == 0 || self.decoder.capacity() == 0 {
+                self.started |= !end;
+                return Ok(self.decoder.flush()?);
+            }
+        }
+    }
+
+    /// Between two batches, so between two rows, the decoder can be replaced by one for more or
+    /// fewer rows.
+    fn fit_decoder(&mut self) {
+        let Some(budget) = self.limit.budget(&self.destination) else {
+            return;
+        };
+        let rows = match self.row_bytes {
+            0 => (budget / 256).clamp(1, FIRST_ROWS),
+            bytes => budget / bytes,
+        };
+        let rows = rows.clamp(1, self.limit.most_rows());
+        if rows < self.rows || rows / 2 > self.rows {
+            // The first decoder has read the header.
+            let format = match self.started {
+                true => self.format.clone().with_header(false),
+                false => self.format.clone(),
+            };
+            self.decoder = ReaderBuilder::new(Arc::clone(&self.schema))
+                .with_format(format)
+                .with_batch_size(rows)
+                .build_decoder();
+            self.rows = rows;
+        }
+    }
+
+    fn next_batch(&mut self) -> Result<Option<RecordBatch>, MemoryError> {
+        let parsed = match self.refused.take() {
+            Some(batch) => Some(batch),
+            None => match self.parse() {
+                Ok(parsed) => parsed,
+                Err(error) => {
+                    self.failed = true;
+                    return Err(error);
+                }
+            },
+        };
+        let Some(batch) = parsed else { return Ok(None) };
+        self.row_bytes = batch.get_array_memory_size() / batch.num_rows().max(1) + 1;
+        match self.destination.place(&batch) {
+            Ok(placed) => Ok(Some(placed)),
+            Err(error) => {
+                self.refused = Some(batch);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl<R: Read> Iterator for CsvReader<R> {
+    type Item = Result<RecordBatch, MemoryError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        self.next_batch().transpose()
+    }
+}
+
+/// The rows of a first batch that is bounded.
+const FIRST_ROWS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use arrow_memory_core::RootAllocator;
+    use arrow_memory_system as _;
+
+    use super::super::deps::arrow_schema::{DataType, Field, Schema};
+    use super::*;
+
+    fn text(rows: usize) -> String {
+        let mut text = String::from("id,name\n");
+        for row in 0..rows {
+            writeln!(text, "{row},name of {row}").unwrap();
+        }
+        text
+    }
+
+    fn schema() -> SchemaRef {
+        let schema = Schema::new(vec![
+            Field::new("id", DataType::Int64, true),
+            Field::new("name", DataType::Utf8, true),
+        ]);
+        Arc::new(schema)
+    }
+
+    fn format() -> Format {
+        Format::default().with_header(true)
+    }
+
+    #[test]
+    fn all_rows_come_and_are_charged_while_they_live() {
+        let root = RootAllocator::new(1 << 20);
+        let text = text(1000);
+        let reader = CsvReader::new(
+            text.as_bytes(),
+            schema(),
+            format(),
+            BatchLimit::Rows(300),
+            &*root,
+        );
+
+        let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
+
+        let rows: Vec<usize> = batches.iter().map(RecordBatch::num_rows).collect();
+        assert_eq!(rows, [300, 300, 300, 100]);
+        assert!(root.allocated_memory() >= 1000 * 8 + text.len() / 2);
+        drop(batches);
+        root.close().unwrap();
+    }
+
+    #[test]
+    fn batches_shrink_to_the_headroom() {
+        let root = RootAllocator::new(8 << 10);
+        let text = text(2000);
+        let limit = BatchLimit::Headroom { most: 100_000 };
+        let mut rows = 0;
+
+        for batch in CsvReader::new(text.as_bytes(), schema(), format(), limit, &*root) {
+            rows += batch.unwrap().num_rows();
+        }
+
+        assert_eq!(rows, 2000);
+        assert!(root.peak_memory_allocation() <= 8 << 10);
+    }
+
+    #[test]
+    fn a_refused_batch_is_not_lost() {
+        let root = RootAllocator::new(100);
+        let text = text(100);
+        let mut reader = CsvReader::new(
+            text.as_bytes(),
+            schema(),
+            format(),
+            BatchLimit::Rows(100),
+            &*root,
+        );
+
+        assert!(reader.next().unwrap().unwrap_err().is_out_of_memory());
+        root.set_limit(1 << 20);
+
+        assert_eq!(reader.next().unwrap().unwrap().num_rows(), 100);
+        assert!(reader.next().is_none());
+    }
+
+    #[test]
+    fn text_that_does_not_parse_is_an_error_once() {
+        let root = RootAllocator::new(1 << 20);
+        let limit = BatchLimit::default();
+        let mut reader = CsvReader::new(&b"id,name\nx,y\n"[..], schema(), format(), limit, &*root);
+
+        assert!(reader.next().unwrap().is_err());
+        assert!(reader.next().is_none());
+    }
+}

@@ -1,0 +1,348 @@
+//! Parquet: decoded by arrow-rs, each batch adopted as it appears.
+
+use std::sync::Arc;
+
+use super::deps::arrow_array::RecordBatch;
+use super::deps::arrow_schema::SchemaRef;
+use super::deps::parquet::arrow::ProjectionMask;
+use super::deps::parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder,
+};
+use super::deps::parquet::errors::{ParquetError, Result as ParquetResult};
+use super::deps::parquet::file::reader::{ChunkReader, Length};
+use super::{BatchLimit, Destination};
+use crate::error::MemoryError;
+use crate::guard::guarded;
+
+/// Reads a Parquet file. An iterator of batches.
+///
+/// With [`BatchLimit::Headroom`] the first batch is sized by what the file says of its rows, the next
+/// ones by what the last one took; a batch that is refused nevertheless is read again in halves. With
+/// [`BatchLimit::Rows`] a refused batch is kept: the next call tries again.
+///
+/// arrow-rs' own memory for a row group that is being decoded is not counted.
+///
+/// ```no_run
+/// # use arrow_memory_system as _;
+/// use arrow_memory_arrow::BatchLimit;
+/// use arrow_memory_arrow::parquet::ParquetReader;
+/// use arrow_memory_core::RootAllocator;
+///
+/// let root = RootAllocator::new(64 << 20);
+/// let file = std::fs::File::open("lineitem.parquet")?;
+/// let limit = BatchLimit::Headroom { most: 65_536 };
+/// for batch in ParquetReader::new(file, limit, &*root)? {
+///     println!("{} rows", batch?.num_rows());
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct ParquetReader<T: ChunkReader + 'static> {
+    input: Shared<T>,
+    metadata: ArrowReaderMetadata,
+    projection: Option<Vec<usize>>,
+    schema: SchemaRef,
+    limit: BatchLimit,
+    destination: Destination,
+    /// The decoder, and the batch size that it was made with.
+    reader: Option<(ParquetRecordBatchReader, usize)>,
+    /// How many rows were handed out.
+    done: usize,
+    /// Bytes of a row, as far as is known.
+    row_bytes: usize,
+    refused: Option<RecordBatch>,
+    failed: bool,
+}
+
+impl<T: ChunkReader + 'static> ParquetReader<T> {
+    /// Reads the file's metadata.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Arrow`] if this is no such file.
+    pub fn new(
+        input: T,
+        limit: BatchLimit,
+        destination: impl Into<Destination>,
+    ) -> Result<Self, MemoryError> {
+        let input = Shared(Arc::new(input));
+        let metadata = guarded(|| {
+            ArrowReaderMetadata::load(&input, ArrowReaderOptions::new()).map_err(parquet)
+        })?;
+        let schema = Arc::clone(metadata.schema());
+        let file = metadata.metadata();
+        let rows = file.file_metadata().num_rows().max(1) as usize;
+        let bytes: i64 = file
+            .row_groups()
+            .iter()
+            .map(|group| group.total_byte_size().max(0))
+            .sum();
+        Ok(Self {
+            input,
+            projection: None,
+            schema,
+            limit,
+            destination: destination.into(),
+            reader: None,
+            done: 0,
+            // Dictionaries are unfolded, and buffers grow by doubling.
+            row_bytes: (bytes as usize / rows).saturating_mul(4).max(8),
+            refused: None,
+            failed: false,
+            metadata,
+        })
+    }
+
+    /// Has batches consist of the top-level columns with these indices, in the file's order.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Arrow`] if there is no such column.
+    pub fn with_projection(mut self, mut columns: Vec<usize>) -> Result<Self, MemoryError> {
+        columns.sort_unstable();
+        columns.dedup();
+        self.schema = Arc::new(self.metadata.schema().project(&columns)?);
+        self.projection = Some(columns);
+        Ok(self)
+    }
+
+    /// The schema of all batches.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// How many rows the file says that it has.
+    pub fn num_rows(&self) -> usize {
+        self.metadata.metadata().file_metadata().num_rows().max(0) as usize
+    }
+
+    /// Where the batches go.
+    pub fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    /// Has later batches go elsewhere: to [`Destination::columns`] of the schema, for instance.
+    pub fn set_destination(&mut self, destination: impl Into<Destination>) {
+        self.destination = destination.into();
+    }
+
+    fn next_batch(&mut self) -> Result<Option<RecordBatch>, MemoryError> {
+        let mut rows = self.batch_rows();
+        loop {
+            let batch = match self.refused.take() {
+                Some(batch) => batch,
+                None => match self.decode(rows) {
+                    Ok(Some(batch)) => batch,
+                    Ok(None) => return Ok(None),
+                    Err(error) => {
+                        self.failed = true;
+                        return Err(error);
+                    }
+                },
+            };
+            match self.destination.place(&batch) {
+                Ok(placed) => {
+                    self.done += placed.num_rows();
+                    self.row_bytes = batch.get_array_memory_size() / placed.num_rows().max(1) + 1;
+                    return Ok(Some(placed));
+                }
+                Err(error) => {
+                    let bounded = matches!(self.limit, BatchLimit::Headroom { .. });
+                    if !bounded || !error.is_out_of_memory() || batch.num_rows() <= 1 {
+                        self.refused = Some(batch);
+                        return Err(error);
+                    }
+                    // Again, from the same row.
+                    rows = batch.num_rows() / 2;
+                    self.reader = None;
+                }
+            }
+        }
+    }
+
+    /// How many rows the next batch should have.
+    fn batch_rows(&self) -> usize {
+        let most = self.limit.most_rows();
+        match self.limit.budget(&self.destination) {
+            Some(bytes) => (bytes / self.row_bytes).clamp(1, most),
+            None => most,
+        }
+    }
+
+    fn decode(&mut self, rows: usize) -> Result<Option<RecordBatch>, MemoryError> {
+        // A batch size is for the life of a decoder; another one means to start anew at this row,
+        // which decodes a part of a page again. So it is changed only where it matters.
+        let size = match &self.reader {
+            Some((_, size)) if *size <= rows && *size * 4 > rows => *size,
+            _ => rows,
+        };
+        if self.reader.as_ref().is_none_or(|(_, found)| *found != size) {
+            self.reader = Some((self.start(size)?, size));
+        }
+        let Some((reader, _)) = &mut self.reader else {
+            return Ok(None);
+        };
+        guarded(|| Ok(reader.next().transpose()?))
+    }
+
+    fn start(&self, rows: usize) -> Result<ParquetRecordBatchReader, MemoryError> {
+        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(
+            self.input.clone(),
+            self.metadata.clone(),
+        )
+        .with_batch_size(rows)
+        .with_offset(self.done);
+        if let Some(columns) = &self.projection {
+            let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
+            builder = builder.with_projection(mask);
+        }
+        guarded(|| builder.build().map_err(parquet))
+    }
+}
+
+impl<T: ChunkReader + 'static> Iterator for ParquetReader<T> {
+    type Item = Result<RecordBatch, MemoryError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        self.next_batch().transpose()
+    }
+}
+
+impl<T: ChunkReader + 'static> std::fmt::Debug for ParquetReader<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ParquetReader")
+            .field("schema", &self.schema)
+            .field("done", &self.done)
+            .finish_non_exhaustive()
+    }
+}
+
+fn parquet(error: ParquetError) -> MemoryError {
+    MemoryError::Arrow(Box::new(error))
+}
+
+/// The input, for one decoder after the other.
+struct Shared<T>(Arc<T>);
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T: Length> Length for Shared<T> {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+}
+
+impl<T: ChunkReader> ChunkReader for Shared<T> {
+    type T = T::T;
+
+    fn get_read(&self, start: u64) -> ParquetResult<T::T> {
+        self.0.get_read(start)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<bytes::Bytes> {
+        self.0.get_bytes(start, length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_memory_core::RootAllocator;
+    use arrow_memory_system as _;
+    use bytes::Bytes;
+
+    use super::super::deps::arrow_array::{ArrayRef, Int64Array, StringArray};
+    use super::super::deps::parquet::arrow::ArrowWriter;
+    use super::*;
+
+    fn file(rows: usize) -> Bytes {
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows as i64));
+        let names = (0..rows).map(|row| format!("name of {row}"));
+        let names: ArrayRef = Arc::new(StringArray::from_iter_values(names));
+        let batch = RecordBatch::try_from_iter([("id", ids), ("name", names)]).unwrap();
+        let mut file = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut file, batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        file.into()
+    }
+
+    #[test]
+    fn all_rows_come_and_are_charged_while_they_live() {
+        let root = RootAllocator::new(1 << 20);
+        let reader = ParquetReader::new(file(1000), BatchLimit::Rows(300), &*root).unwrap();
+        assert_eq!(reader.num_rows(), 1000);
+
+        let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
+
+        let rows: Vec<usize> = batches.iter().map(RecordBatch::num_rows).collect();
+        assert_eq!(rows, [300, 300, 300, 100]);
+        assert!(root.allocated_memory() >= 1000 * 8);
+        drop(batches);
+        root.close().unwrap();
+    }
+
+    #[test]
+    fn batches_shrink_to_the_headroom() {
+        let root = RootAllocator::new(20 << 10);
+        let limit = BatchLimit::Headroom { most: 100_000 };
+        let mut next = 0;
+
+        for batch in ParquetReader::new(file(5000), limit, &*root).unwrap() {
+            let batch = batch.unwrap();
+            let ids = batch
+                .column(0)
+                .as_any()
+                .downcast_ref::<Int64Array>()
+                .unwrap();
+            for id in ids.values() {
+                assert_eq!(*id, next);
+                next += 1;
+            }
+        }
+
+        assert_eq!(next, 5000);
+        assert!(root.peak_memory_allocation() <= 20 << 10);
+    }
+
+    #[test]
+    fn columns_go_to_children_of_their_own() {
+        let root = RootAllocator::new(1 << 20);
+        let part = root.child("a.parquet").build().unwrap();
+        let mut reader = ParquetReader::new(file(100), BatchLimit::default(), &part)
+            .unwrap()
+            .with_projection(vec![1])
+            .unwrap();
+        reader.set_destination(Destination::columns(&part, &reader.schema()).unwrap());
+
+        let batch = reader.next().unwrap().unwrap();
+
+        assert_eq!(batch.num_columns(), 1);
+        let children = part.child_allocators();
+        assert_eq!(children[0].name(), "name");
+        assert_eq!(children[0].allocated_memory(), part.allocated_memory());
+        assert!(part.allocated_memory() > 0);
+    }
+
+    #[test]
+    fn what_is_no_parquet_is_an_error() {
+        let root = RootAllocator::new(1 << 20);
+        let limit = BatchLimit::default();
+        for bytes in [&b""[..], b"PAR1", &[0; 100]] {
+            assert!(ParquetReader::new(Bytes::from_static(bytes), limit, &*root).is_err());
+        }
+        let whole = file(100);
+        for len in 0..whole.len() {
+            let read = ParquetReader::new(whole.slice(..len), limit, &*root)
+                .and_then(|reader| reader.collect::<Result<Vec<_>, _>>());
+            assert!(read.is_err(), "{len} bytes");
+        }
+        assert_eq!(root.allocated_memory(), 0);
+    }
+}

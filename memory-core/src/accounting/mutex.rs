@@ -1,0 +1,58 @@
+//! The mutex of a tree. It outlives the tree.
+//!
+//! Whoever gives up what keeps a tree alive does so under its mutex, and then has to release that.
+//! If the mutex went with the tree, it would have to be kept from going by a count, two
+//! read-modify-writes at every such release. So mutexes are never freed: a tree gets one that
+//! another tree has left, or a new one. There are as many as trees ever lived at once.
+
+use super::node::NodePtr;
+#[cfg(not(loom))]
+use crate::sync::plain;
+use crate::sync::{Mutex, MutexGuard, lock};
+
+/// What the mutex protects besides the states of the nodes.
+#[derive(Default)]
+pub(super) struct Shared {
+    /// Nodes that left the tree and have no handle: freed after the mutex is released.
+    pub(super) graveyard: Option<NodePtr>,
+    /// Nodes that left the tree and whose former parent has a listener to be told.
+    pub(super) departed: Option<NodePtr>,
+}
+
+/// A mutex for one tree, until it is dropped.
+pub(super) struct TreeMutex(&'static Line);
+
+/// Alone on its cache line.
+#[repr(align(64))]
+struct Line(Mutex<Shared>);
+
+impl TreeMutex {
+    /// A mutex that no other tree has.
+    pub(super) fn new() -> Self {
+        #[cfg(not(loom))]
+        if let Some(left) = plain::lock(&LEFT).pop() {
+            return Self(left);
+        }
+        Self(Box::leak(Box::new(Line(Mutex::new(Shared::default())))))
+    }
+
+    /// Takes the mutex.
+    #[inline]
+    pub(super) fn lock(&self) -> MutexGuard<'static, Shared> {
+        lock(&self.0.0)
+    }
+}
+
+#[cfg(not(loom))]
+impl Drop for TreeMutex {
+    /// Leaves the mutex to the next tree; the thread that freed the tree, or another one that gave
+    /// up something of it, may be about to release it, which is no harm.
+    fn drop(&mut self) {
+        plain::lock(&LEFT).push(self.0);
+    }
+}
+
+/// Mutexes whose trees are gone. (In a model each tree has a new one: loom's cannot be kept from one
+/// execution to the next.)
+#[cfg(not(loom))]
+static LEFT: plain::Mutex<Vec<&'static Line>> = plain::Mutex::new(Vec::new());

@@ -1,0 +1,241 @@
+//! Stacks: captured as bare addresses, resolved to functions and lines only when printed.
+
+use std::fmt;
+use std::hint::black_box;
+use std::panic::Location;
+use std::path::Path;
+
+use super::walk::Walk;
+
+/// The most frames that a stack keeps.
+const FRAMES: usize = 16;
+
+/// Where something was made: the addresses of the innermost 16 frames.
+///
+/// Capturing is cheap and resolving is not, so the functions and lines are looked up by
+/// [`resolve`](Self::resolve) or when this is printed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StackTrace {
+    addresses: [usize; FRAMES],
+    count: usize,
+}
+
+/// One resolved frame of a [`StackTrace`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StackFrame {
+    /// The function, with its path.
+    pub function: String,
+    /// The source file, where debug information names it.
+    pub file: Option<String>,
+    /// The line in it.
+    pub line: Option<u32>,
+}
+
+impl StackTrace {
+    /// The stack of the caller.
+    #[inline(never)]
+    pub(crate) fn capture() -> Self {
+        // What lies below this address on the stack are frames of the walk itself.
+        let marker = 0_u8;
+        let here = std::ptr::from_ref(black_box(&marker)).addr();
+        let (addresses, count) = Walk::addresses_above(here);
+        Self { addresses, count }
+    }
+
+    /// The addresses, innermost first.
+    pub fn addresses(&self) -> &[usize] {
+        &self.addresses[..self.count]
+    }
+
+    /// All frames, innermost first, with this library's and std's.
+    pub fn resolve_all(&self) -> Vec<StackFrame> {
+        let mut frames = Vec::new();
+        for &address in self.addresses() {
+            let before = frames.len();
+            backtrace::resolve(std::ptr::without_provenance_mut(address), |symbol| {
+                frames.push(StackFrame {
+                    function: symbol
+                        .name()
+                        .map_or_else(|| format!("{address:#x}"), |name| format!("{name:#}")),
+                    file: symbol
+                        .filename()
+                        .map(|file| file.to_string_lossy().into_owned()),
+                    line: symbol.lineno(),
+                });
+            });
+            if frames.len() == before {
+                frames.push(StackFrame {
+                    function: format!("{address:#x}"),
+                    file: None,
+                    line: None,
+                });
+            }
+        }
+        frames
+    }
+
+    /// The frames of the user's code, innermost first: without this library's and std's at the
+    /// top, and without what starts a program or a thread at the bottom.
+    pub fn resolve(&self) -> Vec<StackFrame> {
+        let mut frames = self.resolve_all();
+        let start = frames
+            .iter()
+            .position(|frame| frame.function.contains("__rust_begin_short_backtrace"));
+        frames.truncate(start.unwrap_or(frames.len()));
+        while frames.last().is_some_and(|frame| frame.is_std()) {
+            frames.pop();
+        }
+        let user = frames
+            .iter()
+            .position(|frame| !frame.is_std() && !frame.is_ours());
+        frames.drain(..user.unwrap_or(0));
+        frames
+    }
+}
+
+impl fmt::Debug for StackTrace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.addresses()).finish()
+    }
+}
+
+impl StackFrame {
+    fn is_std(&self) -> bool {
+        const CRATES: [&str; 5] = ["std", "core", "alloc", "backtrace", "test"];
+        CRATES.iter().any(|name| self.is_of(name))
+            || self.function.starts_with("__rust")
+            || self.function.starts_with("rust_")
+            || ["main", "_start", "__libc_start_main", "clone"].contains(&&*self.function)
+    }
+
+    /// Whether the function belongs to this workspace's libraries. Tests and examples are others'
+    /// crates; the unit tests of this crate are too, by the module that they are in.
+    fn is_ours(&self) -> bool {
+        const CRATES: [&str; 8] = [
+            "arrow_memory",
+            "arrow_memory_core",
+            "arrow_memory_arrow",
+            "arrow_memory_arena",
+            "arrow_memory_system",
+            "arrow_memory_jemalloc",
+            "arrow_memory_mimalloc",
+            "arrow_memory_profile",
+        ];
+        CRATES.iter().any(|name| self.is_of(name)) && !self.function.contains("::tests::")
+    }
+
+    /// Whether the function's path, or the type that it is a method of, starts in this crate.
+    fn is_of(&self, name: &str) -> bool {
+        let path = self.function.trim_start_matches(['<', '&', '*', '[', '(']);
+        let path = path.strip_prefix("dyn ").unwrap_or(path);
+        path.strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with("::") || rest.starts_with('['))
+    }
+}
+
+/// The place that a report names first, and the frames that led there.
+pub(crate) struct Site {
+    /// `file:line in function`.
+    pub(crate) first: String,
+    /// The same for the callers, innermost first.
+    pub(crate) callers: Vec<String>,
+}
+
+impl Site {
+    /// What is known of a place: the caller's location is exact even without debug information,
+    /// unless std called us; the function's name comes from the stack.
+    pub(crate) fn of(stack: &StackTrace, caller: Option<&Location<'_>>) -> Self {
+        let mut frames = stack.resolve();
+        let caller = caller.filter(|caller| is_users(caller.file()));
+        // Locations are relative to the directory where the compiler ran, frames are absolute.
+        let root = frames.first().zip(caller).and_then(|(frame, caller)| {
+            let file = frame.file.as_deref()?;
+            Some(file.strip_suffix(caller.file())?.to_owned())
+        });
+        for frame in &mut frames {
+            if let Some(file) = &mut frame.file {
+                *file = shorten(file, root.as_deref());
+            }
+        }
+        if let (Some(frame), Some(caller)) = (frames.first_mut(), caller) {
+            frame.file = Some(caller.file().to_owned());
+            frame.line = Some(caller.line());
+        }
+        let mut lines = frames.iter().map(StackFrame::to_string);
+        let first = lines.next().unwrap_or_else(|| match caller {
+            Some(caller) => format!("{}:{}", caller.file(), caller.line()),
+            None => "an unknown place".to_owned(),
+        });
+        Self {
+            first,
+            callers: lines.collect(),
+        }
+    }
+}
+
+impl fmt::Display for StackFrame {
+    /// `file:line in function`, or what of it is known.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.file, self.line) {
+            (Some(file), Some(line)) => write!(f, "{file}:{line} in {}", self.function),
+            (Some(file), None) => write!(f, "{file} in {}", self.function),
+            (None, _) => f.write_str(&self.function),
+        }
+    }
+}
+
+/// Whether a caller's file is neither std's nor this library's.
+pub(crate) fn is_users(file: &str) -> bool {
+    const THIS: &str = file!();
+    let library = THIS.strip_suffix("debug/stack.rs").unwrap_or(THIS);
+    let std = file.starts_with("/rustc/") || file.contains("/library/");
+    !std && !(file.starts_with(library) && !file.ends_with("tests.rs"))
+}
+
+fn shorten(file: &str, root: Option<&str>) -> String {
+    if let Some(short) = root.and_then(|root| file.strip_prefix(root)) {
+        return short.to_owned();
+    }
+    let here = std::env::current_dir().ok();
+    here.and_then(|here| {
+        let short = Path::new(file).strip_prefix(here).ok()?;
+        Some(short.to_string_lossy().into_owned())
+    })
+    .unwrap_or_else(|| file.to_owned())
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn frame(function: &str) -> StackFrame {
+        StackFrame {
+            function: function.to_owned(),
+            file: None,
+            line: None,
+        }
+    }
+
+    #[test]
+    fn methods_of_foreign_types_belong_to_the_crate_of_the_type() {
+        assert!(frame("<alloc::vec::Vec<T,A> as core::clone::Clone>::clone").is_std());
+        assert!(frame("<arrow_memory_core::ArrowBuf as core::clone::Clone>::clone").is_ours());
+        assert!(frame("arrow_memory_core::buffer::allocate").is_ours());
+        assert!(!frame("arrow_memory_core_extras::run").is_ours());
+        assert!(!frame("standard::run").is_std());
+        assert!(!frame("leak::main").is_std());
+    }
+
+    #[test]
+    fn a_capture_starts_with_the_caller() {
+        let stack = StackTrace::capture();
+
+        assert!(stack.addresses().len() > 3);
+        let first = &stack.resolve_all()[0];
+        assert!(
+            first.function.contains("a_capture_starts_with_the_caller"),
+            "{first}"
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! Every `tracing` event and span of the tree, with its level.
+//!
+//! | level | what |
+//! |---|---|
+//! | error | a close with memory outstanding; a panic in a callback during a release; a leak check |
+//! | warn | external bytes, and in debug mode buffers, that outlive the last handle; a backend that is not linked |
+//! | debug | child created, refused, closed; refusals; over limit after a transfer; a release after close |
+//! | trace | nothing; a root that is built while this is enabled is in debug mode |
+//!
+//! So `info` shows nothing in normal work. All targets start with `arrow_memory_core`.
+//!
+//! Nothing is emitted while a lock is held, so a subscriber may use the tree that it hears of. While
+//! a thread emits one event it emits no other: a subscriber whose own allocation is refused does not
+//! hear of that, which would have no end.
+
+use std::cell::Cell;
+
+use crate::error::AllocError;
+use crate::outcome::AllocatorInfo;
+use crate::report::CloseError;
+
+/// Runs `emit` unless this thread is emitting an event already.
+pub(crate) fn once(emit: impl FnOnce()) {
+    thread_local!(static EMITTING: Cell<bool> = const { Cell::new(false) });
+    /// Ends the exclusion, also when a subscriber panics.
+    struct Emitting;
+    impl Drop for Emitting {
+        fn drop(&mut self) {
+            EMITTING.set(false);
+        }
+    }
+    if !EMITTING.replace(true) {
+        let _emitting = Emitting;
+        emit();
+    }
+}
+
+/// Whether debug mode is asked for by a subscriber that wants everything of this crate.
+pub(crate) fn traced() -> bool {
+    let mut traced = false;
+    once(|| traced = tracing::enabled!(target: "arrow_memory_core", tracing::Level::TRACE));
+    traced
+}
+
+pub(crate) fn child_created(
+    child: &AllocatorInfo,
+    parent: &AllocatorInfo,
+    reservation: usize,
+    limit: usize,
+) {
+    once(|| {
+        tracing::debug!(
+            allocator = %child, id = child.id.as_u64(), %parent, reservation, limit,
+            "child allocator created"
+        );
+    });
+}
+
+pub(crate) fn child_refused(child: &AllocatorInfo, reservation: usize, error: &AllocError) {
+    once(|| {
+        tracing::debug!(allocator = %child, size = reservation, %error, "child allocator refused");
+    });
+}
+
+#[cold]
+pub(crate) fn refused(size: usize, error: &AllocError) {
+    once(|| {
+        let allocator = error
+            .allocator()
+            .map(|allocator| tracing::field::display(allocator));
+        tracing::debug!(allocator, size, %error, "allocation refused");
+    });
+}
+
+/// A span around work that may be slow.
+pub(crate) fn slow(
+    work: &'static str,
+    allocator: &AllocatorInfo,
+) -> Option<tracing::span::EnteredSpan> {
+    let mut span = None;
+    once(|| {
+        span = Some(
+            tracing::debug_span!("slow", work, %allocator, id = allocator.id.as_u64()).entered(),
+        );
+    });
+    span
+}
+
+pub(crate) fn closed(allocator: &AllocatorInfo) {
+    once(
+        || tracing::debug!(%allocator, id = allocator.id.as_u64(), outcome = "closed", "allocator closed"),
+    );
+}
+
+pub(crate) fn close_refused(error: &CloseError) {
+    once(|| {
+        let CloseError {
+            allocator,
+            allocated,
+            ..
+        } = error;
+        tracing::error!(
+            %allocator, id = allocator.id.as_u64(), size = allocated, outcome = "outstanding", %error,
+            "closed with memory outstanding"
+        );
+    });
+}
+
+pub(crate) fn over_limit_after_transfer(from: &AllocatorInfo, to: &AllocatorInfo, size: usize) {
+    once(|| {
+        tracing::debug!(allocator = %to, id = to.id.as_u64(), %from, size, outcome = "over limit", "over limit after a transfer");
+    });
+}
+
+/// Whether anybody wants to hear of late releases; asked before the lock is taken.
+pub(crate) fn wants_late_release() -> bool {
+    tracing::level_filters::LevelFilter::current() >= tracing::Level::DEBUG
+}
+
+pub(crate) fn late_release(allocator: &AllocatorInfo, size: usize) {
+    once(|| {
+        tracing::debug!(%allocator, id = allocator.id.as_u64(), size, "release after close");
+    });
+}
+
+pub(crate) fn external_bytes_outlived(allocator: &AllocatorInfo, size: usize) {
+    once(|| {
+        tracing::warn!(
+            %allocator, size,
+            "external bytes were still charged when the last handle was dropped; released"
+        );
+    });
+}
+
+/// The last handle went and memory stays: a leak perhaps, so in debug mode a warning.
+pub(crate) fn outlived(allocator: &AllocatorInfo, size: usize, debug: bool) {
+    const MESSAGE: &str = "last handle dropped with memory outstanding";
+    once(|| {
+        if debug {
+            tracing::warn!(%allocator, size, "{MESSAGE}");
+        } else {
+            tracing::debug!(%allocator, size, "{MESSAGE}");
+        }
+    });
+}
+
+pub(crate) fn callback_panicked(allocator: &AllocatorInfo) {
+    once(|| tracing::error!(%allocator, "a callback panicked during a release; ignored"));
+}
+
+pub(crate) fn leaked(allocator: &AllocatorInfo, finding: &dyn std::fmt::Display) {
+    once(|| tracing::error!(%allocator, %finding, "leak in a failing test"));
+}
+
+pub(crate) fn backend_not_linked(variable: &str, named: &str, supported: &str) {
+    once(|| {
+        tracing::warn!(
+            "{variable} names `{named}`, which is not linked into this program; supported are: {supported}"
+        );
+    });
+}

@@ -1,0 +1,239 @@
+//! A tree with all that is outstanding in it, as plain data and in the form of Arrow Java's text.
+
+use std::fmt;
+
+use super::{counted, limit_text};
+use crate::debug::{History, Milliseconds, OutstandingBuffer};
+use crate::outcome::{AllocatorId, AllocatorInfo};
+
+/// An allocator and all below it with their ledgers, buffers and reservations: what
+/// [`BufferAllocator::report`](crate::BufferAllocator::report) and a failed close return.
+///
+/// As text (`{}`) it has the form of Arrow Java's, in debug mode with the line that made each thing;
+/// `{:#}` adds what happened since.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryReport {
+    /// The allocators, parents before children.
+    pub entries: Vec<ReportEntry>,
+}
+
+/// One allocator within a [`MemoryReport`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReportEntry {
+    /// Which allocator.
+    pub allocator: AllocatorInfo,
+    /// The parent; `None` for a root.
+    pub parent: Option<AllocatorId>,
+    /// Levels below the first entry.
+    pub depth: usize,
+    /// The initial reservation in bytes.
+    pub reservation: usize,
+    /// Allocated bytes.
+    pub allocated: usize,
+    /// Peak of the allocated bytes.
+    pub peak: usize,
+    /// The limit; above `isize::MAX`: unlimited.
+    pub limit: usize,
+    /// External bytes, without those of reservations.
+    pub external_bytes: usize,
+    /// Where the allocator comes from, in debug mode.
+    pub history: Option<History>,
+    /// The ledgers with buffers: owning ones first, then the largest.
+    pub ledgers: Vec<OutstandingLedger>,
+    /// The reservations.
+    pub reservations: Vec<OutstandingReservation>,
+}
+
+/// A ledger that buffers hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutstandingLedger {
+    /// Whether the allocation is charged here.
+    pub owning: bool,
+    /// Whether the memory is foreign.
+    pub foreign: bool,
+    /// The size of the allocation in bytes.
+    pub size: usize,
+    /// How many buffers hold it.
+    pub references: usize,
+    /// Where it comes from, in debug mode.
+    pub history: Option<History>,
+    /// The buffers that hold it, in debug mode, oldest first.
+    pub buffers: Vec<OutstandingBuffer>,
+}
+
+/// An `AllocationReservation` that is alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutstandingReservation {
+    /// Bytes charged.
+    pub size: usize,
+    /// Where it comes from, in debug mode.
+    pub history: Option<History>,
+}
+
+/// How many ledgers, and how many reservations, of one allocator the text lists before it only
+/// counts them.
+const LISTED: usize = 1000;
+
+/// Levels deeper than this are not indented further, so that a tree of depth n is not n² of text.
+const DEEPEST_INDENT: usize = 20;
+
+impl MemoryReport {
+    /// How many children each entry has.
+    fn children(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.entries.len()];
+        let mut path: Vec<usize> = Vec::new();
+        for (index, entry) in self.entries.iter().enumerate() {
+            path.truncate(entry.depth);
+            if let Some(&parent) = path.last() {
+                counts[parent] += 1;
+            }
+            path.push(index);
+        }
+        counts
+    }
+}
+
+impl fmt::Display for MemoryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let children = self.children();
+        // Entries whose ledgers are not written yet: those of the levels above.
+        let mut open: Vec<&ReportEntry> = Vec::new();
+        for (index, entry) in self.entries.iter().enumerate() {
+            while let Some(above) = open.pop_if(|above| above.depth >= entry.depth) {
+                above.write_tail(f)?;
+            }
+            if index > 0 {
+                writeln!(f)?;
+            }
+            entry.write_head(f, children[index])?;
+            open.push(entry);
+        }
+        while let Some(above) = open.pop() {
+            above.write_tail(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl ReportEntry {
+    fn indent(&self) -> String {
+        "    ".repeat(self.depth.min(DEEPEST_INDENT))
+    }
+
+    fn write_head(&self, f: &mut fmt::Formatter<'_>, children: usize) -> fmt::Result {
+        let indent = self.indent();
+        let Self {
+            allocator,
+            reservation,
+            allocated,
+            peak,
+            ..
+        } = self;
+        let limit = limit_text(self.limit);
+        write!(
+            f,
+            "{indent}Allocator({allocator}) {reservation}/{allocated}/{peak}/{limit} \
+             (res/actual/peak/limit)"
+        )?;
+        // The first one is who was asked; where it comes from is no news, unless all is wanted.
+        if let Some(history) = self
+            .history
+            .as_ref()
+            .filter(|_| self.depth > 0 || f.alternate())
+        {
+            history.write(f, &format!("{indent}  "), f.alternate())?;
+        }
+        write!(f, "\n{indent}  child allocators: {children}")
+    }
+
+    /// The lines that follow those of the children.
+    fn write_tail(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let indent = self.indent();
+        let item = format!("{indent}    ");
+        write!(f, "\n{indent}  ledgers: {}", self.ledgers.len())?;
+        for ledger in self.ledgers.iter().take(LISTED) {
+            ledger.write(f, &item, &self.allocator)?;
+        }
+        write_more(f, &item, self.ledgers.len())?;
+        write!(f, "\n{indent}  reservations: {}", self.reservations.len())?;
+        for reservation in self.reservations.iter().take(LISTED) {
+            reservation.write(f, &item)?;
+        }
+        write_more(f, &item, self.reservations.len())?;
+        if self.external_bytes > 0 {
+            write!(f, "\n{indent}  external bytes: {}", self.external_bytes)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_more(f: &mut fmt::Formatter<'_>, indent: &str, count: usize) -> fmt::Result {
+    match count.saturating_sub(LISTED) {
+        0 => Ok(()),
+        more => write!(f, "\n{indent}… and {more} more"),
+    }
+}
+
+impl OutstandingLedger {
+    fn write(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        indent: &str,
+        allocator: &AllocatorInfo,
+    ) -> fmt::Result {
+        let Self {
+            owning,
+            size,
+            references,
+            ..
+        } = self;
+        let number = match &self.history {
+            Some(history) => format!("[{}]", history.id),
+            None => String::new(),
+        };
+        write!(
+            f,
+            "\n{indent}ledger{number} allocator: {allocator}, owning: {owning}, size: {size}, \
+             references: {references}"
+        )?;
+        if self.foreign {
+            f.write_str(", foreign")?;
+        }
+        let mut buffers = *references;
+        if let Some(history) = &self.history {
+            buffers = self.buffers.len();
+            write!(f, ", life: {}..", Milliseconds(history.age))?;
+        }
+        write!(f, ", holds {}", counted(buffers, "buffer", "buffers"))?;
+        if let Some(history) = self.history.as_ref().filter(|_| f.alternate()) {
+            for event in &history.events {
+                write!(f, "\n{indent}  {event}")?;
+            }
+        }
+        for buffer in &self.buffers {
+            write!(f, "\n{indent}  {buffer}")?;
+            let below = format!("{indent}    ");
+            buffer.history.write(f, &below, f.alternate())?;
+        }
+        Ok(())
+    }
+}
+
+impl OutstandingReservation {
+    fn write(&self, f: &mut fmt::Formatter<'_>, indent: &str) -> fmt::Result {
+        let Some(history) = &self.history else {
+            return write!(f, "\n{indent}reservation, size: {}", self.size);
+        };
+        let (id, life) = (history.id, Milliseconds(history.age));
+        let size = self.size;
+        write!(
+            f,
+            "\n{indent}reservation[{id}], size: {size}, life: {life}.."
+        )?;
+        history.write(f, &format!("{indent}  "), f.alternate())
+    }
+}

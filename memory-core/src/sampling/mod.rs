@@ -1,0 +1,60 @@
+//! Sampled evidence in production: which code allocated what is held, at next to no cost.
+//!
+//! [`start`] switches sampling on, at run time, for the allocators whose names match a pattern. From
+//! then on one allocation in a mean of N bytes is recorded with its stack until it is released.
+//! [`who_holds`] says who holds memory now, by allocator and site; [`report`] says it by site, with
+//! what was allocated there in all, as text, as folded stacks for a flame graph, and as a pprof
+//! profile.
+//!
+//! ```
+//! # use arrow_memory_system as _;
+//! use arrow_memory_core::{RootAllocator, sampling};
+//!
+//! let root = RootAllocator::unlimited();
+//! let query = root.child("query-7").build()?;
+//! sampling::start("query-*", 4096);
+//! let buffers: Vec<_> = (0..100).map(|_| query.buffer(64 << 10)).collect::<Result<_, _>>()?;
+//!
+//! let holders = sampling::who_holds();
+//! let query = &holders.allocators.iter().find(|held| &*held.allocator.name == "query-7").unwrap();
+//! assert_eq!(query.charged_bytes, 100 * (64 << 10));
+//! assert!(query.sites[0].bytes > 90 * (64 << 10));
+//! sampling::stop_all();
+//! # drop(buffers);
+//! # Ok::<(), arrow_memory_core::AllocError>(())
+//! ```
+//!
+//! # Why the numbers are unbiased
+//!
+//! Each thread walks through the bytes that it allocates and picks points whose distances are drawn
+//! from an exponential distribution of mean N, so that a byte is as likely to be picked as any
+//! other, whatever came before. An allocation of s bytes is recorded if at least one point falls
+//! in it: with probability p = 1 − exp(−s/N). It then stands for 1/p allocations and s/p bytes. Large
+//! allocations are nearly always recorded and stand for themselves.
+//!
+//! The distance is measured in units of N, so that a change of the interval takes effect at once
+//! without a word to the other threads (the exponential distribution has no memory).
+//!
+//! # Bounds
+//!
+//! At most [`MOST_SITES`] stacks and [`MOST_LIVE`] live samples are kept; what comes beyond is counted
+//! as `(other)`, or as dropped. Growth counts as an allocation of what was added; external bytes,
+//! reservations and what was allocated before are not sampled. `stop` keeps what is recorded.
+
+mod folded;
+mod gap;
+mod holders;
+mod live;
+mod pprof;
+mod registry;
+mod text;
+
+pub use folded::write_folded;
+pub use holders::{Held, HeldSite, Holders, who_holds};
+pub use live::{Estimate, MOST_LIVE, MOST_SITES, SampleReport, SiteReport, report, reset};
+pub use pprof::to_pprof;
+pub use registry::{DEFAULT_INTERVAL, patterns, start, stop, stop_all};
+
+pub(crate) use gap::due;
+pub(crate) use live::{forget, moved, record, resized};
+pub(crate) use registry::{adopt, adopt_root};

@@ -1,0 +1,184 @@
+//! `tracing`: what is emitted, at which level, and that a subscriber may allocate.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arrow_memory_core::testing::TrackingManager;
+use arrow_memory_core::{BufferAllocator, RootAllocator};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+/// Keeps what it hears as text and, if it has an allocator, allocates from it each time.
+#[derive(Clone)]
+struct Recording {
+    most: Level,
+    heard: Arc<Mutex<Vec<String>>>,
+    allocator: Arc<Mutex<Option<BufferAllocator>>>,
+    spans: Arc<AtomicUsize>,
+}
+
+impl Recording {
+    fn up_to(most: Level) -> Self {
+        Self {
+            most,
+            heard: Arc::default(),
+            allocator: Arc::default(),
+            spans: Arc::default(),
+        }
+    }
+
+    fn heard(&self) -> Vec<String> {
+        self.heard.lock().unwrap().clone()
+    }
+
+    fn hear(&self, text: String) {
+        self.heard.lock().unwrap().push(text);
+        let allocator = self.allocator.lock().unwrap().clone();
+        if let Some(allocator) = allocator {
+            // Too large, too: an event of that would have no end.
+            drop((
+                allocator.buffer(1 << 40),
+                allocator.buffer(64),
+                allocator.child("log").build(),
+            ));
+        }
+    }
+}
+
+impl Subscriber for Recording {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.most && metadata.target().starts_with("arrow_memory_core")
+    }
+
+    fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
+        Some(self.most.into())
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        let mut text = Text(String::new());
+        span.record(&mut text);
+        self.hear(format!("span {}{}", span.metadata().name(), text.0));
+        Id::from_u64(1 + self.spans.fetch_add(1, Ordering::Relaxed) as u64)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        self.hear(format!("{}{}", event.metadata().level(), text.0));
+    }
+}
+
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let name = match field.name() {
+            "id" | "error" => return,
+            name => name,
+        };
+        self.0 += &format!(" {name}={value:?}");
+    }
+}
+
+fn root(limit: usize) -> RootAllocator {
+    RootAllocator::builder()
+        .limit(limit)
+        .debug(false)
+        .allocation_manager(Arc::new(TrackingManager::default()))
+        .build()
+        .unwrap()
+}
+
+/// All that can go right, and then all that can go wrong.
+fn work(root: &RootAllocator) {
+    let (scan, sort) = (
+        root.child("scan").build().unwrap(),
+        root.child("sort").limit(100).build().unwrap(),
+    );
+    let buffer = scan.buffer_from_slice(&[1; 1000]).unwrap();
+    drop(buffer.clone());
+    assert!(sort.buffer(4096).is_err());
+    let moved = buffer.transfer_ownership(&sort).unwrap();
+    assert!(!moved.allocation_fit);
+    drop(buffer);
+    scan.close().unwrap();
+    assert!(sort.close().is_err());
+    drop(moved);
+}
+
+#[test]
+fn events_have_levels_and_fields() {
+    let subscriber = Recording::up_to(Level::DEBUG);
+    let root = root(1 << 20);
+
+    tracing::subscriber::with_default(subscriber.clone(), || work(&root));
+
+    assert_eq!(
+        subscriber.heard(),
+        [
+            "DEBUG message=child allocator created allocator=scan parent=ROOT reservation=0 limit=18446744073709551615",
+            "DEBUG message=child allocator created allocator=sort parent=ROOT reservation=0 limit=100",
+            "DEBUG message=allocation refused allocator=sort size=4096",
+            "DEBUG message=over limit after a transfer allocator=sort from=scan size=1024 outcome=\"over limit\"",
+            "span slow work=\"close\" allocator=scan",
+            "DEBUG message=allocator closed allocator=scan outcome=\"closed\"",
+            "span slow work=\"close\" allocator=sort",
+            "ERROR message=closed with memory outstanding allocator=sort size=1024 outcome=\"outstanding\"",
+            "DEBUG message=release after close allocator=sort size=1024",
+        ]
+    );
+}
+
+#[test]
+fn at_info_normal_work_shows_nothing() {
+    let subscriber = Recording::up_to(Level::INFO);
+
+    tracing::subscriber::with_default(subscriber.clone(), || {
+        let root = root(1 << 20);
+        let child = root.child("scan").reservation(100).build().unwrap();
+        let buffer = child.buffer_from_slice(&[1; 1000]).unwrap();
+        assert!(child.buffer(2 << 20).is_err());
+        drop((buffer.clone(), buffer));
+        child.release_unused();
+        child.close().unwrap();
+        root.close().unwrap();
+    });
+
+    assert_eq!(subscriber.heard(), [""; 0]);
+}
+
+#[test]
+fn a_subscriber_that_allocates_from_the_same_tree_neither_deadlocks_nor_recurses() {
+    let subscriber = Recording::up_to(Level::DEBUG);
+    let root = root(1 << 20);
+    *subscriber.allocator.lock().unwrap() = Some((*root).clone());
+
+    tracing::subscriber::with_default(subscriber.clone(), || work(&root));
+
+    assert_eq!(subscriber.heard().len(), 9, "{:?}", subscriber.heard());
+    assert_eq!(root.allocated_memory(), 0);
+}
+
+#[test]
+fn a_root_that_is_built_while_everything_is_traced_is_in_debug_mode() {
+    let build = |most| {
+        tracing::subscriber::with_default(Recording::up_to(most), || {
+            RootAllocator::builder()
+                .allocation_manager(Arc::new(TrackingManager::default()))
+                .build()
+                .unwrap()
+        })
+    };
+
+    assert!(build(Level::TRACE).is_debug());
+    if std::env::var_os("ARROW_MEMORY_DEBUG_ALLOCATOR").is_none() {
+        assert!(!build(Level::DEBUG).is_debug());
+    }
+}

@@ -1,0 +1,112 @@
+//! What a listener may do when it hears of a release: its allocator stays until it returns.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arrow_memory_system as _;
+
+use arrow_memory_core::{AllocationListener, AllocatorInfo, BufferAllocator, RootAllocator};
+
+/// Drops the handle that it was given when it hears of a release, and then looks at the name.
+#[derive(Default)]
+struct LetsGo {
+    handle: Mutex<Option<BufferAllocator>>,
+    heard: Mutex<Vec<String>>,
+}
+
+impl AllocationListener for LetsGo {
+    fn on_release(&self, at: &AllocatorInfo, size: usize) {
+        drop(self.handle.lock().unwrap().take());
+        self.heard.lock().unwrap().push(format!("{at} {size}"));
+    }
+}
+
+#[test]
+fn a_listener_may_drop_the_last_handle_when_it_hears_of_a_release() {
+    let listener = Arc::new(LetsGo::default());
+    let root = RootAllocator::builder()
+        .name("brief")
+        .limit(1 << 20)
+        .listener(Arc::clone(&listener) as Arc<dyn AllocationListener>)
+        .build()
+        .unwrap();
+    let buffer = root.buffer(100).unwrap();
+    *listener.handle.lock().unwrap() = Some(root.into());
+
+    drop(buffer);
+
+    assert_eq!(*listener.heard.lock().unwrap(), ["brief 128"]);
+    // The tree went, and its hold on the listener.
+    assert_eq!(Arc::strong_count(&listener), 1);
+}
+
+#[test]
+fn a_release_inside_a_release_is_heard_too() {
+    struct Nested {
+        inner: Mutex<Option<arrow_memory_core::ArrowBuf>>,
+        heard: AtomicUsize,
+    }
+    impl AllocationListener for Nested {
+        fn on_release(&self, _at: &AllocatorInfo, size: usize) {
+            let inner = self.inner.lock().unwrap().take();
+            drop(inner);
+            self.heard.fetch_add(size, Ordering::Relaxed);
+        }
+    }
+    let listener = Arc::new(Nested {
+        inner: Mutex::new(None),
+        heard: AtomicUsize::new(0),
+    });
+    let root = RootAllocator::builder()
+        .listener(Arc::clone(&listener) as Arc<dyn AllocationListener>)
+        .build()
+        .unwrap();
+    let child = root.child("inner").build().unwrap();
+    *listener.inner.lock().unwrap() = Some(child.buffer(64).unwrap().freeze());
+    let outer = root.buffer(128).unwrap();
+    drop(child);
+
+    drop(outer);
+
+    assert_eq!(listener.heard.load(Ordering::Relaxed), 192);
+    assert_eq!(root.allocated_memory(), 0);
+}
+
+/// Reads the allocator's name for as long as others may be freeing it.
+struct Reads(AtomicUsize);
+
+impl AllocationListener for Reads {
+    fn on_release(&self, at: &AllocatorInfo, _size: usize) {
+        for _ in 0..50 {
+            self.0.fetch_add(at.name.len(), Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn trees_that_go_while_several_threads_release_go_once_and_not_too_early() {
+    let rounds = if cfg!(miri) { 5 } else { 2_000 };
+    let listener = Arc::new(Reads(AtomicUsize::new(0)));
+    for _ in 0..rounds {
+        let root = RootAllocator::builder()
+            .name("four")
+            .listener(Arc::clone(&listener) as Arc<dyn AllocationListener>)
+            .build()
+            .unwrap();
+        let buffers: Vec<_> = (0..3).map(|_| root.buffer(64).unwrap().freeze()).collect();
+
+        let mut threads: Vec<_> = buffers
+            .into_iter()
+            .map(|buffer| std::thread::spawn(move || drop(buffer)))
+            .collect();
+        threads.push(std::thread::spawn(move || drop(root)));
+        // Joined one by one: then their thread-locals are gone, too.
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    }
+
+    assert_eq!(listener.0.load(Ordering::Relaxed), rounds * 3 * 50 * 4);
+    // Threads that have ended leave no tree behind.
+    assert_eq!(Arc::strong_count(&listener), 1);
+}
