@@ -12,6 +12,8 @@ mod leak_check;
 mod ledger;
 mod listener;
 mod manager;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod outcome;
 mod raw;
 mod report;
@@ -23,6 +25,7 @@ mod sync;
 mod tally;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod totals;
 mod wrappers;
 
 pub use allocator::{
@@ -41,6 +44,8 @@ pub use guard::{DEBUG_POOL_VARIABLE, GuardAction, GuardedManager, UnknownGuardAc
 pub use leak_check::{LeakCheck, leak_check};
 pub use listener::{AllocationListener, Veto};
 pub use manager::{AllocationManager, ManagerError, ManagerStats};
+#[cfg(feature = "metrics")]
+pub use metrics::{MetricsExporter, Peaks};
 pub use outcome::{AllocationOutcome, AllocatorId, AllocatorInfo, OutcomeEntry};
 pub use report::{
     AllocatorSnapshot, AllocatorStats, CloseError, MemoryReport, OutstandingLedger,
@@ -52,6 +57,7 @@ pub use rounding::{
 };
 pub use size::{ALIGNMENT, MAX_ALIGNMENT};
 pub use tally::Tally;
+pub use totals::MemoryTotals;
 pub use wrappers::{CacheLimits, CachingManager, CappedManager, LoggingManager, ProxyManager};
 
 /// What the macros of this crate expand to. Not for use by hand.

@@ -233,7 +233,8 @@ fn drop_last_handle(handle: &mut Handle) {
     if !locked.drop_handle(node) {
         return;
     }
-    // Relaxed: only holders of handles change it, and the last one is gone.
+    // Relaxed: only holders of handles change it; the last one is gone, and the next one comes under
+    // the mutex.
     let external = locked.node(node).external.swap(0, Ordering::Relaxed);
     let info = locked.node(node).info.clone();
     let debug = locked.tree().config.debug;
@@ -346,7 +347,12 @@ impl NodePtr {
     /// The node is alive: the caller has a handle, a pin or bytes of it.
     pub(crate) unsafe fn handle(self) -> Handle {
         // SAFETY: the caller's promise.
-        unsafe { self.node() }.add_handle();
+        let node = unsafe { self.node() };
+        if !node.add_handle_unless_first() {
+            // Under the mutex, so that what goes with the last handle is not taken for this one's.
+            let _locked = node.tree.lock();
+            node.add_handle();
+        }
         Handle(self)
     }
 

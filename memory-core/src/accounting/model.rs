@@ -14,6 +14,7 @@ use loom::thread;
 
 use super::handle::Handle;
 use super::node::{NodeConfig, STRIPE, TreeConfig};
+use crate::sync::Ordering;
 use crate::testing::StdManager;
 
 /// A root with the default credit.
@@ -310,6 +311,31 @@ fn a_weak_handle_is_upgraded_or_not_while_the_last_one_goes() {
         thread.join().unwrap();
         at_rest(&root, 0);
         assert!(Handle::upgrade(&weak).is_none());
+    });
+}
+
+#[test]
+fn what_a_later_handle_charges_does_not_go_with_the_last_one_before_it() {
+    check(|| {
+        let root = root(64);
+        let a = child(&root, 64, 0);
+        a.charge(8).unwrap();
+        let ptr = a.ptr();
+        let thread = thread::spawn(move || {
+            // SAFETY: eight bytes are charged to the node, and keep it until the end.
+            let again = unsafe { ptr.handle() };
+            again.charge(4).unwrap();
+            again.external.fetch_add(4, Ordering::Relaxed);
+            again.release_external(4);
+        });
+
+        drop(a);
+
+        thread.join().unwrap();
+        at_rest(&root, 8);
+        // SAFETY: as above.
+        unsafe { ptr.uncharge(8) };
+        at_rest(&root, 0);
     });
 }
 

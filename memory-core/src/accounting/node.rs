@@ -104,7 +104,7 @@ pub(crate) struct Node {
     stripes: AtomicPtr<Stripes>,
     /// How often threads were seen to collide on `word`.
     contention: AtomicUsize,
-    /// `BufferAllocator`s; reaches zero only under the mutex.
+    /// `BufferAllocator`s; reaches zero, and leaves it, only under the mutex.
     handles: AtomicUsize,
     /// What keeps the node without bytes or handles: empty buffers and builders; reaches zero
     /// only under the mutex.
@@ -412,7 +412,7 @@ impl Node {
             .sum()
     }
 
-    /// Another handle: the caller has one, or bytes or a pin keep the node.
+    /// Another handle: the caller has one, or the mutex.
     #[inline]
     pub(crate) fn add_handle(&self) {
         // Relaxed: the caller keeps the node alive by other means until this is done.
@@ -420,10 +420,22 @@ impl Node {
         abort_on_overflow(count);
     }
 
-    /// Another pin, as for a handle.
+    /// Another handle, if there is one; `false`: the first one comes under the mutex.
+    #[inline]
+    pub(super) fn add_handle_unless_first(&self) -> bool {
+        let added = self
+            .handles
+            // Relaxed, both: as for `add_handle`.
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+                (count > 0).then(|| count + 1)
+            });
+        added.map(abort_on_overflow).is_ok()
+    }
+
+    /// Another pin: the caller has one, or a handle, or bytes or a ledger keep the node.
     #[inline]
     pub(crate) fn add_pin(&self) {
-        // Relaxed: as for `add_handle`.
+        // Relaxed: the caller keeps the node alive by other means until this is done.
         let count = self.pins.fetch_add(1, Ordering::Relaxed);
         abort_on_overflow(count);
     }

@@ -31,6 +31,21 @@ impl Handle {
         self.tree.lock().peak(self.ptr())
     }
 
+    /// Returns the peak and starts a new one at what is in use now.
+    pub(crate) fn reset_peak(&self) -> usize {
+        let node = self.ptr();
+        let mut locked = self.tree.lock();
+        let peak = locked.peak(node);
+        // The words' `low` starts anew when they are opened.
+        locked.freeze(node);
+        let state = locked.state(node);
+        state.peak = state.used();
+        if !state.shut {
+            locked.open(node);
+        }
+        peak
+    }
+
     /// Exact headroom, and whether the node or an ancestor is over its limit. O(tree).
     pub(crate) fn headroom(&self) -> (isize, bool) {
         self.tree.lock().headroom(self.ptr())

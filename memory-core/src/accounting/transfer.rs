@@ -148,19 +148,26 @@ impl Locked<'_> {
         }
     }
 
-    /// The first level above `common` that is over its limit and that a charge of `bytes` to
-    /// `node` would reach. `None` too if it would not even fit up to `common`.
+    /// The first level above the common ancestor that would be over its limit after a charge of
+    /// `bytes` to `node` that reaches it. `None` too if it would not even fit up to there.
     fn over_above(&self, node: NodePtr, bytes: usize, freed: Freed) -> Option<NodePtr> {
-        let (mut at, mut reaching, mut above) = (node, bytes, false);
+        let (mut at, mut reaching) = (node, bytes);
+        // From the common ancestor upwards: what the level below will be charged less.
+        let mut returned = None;
         loop {
             let state = self.look(at);
-            let added = if above { 0 } else { reaching };
-            let after = state.used().saturating_add(added);
+            let after = match returned {
+                None => state.used().saturating_add(reaching),
+                Some(less) => state.used() - less,
+            };
             if after > state.bound() {
-                return above.then_some(at);
+                return returned.map(|_| at);
             }
-            reaching = reaching.min(after.saturating_sub(self.node(at).reservation));
-            above = above || freed.is_some_and(|(common, _)| common == at);
+            let reservation = self.node(at).reservation;
+            reaching = reaching.min(after.saturating_sub(reservation));
+            if returned.is_some() || freed.is_some_and(|(common, _)| common == at) {
+                returned = Some(state.obtained.saturating_sub(after.max(reservation)));
+            }
             at = state.parent.filter(|_| reaching > 0)?;
         }
     }

@@ -42,6 +42,21 @@ impl BufferAllocator {
         self.handle.peak()
     }
 
+    /// Starts a new epoch for [`peak_memory_allocation`](Self::peak_memory_allocation), and returns
+    /// the peak of the one that ends, in bytes. Of this allocator only; takes the tree's lock.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// let root = arrow_memory_core::RootAllocator::unlimited();
+    /// drop(root.buffer(4096)?);
+    /// assert_eq!(root.reset_peak(), 4096);
+    /// assert_eq!(root.peak_memory_allocation(), 0);
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    pub fn reset_peak(&self) -> usize {
+        self.handle.reset_peak()
+    }
+
     /// The limit that was set, in bytes; above `isize::MAX`: unlimited.
     pub fn limit(&self) -> usize {
         self.handle.limit()

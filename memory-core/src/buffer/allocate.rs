@@ -309,6 +309,17 @@ impl<'a> Charge<'a> {
         Ok(Self { handle, bytes })
     }
 
+    /// Charges `bytes` (perhaps none) if the listener has nothing against it; it is not told of a
+    /// refusal.
+    pub(crate) fn allowed(handle: &'a Handle, bytes: usize) -> Result<Self, AllocError> {
+        if let Some(listener) = handle.listener.as_ref().filter(|_| bytes > 0) {
+            listener
+                .on_pre_allocation(&handle.info, bytes)
+                .map_err(|veto| vetoed(handle, bytes, veto))?;
+        }
+        Self::unheard(handle, bytes)
+    }
+
     /// Charges `bytes` (perhaps none) without asking the listener.
     #[inline(always)] // As for `new`.
     pub(crate) fn unheard(handle: &'a Handle, bytes: usize) -> Result<Self, AllocError> {

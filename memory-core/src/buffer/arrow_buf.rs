@@ -71,7 +71,7 @@ impl ArrowBuf {
     }
 
     #[inline]
-    pub(super) fn ledger(&self) -> &LedgerRef {
+    pub(crate) fn ledger(&self) -> &LedgerRef {
         &self.ledger
     }
 

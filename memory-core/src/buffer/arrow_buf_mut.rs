@@ -455,7 +455,7 @@ impl ArrowBufMut {
         if doubled > needed
             && let Some(size) = capacity_for(&handle, doubled)
             && self
-                .grow_to(&handle, block_size, size, Charge::unheard)
+                .grow_to(&handle, block_size, size, Charge::allowed)
                 .is_ok()
         {
             return Ok(());
@@ -473,6 +473,8 @@ impl ArrowBufMut {
         size: usize,
         charge: impl FnOnce(&'a Handle, usize) -> Result<Charge<'a>, AllocError>,
     ) -> Result<(), AllocError> {
+        let layout =
+            Layout::from_size_align(size, self.alignment()).map_err(|_| overflow(handle, size))?;
         let added = size - block_size.unwrap_or(0);
         let charge = charge(handle, added)?;
         match block_size {
@@ -484,8 +486,6 @@ impl ArrowBufMut {
                 self.note(Operation::Resized, Location::caller());
             }
             None => {
-                let layout = Layout::from_size_align(size, self.alignment())
-                    .map_err(|_| overflow(handle, size))?;
                 let mut moved = allocate_charged(charge, layout, Contents::Unspecified)?;
                 // SAFETY: our `len` bytes are initialised and the new block, which is another,
                 // has room for them.
@@ -521,8 +521,8 @@ impl ArrowBufMut {
         // SAFETY: we are the only way to the allocation (`whole_block` said so), which is not
         // foreign (invariant 3).
         let layout = unsafe { slot.layout() };
-        // SAFETY: the block came from this manager with this layout. The new size is not 0, a
-        // multiple of 64 and at most isize::MAX less the alignment (`Layout` checks below).
+        // SAFETY: the block came from this manager with this layout. The new size is not 0, and with
+        // the alignment it makes a valid layout: it is less than the old one, or `grow_to` checked.
         let moved = unsafe { handle.manager().reallocate(self.ptr, layout, new_size) };
         let ptr = moved.map_err(|source| manager_failed(handle, new_size, source))?;
         // SAFETY: as above: nobody else reads it.

@@ -8,8 +8,8 @@
 //! When a ledger's last buffer goes while there are others, its holder takes the mutex to take the
 //! ledger off the list and, if it owned, to hand the charge to the ledger that has been associated
 //! longest. Until it has the mutex the ledger is dead but still listed; a thread that meets such a
-//! ledger under the mutex *buries* it on its holder's behalf. The allocation's home slot stays
-//! until the last such holder came by (`pending`).
+//! ledger under the mutex *buries* it on its holder's behalf. The allocation's home slot, and the
+//! memory if no ledger is left, stay until the last such holder came by (`pending`).
 #![expect(unsafe_code, reason = "a reference-counted pointer to a slot")]
 
 use std::alloc::Layout;
@@ -414,10 +414,14 @@ impl Watch {
         let home = unsafe { self.home.as_ref() };
         if !home.count().is_shared() {
             // A second ledger may come just now; then this one owned at the moment we looked.
-            return home
-                .count()
-                .try_retain()
-                .then(|| LedgerRef(self.home.cast()));
+            if home.count().try_retain() {
+                return Some(LedgerRef(self.home.cast()));
+            }
+            // No buffer, unless a second ledger came and this one's buffers went since: then the
+            // bit is set.
+            if !home.count().is_shared() {
+                return None;
+            }
         }
         let mut any = None;
         let locked = self.tree.lock();
@@ -546,6 +550,11 @@ unsafe fn leave_others(slot: NonNull<Slot>, leaving: Leaving) {
     this.vacate();
     // SAFETY: as above.
     let links = unsafe { root.links() };
+    if links.first.is_none() && links.pending > 0 {
+        // Whoever comes by last may give the home slot back as soon as we let go of the mutex, so
+        // the memory is left to them, with its charge.
+        links.stranded = links.stranded.or(Some(node));
+    }
     let (first, pending, stranded) = (links.first, links.pending, links.stranded);
     if let Some(first) = first.filter(|_| pending == 0 && stranded.is_none()) {
         // SAFETY: on the list, so in use.
@@ -562,9 +571,9 @@ unsafe fn leave_others(slot: NonNull<Slot>, leaving: Leaving) {
     if let Some(moved) = moved {
         moved.tell_quietly();
     }
-    if first.is_none() && !buried {
-        // This ledger was the last on the list: the memory goes now, and its charge.
-        // SAFETY: without ledgers nobody can reach the memory; it is charged to that node.
+    if first.is_none() && pending == 0 {
+        // No ledger is left and nobody else is on the way: the memory goes now, and its charge.
+        // SAFETY: nobody can reach the memory or the home slot; it is charged to that node.
         unsafe { hooked::free_memory(root, stranded.unwrap_or(node)) };
     }
     if slot != home {
@@ -741,5 +750,55 @@ fn refused(refusal: &Refusal, bytes: usize) -> TransferError {
             bytes,
             to: to.clone(),
         },
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::testing::TrackingManager;
+    use crate::{AllocationManager, ArrowBuf, RootAllocator};
+
+    #[test]
+    fn a_holder_who_is_still_on_the_way_keeps_the_home_slot_and_the_memory() {
+        let manager = Arc::new(TrackingManager::default());
+        let root = RootAllocator::builder()
+            .allocation_manager(manager.clone())
+            .build()
+            .unwrap();
+        let (a, b) = (
+            root.child("a").build().unwrap(),
+            root.child("b").build().unwrap(),
+        );
+        let buffer = a.buffer_from_slice(&[7; 64]).unwrap();
+        let shared = buffer.retain_in(&b).unwrap();
+        // The first half of the drop: the count is zero, the mutex not yet taken.
+        let late = NonNull::from(buffer.ledger().slot().unwrap());
+        assert_eq!(
+            buffer.ledger().slot().unwrap().count().release(),
+            Left::Ledgers
+        );
+        std::mem::forget(buffer);
+
+        // Buries the dead ledger, whose home slot the allocation lives in; then all others go.
+        let again: ArrowBuf = shared.retain_in(&a).unwrap();
+        drop(shared);
+        drop(again);
+
+        assert_eq!(
+            manager.stats().live_bytes,
+            Some(64),
+            "freed while the last one to come by may give the slot back"
+        );
+        assert_eq!(root.allocated_memory(), 64);
+        // SAFETY: the second half of the drop above.
+        unsafe { leave_others(late) };
+        assert_eq!(manager.stats().live_bytes, Some(0));
+        assert_eq!(root.allocated_memory(), 0);
+        root.verify().unwrap();
+        drop((a, b));
+        assert!(root.child_allocators().is_empty());
     }
 }

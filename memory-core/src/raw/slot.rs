@@ -80,7 +80,8 @@ pub(crate) struct Links {
     pub(crate) first: Option<NonNull<Slot>>,
     /// In the home slot: ledgers that were buried before their last holder came by.
     pub(crate) pending: u32,
-    /// In the home slot: the node that kept the charge when it could not be moved.
+    /// In the home slot: the node that kept the charge when it could not be moved, or when its
+    /// ledger was the last to go while holders of buried ones were still on the way.
     pub(crate) stranded: Option<NodePtr>,
     /// The ledger was taken off the list on behalf of its last holder, who is still on the way.
     pub(crate) buried: bool,

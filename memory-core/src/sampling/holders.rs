@@ -28,6 +28,8 @@ pub struct Held {
     pub path: String,
     /// Bytes that it is charged for itself, without its children; exact.
     pub charged_bytes: usize,
+    /// All that it ever allocated, exact; `None` without `.statistics(true)`.
+    pub total_bytes: Option<u64>,
     /// External bytes and reservations among them, which have no site; exact.
     pub external_bytes: usize,
     /// Whether `sites` is exact, from debug mode, or estimated from samples.
@@ -104,6 +106,7 @@ fn add_tree(
             allocator: entry.allocator,
             path: path.join("/"),
             charged_bytes,
+            total_bytes: stats.total_bytes,
             external_bytes: stats.external_bytes,
             exact: known.is_some(),
             sites,

@@ -4,5 +4,6 @@ mod debug;
 mod events;
 mod leak_check;
 mod leaks;
+mod numbers;
 mod release;
 mod tree;

@@ -1,7 +1,9 @@
 use std::sync::Arc;
 
 use arrow_memory_core::testing::TrackingManager;
-use arrow_memory_core::{AllocError, BufferAllocator, RootAllocator};
+use arrow_memory_core::{
+    AllocError, AllocationListener, AllocatorInfo, BufferAllocator, RootAllocator, Veto,
+};
 
 fn root_with_limit(limit: usize) -> RootAllocator {
     RootAllocator::builder()
@@ -76,4 +78,40 @@ fn a_transfer_moves_the_charge_and_release_moves_ownership() {
     assert_eq!(root.allocated_memory(), 0);
     a.close().unwrap();
     root.close().unwrap();
+}
+
+/// Refuses what is larger than so many bytes.
+struct Frugal(usize);
+
+impl AllocationListener for Frugal {
+    fn on_pre_allocation(&self, _at: &AllocatorInfo, size: usize) -> Result<(), Veto> {
+        if size > self.0 {
+            return Err(Veto::new("too much at once"));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn growth_by_doubling_asks_the_listener_too() {
+    let root = RootAllocator::builder()
+        .allocation_manager(Arc::new(TrackingManager::default()))
+        .listener(Arc::new(Frugal(1024)))
+        .build()
+        .unwrap();
+    let mut buffer = root.buffer(1024).unwrap();
+    buffer.resize(1024, 1).unwrap();
+
+    buffer.try_reserve(64).unwrap();
+    assert_eq!(buffer.capacity(), 2048, "twice the capacity is allowed");
+    buffer.resize(2048, 1).unwrap();
+    buffer.try_reserve(64).unwrap();
+    assert_eq!(
+        buffer.capacity(),
+        2112,
+        "twice is vetoed, what is needed is not"
+    );
+    let refused = buffer.try_reserve(4096).unwrap_err();
+    assert!(matches!(refused, AllocError::Vetoed { .. }), "{refused}");
+    assert_eq!(root.allocated_memory(), 2112);
 }

@@ -1,0 +1,71 @@
+//! Serves the numbers of a tree to Prometheus.
+//!
+//! ```sh
+//! cargo run -p arrow-memory-core --example serve_metrics -- 127.0.0.1:9184
+//! curl http://127.0.0.1:9184/metrics
+//! ```
+//!
+//! The recorder is `metrics-exporter-prometheus`'s, without its HTTP server: a page is one string,
+//! and std is enough to serve it. With a second argument it ends after so many requests.
+
+use std::env;
+use std::error::Error;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+
+use arrow_memory_core::{MetricsExporter, Peaks, RootAllocator};
+use arrow_memory_system as _;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = env::args().skip(1);
+    let address = arguments.next().unwrap_or_else(|| "127.0.0.1:0".to_owned());
+    let requests = arguments
+        .next()
+        .map_or(Ok(usize::MAX), |count| count.parse())?;
+    let handle = PrometheusBuilder::new().install_recorder()?;
+
+    // What a query engine would be doing.
+    let root = RootAllocator::builder()
+        .name("server")
+        .limit(1 << 30)
+        .statistics(true)
+        .build()?;
+    let query = root.new_child_allocator("query", 1 << 20, 1 << 24)?;
+    let _columns = [query.buffer(1 << 21)?, query.buffer(4096)?];
+    assert!(query.buffer(1 << 25).is_err(), "above the query's limit");
+
+    let mut exporter = MetricsExporter::new(&root).peaks(Peaks::OfEpoch);
+    let listener = TcpListener::bind(address)?;
+    println!("http://{}/metrics", listener.local_addr()?);
+    for stream in listener.incoming().take(requests) {
+        exporter.export();
+        // A client that goes away is no reason to stop.
+        if let Err(error) = answer(stream?, &handle) {
+            eprintln!("{error}");
+        }
+    }
+    Ok(())
+}
+
+fn answer(mut stream: TcpStream, metrics: &PrometheusHandle) -> std::io::Result<()> {
+    let mut request = String::new();
+    let mut reader = BufReader::new(stream.try_clone()?);
+    reader.read_line(&mut request)?;
+    // The headers, up to the empty line.
+    let mut header = String::new();
+    while reader.read_line(&mut header)? > 2 {
+        header.clear();
+    }
+    let (status, body) = if request.starts_with("GET /metrics ") {
+        ("200 OK", metrics.render())
+    } else {
+        ("404 Not Found", String::new())
+    };
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    )
+}

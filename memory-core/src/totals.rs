@@ -1,0 +1,61 @@
+//! The three totals that people confuse: accounted, held by the backend, resident in the process.
+
+use std::fs;
+
+use crate::allocator::BufferAllocator;
+
+/// Three measures of the same memory, in bytes, that differ for good reasons.
+///
+/// *Accounted* is what the allocators are charged: buffers at their capacities, foreign memory, and
+/// external bytes and reservations that need not exist as memory. *Held* is what the backend has
+/// handed out or keeps for reuse, for all trees that share it. *Resident* is the physical memory of
+/// the whole process: its code, stacks and other heaps too, but no page that was never touched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct MemoryTotals {
+    /// Allocated from the root of the tree.
+    pub accounted_bytes: usize,
+    /// Handed out or cached by the backend; `None` if it does not say.
+    pub held_bytes: Option<usize>,
+    /// Resident in the process; `None` where the platform does not say.
+    pub resident_bytes: Option<usize>,
+}
+
+impl BufferAllocator {
+    /// The three totals of this allocator's tree, its backend and the process. Reads a file of the
+    /// operating system.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// let root = arrow_memory_core::RootAllocator::unlimited();
+    /// let _buffer = root.buffer(4096)?;
+    /// let totals = root.memory_totals();
+    /// assert_eq!(totals.accounted_bytes, 4096);
+    /// assert!(totals.held_bytes.is_none_or(|held| held >= 4096));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    pub fn memory_totals(&self) -> MemoryTotals {
+        let stats = self.allocation_manager().stats();
+        MemoryTotals {
+            accounted_bytes: self.root_allocator().allocated_memory(),
+            held_bytes: stats
+                .live_bytes
+                .map(|live| live + stats.cached_bytes.unwrap_or(0)),
+            resident_bytes: resident_bytes(),
+        }
+    }
+}
+
+/// Physical memory of this process.
+fn resident_bytes() -> Option<usize> {
+    if !cfg!(target_os = "linux") {
+        return None;
+    }
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: usize = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024)
+}
