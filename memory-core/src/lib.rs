@@ -15,6 +15,7 @@ mod manager;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod outcome;
+mod probes;
 mod raw;
 mod report;
 mod reservation;

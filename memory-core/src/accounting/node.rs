@@ -21,6 +21,7 @@ use crate::debug::{Recorder, Trail};
 use crate::listener::AllocationListener;
 use crate::manager::AllocationManager;
 use crate::outcome::{AllocatorId, AllocatorInfo};
+use crate::probes::ProbeName;
 use crate::rounding::RoundingPolicy;
 use crate::sampling;
 use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, MutexGuard, Ordering, plain};
@@ -93,6 +94,8 @@ pub(crate) struct Node {
     /// Which of the slow extras are on: the bits of [`hooks`].
     pub(crate) hooks: u8,
     pub(crate) info: AllocatorInfo,
+    /// The name as tracers read it.
+    pub(crate) probe_name: ProbeName,
     pub(crate) tree: Arc<Tree>,
     pub(crate) listener: Option<Arc<dyn AllocationListener>>,
     pub(crate) policy: Option<Arc<dyn RoundingPolicy>>,
@@ -631,6 +634,7 @@ impl Node {
             manager: NonNull::from(&*tree.config.manager),
             watch: plain::AtomicU64::new(if bits == 0 { 0 } else { HOOKED }),
             hooks: bits,
+            probe_name: ProbeName::new(&name),
             info: AllocatorInfo {
                 id: next_id(),
                 name,

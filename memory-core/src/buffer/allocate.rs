@@ -20,6 +20,7 @@ use crate::ledger::LedgerRef;
 use crate::listener::AllocationListener;
 use crate::manager::ManagerError;
 use crate::outcome::AllocationOutcome;
+use crate::probes;
 use crate::raw::slot::Block;
 use crate::rounding;
 use crate::sampling;
@@ -234,6 +235,7 @@ pub(crate) fn allocate_charged(
         "a misaligned block"
     );
     charge.keep();
+    probes::allocate(ptr, layout.size(), handle);
     let block = Block {
         ptr,
         align: layout.align(),
@@ -419,6 +421,9 @@ fn charge_again(
 pub(crate) fn refused(refusal: &Refusal, bytes: usize) -> AllocError {
     let error = refusal.to_error(bytes);
     events::refused(bytes, &error);
+    if let Some(allocator) = error.allocator() {
+        probes::refuse(bytes, allocator);
+    }
     error
 }
 

@@ -19,6 +19,7 @@ use crate::allocator::BufferAllocator;
 use crate::debug::{Operation, Seen};
 use crate::error::{AllocError, TransferError};
 use crate::ledger::LedgerRef;
+use crate::probes;
 use crate::rounding;
 use crate::size::{ALIGNMENT, checked_round_up, checked_sum};
 
@@ -525,6 +526,7 @@ impl ArrowBufMut {
         // the alignment it makes a valid layout: it is less than the old one, or `grow_to` checked.
         let moved = unsafe { handle.manager().reallocate(self.ptr, layout, new_size) };
         let ptr = moved.map_err(|source| manager_failed(handle, new_size, source))?;
+        probes::reallocate(self.ptr, old_size, ptr, new_size, handle);
         // SAFETY: as above: nobody else reads it.
         unsafe { slot.set_block(ptr, new_size) };
         if let Some(own) = self.ledger.slot() {

@@ -13,6 +13,7 @@ use crate::debug::Operation;
 use crate::error::AllocError;
 use crate::ledger::{LedgerRef, Watch};
 use crate::outcome::AllocatorInfo;
+use crate::probes;
 use crate::raw::slot::{Block, MOST_SPECIAL, Release};
 use crate::size::{ALIGNMENT, MAX_SIZE};
 use crate::sync::Ordering;
@@ -189,6 +190,7 @@ impl BufferAllocator {
         let node = self.node();
         // Relaxed: a number for readers.
         node.foreign.fetch_add(size, Ordering::Relaxed);
+        probes::allocate(ptr, size, node);
         let block = Block {
             ptr,
             align: ALIGNMENT,

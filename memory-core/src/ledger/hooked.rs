@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::accounting::{Node, NodePtr, hooks, quietly};
 use crate::events;
+use crate::probes;
 use crate::raw::pool;
 use crate::raw::slot::Slot;
 use crate::sampling;
@@ -49,6 +50,8 @@ pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
         sampling::forget(std::ptr::from_ref(root).addr());
     }
     // SAFETY: nobody else can reach the allocation.
+    probes::release(unsafe { root.block() }.ptr, size, owner);
+    // SAFETY: as above.
     if let Some(release) = unsafe { root.take_foreign() } {
         quietly(&owner.info, *release);
         // Relaxed: a number for readers.
@@ -131,6 +134,8 @@ fn tell(from: &Node, to: &Node, size: usize) {
 /// Moves an allocation's entries in the nodes' side counters. Under the mutex.
 pub(super) fn moved_counts(from: &Node, to: &Node, slot: &Slot) {
     let home = slot.home();
+    // SAFETY: under the mutex, and the allocation has several ledgers.
+    probes::transfer(unsafe { home.block() }.ptr, slot.size(), from, to);
     if home.is_sampled() {
         sampling::moved(std::ptr::from_ref(home).addr(), &to.info);
     }

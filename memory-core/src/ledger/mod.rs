@@ -20,6 +20,7 @@ use std::sync::Arc;
 use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal, Tree, hooks};
 use crate::debug::{Operation, Seen};
 use crate::error::TransferError;
+use crate::probes;
 use crate::raw::count::Left;
 use crate::raw::pool;
 use crate::raw::slot::{Block, MOST_SPECIAL, Release, Slot};
@@ -471,6 +472,7 @@ unsafe fn free(slot: NonNull<Slot>) {
     let block = unsafe { this.block() };
     // SAFETY: size and alignment are those of the layout that the block was asked with.
     let layout = unsafe { Layout::from_size_align_unchecked(size, block.align) };
+    probes::release(block.ptr, size, owner);
     this.vacate();
     // SAFETY: vacated, and nobody else knows the slot.
     unsafe { pool::put(slot) };

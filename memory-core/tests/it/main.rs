@@ -5,5 +5,6 @@ mod events;
 mod leak_check;
 mod leaks;
 mod numbers;
+mod probes;
 mod release;
 mod tree;
