@@ -214,6 +214,13 @@ impl State {
         self.limit.min(crate::size::MAX_SIZE)
     }
 
+    /// Notes that the subtree is exact and shut, by a recall that visited so many nodes.
+    pub(super) fn tighten(&mut self, visited: usize) {
+        self.tight = true;
+        self.tight_operations = 0;
+        self.recall_cost = visited;
+    }
+
     #[inline]
     pub(super) fn note_peak(&mut self) {
         self.peak = self.peak.max(self.used());

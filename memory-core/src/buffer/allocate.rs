@@ -77,7 +77,8 @@ impl BufferAllocator {
     }
 
     /// As [`buffer`](Self::buffer), aligned to `alignment` bytes: a power of two from 64 to 2 MiB.
-    /// The buffer keeps its alignment when it grows.
+    /// The buffer keeps its alignment when it grows, as long as it has memory: an empty one grows
+    /// at 64.
     ///
     /// # Errors
     ///

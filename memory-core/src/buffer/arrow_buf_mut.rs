@@ -14,7 +14,7 @@ use super::allocate::{
     overflow, tell_allocation,
 };
 use super::{ArrowBuf, nowhere};
-use crate::accounting::{Handle, quietly};
+use crate::accounting::Handle;
 use crate::allocator::BufferAllocator;
 use crate::debug::{Operation, Seen};
 use crate::error::{AllocError, TransferError};
@@ -340,7 +340,7 @@ impl ArrowBufMut {
         // SAFETY: the block is smaller by as many bytes, which were charged for it.
         unsafe { handle.uncharge(given) };
         if let Some(listener) = &handle.listener {
-            quietly(&handle.info, || listener.on_release(&handle.info, given));
+            listener.on_release(&handle.info, given);
         }
         Ok(())
     }
