@@ -902,6 +902,16 @@ impl<'t> Locked<'t> {
         unsafe { node.give(bytes) }
     }
 
+    /// Whether `give` would succeed, as things stand.
+    pub(super) fn may_give(&self, node: NodePtr, bytes: usize) -> bool {
+        let this = self.node(node);
+        let (word, high) = match this.stripes() {
+            Some(stripes) => (stripes.mine(), this.high() >> stripes.shift),
+            None => (&this.word, this.high()),
+        };
+        !word.is_shut() && word.held().credit.saturating_add(bytes) <= high
+    }
+
     /// Whether the node refuses new work.
     pub(crate) fn is_closed(&self, node: NodePtr) -> bool {
         self.look(node).closed
