@@ -1,4 +1,5 @@
-//! Arrays and batches: adopted, moved, measured and let go as wholes.
+//! Arrays and batches: adopted, moved, measured and let go as wholes. Longer than most: the trait, its
+//! one implementation, and how arrays are taken apart.
 #![expect(
     unsafe_code,
     reason = "rebuilds valid arrays with other buffers of the same bytes"

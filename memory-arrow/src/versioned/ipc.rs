@@ -1,4 +1,5 @@
-//! Arrow IPC: read into memory of a tree, or mapped, and decoded where it lies.
+//! Arrow IPC: read into memory of a tree, or mapped, and decoded where it lies. Longer than most:
+//! streams and files share how messages are read.
 #![cfg_attr(unix, expect(unsafe_code, reason = "maps files"))]
 
 use std::collections::VecDeque;
