@@ -1,5 +1,7 @@
 //! Arrays and batches: adopted, moved, measured and let go as wholes. Longer than most: the trait, its
 //! one implementation, and how arrays are taken apart.
+//!
+//! Longer than most files: half of it is what the public methods promise.
 #![expect(
     unsafe_code,
     reason = "rebuilds valid arrays with other buffers of the same bytes"

@@ -1,4 +1,10 @@
 //! The node of an allocator: its word, its state under the tree's mutex, and its lifetime.
+//!
+//! Longer than most files, so that every `unsafe` access to a node's state is in one place.
+#![expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "reaching a place through a raw pointer and using it count as two"
+)]
 #![expect(
     unsafe_code,
     reason = "nodes are linked by pointers, and their state is shared under one mutex per tree: a \

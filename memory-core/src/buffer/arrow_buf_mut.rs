@@ -1,4 +1,6 @@
 //! [`ArrowBufMut`]: an exclusive, writable, growable handle.
+//!
+//! Longer than most files: half of it is what the public methods promise.
 #![expect(unsafe_code, reason = "tracks which bytes of a block are initialised")]
 
 use std::alloc::Layout;

@@ -187,10 +187,6 @@ impl BufferAllocator {
     /// [`ForeignError`] as for [`buffer`](Self::buffer); it hands the allocation back. One that is
     /// [`forced`](ForeignAllocation::forced) is refused only by an allocator that has left its
     /// tree, or if a sum would pass `isize::MAX`.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the error hands the allocation back"
-    )]
     #[track_caller]
     pub fn wrap_foreign_allocation(
         &self,

@@ -1,4 +1,8 @@
 //! What happens at a release or a transfer when somebody watches, and for foreign memory.
+#![expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "reaching a place through a raw pointer and using it count as two"
+)]
 #![expect(unsafe_code, reason = "frees allocations, as the parent module")]
 
 use std::ptr::NonNull;

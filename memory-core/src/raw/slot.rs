@@ -1,5 +1,9 @@
 //! The slot: the bookkeeping of one ledger and, in the first ledger's slot, of its allocation.
 #![expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "reaching a place through a raw pointer and using it count as two"
+)]
+#![expect(
     unsafe_code,
     reason = "slots are recycled memory; who may touch which field is written here"
 )]
@@ -182,7 +186,7 @@ impl Slot {
         // SAFETY: as above.
         unsafe { (&raw mut (*slot).foreign).write(UnsafeCell::new(foreign)) };
         // SAFETY: the pool initialised the face when it made the chunk; it is all atomics.
-        unsafe { &*(&raw const (*slot).face) }
+        unsafe { &(*slot).face }
     }
 
     /// The count of the buffers on this ledger.
