@@ -29,6 +29,12 @@ pub(crate) enum Command {
     Scan(Scan),
     /// Do the same work on each backend, in processes of their own
     Compare(Compare),
+    /// Turn the text of `perf script` into one JSON object per line
+    Events(Capture),
+    /// List what a capture shows to be never freed, by stack, largest first
+    Dangling(Dangling),
+    /// Draw a flame graph of folded stacks
+    Flame(Flame),
     /// Make test data
     #[command(subcommand)]
     Gen(Gen),
@@ -86,6 +92,41 @@ pub(crate) struct Compare {
     pub(crate) worker: Option<String>,
 }
 
+/// A capture of the probes of arrow-memory, or of those documented for Arrow C++.
+#[derive(Debug, Args)]
+pub(crate) struct Capture {
+    /// What `perf script` printed; standard input without it, or as `-`
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// Lists what was allocated and never freed.
+#[derive(Debug, Args)]
+pub(crate) struct Dangling {
+    #[command(flatten)]
+    pub(crate) capture: Capture,
+    /// Only the largest stacks
+    #[arg(long, value_name = "N", conflicts_with = "folded")]
+    pub(crate) top: Option<usize>,
+    /// Print folded stacks with their bytes, for `arrow-memory flame`; no JSON
+    #[arg(long)]
+    pub(crate) folded: bool,
+}
+
+/// Draws folded stacks: those of sampling, or of `dangling --folded`.
+#[derive(Debug, Args)]
+pub(crate) struct Flame {
+    /// Lines of `frame;frame;… bytes`; standard input without it, or as `-`
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Where the SVG goes
+    #[arg(long, value_name = "FILE", default_value = "arrow-memory-flame.svg")]
+    pub(crate) out: PathBuf,
+    /// What stands above it
+    #[arg(long, value_name = "TEXT", default_value = "Memory held, by stack")]
+    pub(crate) title: String,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Gen {
     /// The tables of TPC-H
@@ -123,5 +164,17 @@ fn scale(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(scale) if (0.001..=1000.0).contains(&scale) => Ok(scale),
         _ => Err("a scale is a number from 0.001 to 1000".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
     }
 }

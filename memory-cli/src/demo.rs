@@ -57,7 +57,7 @@ pub(crate) fn demo(json: bool) -> Result<(), Failure> {
         style,
     )?;
     terminal::print(&format!(
-        "{}\n  Every byte above was charged before it was allocated, and is back: each scan closed its tree at zero.\n  \
+        "{}\n  Every byte of a column was charged before it was allocated, and is back: each scan closed its tree at zero.\n  \
          Next: {} (one batch at a time), or your own files; {} has all of it.\n",
         style.bold("That was all."),
         style.accent(&format!("arrow-memory scan {}", file.display())),

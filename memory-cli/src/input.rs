@@ -273,7 +273,12 @@ fn chosen(schema: &Schema, columns: &[String]) -> Result<Vec<usize>, Failure> {
 /// What a library said of a file, with what to do about codecs that are not built in.
 fn said(error: impl fmt::Display) -> Failure {
     let text = error.to_string();
-    if text.contains("Disabled feature at compile time") {
+    let disabled = [
+        "Disabled feature at compile time",
+        "requires the lz4",
+        "requires the zstd",
+    ];
+    if disabled.iter().any(|words| text.contains(words)) {
         return Failure::new(format!(
             "{text}: build this tool with `--features codecs` to read it"
         ));

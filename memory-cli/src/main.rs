@@ -1,6 +1,7 @@
 //! `arrow-memory`: what columnar files need in memory.
 //!
-//! One module per command (`demo`, `scan`, `compare`, `generate`) over what they share: `input` reads files,
+//! One module per command (`demo`, `scan`, `compare`, `generate`; `captures` has `events` and
+//! `dangling`, `flame` is `flame`) over what they share: `input` reads files,
 //! `columns` copies them into accounted memory, `tree` draws allocators, `terminal` writes.
 
 // Linked, so that each can be asked for by name.
@@ -9,11 +10,13 @@ use arrow_memory_jemalloc as _;
 use arrow_memory_mimalloc as _;
 use arrow_memory_system as _;
 
+mod captures;
 mod cli;
 mod columns;
 mod compare;
 mod demo;
 mod failure;
+mod flame;
 mod generate;
 mod guarded;
 mod input;
@@ -90,6 +93,25 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
                 terminal::print_json(&comparison)?;
             } else {
                 terminal::print(&comparison.render(Style::stdout()))?;
+            }
+        }
+        Command::Events(arguments) => captures::events(arguments.file.as_deref())?,
+        Command::Dangling(arguments) => {
+            let shape = if arguments.folded {
+                captures::Shape::Folded
+            } else if json {
+                captures::Shape::Json
+            } else {
+                captures::Shape::Text
+            };
+            captures::dangling(arguments.capture.file.as_deref(), arguments.top, shape)?;
+        }
+        Command::Flame(arguments) => {
+            let drawn = flame::flame(arguments.file.as_deref(), &arguments.out, &arguments.title)?;
+            if json {
+                terminal::print_json(&drawn)?;
+            } else {
+                terminal::print(&drawn.line())?;
             }
         }
         Command::Gen(Gen::Tpch(arguments)) => {

@@ -1,0 +1,110 @@
+//! `flame`: folded stacks as a flame graph.
+
+use std::fs;
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+
+use inferno::flamegraph::{self, Palette, color::BasicPalette};
+
+use crate::captures;
+use crate::failure::{Failure, one_line};
+
+/// A graph that was drawn.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct Drawn {
+    pub(crate) out: PathBuf,
+    pub(crate) stacks: usize,
+    /// Lines that were no stacks.
+    pub(crate) malformed: usize,
+}
+
+impl Drawn {
+    pub(crate) fn line(&self) -> String {
+        format!("{}  {} stacks\n", self.out.display(), self.stacks)
+    }
+}
+
+/// Draws the stacks of a file, or of standard input, to `out`.
+pub(crate) fn flame(file: Option<&Path>, out: &Path, title: &str) -> Result<Drawn, Failure> {
+    let mut text = captures::open(file)?;
+    let mut stacks = Vec::new();
+    let mut malformed = 0;
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        let read = text.read_until(b'\n', &mut bytes);
+        if read.map_err(|error| Failure::new(format!("cannot read the stacks: {error}")))? == 0 {
+            break;
+        }
+        let line = one_blank(&String::from_utf8_lossy(&bytes));
+        if is_stack(&line) {
+            stacks.push(line);
+        } else if !line.is_empty() {
+            malformed += 1;
+        }
+    }
+    if malformed > 0 {
+        let lines = if malformed == 1 {
+            "line was"
+        } else {
+            "lines were"
+        };
+        eprintln!("warning: {malformed} {lines} no `frame;frame;… bytes`");
+    }
+    if stacks.is_empty() {
+        return Err(Failure::new(
+            "there are no folded stacks to draw: give it what `sampling::write_folded` or `arrow-memory dangling --folded` wrote",
+        ));
+    }
+    let svg = draw(&stacks, title)?;
+    fs::write(out, svg).map_err(|error| {
+        Failure::new(format!(
+            "cannot write the graph to `{}`: {error}; choose another place with --out",
+            out.display()
+        ))
+    })?;
+    Ok(Drawn {
+        out: out.to_owned(),
+        stacks: stacks.len(),
+        malformed,
+    })
+}
+
+fn draw(stacks: &[String], title: &str) -> Result<Vec<u8>, Failure> {
+    let mut options = flamegraph::Options::default();
+    options.title = one_line(title);
+    options.count_name = "bytes".to_owned();
+    options.colors = Palette::Basic(BasicPalette::Mem);
+    let mut svg = Vec::new();
+    flamegraph::from_lines(&mut options, stacks.iter().map(String::as_str), &mut svg)
+        .map_err(|error| Failure::new(format!("cannot draw these stacks: {error}")))?;
+    Ok(svg)
+}
+
+/// The line with its control characters blank.
+fn one_blank(line: &str) -> String {
+    line.trim_end().replace(|c: char| c.is_control(), " ")
+}
+
+/// Whether the line is frames and a number of bytes that is not 0.
+fn is_stack(line: &str) -> bool {
+    line.rsplit_once(' ').is_some_and(|(frames, bytes)| {
+        let bytes = bytes.parse::<u64>();
+        !frames.trim().is_empty() && bytes.is_ok_and(|bytes| bytes > 0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_is_frames_and_a_number() {
+        for line in ["main;scan 4096", "a b;c 1"] {
+            assert!(is_stack(line), "{line}");
+        }
+        for line in ["", "main", "main x", " 12", "main 0", "main -4"] {
+            assert!(!is_stack(line), "{line}");
+        }
+    }
+}
