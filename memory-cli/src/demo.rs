@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::failure::{DOES_NOT_FIT, Failure, one_line};
-use crate::input::Input;
+use crate::input::{Input, messages};
 use crate::scan::duration;
 use crate::size::human;
 use crate::terminal::{self, Style};
@@ -142,7 +142,9 @@ fn cache(program: &Path) -> PathBuf {
 
 /// Whether the table was made before, by a run that was not disturbed.
 fn is_whole(file: &Path) -> bool {
-    Input::open(file, &[], 1).is_ok_and(|input| input.rows.is_some_and(|rows| rows > 0))
+    messages()
+        .and_then(|messages| Input::open(file, &[], 1, &messages))
+        .is_ok_and(|input| input.rows.is_some_and(|rows| rows > 0))
 }
 
 /// In a process of its own: the generator keeps 300 MB of text for as long as it lives.

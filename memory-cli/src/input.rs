@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use arrow_memory_arrow::arrow_60::deps::arrow_array::RecordBatch;
 use arrow_memory_arrow::arrow_60::deps::arrow_csv;
-use arrow_memory_arrow::arrow_60::deps::arrow_ipc::reader::{FileReader, StreamReader};
 use arrow_memory_arrow::arrow_60::deps::arrow_schema::{ArrowError, Schema, SchemaRef};
 use arrow_memory_arrow::arrow_60::deps::parquet::arrow::ProjectionMask;
 use arrow_memory_arrow::arrow_60::deps::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow_memory_arrow::arrow_60::ipc::{IpcFileReader, IpcStreamReader};
+use arrow_memory_core::{BufferAllocator, RootAllocator};
 
 use crate::failure::Failure;
 use crate::guarded::guarded;
@@ -47,16 +48,25 @@ pub(crate) enum Format {
 impl Input {
     /// Opens a file whose first bytes, or whose name, say what it is. `columns` are names; all if
     /// there are none.
+    ///
+    /// The messages of Arrow IPC are read into memory of `messages`; the decoders of other formats
+    /// have memory of their own.
     pub(crate) fn open(
         path: &Path,
         columns: &[String],
         batch_size: usize,
+        messages: &BufferAllocator,
     ) -> Result<Self, Failure> {
-        guarded(|| Self::open_unguarded(path, columns, batch_size))
+        guarded(|| Self::open_unguarded(path, columns, batch_size, messages))
             .map_err(|failure| failure.about(format_args!("cannot read `{}`", path.display())))
     }
 
-    fn open_unguarded(path: &Path, columns: &[String], batch_size: usize) -> Result<Self, Failure> {
+    fn open_unguarded(
+        path: &Path,
+        columns: &[String],
+        batch_size: usize,
+        messages: &BufferAllocator,
+    ) -> Result<Self, Failure> {
         let mut file = File::open(path).map_err(|error| Failure::new(error.to_string()))?;
         let metadata = file.metadata().map_err(io_failure)?;
         if !metadata.is_file() {
@@ -77,8 +87,8 @@ impl Input {
         let format = Format::of(path, &head)?;
         let source = match format {
             Format::Parquet => parquet(file, columns, batch_size)?,
-            Format::Ipc => ipc_file(file, columns)?,
-            Format::IpcStream => ipc_stream(file, columns)?,
+            Format::Ipc => ipc_file(file, columns, messages)?,
+            Format::IpcStream => ipc_stream(file, columns, messages)?,
             Format::Csv => csv(file, metadata.len(), columns, batch_size)?,
         };
         Ok(Self {
@@ -142,6 +152,16 @@ impl fmt::Display for Format {
     }
 }
 
+/// An allocator for the messages of Arrow IPC: no limit, on a backend that is not the one that is
+/// looked at.
+pub(crate) fn messages() -> Result<RootAllocator, Failure> {
+    RootAllocator::builder()
+        .name("messages")
+        .backend("system")
+        .build()
+        .map_err(|error| Failure::new(error.to_string()))
+}
+
 /// How much of a file is looked at to tell what it is.
 const HEAD: usize = 4096;
 
@@ -176,28 +196,32 @@ fn parquet(file: File, columns: &[String], batch_size: usize) -> Result<Source, 
     })
 }
 
-fn ipc_file(file: File, columns: &[String]) -> Result<Source, Failure> {
-    let all = FileReader::try_new(BufReader::new(&file), None).map_err(said)?;
-    let projection = projection(&all.schema(), columns)?;
-    drop(all);
-    let reader = FileReader::try_new_buffered(file, projection).map_err(said)?;
+fn ipc_file(file: File, columns: &[String], messages: &BufferAllocator) -> Result<Source, Failure> {
+    let mut reader = IpcFileReader::new(file, messages).map_err(said)?;
+    let indices = chosen(&reader.schema(), columns)?;
+    if !columns.is_empty() {
+        reader = reader.with_projection(indices).map_err(said)?;
+    }
     Ok(Source {
         rows: None,
         schema: reader.schema(),
-        batches: Box::new(reader),
+        batches: Box::new(reader.map(|batch| batch.map_err(ArrowError::from))),
     })
 }
 
-fn ipc_stream(mut file: File, columns: &[String]) -> Result<Source, Failure> {
-    let all = StreamReader::try_new(BufReader::new(&file), None).map_err(said)?;
-    let projection = projection(&all.schema(), columns)?;
-    drop(all);
-    file.rewind().map_err(io_failure)?;
-    let reader = StreamReader::try_new_buffered(file, projection).map_err(said)?;
+fn ipc_stream(
+    file: File,
+    columns: &[String],
+    messages: &BufferAllocator,
+) -> Result<Source, Failure> {
+    let reader = IpcStreamReader::new(BufReader::new(file), messages).map_err(said)?;
+    let indices = chosen(&reader.schema(), columns)?;
+    let schema = reader.schema().project(&indices).map_err(said)?;
+    let chosen = move |batch: RecordBatch| batch.project(&indices);
     Ok(Source {
         rows: None,
-        schema: reader.schema(),
-        batches: Box::new(reader),
+        schema: Arc::new(schema),
+        batches: Box::new(reader.map(move |batch| chosen(batch?))),
     })
 }
 
@@ -225,11 +249,6 @@ fn csv(
         schema: reader.schema(),
         batches: Box::new(reader),
     })
-}
-
-fn projection(schema: &Schema, columns: &[String]) -> Result<Option<Vec<usize>>, Failure> {
-    let indices = chosen(schema, columns)?;
-    Ok((!columns.is_empty()).then_some(indices))
 }
 
 /// The indices of the columns of these names, in the file's order; all if there are no names.

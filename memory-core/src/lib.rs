@@ -16,6 +16,7 @@ mod manager;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod outcome;
+mod probes;
 mod raw;
 mod report;
 mod reservation;

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use arrow_memory_core::backend;
 
 use crate::failure::{Failure, one_line};
-use crate::input::Input;
+use crate::input::{Input, messages};
 use crate::scan::duration;
 use crate::size::{grouped, human};
 use crate::terminal::{self, Style};
@@ -50,7 +50,13 @@ pub(crate) struct Comparison {
 pub(crate) fn compare(options: &Options) -> Result<Comparison, Failure> {
     let names = names(&options.backends)?;
     // Here, so that a bad file is one error and not one of each process.
-    drop(Input::open(&options.file, &[], options.batch_size)?);
+    let messages = messages()?;
+    drop(Input::open(
+        &options.file,
+        &[],
+        options.batch_size,
+        &messages,
+    )?);
     // Before the work, so that it is not lost.
     write_chart(&options.chart, "")?;
     let program = env::current_exe()

@@ -12,7 +12,7 @@ use arrow_memory_core::{AllocError, ArrowBuf, ArrowBufMut, BufferAllocator, Root
 
 use crate::columns;
 use crate::failure::Failure;
-use crate::input::Input;
+use crate::input::{Input, messages};
 use crate::process::ProcessMemory;
 
 /// What one backend took for the work.
@@ -148,7 +148,8 @@ impl Query {
     }
 
     fn run(mut self, file: &Path, batch_size: usize) -> Result<Done, Failure> {
-        let mut input = Input::open(file, &[], batch_size)?;
+        let messages = messages()?;
+        let mut input = Input::open(file, &[], batch_size, &messages)?;
         let mut done = Done {
             rows: 0,
             decoding: Duration::ZERO,

@@ -15,7 +15,7 @@ use arrow_memory_core::{
 
 use crate::columns;
 use crate::failure::Failure;
-use crate::input::Input;
+use crate::input::{Input, messages};
 use crate::process::ProcessMemory;
 use crate::terminal;
 use crate::tree;
@@ -48,13 +48,14 @@ pub(crate) struct Options {
 /// Reads the files, releases everything, and checks that nothing is left.
 pub(crate) fn scan(options: &Options) -> Result<Report, Failure> {
     let before = ProcessMemory::now();
+    let trees = Trees::plant(options)?;
+    let open = |path| Input::open(path, &options.columns, options.batch_size, &trees.messages);
     let inputs = options
         .files
         .iter()
-        .map(|path| Input::open(path, &options.columns, options.batch_size))
-        .collect::<Result<Vec<_>, _>>()?;
-    let trees = Trees::plant(options)?;
-    let scanned = Scan::new(&trees, options).run(inputs, before);
+        .map(|path| open(path))
+        .collect::<Result<Vec<_>, _>>();
+    let scanned = inputs.and_then(|inputs| Scan::new(&trees, options).run(inputs, before));
     // Whether or not it went well, everything has to be back.
     let closed = trees.close();
     let mut report = scanned?;
@@ -62,12 +63,14 @@ pub(crate) fn scan(options: &Options) -> Result<Report, Failure> {
     Ok(report)
 }
 
-/// The tree of the scan, and one to measure with.
+/// The tree of the scan, and two beside it.
 struct Trees {
     root: RootAllocator,
     /// Unlimited; holds a decoded batch at a time, without a copy.
     measure: RootAllocator,
-    /// Counts what the backend handed out to these two.
+    /// Where decoded batches come from, if they are of Arrow IPC.
+    messages: RootAllocator,
+    /// Counts what the backend handed out to the first two.
     counted: Arc<ProxyManager>,
     backend: Arc<dyn AllocationManager>,
 }
@@ -94,14 +97,15 @@ impl Trees {
         Ok(Self {
             root: plant("scan", options.limit.unwrap_or(usize::MAX))?,
             measure: plant("measure", usize::MAX)?,
+            messages: messages()?,
             counted,
             backend,
         })
     }
 
-    /// Closes both trees, and says what is resident then.
+    /// Closes the trees, and says what is resident then.
     fn close(self) -> Result<ProcessMemory, Failure> {
-        for root in [&self.root, &self.measure] {
+        for root in [&self.root, &self.measure, &self.messages] {
             root.close()
                 .map_err(|error| Failure::bug(format!("memory was not given back: {error}")))?;
         }

@@ -1,4 +1,8 @@
 //! What happens at a release or a transfer when somebody watches, and for foreign memory.
+#![expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "reaching a place through a raw pointer and using it count as two"
+)]
 #![expect(unsafe_code, reason = "frees allocations, as the parent module")]
 
 use std::ptr::NonNull;
@@ -6,6 +10,7 @@ use std::sync::Arc;
 
 use crate::accounting::{Node, NodePtr, hooks, quietly};
 use crate::events;
+use crate::probes;
 use crate::raw::pool;
 use crate::raw::slot::Slot;
 use crate::sampling;
@@ -21,7 +26,7 @@ pub(super) unsafe fn free(slot: NonNull<Slot>) {
     // SAFETY: the slot is in use, by us alone.
     let this = unsafe { slot.as_ref() };
     let (node, root) = (this.node(), this.home());
-    let home = NonNull::from(root);
+    let home = this.home_ptr();
     this.vacate();
     // SAFETY: nobody else can reach the allocation, which is charged to the node.
     unsafe { free_memory(root, node) };
@@ -49,6 +54,8 @@ pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
         sampling::forget(std::ptr::from_ref(root).addr());
     }
     // SAFETY: nobody else can reach the allocation.
+    probes::release(unsafe { root.block() }.ptr, size, owner);
+    // SAFETY: as above.
     if let Some(release) = unsafe { root.take_foreign() } {
         quietly(&owner.info, *release);
         // Relaxed: a number for readers.
@@ -131,6 +138,8 @@ fn tell(from: &Node, to: &Node, size: usize) {
 /// Moves an allocation's entries in the nodes' side counters. Under the mutex.
 pub(super) fn moved_counts(from: &Node, to: &Node, slot: &Slot) {
     let home = slot.home();
+    // SAFETY: under the mutex, and the allocation has several ledgers.
+    probes::transfer(unsafe { home.block() }.ptr, slot.size(), from, to);
     if home.is_sampled() {
         sampling::moved(std::ptr::from_ref(home).addr(), &to.info);
     }

@@ -10,6 +10,13 @@
 //! longest. Until it has the mutex the ledger is dead but still listed; a thread that meets such a
 //! ledger under the mutex *buries* it on its holder's behalf. The allocation's home slot, and the
 //! memory if no ledger is left, stay until the last such holder came by (`pending`).
+//!
+//! Longer than most files: the ways in which a ledger comes and goes race with one another, and are
+//! read together.
+#![expect(
+    clippy::result_large_err,
+    reason = "a refusal is made under the mutex, where nothing is allocated"
+)]
 #![expect(unsafe_code, reason = "a reference-counted pointer to a slot")]
 
 use std::alloc::Layout;
@@ -20,6 +27,7 @@ use std::sync::Arc;
 use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal, Tree, hooks};
 use crate::debug::{Operation, Seen};
 use crate::error::TransferError;
+use crate::probes;
 use crate::raw::count::Left;
 use crate::raw::pool;
 use crate::raw::slot::{Block, MOST_SPECIAL, Release, Slot};
@@ -177,7 +185,7 @@ impl LedgerRef {
     pub(crate) fn watch(&self) -> Option<Watch> {
         let slot = self.slot().filter(|slot| slot.is_foreign())?;
         Some(Watch {
-            home: NonNull::from(slot.home()),
+            home: slot.home_ptr(),
             tree: Arc::clone(&self.node().tree),
         })
     }
@@ -471,6 +479,7 @@ unsafe fn free(slot: NonNull<Slot>) {
     let block = unsafe { this.block() };
     // SAFETY: size and alignment are those of the layout that the block was asked with.
     let layout = unsafe { Layout::from_size_align_unchecked(size, block.align) };
+    probes::release(block.ptr, size, owner);
     this.vacate();
     // SAFETY: vacated, and nobody else knows the slot.
     unsafe { pool::put(slot) };
@@ -523,7 +532,7 @@ unsafe fn leave_others(slot: NonNull<Slot>, leaving: Leaving) {
     let tree = &unsafe { node.node() }.tree;
     // The home slot stays until we, on the list or counted in `pending`, came by.
     let root = this.home();
-    let home = NonNull::from(root);
+    let home = this.home_ptr();
     let mut locked = tree.lock();
     if leaving == Leaving::Counted {
         if !this.count().is_last_of_shared() {
@@ -775,7 +784,7 @@ mod tests {
         let buffer = a.buffer_from_slice(&[7; 64]).unwrap();
         let shared = buffer.retain_in(&b).unwrap();
         // The first half of the drop: the count is zero, the mutex not yet taken.
-        let late = NonNull::from(buffer.ledger().slot().unwrap());
+        let late = buffer.ledger().untagged().cast();
         assert_eq!(
             buffer.ledger().slot().unwrap().count().release(),
             Left::Ledgers

@@ -1,0 +1,174 @@
+//! What was allocated and never freed, by stack.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::event::{Call, Event, StackFrame};
+
+/// Collects events; [`report`](Self::report) says what is still allocated.
+#[derive(Debug, Default)]
+pub struct Dangling {
+    /// By thread: what it asked for, until the return says where that is.
+    asked: HashMap<u32, Asked>,
+    live: HashMap<u64, Block>,
+    unmatched: u64,
+    unreadable: u64,
+}
+
+#[derive(Debug)]
+struct Asked {
+    size: u64,
+    /// The block that it takes the place of.
+    from: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Block {
+    size: u64,
+    stack: Vec<StackFrame>,
+}
+
+/// What was never freed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct DanglingReport {
+    /// By stack, the most bytes first.
+    pub stacks: Vec<DanglingStack>,
+    /// Frees and resizes of blocks that the capture does not know: allocated before it began.
+    pub unmatched: u64,
+    /// Events of known names whose arguments are missing or no numbers.
+    pub unreadable: u64,
+}
+
+/// What one stack allocated that was never freed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct DanglingStack {
+    /// How many blocks.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The stack, innermost frame first.
+    pub stack: Vec<StackFrame>,
+}
+
+impl Dangling {
+    /// Takes in one event, in the order of the capture.
+    pub fn add(&mut self, event: &Event) {
+        let Some(call) = event.call() else {
+            self.unreadable += 1;
+            return;
+        };
+        match call {
+            Call::Allocated { address, size } => self.allocate(address, size, event),
+            Call::Resized { from, to, size } => {
+                let asked = Asked {
+                    size,
+                    from: Some(from),
+                };
+                match to {
+                    Some(to) => self.finish(asked, to, event),
+                    None => drop(self.asked.insert(event.tid, asked)),
+                }
+            }
+            Call::Asked { size } => drop(self.asked.insert(event.tid, Asked { size, from: None })),
+            Call::Returned { address } => match self.asked.remove(&event.tid) {
+                Some(asked) => self.finish(asked, address, event),
+                None => self.unmatched += 1,
+            },
+            Call::Freed { address } => self.free(address),
+            Call::Other => {}
+        }
+    }
+
+    /// A request has ended; a null pointer means that it failed and nothing has changed.
+    fn finish(&mut self, asked: Asked, address: u64, event: &Event) {
+        if address == 0 {
+            return;
+        }
+        if let Some(from) = asked.from {
+            self.free(from);
+        }
+        self.allocate(address, asked.size, event);
+    }
+
+    fn allocate(&mut self, address: u64, size: u64, event: &Event) {
+        let stack = event.stack.clone();
+        self.live.insert(address, Block { size, stack });
+    }
+
+    fn free(&mut self, address: u64) {
+        if address != 0 && self.live.remove(&address).is_none() {
+            self.unmatched += 1;
+        }
+    }
+
+    /// What is still allocated.
+    pub fn report(&self) -> DanglingReport {
+        let mut by_stack: HashMap<&[StackFrame], (u64, u64)> = HashMap::new();
+        for block in self.live.values() {
+            let (count, bytes) = by_stack.entry(&block.stack).or_default();
+            *count += 1;
+            *bytes = bytes.saturating_add(block.size);
+        }
+        let mut stacks: Vec<DanglingStack> = by_stack
+            .into_iter()
+            .map(|(stack, (count, bytes))| DanglingStack {
+                count,
+                bytes,
+                stack: stack.to_vec(),
+            })
+            .collect();
+        stacks.sort_by(|a, b| {
+            let size = (b.bytes, b.count).cmp(&(a.bytes, a.count));
+            size.then_with(|| a.stack.cmp(&b.stack))
+        });
+        DanglingReport {
+            stacks,
+            unmatched: self.unmatched,
+            unreadable: self.unreadable,
+        }
+    }
+}
+
+impl fmt::Display for DanglingReport {
+    /// The stacks, largest first, each with its bytes and blocks.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for DanglingStack {
+            count,
+            bytes,
+            stack,
+        } in &self.stacks
+        {
+            let blocks = if *count == 1 { "block" } else { "blocks" };
+            writeln!(f, "{bytes} bytes in {count} {blocks} never freed")?;
+            for frame in stack {
+                writeln!(
+                    f,
+                    "    {} {} ({})",
+                    frame.address, frame.symbol, frame.module
+                )?;
+            }
+        }
+        if self.stacks.is_empty() {
+            writeln!(f, "everything was freed")?;
+        }
+        if self.unmatched > 0 {
+            writeln!(
+                f,
+                "{} frees of blocks that the capture does not know",
+                self.unmatched
+            )?;
+        }
+        if self.unreadable > 0 {
+            writeln!(
+                f,
+                "{} events with arguments that cannot be read",
+                self.unreadable
+            )?;
+        }
+        Ok(())
+    }
+}

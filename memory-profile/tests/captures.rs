@@ -1,0 +1,125 @@
+//! Captures, from text to events and to what was never freed.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::PathBuf;
+
+use arrow_memory_profile::{Dangling, DanglingReport, Event, Events, Malformed};
+
+fn read(name: &str) -> (Vec<Event>, Malformed) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data")
+        .join(name);
+    let mut events = Events::new(BufReader::new(File::open(path).unwrap()));
+    let all = (&mut events).collect::<Result<_, _>>().unwrap();
+    (all, events.malformed().clone())
+}
+
+fn dangling(events: &[Event]) -> DanglingReport {
+    let mut dangling = Dangling::default();
+    events.iter().for_each(|event| dangling.add(event));
+    dangling.report()
+}
+
+#[test]
+fn our_probes_are_read_with_stacks_and_commands_that_have_blanks() {
+    let (events, malformed) = read("usdt.txt");
+
+    assert_eq!((events.len(), malformed.count), (6, 0), "{malformed:?}");
+    let first = serde_json::to_string(&events[0]).unwrap();
+    assert_eq!(
+        first,
+        r#"{"command":"query worker","tid":4711,"cpu":2,"time":"100.000001","event":"sdt_arrow_memory:allocate","params":{"arg1":"140000000000064","arg2":"4096","arg3":"94000000001000","arg4":"2"},"stack":[{"address":"55d0c0de1000","symbol":"arrow_memory_core::buffer::allocate::allocate_charged+0x40","module":"/srv/engine"},{"address":"55d0c0de2000","symbol":"engine::scan::read_batch+0x1f","module":"/srv/engine"},{"address":"55d0c0de3000","symbol":"engine::main+0x90","module":"/srv/engine"}]}"#
+    );
+    assert_eq!((events[5].pid, events[5].tid), (Some(4711), 4713));
+}
+
+#[test]
+fn what_was_never_freed_is_grouped_by_stack_largest_first() {
+    let (mut events, _) = read("usdt.txt");
+    // The first batch twice more, and never freed.
+    for address in ["1", "2"] {
+        let mut another = events[0].clone();
+        another.params.insert("arg1".to_owned(), address.to_owned());
+        events.push(another);
+    }
+
+    let report = dangling(&events);
+
+    let stacks: Vec<_> = report
+        .stacks
+        .iter()
+        .map(|stack| (stack.bytes, stack.count, stack.stack[1].symbol.as_str()))
+        .collect();
+    assert_eq!(
+        stacks,
+        [
+            (16384, 1, "engine::join::build+0x2a"),
+            (8192, 2, "engine::scan::read_batch+0x1f")
+        ]
+    );
+    assert_eq!((report.unmatched, report.unreadable), (0, 0));
+    assert!(
+        report
+            .to_string()
+            .starts_with("16384 bytes in 1 block never freed\n    55d0c0de1800 ")
+    );
+}
+
+#[test]
+fn the_uprobes_of_arrow_cpp_on_jemalloc_are_understood() {
+    let (events, malformed) = read("jemalloc.txt");
+
+    let report = dangling(&events);
+
+    assert_eq!(malformed.count, 0, "{malformed:?}");
+    assert_eq!(report.stacks.len(), 1);
+    assert_eq!((report.stacks[0].bytes, report.stacks[0].count), (0x100, 1));
+    let symbol = &report.stacks[0].stack[0].symbol;
+    assert_eq!(
+        symbol,
+        "arrow::(anonymous namespace)::JemallocAllocator::ReallocateAligned+0x13b"
+    );
+    // Freed, and allocated before the capture began.
+    assert_eq!(report.unmatched, 1);
+}
+
+#[test]
+fn the_uprobes_of_arrow_cpp_on_mimalloc_are_matched_by_thread() {
+    let (events, malformed) = read("mimalloc.txt");
+
+    let report = dangling(&events);
+
+    assert_eq!(malformed.count, 0, "{malformed:?}");
+    // The failed growth left the first block as it was; the second was freed.
+    assert_eq!(report.stacks.len(), 1, "{report}");
+    assert_eq!(
+        (
+            report.stacks[0].bytes,
+            report.stacks[0].stack[0].symbol.as_str()
+        ),
+        (0x40, "first+0x1")
+    );
+    assert_eq!(report.unmatched, 0);
+}
+
+#[test]
+fn malformed_lines_are_counted_and_told_and_stop_nothing() {
+    let (events, malformed) = read("damaged.txt");
+
+    let lines: Vec<u64> = malformed.first.iter().map(|(line, _)| *line).collect();
+    assert_eq!(lines, [4, 5, 6, 7, 8, 13, 14], "{malformed:?}");
+    assert_eq!(malformed.count, 7);
+    assert_eq!(events.len(), 3);
+    let report = dangling(&events);
+    assert_eq!((report.stacks.len(), report.unreadable), (0, 1));
+}
+
+#[test]
+fn an_empty_capture_says_that_everything_was_freed() {
+    let mut events = Events::new(&b""[..]);
+
+    assert!(events.next().is_none());
+    assert_eq!(dangling(&[]).to_string(), "everything was freed\n");
+}
