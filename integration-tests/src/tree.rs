@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arrow_memory_core::{
     AllocError, AllocationManager, AllocationOutcome, AllocationReservation, AllocatorInfo,
-    ArrowBuf, BufferAllocator, PaddingRoundingPolicy, PowerOfTwoRoundingPolicy, RootAllocator,
-    SegmentRoundingPolicy, TransferError,
+    ArrowBuf, ArrowBufMut, BufferAllocator, PaddingRoundingPolicy, PowerOfTwoRoundingPolicy,
+    RootAllocator, SegmentRoundingPolicy, TransferError,
 };
 
 use crate::operation::{Key, Operation, Outcome, Refusal, Rounding, State};
@@ -261,9 +261,7 @@ impl Tree {
             .buffer(size)
             .map_err(|error| refusal(&error))?;
         let capacity = buffer.capacity();
-        buffer
-            .resize(capacity, 0xA5)
-            .expect("a resize within the capacity charges nothing");
+        fill(&mut buffer);
         let buffer = buffer.freeze();
         let references = buffer.ref_count();
         self.buffers.insert(key, buffer);
@@ -278,9 +276,7 @@ impl Tree {
         match held.expect("the reservation is alive").allocate_buffer() {
             Ok(mut buffer) => {
                 let capacity = buffer.capacity();
-                buffer
-                    .resize(capacity, 0x5A)
-                    .expect("a resize within the capacity charges nothing");
+                fill(&mut buffer);
                 self.buffers.insert(key, buffer.freeze());
                 Ok(Outcome::Used { capacity })
             }
@@ -305,6 +301,14 @@ impl Tree {
             .get_mut(&reservation)
             .expect("the reservation is alive")
     }
+}
+
+/// Writes all of a buffer's capacity.
+fn fill(buffer: &mut ArrowBufMut) {
+    let bytes = vec![0xA5; buffer.capacity()];
+    buffer
+        .extend_from_slice(&bytes)
+        .expect("to write within the capacity charges nothing");
 }
 
 fn name(allocator: Key) -> String {

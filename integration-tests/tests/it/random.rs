@@ -221,19 +221,19 @@ property!(
 );
 property!(
     random_operations_agree_with_the_model_with_the_credit_of_a_few_buffers,
-    1000,
+    500,
     Some(1000),
     1
 );
 property!(
     random_operations_agree_with_the_model_when_it_is_asked_now_and_then,
-    1000,
+    500,
     None,
     9
 );
 property!(
     random_operations_agree_with_the_model_when_it_is_asked_now_and_then_about_little_credit,
-    1000,
+    500,
     Some(1000),
     9
 );
