@@ -38,12 +38,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{}", root.to_verbose_string());
 
     // More than the join may have: the error names who refused, and the numbers of each level.
-    let refused = join.buffer(8 << 20).unwrap_err();
+    let refused = join
+        .buffer(8 << 20)
+        .expect_err("8 MiB do not fit beside what it holds");
     assert!(matches!(&refused, AllocError::OutOfMemory { .. }));
     println!("{refused}\n");
 
     // Closing says what is still there.
-    let open = join.close().unwrap_err();
+    let open = join.close().expect_err("four buffers are open");
     assert_eq!(open.buffers(), 4);
     println!("{open}\n");
 

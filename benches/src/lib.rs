@@ -1,1 +1,16 @@
-//! What accounting costs.
+//! What accounting costs: what the benchmarks have in common.
+//!
+//! `benches/README.md` says how to run them and what they found.
+#![expect(
+    clippy::missing_panics_doc,
+    clippy::assertions_on_constants,
+    reason = "a benchmark that cannot go on panics, and says why"
+)]
+
+pub mod batch;
+pub mod harness;
+pub mod memory;
+pub mod pools;
+pub mod raw;
+pub mod threads;
+pub mod trees;

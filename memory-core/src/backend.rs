@@ -386,7 +386,7 @@ impl Backends {
             return;
         }
         let supported: Vec<_> = known.iter().map(|known| known.name).collect();
-        events::backend_not_linked(DEFAULT_POOL_VARIABLE, &named, &supported.join(", "));
+        events::backend_not_linked(DEFAULT_POOL_VARIABLE, named, &supported.join(", "));
     }
 
     fn find(&self, name: &str) -> Result<&'static BackendRegistration, BackendError> {

@@ -65,9 +65,7 @@ pub(crate) fn child_refused(child: &AllocatorInfo, reservation: usize, error: &A
 #[cold]
 pub(crate) fn refused(size: usize, error: &AllocError) {
     once(|| {
-        let allocator = error
-            .allocator()
-            .map(|allocator| tracing::field::display(allocator));
+        let allocator = error.allocator().map(tracing::field::display);
         tracing::debug!(allocator, size, %error, "allocation refused");
     });
 }

@@ -4,6 +4,7 @@ mod accounting;
 mod allocator;
 pub mod backend;
 mod buffer;
+mod collections;
 mod debug;
 mod error;
 mod events;
@@ -37,6 +38,9 @@ pub use buffer::{
     ArrowBuf, ArrowBufMut, BooleanBufferBuilder, BufferBuilder, ForeignAllocation, ForeignError,
     ForeignWatch, TransferResult, TypedBufferBuilder,
 };
+pub use collections::GlobalAllocManager;
+#[cfg(feature = "allocator-api2")]
+pub use collections::{AccountedVec, AllocatorManager, TreeAllocator};
 pub use debug::{History, HistoryEvent, OutstandingBuffer, StackFrame, StackTrace};
 pub use error::{
     AllocError, BackendError, CastError, OutOfBounds, SegmentError, TransferError, VerifyError,

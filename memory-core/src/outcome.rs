@@ -106,10 +106,6 @@ impl AllocationOutcome {
     pub const MAX_ENTRIES: usize = 16;
 
     /// The allocator that refused.
-    #[expect(
-        clippy::missing_panics_doc,
-        reason = "an outcome is never made without an entry"
-    )]
     pub fn failed_allocator(&self) -> &AllocatorInfo {
         &self.refuser().allocator
     }

@@ -123,10 +123,6 @@ impl AllocationReservation {
     /// # Errors
     ///
     /// The error, as for [`BufferAllocator::buffer`], and the reservation as it was.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the error hands the reservation back"
-    )]
     #[track_caller]
     pub fn allocate_buffer(self) -> Result<ArrowBufMut, (AllocError, AllocationReservation)> {
         let size = self.size();
@@ -165,10 +161,6 @@ impl AllocationReservation {
     /// # drop(buffer);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[expect(
-        clippy::result_large_err,
-        reason = "the error hands the allocation back"
-    )]
     #[track_caller]
     pub fn wrap_foreign_allocation(
         &mut self,

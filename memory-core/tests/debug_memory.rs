@@ -1,4 +1,5 @@
 //! Alone in its process, because it looks at the process's memory.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::thread;
 

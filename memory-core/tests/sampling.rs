@@ -1,5 +1,6 @@
 //! Sampling: its estimates, its switches, its formats. In a process of its own, since what is
 //! sampled is the process's.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::io::Read;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! arrow-array-tes 14344 [003]  7501.073802: probe_libarrow:je_arrow_mallocx: (7fbcd20bb640) size=0x80 flags=6
-//! 	    7fbcd20bb640 je_arrow_mallocx+0x0 (/usr/lib/libarrow.so.700)
+//!         7fbcd20bb640 je_arrow_mallocx+0x0 (/usr/lib/libarrow.so.700)
 //! ```
 
 use std::collections::BTreeMap;

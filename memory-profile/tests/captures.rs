@@ -1,4 +1,5 @@
 //! Captures, from text to events and to what was never freed.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::fs::File;
 use std::io::BufReader;

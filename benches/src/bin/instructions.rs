@@ -4,15 +4,11 @@
 //! difference of what each function cost: so nothing that happens once is counted.
 
 use std::hint::black_box;
-use std::sync::Arc;
 
-use arrow_memory_core::{
-    AllocationListener, AllocationReservation, ArrowBuf, BufferAllocator, RootAllocator, backend,
-};
-
-use arrow_memory_jemalloc as _;
-use arrow_memory_mimalloc as _;
-use arrow_memory_system as _;
+use arrow_memory_benches::raw::{Block, Mimalloc};
+use arrow_memory_benches::trees::{at_depth, below, heard, root};
+use arrow_memory_benches::{harness, raw};
+use arrow_memory_core::{AllocationReservation, ArrowBuf, BufferAllocator};
 
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -20,24 +16,16 @@ static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// How often each operation runs while it is counted.
 const TIMES: usize = 1000;
 
-struct Silent;
-
-impl AllocationListener for Silent {}
-
 fn main() {
-    // A second thread: what a library does differently with one thread is not measured.
-    std::thread::spawn(|| {
-        loop {
-            std::thread::park();
-        }
-    });
-    let root = root("mimalloc", None);
-    let depth_1 = below(&root, 1);
-    let depth_3 = below(&root, 3);
-    let depth_6 = below(&root, 6);
-    let system = below(&self::root("system", None), 3);
-    let jemalloc = below(&self::root("jemalloc", None), 3);
-    let heard = below(&self::root("mimalloc", Some(Arc::new(Silent))), 3);
+    harness::start();
+    raw::assert_global_is_mimalloc();
+    let root = root("mimalloc");
+    let depth_1 = below(&root, 0);
+    let depth_3 = below(&root, 2);
+    let depth_6 = below(&root, 5);
+    let system = at_depth("system", 3);
+    let jemalloc = at_depth("jemalloc", 3);
+    let heard = below(&heard("mimalloc"), 2);
 
     for (allocator, size) in [(&depth_3, 64), (&depth_3, 4096), (&heard, 4096)] {
         allocate_some(allocator, size);
@@ -70,30 +58,12 @@ fn main() {
         op_child(&depth_3);
         op_append(&depth_3);
         ref_raw_4k();
+        ref_raw_64();
         ref_arrow_buffer_4k();
         let theirs = arrow_buffer::MutableBuffer::from_len_zeroed(4096).into();
         ref_arrow_buffer_clone(&theirs);
         ref_arrow_buffer_slice(&theirs);
     }
-}
-
-fn root(name: &str, listener: Option<Arc<dyn AllocationListener>>) -> RootAllocator {
-    let manager = backend::manager(name).expect("linked");
-    assert_eq!(manager.name(), name);
-    let builder = RootAllocator::builder().allocation_manager(manager);
-    let builder = match listener {
-        Some(listener) => builder.listener(listener),
-        None => builder,
-    };
-    builder.build().expect("a manager is given")
-}
-
-fn below(parent: &BufferAllocator, depth: usize) -> BufferAllocator {
-    let mut at = parent.clone();
-    for _ in 0..depth {
-        at = at.child("level").build().expect("unlimited");
-    }
-    at
 }
 
 fn allocate_some(allocator: &BufferAllocator, size: usize) {
@@ -187,14 +157,16 @@ fn op_append(allocator: &BufferAllocator) {
 }
 
 #[inline(never)]
-#[expect(unsafe_code, reason = "the baseline is a C library")]
 fn ref_raw_4k() {
     for _ in 0..TIMES {
-        // SAFETY: any size and power of two may be asked for.
-        let block = unsafe { libmimalloc_sys::mi_malloc_aligned(black_box(4096), 64) };
-        black_box(block);
-        // SAFETY: the block is live and not used any more.
-        unsafe { libmimalloc_sys::mi_free(block) };
+        black_box(Block::<Mimalloc>::new(black_box(4096)));
+    }
+}
+
+#[inline(never)]
+fn ref_raw_64() {
+    for _ in 0..TIMES {
+        black_box(Block::<Mimalloc>::new(black_box(64)));
     }
 }
 

@@ -1,16 +1,19 @@
 //! Listeners that use the tree, or panic, inside every callback.
 
+mod meddler;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arrow_memory_core::{
     AllocError, AllocationListener, AllocationManager, AllocationOutcome, AllocatorInfo,
-    BufferAllocator, ForeignAllocation, RootAllocator, Veto, WeakBufferAllocator,
+    BufferAllocator, ForeignAllocation, RootAllocator, Veto,
 };
 use arrow_memory_integration_tests::books::{Books, within_a_minute};
 use arrow_memory_integration_tests::for_every_backend;
-use arrow_memory_integration_tests::managers::TrackingManager;
+
+use meddler::{CALLBACKS, Callback, LIMIT, Meddler, Tree, program};
 
 type Backend = Arc<dyn AllocationManager>;
 
@@ -29,210 +32,6 @@ for_every_backend!(
     a_policy_that_panics_leaves_nothing_charged,
     a_release_closure_that_panics_is_caught_and_the_charge_goes,
 );
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Callback {
-    PreAllocation,
-    Allocation,
-    Release,
-    FailedAllocation,
-    Transfer,
-    ChildAdded,
-    ChildRemoved,
-}
-
-const CALLBACKS: [Callback; 7] = [
-    Callback::PreAllocation,
-    Callback::Allocation,
-    Callback::Release,
-    Callback::FailedAllocation,
-    Callback::Transfer,
-    Callback::ChildAdded,
-    Callback::ChildRemoved,
-];
-
-type Act = dyn Fn(&BufferAllocator, Callback) + Send + Sync;
-
-/// Does something with the allocator named `child` inside every callback, but not inside those
-/// that it causes itself.
-struct Meddler {
-    act: Box<Act>,
-    child: OnceLock<WeakBufferAllocator>,
-    busy: AtomicBool,
-    calls: Mutex<Vec<Callback>>,
-}
-
-impl Meddler {
-    fn new(act: impl Fn(&BufferAllocator, Callback) + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self {
-            act: Box::new(act),
-            child: OnceLock::new(),
-            busy: AtomicBool::new(false),
-            calls: Mutex::default(),
-        })
-    }
-
-    fn called(&self, callback: Callback) {
-        let child = self.child.get().and_then(WeakBufferAllocator::upgrade);
-        // Relaxed, both: the tests of callbacks run on one thread.
-        let Some(child) = child.filter(|_| !self.busy.swap(true, Ordering::Relaxed)) else {
-            return;
-        };
-        let free = Free(&self.busy);
-        self.calls.lock().unwrap().push(callback);
-        (self.act)(&child, callback);
-        drop(free);
-    }
-
-    fn met(&self) -> Vec<Callback> {
-        let mut met = self.calls.lock().unwrap().clone();
-        met.sort();
-        met.dedup();
-        met
-    }
-}
-
-/// Ends the listener's work, also by a panic.
-struct Free<'a>(&'a AtomicBool);
-
-impl Drop for Free<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-}
-
-impl AllocationListener for Meddler {
-    fn on_pre_allocation(&self, _at: &AllocatorInfo, _size: usize) -> Result<(), Veto> {
-        self.called(Callback::PreAllocation);
-        Ok(())
-    }
-
-    fn on_allocation(&self, _at: &AllocatorInfo, _size: usize) {
-        self.called(Callback::Allocation);
-    }
-
-    fn on_release(&self, _at: &AllocatorInfo, _size: usize) {
-        self.called(Callback::Release);
-    }
-
-    fn on_failed_allocation(
-        &self,
-        _at: &AllocatorInfo,
-        _size: usize,
-        _outcome: &AllocationOutcome,
-    ) -> bool {
-        self.called(Callback::FailedAllocation);
-        true
-    }
-
-    fn on_transfer(&self, _from: &AllocatorInfo, _to: &AllocatorInfo, _size: usize) {
-        self.called(Callback::Transfer);
-    }
-
-    fn on_child_added(&self, _parent: &AllocatorInfo, _child: &AllocatorInfo) {
-        self.called(Callback::ChildAdded);
-    }
-
-    fn on_child_removed(&self, _parent: &AllocatorInfo, _child: &AllocatorInfo) {
-        self.called(Callback::ChildRemoved);
-    }
-}
-
-const LIMIT: usize = 64 * 1024;
-
-/// A root and a child that share a listener.
-struct Tree {
-    manager: Arc<TrackingManager>,
-    root: BufferAllocator,
-    child: BufferAllocator,
-}
-
-impl Tree {
-    fn new(backend: &Backend, listener: &Arc<Meddler>) -> Self {
-        let manager = TrackingManager::new(backend);
-        let root: BufferAllocator = RootAllocator::builder()
-            .name("root")
-            .limit(LIMIT)
-            .allocation_manager(manager.clone())
-            .listener(Arc::clone(listener) as Arc<dyn AllocationListener>)
-            .build()
-            .unwrap()
-            .into();
-        let child = root.child("child").build().unwrap();
-        assert!(listener.child.set(child.downgrade()).is_ok());
-        Self {
-            manager,
-            root,
-            child,
-        }
-    }
-
-    /// Everything is given back and nothing is left.
-    fn assert_empty(self) {
-        let Self {
-            manager,
-            root,
-            child,
-        } = self;
-        assert_eq!(root.verify(), Ok(()));
-        assert_eq!((child.allocated_memory(), manager.live()), (0, 0));
-        assert_eq!(root.allocated_memory(), 0);
-        drop(child);
-        root.close().unwrap();
-    }
-}
-
-/// One thing after another that calls a listener; each may panic or be refused, and then the
-/// next one goes on without what it would have made.
-fn program(tree: &Tree) -> usize {
-    let (root, child) = (&tree.root, &tree.child);
-    let mut panics = 0;
-    let buffer = caught(&mut panics, || child.buffer_zeroed(500));
-    let mut buffer = buffer.and_then(Result::ok);
-    if let Some(buffer) = &mut buffer {
-        let _ = caught(&mut panics, || buffer.resize(5000, 1));
-        let _ = caught(&mut panics, || buffer.truncate(100));
-        let _ = caught(&mut panics, || buffer.shrink_to_fit());
-    }
-    let _ = caught(&mut panics, || child.buffer(LIMIT + 1).map(drop));
-    if let Some(buffer) = buffer.map(|buffer| buffer.freeze()) {
-        let shared = caught(&mut panics, || buffer.retain_in(root));
-        let moved = caught(&mut panics, || buffer.transfer_ownership(root));
-        let back = caught(&mut panics, || {
-            let moved = moved.as_ref().and_then(|it| it.as_ref().ok());
-            moved.map(|moved| moved.buffer.try_transfer_ownership(child))
-        });
-        // Ownership moves as the owner lets go.
-        caught(&mut panics, || drop(back));
-        caught(&mut panics, || drop(buffer));
-        caught(&mut panics, || drop(shared));
-        caught(&mut panics, || drop(moved));
-    }
-    let _ = caught(&mut panics, || {
-        let mut reservation = child.new_reservation();
-        reservation.add(100)?;
-        reservation.allocate_buffer().map(drop).map_err(|it| it.0)
-    });
-    let _ = caught(&mut panics, || {
-        let foreign = ForeignAllocation::from_owner(vec![1_u8; 300]);
-        child.wrap_foreign_allocation(foreign).map(drop)
-    });
-    let grandchild = caught(&mut panics, || {
-        child.child("grandchild").reservation(10).build()
-    });
-    if let Some(Ok(grandchild)) = grandchild {
-        let _ = caught(&mut panics, || grandchild.buffer(1).map(drop));
-        let _ = caught(&mut panics, || grandchild.close().is_ok());
-        caught(&mut panics, || drop(grandchild));
-    }
-    panics
-}
-
-fn caught<T>(panics: &mut usize, step: impl FnOnce() -> T) -> Option<T> {
-    let result = catch_unwind(AssertUnwindSafe(step));
-    *panics += usize::from(result.is_err());
-    result.ok()
-}
 
 fn a_program_meets_every_callback(backend: &Backend) {
     let listener = Meddler::new(|_, _| ());

@@ -13,3 +13,4 @@ mod model;
 mod random;
 mod shapes;
 mod traces;
+mod transfers;

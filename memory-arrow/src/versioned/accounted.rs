@@ -1,4 +1,7 @@
-//! Arrays and batches: adopted, moved, measured and let go as wholes.
+//! Arrays and batches: adopted, moved, measured and let go as wholes. Longer than most: the trait, its
+//! one implementation, and how arrays are taken apart.
+//!
+//! Longer than most files: half of it is what the public methods promise.
 #![expect(
     unsafe_code,
     reason = "rebuilds valid arrays with other buffers of the same bytes"
@@ -16,9 +19,9 @@ use super::deps::arrow_array::{
     Array, ArrayRef, BooleanArray, DictionaryArray, FixedSizeBinaryArray, FixedSizeListArray,
     GenericByteArray, GenericByteViewArray, GenericListArray, GenericListViewArray, MapArray,
     NullArray, OffsetSizeTrait, PrimitiveArray, RecordBatch, RunArray, StructArray, UnionArray,
-    make_array,
+    downcast_primitive_array, make_array,
 };
-use super::deps::arrow_buffer::{BooleanBuffer, Buffer, NullBuffer};
+use super::deps::arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, ScalarBuffer};
 use super::deps::arrow_data::{ArrayData, ArrayDataBuilder};
 use super::deps::arrow_schema::DataType;
 use super::known::{self, Known, Region};
@@ -76,7 +79,8 @@ pub trait Accounted: Sized {
     fn transfer_to(&self, target: &BufferAllocator) -> Result<Self, MemoryError>;
 
     /// The bytes that trees are charged for the memory of this, each allocation once: whole
-    /// allocations, whoever shares them.
+    /// allocations, whoever shares them. (Null masks without nulls are not seen, where arrow-rs does
+    /// not show them.)
     fn accounted_size(&self) -> usize;
 
     /// The same values in memory that no tree is charged for: what was adopted is arrow-rs' own
@@ -132,10 +136,93 @@ pub fn to_array(data: ArrayData) -> ArrayRef {
     make_array(data)
 }
 
-/// Something that can be taken apart into array data, and put together again.
+/// Something that can be taken apart into parts, and put together again.
 trait Parts: Sized {
-    fn parts(&self) -> Vec<ArrayData>;
-    fn assemble(&self, parts: Vec<ArrayData>) -> Self;
+    fn parts(&self) -> Vec<Part>;
+    fn assemble(&self, parts: Vec<Part>) -> Self;
+}
+
+/// An array that is taken apart: as data, or, for the sake of wide batches, as it is.
+enum Part {
+    Data(ArrayData),
+    /// An array of a primitive type.
+    Primitive(ArrayRef),
+}
+
+impl Part {
+    fn of(array: &ArrayRef) -> Self {
+        if array.data_type().is_primitive() {
+            return Self::Primitive(Arc::clone(array));
+        }
+        Self::Data(array.to_data())
+    }
+
+    fn into_data(self) -> ArrayData {
+        match self {
+            Self::Data(data) => data,
+            Self::Primitive(array) => array.to_data(),
+        }
+    }
+
+    fn into_array(self) -> ArrayRef {
+        match self {
+            Self::Data(data) => make_array(data),
+            Self::Primitive(array) => array,
+        }
+    }
+
+    /// Calls `f` with each buffer, in the order of `replace`.
+    fn visit(&self, f: &mut impl FnMut(&Buffer)) {
+        match self {
+            Self::Data(data) => visit(data, f),
+            Self::Primitive(array) => {
+                let array = &**array;
+                if let Some(nulls) = array.nulls() {
+                    f(nulls.buffer());
+                }
+                downcast_primitive_array!(
+                    array => f(array.values().inner()),
+                    _ => {}
+                );
+            }
+        }
+    }
+
+    /// The same with other buffers, as the function `replace`.
+    fn replace(self, next: &mut impl FnMut(&Buffer) -> Buffer) -> Self {
+        match self {
+            Self::Data(data) => Self::Data(replace(data, next)),
+            Self::Primitive(array) => {
+                let this = &*array;
+                let nulls = this.nulls().map(|nulls| replace_nulls(nulls, next));
+                Self::Primitive(downcast_primitive_array!(
+                    this => {
+                        let (old, len) = (this.values().inner(), this.len());
+                        let values = ScalarBuffer::new(next(old), 0, len);
+                        like(this, values, nulls)
+                    },
+                    _ => Arc::clone(&array)
+                ))
+            }
+        }
+    }
+}
+
+/// An array of the type of `array`, with other buffers of the same length.
+fn like<T: ArrowPrimitiveType>(
+    array: &PrimitiveArray<T>,
+    values: ScalarBuffer<T::Native>,
+    nulls: Option<NullBuffer>,
+) -> ArrayRef {
+    let data_type = array.data_type().clone();
+    Arc::new(PrimitiveArray::<T>::new(values, nulls).with_data_type(data_type))
+}
+
+/// The same nulls in another buffer.
+fn replace_nulls(nulls: &NullBuffer, next: &mut impl FnMut(&Buffer) -> Buffer) -> NullBuffer {
+    let bits = BooleanBuffer::new(next(nulls.buffer()), nulls.offset(), nulls.len());
+    // SAFETY: the same bits have the same number of zeros.
+    unsafe { NullBuffer::new_unchecked(bits, nulls.null_count()) }
 }
 
 impl<T: Parts> Accounted for T {
@@ -156,20 +243,23 @@ impl<T: Parts> Accounted for T {
     }
 
     fn accounted_size(&self) -> usize {
-        let regions = Regions::of(&self.parts());
         let mut seen = HashTable::new();
         let mut sum = 0;
-        for slot in regions.slots {
-            let Some(known) = known::find(slot.region, None).0 else {
-                continue;
+        let mut add = |buffer: &Buffer| {
+            let Some(known) = Region::held(buffer).and_then(|region| known::find(region, None).0)
+            else {
+                return;
             };
             let Some(id) = known.view.allocation_id() else {
-                continue;
+                return;
             };
             if seen.find(mix(id), |&other| other == id).is_none() {
                 seen.insert_unique(mix(id), id, |&id| mix(id));
                 sum += known.view.allocation_size();
             }
+        };
+        for part in self.parts() {
+            part.visit(&mut add);
         }
         sum
     }
@@ -206,7 +296,7 @@ struct Regions {
 
 struct Slot {
     region: Region,
-    /// One that views up to `region.seen`.
+    /// One that keeps all of the region, and views as much of it as any that does.
     widest: Buffer,
     known: Option<Known>,
     /// The buffer on all of the region that the results are slices of; `None`: the old ones stay.
@@ -214,14 +304,14 @@ struct Slot {
 }
 
 impl Regions {
-    fn of(parts: &[ArrayData]) -> Self {
+    fn of(parts: &[Part]) -> Self {
         let mut regions = Self {
             slots: Vec::with_capacity(parts.len()),
             order: Vec::with_capacity(parts.len() * 2),
         };
         let mut table = HashTable::with_capacity(parts.len());
-        for data in parts {
-            visit(data, &mut |buffer| regions.note(buffer, &mut table));
+        for part in parts {
+            part.visit(&mut |buffer| regions.note(buffer, &mut table));
         }
         regions
     }
@@ -233,16 +323,19 @@ impl Regions {
         let hash = mix(region.address());
         let slots = &mut self.slots;
         let same = table.find(hash, |&index| {
-            let known = &slots[index as usize].region;
-            known.start == region.start && known.size >= region.size
+            slots[index as usize].region.start == region.start
         });
         let index = match same {
             Some(&index) => {
                 let slot = &mut slots[index as usize];
-                if slot.region.seen < region.seen {
-                    slot.region.seen = region.seen;
+                let known = &mut slot.region;
+                // Usually the same memory. Producers may also hand out parts of one piece that start
+                // together: then the one that keeps more of it keeps the other's too.
+                if (region.size, region.seen) > (known.size, known.seen) {
                     slot.widest = buffer.clone();
                 }
+                known.size = known.size.max(region.size);
+                known.seen = known.seen.max(region.seen);
                 index
             }
             None => {
@@ -348,7 +441,7 @@ impl Regions {
     }
 
     /// The arrays on the slots' buffers.
-    fn rebuild(&self, parts: Vec<ArrayData>) -> Vec<ArrayData> {
+    fn rebuild(&self, parts: Vec<Part>) -> Vec<Part> {
         let mut order = self.order.iter();
         let mut next = |buffer: &Buffer| {
             if buffer.is_empty() {
@@ -363,7 +456,7 @@ impl Regions {
         };
         parts
             .into_iter()
-            .map(|data| replace(data, &mut next))
+            .map(|part| part.replace(&mut next))
             .collect()
     }
 }
@@ -383,11 +476,7 @@ fn visit(data: &ArrayData, f: &mut impl FnMut(&Buffer)) {
 /// the same bytes.
 fn replace(data: ArrayData, next: &mut impl FnMut(&Buffer) -> Buffer) -> ArrayData {
     let (data_type, len, nulls, offset, mut buffers, mut children) = data.into_parts();
-    let nulls = nulls.map(|nulls| {
-        let bits = BooleanBuffer::new(next(nulls.buffer()), nulls.offset(), nulls.len());
-        // SAFETY: the same bits have the same number of zeros.
-        unsafe { NullBuffer::new_unchecked(bits, nulls.null_count()) }
-    });
+    let nulls = nulls.map(|nulls| replace_nulls(&nulls, next));
     for buffer in &mut buffers {
         *buffer = next(buffer);
     }
@@ -414,59 +503,56 @@ fn mix(address: usize) -> u64 {
 }
 
 impl Parts for Buffer {
-    fn parts(&self) -> Vec<ArrayData> {
+    fn parts(&self) -> Vec<Part> {
         let bytes = ArrayDataBuilder::new(DataType::UInt8)
             .len(self.len())
             .add_buffer(self.clone());
         // SAFETY: any bytes are an array of bytes.
-        vec![unsafe { bytes.build_unchecked() }]
+        vec![Part::Data(unsafe { bytes.build_unchecked() })]
     }
 
-    fn assemble(&self, parts: Vec<ArrayData>) -> Self {
-        parts[0].buffers()[0].clone()
+    fn assemble(&self, parts: Vec<Part>) -> Self {
+        one(parts).into_data().buffers()[0].clone()
     }
 }
 
 impl Parts for ArrayData {
-    fn parts(&self) -> Vec<ArrayData> {
-        vec![self.clone()]
+    fn parts(&self) -> Vec<Part> {
+        vec![Part::Data(self.clone())]
     }
 
-    fn assemble(&self, parts: Vec<ArrayData>) -> Self {
-        one(parts)
+    fn assemble(&self, parts: Vec<Part>) -> Self {
+        one(parts).into_data()
     }
 }
 
 impl Parts for ArrayRef {
-    fn parts(&self) -> Vec<ArrayData> {
-        vec![self.to_data()]
+    fn parts(&self) -> Vec<Part> {
+        vec![Part::of(self)]
     }
 
-    fn assemble(&self, parts: Vec<ArrayData>) -> Self {
-        make_array(one(parts))
+    fn assemble(&self, parts: Vec<Part>) -> Self {
+        one(parts).into_array()
     }
 }
 
 impl Parts for RecordBatch {
-    fn parts(&self) -> Vec<ArrayData> {
-        self.columns()
-            .iter()
-            .map(|column| column.to_data())
-            .collect()
+    fn parts(&self) -> Vec<Part> {
+        self.columns().iter().map(Part::of).collect()
     }
 
-    fn assemble(&self, parts: Vec<ArrayData>) -> Self {
-        let columns = parts.into_iter().map(make_array).collect();
+    fn assemble(&self, parts: Vec<Part>) -> Self {
+        let columns = parts.into_iter().map(Part::into_array).collect();
         let (schema, rows) = (Arc::clone(self.schema_ref()), self.num_rows());
         // SAFETY: the same columns, with the same types and lengths, as this batch has.
         unsafe { RecordBatch::new_unchecked(schema, columns, rows) }
     }
 }
 
-fn one(parts: Vec<ArrayData>) -> ArrayData {
+fn one(parts: Vec<Part>) -> Part {
     match parts.into_iter().next() {
-        Some(data) => data,
-        None => ArrayData::new_empty(&DataType::Null),
+        Some(part) => part,
+        None => Part::Data(ArrayData::new_empty(&DataType::Null)),
     }
 }
 
@@ -474,23 +560,23 @@ fn one(parts: Vec<ArrayData>) -> ArrayData {
 macro_rules! typed {
     ($parameter:ident: $bound:path, $array:ty) => {
         impl<$parameter: $bound> Parts for $array {
-            fn parts(&self) -> Vec<ArrayData> {
-                vec![self.to_data()]
+            fn parts(&self) -> Vec<Part> {
+                vec![Part::Data(self.to_data())]
             }
 
-            fn assemble(&self, parts: Vec<ArrayData>) -> Self {
-                Self::from(one(parts))
+            fn assemble(&self, parts: Vec<Part>) -> Self {
+                Self::from(one(parts).into_data())
             }
         }
     };
     ($($array:ty),*) => {$(
         impl Parts for $array {
-            fn parts(&self) -> Vec<ArrayData> {
-                vec![self.to_data()]
+            fn parts(&self) -> Vec<Part> {
+                vec![Part::Data(self.to_data())]
             }
 
-            fn assemble(&self, parts: Vec<ArrayData>) -> Self {
-                Self::from(one(parts))
+            fn assemble(&self, parts: Vec<Part>) -> Self {
+                Self::from(one(parts).into_data())
             }
         }
     )*};

@@ -124,15 +124,7 @@ impl Default for BatchLimit {
 
 impl BatchLimit {
     /// The most rows of a batch; at least one.
-    #[cfg_attr(
-        not(any(
-            feature = "csv",
-            feature = "csv-59",
-            feature = "parquet",
-            feature = "parquet-59"
-        )),
-        allow(dead_code, reason = "for the readers that make batches")
-    )]
+    #[allow(dead_code, reason = "for the readers, each behind a feature")]
     pub(crate) fn most_rows(self) -> usize {
         match self {
             Self::Rows(rows) | Self::Headroom { most: rows } => rows.max(1),
@@ -140,15 +132,7 @@ impl BatchLimit {
     }
 
     /// How many bytes the next batch should take at most, if it is bounded.
-    #[cfg_attr(
-        not(any(
-            feature = "csv",
-            feature = "csv-59",
-            feature = "parquet",
-            feature = "parquet-59"
-        )),
-        allow(dead_code, reason = "for the readers that make batches")
-    )]
+    #[allow(dead_code, reason = "for the readers, each behind a feature")]
     pub(crate) fn budget(self, destination: &Destination) -> Option<usize> {
         match self {
             Self::Rows(_) => None,

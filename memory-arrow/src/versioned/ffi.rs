@@ -7,7 +7,9 @@ use std::sync::Arc;
 use arrow_memory_core::BufferAllocator;
 
 use super::accounted::Accounted;
+use super::buffers::{arrow_buf, into_buffer};
 use super::deps::arrow_array::{Array, ArrayRef, RecordBatch, StructArray, ffi, make_array};
+use super::deps::arrow_buffer::{BooleanBuffer, NullBuffer};
 use super::deps::arrow_data::{ArrayData, layout};
 use super::deps::arrow_schema::{DataType, Field, Schema, UnionMode};
 use crate::c_data::{At, RawArray, RawSchema, Rows};
@@ -23,11 +25,13 @@ const _: () = assert!(size_of::<RawSchema>() == size_of::<FFI_ArrowSchema>());
 /// consumer calls the release, which it may do on any thread, and which happens exactly once: also
 /// when the structure is dropped here without having been consumed.
 ///
-/// A null mask that does not start where the values do is copied, uncounted, as arrow-rs does.
+/// A null mask that does not start at a whole byte (of a slice, often) is copied, into memory of the
+/// allocator that has it.
 ///
 /// # Errors
 ///
-/// [`MemoryError::Arrow`] if the type has no C format.
+/// [`MemoryError::Arrow`] if the type has no C format; [`MemoryError::Alloc`] if such a copy does not
+/// fit.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -43,7 +47,38 @@ const _: () = assert!(size_of::<RawSchema>() == size_of::<FFI_ArrowSchema>());
 /// # Ok::<(), arrow_memory_arrow::MemoryError>(())
 /// ```
 pub fn export_array(array: &dyn Array) -> Result<(FFI_ArrowArray, FFI_ArrowSchema), MemoryError> {
-    Ok(ffi::to_ffi(&array.to_data())?)
+    Ok(ffi::to_ffi(&with_aligned_nulls(array.to_data())?)?)
+}
+
+/// The same array with null masks that need no shifting: arrow-rs would copy them uncounted.
+fn with_aligned_nulls(data: ArrayData) -> Result<ArrayData, MemoryError> {
+    let shifted = |nulls: &NullBuffer| !nulls.offset().is_multiple_of(8);
+    if !data.nulls().is_some_and(shifted) && data.child_data().is_empty() {
+        return Ok(data);
+    }
+    let (data_type, len, mut nulls, offset, buffers, children) = data.into_parts();
+    if let Some(mask) = &nulls
+        && offset == 0
+        && shifted(mask)
+        && let Some(ours) = arrow_buf(mask.buffer())
+    {
+        let copy = ours.allocator().buffer_from_slice(&mask.inner().sliced())?;
+        let bits = BooleanBuffer::new(into_buffer(copy), 0, len);
+        // SAFETY: the same bits have the same number of zeros.
+        nulls = Some(unsafe { NullBuffer::new_unchecked(bits, mask.null_count()) });
+    }
+    let children = children
+        .into_iter()
+        .map(with_aligned_nulls)
+        .collect::<Result<_, _>>()?;
+    let builder = ArrayData::builder(data_type)
+        .len(len)
+        .nulls(nulls)
+        .offset(offset)
+        .buffers(buffers)
+        .child_data(children);
+    // SAFETY: it was valid, with the same bits.
+    Ok(unsafe { builder.build_unchecked() })
 }
 
 /// As [`export_array`], for a batch, which goes as a struct; the schema has the batch's metadata.
@@ -52,7 +87,8 @@ pub fn export_array(array: &dyn Array) -> Result<(FFI_ArrowArray, FFI_ArrowSchem
 ///
 /// As there.
 pub fn export_batch(batch: &RecordBatch) -> Result<(FFI_ArrowArray, FFI_ArrowSchema), MemoryError> {
-    let array = FFI_ArrowArray::new(&StructArray::from(batch.clone()).to_data());
+    let data = with_aligned_nulls(StructArray::from(batch.clone()).to_data())?;
+    let array = FFI_ArrowArray::new(&data);
     let schema = FFI_ArrowSchema::try_from(&**batch.schema_ref())?;
     Ok((array, schema))
 }

@@ -1,4 +1,7 @@
-//! Arrow IPC: read into memory of a tree, or mapped, and decoded where it lies.
+//! Arrow IPC: read into memory of a tree, or mapped, and decoded where it lies. Longer than most:
+//! streams and files share how messages are read.
+//!
+//! Longer than most files: half of it is what the public methods promise.
 #![cfg_attr(unix, expect(unsafe_code, reason = "maps files"))]
 
 use std::collections::VecDeque;

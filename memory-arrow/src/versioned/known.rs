@@ -69,6 +69,17 @@ impl Region {
         })
     }
 
+    /// As `of`, and what an empty buffer keeps all the same: a slice does.
+    pub(super) fn held(buffer: &Buffer) -> Option<Self> {
+        Self::of(buffer).or_else(|| {
+            (buffer.capacity() > 0).then(|| Self {
+                start: buffer.data_ptr(),
+                size: buffer.capacity(),
+                seen: buffer.ptr_offset(),
+            })
+        })
+    }
+
     pub(super) fn address(&self) -> usize {
         self.start.addr().get()
     }
@@ -78,7 +89,7 @@ impl Region {
 pub(super) struct Known {
     /// A view of what was `seen` of the region, on some ledger.
     pub(super) view: ArrowBuf,
-    /// The buffer of arrow's that was adopted, if it was one.
+    /// The buffer of arrow's that was adopted, if it was one and was found again.
     pub(super) original: Option<Buffer>,
     /// Whether the region is found by its adoption, whatever becomes of wrappers.
     pub(super) adopted: bool,
@@ -133,7 +144,11 @@ impl Found {
     fn into_known(self, region: Region) -> Known {
         match self {
             Self::Wrapper(wrapper) => Known {
-                view: wrapper.held.slice(..region.seen),
+                view: match region.seen {
+                    // A slice of nothing would let go of the allocation.
+                    0 => wrapper.held.clone(),
+                    seen => wrapper.held.slice(..seen),
+                },
                 original: wrapper.original.clone(),
                 adopted: false,
             },
@@ -165,14 +180,13 @@ fn best(all: Vec<Found>, region: Region, allocator: Option<&BufferAllocator>) ->
 }
 
 /// Puts a region that nobody knew under the allocator of `reservation`, which pays as far as it
-/// goes. `widest` is a buffer on it that views up to `region.seen`.
+/// goes. `widest` is a buffer on it that keeps all of it.
 pub(super) fn adopt(
     reservation: &mut AllocationReservation,
     widest: &Buffer,
     region: Region,
     key: Key,
 ) -> Result<Known, MemoryError> {
-    let allocator = reservation.allocator().clone();
     // Held until it stands in the entry, or until the allocation is gone.
     let original = widest.clone();
     let release = move || drop(REGISTRY.remove(key));
@@ -189,29 +203,27 @@ pub(super) fn adopt(
             adopted: false,
         });
     };
-    let target = Target::Adopted {
-        watch,
-        original: original.clone(),
-    };
+    let allocator = reservation.allocator();
+    let target = Target::Adopted { watch, original };
     // Another thread may have adopted it meanwhile.
     let mut all = Vec::new();
     let inserted = REGISTRY.insert_unless(key, target, |target| {
         let found = target.upgrade(region);
-        let fits = matches!(&found, Some(found) if found.held().shares_root(&allocator));
+        let fits = matches!(&found, Some(found) if found.held().shares_root(allocator));
         all.extend(found);
         fits
     });
     let Err(ours) = inserted else {
         return Ok(Known {
             view,
-            original: Some(original),
+            original: None,
             adopted: true,
         });
     };
     // Our charge goes first, then what it was for.
     drop(view);
     drop(ours);
-    match best(all, region, Some(&allocator)) {
+    match best(all, region, Some(allocator)) {
         Some(known) => Ok(known),
         // What made us give way is among them; this is for the type.
         None => Err(MemoryError::Value("adopted memory was not found".into())),

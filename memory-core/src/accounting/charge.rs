@@ -188,18 +188,25 @@ impl Locked<'_> {
         mode: Mode,
         freed: Freed,
     ) -> Result<bool, Refused> {
+        // Up to here all is exact, by a recall of this very call.
+        let mut exact = None;
         loop {
-            match self.plan(node, bytes, mode, freed) {
+            match self.plan(node, bytes, mode, freed, exact) {
                 Plan::Fits { top, over } => {
                     self.commit(node, bytes, 0);
                     self.thaw(node, top);
                     return Ok(over);
                 }
-                Plan::Short { at } if !self.look(at).tight => self.recall(at),
+                Plan::Short { at } if !self.look(at).tight => {
+                    self.recall(at);
+                    exact = Some(at);
+                }
                 Plan::Short { at } => {
                     // All below `at` is exact and shut since before this look: here is the
                     // instant at which the request does not fit.
-                    let refusal = if self.look(at).limit > MAX_SIZE {
+                    // What is forced is refused only where the sum would overflow.
+                    let overflows = mode == Mode::Forced || self.look(at).limit > MAX_SIZE;
+                    let refusal = if overflows {
                         Refusal::Overflow(self.node(at).info.clone())
                     } else {
                         Refusal::Limit(self.levels(node, bytes, at))
@@ -227,8 +234,18 @@ impl Locked<'_> {
 
     /// Walks from `node` to the level that can grant `bytes`, freezing all on the way. Free bytes
     /// of a level cover the request before its parent is asked.
-    fn plan(&mut self, node: NodePtr, bytes: usize, mode: Mode, freed: Freed) -> Plan {
-        let (mut at, mut need, mut over) = (node, bytes, false);
+    ///
+    /// All is `exact` up to that level, if any. A forced charge that passes limits names the highest
+    /// of those levels that are not tight, so that one recall serves them all.
+    fn plan(
+        &mut self,
+        node: NodePtr,
+        bytes: usize,
+        mode: Mode,
+        freed: Freed,
+        mut exact: Option<NodePtr>,
+    ) -> Plan {
+        let (mut at, mut need, mut over, mut highest) = (node, bytes, false, None);
         loop {
             self.freeze(at);
             let state = self.look(at);
@@ -245,18 +262,26 @@ impl Locked<'_> {
                     .used()
                     .checked_add(need)
                     .is_none_or(|sum| sum > MAX_SIZE);
-                if mode == Mode::Refusable || !state.tight || overflows {
+                if mode == Mode::Refusable || overflows {
                     return Plan::Short { at };
                 }
                 over = true;
+                if exact.is_some() {
+                    self.state(at).tighten(1);
+                } else if !state.tight {
+                    highest = Some(at);
+                }
             }
-            if need <= state.parked {
-                return Plan::Fits { top: at, over };
+            if exact == Some(at) {
+                exact = None;
             }
-            need -= state.parked;
-            match state.parent {
-                Some(parent) => at = parent,
-                None => return Plan::Fits { top: at, over },
+            let state = self.look(at);
+            let parent = state.parent.filter(|_| need > state.parked);
+            need = need.saturating_sub(state.parked);
+            match (parent, highest) {
+                (Some(parent), _) => at = parent,
+                (None, Some(at)) => return Plan::Short { at },
+                (None, None) => return Plan::Fits { top: at, over },
             }
         }
     }
@@ -343,9 +368,7 @@ impl Locked<'_> {
             }
         });
         let state = self.state(at);
-        state.tight = true;
-        state.tight_operations = 0;
-        state.recall_cost = visited;
+        state.tighten(visited);
         state.note_peak();
     }
 

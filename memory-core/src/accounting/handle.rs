@@ -75,7 +75,9 @@ impl Handle {
 
     /// Charges `bytes` whatever the limits say; `true` if no level is over its limit afterwards.
     pub(crate) fn force(&self, bytes: usize) -> Result<bool, Box<Refusal>> {
-        Ok(self.tree.lock().force(self.0, bytes)?)
+        let forced = self.tree.lock().force(self.0, bytes);
+        // Boxed with the mutex released.
+        forced.map_err(Box::new)
     }
 
     /// As `force`, for bytes that keep the node alive by themselves: refused, as closed, if the
@@ -86,7 +88,9 @@ impl Handle {
             drop(locked);
             return Err(Box::new(Refusal::Closed(self.info.clone())));
         }
-        Ok(locked.force(self.0, bytes)?)
+        let forced = locked.force(self.0, bytes);
+        drop(locked);
+        forced.map_err(Box::new)
     }
 
     /// Gives `bytes` back that are charged to this node.

@@ -99,26 +99,31 @@ impl Locked<'_> {
     /// unless it is closed, also for handles and pins.
     pub(crate) fn reconsider(&mut self, node: NodePtr) {
         let mut at = node;
-        loop {
-            let kept = self.node(at).handles() > 0 || self.pins(at) > 0;
-            let state = self.look(at);
-            if !state.linked || (kept && !state.closed) {
-                return;
-            }
-            // Closed or without handles, the node is shut: its own bytes are known.
-            debug_assert!(state.shut);
-            let own = state.used() - state.lent;
-            let held = own > 0 || state.children > 0 || state.guests > 0;
-            if held || !self.node(at).reservations().is_empty() {
-                return;
-            }
-            let parent = state.parent;
+        while self.may_leave(at) {
+            let parent = self.look(at).parent;
             self.unlink(at);
             self.bury_if_free(at);
             let Some(parent) = parent else { return };
-            self.settle(parent);
             at = parent;
         }
+        // Once, at the node that stays: settling looks at all levels above, and there may be many.
+        if at != node {
+            self.settle(at);
+        }
+    }
+
+    /// Whether nothing keeps the node in the tree.
+    fn may_leave(&self, node: NodePtr) -> bool {
+        let kept = self.node(node).handles() > 0 || self.pins(node) > 0;
+        let state = self.look(node);
+        if !state.linked || (kept && !state.closed) {
+            return false;
+        }
+        // Closed or without handles, the node is shut: its own bytes are known.
+        debug_assert!(state.shut);
+        let own = state.used() - state.lent;
+        let held = own > 0 || state.children > 0 || state.guests > 0;
+        !held && self.node(node).reservations().is_empty()
     }
 
     /// Takes an empty node out of its tree and gives its reservation back. The parent is frozen

@@ -1,4 +1,10 @@
 //! The node of an allocator: its word, its state under the tree's mutex, and its lifetime.
+//!
+//! Longer than most files, so that every `unsafe` access to a node's state is in one place.
+#![expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "reaching a place through a raw pointer and using it count as two"
+)]
 #![expect(
     unsafe_code,
     reason = "nodes are linked by pointers, and their state is shared under one mutex per tree: a \
@@ -212,6 +218,13 @@ impl State {
     #[inline]
     pub(super) fn bound(&self) -> usize {
         self.limit.min(crate::size::MAX_SIZE)
+    }
+
+    /// Notes that the subtree is exact and shut, by a recall that visited so many nodes.
+    pub(super) fn tighten(&mut self, visited: usize) {
+        self.tight = true;
+        self.tight_operations = 0;
+        self.recall_cost = visited;
     }
 
     #[inline]
@@ -599,9 +612,11 @@ impl NodePtr {
     /// Another handle on the node behind `weak`, unless it has left its tree.
     pub(crate) fn upgrade(weak: &Weak<Node>) -> Option<Self> {
         let strong = weak.upgrade()?;
-        let node = Self(NonNull::from(&*strong));
-        let mut locked = strong.tree.lock();
-        if !locked.state(node).linked && strong.handles() == 0 {
+        // The Arc's own pointer: one made of a reference could not be turned back into an Arc.
+        let node = Self(NonNull::new(Arc::as_ptr(&strong).cast_mut())?);
+        let locked = strong.tree.lock();
+        // Only a look: of a buried node another thread may be reading the state.
+        if !locked.look(node).linked && strong.handles() == 0 {
             return None;
         }
         strong.add_handle();
@@ -893,6 +908,16 @@ impl<'t> Locked<'t> {
         unsafe { node.give(bytes) }
     }
 
+    /// Whether `give` would succeed, as things stand.
+    pub(super) fn may_give(&self, node: NodePtr, bytes: usize) -> bool {
+        let this = self.node(node);
+        let (word, high) = match this.stripes() {
+            Some(stripes) => (stripes.mine(), this.high() >> stripes.shift),
+            None => (&this.word, this.high()),
+        };
+        !word.is_shut() && word.held().credit.saturating_add(bytes) <= high
+    }
+
     /// Whether the node refuses new work.
     pub(crate) fn is_closed(&self, node: NodePtr) -> bool {
         self.look(node).closed
@@ -999,9 +1024,11 @@ impl Drop for Locked<'_> {
         // Nodes with their names and listeners are freed with no lock held; the tree goes with the
         // last of them.
         while let Some(node) = grave {
+            // SAFETY: a buried node is alive until it is retired below.
+            let state = unsafe { node.node() }.state.get();
             // SAFETY: by `may_free` nobody else leads to this node but records, which do not touch
             // its state; the graveyard was ours under the mutex.
-            grave = unsafe { (*node.0.as_ref().state.get()).next_dead };
+            grave = unsafe { (*state).next_dead };
             // SAFETY: it comes from the graveyard.
             unsafe { node.retire() };
         }

@@ -70,7 +70,9 @@ impl Locked<'_> {
     /// charged stays, so no ancestor changes, and whoever needs both numbers needs the mutex that
     /// we hold. That `to` is open says that no level above it is over its limit (I2).
     fn swap_credit(&mut self, from: NodePtr, to: NodePtr, bytes: usize) -> bool {
-        if !self.take(to, bytes) {
+        // Asked first: for the peak of a common ancestor, what `from` could not keep would count on
+        // top of what `to` has.
+        if !self.may_give(from, bytes) || !self.take(to, bytes) {
             return false;
         }
         if !self.give(from, bytes) {

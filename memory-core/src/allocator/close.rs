@@ -35,6 +35,10 @@ impl BufferAllocator {
     /// assert!(child.close().is_ok());
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[expect(
+        clippy::result_large_err,
+        reason = "a failed close is rare, and its report is what the caller wants"
+    )]
     #[track_caller]
     pub fn close(&self) -> Result<(), CloseError> {
         let _span = events::slow("close", self.info());

@@ -294,7 +294,8 @@ impl BufferAllocator {
     ///
     /// For memory that exists anyway; zero charges nothing and fits. It is counted (see
     /// [`AllocatorStats::forced_bytes`](crate::AllocatorStats)) and shows in
-    /// [`is_over_limit`](Self::is_over_limit). Takes the tree's lock.
+    /// [`is_over_limit`](Self::is_over_limit). Takes the tree's lock. An allocator that has left its
+    /// tree counts these bytes for itself alone.
     ///
     /// # Panics
     ///

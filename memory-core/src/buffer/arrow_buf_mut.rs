@@ -1,4 +1,6 @@
 //! [`ArrowBufMut`]: an exclusive, writable, growable handle.
+//!
+//! Longer than most files: half of it is what the public methods promise.
 #![expect(unsafe_code, reason = "tracks which bytes of a block are initialised")]
 
 use std::alloc::Layout;
@@ -14,7 +16,7 @@ use super::allocate::{
     overflow, tell_allocation,
 };
 use super::{ArrowBuf, nowhere};
-use crate::accounting::{Handle, quietly};
+use crate::accounting::Handle;
 use crate::allocator::BufferAllocator;
 use crate::debug::{Operation, Seen};
 use crate::error::{AllocError, TransferError};
@@ -50,13 +52,17 @@ impl UnwindSafe for ArrowBufMut {}
 impl RefUnwindSafe for ArrowBufMut {}
 
 impl ArrowBufMut {
-    /// A handle on a fresh block.
-    ///
-    /// # Safety
-    ///
-    /// `ledger` is the sole reference to an allocation of our own with this memory.
+    /// A handle on a new allocation of our own, whose only reference this is, or on none: then the
+    /// reference is a pin.
     #[inline]
-    pub(crate) unsafe fn new(ptr: NonNull<u8>, capacity: usize, ledger: LedgerRef) -> Self {
+    pub(crate) fn fresh(ledger: LedgerRef) -> Self {
+        let Some(slot) = ledger.slot() else {
+            return Self::empty(ledger);
+        };
+        debug_assert!(ledger.is_sole() && !slot.is_foreign());
+        // SAFETY: nobody else can reach the allocation, so nobody changes it.
+        let ptr = unsafe { slot.block() }.ptr;
+        let capacity = slot.size();
         Self {
             ptr,
             len: 0,
@@ -336,7 +342,7 @@ impl ArrowBufMut {
         // SAFETY: the block is smaller by as many bytes, which were charged for it.
         unsafe { handle.uncharge(given) };
         if let Some(listener) = &handle.listener {
-            quietly(&handle.info, || listener.on_release(&handle.info, given));
+            listener.on_release(&handle.info, given);
         }
         Ok(())
     }
@@ -487,7 +493,9 @@ impl ArrowBufMut {
                 self.note(Operation::Resized, Location::caller());
             }
             None => {
-                let mut moved = allocate_charged(charge, layout, Contents::Unspecified)?;
+                let ledger = allocate_charged(charge, layout, Contents::Unspecified)
+                    .map_err(|error| *error)?;
+                let mut moved = Self::fresh(ledger);
                 // SAFETY: our `len` bytes are initialised and the new block, which is another,
                 // has room for them.
                 unsafe {

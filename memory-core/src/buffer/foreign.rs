@@ -54,9 +54,9 @@ impl ForeignAllocation {
     /// # Ok::<(), arrow_memory_core::ForeignError>(())
     /// ```
     pub fn from_owner(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
-        // Boxed first: some owners hold their bytes inline.
-        let owner = Box::new(owner);
-        let bytes: &[u8] = (*owner).as_ref();
+        // At a fixed place first: some owners hold their bytes inline.
+        let owner = Owner::new(owner);
+        let bytes: &[u8] = owner.get().as_ref();
         let (ptr, size) = (NonNull::from(bytes).cast(), bytes.len());
         // SAFETY: the owner lent these bytes as a shared slice; it is not touched, let alone
         // written, until it is dropped by the release. It is Send and Sync.
@@ -122,6 +122,31 @@ impl ForeignAllocation {
     }
 }
 
+/// A box, but for the claim that a `Box` makes whenever it is moved: that nothing else leads to
+/// what is in it. The bytes of the owner are viewed while this moves into the release.
+struct Owner<T>(NonNull<T>);
+
+// SAFETY: as a `Box`: it owns the value.
+unsafe impl<T: Send> Send for Owner<T> {}
+
+impl<T> Owner<T> {
+    fn new(value: T) -> Self {
+        Self(NonNull::from(Box::leak(Box::new(value))))
+    }
+
+    fn get(&self) -> &T {
+        // SAFETY: alive until the drop, and only shared.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<T> Drop for Owner<T> {
+    fn drop(&mut self) {
+        // SAFETY: from a box, in `new`, and dropped once.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
 impl Drop for ForeignAllocation {
     fn drop(&mut self) {
         if let Some(release) = self.release.take() {
@@ -162,10 +187,6 @@ impl BufferAllocator {
     /// [`ForeignError`] as for [`buffer`](Self::buffer); it hands the allocation back. One that is
     /// [`forced`](ForeignAllocation::forced) is refused only by an allocator that has left its
     /// tree, or if a sum would pass `isize::MAX`.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the error hands the allocation back"
-    )]
     #[track_caller]
     pub fn wrap_foreign_allocation(
         &self,

@@ -190,7 +190,8 @@ pub(crate) fn is_users(file: &str) -> bool {
     const THIS: &str = file!();
     let library = THIS.strip_suffix("debug/stack.rs").unwrap_or(THIS);
     let std = file.starts_with("/rustc/") || file.contains("/library/");
-    !std && !(file.starts_with(library) && !file.ends_with("tests.rs"))
+    let ours = file.starts_with(library) && !file.ends_with("tests.rs");
+    !(std || ours)
 }
 
 fn shorten(file: &str, root: Option<&str>) -> String {

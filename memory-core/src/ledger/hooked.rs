@@ -1,4 +1,8 @@
 //! What happens at a release or a transfer when somebody watches, and for foreign memory.
+#![expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "reaching a place through a raw pointer and using it count as two"
+)]
 #![expect(unsafe_code, reason = "frees allocations, as the parent module")]
 
 use std::ptr::NonNull;
@@ -22,7 +26,7 @@ pub(super) unsafe fn free(slot: NonNull<Slot>) {
     // SAFETY: the slot is in use, by us alone.
     let this = unsafe { slot.as_ref() };
     let (node, root) = (this.node(), this.home());
-    let home = NonNull::from(root);
+    let home = this.home_ptr();
     this.vacate();
     // SAFETY: nobody else can reach the allocation, which is charged to the node.
     unsafe { free_memory(root, node) };

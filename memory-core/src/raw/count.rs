@@ -2,25 +2,32 @@
 
 use crate::sync::{AtomicUsize, Ordering};
 
-/// The allocation has other ledgers: they are changed under the tree's mutex only.
-const SHARED: usize = 1 << (usize::BITS - 1);
-
 /// The allocation is charged to this ledger.
-const OWNING: usize = 1 << (usize::BITS - 2);
+const OWNING: usize = 1;
+
+/// The allocation has other ledgers: they are changed under the tree's mutex only.
+const SHARED: usize = 2;
 
 /// Somebody may make buffers from none: see [`try_retain`](Count::try_retain). Never changes.
-const WATCHED: usize = 1 << (usize::BITS - 3);
+const WATCHED: usize = 4;
 
-const COUNT: usize = WATCHED - 1;
+/// A buffer more.
+const ONE: usize = 8;
+
+/// No buffer: one less than the one buffer that zero stands for.
+const NONE: usize = usize::MAX & !(ONE - 1);
 
 /// How many buffers hold a ledger, whether it is the owning one, and whether there are others.
 ///
 /// | bits | meaning |
 /// |---|---|
-/// | 63 | SHARED: the allocation has several ledgers; changed under the tree's mutex |
-/// | 62 | OWNING: the charge is this ledger's; changed under the tree's mutex |
-/// | 61 | WATCHED: the memory is foreign, and may be found again by its address |
-/// | 0..61 | buffers that hold this ledger |
+/// | 0 | OWNING: the charge is this ledger's; changed under the tree's mutex |
+/// | 1 | SHARED: the allocation has several ledgers; changed under the tree's mutex |
+/// | 2 | WATCHED: the memory is foreign, and may be found again by its address |
+/// | 3..64 | buffers that hold this ledger, less one; all ones (NONE): no buffer |
+///
+/// The count is on top, and one less, so that an addition or subtraction leaves in the processor's
+/// carry flag whether it was the last buffer: one that has to return the old value takes longer.
 ///
 /// # Invariants
 ///
@@ -51,35 +58,34 @@ impl Count {
     /// No buffer, no ledger.
     #[cfg(any(test, loom))]
     pub(crate) fn new() -> Self {
-        Self(AtomicUsize::new(0))
+        Self(AtomicUsize::new(NONE))
     }
 
     /// One buffer on the only ledger. Nobody else knows the ledger.
     #[inline]
     pub(crate) fn reset_to_sole(&self) {
         // Relaxed: whoever gets a buffer gets it in order.
-        self.0.store(OWNING | 1, Ordering::Relaxed);
+        self.0.store(OWNING, Ordering::Relaxed);
     }
 
     /// As `reset_to_sole`, for memory that may be watched.
     pub(crate) fn reset_to_watched(&self) {
         // Relaxed: as above.
-        self.0.store(OWNING | WATCHED | 1, Ordering::Relaxed);
+        self.0.store(OWNING | WATCHED, Ordering::Relaxed);
     }
 
     /// One buffer on one ledger of several, not the owning one. Nobody else knows the ledger.
     pub(crate) fn reset_to_guest(&self, watched: bool) {
         let watched = if watched { WATCHED } else { 0 };
         // Relaxed: as above.
-        self.0.store(SHARED | watched | 1, Ordering::Relaxed);
+        self.0.store(SHARED | watched, Ordering::Relaxed);
     }
 
     /// One buffer on the owning ledger of several. Nobody else knows the ledger.
     pub(crate) fn reset_to_heir(&self, watched: bool) {
         let watched = if watched { WATCHED } else { 0 };
         // Relaxed: as above.
-        self.0
-            .store(SHARED | OWNING | watched | 1, Ordering::Relaxed);
+        self.0.store(SHARED | OWNING | watched, Ordering::Relaxed);
     }
 
     /// Another buffer. The caller has one, or the mutex and a live ledger.
@@ -87,8 +93,9 @@ impl Count {
     pub(crate) fn retain(&self) {
         // Relaxed: the caller's buffer keeps all alive, and handing the new one to another thread
         // orders what follows (as in std's `Arc`).
-        let word = self.0.fetch_add(1, Ordering::Relaxed);
-        if word & COUNT > COUNT / 2 {
+        let word = self.0.fetch_add(ONE, Ordering::Relaxed);
+        if word >= NONE {
+            // After 2^61 buffers: more than can be told apart.
             std::process::abort();
         }
     }
@@ -99,7 +106,7 @@ impl Count {
         self.0
             // Relaxed, both: as `retain`; the count cannot fall to zero in between.
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-                (word & COUNT != 0).then_some(word + 1)
+                (word < NONE).then(|| word + ONE)
             })
             .is_ok()
     }
@@ -109,21 +116,22 @@ impl Count {
     #[inline]
     pub(crate) fn release(&self) -> Left {
         // Release: what this buffer's holder did comes before the block is freed; the partners
-        // are the fence below and the Acquire in `is_sole`.
-        let word = self.0.fetch_sub(1, Ordering::Release);
-        if word & COUNT != 1 {
+        // are the Acquire in `last_left` and in `is_sole`.
+        if self.0.fetch_sub(ONE, Ordering::Release) >= ONE {
             return Left::Buffers;
         }
-        self.last_left(word)
+        self.last_left()
     }
 
-    /// What the last buffer leaves, whose release found `word`.
+    /// What is left when the last buffer has gone.
+    ///
+    /// Whether there are other ledgers may have changed since: the last one of them may have handed
+    /// the charge over to this one, whose holder is on the way, and then this is what is left.
     #[cold]
-    fn last_left(&self, word: usize) -> Left {
-        // Acquire: partner of the Release above of all who let go before. (A load of the same
-        // word would do; ThreadSanitizer does not know fences.)
-        let _ = self.0.load(Ordering::Acquire);
-        if word & SHARED == 0 {
+    fn last_left(&self) -> Left {
+        // Acquire: partner of the Release in `release`, of all who let go before, and of that in
+        // `set_alone`.
+        if self.0.load(Ordering::Acquire) & SHARED == 0 {
             Left::Nothing
         } else {
             Left::Ledgers
@@ -138,7 +146,7 @@ impl Count {
     pub(crate) fn is_last_of_shared(&self) -> bool {
         // Relaxed: whoever has the mutex comes after all others who had it; whoever has not will.
         let word = self.0.load(Ordering::Relaxed);
-        word == SHARED | 1 || word == SHARED | OWNING | 1
+        word & !OWNING == SHARED
     }
 
     /// Gives up the buffer of which [`is_last_of_shared`](Self::is_last_of_shared) was asked under
@@ -147,7 +155,7 @@ impl Count {
         // Relaxed, both: nobody else has a buffer of this ledger, and who makes one, or changes a
         // flag, has the mutex. It orders what this buffer's holder did before whoever frees.
         let word = self.0.load(Ordering::Relaxed);
-        self.0.store(word - 1, Ordering::Relaxed);
+        self.0.store(word.wrapping_sub(ONE), Ordering::Relaxed);
     }
 
     /// Whether the caller's buffer is the only way to the allocation.
@@ -155,13 +163,13 @@ impl Count {
     pub(crate) fn is_sole(&self) -> bool {
         // Acquire: partner of the Release in `release` and in `set_alone`: all that others did
         // with the memory comes before what a sole owner does to it.
-        self.0.load(Ordering::Acquire) == OWNING | 1
+        self.0.load(Ordering::Acquire) == OWNING
     }
 
     /// How many buffers hold the ledger at this instant.
     pub(crate) fn buffers(&self) -> usize {
         // Relaxed: a number for a reader.
-        self.0.load(Ordering::Relaxed) & COUNT
+        self.0.load(Ordering::Relaxed).wrapping_add(ONE) / ONE
     }
 
     /// Whether the allocation has, or had, several ledgers.

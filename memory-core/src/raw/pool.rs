@@ -15,6 +15,10 @@
 //! 1. A slot is in use, in one thread's list, or in its chunk's list; never in two of them.
 //! 2. A chunk starts at a multiple of [`CHUNK`], so that a slot's address leads to it. It is
 //!    freed under the lock, when all its slots are in its own list.
+#![expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "reaching a place through a raw pointer and using it count as two"
+)]
 #![expect(unsafe_code, reason = "an allocator of slots")]
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
@@ -131,8 +135,8 @@ pub(crate) fn take() -> NonNull<Slot> {
 /// The slot came from [`take`], and nobody uses it any more.
 #[inline]
 pub(crate) unsafe fn put(slot: NonNull<Slot>) {
-    // SAFETY: the face is a slot's first field, alive as long as its chunk.
     debug_assert!(
+        // SAFETY: the face is a slot's first field, alive as long as its chunk.
         unsafe { slot.cast::<Face>().as_ref() }
             .node_address()
             .is_null()

@@ -1,5 +1,9 @@
 //! The slot: the bookkeeping of one ledger and, in the first ledger's slot, of its allocation.
 #![expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "reaching a place through a raw pointer and using it count as two"
+)]
+#![expect(
     unsafe_code,
     reason = "slots are recycled memory; who may touch which field is written here"
 )]
@@ -152,7 +156,7 @@ impl Slot {
     ) {
         // SAFETY: with several ledgers the block is constant (invariant 3).
         let block = unsafe { home.block() };
-        let at = NonNull::from(home);
+        let at = home.home_ptr();
         // SAFETY: the caller's promise.
         let face = unsafe { Self::init_hidden(slot, at, block, Links::default(), None) };
         reset(&face.count, home.is_foreign());
@@ -182,7 +186,7 @@ impl Slot {
         // SAFETY: as above.
         unsafe { (&raw mut (*slot).foreign).write(UnsafeCell::new(foreign)) };
         // SAFETY: the pool initialised the face when it made the chunk; it is all atomics.
-        unsafe { &*(&raw const (*slot).face) }
+        unsafe { &(*slot).face }
     }
 
     /// The count of the buffers on this ledger.
@@ -294,6 +298,13 @@ impl Slot {
     pub(crate) fn home(&self) -> &Slot {
         // SAFETY: by invariant 2 the home outlives this ledger.
         unsafe { self.home.as_ref() }
+    }
+
+    /// The home slot, as the pool handed it out: what goes back to the pool is this pointer, since
+    /// one made of a reference may not be used to write to a constant field or to reach the chunk.
+    #[inline]
+    pub(crate) fn home_ptr(&self) -> NonNull<Slot> {
+        self.home
     }
 
     /// Takes what releases foreign memory; of the home slot.

@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use arrow_memory_core::testing::TrackingManager;
 use arrow_memory_core::{
-    AllocError, AllocationListener, AllocatorInfo, BufferAllocator, RootAllocator, Veto,
+    AllocError, AllocationListener, AllocatorInfo, BufferAllocator, ForeignAllocation,
+    RootAllocator, Veto,
 };
 
 fn root_with_limit(limit: usize) -> RootAllocator {
@@ -114,4 +115,39 @@ fn growth_by_doubling_asks_the_listener_too() {
     let refused = buffer.try_reserve(4096).unwrap_err();
     assert!(matches!(refused, AllocError::Vetoed { .. }), "{refused}");
     assert_eq!(root.allocated_memory(), 2112);
+}
+
+#[test]
+fn a_deep_line_of_allocators_that_only_the_last_one_kept_goes_at_once() {
+    let root = root_with_limit(1 << 20);
+    let mut last: BufferAllocator = root.clone().into();
+    let start = std::time::Instant::now();
+    for _ in 0..10_000 {
+        last = last.child("link").build().unwrap();
+    }
+    let building = start.elapsed();
+
+    drop(last);
+
+    let going = start.elapsed() - building;
+    assert!(root.child_allocators().is_empty());
+    assert!(going < building, "{going:?}, and {building:?} to build");
+    root.verify().unwrap();
+}
+
+#[test]
+fn forced_bytes_that_pass_the_largest_sum_overflow_whatever_the_limit() {
+    let root = root_with_limit(1000);
+    root.force_allocate(64);
+    let huge = ForeignAllocation::from_owner([1]).charged_as(isize::MAX.unsigned_abs());
+
+    let refused = root.wrap_foreign_allocation(huge.forced()).unwrap_err();
+
+    let source = refused.source;
+    assert!(
+        matches!(source, AllocError::SizeOverflow { .. }),
+        "{source}"
+    );
+    assert_eq!(root.allocated_memory(), 64);
+    root.release_bytes(64);
 }

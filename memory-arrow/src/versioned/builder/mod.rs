@@ -96,7 +96,7 @@ impl ArrayBuilder for Box<dyn ArrayBuilder> {
     }
 }
 
-/// A builder for arrays of `data_type`, as [`ArrayBuilder::downcast_mut`] gives it its own type back.
+/// A builder for arrays of `data_type`; its `downcast_mut` gives it its own type back.
 ///
 /// # Errors
 ///

@@ -1,0 +1,56 @@
+//! Throughput by threads, as CSV: `threads [--all] [rounds]`.
+//!
+//! Stops at as many threads as there are cores; `--all` goes on to 16. Depends on nothing outside the
+//! binary, so that it can be copied to a machine with more cores; takes less than a minute.
+
+use std::time::Duration;
+
+use arrow_memory_benches::harness::{self, Estimate};
+use arrow_memory_benches::raw;
+use arrow_memory_benches::threads::{Case, Stage};
+
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() {
+    harness::start();
+    raw::assert_global_is_mimalloc();
+    let all = std::env::args().any(|argument| argument == "--all");
+    let rounds = std::env::args()
+        .skip(1)
+        .find_map(|argument| argument.parse().ok());
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let counts: Vec<usize> = [1, 2, 4, 8, 16]
+        .into_iter()
+        .filter(|&threads| all || threads <= cores)
+        .collect();
+    let most = counts.iter().copied().max().unwrap_or(1);
+    let stages = Case::ALL.map(|case| (case, Stage::new(case, most)));
+
+    let mut samples = vec![Vec::new(); counts.len() * stages.len()];
+    for _ in 0..rounds.unwrap_or(9) {
+        let mut cell = samples.iter_mut();
+        for &threads in &counts {
+            for (_, stage) in &stages {
+                let sample = stage.throughput(threads, Duration::from_millis(250));
+                if let Some(samples) = cell.next() {
+                    samples.push(sample / 1e6);
+                }
+            }
+        }
+    }
+
+    println!("case,threads,millions_per_second,low,high,scaling");
+    let medians: Vec<Estimate> = samples.into_iter().map(Estimate::of).collect();
+    for (at, rate) in medians.iter().enumerate() {
+        let (threads, case) = (counts[at / stages.len()], stages[at % stages.len()].0);
+        let scaling = rate.median / medians[at % stages.len()].median;
+        println!(
+            "{},{threads},{:.2},{:.2},{:.2},{scaling:.3}",
+            case.name(),
+            rate.median,
+            rate.low,
+            rate.high
+        );
+    }
+}

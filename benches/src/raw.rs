@@ -1,0 +1,190 @@
+//! Backends without anything around them: the baselines.
+#![expect(unsafe_code, reason = "the baselines are C libraries")]
+
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ptr::{self, NonNull};
+
+/// What the tree asks of a backend, in bytes.
+const ALIGNMENT: usize = 64;
+
+/// A library that hands out blocks.
+pub trait Library {
+    /// What tables call it.
+    const NAME: &'static str;
+    /// A block aligned to 64 bytes (but see [`Malloc`]), or null.
+    fn allocate(size: usize) -> *mut c_void;
+    /// Takes a block back.
+    ///
+    /// # Safety
+    ///
+    /// A live block of this library of this size, that nobody uses any more.
+    unsafe fn free(block: *mut c_void, size: usize);
+}
+
+/// `posix_memalign` of the platform.
+#[derive(Debug)]
+pub struct System;
+
+impl Library for System {
+    const NAME: &'static str = "raw system";
+
+    #[inline]
+    fn allocate(size: usize) -> *mut c_void {
+        let mut block = ptr::null_mut();
+        // SAFETY: the pointer is writable, and the alignment a power of two and a word's multiple.
+        match unsafe { libc::posix_memalign(&raw mut block, ALIGNMENT, size) } {
+            0 => block,
+            _ => ptr::null_mut(),
+        }
+    }
+
+    #[inline]
+    unsafe fn free(block: *mut c_void, _size: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { libc::free(block) };
+    }
+}
+
+/// `malloc` of the platform, whose blocks are aligned to 16 bytes only.
+#[derive(Debug)]
+pub struct Malloc;
+
+impl Library for Malloc {
+    const NAME: &'static str = "raw malloc";
+
+    #[inline]
+    fn allocate(size: usize) -> *mut c_void {
+        // SAFETY: any size may be asked for.
+        unsafe { libc::malloc(size) }
+    }
+
+    #[inline]
+    unsafe fn free(block: *mut c_void, _size: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { libc::free(block) };
+    }
+}
+
+/// `mi_malloc_aligned`.
+#[derive(Debug)]
+pub struct Mimalloc;
+
+impl Library for Mimalloc {
+    const NAME: &'static str = "raw mimalloc";
+
+    #[inline]
+    fn allocate(size: usize) -> *mut c_void {
+        // SAFETY: any size and power of two may be asked for.
+        unsafe { libmimalloc_sys::mi_malloc_aligned(size, ALIGNMENT) }
+    }
+
+    #[inline]
+    unsafe fn free(block: *mut c_void, _size: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { libmimalloc_sys::mi_free(block) };
+    }
+}
+
+/// `mallocx` and `sdallocx`.
+#[derive(Debug)]
+pub struct Jemalloc;
+
+impl Jemalloc {
+    const FLAGS: i32 = tikv_jemalloc_sys::MALLOCX_ALIGN(ALIGNMENT);
+}
+
+impl Library for Jemalloc {
+    const NAME: &'static str = "raw jemalloc";
+
+    #[inline]
+    fn allocate(size: usize) -> *mut c_void {
+        // SAFETY: the size is not zero, and the flags hold a power of two.
+        unsafe { tikv_jemalloc_sys::mallocx(size, Self::FLAGS) }
+    }
+
+    #[inline]
+    unsafe fn free(block: *mut c_void, size: usize) {
+        // SAFETY: the caller's promise; size and flags are those that it was asked with.
+        unsafe { tikv_jemalloc_sys::sdallocx(block, size, Self::FLAGS) };
+    }
+}
+
+/// A block of a library, given back on drop.
+#[derive(Debug)]
+pub struct Block<L: Library> {
+    block: NonNull<u8>,
+    size: usize,
+    library: PhantomData<L>,
+}
+
+// SAFETY: the libraries take blocks back on any thread, and the block is nobody else's.
+unsafe impl<L: Library> Send for Block<L> {}
+
+impl<L: Library> Block<L> {
+    /// A block of `size` bytes, not 0.
+    ///
+    /// # Panics
+    ///
+    /// If the library has none.
+    #[inline]
+    pub fn new(size: usize) -> Self {
+        Self {
+            block: NonNull::new(L::allocate(size).cast()).expect("there is memory"),
+            size,
+            library: PhantomData,
+        }
+    }
+
+    /// The bytes, to touch.
+    #[inline]
+    pub fn bytes(&mut self) -> &mut [MaybeUninit<u8>] {
+        // SAFETY: the block is live, ours, and has `size` bytes.
+        unsafe { std::slice::from_raw_parts_mut(self.block.as_ptr().cast(), self.size) }
+    }
+}
+
+impl<L: Library> Drop for Block<L> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: it is live, of this library and size, and goes.
+        unsafe { L::free(self.block.as_ptr().cast(), self.size) };
+    }
+}
+
+/// Writes one byte on every page.
+#[inline]
+pub fn touch(bytes: &mut [MaybeUninit<u8>]) {
+    for byte in bytes.iter_mut().step_by(4096) {
+        byte.write(1);
+    }
+    std::hint::black_box(bytes);
+}
+
+/// Asserts that the program's own allocator is mimalloc.
+///
+/// # Panics
+///
+/// If it is not.
+pub fn assert_global_is_mimalloc() {
+    let probe = Box::new([0_u8; 100]);
+    // SAFETY: any address may be asked.
+    let is = unsafe { libmimalloc_sys::mi_is_in_heap_region(ptr::from_ref(&*probe).cast()) };
+    assert!(is, "the global allocator of this benchmark is mimalloc");
+}
+
+/// Asserts that the program's own allocator is the platform's.
+///
+/// # Panics
+///
+/// If it is not.
+pub fn assert_global_is_system() {
+    let probe = Box::new([0_u8; 100]);
+    // SAFETY: any address may be asked.
+    let is = unsafe { libmimalloc_sys::mi_is_in_heap_region(ptr::from_ref(&*probe).cast()) };
+    assert!(
+        !is,
+        "the global allocator of this benchmark is the platform's"
+    );
+}

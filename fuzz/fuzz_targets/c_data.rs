@@ -1,0 +1,185 @@
+//! Arrays over the C Data Interface, with numbers, pointers, formats and values changed in every way
+//! that can be seen to be false, or leads to bytes that are there: an array or an error, released once.
+#![no_main]
+
+use std::ffi::{CString, c_char, c_void};
+
+use arrow_memory_arrow::builder::make_builder;
+use arrow_memory_arrow::deps::arrow_array::Array;
+use arrow_memory_arrow::deps::arrow_schema::{DataType, Field};
+use arrow_memory_arrow::{FFI_ArrowArray, FFI_ArrowSchema, export_array, import_array};
+use arrow_memory_core::RootAllocator;
+use arrow_memory_system as _;
+use libfuzzer_sys::fuzz_target;
+
+/// `struct ArrowArray`.
+#[repr(C)]
+struct RawArray {
+    length: i64,
+    null_count: i64,
+    offset: i64,
+    n_buffers: i64,
+    n_children: i64,
+    buffers: *mut *const c_void,
+    children: *mut *mut RawArray,
+    dictionary: *mut RawArray,
+    release: Option<unsafe extern "C" fn(*mut RawArray)>,
+    private_data: *mut c_void,
+}
+
+/// The first fields of `struct ArrowSchema`.
+#[repr(C)]
+struct RawSchema {
+    format: *const c_char,
+    name: *const c_char,
+    metadata: *const c_char,
+    flags: i64,
+    n_children: i64,
+}
+
+/// What is left of the input.
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn byte(&mut self) -> u8 {
+        match self.0.split_first() {
+            Some((&first, rest)) => {
+                self.0 = rest;
+                first
+            }
+            None => 0,
+        }
+    }
+
+    /// A number that no array of ours has, or few.
+    fn number(&mut self) -> i64 {
+        match self.byte() % 8 {
+            0 => -1,
+            1 => i64::MIN,
+            2 => i64::MAX,
+            3 => i64::MAX / 2,
+            4 => -i64::from(self.byte()),
+            5 => 1 << 62,
+            6 => i64::from(self.byte()) << 56,
+            _ => i64::from(self.byte() % 3),
+        }
+    }
+}
+
+const ROWS: usize = 8;
+
+fuzz_target!(|bytes: &[u8]| {
+    quiet();
+    let mut input = Input(bytes);
+    let data_type = data_type(&mut input, 3);
+    let (held, into) = (RootAllocator::unlimited(), RootAllocator::new(1 << 20));
+    let mut builder = make_builder(&data_type, &held).expect("a type with a builder");
+    // Nulls only: all offsets are 0, so changed ones are bounded by what we write.
+    builder.append_nulls(ROWS).expect("no limit");
+    let array = builder.finish_array().expect("no limit");
+    drop(builder);
+    let (mut c_array, mut c_schema) = export_array(&array).expect("types have formats");
+    drop(array);
+
+    // SAFETY: the same layout.
+    let raw = unsafe { &mut *std::ptr::from_mut(&mut c_array).cast::<RawArray>() };
+    for _ in 0..1 + input.byte() % 3 {
+        change(raw, &mut input);
+    }
+    // SAFETY: the same layout.
+    let schema = unsafe { &mut *std::ptr::from_mut(&mut c_schema).cast::<RawSchema>() };
+    let before = schema.format;
+    // A format of its own that is not a type, so that no other width is read.
+    let format = CString::new(format!("{}?", char::from(input.byte() % 128).escape_default()));
+    if input.byte() % 8 == 0
+        && let Ok(format) = &format
+    {
+        schema.format = format.as_ptr();
+    }
+
+    // SAFETY: what was changed can be seen, or leads to bytes that are there.
+    let imported = unsafe { import_array(c_array, &c_schema, &into) };
+    // SAFETY: the same layout; the release needs its own.
+    unsafe { &mut *std::ptr::from_mut(&mut c_schema).cast::<RawSchema>() }.format = before;
+    if let Ok(array) = &imported {
+        array.to_data().validate_full().expect("what was imported is valid");
+    }
+    drop(imported);
+    assert_eq!((held.allocated_memory(), into.allocated_memory()), (0, 0));
+});
+
+fn change(array: &mut RawArray, input: &mut Input<'_>) {
+    let choice = input.byte() % 10;
+    if choice >= 7 && array.n_children > 0 && array.n_children < 16 {
+        let index = usize::from(input.byte()) % array.n_children as usize;
+        // SAFETY: the children are there as long as nobody changed their number; a changed one is
+        // either none of theirs, or fewer.
+        let child = unsafe { *array.children.add(index) };
+        // SAFETY: as above.
+        if let Some(child) = unsafe { child.as_mut() } {
+            change(child, input);
+        }
+        return;
+    }
+    match choice {
+        0 => array.length = input.number().min(ROWS as i64 - 8).min(-1),
+        1 => array.length = i64::from(input.byte() % ROWS as u8),
+        2 => array.offset = -1 - i64::from(input.byte()),
+        3 => array.null_count = input.number(),
+        4 => array.n_buffers = wrong(array.n_buffers, input),
+        5 => array.n_children = wrong(array.n_children, input),
+        _ if array.n_buffers > 0 && array.n_buffers < 8 && !array.buffers.is_null() => {
+            let index = usize::from(input.byte()) % array.n_buffers as usize;
+            // SAFETY: as for the children.
+            unsafe { *array.buffers.add(index) = std::ptr::null() };
+        }
+        _ => array.buffers = std::ptr::null_mut(),
+    }
+}
+
+/// A number that is not `right`, negative or smaller or absurd: never one that leads to pointers that
+/// are not there.
+fn wrong(right: i64, input: &mut Input<'_>) -> i64 {
+    match input.byte() % 4 {
+        0 => -1,
+        1 => i64::MAX,
+        2 => right - 1,
+        _ => i64::MIN,
+    }
+}
+
+fn data_type(input: &mut Input<'_>, depth: usize) -> DataType {
+    let choice = input.byte() % if depth == 0 { 12 } else { 17 };
+    let mut item = |input: &mut Input<'_>| {
+        std::sync::Arc::new(Field::new("item", data_type(input, depth - 1), true))
+    };
+    match choice {
+        0 => DataType::Int8,
+        1 => DataType::Int64,
+        2 => DataType::Boolean,
+        3 => DataType::Utf8,
+        4 => DataType::LargeBinary,
+        5 => DataType::Utf8View,
+        6 => DataType::FixedSizeBinary(3),
+        7 => DataType::Decimal256(40, 2),
+        8 => DataType::Float16,
+        9 => DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8)),
+        10 => DataType::BinaryView,
+        11 => DataType::Dictionary(Box::new(DataType::Int64), Box::new(DataType::Float64)),
+        12 => DataType::List(item(input)),
+        13 => DataType::LargeList(item(input)),
+        14 => DataType::FixedSizeList(item(input), 2),
+        15 => DataType::Struct(vec![item(input)].into()),
+        _ => DataType::Struct(vec![item(input), item(input)].into()),
+    }
+}
+
+/// As in `ipc_stream.rs`.
+fn quiet() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| std::panic::set_hook(Box::new(|_| {})));
+}
+
+// Used through their layouts.
+const _: () = assert!(size_of::<RawArray>() == size_of::<FFI_ArrowArray>());
+const _: () = assert!(size_of::<RawSchema>() <= size_of::<FFI_ArrowSchema>());

@@ -1,0 +1,327 @@
+//! What each operation does to the model.
+
+use super::{
+    Allocated, Block, Buffer, Ledger, MAX, Model, Node, Reservation, narrow, round_up, size,
+};
+use crate::operation::{Key, Operation, Outcome, Refusal};
+
+impl Model {
+    /// What one operation does; the peaks are the caller's.
+    pub(super) fn step(&mut self, operation: &Operation) -> Result<Outcome, Refusal> {
+        match *operation {
+            Operation::Root { allocator, limit } => {
+                self.nodes.insert(allocator, Node::new(None, 0, limit));
+                Ok(Outcome::Done)
+            }
+            Operation::Child {
+                allocator,
+                parent,
+                reservation,
+                limit,
+            } => self.child(allocator, parent, reservation, limit),
+            Operation::Allocate {
+                buffer,
+                allocator,
+                size,
+            } => self.allocate(buffer, allocator, size),
+            Operation::Release { buffer } => Ok(self.release(buffer)),
+            Operation::Slice {
+                buffer,
+                slice,
+                offset,
+                length,
+            } => Ok(self.slice(buffer, slice, offset, length)),
+            Operation::Share {
+                buffer,
+                shared,
+                allocator,
+            } => {
+                self.check_open(allocator)?;
+                self.retain_in(buffer, shared, allocator);
+                Ok(self.shared(shared))
+            }
+            Operation::Transfer {
+                buffer,
+                moved,
+                allocator,
+            } => self.transfer(buffer, moved, allocator),
+            Operation::TryTransfer {
+                buffer,
+                moved,
+                allocator,
+            } => self.try_transfer(buffer, moved, allocator),
+            Operation::Reserve {
+                reservation,
+                allocator,
+                bytes,
+            } => self.reserve(reservation, allocator, bytes),
+            Operation::Extend { reservation, bytes } => self.extend(reservation, bytes),
+            Operation::Shrink { reservation, bytes } => {
+                self.reservation_mut(reservation).bytes -= size(bytes);
+                Ok(Outcome::Done)
+            }
+            Operation::Use {
+                buffer,
+                reservation,
+            } => self.use_reservation(buffer, reservation),
+            Operation::Unreserve { reservation } => {
+                self.reservations.remove(&reservation);
+                Ok(Outcome::Done)
+            }
+            Operation::Force { allocator, bytes } => Ok(self.force(allocator, bytes)),
+            Operation::Unforce { allocator } => {
+                self.node_mut(allocator).forced = 0;
+                Ok(Outcome::Done)
+            }
+            Operation::AllocateBytes { allocator, bytes } => {
+                self.charge(allocator, size(bytes))?;
+                Ok(Outcome::Done)
+            }
+            Operation::ReleaseBytes { allocator, bytes } => {
+                self.node_mut(allocator).external -= size(bytes);
+                Ok(Outcome::Done)
+            }
+            Operation::Limit { allocator, limit } => {
+                self.node_mut(allocator).limit = size(limit).min(MAX);
+                Ok(Outcome::Done)
+            }
+            Operation::Close { allocator } => Ok(self.close(allocator)),
+        }
+    }
+
+    fn child(
+        &mut self,
+        allocator: Key,
+        parent: Key,
+        reservation: usize,
+        limit: usize,
+    ) -> Result<Outcome, Refusal> {
+        self.check_open(parent)?;
+        let child = Node::new(Some(parent), reservation, limit);
+        if child.reservation > MAX {
+            return Err(Refusal::Overflow(allocator));
+        }
+        if child.reservation > child.limit {
+            return Err(Refusal::Limit(allocator));
+        }
+        let without = self.allocated_by_node();
+        self.nodes.insert(allocator, child);
+        let with = self.allocated_by_node();
+        let fits = self.check_charge(parent, &without, &with);
+        if fits.is_err() {
+            self.nodes.remove(&allocator);
+        }
+        fits.map(|()| Outcome::Done)
+    }
+
+    fn allocate(
+        &mut self,
+        buffer: Key,
+        allocator: Key,
+        requested: usize,
+    ) -> Result<Outcome, Refusal> {
+        self.check_open(allocator)?;
+        let Some(capacity) = self.capacity(requested) else {
+            return Err(Refusal::Overflow(allocator));
+        };
+        self.check_fits(allocator, size(capacity))?;
+        self.new_buffer(buffer, allocator, capacity);
+        Ok(Outcome::Allocated {
+            capacity,
+            references: 1,
+        })
+    }
+
+    fn release(&mut self, buffer: Key) -> Outcome {
+        let Buffer {
+            allocator, block, ..
+        } = self.buffers.remove(&buffer).expect("the buffer is alive");
+        let Some(number) = block else {
+            return Outcome::Released { last: true };
+        };
+        let block = self.block_mut(number);
+        let ledger = block
+            .ledgers
+            .iter_mut()
+            .find(|it| it.allocator == allocator);
+        let ledger = ledger.expect("a buffer has a ledger");
+        ledger.references -= 1;
+        if ledger.references > 0 {
+            return Outcome::Released { last: false };
+        }
+        block.ledgers.retain(|it| it.allocator != allocator);
+        match block.ledgers.first() {
+            None => drop(self.blocks.remove(&number)),
+            Some(oldest) if block.owner == allocator => block.owner = oldest.allocator,
+            Some(_) => (),
+        }
+        Outcome::Released { last: true }
+    }
+
+    fn slice(&mut self, buffer: Key, slice: Key, _offset: usize, length: usize) -> Outcome {
+        let mut part = self.buffers[&buffer];
+        part.length = length;
+        if length == 0 {
+            part.block = None;
+        }
+        self.insert_buffer(slice, part);
+        let (references, _) = self.ledger(slice);
+        Outcome::Sliced { references }
+    }
+
+    fn transfer(&mut self, buffer: Key, moved: Key, target: Key) -> Result<Outcome, Refusal> {
+        self.check_open(target)?;
+        let (without, with) = self.move_to(buffer, moved, target);
+        let (references, accounted) = self.ledger(moved);
+        Ok(Outcome::Transferred {
+            fit: self.fitted(target, &without, &with),
+            references,
+            accounted,
+        })
+    }
+
+    fn try_transfer(&mut self, buffer: Key, moved: Key, target: Key) -> Result<Outcome, Refusal> {
+        self.check_open(target)?;
+        let undo = self.clone();
+        let (without, with) = self.move_to(buffer, moved, target);
+        if let Err(refusal) = self.check_charge(target, &without, &with) {
+            *self = undo;
+            return Err(refusal);
+        }
+        Ok(self.shared(moved))
+    }
+
+    fn reserve(
+        &mut self,
+        reservation: Key,
+        allocator: Key,
+        bytes: usize,
+    ) -> Result<Outcome, Refusal> {
+        self.check_open(allocator)?;
+        self.check_fits(allocator, size(bytes))?;
+        let bytes = size(bytes);
+        let new = Reservation { allocator, bytes };
+        self.reservations.insert(reservation, new);
+        Ok(Outcome::Done)
+    }
+
+    fn extend(&mut self, reservation: Key, bytes: usize) -> Result<Outcome, Refusal> {
+        let allocator = self.reservations[&reservation].allocator;
+        self.check_open(allocator)?;
+        self.check_fits(allocator, size(bytes))?;
+        self.reservation_mut(reservation).bytes += size(bytes);
+        Ok(Outcome::Done)
+    }
+
+    fn use_reservation(&mut self, buffer: Key, reservation: Key) -> Result<Outcome, Refusal> {
+        let Reservation { allocator, bytes } = self.reservations[&reservation];
+        self.check_open(allocator)?;
+        let capacity = round_up(bytes, 64);
+        self.check_fits(allocator, capacity - bytes)?;
+        self.reservations.remove(&reservation);
+        let capacity = narrow(capacity);
+        self.new_buffer(buffer, allocator, capacity);
+        Ok(Outcome::Used { capacity })
+    }
+
+    fn force(&mut self, allocator: Key, bytes: usize) -> Outcome {
+        let without = self.allocated_by_node();
+        self.node_mut(allocator).forced += size(bytes);
+        let with = self.allocated_by_node();
+        Outcome::Forced {
+            fit: self.fitted(allocator, &without, &with),
+        }
+    }
+
+    fn close(&mut self, allocator: Key) -> Outcome {
+        if self.is_idle(allocator) {
+            self.nodes.remove(&allocator);
+            Outcome::Done
+        } else {
+            self.node_mut(allocator).closed = true;
+            Outcome::Outstanding
+        }
+    }
+
+    /// A closed allocator leaves when the last of what was outstanding goes, and so, perhaps, does
+    /// its parent. Keys grow downwards.
+    pub(super) fn remove_departed(&mut self) {
+        for key in self.allocators().into_iter().rev() {
+            if self.node(key).closed && self.is_idle(key) {
+                self.nodes.remove(&key);
+            }
+        }
+    }
+
+    // ---- ledgers --------------------------------------------------------------------------
+
+    fn new_buffer(&mut self, buffer: Key, allocator: Key, capacity: usize) {
+        let block = (capacity > 0).then(|| {
+            let block = Block {
+                size: size(capacity),
+                owner: allocator,
+                ledgers: Vec::new(),
+            };
+            self.next_block += 1;
+            self.blocks.insert(self.next_block, block);
+            self.next_block
+        });
+        let new = Buffer {
+            allocator,
+            block,
+            length: capacity,
+        };
+        self.insert_buffer(buffer, new);
+    }
+
+    /// Adds a handle, and the ledger that it needs.
+    fn insert_buffer(&mut self, key: Key, buffer: Buffer) {
+        self.buffers.insert(key, buffer);
+        let Buffer {
+            allocator, block, ..
+        } = buffer;
+        let Some(block) = block else {
+            return;
+        };
+        let ledgers = &mut self.block_mut(block).ledgers;
+        match ledgers.iter_mut().find(|it| it.allocator == allocator) {
+            Some(ledger) => ledger.references += 1,
+            None => ledgers.push(Ledger {
+                allocator,
+                references: 1,
+            }),
+        }
+    }
+
+    fn retain_in(&mut self, buffer: Key, shared: Key, target: Key) {
+        let mut new = self.buffers[&buffer];
+        new.allocator = target;
+        self.insert_buffer(shared, new);
+    }
+
+    /// Retains in the target and, if the source's ledger is the owner, makes the target's one it.
+    /// Returns what is allocated without the charge that moved, and with it.
+    fn move_to(&mut self, buffer: Key, moved: Key, target: Key) -> (Allocated, Allocated) {
+        self.retain_in(buffer, moved, target);
+        let source = self.buffers[&buffer];
+        let mut without = self.allocated_by_node();
+        if let Some(number) = source.block
+            && self.blocks[&number].owner == source.allocator
+            && source.allocator != target
+        {
+            let bytes = std::mem::take(&mut self.block_mut(number).size);
+            without = self.allocated_by_node();
+            self.block_mut(number).size = bytes;
+            self.block_mut(number).owner = target;
+        }
+        (without, self.allocated_by_node())
+    }
+
+    fn shared(&self, buffer: Key) -> Outcome {
+        let (references, accounted) = self.ledger(buffer);
+        Outcome::Shared {
+            references,
+            accounted,
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! Random draws, and the operations that they become on what there is.
+
+use arrow_memory_integration_tests::model::Model;
+use arrow_memory_integration_tests::operation::{Key, Operation, Rounding};
+use proptest::prelude::*;
+
+/// Buffers are real memory: none is larger than this.
+const LARGEST_BUFFER: usize = 256 * 1024;
+
+/// More than any case allocates, and still far from overflowing.
+const UNLIMITED: usize = isize::MAX as usize;
+
+/// A step before it is known what there is to choose from.
+#[derive(Clone, Debug)]
+pub(super) struct Draw {
+    kind: Kind,
+    /// Pick one each of what there is.
+    first: u16,
+    second: u16,
+    amount: Amount,
+    other: Amount,
+}
+
+impl Draw {
+    /// How often the draw is turned into an operation.
+    pub(super) fn rounds(&self) -> usize {
+        match self.kind {
+            Kind::ReleaseMany => 8,
+            _ => 1,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Child,
+    Allocate,
+    Release,
+    ReleaseMany,
+    Slice,
+    Share,
+    Transfer,
+    TryTransfer,
+    Reserve,
+    Extend,
+    Shrink,
+    Use,
+    Unreserve,
+    Force,
+    Unforce,
+    AllocateBytes,
+    ReleaseBytes,
+    Limit,
+    Close,
+    CloseIdle,
+}
+
+/// How many bytes.
+#[derive(Clone, Copy, Debug)]
+enum Amount {
+    /// That many.
+    Bytes(usize),
+    /// As many as the allocator has left, and so many more.
+    Left(isize),
+    /// As many as the allocator has, and so many more.
+    Allocated(isize),
+    /// A part of what is left, in 256ths.
+    Part(u8),
+    /// Too many for any sum.
+    Huge(usize),
+}
+
+/// How often each kind is drawn.
+const KINDS: [(u32, Kind); 20] = [
+    (14, Kind::Release),
+    (20, Kind::Allocate),
+    (6, Kind::Child),
+    (1, Kind::ReleaseMany),
+    (3, Kind::Slice),
+    (5, Kind::Share),
+    (7, Kind::Transfer),
+    (5, Kind::TryTransfer),
+    (4, Kind::Reserve),
+    (3, Kind::Extend),
+    (2, Kind::Shrink),
+    (3, Kind::Use),
+    (2, Kind::Unreserve),
+    (3, Kind::Force),
+    (3, Kind::Unforce),
+    (5, Kind::AllocateBytes),
+    (4, Kind::ReleaseBytes),
+    (6, Kind::Limit),
+    (1, Kind::Close),
+    (3, Kind::CloseIdle),
+];
+
+/// Made from plain numbers, which proptest draws much faster than it chooses among
+/// strategies.
+pub(super) fn draw() -> impl Strategy<Value = Draw> {
+    any::<(u32, u16, u16, u32, u32)>().prop_map(|(kind, first, second, amount, other)| Draw {
+        kind: decode_kind(kind),
+        first,
+        second,
+        amount: decode_amount(amount),
+        other: decode_amount(other),
+    })
+}
+
+fn decode_kind(drawn: u32) -> Kind {
+    let total: u32 = KINDS.iter().map(|it| it.0).sum();
+    let mut rest = drawn % total;
+    for (weight, kind) in KINDS {
+        if rest < weight {
+            return kind;
+        }
+        rest -= weight;
+    }
+    unreachable!("the weights sum up to the total")
+}
+
+fn decode_amount(drawn: u32) -> Amount {
+    const NEAR: [isize; 6] = [0, 1, -1, 64, -64, 17];
+    const SMALL: [usize; 5] = [0, 1, 63, 64, 65];
+    let (class, value) = (
+        drawn % 17,
+        usize::try_from(drawn / 17).expect("32 bits fit"),
+    );
+    let near = NEAR[value % NEAR.len()];
+    match class {
+        0..6 => Amount::Bytes(value % 3000),
+        6 => Amount::Bytes(SMALL[value % SMALL.len()]),
+        7..11 => Amount::Left(near),
+        11..13 => Amount::Allocated(near),
+        13..16 => Amount::Part((value % 256).try_into().expect("a byte")),
+        _ => Amount::Huge(value % 1000),
+    }
+}
+
+pub(super) fn rounding() -> impl Strategy<Value = Rounding> {
+    prop_oneof![
+        3 => Just(Rounding::Padding),
+        1 => Just(Rounding::PowerOfTwo),
+        1 => Just(Rounding::Segment(1024)),
+    ]
+}
+
+pub(super) fn root_limit() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        4 => (16..600_usize).prop_map(|units| units * 64),
+        2 => 0..40_000_usize,
+        1 => Just(UNLIMITED),
+        1 => Just(usize::MAX),
+    ]
+}
+
+/// Whether a tree grows down or sideways.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Shape {
+    Any,
+    Deep,
+    Wide,
+}
+
+pub(super) fn shape() -> impl Strategy<Value = Shape> {
+    prop_oneof![Just(Shape::Any), Just(Shape::Deep), Just(Shape::Wide)]
+}
+
+/// Turns draws into operations on what there is.
+pub(super) struct Script {
+    shape: Shape,
+    next: Key,
+}
+
+impl Script {
+    pub(super) fn new(shape: Shape) -> Self {
+        Self { shape, next: 0 }
+    }
+
+    fn key(&mut self) -> Key {
+        self.next += 1;
+        self.next
+    }
+
+    /// The operation of a draw, or none if there is nothing to do it to.
+    pub(super) fn operation(&mut self, model: &Model, draw: &Draw) -> Option<Operation> {
+        let allocators = model.allocators();
+        let allocator = pick(&allocators, draw.first)?;
+        if model.is_closed(allocator) && matches!(draw.amount, Amount::Huge(_)) {
+            // There would be two reasons to refuse.
+            return None;
+        }
+        let closed = usize::from(model.is_closed(allocator));
+        let bytes = resolve(model, allocator, draw.amount).max(closed);
+        let small = bytes.min(LARGEST_BUFFER);
+        Some(match draw.kind {
+            Kind::Child => {
+                if allocators.len() > 14 {
+                    return None;
+                }
+                let parent = match self.shape {
+                    Shape::Any => allocator,
+                    Shape::Deep => *allocators.last()?,
+                    Shape::Wide => allocators[0],
+                };
+                if model.is_closed(parent) && !draw.second.is_multiple_of(8) {
+                    return None;
+                }
+                Operation::Child {
+                    allocator: self.key(),
+                    parent,
+                    reservation: if draw.second.is_multiple_of(2) || model.is_closed(parent) {
+                        0
+                    } else {
+                        match resolve(model, parent, draw.amount) {
+                            // Else the ownership of its buffers could not move elsewhere.
+                            granted if granted <= UNLIMITED => granted.min(1 << 40),
+                            refused => refused,
+                        }
+                    },
+                    limit: resolve_limit(model, parent, draw.other),
+                }
+            }
+            Kind::Allocate => {
+                let huge = matches!(draw.amount, Amount::Huge(_));
+                Operation::Allocate {
+                    buffer: self.key(),
+                    allocator,
+                    // Nobody's limit may grant what no backend has.
+                    size: if huge && bytes > UNLIMITED - 63 {
+                        bytes
+                    } else {
+                        small
+                    },
+                }
+            }
+            Kind::Release | Kind::ReleaseMany => Operation::Release {
+                buffer: pick(&model.buffers(), draw.second)?,
+            },
+            Kind::Slice => {
+                let buffer = pick(&model.buffers(), draw.second)?;
+                let offset = usize::from(draw.first) % (model.length(buffer) + 1);
+                Operation::Slice {
+                    buffer,
+                    slice: self.key(),
+                    offset,
+                    length: bytes.min(model.length(buffer) - offset),
+                }
+            }
+            Kind::Share => Operation::Share {
+                buffer: pick(&model.buffers(), draw.second)?,
+                shared: self.key(),
+                allocator,
+            },
+            Kind::Transfer => Operation::Transfer {
+                buffer: pick(&model.buffers(), draw.second)?,
+                moved: self.key(),
+                allocator,
+            },
+            Kind::TryTransfer => {
+                // Whether a closed ancestor of both may pass bytes on is not said anywhere.
+                if model.is_below_closed(allocator) {
+                    return None;
+                }
+                Operation::TryTransfer {
+                    buffer: pick(&model.buffers(), draw.second)?,
+                    moved: self.key(),
+                    allocator,
+                }
+            }
+            Kind::Reserve => Operation::Reserve {
+                reservation: self.key(),
+                allocator,
+                bytes,
+            },
+            Kind::Extend => Operation::Extend {
+                reservation: pick(&model.reservations(), draw.second)?,
+                bytes: bytes.max(1),
+            },
+            Kind::Shrink => {
+                let reservation = pick(&model.reservations(), draw.second)?;
+                let bytes = bytes.min(model.reserved(reservation));
+                Operation::Shrink { reservation, bytes }
+            }
+            Kind::Use => {
+                let reservation = pick(&model.reservations(), draw.second)?;
+                if model.reserved(reservation) > LARGEST_BUFFER {
+                    return None;
+                }
+                let buffer = self.key();
+                Operation::Use {
+                    buffer,
+                    reservation,
+                }
+            }
+            Kind::Unreserve => Operation::Unreserve {
+                reservation: pick(&model.reservations(), draw.second)?,
+            },
+            Kind::Force => Operation::Force {
+                allocator,
+                bytes: small.max(1),
+            },
+            Kind::Unforce => Operation::Unforce { allocator },
+            Kind::AllocateBytes => Operation::AllocateBytes { allocator, bytes },
+            Kind::ReleaseBytes => Operation::ReleaseBytes {
+                allocator,
+                bytes: bytes.min(model.external(allocator)),
+            },
+            Kind::Limit => Operation::Limit {
+                allocator,
+                limit: resolve_limit(model, allocator, draw.amount),
+            },
+            Kind::Close => {
+                if allocator == allocators[0] {
+                    return None;
+                }
+                Operation::Close { allocator }
+            }
+            Kind::CloseIdle => {
+                let idle = allocators[1..].iter().copied();
+                let idle: Vec<Key> = idle.filter(|&key| model.is_idle(key)).collect();
+                let allocator = pick(&idle, draw.first)?;
+                Operation::Close { allocator }
+            }
+        })
+    }
+}
+
+fn pick(keys: &[Key], draw: u16) -> Option<Key> {
+    (!keys.is_empty()).then(|| keys[usize::from(draw) % keys.len()])
+}
+
+fn resolve(model: &Model, allocator: Key, amount: Amount) -> usize {
+    let state = model.state(allocator);
+    let left = usize::try_from(state.headroom).unwrap_or(0);
+    match amount {
+        Amount::Bytes(bytes) => bytes,
+        Amount::Left(more) => left.saturating_add_signed(more),
+        Amount::Allocated(more) => state.allocated.saturating_add_signed(more),
+        Amount::Part(part) if left < 1 << 40 => left * usize::from(part) / 256,
+        Amount::Part(part) => usize::from(part) * 100,
+        Amount::Huge(less) => {
+            let most = if less.is_multiple_of(2) {
+                usize::MAX
+            } else {
+                UNLIMITED
+            };
+            most - less
+        }
+    }
+}
+
+/// A limit around what is allocated, so that much is refused and some is over.
+fn resolve_limit(model: &Model, allocator: Key, amount: Amount) -> usize {
+    let state = model.state(allocator);
+    match amount {
+        Amount::Bytes(bytes) => state.allocated + bytes,
+        Amount::Left(more) | Amount::Allocated(more) => state.allocated.saturating_add_signed(more),
+        Amount::Part(part) => state.allocated / 128 * usize::from(part) + 2048,
+        Amount::Huge(less) => usize::MAX - less,
+    }
+}
+
+/// Whether a step could make a sum overflow by force, which panics and is tested elsewhere.
+pub(super) fn overflows(model: &Model, operation: &Operation) -> bool {
+    if !matches!(
+        operation,
+        Operation::Force { .. } | Operation::Transfer { .. } | Operation::Release { .. }
+    ) {
+        return false;
+    }
+    let mut after = model.clone();
+    after.apply(operation);
+    let most = after.views().into_iter().map(|it| it.transient_peak).max();
+    most > Some(UNLIMITED)
+}

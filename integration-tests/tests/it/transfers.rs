@@ -1,0 +1,185 @@
+//! Transfers at and over limits, where a reservation is crossed or a charge stays within a subtree.
+
+use std::sync::Arc;
+
+use arrow_memory_core::{
+    AllocationManager, ArrowBuf, BufferAllocator, RootAllocator, TransferError,
+};
+use arrow_memory_integration_tests::books::Books;
+use arrow_memory_integration_tests::for_every_backend;
+
+type Backend = Arc<dyn AllocationManager>;
+
+for_every_backend!(
+    a_refused_transfer_leaves_the_books_and_the_peak_of_an_allocator_that_is_over_its_limit,
+    a_transfer_that_ends_an_excess_fits,
+    a_transfer_within_an_allocator_that_is_over_its_limit_does_not_fit,
+    a_transfer_below_a_reservation_that_covers_it_fits_whatever_is_above,
+    a_transfer_of_a_guest_moves_no_charge,
+    ownership_goes_to_the_ledger_that_was_associated_longest,
+);
+
+fn root(backend: &Backend, limit: usize, credit: Option<usize>) -> BufferAllocator {
+    let mut builder = RootAllocator::builder()
+        .name("root")
+        .limit(limit)
+        .allocation_manager(Arc::clone(backend));
+    if let Some(credit) = credit {
+        builder = builder.credit(credit);
+    }
+    builder.build().unwrap().into()
+}
+
+fn buffer(allocator: &BufferAllocator, size: usize) -> ArrowBuf {
+    allocator.buffer_zeroed(size).unwrap().freeze()
+}
+
+/// Once, a refused transfer let go of the source while it asked, and what was free for that moment
+/// was opened as credit: the peak rose by it, and nothing kept the root from handing it out.
+fn a_refused_transfer_leaves_the_books_and_the_peak_of_an_allocator_that_is_over_its_limit(
+    backend: &Backend,
+) {
+    for upwards in [false, true] {
+        let root = root(backend, 100_000, None);
+        let child = root.child("child").build().unwrap();
+        let (source, target) = if upwards {
+            (&child, &root)
+        } else {
+            (&root, &child)
+        };
+        let held = buffer(source, 64_000);
+        assert!(!target.force_allocate(40_000));
+        let before = Books::of(&root);
+
+        for _ in 0..10 {
+            let refused = held.try_transfer_ownership(target).unwrap_err();
+
+            assert!(
+                matches!(refused, TransferError::DoesNotFit { .. }),
+                "{refused}"
+            );
+            assert_eq!(Books::of(&root), before);
+            assert_eq!((held.ref_count(), held.accounted_size()), (1, 64_000));
+            root.buffer(64).unwrap_err();
+            child.buffer(64).unwrap_err();
+        }
+    }
+}
+
+/// Once, levels above the common ancestor were judged by what they had before the move, which may
+/// be more than they have after it: here 400 reserved bytes come to be used.
+fn a_transfer_that_ends_an_excess_fits(backend: &Backend) {
+    for credit in [None, Some(0), Some(1000)] {
+        let root = root(backend, 3000, credit);
+        let middle = root.child("middle").build().unwrap();
+        let leaf = middle.child("leaf").reservation(400).build().unwrap();
+        assert!(middle.force_allocate(2000));
+        let moved = buffer(&leaf, 960).transfer_ownership(&middle).unwrap();
+        assert!(!moved.allocation_fit);
+        assert_eq!(
+            (root.allocated_memory(), root.is_over_limit()),
+            (3360, true)
+        );
+
+        let back = moved.buffer.try_transfer_ownership(&leaf).unwrap();
+
+        assert_eq!(back.accounted_size(), 960);
+        assert_eq!(
+            (root.allocated_memory(), root.is_over_limit()),
+            (2960, false)
+        );
+        assert_eq!(root.verify(), Ok(()));
+    }
+}
+
+fn a_transfer_within_an_allocator_that_is_over_its_limit_does_not_fit(backend: &Backend) {
+    let root = root(backend, 1000, None);
+    let (a, b) = (
+        root.child("a").build().unwrap(),
+        root.child("b").build().unwrap(),
+    );
+    let held = buffer(&a, 640);
+    root.set_limit(500);
+
+    held.try_transfer_ownership(&b).unwrap_err();
+    let moved = held.transfer_ownership(&b).unwrap();
+
+    assert!(
+        !moved.allocation_fit,
+        "the root is reached, though it does not change"
+    );
+    assert_eq!((a.allocated_memory(), b.allocated_memory()), (0, 640));
+    assert_eq!(
+        (root.allocated_memory(), root.peak_memory_allocation()),
+        (640, 640)
+    );
+}
+
+fn a_transfer_below_a_reservation_that_covers_it_fits_whatever_is_above(backend: &Backend) {
+    let root = root(backend, 2000, Some(0));
+    let a = root.child("a").build().unwrap();
+    let b = root.child("b").reservation(1000).build().unwrap();
+    let held = buffer(&a, 640);
+    root.set_limit(500);
+
+    let moved = held.try_transfer_ownership(&b).unwrap();
+
+    assert_eq!((moved.accounted_size(), b.allocated_memory()), (640, 640));
+    assert_eq!(
+        (root.allocated_memory(), root.peak_memory_allocation()),
+        (1000, 1640)
+    );
+}
+
+fn a_transfer_of_a_guest_moves_no_charge(backend: &Backend) {
+    let root = root(backend, 1000, None);
+    let names = ["owner", "guest", "target"];
+    let [owner, guest, target] = names.map(|name| root.child(name).build().unwrap());
+    let held = buffer(&owner, 640);
+    let shared = held.retain_in(&guest).unwrap();
+    target.set_limit(0);
+
+    let moved = shared.transfer_ownership(&target).unwrap();
+
+    assert!(moved.allocation_fit);
+    assert_eq!(
+        (moved.buffer.ref_count(), moved.buffer.accounted_size()),
+        (1, 0)
+    );
+    assert_eq!(
+        (held.accounted_size(), owner.allocated_memory()),
+        (640, 640)
+    );
+    assert!(shared.try_transfer_ownership(&target).is_ok());
+}
+
+fn ownership_goes_to_the_ledger_that_was_associated_longest(backend: &Backend) {
+    let root = root(backend, 1000, None);
+    let names = ["first", "second", "third", "fourth"];
+    let [first, second, third, fourth] = names.map(|name| root.child(name).build().unwrap());
+    let held = buffer(&first, 640);
+    let in_second = held.retain_in(&second).unwrap();
+    let in_third = held.retain_in(&third).unwrap();
+    // The second one lets go and comes back: it is the youngest now.
+    drop(in_second);
+    let in_second = held.retain_in(&second).unwrap();
+    // The fourth one comes last, but becomes the owner, which changes no order.
+    let in_fourth = held.transfer_ownership(&fourth).unwrap().buffer;
+    assert_eq!(in_fourth.accounted_size(), 640);
+    let owners = || {
+        names.map(|name| {
+            let all = root.child_allocators();
+            let it = all.iter().find(|it| it.name() == name);
+            it.map_or(0, BufferAllocator::allocated_memory)
+        })
+    };
+
+    drop(in_fourth);
+    assert_eq!(owners(), [640, 0, 0, 0]);
+    drop(held);
+    assert_eq!(owners(), [0, 0, 640, 0]);
+    drop(in_third);
+    assert_eq!(owners(), [0, 640, 0, 0]);
+    drop(in_second);
+    assert_eq!(owners(), [0, 0, 0, 0]);
+}

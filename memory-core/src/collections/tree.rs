@@ -1,0 +1,374 @@
+//! `allocator-api2`, both ways: a tree as an `Allocator`, and an `Allocator` as a backend.
+#![expect(
+    unsafe_code,
+    reason = "implements the unsafe traits of two allocator interfaces"
+)]
+
+use std::alloc::Layout;
+use std::fmt;
+use std::ptr::NonNull;
+
+use allocator_api2::alloc::{AllocError as Refused, Allocator};
+
+use crate::accounting::quietly;
+use crate::allocator::BufferAllocator;
+use crate::buffer::allocate::{Charge, tell_allocation};
+use crate::error::AllocError;
+use crate::manager::{AllocationManager, ManagerError};
+use crate::size::ALIGNMENT;
+
+/// A [`BufferAllocator`] as an `Allocator` of `allocator-api2` 0.2, so that collections which take one
+/// (hashbrown's, bumpalo's, `allocator_api2::vec::Vec`) are charged in place.
+///
+/// Each block is charged at its size, rounded up to a multiple of 64, before it is allocated and
+/// until it has been freed. A refusal is an `AllocError` of `allocator-api2`, which says nothing; a
+/// collection's `try_reserve` returns it, other methods abort: see
+/// [`AccountedVec`](crate::AccountedVec) for one that says why, and [`check`](Self::check).
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use allocator_api2::vec::Vec;
+/// use arrow_memory_core::{RootAllocator, TreeAllocator};
+///
+/// let root = RootAllocator::new(1000);
+/// let mut values: Vec<u64, _> = Vec::new_in(TreeAllocator::new(&root));
+/// values.try_reserve_exact(100).unwrap();
+/// assert_eq!(root.allocated_memory(), 832);
+/// assert!(values.try_reserve_exact(200).is_err());
+/// drop(values);
+/// assert_eq!(root.allocated_memory(), 0);
+/// ```
+#[derive(Clone)]
+pub struct TreeAllocator {
+    allocator: BufferAllocator,
+}
+
+impl TreeAllocator {
+    /// Memory of `allocator`'s.
+    pub fn new(allocator: &BufferAllocator) -> Self {
+        Self {
+            allocator: allocator.clone(),
+        }
+    }
+
+    /// The allocator that is charged.
+    pub fn allocator(&self) -> &BufferAllocator {
+        &self.allocator
+    }
+
+    /// Whether a block of `layout` could be charged now; if not, why.
+    ///
+    /// # Errors
+    ///
+    /// As [`BufferAllocator::buffer`].
+    pub fn check(&self, layout: Layout) -> Result<(), AllocError> {
+        let size = block(layout).map_or(usize::MAX, |block| block.size());
+        let charged = Charge::new(&self.allocator.handle, size)?;
+        drop(charged);
+        Ok(())
+    }
+
+    fn allocate_by(
+        &self,
+        layout: Layout,
+        allocate: impl FnOnce(&dyn AllocationManager, Layout) -> Result<NonNull<u8>, ManagerError>,
+    ) -> Result<NonNull<[u8]>, Refused> {
+        if layout.size() == 0 {
+            return Ok(NonNull::slice_from_raw_parts(dangling(layout), 0));
+        }
+        let handle = &self.allocator.handle;
+        let block = block(layout).ok_or(Refused)?;
+        let charge = Charge::new(handle, block.size()).map_err(|_| Refused)?;
+        let ptr = allocate(handle.manager(), block).map_err(|_| Refused)?;
+        charge.keep();
+        tell_allocation(handle, block.size());
+        Ok(NonNull::slice_from_raw_parts(ptr, block.size()))
+    }
+
+    /// Gives `bytes` back that were charged for a block.
+    ///
+    /// # Safety
+    ///
+    /// They are charged, and the block has shrunk by them, or is gone.
+    unsafe fn give(&self, bytes: usize) {
+        let handle = &self.allocator.handle;
+        // SAFETY: the caller's promise.
+        unsafe { handle.uncharge(bytes) };
+        if let Some(listener) = &handle.listener {
+            quietly(&handle.info, || listener.on_release(&handle.info, bytes));
+        }
+    }
+
+    /// Changes the size of a block, whose alignment stays.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` is a block of `old` from here, neither size is zero.
+    unsafe fn resize(
+        &self,
+        ptr: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, Refused> {
+        let handle = &self.allocator.handle;
+        let (old, new) = (block(old).ok_or(Refused)?, block(new).ok_or(Refused)?);
+        let more = new.size().saturating_sub(old.size());
+        let charge = Charge::new(handle, more).map_err(|_| Refused)?;
+        let moved = if new.size() == old.size() {
+            ptr
+        } else {
+            // SAFETY: a block of this manager's, of this layout by `block`; the new size is not zero,
+            // and valid with the same alignment.
+            unsafe { handle.manager().reallocate(ptr, old, new.size()) }.map_err(|_| Refused)?
+        };
+        charge.keep();
+        if more > 0 {
+            tell_allocation(handle, more);
+        } else if old.size() > new.size() {
+            // SAFETY: they were charged for what the block has no more.
+            unsafe { self.give(old.size() - new.size()) };
+        }
+        Ok(NonNull::slice_from_raw_parts(moved, new.size()))
+    }
+}
+
+// SAFETY: blocks are the manager's, valid until they are given back; clones share the manager, since
+// they share the tree, so blocks may be given back through any of them.
+unsafe impl Allocator for TreeAllocator {
+    fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, Refused> {
+        self.allocate_by(layout, |manager, block| manager.allocate(block))
+    }
+
+    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, Refused> {
+        self.allocate_by(layout, |manager, block| manager.allocate_zeroed(block))
+    }
+
+    unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
+        let Some(block) = block(layout).filter(|_| layout.size() > 0) else {
+            return;
+        };
+        // SAFETY: by the caller's promise a live block; it was asked with this layout by
+        // `allocate_by` or `resize`, since layouts that fit one block round up to the same.
+        unsafe { self.allocator.handle.manager().deallocate(ptr, block) };
+        // SAFETY: these bytes were charged for the block, which is gone.
+        unsafe { self.give(block.size()) };
+    }
+
+    unsafe fn grow(
+        &self,
+        ptr: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, Refused> {
+        if old.size() > 0 && same_alignment(old, new) {
+            // SAFETY: the caller's promise, and the checks.
+            return unsafe { self.resize(ptr, old, new) };
+        }
+        let moved = self.allocate(new)?;
+        // SAFETY: the old block has that many bytes, and the new one at least as many.
+        unsafe { moved.cast::<u8>().copy_from_nonoverlapping(ptr, old.size()) };
+        // SAFETY: the caller's promise; nobody uses the block any more.
+        unsafe { self.deallocate(ptr, old) };
+        Ok(moved)
+    }
+
+    unsafe fn shrink(
+        &self,
+        ptr: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, Refused> {
+        if new.size() > 0 && same_alignment(old, new) {
+            // SAFETY: the caller's promise, and the checks.
+            return unsafe { self.resize(ptr, old, new) };
+        }
+        let moved = self.allocate(new)?;
+        // SAFETY: both blocks have as many bytes as the new layout.
+        unsafe { moved.cast::<u8>().copy_from_nonoverlapping(ptr, new.size()) };
+        // SAFETY: the caller's promise; nobody uses the block any more.
+        unsafe { self.deallocate(ptr, old) };
+        Ok(moved)
+    }
+}
+
+impl fmt::Debug for TreeAllocator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TreeAllocator({})", self.allocator.name())
+    }
+}
+
+/// What the manager is asked for: blocks are aligned to 64 bytes, and multiples of it.
+fn block(layout: Layout) -> Option<Layout> {
+    let size = layout.size().checked_next_multiple_of(ALIGNMENT)?;
+    Layout::from_size_align(size, layout.align().max(ALIGNMENT)).ok()
+}
+
+fn same_alignment(old: Layout, new: Layout) -> bool {
+    old.align().max(ALIGNMENT) == new.align().max(ALIGNMENT)
+}
+
+fn dangling(layout: Layout) -> NonNull<u8> {
+    let address =
+        std::num::NonZeroUsize::new(layout.align()).unwrap_or(std::num::NonZeroUsize::MIN);
+    NonNull::without_provenance(address)
+}
+
+/// A backend on any `Allocator` of `allocator-api2` 0.2.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use allocator_api2::alloc::Global;
+/// use arrow_memory_core::{AllocatorManager, RootAllocator};
+///
+/// let manager = Arc::new(AllocatorManager::new("global", Global));
+/// let root = RootAllocator::builder().allocation_manager(manager).build()?;
+/// assert_eq!(root.buffer(1000).unwrap().capacity(), 1024);
+/// # Ok::<(), arrow_memory_core::BackendError>(())
+/// ```
+pub struct AllocatorManager<A> {
+    name: &'static str,
+    inner: A,
+}
+
+impl<A: Allocator + Send + Sync> AllocatorManager<A> {
+    /// A backend with this name.
+    pub const fn new(name: &'static str, inner: A) -> Self {
+        Self { name, inner }
+    }
+}
+
+impl<A> fmt::Debug for AllocatorManager<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AllocatorManager({})", self.name)
+    }
+}
+
+// SAFETY: `Allocator` promises the same: blocks that fit the layout, valid until they are given back,
+// from any thread since the allocator is Send and Sync; an error changes nothing.
+unsafe impl<A: Allocator + Send + Sync> AllocationManager for AllocatorManager<A> {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
+        let block = self.inner.allocate(layout);
+        block
+            .map(NonNull::cast)
+            .map_err(|_| ManagerError::out_of_memory(layout))
+    }
+
+    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
+        let block = self.inner.allocate_zeroed(layout);
+        block
+            .map(NonNull::cast)
+            .map_err(|_| ManagerError::out_of_memory(layout))
+    }
+
+    unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
+        // SAFETY: by the caller's promise a live block of this allocator, and this layout fits it.
+        unsafe { self.inner.deallocate(ptr, layout) };
+    }
+
+    unsafe fn reallocate(
+        &self,
+        ptr: NonNull<u8>,
+        old: Layout,
+        new_size: usize,
+    ) -> Result<NonNull<u8>, ManagerError> {
+        let new = Layout::from_size_align(new_size, old.align())
+            .map_err(|_| ManagerError::new("the new size does not make a valid layout"))?;
+        let moved = if new_size >= old.size() {
+            // SAFETY: as above; the new layout is not smaller.
+            unsafe { self.inner.grow(ptr, old, new) }
+        } else {
+            // SAFETY: as above; the new layout is smaller.
+            unsafe { self.inner.shrink(ptr, old, new) }
+        };
+        moved
+            .map(NonNull::cast)
+            .map_err(|_| ManagerError::out_of_memory(new))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+
+    use allocator_api2::alloc::Global;
+    use allocator_api2::vec::Vec;
+
+    use super::*;
+    use crate::RootAllocator;
+    use crate::conformance_suite;
+    use crate::testing::TrackingManager;
+
+    conformance_suite!(
+        allocator,
+        Arc::new(AllocatorManager::new("global", Global)),
+        keeps_unused_memory
+    );
+
+    fn tracked(limit: usize) -> (Arc<TrackingManager>, RootAllocator) {
+        let manager = Arc::new(TrackingManager::new());
+        let root = RootAllocator::builder()
+            .limit(limit)
+            .allocation_manager(manager.clone())
+            .build()
+            .unwrap();
+        (manager, root)
+    }
+
+    #[test]
+    fn a_vector_is_charged_as_it_grows_shrinks_and_goes() {
+        let (_manager, root) = tracked(1 << 20);
+        let mut values: Vec<u32, _> = Vec::new_in(TreeAllocator::new(&root));
+
+        values.extend(0..1000);
+        assert_eq!(root.allocated_memory(), values.capacity().div_ceil(16) * 64);
+        values.truncate(10);
+        values.shrink_to_fit();
+        assert_eq!((root.allocated_memory(), values[9]), (64, 9));
+        values.clear();
+        values.shrink_to_fit();
+        assert_eq!(root.allocated_memory(), 0);
+        values.push(1);
+        drop(values);
+        root.close().unwrap();
+    }
+
+    #[test]
+    fn a_hash_map_is_charged_in_place_and_refused_with_an_error() {
+        let (_manager, root) = tracked(4096);
+        let mut map: hashbrown::HashMap<u64, u64, std::hash::RandomState, TreeAllocator> =
+            hashbrown::HashMap::with_hasher_in(
+                std::hash::RandomState::new(),
+                TreeAllocator::new(&root),
+            );
+
+        let mut count = 0;
+        while map.try_reserve(1).is_ok() {
+            map.insert(count, count);
+            count += 1;
+        }
+        assert!(root.allocated_memory() >= map.allocation_size());
+        assert_eq!((map.len() as u64, map[&(count - 1)]), (count, count - 1));
+        drop(map);
+        root.close().unwrap();
+    }
+
+    #[test]
+    fn large_alignments_and_nothing_are_served() {
+        #[repr(align(256))]
+        #[derive(Clone)]
+        struct Aligned(#[expect(dead_code, reason = "has a size")] u8);
+        let (_manager, root) = tracked(1 << 20);
+        let mut aligned = Vec::new_in(TreeAllocator::new(&root));
+        aligned.resize(3, Aligned(1));
+        assert_eq!(aligned.as_ptr().addr() % 256, 0);
+        let mut nothing = Vec::new_in(TreeAllocator::new(&root));
+        nothing.resize(3, ());
+        drop((aligned, nothing));
+        assert_eq!(root.allocated_memory(), 0);
+    }
+}

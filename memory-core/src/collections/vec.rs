@@ -1,0 +1,243 @@
+//! A vector whose growth is refused with an error that says why.
+
+use std::alloc::Layout;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+
+use allocator_api2::vec::Vec;
+
+use super::TreeAllocator;
+use crate::allocator::BufferAllocator;
+use crate::error::AllocError;
+use crate::manager::ManagerError;
+
+/// A vector of any type in memory of an allocator. All that grows returns an [`AllocError`] where
+/// std's aborts, and leaves the vector as it was.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_core::{AccountedVec, AllocError, RootAllocator};
+///
+/// let root = RootAllocator::new(1000);
+/// let mut names = AccountedVec::new(&root);
+/// names.push("scan".to_owned())?;
+/// names.push("join".to_owned())?;
+/// assert_eq!((names.len(), root.allocated_memory()), (2, 128));
+/// let refused = names.reserve(1000).unwrap_err();
+/// assert!(matches!(refused, AllocError::OutOfMemory { .. }));
+/// # Ok::<(), AllocError>(())
+/// ```
+pub struct AccountedVec<T> {
+    items: Vec<T, TreeAllocator>,
+}
+
+impl<T> AccountedVec<T> {
+    /// An empty vector. Nothing is charged yet.
+    pub fn new(allocator: &BufferAllocator) -> Self {
+        Self {
+            items: Vec::new_in(TreeAllocator::new(allocator)),
+        }
+    }
+
+    /// As [`new`](Self::new), with room for `capacity` items.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve_exact`](Self::reserve_exact).
+    pub fn with_capacity(allocator: &BufferAllocator, capacity: usize) -> Result<Self, AllocError> {
+        let mut made = Self::new(allocator);
+        made.reserve_exact(capacity)?;
+        Ok(made)
+    }
+
+    /// How many items fit without growing.
+    pub fn capacity(&self) -> usize {
+        self.items.capacity()
+    }
+
+    /// The allocator that is charged.
+    pub fn allocator(&self) -> &BufferAllocator {
+        self.items.allocator().allocator()
+    }
+
+    /// Makes room for `additional` items: twice the capacity, or as many as fit.
+    ///
+    /// # Errors
+    ///
+    /// As [`BufferAllocator::buffer`]; the vector is as it was. So for all that grows.
+    #[inline]
+    pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
+        if additional <= self.items.capacity() - self.items.len() {
+            return Ok(());
+        }
+        self.grow(additional)
+    }
+
+    /// As [`reserve`](Self::reserve), without spare room.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn reserve_exact(&mut self, additional: usize) -> Result<(), AllocError> {
+        if self.items.try_reserve_exact(additional).is_ok() {
+            return Ok(());
+        }
+        self.explain(additional)?;
+        // What stood in the way has gone since.
+        if self.items.try_reserve_exact(additional).is_ok() {
+            return Ok(());
+        }
+        let allocator = self.allocator();
+        Err(AllocError::Manager {
+            allocator: allocator.info().clone(),
+            manager: allocator.allocation_manager().name().to_owned(),
+            requested: additional.saturating_mul(size_of::<T>()),
+            source: ManagerError::new("the block cannot grow"),
+        })
+    }
+
+    /// Appends an item.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve); the item is dropped.
+    #[inline]
+    pub fn push(&mut self, item: T) -> Result<(), AllocError> {
+        self.reserve(1)?;
+        self.items.push(item);
+        Ok(())
+    }
+
+    /// Appends copies of items.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn extend_from_slice(&mut self, items: &[T]) -> Result<(), AllocError>
+    where
+        T: Clone,
+    {
+        self.reserve(items.len())?;
+        self.items.extend_from_slice(items);
+        Ok(())
+    }
+
+    /// Appends items; those before a refusal are there.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve).
+    pub fn try_extend(&mut self, items: impl IntoIterator<Item = T>) -> Result<(), AllocError> {
+        let items = items.into_iter();
+        self.reserve(items.size_hint().0)?;
+        for item in items {
+            self.push(item)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the last item.
+    pub fn pop(&mut self) -> Option<T> {
+        self.items.pop()
+    }
+
+    /// Drops the items from `len` on; the capacity stays.
+    pub fn truncate(&mut self, len: usize) {
+        self.items.truncate(len);
+    }
+
+    /// Drops all items; the capacity stays.
+    pub fn clear(&mut self) {
+        self.items.clear();
+    }
+
+    #[cold]
+    fn grow(&mut self, additional: usize) -> Result<(), AllocError> {
+        if self.items.try_reserve(additional).is_ok() {
+            return Ok(());
+        }
+        self.reserve_exact(additional)
+    }
+
+    /// Why room for `additional` items was refused; `Ok` if it would not be now.
+    #[cold]
+    fn explain(&self, additional: usize) -> Result<(), AllocError> {
+        let allocator = self.items.allocator();
+        let needed = self.items.len().checked_add(additional);
+        let Some(new) = needed.and_then(|items| Layout::array::<T>(items).ok()) else {
+            return Err(AllocError::SizeOverflow {
+                allocator: self.allocator().info().clone(),
+                requested: usize::MAX,
+            });
+        };
+        // Growth charges the difference; the old block's bytes are charged.
+        let old = self.items.capacity() * size_of::<T>();
+        let more = Layout::from_size_align(new.size().saturating_sub(old), 64);
+        let more = more.unwrap_or(new);
+        allocator.check(more)
+    }
+}
+
+impl<T> Deref for AccountedVec<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.items
+    }
+}
+
+impl<T> DerefMut for AccountedVec<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.items
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for AccountedVec<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.items.fmt(f)
+    }
+}
+
+impl<T> IntoIterator for AccountedVec<T> {
+    type Item = T;
+    type IntoIter = allocator_api2::vec::IntoIter<T, TreeAllocator>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.items.into_iter()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::RootAllocator;
+    use crate::testing::StdManager;
+
+    #[test]
+    fn pushes_fill_the_limit_exactly_and_are_refused_then() {
+        let root = RootAllocator::builder()
+            .limit(1024)
+            .allocation_manager(Arc::new(StdManager))
+            .build()
+            .unwrap();
+        let mut values = AccountedVec::new(&root);
+
+        let refused = loop {
+            if let Err(refused) = values.push(values.len() as u64) {
+                break refused;
+            }
+        };
+
+        assert!(
+            matches!(refused, AllocError::OutOfMemory { .. }),
+            "{refused}"
+        );
+        assert_eq!((values.len(), root.allocated_memory()), (128, 1024));
+        assert_eq!(values.iter().sum::<u64>(), 127 * 128 / 2);
+        assert!(values.reserve(usize::MAX).is_err());
+        drop(values);
+        root.close().unwrap();
+    }
+}
