@@ -1,4 +1,5 @@
 //! Runs the program.
+#![expect(clippy::unwrap_used, reason = "for tests, as their own unwraps")]
 
 use std::fs;
 use std::io::Write;
