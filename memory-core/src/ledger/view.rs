@@ -57,13 +57,14 @@ impl LedgerRef {
         operation: Operation,
         caller: &'static Location<'static>,
     ) {
-        let Target::Slot(slot) = self.target() else {
+        let Target::Slot(_) = self.target() else {
             return;
         };
         let Some(recorder) = self.node().tree.recorder() else {
             return;
         };
-        let slot = NonNull::from(slot);
+        // Not made of a reference: this pointer goes back to the pool some day.
+        let slot = self.untagged().cast::<Slot>();
         let key = recorder.add(slot.addr().get(), seen, operation, caller);
         let view = Box::into_raw(Box::new(View { slot, key }));
         let tagged = view.cast::<u8>().map_addr(|address| address | VIEW);
@@ -115,7 +116,7 @@ impl LedgerRef {
             Target::Pin(_) => self.to_pin(),
             Target::Slot(slot) => {
                 slot.count().retain();
-                Self(NonNull::from(slot).cast())
+                Self(self.untagged())
             }
             Target::View(view) => {
                 view.slot().count().retain();
