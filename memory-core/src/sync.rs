@@ -14,12 +14,15 @@ pub(crate) use loom::sync::{
 
 pub(crate) use std::sync::atomic::Ordering;
 
-use std::sync::PoisonError;
+#[cfg(not(loom))]
+pub(crate) use plain::lock;
 
-/// Locks `mutex`. No code of ours panics while it holds a lock, so a poisoned one is whole.
-#[inline]
+/// Locks `mutex`, in a model.
+#[cfg(loom)]
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// std's own, for what is no part of a model: side registries and process-wide counters.
@@ -29,8 +32,24 @@ pub(crate) mod plain {
 
     use std::sync::PoisonError;
 
-    /// Locks `mutex`; nothing of ours panics while it is held.
+    /// Locks `mutex`. No code of ours panics while it holds a lock, so a poisoned one is whole.
+    #[cfg(not(tsan))]
+    #[inline]
     pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same for ThreadSanitizer, which does not see how std hands over a mutex to a thread that
+    /// had to wait: that code comes compiled, without its instrumentation.
+    #[cfg(tsan)]
+    pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        use std::sync::TryLockError;
+        loop {
+            match mutex.try_lock() {
+                Ok(guard) => return guard,
+                Err(TryLockError::Poisoned(poisoned)) => return PoisonError::into_inner(poisoned),
+                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+            }
+        }
     }
 }
