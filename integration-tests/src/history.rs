@@ -15,6 +15,8 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crate::sync::lock;
+
 /// The first and the last tick of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -139,7 +141,7 @@ impl History {
 
     /// Adds what a thread noted.
     pub fn add(&self, log: Log) {
-        let mut all = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.log);
         all.levels.extend(log.levels);
         all.charges.extend(log.charges);
         all.refusals.extend(log.refusals);

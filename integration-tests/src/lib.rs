@@ -17,5 +17,6 @@ pub mod managers;
 pub mod model;
 pub mod operation;
 pub mod side_by_side;
+pub mod sync;
 pub mod trace;
 pub mod tree;

@@ -8,10 +8,12 @@ use std::alloc::Layout;
 use std::collections::HashMap;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use arrow_memory_core::{AllocationManager, ManagerError};
+
+use crate::sync::lock;
 
 /// Counts the bytes that are live in a manager, and knows every block.
 ///
@@ -139,14 +141,14 @@ impl TrackingManager {
     }
 
     fn record(&self, ptr: NonNull<u8>, layout: Layout) {
-        let blocks = &mut *self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let blocks = &mut *lock(&self.blocks);
         let before = blocks.insert(ptr.as_ptr().addr(), layout);
         assert_eq!(before, None, "a block was handed out twice");
     }
 
     /// Crosses a block off; whether it was there with this layout.
     fn strike(&self, ptr: NonNull<u8>, layout: Layout) -> bool {
-        let blocks = &mut *self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let blocks = &mut *lock(&self.blocks);
         blocks.remove(&ptr.as_ptr().addr()) == Some(layout)
     }
 }

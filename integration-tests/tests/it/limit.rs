@@ -39,8 +39,13 @@ const LIMIT: usize = 48 * 1024;
 /// On two cores, enough to be interrupted in the middle of anything.
 const THREADS: u64 = 4;
 
-/// What each thread does, per run.
+/// What each thread does per run, unless `CONTENTION_STEPS` says otherwise (sanitizers are slow).
 const STEPS: usize = 10_000;
+
+fn steps() -> usize {
+    let wanted = std::env::var("CONTENTION_STEPS").ok();
+    wanted.and_then(|it| it.parse().ok()).unwrap_or(STEPS)
+}
 
 for_every_backend!(
     at_a_tight_limit_no_byte_too_many_is_granted_and_none_too_few_with_the_default_credit,
@@ -81,7 +86,7 @@ fn levels_that_many_threads_fought_for_keep_their_limits(backend: &Backend) {
                 for _ in 0..THREADS {
                     // All of them fit at once, so that all is done without the tree's lock.
                     scope.spawn(move || {
-                        for _ in 0..50_000 {
+                        for _ in 0..5 * steps() {
                             drop(levels[level].allocator.buffer(64).unwrap());
                         }
                     });
@@ -115,7 +120,7 @@ fn a_client_that_keeps_asking_too_much_refuses_nobody_else(backend: &Backend) {
             scope.spawn(move || {
                 let mut random = Random::new(seed);
                 let mut held: Vec<ArrowBufMut> = Vec::new();
-                for _ in 0..4 * STEPS {
+                for _ in 0..4 * steps() {
                     // Six buffers of at most a sixteenth, on two threads, and the quarter: fits.
                     if held.len() == 6 {
                         held.swap_remove(random.below(6));
@@ -208,7 +213,7 @@ fn contend_after(
         .judge()
         .unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
     assert!(
-        granted > STEPS && refused > STEPS / 4,
+        granted > steps() && refused > steps() / 4,
         "{granted} granted, {refused} refused"
     );
     println!("{granted} granted, {refused} refused, of which {undisturbed} undisturbed");

@@ -1,7 +1,7 @@
 //! The reference traces on the real tree: every number in every line.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use arrow_memory_core::{AllocationManager, BufferAllocator, RootAllocator};
@@ -155,44 +155,39 @@ fn at_quiet_point(
 /// A barrier at which nobody waits for a thread that failed.
 struct QuietPoint {
     threads: usize,
-    arrived: Mutex<Arrived>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Arrived {
-    threads: usize,
-    round: usize,
-    failed: bool,
+    arrived: AtomicUsize,
+    round: AtomicUsize,
+    failed: AtomicBool,
 }
 
 impl QuietPoint {
     fn new(threads: usize) -> Self {
         Self {
             threads,
-            arrived: Mutex::default(),
-            changed: Condvar::new(),
+            arrived: AtomicUsize::new(0),
+            round: AtomicUsize::new(0),
+            failed: AtomicBool::new(false),
         }
     }
 
     fn wait(&self) {
-        let mut arrived = self.arrived.lock().unwrap_or_else(PoisonError::into_inner);
-        let round = arrived.round;
-        arrived.threads += 1;
-        if arrived.threads == self.threads {
-            arrived.threads = 0;
-            arrived.round += 1;
-            self.changed.notify_all();
+        // Acquire, both: partner of the Release below, so that all see what each did before.
+        let round = self.round.load(Ordering::Acquire);
+        // AcqRel: the last to arrive passes on what all before it did.
+        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.threads {
+            // Relaxed: nobody looks at it before the round is over.
+            self.arrived.store(0, Ordering::Relaxed);
+            // Release: partner of the Acquires.
+            self.round.store(round + 1, Ordering::Release);
         }
-        while arrived.round == round && !arrived.failed {
-            arrived = self
-                .changed
-                .wait(arrived)
-                .unwrap_or_else(PoisonError::into_inner);
+        while self.round.load(Ordering::Acquire) == round {
+            // Relaxed: only the flag matters.
+            assert!(
+                !self.failed.load(Ordering::Relaxed),
+                "another thread failed"
+            );
+            thread::yield_now();
         }
-        let failed = arrived.failed;
-        drop(arrived);
-        assert!(!failed, "another thread failed");
     }
 
     /// Ends the waiting of all if the thread panics.
@@ -206,9 +201,8 @@ struct FailTogether<'a>(&'a QuietPoint);
 impl Drop for FailTogether<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            let arrived = self.0.arrived.lock();
-            arrived.unwrap_or_else(PoisonError::into_inner).failed = true;
-            self.0.changed.notify_all();
+            // Relaxed: only the flag matters.
+            self.0.failed.store(true, Ordering::Relaxed);
         }
     }
 }

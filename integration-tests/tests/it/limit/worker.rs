@@ -7,7 +7,9 @@ use arrow_memory_core::{
 };
 use arrow_memory_integration_tests::history::{History, Level, Log, OpenCharge, OpenLevel, Span};
 
-use super::{LIMIT, Node, STEPS};
+use arrow_memory_integration_tests::sync::lock;
+
+use super::{LIMIT, Node, steps};
 
 /// Something that is charged.
 pub(super) struct Held {
@@ -51,7 +53,7 @@ impl Place {
     fn leave(self, span: Span, log: &mut Log) {
         if let Self::Own(own) = self {
             {
-                let left = &mut *own.left.lock().unwrap();
+                let left = &mut *lock(&own.left);
                 *left = Some(left.map_or(span, |earlier| earlier.last(span)));
             }
             if let Some(own) = Arc::into_inner(own) {
@@ -106,7 +108,7 @@ impl<'a> Worker<'a> {
     }
 
     pub(super) fn work(&mut self) {
-        for _ in 0..STEPS {
+        for _ in 0..steps() {
             match self.random.below(20) {
                 0..8 => self.allocate(),
                 8 => self.allocate_bytes(),
@@ -296,7 +298,7 @@ impl<'a> Worker<'a> {
         let index = self.random.below(self.held.len());
         let given = self.held.swap_remove(index);
         let taken = {
-            let shared = &mut *self.shared.lock().unwrap();
+            let shared = &mut *lock(self.shared);
             shared.push(given);
             (shared.len() > 4).then(|| shared.remove(0))
         };
