@@ -191,6 +191,11 @@ impl Model {
         self.views().into_iter().map(|view| view.state).collect()
     }
 
+    /// Whether a forced step made a sum that no tree can hold, at any moment.
+    pub fn has_overflowed(&self) -> bool {
+        self.nodes.values().any(|node| node.transient_peak > MAX)
+    }
+
     /// The numbers of one allocator.
     pub fn state(&self, allocator: Key) -> State {
         self.state_from(allocator, &self.allocated_by_node())

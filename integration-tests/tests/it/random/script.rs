@@ -370,6 +370,5 @@ pub(super) fn overflows(model: &Model, operation: &Operation) -> bool {
     }
     let mut after = model.clone();
     after.apply(operation);
-    let most = after.views().into_iter().map(|it| it.transient_peak).max();
-    most > Some(UNLIMITED)
+    after.has_overflowed()
 }
