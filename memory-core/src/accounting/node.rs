@@ -978,13 +978,19 @@ impl<'t> Locked<'t> {
         state.next_departed = next;
     }
 
-    /// The departures since this was last asked, to be told once the mutex is released.
+    /// The departures since this was last asked, in order, to be told once the mutex is released.
     pub(crate) fn take_departures(&mut self) -> Departures {
         let shared = self
             .shared
             .as_mut()
             .expect("the mutex is held until the guard is dropped");
-        Departures(shared.departed.take())
+        // The last one is first on the list: children leave before their parents.
+        let (mut next, mut told) = (shared.departed.take(), None);
+        while let Some(node) = next {
+            next = std::mem::replace(&mut self.state(node).next_departed, told);
+            told = Some(node);
+        }
+        Departures(told)
     }
 
     /// Whether nothing but links can lead to the node any more.
