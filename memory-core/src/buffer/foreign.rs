@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "views memory that somebody else made")]
 
 use std::fmt;
+use std::io;
 use std::panic::Location;
 use std::ptr::NonNull;
 
@@ -40,6 +41,9 @@ pub struct ForeignAllocation {
 
 // SAFETY: by invariant 1 the memory may be read from any thread, and the release is Send.
 unsafe impl Send for ForeignAllocation {}
+// SAFETY: a shared reference leads to numbers only; the release takes the value itself. (So that
+// `ForeignError` is an error that may be boxed, sent and shared, as callers of `?` expect.)
+unsafe impl Sync for ForeignAllocation {}
 
 impl ForeignAllocation {
     /// The bytes of an owner, which is kept until they are released, then dropped.
@@ -175,6 +179,13 @@ pub struct ForeignError {
     pub allocation: ForeignAllocation,
     /// Why it was refused.
     pub source: AllocError,
+}
+
+impl From<ForeignError> for io::Error {
+    /// Keeps the allocation: it is released with this error.
+    fn from(error: ForeignError) -> Self {
+        io::Error::new(io::ErrorKind::OutOfMemory, error)
+    }
 }
 
 impl BufferAllocator {
