@@ -38,6 +38,7 @@
 //! Link-time registration works on Linux, macOS, Windows, Android, iOS, FreeBSD and illumos.
 //! Elsewhere (and in a static library whose linker drops what nobody calls) the program calls
 //! [`register`] before it builds its first root.
+// Longer than most files: the functions of the module come with examples.
 #![expect(
     unsafe_code,
     reason = "the link-time table is a section of the binary, which linkme declares"
@@ -78,6 +79,12 @@ impl fmt::Debug for BackendRegistration {
 }
 
 /// The names of the backends in this program, the preferred first.
+///
+/// ```
+/// use arrow_memory_system as _;
+///
+/// assert!(arrow_memory_core::backend::supported().contains(&"system"));
+/// ```
 pub fn supported() -> Vec<&'static str> {
     BACKENDS.supported()
 }
@@ -89,6 +96,16 @@ pub fn supported() -> Vec<&'static str> {
 /// * [`BackendError::NoneLinked`] if there is no backend at all.
 /// * [`BackendError::Unknown`] if none has this name.
 /// * [`BackendError::Failed`] if it could not be started; the next call tries again.
+///
+/// ```
+/// use arrow_memory_core::{BackendError, backend};
+/// # use arrow_memory_system as _;
+///
+/// assert_eq!(backend::manager("system")?.name(), "system");
+/// let error = backend::manager("tcmalloc").unwrap_err();
+/// assert!(matches!(error, BackendError::Unknown { .. }));
+/// # Ok::<(), BackendError>(())
+/// ```
 pub fn manager(name: &str) -> Result<Arc<dyn AllocationManager>, BackendError> {
     BACKENDS.manager(name)
 }
@@ -101,6 +118,14 @@ pub fn manager(name: &str) -> Result<Arc<dyn AllocationManager>, BackendError> {
 ///
 /// * [`BackendError::NoneLinked`] if no backend could be the default.
 /// * [`BackendError::Failed`] if the one chosen could not be started; the next call tries again.
+///
+/// ```
+/// use arrow_memory_core::backend;
+/// # use arrow_memory_system as _;
+///
+/// assert_eq!(backend::default_manager()?.name(), "system");
+/// # Ok::<(), arrow_memory_core::BackendError>(())
+/// ```
 pub fn default_manager() -> Result<Arc<dyn AllocationManager>, BackendError> {
     BACKENDS.default_manager()
 }
@@ -112,6 +137,15 @@ pub fn default_manager() -> Result<Arc<dyn AllocationManager>, BackendError> {
 /// # Errors
 ///
 /// As [`default_manager`].
+///
+/// ```
+/// use arrow_memory_core::{BackendError, backend};
+/// # use arrow_memory_system as _;
+///
+/// // An arena that is the default itself takes its chunks from what would be it otherwise.
+/// assert_eq!(backend::default_manager_besides("arena")?.name(), "system");
+/// # Ok::<(), BackendError>(())
+/// ```
 pub fn default_manager_besides(name: &str) -> Result<Arc<dyn AllocationManager>, BackendError> {
     BACKENDS.default_manager_besides(name)
 }
@@ -122,6 +156,16 @@ pub fn default_manager_besides(name: &str) -> Result<Arc<dyn AllocationManager>,
 ///
 /// * [`BackendError::NoneLinked`] or [`BackendError::Unknown`] if there is no such backend.
 /// * [`BackendError::AlreadyChosen`] if a default was set before, or is already in use.
+///
+/// ```
+/// use arrow_memory_core::{BackendError, RootAllocator, backend};
+/// # use arrow_memory_system as _;
+///
+/// if let Err(error) = backend::set_default("system") {
+///     assert!(matches!(error, BackendError::AlreadyChosen { .. })); // by other code of the program
+/// }
+/// assert_eq!(RootAllocator::new(1000).allocation_manager().name(), "system");
+/// ```
 pub fn set_default(name: &str) -> Result<(), BackendError> {
     BACKENDS.set_default(name)
 }
@@ -129,6 +173,22 @@ pub fn set_default(name: &str) -> Result<(), BackendError> {
 /// Adds a backend by hand, as [`register_backend!`](crate::register_backend) does at link time.
 ///
 /// A name that is registered already keeps its first registration; those of link time are first.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use arrow_memory_core::backend::{self, BackendRegistration};
+/// # use arrow_memory_core::testing::StdManager as MyManager;
+///
+/// static MINE: BackendRegistration = BackendRegistration {
+///     name: "by-hand",
+///     preference: 0,
+///     manager: || Ok(Arc::new(MyManager::default())),
+/// };
+///
+/// backend::register(&MINE);
+/// assert!(backend::manager("by-hand").is_ok());
+/// ```
 pub fn register(registration: &'static BackendRegistration) {
     BACKENDS.register(registration);
 }

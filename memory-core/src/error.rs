@@ -9,6 +9,22 @@ use crate::manager::ManagerError;
 use crate::outcome::{AllocationOutcome, AllocatorInfo};
 
 /// Why an allocation was refused. Nothing is charged when one of these returns.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// use arrow_memory_core::AllocError;
+///
+/// let scan = root.new_child_allocator("scan", 0, 1000)?;
+/// match scan.buffer(2000).unwrap_err() {
+///     AllocError::OutOfMemory { requested, outcome } => {
+///         assert_eq!((requested, outcome.headroom()), (2048, 1000));
+///         assert_eq!(outcome.failed_allocator(), scan.info());
+///     }
+///     other => panic!("{other}"),
+/// }
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AllocError {
@@ -73,6 +89,15 @@ pub enum AllocError {
 
 impl AllocError {
     /// The allocator that refused, where one did.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let scan = root.child("scan").build()?;
+    /// let refused = scan.buffer(2 << 20).unwrap_err();
+    /// assert_eq!(refused.allocator(), Some(root.info())); // whose limit it is
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     pub fn allocator(&self) -> Option<&AllocatorInfo> {
         match self {
             Self::OutOfMemory { outcome, .. } => Some(outcome.failed_allocator()),
@@ -92,6 +117,17 @@ impl From<AllocError> for io::Error {
 }
 
 /// Why a buffer could not be shared with or moved to another allocator. Nothing has changed.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_core::{RootAllocator, TransferError};
+///
+/// let (one, two) = (RootAllocator::new(1 << 20), RootAllocator::new(1 << 20));
+/// let buffer = one.buffer_from_slice(b"here")?;
+/// let refused = buffer.transfer_ownership(&two).unwrap_err();
+/// assert!(matches!(refused, TransferError::DifferentRoots { .. }));
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransferError {
@@ -141,6 +177,15 @@ impl From<TransferError> for io::Error {
 }
 
 /// The *caller's* fault: a range that does not lie inside a buffer.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// let buffer = root.buffer_from_slice(&[1; 100])?;
+/// let error = buffer.try_slice(99, 2).unwrap_err();
+/// assert_eq!((error.offset, error.length, error.available), (99, 2, 100));
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{length} bytes at offset {offset} are out of bounds of a buffer of {available} bytes")]
 #[non_exhaustive]
@@ -160,6 +205,17 @@ impl From<OutOfBounds> for io::Error {
 }
 
 /// The *caller's* fault: bytes that cannot be seen as a slice of the type asked for.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// use arrow_memory_core::CastError;
+///
+/// let buffer = root.buffer_from_slice(&[1; 9])?;
+/// let error = buffer.typed::<u32>().unwrap_err();
+/// assert_eq!(error, CastError::PartialItem { length: 9, size: 4 });
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CastError {
@@ -182,6 +238,11 @@ pub enum CastError {
 }
 
 /// The *caller's* fault: a segment that is not a power of two of at least 1024 bytes.
+///
+/// ```
+/// let error = arrow_memory_core::SegmentRoundingPolicy::new(1000).unwrap_err();
+/// assert_eq!(error.to_string(), "segment of 1000 bytes is not a power of two from 1024");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("segment of {segment} bytes is not a power of two from 1024")]
 #[non_exhaustive]
@@ -191,6 +252,15 @@ pub struct SegmentError {
 }
 
 /// Why there is no such backend.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_core::{BackendError, RootAllocator};
+///
+/// let error = RootAllocator::builder().backend("tcmalloc").build().unwrap_err();
+/// assert!(matches!(error, BackendError::Unknown { .. }));
+/// assert!(error.to_string().contains("linked are: system"));
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {

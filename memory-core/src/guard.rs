@@ -30,6 +30,15 @@ use crate::manager::{AllocationManager, ManagerError, ManagerStats};
 pub const DEBUG_POOL_VARIABLE: &str = "ARROW_DEBUG_MEMORY_POOL";
 
 /// What happens when guard bytes were overwritten, or a block comes back with another size.
+///
+/// ```
+/// use arrow_memory_core::GuardAction;
+///
+/// assert_eq!("abort".parse(), Ok(GuardAction::Abort));
+/// assert_eq!("".parse(), Ok(GuardAction::None));
+/// let error = "loud".parse::<GuardAction>().unwrap_err();
+/// assert_eq!(error.to_string(), "`loud` is none of abort, trap, warn and none");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GuardAction {
@@ -109,6 +118,16 @@ impl GuardedManager {
     ///
     /// The variable is read once. Empty is unset; what is none of `abort`, `trap`, `warn` and
     /// `none` is answered with one `tracing` warning, and ignored.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use arrow_memory_core::{AllocationManager, GuardedManager};
+    /// # use arrow_memory_core::testing::StdManager;
+    ///
+    /// let manager = GuardedManager::by_environment(Arc::new(StdManager));
+    /// assert_eq!(manager.name(), "std");
+    /// ```
     pub fn by_environment(inner: Arc<dyn AllocationManager>) -> Arc<dyn AllocationManager> {
         match action_by_environment() {
             GuardAction::None => inner,

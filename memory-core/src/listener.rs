@@ -18,6 +18,37 @@ use crate::outcome::{AllocationOutcome, AllocatorInfo};
 /// A listener gets plain data, no handles. One that needs an allocator keeps a
 /// [`WeakBufferAllocator`](crate::WeakBufferAllocator): a handle of its own would keep the
 /// allocator, and so the listener, alive for ever.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use std::sync::{Arc, Mutex};
+///
+/// use arrow_memory_core::{
+///     AllocationListener, AllocationOutcome, AllocatorInfo, ArrowBuf, RootAllocator,
+/// };
+///
+/// /// Gives a cached buffer up when memory is short.
+/// #[derive(Default)]
+/// struct Cache(Mutex<Vec<ArrowBuf>>);
+///
+/// impl AllocationListener for Cache {
+///     fn on_failed_allocation(
+///         &self,
+///         _at: &AllocatorInfo,
+///         _size: usize,
+///         _outcome: &AllocationOutcome,
+///     ) -> bool {
+///         self.0.lock().unwrap().pop().is_some()
+///     }
+/// }
+///
+/// let cache = Arc::new(Cache::default());
+/// let root = RootAllocator::builder().limit(1024).listener(cache.clone()).build()?;
+/// let cached = root.buffer_from_slice(&[1; 1000])?;
+/// cache.0.lock().unwrap().push(cached);
+/// assert!(root.buffer(500).is_ok()); // after the cached one went
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait AllocationListener: Send + Sync {
     /// Before `size` bytes are charged to `at`; growth included.
     ///
@@ -69,6 +100,25 @@ pub trait AllocationListener: Send + Sync {
 }
 
 /// A listener's refusal of a request, with its reason.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use std::sync::Arc;
+///
+/// use arrow_memory_core::{AllocError, AllocationListener, AllocatorInfo, RootAllocator, Veto};
+///
+/// struct AtMost(usize);
+///
+/// impl AllocationListener for AtMost {
+///     fn on_pre_allocation(&self, _at: &AllocatorInfo, size: usize) -> Result<(), Veto> {
+///         if size <= self.0 { Ok(()) } else { Err(Veto::new("too much at once")) }
+///     }
+/// }
+///
+/// let root = RootAllocator::builder().listener(Arc::new(AtMost(1024))).build()?;
+/// assert!(matches!(root.buffer(2000), Err(AllocError::Vetoed { .. })));
+/// # Ok::<(), arrow_memory_core::BackendError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Veto {
     reason: String,

@@ -27,6 +27,42 @@ use std::ptr::NonNull;
 /// 3. a failed call changes nothing: after a failed `reallocate` the old block is as it was;
 /// 4. [`deallocate`](Self::deallocate) does not unwind. The other methods may panic, if they
 ///    leave no block lent.
+///
+/// ```
+/// use std::alloc::{self, Layout};
+/// use std::ptr::NonNull;
+///
+/// use arrow_memory_core::{AllocationManager, ManagerError};
+///
+/// /// A backend on the program's global allocator.
+/// #[derive(Debug)]
+/// struct Global;
+///
+/// // SAFETY: the global allocator keeps the same promises, and never unwinds.
+/// unsafe impl AllocationManager for Global {
+///     fn name(&self) -> &str {
+///         "global"
+///     }
+///
+///     fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
+///         // SAFETY: the size is never 0.
+///         let ptr = unsafe { alloc::alloc(layout) };
+///         NonNull::new(ptr).ok_or_else(|| ManagerError::out_of_memory(layout))
+///     }
+///
+///     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
+///         // SAFETY: by the caller's promise a block of ours with this layout.
+///         unsafe { alloc::dealloc(ptr.as_ptr(), layout) }
+///     }
+/// }
+///
+/// let manager = std::sync::Arc::new(Global);
+/// let root = arrow_memory_core::RootAllocator::builder()
+///     .allocation_manager(manager)
+///     .build()?;
+/// assert_eq!(root.buffer_zeroed(100)?[99], 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub unsafe trait AllocationManager: Send + Sync + fmt::Debug {
     /// The backend's name as used in `ARROW_DEFAULT_MEMORY_POOL` and in reports.
     fn name(&self) -> &str;
@@ -111,6 +147,15 @@ pub unsafe trait AllocationManager: Send + Sync + fmt::Debug {
 ///
 /// `live_bytes` ≤ `active_bytes` ≤ `resident_bytes` where all are known. All in bytes, but the
 /// count of allocations.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// let _buffer = root.buffer(4096)?;
+/// let stats = root.allocation_manager().stats(); // of all trees on this backend
+/// assert!(stats.live_bytes.is_none_or(|live| live >= 4096));
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -136,6 +181,19 @@ pub struct ManagerStats {
 /// Why a backend had no block to give.
 ///
 /// One pointer wide, so that `Result<NonNull<u8>, ManagerError>` travels in registers.
+///
+/// ```
+/// use std::alloc::Layout;
+/// use std::error::Error;
+///
+/// use arrow_memory_core::ManagerError;
+///
+/// let error = ManagerError::out_of_memory(Layout::from_size_align(128, 64)?);
+/// assert_eq!(error.to_string(), "no memory for 128 bytes aligned to 64");
+/// let error = ManagerError::new("the device is gone").with_source(std::fmt::Error);
+/// assert!(error.source().is_some());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct ManagerError(Box<Cause>);
 

@@ -5,6 +5,14 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 /// The identity of an allocator: unique in the process and never used again.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// assert_ne!(root.id(), root.child("scan").build()?.id());
+/// assert_eq!(root.id().to_string(), root.id().as_u64().to_string());
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct AllocatorId(pub(crate) NonZeroU64);
@@ -92,6 +100,21 @@ impl fmt::Display for OutcomeEntry {
 ///
 /// In deep trees only the first levels and the refuser are kept (at most
 /// [`MAX_ENTRIES`](Self::MAX_ENTRIES)).
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_core::{AllocError, RootAllocator};
+///
+/// let root = RootAllocator::new(1000);
+/// let scan = root.new_child_allocator("scan", 200, 5000)?;
+/// let Err(AllocError::OutOfMemory { outcome, .. }) = scan.buffer(2048) else {
+///     panic!("that does not fit");
+/// };
+/// let levels: Vec<_> = outcome.entries.iter().map(|it| (&*it.allocator.name, it.requested)).collect();
+/// assert_eq!(levels, [("scan", 2048), ("ROOT", 1848)]); // the reservation covers 200
+/// assert_eq!((outcome.refuser().limit, outcome.headroom()), (1000, 800));
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AllocationOutcome {

@@ -61,6 +61,16 @@ pub struct SnapshotEntry {
 }
 
 /// An allocator and all below it, parents before children, at one instant.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// let _buffer = root.child("scan").build()?.buffer(100)?;
+/// for entry in root.snapshot().entries {
+///     assert_eq!((entry.allocated, entry.stats.peak_bytes >= 128), (128, true));
+/// }
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -71,6 +81,20 @@ pub struct AllocatorSnapshot {
 
 /// What a failed `close` found outstanding. The allocator refuses new work from then on; its
 /// bytes stay charged, and it leaves the tree when the last of them goes.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// let scan = root.child("scan").build()?;
+/// let buffer = scan.buffer_from_slice(&[1; 100])?;
+/// let clone = buffer.clone();
+/// scan.allocate_bytes(10)?;
+/// let error = scan.close().unwrap_err();
+/// assert_eq!((error.allocated, error.buffers(), error.external_bytes), (138, 2, 10));
+/// assert_eq!((error.ledgers[0].size, error.ledgers[0].references), (128, 2));
+/// # scan.release_bytes(10);
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub struct CloseError {

@@ -99,6 +99,18 @@ impl AllocationReservation {
     /// # Errors
     ///
     /// As [`add`](Self::add).
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut reservation = root.new_reservation();
+    /// reservation.resize(500)?;
+    /// reservation.shrink(100);
+    /// assert_eq!((reservation.size(), root.allocated_memory()), (400, 400));
+    /// reservation.resize(0)?;
+    /// assert_eq!(root.allocated_memory(), 0);
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[track_caller]
     pub fn resize(&mut self, bytes: usize) -> Result<(), AllocError> {
         match bytes.checked_sub(self.size()) {
@@ -123,6 +135,18 @@ impl AllocationReservation {
     /// # Errors
     ///
     /// The error, as for [`BufferAllocator::buffer`], and the reservation as it was.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut reservation = root.new_reservation();
+    /// reservation.add(100)?;
+    /// root.set_limit(100);
+    /// let (_error, reservation) = reservation.allocate_buffer().unwrap_err(); // 128 do not fit
+    /// root.set_limit(128);
+    /// assert_eq!(reservation.allocate_buffer().unwrap().capacity(), 128);
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[track_caller]
     pub fn allocate_buffer(self) -> Result<ArrowBufMut, (AllocError, AllocationReservation)> {
         let size = self.size();
@@ -187,6 +211,17 @@ impl AllocationReservation {
     /// # Panics
     ///
     /// If that is more than the reservation has; nothing has changed then.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut reservation = root.new_reservation();
+    /// reservation.add(100)?;
+    /// let part = reservation.split(30);
+    /// assert_eq!((reservation.size(), part.size()), (70, 30));
+    /// assert_eq!((part.allocator(), root.allocated_memory()), (&*root, 100));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[track_caller]
     pub fn split(&mut self, bytes: usize) -> AllocationReservation {
         self.take(bytes);

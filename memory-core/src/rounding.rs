@@ -9,6 +9,24 @@ use crate::size::{ALIGNMENT, KIB, checked_round_up};
 ///
 /// A policy is safe code and is not trusted: the capacity is the larger of its answer and the
 /// request, rounded up to a multiple of 64, and at most `isize::MAX`.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_core::{RootAllocator, RoundingPolicy};
+///
+/// #[derive(Debug)]
+/// struct Pages;
+///
+/// impl RoundingPolicy for Pages {
+///     fn rounded_size(&self, requested: usize) -> usize {
+///         requested.next_multiple_of(4096)
+///     }
+/// }
+///
+/// let root = RootAllocator::builder().rounding_policy(Pages).build()?;
+/// assert_eq!(root.buffer(1)?.capacity(), 4096);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait RoundingPolicy: Send + Sync + fmt::Debug {
     /// The capacity in bytes for a request of `requested` bytes (never 0).
     fn rounded_size(&self, requested: usize) -> usize;
@@ -76,7 +94,7 @@ pub struct SegmentRoundingPolicy {
 }
 
 impl SegmentRoundingPolicy {
-    /// The smallest segment, in bytes.
+    /// The smallest segment, in bytes: [`new`](Self::new) refuses less.
     pub const MIN_SEGMENT: usize = KIB;
 
     /// A policy that rounds up to multiples of `segment` bytes.

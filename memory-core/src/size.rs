@@ -8,6 +8,18 @@ pub(crate) const MAX_SIZE: usize = isize::MAX as usize;
 
 /// What every block is aligned to and every capacity is a multiple of, in bytes: a cache line,
 /// and the alignment that the Arrow format recommends.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// use arrow_memory_core::{ALIGNMENT, MAX_ALIGNMENT};
+///
+/// let buffer = root.buffer(1)?;
+/// assert!(buffer.as_ptr().addr().is_multiple_of(ALIGNMENT));
+/// assert_eq!(buffer.capacity(), ALIGNMENT);
+/// assert!(root.buffer_aligned(1, 2 * MAX_ALIGNMENT).is_err());
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 pub const ALIGNMENT: usize = 64;
 
 /// The largest alignment that can be asked for, in bytes: a huge page.

@@ -4,11 +4,11 @@ mod meddler;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use arrow_memory_core::{
     AllocError, AllocationListener, AllocationManager, AllocationOutcome, AllocatorInfo,
-    BufferAllocator, ForeignAllocation, RootAllocator, Veto,
+    BufferAllocator, ForeignAllocation, RootAllocator, Veto, WeakBufferAllocator,
 };
 use arrow_memory_integration_tests::books::{Books, within_a_minute};
 use arrow_memory_integration_tests::for_every_backend;
@@ -20,6 +20,7 @@ type Backend = Arc<dyn AllocationManager>;
 for_every_backend!(
     a_program_meets_every_callback,
     a_listener_may_allocate_and_release_inside_any_callback,
+    a_listener_may_share_and_let_go_inside_any_callback,
     a_listener_may_set_limits_inside_any_callback,
     a_listener_may_create_and_close_children_inside_any_callback,
     a_listener_may_close_the_allocator_inside_any_callback,
@@ -30,6 +31,7 @@ for_every_backend!(
     a_listener_that_releases_memory_saves_the_request,
     a_listener_that_promises_in_vain_is_asked_once,
     a_policy_that_panics_leaves_nothing_charged,
+    a_policy_may_use_the_tree,
     a_release_closure_that_panics_is_caught_and_the_charge_goes,
 );
 
@@ -43,19 +45,27 @@ fn a_program_meets_every_callback(backend: &Backend) {
     tree.assert_empty();
 }
 
-/// Runs the program with a listener that does `act` inside every callback.
+/// Runs the program with a listener that does `act` inside one callback, for each of them, and then
+/// inside all.
 fn meddle(backend: &Backend, act: impl Fn(&BufferAllocator, Callback) + Send + Sync + 'static) {
-    let backend = Arc::clone(backend);
-    within_a_minute(move || {
-        let listener = Meddler::new(act);
-        let tree = Tree::new(&backend, &listener);
+    let act = Arc::new(act);
+    for only in CALLBACKS.map(Some).into_iter().chain([None]) {
+        let (backend, act) = (Arc::clone(backend), Arc::clone(&act));
+        within_a_minute(move || {
+            let listener = Meddler::new(move |child, met| {
+                if only.is_none_or(|only| only == met) {
+                    act(child, met);
+                }
+            });
+            let tree = Tree::new(&backend, &listener);
 
-        assert_eq!(program(&tree), 0);
+            assert_eq!(program(&tree), 0, "{only:?}");
 
-        assert_eq!(listener.met(), CALLBACKS);
-        tree.root.set_limit(LIMIT);
-        tree.assert_empty();
-    });
+            assert_eq!(listener.met(), CALLBACKS);
+            tree.root.set_limit(LIMIT);
+            tree.assert_empty();
+        });
+    }
 }
 
 fn a_listener_may_allocate_and_release_inside_any_callback(backend: &Backend) {
@@ -77,6 +87,28 @@ fn a_listener_may_allocate_and_release_inside_any_callback(backend: &Backend) {
             kept.push(moved.buffer.slice(1..2));
             kept.clear();
         }
+    });
+}
+
+fn a_listener_may_share_and_let_go_inside_any_callback(backend: &Backend) {
+    meddle(backend, |child, _| {
+        let root = child.root_allocator();
+        let brief = root.child("brief").reservation(64).build().unwrap();
+        let mut reservation = brief.new_reservation();
+        reservation.add(64).unwrap();
+        let buffer = reservation.allocate_buffer().unwrap().freeze();
+        let foreign = ForeignAllocation::from_owner(vec![1_u8; 30]);
+        let foreign = brief.wrap_foreign_allocation(foreign).unwrap();
+        let shared = [
+            buffer.retain_in(child).unwrap(),
+            foreign.retain_in(&root).unwrap(),
+        ];
+        brief.allocate_bytes(5).unwrap();
+        root.release_unused();
+        // The last handle, with bytes and buffers left; then ownership moves, twice.
+        drop(brief);
+        drop((buffer, foreign));
+        assert!(shared.iter().all(|it| it.accounted_size() > 0));
     });
 }
 
@@ -318,6 +350,53 @@ fn a_policy_that_panics_leaves_nothing_charged(backend: &Backend) {
     assert_eq!(&buffer[..], &[0; 100]);
     drop(buffer);
     root.close().unwrap();
+}
+
+/// Allocates from the allocator whose capacities it decides.
+#[derive(Debug, Default)]
+struct Greedy(OnceLock<WeakBufferAllocator>);
+
+impl arrow_memory_core::RoundingPolicy for Greedy {
+    fn rounded_size(&self, requested: usize) -> usize {
+        let allocator = self.0.get().and_then(WeakBufferAllocator::upgrade);
+        if let Some(allocator) = allocator.filter(|_| requested > 64) {
+            let mut buffer = allocator.buffer_zeroed(64).unwrap();
+            buffer.resize(10, 0).unwrap();
+            allocator.child("brief").build().unwrap().close().unwrap();
+            allocator.set_limit(allocator.limit());
+        }
+        requested
+    }
+}
+
+#[derive(Debug)]
+struct Shared(Arc<Greedy>);
+
+impl arrow_memory_core::RoundingPolicy for Shared {
+    fn rounded_size(&self, requested: usize) -> usize {
+        self.0.rounded_size(requested)
+    }
+}
+
+fn a_policy_may_use_the_tree(backend: &Backend) {
+    let backend = Arc::clone(backend);
+    within_a_minute(move || {
+        let policy = Arc::new(Greedy::default());
+        let root: BufferAllocator = RootAllocator::builder()
+            .allocation_manager(backend)
+            .rounding_policy(Shared(Arc::clone(&policy)))
+            .build()
+            .unwrap()
+            .into();
+        policy.0.set(root.downgrade()).unwrap();
+
+        let mut buffer = root.buffer(1000).unwrap();
+        buffer.resize(5000, 1).unwrap();
+
+        assert_eq!(root.allocated_memory(), buffer.capacity());
+        drop(buffer);
+        root.close().unwrap();
+    });
 }
 
 /// Panics as it goes.

@@ -1,6 +1,7 @@
 //! Closing, and what can be done afterwards.
 
 use std::sync::Arc;
+use std::thread;
 
 use arrow_memory_core::{
     AllocError, AllocationManager, BufferAllocator, ForeignAllocation, RootAllocator, TransferError,
@@ -16,6 +17,8 @@ for_every_backend!(
     an_allocator_whose_close_failed_refuses_all_new_work,
     a_closed_allocator_accepts_forced_bytes_releases_and_transfers_away,
     closing_twice_is_closing_once,
+    a_close_does_not_fail_because_of_a_request_that_is_refused,
+    what_is_idle_or_not_charged_is_outstanding_too,
     a_close_that_failed_looks_again,
     close_reports_every_kind_of_thing_that_is_outstanding,
     children_of_a_closed_allocator_may_use_only_their_reservations,
@@ -150,6 +153,64 @@ fn closing_twice_is_closing_once(backend: &Backend) {
     root.close().unwrap();
     root.close().unwrap();
     assert!(root.is_closed());
+}
+
+fn a_close_does_not_fail_because_of_a_request_that_is_refused(backend: &Backend) {
+    for round in 0..200 {
+        let root = root(backend);
+        let child = root.child("child").limit(1000).build().unwrap();
+        // With credit to recall, and without.
+        drop(child.buffer(500).unwrap());
+        thread::scope(|threads| {
+            let asks = || {
+                for _ in 0..20 {
+                    child.buffer(2000).unwrap_err();
+                    child.allocate_bytes(1001).unwrap_err();
+                    child.child("late").reservation(1001).build().unwrap_err();
+                }
+            };
+            threads.spawn(asks);
+            threads.spawn(asks);
+
+            child
+                .close()
+                .unwrap_or_else(|error| panic!("{round}: {error}"));
+        });
+        root.close().unwrap();
+    }
+}
+
+fn what_is_idle_or_not_charged_is_outstanding_too(backend: &Backend) {
+    let root = root(backend);
+    let elsewhere = root.buffer_from_slice(&[1; 10]).unwrap();
+    let child = || root.child("child").build().unwrap();
+
+    let (idle, reserving, sharing, empty) = (child(), child(), child(), child());
+    let grandchild = idle.child("grandchild").build().unwrap();
+    let reservation = reserving.new_reservation();
+    let guest = elsewhere.retain_in(&sharing).unwrap();
+    let nothing = empty.empty();
+
+    let report = idle.close().unwrap_err();
+    assert_eq!((report.children.len(), report.allocated), (1, 0));
+    let report = reserving.close().unwrap_err();
+    assert_eq!(
+        (report.reservations.as_slice(), report.allocated),
+        (&[0][..], 0)
+    );
+    let report = sharing.close().unwrap_err();
+    assert_eq!(
+        (report.ledgers.len(), report.buffers(), report.allocated),
+        (1, 1, 0)
+    );
+    // Empty buffers keep the node, but there is nothing to wait for.
+    empty.close().unwrap();
+
+    drop((grandchild, reservation, guest, nothing));
+    for closed in [idle, reserving, sharing, empty] {
+        assert!(closed.parent_allocator().is_none());
+        closed.close().unwrap();
+    }
 }
 
 fn a_close_that_failed_looks_again(backend: &Backend) {

@@ -267,7 +267,7 @@ impl Locked<'_> {
                 }
                 over = true;
                 if exact.is_some() {
-                    self.state(at).tighten(1);
+                    self.tighten(at, 1);
                 } else if !state.tight {
                     highest = Some(at);
                 }
@@ -367,9 +367,8 @@ impl Locked<'_> {
                 locked.fold(node);
             }
         });
-        let state = self.state(at);
-        state.tighten(visited);
-        state.note_peak();
+        self.tighten(at, visited);
+        self.state(at).note_peak();
     }
 
     /// Returns to the parent what the node's reservation and use do not need, and says how much
@@ -387,12 +386,15 @@ impl Locked<'_> {
         excess
     }
 
-    /// The tight level nearest to the root at or above `node`; `None` at once if `node` is not
-    /// shut (I2).
-    fn topmost_tight(&self, node: NodePtr) -> Option<NodePtr> {
-        let mut topmost = None;
-        let mut next = Some(node).filter(|&node| self.look(node).shut);
-        while let Some(node) = next {
+    /// The tight level nearest to the root at or above `node`. Nothing at or above a node that is
+    /// not shut is tight (I2), so that this costs little where it could cost most: in deep trees
+    /// whose leaves come and go.
+    fn topmost_tight(&mut self, node: NodePtr) -> Option<NodePtr> {
+        let (mut topmost, mut next) = (None, Some(node));
+        if !self.some_are_tight() {
+            return None;
+        }
+        while let Some(node) = next.filter(|&node| self.look(node).shut) {
             let state = self.look(node);
             if state.tight {
                 topmost = Some(node);
@@ -444,8 +446,8 @@ impl Locked<'_> {
     /// over as many operations, and a client that keeps asking for too much costs the others
     /// nothing but the mutex.
     fn relax(&mut self, node: NodePtr) {
-        let mut next = Some(node).filter(|&node| self.look(node).shut);
-        while let Some(node) = next {
+        let mut next = Some(node).filter(|_| self.some_are_tight());
+        while let Some(node) = next.filter(|&node| self.look(node).shut) {
             let state = self.state(node);
             next = state.parent;
             if !state.tight {
@@ -456,7 +458,7 @@ impl Locked<'_> {
             let slack = (bound / 8).max(1);
             let has_slack = state.used() <= bound.saturating_sub(slack);
             if has_slack && !state.closed && state.tight_operations >= state.recall_cost {
-                state.tight = false;
+                self.loosen(node);
             }
         }
     }

@@ -129,6 +129,7 @@ impl Locked<'_> {
     /// Takes an empty node out of its tree and gives its reservation back. The parent is frozen
     /// afterwards.
     fn unlink(&mut self, node: NodePtr) {
+        self.loosen(node);
         let state = self.state(node);
         let returned = std::mem::take(&mut state.obtained);
         (state.parked, state.lent) = (0, 0);

@@ -17,6 +17,8 @@ pub(super) struct Shared {
     pub(super) graveyard: Option<NodePtr>,
     /// Nodes that left the tree and whose former parent has a listener to be told.
     pub(super) departed: Option<NodePtr>,
+    /// How many nodes of the tree are tight; none when the tree goes.
+    pub(super) tight: usize,
 }
 
 /// A mutex for one tree, until it is dropped.

@@ -220,13 +220,6 @@ impl State {
         self.limit.min(crate::size::MAX_SIZE)
     }
 
-    /// Notes that the subtree is exact and shut, by a recall that visited so many nodes.
-    pub(super) fn tighten(&mut self, visited: usize) {
-        self.tight = true;
-        self.tight_operations = 0;
-        self.recall_cost = visited;
-    }
-
     #[inline]
     pub(super) fn note_peak(&mut self) {
         self.peak = self.peak.max(self.used());
@@ -968,23 +961,49 @@ impl<'t> Locked<'t> {
             // count is given back in `Departures`.
             unsafe { Arc::increment_strong_count(node.0.as_ptr()) };
         }
-        let shared = self
-            .shared
-            .as_mut()
-            .expect("the mutex is held until the guard is dropped");
-        let next = shared.departed.replace(child);
+        let next = self.shared().departed.replace(child);
         let state = self.state(child);
         state.departed_from = Some(parent);
         state.next_departed = next;
     }
 
-    /// The departures since this was last asked, to be told once the mutex is released.
-    pub(crate) fn take_departures(&mut self) -> Departures {
-        let shared = self
-            .shared
+    /// What the mutex protects besides the states of the nodes.
+    fn shared(&mut self) -> &mut Shared {
+        self.shared
             .as_mut()
-            .expect("the mutex is held until the guard is dropped");
-        Departures(shared.departed.take())
+            .expect("the mutex is held until the guard is dropped")
+    }
+
+    /// Notes that the node's subtree is exact and shut, by a recall that visited so many nodes.
+    pub(super) fn tighten(&mut self, node: NodePtr, visited: usize) {
+        let state = self.state(node);
+        (state.tight_operations, state.recall_cost) = (0, visited);
+        if !std::mem::replace(&mut state.tight, true) {
+            self.shared().tight += 1;
+        }
+    }
+
+    /// Notes that the node is tight no more.
+    pub(super) fn loosen(&mut self, node: NodePtr) {
+        if std::mem::take(&mut self.state(node).tight) {
+            self.shared().tight -= 1;
+        }
+    }
+
+    /// Whether any node of the tree is tight.
+    pub(super) fn some_are_tight(&mut self) -> bool {
+        self.shared().tight > 0
+    }
+
+    /// The departures since this was last asked, in order, to be told once the mutex is released.
+    pub(crate) fn take_departures(&mut self) -> Departures {
+        // The last one is first on the list: children leave before their parents.
+        let (mut next, mut told) = (self.shared().departed.take(), None);
+        while let Some(node) = next {
+            next = std::mem::replace(&mut self.state(node).next_departed, told);
+            told = Some(node);
+        }
+        Departures(told)
     }
 
     /// Whether nothing but links can lead to the node any more.
@@ -1004,11 +1023,7 @@ impl<'t> Locked<'t> {
     /// guard goes; whoever calls this gives up the pointer.
     pub(super) fn bury_if_free(&mut self, node: NodePtr) {
         if self.may_free(node) {
-            let shared = self
-                .shared
-                .as_mut()
-                .expect("the mutex is held until the guard is dropped");
-            let next = shared.graveyard.replace(node);
+            let next = self.shared().graveyard.replace(node);
             self.state(node).next_dead = next;
         }
     }

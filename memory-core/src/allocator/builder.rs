@@ -22,6 +22,31 @@ pub(crate) const DEFAULT_CREDIT: usize = KIB * KIB;
 const DEBUG_VARIABLE: &str = "ARROW_MEMORY_DEBUG_ALLOCATOR";
 
 /// Builds a [`RootAllocator`].
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use std::sync::Arc;
+///
+/// use arrow_memory_core::{AllocationListener, RootAllocator, SegmentRoundingPolicy, backend};
+///
+/// struct Silent;
+/// impl AllocationListener for Silent {}
+///
+/// let root = RootAllocator::builder()
+///     .name("server")
+///     .limit(1 << 30)
+///     .allocation_manager(backend::manager("system")?) // or .backend("system")
+///     .listener(Arc::new(Silent))
+///     .rounding_policy(SegmentRoundingPolicy::new(4096)?)
+///     .debug(false)
+///     .statistics(true)
+///     .credit(64 << 10)
+///     .build()?;
+/// let buffer = root.buffer(1)?;
+/// assert_eq!(buffer.capacity(), 4096);
+/// assert_eq!(root.stats().total_bytes, Some(4096));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "a builder does nothing until `build`"]
 #[derive(Default)]
 pub struct RootAllocatorBuilder {
@@ -140,6 +165,22 @@ fn debug_by_environment() -> bool {
 }
 
 /// Builds a child allocator; made by [`BufferAllocator::child`].
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// use arrow_memory_core::PowerOfTwoRoundingPolicy;
+///
+/// let query = root
+///     .child("query-7")
+///     .reservation(4096)
+///     .limit(65536)
+///     .rounding_policy(PowerOfTwoRoundingPolicy)
+///     .build()?;
+/// assert_eq!((query.init_reservation(), query.limit()), (4096, 65536));
+/// assert_eq!(query.child("scan").build()?.buffer(100)?.capacity(), 128); // inherited
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 #[must_use = "a builder does nothing until `build`"]
 pub struct ChildAllocatorBuilder {
     parent: BufferAllocator,

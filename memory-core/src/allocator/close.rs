@@ -59,6 +59,16 @@ impl BufferAllocator {
     }
 
     /// Whether [`close`](Self::close) was called, or the allocator has left its tree.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let child = root.new_child_allocator("scan", 0, 1 << 20)?;
+    /// let _grandchild = child.new_child_allocator("column", 0, 100)?;
+    /// assert!(child.close().is_err());
+    /// assert!(child.is_closed()); // also after a close that found something outstanding
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     pub fn is_closed(&self) -> bool {
         self.handle.is_closed()
     }

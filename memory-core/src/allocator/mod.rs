@@ -47,6 +47,18 @@ pub struct BufferAllocator {
 ///
 /// Dereferences to the root's [`BufferAllocator`]. Dropping it is dropping a handle: what is still
 /// allocated stays valid.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_core::{BufferAllocator, RootAllocator};
+///
+/// let root = RootAllocator::new(1 << 20);
+/// let buffer = root.buffer_from_slice(b"kept")?;
+/// let allocator: BufferAllocator = root.into(); // one type for roots and children
+/// drop(allocator);
+/// assert_eq!(buffer.allocator().allocated_memory(), 64); // buffers keep their tree
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct RootAllocator {
     allocator: BufferAllocator,
@@ -205,6 +217,16 @@ impl BufferAllocator {
 
     /// The children that are in the tree, in order of creation. Takes the tree's lock for as long
     /// as it counts them.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let (scan, join) = (root.child("scan").build()?, root.child("join").build()?);
+    /// assert_eq!(root.child_allocators(), [scan.clone(), join]);
+    /// assert_eq!(scan.parent_allocator().as_ref(), Some(&*root));
+    /// assert_eq!(scan.root_allocator(), *root);
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     pub fn child_allocators(&self) -> Vec<BufferAllocator> {
         self.handle
             .children()
@@ -231,11 +253,27 @@ impl BufferAllocator {
     }
 
     /// Name and identity as plain data.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let (one, two) = (root.child("scan").build()?, root.child("scan").build()?);
+    /// assert_eq!(one.name(), two.name());
+    /// assert_ne!(one.id(), two.id());
+    /// assert_eq!(one.info().id, one.id());
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     pub fn info(&self) -> &AllocatorInfo {
         &self.handle.info
     }
 
     /// Decides the capacity of this allocator's buffers.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// assert_eq!(root.rounding_policy().rounded_size(100), 128);
+    /// ```
     pub fn rounding_policy(&self) -> &dyn RoundingPolicy {
         self.handle
             .policy
@@ -244,11 +282,25 @@ impl BufferAllocator {
     }
 
     /// The backend of the tree.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// assert_eq!(root.allocation_manager().name(), "system");
+    /// root.release_unused(); // asks it to give cached memory back
+    /// ```
     pub fn allocation_manager(&self) -> &Arc<dyn AllocationManager> {
         &self.handle.tree.config.manager
     }
 
     /// Whether debug mode is on in this tree.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// let root = arrow_memory_core::RootAllocator::builder().debug(true).build()?;
+    /// assert!(root.is_debug() && root.child("scan").build()?.is_debug());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn is_debug(&self) -> bool {
         self.handle.tree.config.debug
     }
@@ -330,6 +382,16 @@ impl BufferAllocator {
     ///
     /// If this allocator has fewer external bytes; nothing has changed then. (Bytes of
     /// reservations are given back by the reservations.)
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// root.allocate_bytes(5000)?;
+    /// root.release_bytes(2000); // in other pieces than they were charged
+    /// assert_eq!(root.stats().external_bytes, 3000);
+    /// root.release_bytes(3000);
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[track_caller]
     pub fn release_bytes(&self, bytes: usize) {
         self.handle.release_external(bytes);
@@ -380,6 +442,17 @@ impl fmt::Debug for BufferAllocator {
 }
 
 /// A handle that keeps no allocator alive.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// let scan = root.child("scan").build()?;
+/// let weak = scan.downgrade();
+/// assert_eq!(weak.upgrade(), Some(scan.clone()));
+/// drop(scan);
+/// assert_eq!(weak.upgrade(), None);
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 #[derive(Clone)]
 pub struct WeakBufferAllocator {
     node: Weak<Node>,

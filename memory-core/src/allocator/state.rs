@@ -23,12 +23,33 @@ impl BufferAllocator {
     ///
     /// Exact at one instant during the call. O(subtree) under the tree's lock; use
     /// [`charged_memory`](Self::charged_memory) to poll a large tree.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let scan = root.new_child_allocator("scan", 4096, 1 << 20)?;
+    /// let _buffer = scan.buffer(100)?;
+    /// root.allocate_bytes(10)?;
+    /// assert_eq!(scan.allocated_memory(), 128);
+    /// assert_eq!(root.allocated_memory(), 4096 + 10); // the reservation covers the buffer
+    /// # root.release_bytes(10);
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     pub fn allocated_memory(&self) -> usize {
         self.handle.allocated()
     }
 
     /// As [`allocated_memory`](Self::allocated_memory), in constant time: at least that, at most
     /// the credit more that nodes below hold unused.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let _buffer = root.child("scan").build()?.buffer(100)?;
+    /// assert_eq!(root.allocated_memory(), 128);
+    /// assert!((128..=128 + (1 << 20)).contains(&root.charged_memory()));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     pub fn charged_memory(&self) -> usize {
         self.handle.charged()
     }
@@ -38,6 +59,15 @@ impl BufferAllocator {
     /// Exact for an allocator without children that few threads share, and everywhere in a tree
     /// built with `.credit(0)`; otherwise it may be too high by at most the credit that was then
     /// outstanding below. It is never too low.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// drop(root.buffer(4096)?);
+    /// drop(root.buffer(64)?);
+    /// assert_eq!((root.allocated_memory(), root.peak_memory_allocation()), (0, 4096));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     pub fn peak_memory_allocation(&self) -> usize {
         self.handle.peak()
     }
@@ -63,6 +93,16 @@ impl BufferAllocator {
     }
 
     /// Sets the limit, in bytes. Lowering it revokes nothing; raising it takes effect at once.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let buffer = root.buffer(4096)?;
+    /// root.set_limit(1000);
+    /// assert_eq!((root.limit(), buffer.capacity()), (1000, 4096)); // nothing is revoked
+    /// assert!(root.is_over_limit() && root.buffer(1).is_err());
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[track_caller]
     pub fn set_limit(&self, limit: usize) {
         if let Some(trail) = self.node().trail() {
@@ -79,6 +119,17 @@ impl BufferAllocator {
     /// Bytes that could be allocated here now: what the limits leave, here and in every ancestor
     /// that the reservations on the way do not cover. Negative: over a limit by so much. Exact;
     /// O(tree) under the tree's lock.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let scan = root.new_child_allocator("scan", 1000, 5000)?;
+    /// root.set_limit(3000);
+    /// assert_eq!(scan.headroom(), 3000); // its reservation, and what is left above
+    /// root.set_limit(0);
+    /// assert_eq!((root.headroom(), scan.headroom()), (-1000, 0));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     pub fn headroom(&self) -> isize {
         self.handle.headroom().0
     }
@@ -90,12 +141,33 @@ impl BufferAllocator {
     }
 
     /// This allocator's own numbers.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let _buffer = root.buffer(100)?;
+    /// root.force_allocate(10);
+    /// let stats = root.stats();
+    /// assert_eq!((stats.own_bytes, stats.external_bytes, stats.forced_bytes), (128, 10, 10));
+    /// # root.release_bytes(10);
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     pub fn stats(&self) -> AllocatorStats {
         self.handle.stats()
     }
 
     /// This allocator and all below it, parents before children, at one instant. O(subtree) under
     /// the tree's lock.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let _scan = root.new_child_allocator("scan", 4096, 65536)?;
+    /// let snapshot = root.snapshot();
+    /// let scan = &snapshot.entries[1];
+    /// assert_eq!((&*scan.allocator.name, scan.depth, scan.reservation), ("scan", 1, 4096));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     pub fn snapshot(&self) -> AllocatorSnapshot {
         self.handle.census().snapshot
     }
@@ -105,12 +177,29 @@ impl BufferAllocator {
     /// # Errors
     ///
     /// [`VerifyError`] with the first rule that does not hold: a bug in this crate.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// root.verify()?; // for tests, after something that must not upset the books
+    /// # Ok::<(), arrow_memory_core::VerifyError>(())
+    /// ```
     pub fn verify(&self) -> Result<(), VerifyError> {
         self.handle.verify()
     }
 
     /// This allocator, all below it, and what is alive in them, as plain data. Looks at every
     /// allocation of the process.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let _buffer = root.buffer(100)?;
+    /// let report = root.report();
+    /// let ledger = &report.entries[0].ledgers[0];
+    /// assert_eq!((ledger.size, ledger.references, ledger.owning), (128, 1, true));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     pub fn report(&self) -> MemoryReport {
         to_report(self.handle.census())
     }

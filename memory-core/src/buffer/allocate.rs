@@ -4,6 +4,8 @@
 //! rounding inline, one compare-exchange on the node's word ([`Handle::charge`]), one virtual call
 //! to the manager, and a slot from the thread's own list. The drop is the same backwards (see
 //! `ledger::free`).
+//!
+//! Longer than most files: the public methods come with examples.
 #![expect(unsafe_code, reason = "takes over the blocks that a manager hands out")]
 
 use std::alloc::Layout;
@@ -67,6 +69,14 @@ impl BufferAllocator {
     /// # Errors
     ///
     /// As [`buffer`](Self::buffer).
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let buffer = root.buffer_zeroed(100)?;
+    /// assert_eq!((&buffer[..], buffer.capacity()), (&[0; 100][..], 128));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[track_caller]
     pub fn buffer_zeroed(&self, size: usize) -> Result<ArrowBufMut, AllocError> {
         let mut buffer = self.allocate(size, ALIGNMENT, Contents::Zero)?;
@@ -83,6 +93,16 @@ impl BufferAllocator {
     /// # Errors
     ///
     /// As [`buffer`](Self::buffer), and [`AllocError::InvalidAlignment`].
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut page = root.buffer_aligned(100, 4096)?;
+    /// page.resize(10_000, 1)?;
+    /// assert!(page.as_ptr().addr().is_multiple_of(4096));
+    /// assert!(root.buffer_aligned(100, 100).is_err());
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[track_caller]
     pub fn buffer_aligned(&self, size: usize, alignment: usize) -> Result<ArrowBufMut, AllocError> {
         if !alignment.is_power_of_two() || !(ALIGNMENT..=MAX_ALIGNMENT).contains(&alignment) {
@@ -96,6 +116,14 @@ impl BufferAllocator {
     /// # Errors
     ///
     /// As [`buffer`](Self::buffer).
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let buffer = root.buffer_from_slice(b"columnar")?;
+    /// assert_eq!((buffer.as_slice(), root.allocated_memory()), (&b"columnar"[..], 64));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[track_caller]
     pub fn buffer_from_slice(&self, bytes: &[u8]) -> Result<ArrowBuf, AllocError> {
         let mut buffer = self.buffer(bytes.len())?;
@@ -105,6 +133,14 @@ impl BufferAllocator {
 
     /// The empty buffer of this allocator: zero bytes, never charged, not even if the allocator is
     /// closed. It keeps the allocator's node alive.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let empty = root.empty();
+    /// assert_eq!((empty.len(), root.allocated_memory()), (0, 0));
+    /// assert!(empty.as_ptr().addr().is_multiple_of(64));
+    /// ```
     pub fn empty(&self) -> ArrowBuf {
         ArrowBuf::empty(LedgerRef::pin(&self.handle))
     }

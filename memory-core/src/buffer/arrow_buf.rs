@@ -1,4 +1,6 @@
 //! [`ArrowBuf`]: a shared, immutable view.
+//!
+//! Longer than most files: most of it is what the public methods promise, with examples.
 #![expect(
     unsafe_code,
     reason = "views memory through a pointer that its ledger keeps alive"
@@ -22,12 +24,24 @@ use crate::ledger::LedgerRef;
 /// A shared, immutable view of bytes, kept alive and accounted for by a ledger.
 ///
 /// Three words. `Clone` retains and `Drop` releases (an atomic addition each; the last handle
-/// needs none). Equality, order of bytes and hashes are those of the slice.
+/// needs none). Equality and hashes are those of the slice.
 ///
 /// # Invariants
 ///
 /// 1. `ptr` is valid for reads of `len` initialised bytes for as long as `ledger` is held.
 /// 2. Nobody writes them while any `ArrowBuf` views them.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// let buffer = root.buffer_from_slice(&[1, 2, 3, 4])?;
+/// let (clone, tail) = (buffer.clone(), buffer.slice(2..));
+/// assert_eq!((buffer.ref_count(), buffer.len(), buffer.is_empty()), (3, 4, false));
+/// assert_eq!(tail.as_ptr(), buffer[2..].as_ptr()); // nothing is copied
+/// drop((buffer, clone));
+/// assert_eq!((tail.as_slice(), root.allocated_memory()), (&[3, 4][..], 64));
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 pub struct ArrowBuf {
     ptr: NonNull<u8>,
     len: usize,
@@ -35,6 +49,17 @@ pub struct ArrowBuf {
 }
 
 /// What [`ArrowBuf::transfer_ownership`] returns.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// let small = root.new_child_allocator("small", 0, 100)?;
+/// let buffer = root.buffer_from_slice(&[7; 100])?;
+/// let moved = buffer.transfer_ownership(&small)?; // never refused for a limit
+/// assert!(!moved.allocation_fit && small.is_over_limit());
+/// assert_eq!(moved.buffer.accounted_size(), 128);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct TransferResult {
@@ -101,6 +126,14 @@ impl ArrowBuf {
     }
 
     /// The address of the first byte as a number.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let buffer = root.buffer_from_slice(&[1, 2, 3])?;
+    /// assert_eq!(buffer.memory_address(), buffer.as_ptr().addr());
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     pub fn memory_address(&self) -> usize {
         self.ptr.addr().get()
     }
@@ -151,6 +184,15 @@ impl ArrowBuf {
     /// # Errors
     ///
     /// [`OutOfBounds`] if the range does not lie within the buffer.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let buffer = root.buffer_from_slice(b"columnar")?;
+    /// assert_eq!(buffer.try_slice(3, 4)?.as_slice(), b"umna");
+    /// assert!(buffer.try_slice(3, 6).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
     pub fn try_slice(&self, offset: usize, length: usize) -> Result<ArrowBuf, OutOfBounds> {
         OutOfBounds::check(offset, length, self.len)?;
@@ -186,6 +228,17 @@ impl ArrowBuf {
 
     /// Whether this buffer's ledger is `allocator`'s; as comparing with
     /// [`allocator`](Self::allocator), without a handle.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let other = root.child("other").build()?;
+    /// let buffer = root.buffer_from_slice(b"ours")?;
+    /// assert_eq!(buffer.allocator(), *root);
+    /// assert!(buffer.belongs_to(&root) && !buffer.belongs_to(&other));
+    /// assert!(buffer.shares_root(&other));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[inline]
     pub fn belongs_to(&self, allocator: &BufferAllocator) -> bool {
         self.ledger.node_ptr() == allocator.handle.ptr()
@@ -200,6 +253,15 @@ impl ArrowBuf {
 
     /// Tells allocations apart: equal for two live buffers exactly if they are on the same one.
     /// `None` for the empty buffer.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let buffer = root.buffer_from_slice(b"columnar")?;
+    /// assert_eq!(buffer.slice(3..).allocation_id(), buffer.allocation_id());
+    /// assert_ne!(buffer.compact()?.allocation_id(), buffer.allocation_id());
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     pub fn allocation_id(&self) -> Option<usize> {
         let slot = self.ledger.slot()?;
         Some(std::ptr::from_ref(slot.home()).addr())
@@ -207,6 +269,17 @@ impl ArrowBuf {
 
     /// The size of the allocation if this buffer's ledger owns it, else 0: what this buffer's
     /// allocator is charged for it, in bytes.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let other = root.child("other").build()?;
+    /// let buffer = root.buffer_from_slice(&[1; 100])?;
+    /// let shared = buffer.retain_in(&other)?;
+    /// assert_eq!((buffer.accounted_size(), shared.accounted_size()), (128, 0));
+    /// assert_eq!((shared.len(), shared.allocation_size()), (100, 128));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn accounted_size(&self) -> usize {
         self.ledger.accounted_size()
     }
@@ -222,6 +295,18 @@ impl ArrowBuf {
     /// # Errors
     ///
     /// As [`BufferAllocator::buffer`].
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let page = root.buffer_zeroed(65536)?.freeze();
+    /// let name = page.slice(100..110);
+    /// assert_eq!(name.allocation_size(), 65536); // kept for ten bytes
+    /// let copy = name.compact()?;
+    /// drop((page, name));
+    /// assert_eq!(root.allocated_memory(), 64);
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[track_caller]
     pub fn compact(&self) -> Result<ArrowBuf, AllocError> {
         self.allocator().buffer_from_slice(self)
@@ -235,6 +320,19 @@ impl ArrowBuf {
     /// # Errors
     ///
     /// [`TransferError::DifferentRoots`], or [`TransferError::Closed`].
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let (scan, join) = (root.child("scan").build()?, root.child("join").build()?);
+    /// let buffer = scan.buffer_from_slice(&[7; 100])?;
+    /// let shared = buffer.retain_in(&join)?;
+    /// assert_eq!((scan.allocated_memory(), join.allocated_memory()), (128, 0));
+    /// drop(buffer); // the owner lets go
+    /// assert_eq!((scan.allocated_memory(), join.allocated_memory()), (0, 128));
+    /// # drop(shared);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
     pub fn retain_in(&self, target: &BufferAllocator) -> Result<ArrowBuf, TransferError> {
         let ledger = self.ledger.retain_in(&target.handle)?;
@@ -281,6 +379,17 @@ impl ArrowBuf {
     /// # Errors
     ///
     /// As there; and [`TransferError::DoesNotFit`]. Nothing has changed after an error.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let small = root.new_child_allocator("small", 0, 100)?;
+    /// let buffer = root.buffer_from_slice(&[7; 100])?;
+    /// assert!(buffer.try_transfer_ownership(&small).is_err());
+    /// small.set_limit(128);
+    /// assert!(buffer.try_transfer_ownership(&small).is_ok());
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[track_caller]
     pub fn try_transfer_ownership(
         &self,
@@ -331,6 +440,19 @@ impl ArrowBuf {
     /// # Errors
     ///
     /// The buffer itself, unchanged.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let buffer = root.buffer_from_slice(&[1, 2, 3])?;
+    /// let clone = buffer.clone();
+    /// let buffer = buffer.try_into_mut().unwrap_err(); // shared
+    /// drop(clone);
+    /// let mut buffer = buffer.try_into_mut().unwrap();
+    /// buffer[0] = 9;
+    /// assert_eq!((buffer.freeze().as_slice(), root.allocated_memory()), (&[9, 2, 3][..], 64));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[track_caller]
     pub fn try_into_mut(self) -> Result<ArrowBufMut, ArrowBuf> {
         let Some(slot) = self.ledger.slot() else {

@@ -1,6 +1,6 @@
 //! [`ArrowBufMut`]: an exclusive, writable, growable handle.
 //!
-//! Longer than most files: half of it is what the public methods promise.
+//! Longer than most files: most of it is what the public methods promise, with examples.
 #![expect(unsafe_code, reason = "tracks which bytes of a block are initialised")]
 
 use std::alloc::Layout;
@@ -37,6 +37,22 @@ use crate::size::{ALIGNMENT, checked_round_up, checked_sum};
 ///    other handle views any of them.
 /// 2. The first `len` bytes are initialised, and `len <= capacity`.
 /// 3. The memory is not foreign. If `capacity` is 0, `ledger` may be a pin.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// use std::io::Write;
+///
+/// let mut buffer = root.buffer(64)?;
+/// assert_eq!((buffer.len(), buffer.is_empty(), buffer.capacity()), (0, true, 64));
+/// write!(buffer, "{}", 42).unwrap();
+/// buffer.as_mut_slice()[0] = b'7';
+/// assert_eq!(buffer.as_slice(), b"72");
+/// buffer.truncate(1);
+/// buffer.clear();
+/// assert_eq!((buffer.len(), buffer.capacity()), (0, 64));
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 pub struct ArrowBufMut {
     ptr: NonNull<u8>,
     len: usize,
@@ -151,6 +167,19 @@ impl ArrowBufMut {
     /// # Safety
     ///
     /// `len` is at most the capacity, and the first `len` bytes are initialised.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut buffer = root.buffer(64)?;
+    /// for (byte, value) in buffer.spare_capacity_mut().iter_mut().zip([1, 2, 3]) {
+    ///     byte.write(value);
+    /// }
+    /// // SAFETY: the first three bytes were written just now.
+    /// unsafe { buffer.set_len(3) };
+    /// assert_eq!(buffer[..], [1, 2, 3]);
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[inline]
     pub unsafe fn set_len(&mut self, len: usize) {
         debug_assert!(len <= self.capacity);
@@ -158,6 +187,19 @@ impl ArrowBufMut {
     }
 
     /// The address of the first byte, to write. Not null.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut buffer = root.buffer(64)?;
+    /// // SAFETY: eight bytes of 64 are written, and then the first eight are initialised.
+    /// unsafe {
+    ///     buffer.as_mut_ptr().write_bytes(7, 8); // or a call of C that fills it
+    ///     buffer.set_len(8);
+    /// }
+    /// assert_eq!(buffer[..], [7; 8]);
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[inline]
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         self.ptr.as_ptr()
@@ -178,6 +220,17 @@ impl ArrowBufMut {
     /// # Errors
     ///
     /// As [`try_reserve`](Self::try_reserve).
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut buffer = root.buffer(0)?;
+    /// buffer.resize(100, 7)?;
+    /// assert_eq!((buffer[99], root.allocated_memory()), (7, 128));
+    /// buffer.resize(1, 0)?; // the capacity stays
+    /// assert_eq!((buffer.len(), buffer.capacity()), (1, 128));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[track_caller]
     pub fn resize(&mut self, len: usize, value: u8) -> Result<(), AllocError> {
         if let Some(more) = len.checked_sub(self.len) {
@@ -199,6 +252,17 @@ impl ArrowBufMut {
     /// # Errors
     ///
     /// As [`BufferAllocator::buffer`]; the buffer is as it was.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut buffer = root.buffer_zeroed(640)?;
+    /// root.set_limit(1000);
+    /// buffer.try_reserve(64)?; // twice as much does not fit
+    /// assert_eq!((buffer.capacity(), root.allocated_memory()), (704, 704));
+    /// assert!(buffer.try_reserve(1000).is_err());
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[inline]
     #[track_caller]
     pub fn try_reserve(&mut self, additional: usize) -> Result<(), AllocError> {
@@ -230,6 +294,16 @@ impl ArrowBufMut {
 
     /// Appends `bytes` if they fit into the capacity: the path of an append that does not grow, for
     /// builders whose callers inline it.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut buffer = root.buffer(64)?;
+    /// assert!(buffer.push_within_capacity(&[1; 60]));
+    /// assert!(!buffer.push_within_capacity(&[1; 5]));
+    /// assert_eq!(buffer.len(), 60);
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[inline(always)]
     #[must_use]
     pub fn push_within_capacity(&mut self, bytes: &[u8]) -> bool {
@@ -307,6 +381,16 @@ impl ArrowBufMut {
     /// # Panics
     ///
     /// If `at` is above the capacity.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut rest = root.buffer_zeroed(256)?;
+    /// let first = rest.split_to(64);
+    /// assert_eq!((first.len(), rest.len(), rest.ref_count()), (64, 192, 2));
+    /// assert_eq!(root.allocated_memory(), 256);
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[track_caller]
     pub fn split_to(&mut self, at: usize) -> ArrowBufMut {
         let tail = self.split_off(at);
@@ -319,6 +403,16 @@ impl ArrowBufMut {
     /// # Errors
     ///
     /// [`AllocError::Manager`] if the backend cannot; the buffer is as it was.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut buffer = root.buffer_zeroed(4096)?;
+    /// buffer.truncate(100);
+    /// buffer.shrink_to_fit()?;
+    /// assert_eq!((buffer.capacity(), root.allocated_memory()), (128, 128));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[track_caller]
     pub fn shrink_to_fit(&mut self) -> Result<(), AllocError> {
         if self.len == 0 {
@@ -349,6 +443,16 @@ impl ArrowBufMut {
 
     /// This buffer as a shared, immutable one of the same length. The bytes from the length to the
     /// next multiple of 64, within the capacity, are set to zero.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut buffer = root.buffer(64)?;
+    /// buffer.extend_from_slice(b"abc")?;
+    /// let buffer = buffer.freeze();
+    /// assert_eq!((buffer.as_slice(), buffer.clone().ref_count()), (&b"abc"[..], 2));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[inline]
     #[track_caller]
     pub fn freeze(mut self) -> ArrowBuf {
@@ -397,6 +501,18 @@ impl ArrowBufMut {
     /// # Errors
     ///
     /// As [`ArrowBuf::transfer_ownership`]; the buffer is as it was.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let join = root.child("join").build()?;
+    /// let mut buffer = root.buffer_zeroed(64)?;
+    /// assert!(buffer.transfer_ownership(&join)?);
+    /// buffer.resize(100, 0)?; // charged there
+    /// assert_eq!((buffer.allocator(), buffer.accounted_size()), (join.clone(), 128));
+    /// assert_eq!(join.allocated_memory(), 128);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
     pub fn transfer_ownership(&mut self, target: &BufferAllocator) -> Result<bool, TransferError> {
         let (ledger, fit) = self.ledger.transfer(&target.handle)?;

@@ -15,9 +15,11 @@ use crate::ledger::LedgerRef;
 ///
 /// let root = RootAllocator::new(1 << 20);
 /// let mut builder = BufferBuilder::new(&root);
+/// builder.reserve(4)?; // grows once, for what follows
 /// builder.append_slice(b"ab")?;
 /// builder.append_n(2, b'c')?;
-/// assert_eq!(builder.finish()?.as_slice(), b"abcc");
+/// builder.append(b'd')?;
+/// assert_eq!(builder.finish()?.as_slice(), b"abccd");
 /// assert!(builder.is_empty());
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
@@ -59,6 +61,16 @@ impl BufferBuilder {
     }
 
     /// The bytes so far, to write.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut builder = arrow_memory_core::BufferBuilder::new(&root);
+    /// builder.advance(3)?;
+    /// builder.as_mut_slice()[1] = 7;
+    /// assert_eq!((builder.as_slice(), builder.len(), builder.capacity()), (&[0, 7, 0][..], 3, 64));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[inline]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         &mut self.buffer
@@ -140,9 +152,14 @@ impl BufferBuilder {
 ///
 /// let root = RootAllocator::new(1 << 20);
 /// let mut builder = TypedBufferBuilder::<i64>::new(&root);
+/// builder.reserve(6)?;
 /// builder.append(25)?;
 /// builder.append_slice(&[1, 3])?;
-/// assert_eq!(builder.finish()?.typed::<i64>().unwrap(), [25, 1, 3]);
+/// builder.append_n(2, 7)?;
+/// builder.advance(1)?;
+/// assert_eq!((builder.len(), builder.capacity(), builder.is_empty()), (6, 8, false));
+/// assert_eq!(builder.as_slice(), [25, 1, 3, 7, 7, 0]);
+/// assert_eq!(builder.finish()?.typed::<i64>().unwrap(), [25, 1, 3, 7, 7, 0]);
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
 #[derive(Debug)]
@@ -273,7 +290,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
 /// let mut builder = BooleanBufferBuilder::new(&root);
 /// builder.append_slice(&[true, false, true])?;
 /// builder.append_n(6, true)?;
-/// assert_eq!(builder.len(), 9);
+/// assert_eq!((builder.len(), builder.is_empty()), (9, false));
 /// assert_eq!(builder.finish()?.as_slice(), [0b1111_1101, 0b1]);
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
@@ -322,6 +339,17 @@ impl BooleanBufferBuilder {
     /// # Panics
     ///
     /// If `index` is not below the length.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut bits = arrow_memory_core::BooleanBufferBuilder::new(&root);
+    /// bits.append(true)?;
+    /// bits.advance(9)?;
+    /// assert!(bits.bit(0) && !bits.bit(9));
+    /// assert_eq!((bits.len(), bits.as_slice(), bits.capacity()), (10, &[1, 0][..], 512));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     pub fn bit(&self, index: usize) -> bool {
         assert!(index < self.len, "bit {index} of {}", self.len);
         self.as_slice()[index / 8] & (1 << (index % 8)) != 0
@@ -358,6 +386,16 @@ impl BooleanBufferBuilder {
     }
 
     /// Appends a bit if it fits into the capacity; as [`ArrowBufMut::push_within_capacity`].
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut bits = arrow_memory_core::BooleanBufferBuilder::new(&root);
+    /// assert!(!bits.push_within_capacity(true)); // there is none yet
+    /// bits.reserve(1)?;
+    /// assert!(bits.push_within_capacity(true) && bits.bit(0));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[inline(always)]
     #[must_use]
     pub fn push_within_capacity(&mut self, bit: bool) -> bool {

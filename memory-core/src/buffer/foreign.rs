@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "views memory that somebody else made")]
 
 use std::fmt;
+use std::io;
 use std::panic::Location;
 use std::ptr::NonNull;
 
@@ -28,6 +29,20 @@ use crate::sync::Ordering;
 ///
 /// 1. `ptr` is valid for reads of `size` initialised bytes, which nobody writes, from any thread,
 ///    until `release` has run.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_core::{ForeignAllocation, RootAllocator};
+///
+/// let root = RootAllocator::new(100);
+/// let foreign = ForeignAllocation::from_owner(vec![7_u8; 60]);
+/// assert_eq!((foreign.size(), foreign.charged_size()), (60, 60));
+/// let buffer = root.wrap_foreign_allocation(foreign)?;
+/// let slice = buffer.slice(50..); // shared like our own
+/// drop(buffer);
+/// assert_eq!((slice.as_slice(), root.allocated_memory()), (&[7; 10][..], 60));
+/// # Ok::<(), arrow_memory_core::ForeignError>(())
+/// ```
 pub struct ForeignAllocation {
     ptr: NonNull<u8>,
     size: usize,
@@ -40,6 +55,9 @@ pub struct ForeignAllocation {
 
 // SAFETY: by invariant 1 the memory may be read from any thread, and the release is Send.
 unsafe impl Send for ForeignAllocation {}
+// SAFETY: a shared reference leads to numbers only; the release takes the value itself. (So that
+// `ForeignError` is an error that may be boxed, sent and shared, as callers of `?` expect.)
+unsafe impl Sync for ForeignAllocation {}
 
 impl ForeignAllocation {
     /// The bytes of an owner, which is kept until they are released, then dropped.
@@ -71,6 +89,27 @@ impl ForeignAllocation {
     ///
     /// Until `release` is called, the bytes are initialised, may be read from any thread, and are
     /// written by nobody. `size` is at most `isize::MAX`.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// use std::ptr::NonNull;
+    ///
+    /// use arrow_memory_core::ForeignAllocation;
+    ///
+    /// # let (ptr, size) = (Box::into_raw(Box::new([7_u8; 8])), 8); // as from C
+    /// let start = NonNull::new(ptr.cast::<u8>()).unwrap();
+    /// let address = ptr.expose_provenance();
+    /// let free = move || {
+    ///     let ptr: *mut [u8; 8] = std::ptr::with_exposed_provenance_mut(address);
+    ///     // SAFETY: from a box, and released once.
+    ///     drop(unsafe { Box::from_raw(ptr) });
+    /// };
+    /// // SAFETY: eight bytes, which nobody writes until they are freed.
+    /// let foreign = unsafe { ForeignAllocation::new(start, size, free) };
+    /// assert_eq!(root.wrap_foreign_allocation(foreign)?.as_slice(), [7; 8]);
+    /// # Ok::<(), arrow_memory_core::ForeignError>(())
+    /// ```
     pub unsafe fn new(
         ptr: NonNull<u8>,
         size: usize,
@@ -87,6 +126,18 @@ impl ForeignAllocation {
     }
 
     /// Has it charged even over the limits, since the memory exists anyway.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// # use arrow_memory_core::ForeignAllocation;
+    /// root.set_limit(10);
+    /// let foreign = ForeignAllocation::from_owner(vec![1; 60]);
+    /// let refused = root.wrap_foreign_allocation(foreign).unwrap_err();
+    /// let _buffer = root.wrap_foreign_allocation(refused.allocation.forced())?;
+    /// assert!(root.is_over_limit());
+    /// # Ok::<(), arrow_memory_core::ForeignError>(())
+    /// ```
     #[must_use]
     pub fn forced(mut self) -> Self {
         self.forced = true;
@@ -167,6 +218,19 @@ impl fmt::Debug for ForeignAllocation {
 
 /// Foreign memory that could not be charged. Take the allocation to try again, or drop this, which
 /// releases it.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// # use arrow_memory_core::ForeignAllocation;
+/// root.set_limit(10);
+/// let foreign = ForeignAllocation::from_owner(vec![1; 60]);
+/// let refused = root.wrap_foreign_allocation(foreign).unwrap_err();
+/// root.set_limit(100); // room was made
+/// let buffer = root.wrap_foreign_allocation(refused.allocation)?;
+/// assert_eq!(buffer.len(), 60);
+/// # Ok::<(), arrow_memory_core::ForeignError>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("foreign memory of {} bytes was not taken in: {source}", .allocation.charge)]
 #[non_exhaustive]
@@ -175,6 +239,13 @@ pub struct ForeignError {
     pub allocation: ForeignAllocation,
     /// Why it was refused.
     pub source: AllocError,
+}
+
+impl From<ForeignError> for io::Error {
+    /// Keeps the allocation: it is released with this error.
+    fn from(error: ForeignError) -> Self {
+        io::Error::new(io::ErrorKind::OutOfMemory, error)
+    }
 }
 
 impl BufferAllocator {
@@ -234,6 +305,21 @@ impl BufferAllocator {
 /// Finds the buffers of a foreign allocation again, and keeps none alive.
 ///
 /// For registries that lead from an address to the buffer that it was adopted as.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// # use arrow_memory_core::ForeignAllocation;
+/// use std::ptr::NonNull;
+///
+/// let buffer = root.wrap_foreign_allocation(ForeignAllocation::from_owner(vec![1, 2, 3]))?;
+/// let watch = buffer.watch().expect("it is foreign");
+/// let first = NonNull::from(&buffer[..2]).cast();
+/// // SAFETY: two bytes of the allocation, which `buffer` keeps from being released.
+/// let found = unsafe { watch.upgrade(first, 2) }.expect("it is alive");
+/// assert_eq!((found.as_slice(), buffer.ref_count()), (&[1, 2][..], 2));
+/// # Ok::<(), arrow_memory_core::ForeignError>(())
+/// ```
 pub struct ForeignWatch(Watch);
 
 impl ForeignWatch {
@@ -275,6 +361,18 @@ impl ArrowBuf {
     ///
     /// The bytes are initialised, may be read as long as the allocation of this buffer is not
     /// released, and are written by nobody until then.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// use std::ptr::NonNull;
+    ///
+    /// let buffer = root.buffer_from_slice(b"columnar")?;
+    /// // SAFETY: bytes of the buffer itself; here `slice` would do.
+    /// let view = unsafe { buffer.view_unchecked(NonNull::from(&buffer[3..]).cast(), 3) };
+    /// assert_eq!((view.as_slice(), buffer.ref_count()), (&b"umn"[..], 2));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     #[track_caller]
     pub unsafe fn view_unchecked(&self, ptr: NonNull<u8>, len: usize) -> ArrowBuf {
         let caller = Location::caller();

@@ -30,6 +30,15 @@ impl ArrowBuf {
     ///
     /// [`CastError`] if the address is not aligned for `T` (a slice's may not be), or the length
     /// is not a multiple of its size.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let buffer = root.buffer_from_slice(&[1, 0, 2, 0])?;
+    /// assert_eq!(buffer.typed::<u16>()?, [1, 2]);
+    /// assert!(buffer.slice(1..3).typed::<u16>().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn typed<T: AnyBitPattern>(&self) -> Result<&[T], CastError> {
         cast(self)
     }
@@ -41,6 +50,16 @@ impl ArrowBufMut {
     /// # Errors
     ///
     /// [`OutOfBounds`] if it does not lie within the length; nothing is written.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut buffer = root.buffer_zeroed(8)?;
+    /// buffer.set(4, 7_u32)?;
+    /// assert_eq!((buffer.get::<u32>(4)?, buffer.typed::<u32>()?), (7, &[0, 7][..]));
+    /// assert!(buffer.set(5, 7_u32).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn set<T: NoUninit>(&mut self, offset: usize, value: T) -> Result<(), OutOfBounds> {
         OutOfBounds::check(offset, size_of::<T>(), self.len())?;

@@ -61,6 +61,20 @@ impl TreeAllocator {
     /// # Errors
     ///
     /// As [`BufferAllocator::buffer`].
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// use std::alloc::Layout;
+    ///
+    /// use arrow_memory_core::{AllocError, RootAllocator, TreeAllocator};
+    ///
+    /// let root = RootAllocator::new(1000);
+    /// let memory = TreeAllocator::new(&root);
+    /// assert_eq!(memory.allocator(), &*root);
+    /// let refused = memory.check(Layout::new::<[u8; 2000]>()).unwrap_err();
+    /// assert!(matches!(refused, AllocError::OutOfMemory { .. }));
+    /// assert!(memory.check(Layout::new::<[u8; 1]>()).is_ok());
+    /// ```
     pub fn check(&self, layout: Layout) -> Result<(), AllocError> {
         let size = block(layout).map_or(usize::MAX, |block| block.size());
         let charged = Charge::new(&self.allocator.handle, size)?;

@@ -44,6 +44,18 @@ impl<T> AccountedVec<T> {
     /// # Errors
     ///
     /// As [`reserve_exact`](Self::reserve_exact).
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// use arrow_memory_core::AccountedVec;
+    ///
+    /// let mut rows = AccountedVec::<u64>::with_capacity(&root, 8)?;
+    /// assert_eq!((rows.capacity(), root.allocated_memory()), (8, 64));
+    /// rows.reserve_exact(9)?;
+    /// assert_eq!(root.allocated_memory(), 128);
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
     pub fn with_capacity(allocator: &BufferAllocator, capacity: usize) -> Result<Self, AllocError> {
         let mut made = Self::new(allocator);
         made.reserve_exact(capacity)?;

@@ -11,6 +11,17 @@ use crate::outcome::{AllocatorId, AllocatorInfo};
 ///
 /// As text (`{}`) it has the form of Arrow Java's, in debug mode with the line that made each thing;
 /// `{:#}` adds what happened since.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// let scan = root.new_child_allocator("scan", 4096, 65536)?;
+/// let _buffer = scan.buffer(100)?;
+/// let report = root.report();
+/// assert_eq!((report.entries[1].depth, report.entries[1].ledgers.len()), (1, 1));
+/// assert!(report.to_string().contains("Allocator(scan) 4096/128/"));
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryReport {

@@ -45,6 +45,18 @@ impl<'a> Block<'a> {
     /// # Errors
     ///
     /// What the manager answers.
+    ///
+    /// ```
+    /// use std::alloc::Layout;
+    ///
+    /// use arrow_memory_core::testing::{Block, StdManager};
+    ///
+    /// let layout = Layout::from_size_align(100, 64)?;
+    /// let block = Block::filled(&StdManager, layout, 7)?;
+    /// assert_eq!((block.layout(), block.bytes()), (layout, &[7; 100][..]));
+    /// assert!(block.address().is_multiple_of(64));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn filled(
         manager: &'a dyn AllocationManager,
         layout: Layout,

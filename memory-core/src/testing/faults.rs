@@ -70,6 +70,24 @@ impl FailingManager {
     /// # Panics
     ///
     /// If `n` is 0.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use arrow_memory_core::RootAllocator;
+    /// use arrow_memory_core::testing::{FailingManager, TrackingManager};
+    ///
+    /// let manager = Arc::new(FailingManager::over(Arc::new(TrackingManager::new())));
+    /// manager.fail_every(2);
+    /// let root = RootAllocator::builder().allocation_manager(manager.clone()).build()?;
+    /// assert!(root.buffer(1).is_ok() && root.buffer(1).is_err());
+    /// assert_eq!((manager.calls(), manager.failures()), (2, 1));
+    /// manager.fail_always();
+    /// assert!(root.buffer(1).is_err());
+    /// manager.recover();
+    /// assert!(root.buffer(1).is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn fail_every(&self, n: u64) {
         assert_ne!(n, 0, "there is no zeroth call");
         self.plan.set_every(n);
@@ -186,6 +204,19 @@ impl PanickingManager {
     }
 
     /// Panics at every call from now on.
+    ///
+    /// ```
+    /// use arrow_memory_core::testing::{Block, PanickingManager, StdManager};
+    /// use std::alloc::Layout;
+    ///
+    /// let manager = PanickingManager::over(std::sync::Arc::new(StdManager));
+    /// manager.panic_always();
+    /// let layout = Layout::new::<u64>();
+    /// assert!(std::panic::catch_unwind(|| Block::zeroed(&manager, layout).is_ok()).is_err());
+    /// manager.recover();
+    /// assert!(Block::zeroed(&manager, layout).is_ok());
+    /// assert_eq!((manager.calls(), manager.panics()), (2, 1));
+    /// ```
     pub fn panic_always(&self) {
         self.plan.set(0, u64::MAX);
     }

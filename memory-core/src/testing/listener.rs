@@ -10,10 +10,24 @@ use crate::outcome::{AllocationOutcome, AllocatorInfo};
 /// Writes down what an allocator tells its listener, as plain data.
 ///
 /// ```
-/// use arrow_memory_core::testing::RecordingListener;
+/// use std::sync::Arc;
 ///
-/// let listener = RecordingListener::new();
-/// assert!(listener.lines().is_empty());
+/// use arrow_memory_core::RootAllocator;
+/// use arrow_memory_core::testing::{RecordingListener, StdManager};
+///
+/// let listener = Arc::new(RecordingListener::new());
+/// let root = RootAllocator::builder()
+///     .allocation_manager(Arc::new(StdManager))
+///     .listener(listener.clone())
+///     .build()?;
+/// drop(root.buffer(100)?);
+/// assert_eq!(listener.events().len(), 3);
+/// let heard = ["pre-allocation of 128 at ROOT", "allocation of 128 at ROOT", "release of 128 at ROOT"];
+/// assert_eq!(listener.lines(), heard);
+/// listener.veto(true);
+/// assert!(root.buffer(100).is_err());
+/// assert_eq!(listener.take().len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct RecordingListener {

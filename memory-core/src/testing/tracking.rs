@@ -86,6 +86,22 @@ impl TrackingManager {
     }
 
     /// The layouts of the blocks that are lent now, by address.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use arrow_memory_core::RootAllocator;
+    /// use arrow_memory_core::testing::{StdManager, TrackingManager};
+    ///
+    /// let manager = Arc::new(TrackingManager::over(Arc::new(StdManager)));
+    /// let root = RootAllocator::builder().allocation_manager(manager.clone()).build()?;
+    /// let buffer = root.buffer(100)?;
+    /// assert_eq!(manager.live_blocks()[0].size(), 128);
+    /// drop(buffer);
+    /// assert_eq!((manager.live_bytes(), manager.max_live_bytes(), manager.allocations()), (0, 128, 1));
+    /// assert!(manager.misuses().is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn live_blocks(&self) -> Vec<Layout> {
         self.books().blocks.values().copied().collect()
     }

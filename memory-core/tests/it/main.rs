@@ -1,11 +1,21 @@
 //! Behaviour of the allocator tree and its buffers, by every promise in the docs.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod buffers;
+mod builders;
+mod charges;
 mod debug;
+mod errors;
 mod events;
+mod foreign;
+mod handles;
 mod leak_check;
 mod leaks;
+mod limits;
+mod listeners;
 mod numbers;
 mod probes;
 mod release;
+mod reservations;
+mod support;
 mod tree;
