@@ -74,6 +74,8 @@ impl Locked<'_> {
     /// What to do when the last handle has gone; the answer says what stays behind it.
     pub(super) fn orphan(&mut self, node: NodePtr, external: usize) -> Option<Outstanding> {
         if !self.look(node).linked {
+            // Forced bytes may have come since it left.
+            self.loosen(node);
             self.state(node).parked = 0;
             self.state(node).obtained = 0;
             self.bury_if_free(node);
