@@ -195,7 +195,11 @@ impl AllocationReservation {
         }
         let bytes = allocation.charged_size();
         let reserved = bytes.min(self.size());
-        match allocate::charge_reserved(&self.allocator.handle, reserved, bytes) {
+        let handle = &self.allocator.handle;
+        let charged = allocation
+            .check_size(handle)
+            .and_then(|()| allocate::charge_reserved(handle, reserved, bytes));
+        match charged {
             Ok(charge) => {
                 charge.keep();
                 // These bytes are the buffer's now.

@@ -171,6 +171,14 @@ impl ForeignAllocation {
     pub fn charged_size(&self) -> usize {
         self.charge
     }
+
+    /// Refuses what the bookkeeping of foreign memory cannot express, for `handle`.
+    pub(crate) fn check_size(&self, handle: &Handle) -> Result<(), AllocError> {
+        if self.charge > MOST_SPECIAL {
+            return Err(overflow(handle, self.charge));
+        }
+        Ok(())
+    }
 }
 
 /// A box, but for the claim that a `Box` makes whenever it is moved: that nothing else leads to
@@ -267,7 +275,10 @@ impl BufferAllocator {
             return Ok(self.empty());
         }
         // From here on a panic of the listener drops the allocation, or the buffer.
-        match charge(&self.handle, allocation.charge, allocation.forced) {
+        let charged = allocation
+            .check_size(&self.handle)
+            .and_then(|()| charge(&self.handle, allocation.charge, allocation.forced));
+        match charged {
             Ok(()) => Ok(self.wrap_charged(allocation)),
             Err(source) => Err(ForeignError { allocation, source }),
         }
@@ -277,6 +288,7 @@ impl BufferAllocator {
     #[track_caller]
     pub(crate) fn wrap_charged(&self, mut allocation: ForeignAllocation) -> ArrowBuf {
         let (ptr, size) = (allocation.ptr, allocation.charge);
+        debug_assert!(allocation.check_size(&self.handle).is_ok());
         let release = allocation.release.take().map(Box::new);
         debug_assert!(release.is_some());
         let node = self.node();
@@ -383,9 +395,6 @@ impl ArrowBuf {
 }
 
 fn charge(handle: &Handle, size: usize, forced: bool) -> Result<(), AllocError> {
-    if size > MOST_SPECIAL {
-        return Err(overflow(handle, size));
-    }
     if !forced {
         Charge::new(handle, size)?.keep();
         return Ok(());

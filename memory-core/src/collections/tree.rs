@@ -23,7 +23,8 @@ use crate::size::ALIGNMENT;
 /// Each block is charged at its size, rounded up to a multiple of 64, before it is allocated and
 /// until it has been freed. A refusal is an `AllocError` of `allocator-api2`, which says nothing; a
 /// collection's `try_reserve` returns it, other methods abort: see
-/// [`AccountedVec`](crate::AccountedVec) for one that says why, and [`check`](Self::check).
+/// [`AccountedVec`](crate::AccountedVec) for one that says why, and [`check`](Self::check). A panic of
+/// the listener's `on_allocation` is caught and reported, for the collection cannot undo the step.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -95,8 +96,15 @@ impl TreeAllocator {
         let charge = Charge::new(handle, block.size()).map_err(|_| Refused)?;
         let ptr = allocate(handle.manager(), block).map_err(|_| Refused)?;
         charge.keep();
-        tell_allocation(handle, block.size());
+        self.tell(block.size());
         Ok(NonNull::slice_from_raw_parts(ptr, block.size()))
+    }
+
+    /// Tells the listener of a block, or of growth. A panic goes no further: the collection does not
+    /// know of the block yet, and after growth the one that it knows of is gone.
+    fn tell(&self, bytes: usize) {
+        let handle = &self.allocator.handle;
+        quietly(&handle.info, || tell_allocation(handle, bytes));
     }
 
     /// Gives `bytes` back that were charged for a block.
@@ -137,7 +145,7 @@ impl TreeAllocator {
         };
         charge.keep();
         if more > 0 {
-            tell_allocation(handle, more);
+            self.tell(more);
         } else if old.size() > new.size() {
             // SAFETY: they were charged for what the block has no more.
             unsafe { self.give(old.size() - new.size()) };
@@ -349,6 +357,31 @@ mod tests {
         values.push(1);
         drop(values);
         root.close().unwrap();
+    }
+
+    /// Once, the panic unwound out of `grow`, and the vector gave its old block back, which was gone.
+    #[test]
+    fn a_listener_that_panics_when_it_hears_of_growth_leaves_the_vector_whole() {
+        struct Panics;
+        impl crate::AllocationListener for Panics {
+            fn on_allocation(&self, _at: &crate::AllocatorInfo, _size: usize) {
+                panic!("told to");
+            }
+        }
+        let manager = Arc::new(TrackingManager::new());
+        let root = RootAllocator::builder()
+            .allocation_manager(manager.clone())
+            .listener(Arc::new(Panics))
+            .build()
+            .unwrap();
+        let mut values: Vec<u32, _> = Vec::new_in(TreeAllocator::new(&root));
+
+        values.extend(0..1000);
+
+        assert!(values.iter().copied().eq(0..1000));
+        drop(values);
+        assert_eq!(root.allocated_memory(), 0);
+        manager.assert_clean();
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arrow_memory_core::testing::TrackingManager;
-use arrow_memory_core::{BufferAllocator, RootAllocator};
+use arrow_memory_core::{BufferAllocator, ForeignAllocation, RootAllocator};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -181,4 +181,68 @@ fn a_root_that_is_built_while_everything_is_traced_is_in_debug_mode() {
     if std::env::var_os("ARROW_MEMORY_DEBUG_ALLOCATOR").is_none() {
         assert!(!build(Level::DEBUG).is_debug());
     }
+}
+
+#[test]
+fn memory_that_outlives_the_last_handle_is_a_warning_in_debug_mode() {
+    for (debug, level) in [(true, "WARN"), (false, "DEBUG")] {
+        let subscriber = Recording::up_to(Level::DEBUG);
+        let root = RootAllocator::builder()
+            .debug(debug)
+            .allocation_manager(Arc::new(TrackingManager::default()))
+            .build()
+            .unwrap();
+        let scan = root.child("scan").build().unwrap();
+        let buffer = scan.buffer(100).unwrap();
+
+        tracing::subscriber::with_default(subscriber.clone(), || drop(scan));
+
+        let event = "message=last handle dropped with memory outstanding allocator=scan size=128";
+        assert_eq!(subscriber.heard(), [format!("{level} {event}")]);
+        drop(buffer);
+    }
+}
+
+#[test]
+fn external_bytes_that_outlive_the_last_handle_are_released_with_a_warning() {
+    let subscriber = Recording::up_to(Level::WARN);
+    let root = root(1 << 20);
+    let scan = root.child("scan").build().unwrap();
+    scan.allocate_bytes(100).unwrap();
+
+    tracing::subscriber::with_default(subscriber.clone(), || drop(scan));
+
+    let message = "external bytes were still charged when the last handle was dropped; released";
+    assert_eq!(
+        subscriber.heard(),
+        [format!("WARN message={message} allocator=scan size=100")]
+    );
+    assert_eq!(root.allocated_memory(), 0);
+}
+
+#[test]
+fn a_panic_in_a_release_is_an_error_event_and_no_panic() {
+    struct Grenade([u8; 10]);
+    impl AsRef<[u8]> for Grenade {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    impl Drop for Grenade {
+        fn drop(&mut self) {
+            panic!("told to");
+        }
+    }
+    let subscriber = Recording::up_to(Level::ERROR);
+    let root = root(1 << 20);
+    let foreign = ForeignAllocation::from_owner(Grenade([1; 10]));
+    let buffer = root.wrap_foreign_allocation(foreign).unwrap();
+
+    tracing::subscriber::with_default(subscriber.clone(), || drop(buffer));
+
+    assert_eq!(
+        subscriber.heard(),
+        ["ERROR message=a callback panicked during a release; ignored allocator=ROOT"]
+    );
+    assert_eq!(root.allocated_memory(), 0);
 }

@@ -241,6 +241,40 @@ fn a_reservation_takes_foreign_memory_in_and_hands_back_what_is_refused() {
     assert_eq!(root.allocated_memory(), 0);
 }
 
+/// Once, a reservation took it in, and no bit was left for its size: it was released as nothing, and
+/// its charge stayed for ever.
+#[test]
+fn foreign_memory_charged_as_more_than_any_address_space_is_refused_and_handed_back() {
+    let (_, root) = tracked(usize::MAX);
+    let mut reservation = root.new_reservation();
+    reservation.add(1 << 61).unwrap();
+    for bytes in [1 << 61, isize::MAX.unsigned_abs(), usize::MAX] {
+        let (foreign, drops) = counted(10);
+
+        let refused = root
+            .wrap_foreign_allocation(foreign.charged_as(bytes))
+            .unwrap_err();
+        let again = reservation
+            .wrap_foreign_allocation(refused.allocation)
+            .unwrap_err();
+
+        let source = again.source;
+        assert!(
+            matches!(source, AllocError::SizeOverflow { .. }),
+            "{source}"
+        );
+        assert_eq!((again.allocation.charged_size(), count(&drops)), (bytes, 0));
+        assert_eq!(
+            (reservation.size(), root.allocated_memory()),
+            (1 << 61, 1 << 61)
+        );
+        drop(again.allocation);
+        assert_eq!(count(&drops), 1);
+    }
+    drop(reservation);
+    assert_eq!(root.allocated_memory(), 0);
+}
+
 #[test]
 fn a_c_pointer_goes_back_to_the_function_that_it_came_with() {
     static FREED: AtomicUsize = AtomicUsize::new(0);
