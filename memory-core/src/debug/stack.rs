@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::panic::Location;
 use std::path::Path;
 
-use super::walk::Walk;
+use super::walk::addresses_above;
 
 /// The most frames that a stack keeps.
 const FRAMES: usize = 16;
@@ -37,10 +37,14 @@ impl StackTrace {
     #[inline(never)]
     pub(crate) fn capture() -> Self {
         // What lies below this address on the stack are frames of the walk itself.
-        let marker = 0_u8;
+        let marker = 0_usize;
         let here = std::ptr::from_ref(black_box(&marker)).addr();
-        let (addresses, count) = Walk::addresses_above(here);
-        Self { addresses, count }
+        let mut stack = Self {
+            addresses: [0; FRAMES],
+            count: 0,
+        };
+        stack.count = addresses_above(here, &mut stack.addresses);
+        stack
     }
 
     /// The addresses, innermost first.
