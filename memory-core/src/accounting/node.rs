@@ -144,6 +144,29 @@ unsafe impl Sync for Node {}
 /// In [`Node::watch`]: there are hooks. The highest bit, so that it shows as the sign.
 const HOOKED: u64 = 1 << 63;
 
+/// What [`Node::watch`] was, read once.
+#[derive(Clone, Copy)]
+pub(crate) struct Watch(u64);
+
+impl Watch {
+    /// Whether anybody watches.
+    #[inline]
+    pub(crate) fn is_on(self) -> bool {
+        self.0 != 0
+    }
+
+    #[inline]
+    pub(crate) fn has_hooks(self) -> bool {
+        self.0 & HOOKED != 0
+    }
+
+    /// The units per byte; 0: not sampled.
+    #[inline]
+    pub(crate) fn scale(self) -> u64 {
+        self.0 & !HOOKED
+    }
+}
+
 /// Bits of [`Node::hooks`].
 pub(crate) mod hooks {
     /// A listener is set.
@@ -363,33 +386,24 @@ impl Node {
         plain::lock(&self.reservations)
     }
 
-    /// Whether anybody watches this node's allocations, by hooks or by samples.
+    /// Who watches this node's allocations, by hooks or by samples.
     #[inline]
-    pub(crate) fn is_watched(&self) -> bool {
+    pub(crate) fn watch(&self) -> Watch {
         // Relaxed: a switch; an allocation that races with it may go either way.
-        self.watch.load(Ordering::Relaxed) != 0
-    }
-
-    /// Of a watched node: the units per byte if it has no hooks.
-    #[inline]
-    pub(crate) fn only_sampled(&self) -> Option<u64> {
-        // Relaxed: as in `is_watched`.
-        let watch = self.watch.load(Ordering::Relaxed);
-        (watch & HOOKED == 0).then_some(watch)
+        Watch(self.watch.load(Ordering::Relaxed))
     }
 
     /// Whether an allocation of `bytes` is due to be sampled: then, the units per byte.
     #[inline]
     pub(crate) fn sample_due(&self, bytes: usize) -> Option<u64> {
-        // Relaxed: as in `is_watched`.
-        let scale = self.watch.load(Ordering::Relaxed) & !HOOKED;
+        let scale = self.watch().scale();
         (scale != 0 && sampling::due(bytes, scale)).then_some(scale)
     }
 
     /// Sets how many units of the sampler's distance a byte is; 0: not sampled.
     pub(crate) fn set_scale(&self, scale: u64) {
         let hooked = if self.hooks == 0 { 0 } else { HOOKED };
-        // Relaxed: as in `is_watched`.
+        // Relaxed: as in `watch`.
         self.watch.store(hooked | scale, Ordering::Relaxed);
     }
 
