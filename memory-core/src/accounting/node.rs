@@ -21,6 +21,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use slab::Slab;
 
+use super::handle::quietly;
 use super::mutex::{Shared, TreeMutex};
 use super::word::{MAX_CREDIT, Word};
 use crate::debug::{Recorder, Trail};
@@ -208,6 +209,9 @@ pub(super) struct State {
     pub(super) shut: bool,
     pub(super) closed: bool,
     pub(super) linked: bool,
+    /// It was told that memory outlived the last handle. Each growth of what is left takes and drops
+    /// a handle again.
+    pub(super) outlived: bool,
     /// Slow operations since the last recall here, and the nodes that it visited.
     pub(super) tight_operations: usize,
     pub(super) recall_cost: usize,
@@ -694,6 +698,7 @@ impl Node {
                 shut: true,
                 closed: false,
                 linked: false,
+                outlived: false,
                 tight_operations: 0,
                 recall_cost: 0,
                 refusals: 0,
@@ -721,6 +726,14 @@ impl Drop for Node {
         if !stripes.is_null() {
             // SAFETY: by invariant 4 this is the box that `install_stripes` made, owned by us.
             drop(unsafe { Box::from_raw(stripes) });
+        }
+        // What users wrote may panic when it is dropped. Nodes go one after another, so that would
+        // leak the rest of them.
+        if let Some(listener) = self.listener.take() {
+            quietly(&self.info, || drop(listener));
+        }
+        if let Some(policy) = self.policy.take() {
+            quietly(&self.info, || drop(policy));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arrow_memory_core::testing::TrackingManager;
-use arrow_memory_core::{BufferAllocator, RootAllocator};
+use arrow_memory_core::{BufferAllocator, ForeignAllocation, RootAllocator};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -134,6 +134,69 @@ fn events_have_levels_and_fields() {
             "DEBUG message=release after close allocator=sort size=1024",
         ]
     );
+}
+
+/// What else can go wrong.
+fn trouble(root: &RootAllocator) {
+    assert!(root.child("large").reservation(2 << 20).build().is_err());
+    let lost = root.child("lost").build().unwrap();
+    lost.allocate_bytes(100).unwrap();
+    drop(lost);
+    let left = root.child("left").build().unwrap();
+    let mut buffer = left.buffer(64).unwrap();
+    drop(left);
+    // Each growth takes a handle for a moment.
+    buffer.resize(1000, 1).unwrap();
+    buffer.resize(10_000, 1).unwrap();
+    drop(buffer);
+    let foreign = ForeignAllocation::from_owner(Hostile);
+    let panics = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    drop(root.wrap_foreign_allocation(foreign).unwrap());
+    std::panic::set_hook(panics);
+}
+
+/// Bytes whose owner panics when it is dropped.
+struct Hostile;
+
+impl AsRef<[u8]> for Hostile {
+    fn as_ref(&self) -> &[u8] {
+        &[1; 8]
+    }
+}
+
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        panic!("as it likes");
+    }
+}
+
+#[test]
+fn what_goes_wrong_is_told_once_whether_or_not_the_subscriber_allocates() {
+    for allocates in [false, true] {
+        let subscriber = Recording::up_to(Level::DEBUG);
+        let root = root(1 << 20);
+        if allocates {
+            *subscriber.allocator.lock().unwrap() = Some((*root).clone());
+        }
+
+        tracing::subscriber::with_default(subscriber.clone(), || trouble(&root));
+
+        let mut heard = subscriber.heard();
+        heard.retain(|line| !line.contains("child allocator created"));
+        assert_eq!(
+            heard,
+            [
+                "DEBUG message=child allocator refused allocator=large size=2097152",
+                "WARN message=external bytes were still charged when the last handle was dropped; released allocator=lost size=100",
+                "DEBUG message=last handle dropped with memory outstanding allocator=left size=64",
+                "ERROR message=a callback panicked during a release; ignored allocator=ROOT",
+            ]
+        );
+        *subscriber.allocator.lock().unwrap() = None;
+        assert_eq!(root.allocated_memory(), 0);
+        root.verify().unwrap();
+    }
 }
 
 #[test]
