@@ -104,6 +104,56 @@ fn the_uprobes_of_arrow_cpp_on_mimalloc_are_matched_by_thread() {
     assert_eq!(report.unmatched, 0);
 }
 
+/// A real capture; a script of its own counted what this expects.
+#[test]
+fn a_recorded_capture_of_uprobes_is_understood() {
+    let (events, malformed) = read("recorded-mimalloc.txt");
+
+    let report = dangling(&events);
+
+    assert_eq!((events.len(), malformed.count), (76, 0), "{malformed:?}");
+    let bytes: u64 = report.stacks.iter().map(|stack| stack.bytes).sum();
+    let count: u64 = report.stacks.iter().map(|stack| stack.count).sum();
+    assert_eq!((bytes, count, report.unmatched), (83_744, 8, 18));
+    let largest = &report.stacks[0];
+    assert_eq!(
+        (largest.bytes, largest.stack[0].symbol.as_str()),
+        (65_536, "arrow_memory_core::raw::pool::Pool::grow+0x11")
+    );
+}
+
+/// A real capture, of every probe.
+#[test]
+fn a_recorded_capture_of_our_probes_is_understood() {
+    let (events, malformed) = read("recorded-usdt.txt");
+
+    let names: Vec<&str> = events.iter().map(|event| event.event.as_str()).collect();
+    assert_eq!(malformed.count, 0, "{malformed:?}");
+    assert_eq!(
+        names,
+        [
+            "allocate",
+            "reallocate",
+            "refuse",
+            "transfer",
+            "transfer",
+            "release"
+        ]
+        .map(|name| format!("sdt_arrow_memory:{name}"))
+    );
+    let callers = events[0].stack.iter().map(|frame| frame.symbol.as_str());
+    assert!(
+        callers
+            .clone()
+            .any(|symbol| symbol.starts_with("it::probes::all_five_probes")),
+        "{:?}",
+        callers.collect::<Vec<_>>()
+    );
+    assert!(dangling(&events).stacks.is_empty());
+    let report = dangling(&events[..events.len() - 1]);
+    assert_eq!((report.stacks.len(), report.stacks[0].bytes), (1, 1024));
+}
+
 #[test]
 fn malformed_lines_are_counted_and_told_and_stop_nothing() {
     let (events, malformed) = read("damaged.txt");

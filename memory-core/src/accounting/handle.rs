@@ -414,8 +414,8 @@ impl Departures {
 /// Runs a callback in a `Drop`: a panic is caught and reported.
 pub(crate) fn quietly(allocator: &AllocatorInfo, callback: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
-        // A payload may panic when it is dropped.
-        std::mem::forget(panic);
+        // The payload may panic, too, when it is dropped. What that leaves behind is not dropped.
+        catch_unwind(AssertUnwindSafe(|| drop(panic))).unwrap_or_else(std::mem::forget);
         events::callback_panicked(allocator);
     }
 }

@@ -71,7 +71,8 @@ impl Locked<'_> {
         }
     }
 
-    /// What to do when the last handle has gone; the answer says what stays behind it.
+    /// What to do when the last handle has gone; the answer says what stays behind it, the first time
+    /// that something does.
     pub(super) fn orphan(&mut self, node: NodePtr, external: usize) -> Option<Outstanding> {
         if !self.look(node).linked {
             // Forced bytes may have come since it left.
@@ -90,9 +91,11 @@ impl Locked<'_> {
             peak: state.peak,
             limit: state.limit,
         };
+        let news = left.allocated > 0 && !state.outlived;
+        state.outlived |= news;
         self.settle(node);
         self.reconsider(node);
-        (left.allocated > 0).then_some(left)
+        news.then_some(left)
     }
 
     /// Unlinks the node if nothing keeps it in the tree, then its parent likewise, and so on.

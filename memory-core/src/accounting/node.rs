@@ -21,6 +21,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use slab::Slab;
 
+use super::handle::quietly;
 use super::mutex::{Shared, TreeMutex};
 use super::word::{MAX_CREDIT, Word};
 use crate::debug::{Recorder, Trail};
@@ -144,6 +145,29 @@ unsafe impl Sync for Node {}
 /// In [`Node::watch`]: there are hooks. The highest bit, so that it shows as the sign.
 const HOOKED: u64 = 1 << 63;
 
+/// What [`Node::watch`] was, read once.
+#[derive(Clone, Copy)]
+pub(crate) struct Watch(u64);
+
+impl Watch {
+    /// Whether anybody watches.
+    #[inline]
+    pub(crate) fn is_on(self) -> bool {
+        self.0 != 0
+    }
+
+    #[inline]
+    pub(crate) fn has_hooks(self) -> bool {
+        self.0 & HOOKED != 0
+    }
+
+    /// The units per byte; 0: not sampled.
+    #[inline]
+    pub(crate) fn scale(self) -> u64 {
+        self.0 & !HOOKED
+    }
+}
+
 /// Bits of [`Node::hooks`].
 pub(crate) mod hooks {
     /// A listener is set.
@@ -185,6 +209,9 @@ pub(super) struct State {
     pub(super) shut: bool,
     pub(super) closed: bool,
     pub(super) linked: bool,
+    /// It was told that memory outlived the last handle. Each growth of what is left takes and drops
+    /// a handle again.
+    pub(super) outlived: bool,
     /// Slow operations since the last recall here, and the nodes that it visited.
     pub(super) tight_operations: usize,
     pub(super) recall_cost: usize,
@@ -356,33 +383,24 @@ impl Node {
         plain::lock(&self.reservations)
     }
 
-    /// Whether anybody watches this node's allocations, by hooks or by samples.
+    /// Who watches this node's allocations, by hooks or by samples.
     #[inline]
-    pub(crate) fn is_watched(&self) -> bool {
+    pub(crate) fn watch(&self) -> Watch {
         // Relaxed: a switch; an allocation that races with it may go either way.
-        self.watch.load(Ordering::Relaxed) != 0
-    }
-
-    /// Of a watched node: the units per byte if it has no hooks.
-    #[inline]
-    pub(crate) fn only_sampled(&self) -> Option<u64> {
-        // Relaxed: as in `is_watched`.
-        let watch = self.watch.load(Ordering::Relaxed);
-        (watch & HOOKED == 0).then_some(watch)
+        Watch(self.watch.load(Ordering::Relaxed))
     }
 
     /// Whether an allocation of `bytes` is due to be sampled: then, the units per byte.
     #[inline]
     pub(crate) fn sample_due(&self, bytes: usize) -> Option<u64> {
-        // Relaxed: as in `is_watched`.
-        let scale = self.watch.load(Ordering::Relaxed) & !HOOKED;
+        let scale = self.watch().scale();
         (scale != 0 && sampling::due(bytes, scale)).then_some(scale)
     }
 
     /// Sets how many units of the sampler's distance a byte is; 0: not sampled.
     pub(crate) fn set_scale(&self, scale: u64) {
         let hooked = if self.hooks == 0 { 0 } else { HOOKED };
-        // Relaxed: as in `is_watched`.
+        // Relaxed: as in `watch`.
         self.watch.store(hooked | scale, Ordering::Relaxed);
     }
 
@@ -673,6 +691,7 @@ impl Node {
                 shut: true,
                 closed: false,
                 linked: false,
+                outlived: false,
                 tight_operations: 0,
                 recall_cost: 0,
                 refusals: 0,
@@ -700,6 +719,14 @@ impl Drop for Node {
         if !stripes.is_null() {
             // SAFETY: by invariant 4 this is the box that `install_stripes` made, owned by us.
             drop(unsafe { Box::from_raw(stripes) });
+        }
+        // What users wrote may panic when it is dropped. Nodes go one after another, so that would
+        // leak the rest of them.
+        if let Some(listener) = self.listener.take() {
+            quietly(&self.info, || drop(listener));
+        }
+        if let Some(policy) = self.policy.take() {
+            quietly(&self.info, || drop(policy));
         }
     }
 }

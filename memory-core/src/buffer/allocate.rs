@@ -161,12 +161,13 @@ impl BufferAllocator {
         if size.wrapping_sub(1) >= MAX_SIZE - alignment {
             return self.allocate_with_extras(size, alignment, contents, Location::caller());
         }
-        if node.is_watched() {
-            let Some(scale) = node.only_sampled() else {
+        let watch = node.watch();
+        if watch.is_on() {
+            if watch.has_hooks() {
                 return self.allocate_with_extras(size, alignment, contents, Location::caller());
-            };
-            if sampling::due(size, scale) {
-                return self.allocate_sampled(size, alignment, contents, scale);
+            }
+            if sampling::comes_to_point(size, watch.scale()) {
+                return self.allocate_at_point(size, alignment, contents);
             }
         }
         let capacity = (size + (ALIGNMENT - 1)) & !(ALIGNMENT - 1);
@@ -204,16 +205,18 @@ impl BufferAllocator {
         allocate_watched(&self.handle, layout, contents, caller)
     }
 
-    /// An allocation that is to be sampled, of a node that has no hooks.
+    /// An allocation that is probably to be sampled, of a node that has no hooks.
     #[cold]
     #[inline(never)]
-    fn allocate_sampled(
+    fn allocate_at_point(
         &self,
         size: usize,
         alignment: usize,
         contents: Contents,
-        scale: u64,
     ) -> Result<ArrowBufMut, AllocError> {
+        // Read anew, so that the path that seldom leads here does not keep it.
+        let scale = self.node().watch().scale();
+        let due = scale > 0 && sampling::passes_point(size, scale);
         let layout = checked_round_up(size, ALIGNMENT)
             .and_then(|size| Layout::from_size_align(size, alignment).ok());
         let Some(layout) = layout else {
@@ -222,7 +225,9 @@ impl BufferAllocator {
         let charge = Charge::unheard(&self.handle, layout.size())?;
         let ledger = allocate_charged(charge, layout, contents).map_err(|error| *error)?;
         let buffer = ArrowBufMut::fresh(ledger);
-        buffer.record_sample(size, scale);
+        if due {
+            buffer.record_sample(size, scale);
+        }
         Ok(buffer)
     }
 

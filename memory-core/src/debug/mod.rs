@@ -30,5 +30,5 @@ mod walk;
 pub(crate) use evidence::Milliseconds;
 pub use evidence::{History, HistoryEvent, OutstandingBuffer};
 pub(crate) use history::{Operation, Origin, Trail};
-pub(crate) use recorder::{Recorder, Seen};
+pub(crate) use recorder::{Recorder, Seen, WordHasher};
 pub use stack::{StackFrame, StackTrace};

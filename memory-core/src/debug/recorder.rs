@@ -24,7 +24,7 @@ pub(crate) struct Recorder {
 }
 
 /// The ledgers by the addresses of their slots.
-type Shard = HashMap<usize, LedgerRecord, BuildHasherDefault<AddressHasher>>;
+type Shard = HashMap<usize, LedgerRecord, BuildHasherDefault<WordHasher>>;
 
 /// One ledger, as long as a registered buffer holds it.
 struct LedgerRecord {
@@ -204,19 +204,19 @@ impl ViewRecord {
     }
 }
 
-/// Hashes addresses of slots, which differ by multiples of 8.
+/// Hashes addresses: of slots, which differ by multiples of 8, and those of a stack.
 #[derive(Default)]
-struct AddressHasher(u64);
+pub(crate) struct WordHasher(u64);
 
-impl Hasher for AddressHasher {
+impl Hasher for WordHasher {
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            self.0 = hash(self.0 as usize ^ usize::from(*byte));
+            self.write_usize(usize::from(*byte));
         }
     }
 
     fn write_usize(&mut self, address: usize) {
-        self.0 = hash(address);
+        self.0 = hash(self.0.rotate_left(5) as usize ^ address);
     }
 
     fn finish(&self) -> u64 {

@@ -1,11 +1,16 @@
 //! Stacks: captured as bare addresses, resolved to functions and lines only when printed.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::hint::black_box;
 use std::panic::Location;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::walk::Walk;
+use super::recorder::WordHasher;
+use super::walk::addresses_above;
+use crate::sync::plain::{Mutex, lock};
 
 /// The most frames that a stack keeps.
 const FRAMES: usize = 16;
@@ -14,7 +19,7 @@ const FRAMES: usize = 16;
 ///
 /// Capturing is cheap and resolving is not, so the functions and lines are looked up by
 /// [`resolve`](Self::resolve) or when this is printed.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct StackTrace {
     addresses: [usize; FRAMES],
     count: usize,
@@ -37,10 +42,14 @@ impl StackTrace {
     #[inline(never)]
     pub(crate) fn capture() -> Self {
         // What lies below this address on the stack are frames of the walk itself.
-        let marker = 0_u8;
+        let marker = 0_usize;
         let here = std::ptr::from_ref(black_box(&marker)).addr();
-        let (addresses, count) = Walk::addresses_above(here);
-        Self { addresses, count }
+        let mut stack = Self {
+            addresses: [0; FRAMES],
+            count: 0,
+        };
+        stack.count = addresses_above(here, &mut stack.addresses);
+        stack
     }
 
     /// The addresses, innermost first.
@@ -77,7 +86,31 @@ impl StackTrace {
 
     /// The frames of the user's code, innermost first: without this library's and std's at the
     /// top, and without what starts a program or a thread at the bottom.
+    ///
+    /// Looking a frame up takes many microseconds, and a leak is often ten thousand times the same
+    /// stack: the latest few hundred answers are kept.
     pub fn resolve(&self) -> Vec<StackFrame> {
+        type Known = HashMap<StackTrace, Arc<[StackFrame]>, BuildHasherDefault<WordHasher>>;
+        static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+        const MOST_KNOWN: usize = 256;
+
+        let known = lock(&KNOWN)
+            .as_ref()
+            .and_then(|known| known.get(self).cloned());
+        if let Some(known) = known {
+            return known.to_vec();
+        }
+        let frames = self.resolve_anew();
+        let mut known = lock(&KNOWN);
+        let known = known.get_or_insert_default();
+        if known.len() == MOST_KNOWN {
+            known.clear();
+        }
+        known.insert(*self, frames.clone().into());
+        frames
+    }
+
+    fn resolve_anew(&self) -> Vec<StackFrame> {
         let mut frames = self.resolve_all();
         let start = frames
             .iter()
@@ -91,6 +124,14 @@ impl StackTrace {
             .position(|frame| !frame.is_std() && !frame.is_ours());
         frames.drain(..user.unwrap_or(0));
         frames
+    }
+}
+
+impl Hash for StackTrace {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for address in self.addresses() {
+            state.write_usize(*address);
+        }
     }
 }
 

@@ -244,10 +244,10 @@ impl LedgerRef {
         let Some(slot) = self.slot() else {
             return Self::pin_open(target);
         };
-        let spare = Spare::take();
+        let mut spare = Spare::take();
         let mut locked = target.tree.lock();
         check_open(&locked, target)?;
-        let (reference, moved) = find_or_make(&mut locked, slot, target, spare);
+        let (reference, moved) = find_or_make(&mut locked, slot, target, &mut spare);
         drop(locked);
         if let Some(moved) = moved {
             moved.tell_quietly();
@@ -280,7 +280,7 @@ impl LedgerRef {
         let Some(slot) = self.slot() else {
             return Self::pin_open(target).map(|pin| (pin, true));
         };
-        let spare = Spare::take();
+        let mut spare = Spare::take();
         let mut locked = target.tree.lock();
         check_open(&locked, target)?;
         let (from, size) = (slot.node(), slot.size());
@@ -294,7 +294,7 @@ impl LedgerRef {
                     return Err(refused(&refusal, size));
                 }
             };
-            let reference = succeed(&mut locked, slot, target, spare);
+            let reference = succeed(&mut locked, slot, target, &mut spare);
             hooked::moved_counts(self.node(), target, slot);
             drop(locked);
             hooked::after_transfer(self.node(), target, size, fit);
@@ -310,7 +310,7 @@ impl LedgerRef {
                 }
             }
         }
-        let (reference, buried) = find_or_make(&mut locked, slot, target, spare);
+        let (reference, buried) = find_or_make(&mut locked, slot, target, &mut spare);
         if moves && let Some(owner) = reference.slot() {
             slot.count().set_owning(false);
             owner.count().set_owning(true);
@@ -663,7 +663,7 @@ fn find_or_make(
     locked: &mut Locked<'_>,
     slot: &Slot,
     target: &Handle,
-    spare: Spare,
+    spare: &mut Spare,
 ) -> (LedgerRef, Option<hooked::Moved>) {
     let root = slot.home();
     // SAFETY: under the mutex: there may be other ledgers; and if there is none, other holders
@@ -688,7 +688,7 @@ fn find_or_make(
             unsafe { root.links() }.pending += 1;
         }
     }
-    let made = spare.into_slot();
+    let made = spare.slot();
     // SAFETY: the slot is fresh; `root` is the home of a live allocation.
     unsafe { Slot::init_guest(made, target.ptr(), root) };
     locked.change_guests(target.ptr(), 1);
@@ -705,8 +705,8 @@ fn find_or_make(
 
 /// A reference to a new ledger for `target`, which takes over from `slot`'s, the only one there was.
 /// Under the mutex; the charge has moved already, and the caller has a buffer of `slot`.
-fn succeed(locked: &mut Locked<'_>, slot: &Slot, target: &Handle, spare: Spare) -> LedgerRef {
-    let made = spare.into_slot();
+fn succeed(locked: &mut Locked<'_>, slot: &Slot, target: &Handle, spare: &mut Spare) -> LedgerRef {
+    let made = spare.slot();
     // SAFETY: the slot is fresh; its home is that of a live allocation.
     unsafe { Slot::init_heir(made, target.ptr(), slot.home()) };
     // SAFETY: under the mutex; other holders of this ledger look at links there only.
@@ -716,25 +716,35 @@ fn succeed(locked: &mut Locked<'_>, slot: &Slot, target: &Handle, spare: Spare) 
     LedgerRef(made.cast())
 }
 
-/// A slot that goes back to the pool unless it is used.
-struct Spare(NonNull<Slot>);
+/// A slot that goes back to the pool unless it is used: after the mutex, which is taken later and
+/// so dropped before it.
+struct Spare {
+    slot: NonNull<Slot>,
+    used: bool,
+}
 
 impl Spare {
     fn take() -> Self {
-        Self(pool::take())
+        Self {
+            slot: pool::take(),
+            used: false,
+        }
     }
 
-    fn into_slot(self) -> NonNull<Slot> {
-        let slot = self.0;
-        std::mem::forget(self);
-        slot
+    /// The slot, for the caller to fill; once.
+    fn slot(&mut self) -> NonNull<Slot> {
+        debug_assert!(!self.used);
+        self.used = true;
+        self.slot
     }
 }
 
 impl Drop for Spare {
     fn drop(&mut self) {
-        // SAFETY: taken by `take` and not used.
-        unsafe { pool::put(self.0) };
+        if !self.used {
+            // SAFETY: taken by `take` and not used.
+            unsafe { pool::put(self.slot) };
+        }
     }
 }
 
@@ -774,6 +784,8 @@ mod tests {
     fn a_holder_who_is_still_on_the_way_keeps_the_home_slot_and_the_memory() {
         let manager = Arc::new(TrackingManager::default());
         let root = RootAllocator::builder()
+            // Takes a reference apart, which in debug mode leads to a view.
+            .debug(false)
             .allocation_manager(manager.clone())
             .build()
             .unwrap();

@@ -10,7 +10,8 @@ use crate::outcome::{AllocatorId, AllocatorInfo};
 /// [`BufferAllocator::report`](crate::BufferAllocator::report) and a failed close return.
 ///
 /// As text (`{}`) it has the form of Arrow Java's, in debug mode with the line that made each thing;
-/// `{:#}` adds what happened since.
+/// `{:#}` adds what happened since. The text lists all that is in `entries`, however long that is;
+/// levels deeper than 20 are not indented further.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -84,10 +85,6 @@ pub struct OutstandingReservation {
     /// Where it comes from, in debug mode.
     pub history: Option<History>,
 }
-
-/// How many ledgers, and how many reservations, of one allocator the text lists before it only
-/// counts them.
-const LISTED: usize = 1000;
 
 /// Levels deeper than this are not indented further, so that a tree of depth n is not n² of text.
 const DEEPEST_INDENT: usize = 20;
@@ -166,26 +163,17 @@ impl ReportEntry {
         let indent = self.indent();
         let item = format!("{indent}    ");
         write!(f, "\n{indent}  ledgers: {}", self.ledgers.len())?;
-        for ledger in self.ledgers.iter().take(LISTED) {
+        for ledger in &self.ledgers {
             ledger.write(f, &item, &self.allocator)?;
         }
-        write_more(f, &item, self.ledgers.len())?;
         write!(f, "\n{indent}  reservations: {}", self.reservations.len())?;
-        for reservation in self.reservations.iter().take(LISTED) {
+        for reservation in &self.reservations {
             reservation.write(f, &item)?;
         }
-        write_more(f, &item, self.reservations.len())?;
         if self.external_bytes > 0 {
             write!(f, "\n{indent}  external bytes: {}", self.external_bytes)?;
         }
         Ok(())
-    }
-}
-
-fn write_more(f: &mut fmt::Formatter<'_>, indent: &str, count: usize) -> fmt::Result {
-    match count.saturating_sub(LISTED) {
-        0 => Ok(()),
-        more => write!(f, "\n{indent}… and {more} more"),
     }
 }
 

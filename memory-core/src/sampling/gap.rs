@@ -22,16 +22,23 @@ thread_local! {
 /// Whether an allocation of `bytes` contains a point.
 #[inline]
 pub(crate) fn due(bytes: usize, scale: u64) -> bool {
+    comes_to_point(bytes, scale) && passes_point(bytes, scale)
+}
+
+/// The first half of `due`, four instructions: whether there is something to ask the other half.
+#[inline]
+pub(crate) fn comes_to_point(bytes: usize, scale: u64) -> bool {
     let remaining = REMAINING
         .get()
         .wrapping_sub((bytes as u64).wrapping_mul(scale) as i64);
     REMAINING.set(remaining);
-    remaining < 0 && pass_point(bytes, scale)
+    remaining < 0
 }
 
+/// The second half of `due`.
 #[cold]
 #[inline(never)]
-fn pass_point(bytes: usize, scale: u64) -> bool {
+pub(crate) fn passes_point(bytes: usize, scale: u64) -> bool {
     if STATE.get() == 0 {
         let seed = RandomState::new().build_hasher().finish();
         STATE.set(seed | 1);

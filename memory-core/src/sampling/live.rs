@@ -1,9 +1,10 @@
 //! What was sampled: the sites with their totals, and the samples that are alive.
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
 use super::gap::weight;
-use crate::debug::StackTrace;
+use crate::debug::{StackTrace, WordHasher};
 use crate::outcome::AllocatorInfo;
 use crate::sync::plain::{Mutex, MutexGuard, lock};
 
@@ -12,6 +13,9 @@ pub const MOST_SITES: usize = 4096;
 
 /// The most samples that are followed at a time.
 pub const MOST_LIVE: usize = 1 << 16;
+
+/// The most stacks that are kept apart of the growth of one allocation.
+const MOST_GROWTH: usize = 16;
 
 /// Everything that was sampled, by the stack that allocated it. Bytes and counts are estimates,
 /// unbiased; see the [module](super).
@@ -69,9 +73,9 @@ impl SiteReport {
 #[derive(Default)]
 struct Samples {
     sites: Vec<SiteTotals>,
-    site_of: HashMap<StackTrace, usize>,
+    site_of: HashMap<StackTrace, usize, BuildHasherDefault<WordHasher>>,
     /// By the address of the home slot of the sampled allocation, which is marked as sampled.
-    live: HashMap<usize, Vec<Sample>>,
+    live: HashMap<usize, Sample, BuildHasherDefault<WordHasher>>,
     dropped: u64,
 }
 
@@ -87,6 +91,19 @@ struct Sample {
     allocator: AllocatorInfo,
     /// What it stands for; the bytes shrink if the allocation does.
     stands_for: Estimate,
+    /// What was sampled when the same allocation grew.
+    growth: Vec<Sample>,
+}
+
+impl Sample {
+    fn and_growth(&self) -> impl Iterator<Item = &Sample> {
+        std::iter::once(self).chain(&self.growth)
+    }
+
+    fn each(&mut self, mut change: impl FnMut(&mut Sample)) {
+        change(self);
+        self.growth.iter_mut().for_each(change);
+    }
 }
 
 static SAMPLES: Mutex<Option<Samples>> = Mutex::new(None);
@@ -115,11 +132,15 @@ pub(crate) fn record(slot: usize, allocator: &AllocatorInfo, bytes: usize, scale
             samples.dropped += 1;
             return false;
         }
-        samples.live.entry(slot).or_default().push(Sample {
-            site,
-            allocator: allocator.clone(),
-            stands_for,
-        });
+        samples.follow(
+            slot,
+            Sample {
+                site,
+                allocator: allocator.clone(),
+                stands_for,
+                growth: Vec::new(),
+            },
+        );
         true
     })
 }
@@ -135,8 +156,8 @@ pub(crate) fn forget(slot: usize) {
 #[cold]
 pub(crate) fn moved(slot: usize, to: &AllocatorInfo) {
     samples(|samples| {
-        for sample in samples.live.get_mut(&slot).into_iter().flatten() {
-            sample.allocator.clone_from(to);
+        if let Some(sample) = samples.live.get_mut(&slot) {
+            sample.each(|sample| sample.allocator.clone_from(to));
         }
     });
 }
@@ -146,8 +167,8 @@ pub(crate) fn moved(slot: usize, to: &AllocatorInfo) {
 pub(crate) fn resized(slot: usize, old_size: usize, new_size: usize) {
     let share = new_size as f64 / old_size as f64;
     samples(|samples| {
-        for sample in samples.live.get_mut(&slot).into_iter().flatten() {
-            sample.stands_for.bytes *= share;
+        if let Some(sample) = samples.live.get_mut(&slot) {
+            sample.each(|sample| sample.stands_for.bytes *= share);
         }
     });
 }
@@ -180,10 +201,28 @@ impl Samples {
         site
     }
 
+    /// Keeps a sample of the allocation at `slot`; of one that grew, a few.
+    fn follow(&mut self, slot: usize, sample: Sample) {
+        let Some(first) = self.live.get_mut(&slot) else {
+            self.live.insert(slot, sample);
+            return;
+        };
+        let mut known = first.growth.iter_mut();
+        if first.site == sample.site {
+            first.stands_for.add(sample.stands_for);
+        } else if let Some(known) = known.find(|known| known.site == sample.site) {
+            known.stands_for.add(sample.stands_for);
+        } else if first.growth.len() < MOST_GROWTH {
+            first.growth.push(sample);
+        } else {
+            self.dropped += 1;
+        }
+    }
+
     fn report(&self) -> SampleReport {
         let mut live: Vec<HashMap<&AllocatorInfo, Estimate>> =
             vec![HashMap::new(); self.sites.len()];
-        for sample in self.live.values().flatten() {
+        for sample in self.live.values().flat_map(Sample::and_growth) {
             let estimate = live[sample.site].entry(&sample.allocator).or_default();
             estimate.add(sample.stands_for);
         }
@@ -223,7 +262,7 @@ impl Samples {
         self.dropped = 0;
         let mut moved = HashMap::new();
         let mut live = std::mem::take(&mut self.live);
-        for sample in live.values_mut().flatten() {
+        let mut move_to_new = |sample: &mut Sample| {
             let site = *moved.entry(sample.site).or_insert_with(|| {
                 let site = match before[sample.site].stack {
                     Some(stack) => self.site(stack),
@@ -236,6 +275,9 @@ impl Samples {
             });
             sample.site = site;
             self.sites[site].samples += 1;
+        };
+        for sample in live.values_mut() {
+            sample.each(&mut move_to_new);
         }
         self.live = live;
     }

@@ -55,6 +55,6 @@ pub use live::{Estimate, MOST_LIVE, MOST_SITES, SampleReport, SiteReport, report
 pub use pprof::to_pprof;
 pub use registry::{DEFAULT_INTERVAL, patterns, start, stop, stop_all};
 
-pub(crate) use gap::due;
+pub(crate) use gap::{comes_to_point, due, passes_point};
 pub(crate) use live::{forget, moved, record, resized};
 pub(crate) use registry::{adopt, adopt_root};

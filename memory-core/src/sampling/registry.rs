@@ -8,9 +8,9 @@ use crate::size::KIB;
 use crate::sync::Ordering;
 use crate::sync::plain::{AtomicUsize, Mutex, MutexGuard, lock};
 
-/// The default mean interval in bytes. One stack per 32 MiB of 4 KiB buffers costs less than 2 % of
-/// the instructions that these cost; with larger buffers a smaller interval costs no more.
-pub const DEFAULT_INTERVAL: usize = 32 * KIB * KIB;
+/// The default mean interval in bytes. One stack per 4 MiB of 4 KiB buffers costs less than 2 % of the
+/// instructions that these cost; with larger buffers a smaller interval costs no more.
+pub const DEFAULT_INTERVAL: usize = 4 * KIB * KIB;
 
 /// A pattern and the mean interval in bytes.
 #[derive(Clone)]

@@ -299,3 +299,33 @@ fn threads_that_clone_retain_and_drop_keep_the_registry_right() {
         allocator.close().unwrap();
     }
 }
+
+#[test]
+fn ten_thousand_outstanding_things_are_all_listed() {
+    const COUNT: usize = 10_000;
+    let root = RootAllocator::builder()
+        .debug(true)
+        .allocation_manager(Arc::new(TrackingManager::default()))
+        .build()
+        .unwrap();
+    let buffers: Vec<_> = (0..COUNT).map(|_| make(&root, 64)).collect();
+    let reservations: Vec<_> = (0..COUNT).map(|_| root.new_reservation()).collect();
+    let mut deep = vec![root.child("0").build().unwrap()];
+    for _ in 1..COUNT {
+        deep.push(deep[deep.len() - 1].child("0").build().unwrap());
+    }
+
+    let text = root.close().unwrap_err().to_string();
+
+    let count = |what: &str| text.matches(what).count();
+    assert_eq!(count(" ArrowBuf["), COUNT);
+    assert_eq!(count(" reservation["), COUNT);
+    assert_eq!(count("Allocator(0)"), COUNT);
+    // In proportion to what there is, whatever the depth.
+    assert!(text.len() < 3000 * 3 * COUNT, "{} bytes", text.len());
+    drop((buffers, reservations));
+    while let Some(last) = deep.pop() {
+        last.close().unwrap();
+    }
+    root.close().unwrap();
+}

@@ -136,6 +136,69 @@ fn events_have_levels_and_fields() {
     );
 }
 
+/// What else can go wrong.
+fn trouble(root: &RootAllocator) {
+    assert!(root.child("large").reservation(2 << 20).build().is_err());
+    let lost = root.child("lost").build().unwrap();
+    lost.allocate_bytes(100).unwrap();
+    drop(lost);
+    let left = root.child("left").build().unwrap();
+    let mut buffer = left.buffer(64).unwrap();
+    drop(left);
+    // Each growth takes a handle for a moment.
+    buffer.resize(1000, 1).unwrap();
+    buffer.resize(10_000, 1).unwrap();
+    drop(buffer);
+    let foreign = ForeignAllocation::from_owner(Hostile);
+    let panics = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    drop(root.wrap_foreign_allocation(foreign).unwrap());
+    std::panic::set_hook(panics);
+}
+
+/// Bytes whose owner panics when it is dropped.
+struct Hostile;
+
+impl AsRef<[u8]> for Hostile {
+    fn as_ref(&self) -> &[u8] {
+        &[1; 8]
+    }
+}
+
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        panic!("as it likes");
+    }
+}
+
+#[test]
+fn what_goes_wrong_is_told_once_whether_or_not_the_subscriber_allocates() {
+    for allocates in [false, true] {
+        let subscriber = Recording::up_to(Level::DEBUG);
+        let root = root(1 << 20);
+        if allocates {
+            *subscriber.allocator.lock().unwrap() = Some((*root).clone());
+        }
+
+        tracing::subscriber::with_default(subscriber.clone(), || trouble(&root));
+
+        let mut heard = subscriber.heard();
+        heard.retain(|line| !line.contains("child allocator created"));
+        assert_eq!(
+            heard,
+            [
+                "DEBUG message=child allocator refused allocator=large size=2097152",
+                "WARN message=external bytes were still charged when the last handle was dropped; released allocator=lost size=100",
+                "DEBUG message=last handle dropped with memory outstanding allocator=left size=64",
+                "ERROR message=a callback panicked during a release; ignored allocator=ROOT",
+            ]
+        );
+        *subscriber.allocator.lock().unwrap() = None;
+        assert_eq!(root.allocated_memory(), 0);
+        root.verify().unwrap();
+    }
+}
+
 #[test]
 fn at_info_normal_work_shows_nothing() {
     let subscriber = Recording::up_to(Level::INFO);

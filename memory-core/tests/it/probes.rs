@@ -1,15 +1,16 @@
 //! USDT probes: with the feature they are in the program, where tracers find them.
 #![cfg(all(feature = "probes", target_os = "linux", target_arch = "x86_64"))]
 
+use std::collections::BTreeSet;
 use std::env;
-use std::fs;
+use std::process::Command;
 use std::sync::Arc;
 
 use arrow_memory_core::RootAllocator;
 use arrow_memory_core::testing::TrackingManager;
 
 #[test]
-fn all_five_probes_are_in_the_notes_of_the_program() {
+fn all_five_probes_are_in_the_notes_of_the_program_with_their_arguments() {
     // Uses them, so that they are linked.
     let root = RootAllocator::builder()
         .limit(1 << 20)
@@ -22,13 +23,38 @@ fn all_five_probes_are_in_the_notes_of_the_program() {
     assert!(child.buffer(2 << 20).is_err());
     drop(buffer.freeze().transfer_ownership(&root).unwrap());
 
-    let program = fs::read(env::current_exe().unwrap()).unwrap();
-
-    for name in ["allocate", "reallocate", "release", "refuse", "transfer"] {
-        let note = format!("arrow_memory\0{name}\0");
-        let found = program
-            .windows(note.len())
-            .any(|bytes| bytes == note.as_bytes());
-        assert!(found, "no note of {name}");
+    let notes = Command::new("readelf")
+        .args(["--notes"])
+        .arg(env::current_exe().unwrap())
+        .output()
+        .expect("binutils, which the linker belongs to");
+    let notes = String::from_utf8(notes.stdout).unwrap();
+    let mut found = BTreeSet::new();
+    let mut probe = None;
+    for line in notes.lines() {
+        match line.trim().split_once(": ") {
+            Some(("Provider", provider)) => assert_eq!(provider, "arrow_memory"),
+            Some(("Name", name)) => probe = Some(name.to_owned()),
+            Some(("Arguments", arguments)) => {
+                // Each is a size, an @, and a place.
+                let arguments = arguments.split_whitespace();
+                let arguments = arguments.filter(|argument| argument.contains('@'));
+                found.insert((probe.take().unwrap(), arguments.count()));
+            }
+            _ => {}
+        }
     }
+    let expected = [
+        ("allocate", 4),
+        ("reallocate", 6),
+        ("refuse", 4),
+        ("release", 4),
+        ("transfer", 4),
+    ];
+    assert_eq!(
+        found,
+        expected
+            .map(|(name, count)| (name.to_owned(), count))
+            .into()
+    );
 }

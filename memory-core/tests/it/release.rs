@@ -110,3 +110,36 @@ fn trees_that_go_while_several_threads_release_go_once_and_not_too_early() {
     // Threads that have ended leave no tree behind.
     assert_eq!(Arc::strong_count(&listener), 1);
 }
+
+#[test]
+fn listeners_that_panic_when_they_are_dropped_keep_nobody_from_being_freed() {
+    struct Hostile(Arc<AtomicUsize>);
+    impl AllocationListener for Hostile {}
+    impl Drop for Hostile {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            panic!("as it likes");
+        }
+    }
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let root = RootAllocator::builder().build().unwrap();
+    let outer = root
+        .child("outer")
+        .listener(Arc::new(Hostile(Arc::clone(&dropped))))
+        .build()
+        .unwrap();
+    let inner = outer
+        .child("inner")
+        .listener(Arc::new(Hostile(Arc::clone(&dropped))))
+        .build()
+        .unwrap();
+    let buffer = inner.buffer(64).unwrap();
+    drop((outer, inner));
+
+    // Both leave the tree in one step.
+    drop(buffer);
+
+    assert_eq!(dropped.load(Ordering::Relaxed), 2);
+    assert!(root.child_allocators().is_empty());
+    root.close().unwrap();
+}

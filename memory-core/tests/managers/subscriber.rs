@@ -39,6 +39,11 @@ impl Subscriber for Recorder {
         event.record(&mut line);
         let level = event.metadata().level();
         let line = format!("{level} {}{}", line.message, line.fields);
+        if line.contains("ARROW_DEFAULT_MEMORY_POOL") {
+            // A subscriber may need the very backend that is being chosen.
+            let root = arrow_memory_core::RootAllocator::unlimited();
+            drop(root.buffer(64).expect("there is a backend"));
+        }
         self.0.lock().expect("no panic").push(line);
     }
 

@@ -1,0 +1,262 @@
+//! What the unwinder said before, frame by frame.
+//!
+//! On x86-64 a call leaves the address to return to right below the caller's stack pointer. So from
+//! a frame, given by the address in it (`ip`) and where its stack begins (`sp`), the next one is
+//! found by a single number: the frame's size, which lies between the two `sp`, and is a constant
+//! of `ip` in nearly all code. The next `ip` stands right below the next `sp`.
+//!
+//! A table keeps, for each pair of a callee's and its caller's `ip` that the unwinder has shown, the
+//! size of the caller's frame. A walk reads one word of the stack and one of the table per frame. If
+//! a pair is not in the table, it is the unwinder's turn, whose answer is then entered.
+//!
+//! Frames of variable size (C's `alloca`, locals aligned to more than 16 bytes) break the rule: the
+//! size is wrong, so the word found is some other one, and the pair that it makes is not in the
+//! table, unless by chance a true return address to the same place lies there. The unwinder's next
+//! answer shows the other size, and from then on the pair stands for *ask the unwinder*. The same
+//! holds for code that was unloaded and replaced.
+//!
+//! The table is shared by all threads and bounded; a pair that needs room takes another's.
+#![expect(unsafe_code, reason = "reads the return addresses on the own stack")]
+
+use std::cell::Cell;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+use super::Step;
+use crate::sync::Ordering;
+use crate::sync::plain::AtomicU64;
+
+/// How many bits of a pair's hash say where it stands.
+const INDEX_BITS: u32 = 13;
+
+/// The bits of an entry that hold the size of the frame, in words; the others are of the hash.
+const SIZE: u64 = 0xFFFF;
+
+/// A size that says: the stack ends here.
+const END: u64 = SIZE;
+
+/// A size that says: it varies, or cannot be told from the stack. An empty entry has it too.
+const UNKNOWN: u64 = 0;
+
+/// The pairs. An entry is whole in itself and guards no other memory, so all accesses are Relaxed.
+static PAIRS: [AtomicU64; 1 << INDEX_BITS] = [const { AtomicU64::new(0) }; 1 << INDEX_BITS];
+
+/// From `here` to where the stack of the first frame begins: a positive multiple of a word's size.
+/// Relaxed, as above: a wrong one leads to no pair that is in the table.
+static FIRST: AtomicU64 = AtomicU64::new(WORD as u64);
+
+const WORD: usize = size_of::<usize>();
+
+/// Fills in `addresses` and says how many there are, if all of them are known. `here` is the address
+/// of a word in a frame of the calling thread.
+#[inline]
+pub(super) fn walk<const N: usize>(here: usize, addresses: &mut [usize; N]) -> Option<usize> {
+    let end = end_of_stack(here)?;
+    let mut sp = here + FIRST.load(Ordering::Relaxed) as usize;
+    let mut callee = 0;
+    for (index, address) in addresses.iter_mut().enumerate() {
+        if sp > end {
+            return None;
+        }
+        // SAFETY: the word below `sp` is at `here` or above it, since `FIRST` is a word at least,
+        // and below `end`; all of that is this thread's stack. Both are multiples of a word's size.
+        let ip = unsafe { return_address(sp) };
+        let size = size_of_frame(callee, ip);
+        if size == UNKNOWN {
+            return None;
+        }
+        *address = ip;
+        if size == END {
+            return Some(index + 1);
+        }
+        sp += size as usize * WORD;
+        callee = ip;
+    }
+    Some(N)
+}
+
+/// Enters what the unwinder said: the innermost frames, all of them if it is `complete`.
+pub(super) fn learn(here: usize, steps: &[Step], complete: bool) {
+    let Some(end) = end_of_stack(here) else {
+        return;
+    };
+    let Some(first) = steps.first() else { return };
+    if !returns_to(first, here, end) {
+        return;
+    }
+    FIRST.store((first.sp - here) as u64, Ordering::Relaxed);
+    let mut callee = 0;
+    for (index, step) in steps.iter().enumerate() {
+        let size = match steps.get(index + 1) {
+            Some(next) if returns_to(next, step.sp, end) => {
+                let words = ((next.sp - step.sp) / WORD) as u64;
+                if words < END { words } else { UNKNOWN }
+            }
+            Some(_) => UNKNOWN,
+            None if complete => END,
+            None => return,
+        };
+        enter(callee, step.ip, size);
+        callee = step.ip;
+    }
+}
+
+/// Whether the word below a frame's stack, which begins above `below`, is the address in it.
+fn returns_to(frame: &Step, below: usize, end: usize) -> bool {
+    let in_stack = frame.sp > below && frame.sp <= end && frame.sp.is_multiple_of(WORD);
+    // SAFETY: `below` is in this thread's stack, the word is not below it, and is below `end`.
+    in_stack && unsafe { return_address(frame.sp) } == frame.ip
+}
+
+/// The size of the frame whose address is `ip`, which called the one whose address is `callee`.
+#[inline]
+fn size_of_frame(callee: usize, ip: usize) -> u64 {
+    let hash = hash(callee, ip);
+    let entry = place(hash).load(Ordering::Relaxed);
+    if (entry ^ hash) <= SIZE {
+        return entry & SIZE;
+    }
+    let entry = second_place(hash).load(Ordering::Relaxed);
+    if (entry ^ hash) <= SIZE {
+        return entry & SIZE;
+    }
+    UNKNOWN
+}
+
+/// Enters a frame's size; one that was entered with another size before has a size that varies.
+fn enter(callee: usize, ip: usize, size: u64) {
+    let hash = hash(callee, ip);
+    let tag = hash & !SIZE;
+    let (first, second) = (place(hash), second_place(hash));
+    let before = first.load(Ordering::Relaxed);
+    for (place, entry) in [(first, before), (second, second.load(Ordering::Relaxed))] {
+        if entry & !SIZE == tag {
+            let same = entry & SIZE == size;
+            return place.store(tag | if same { size } else { UNKNOWN }, Ordering::Relaxed);
+        }
+    }
+    // What stood there moves to its second place, if that is free or else in its stead.
+    second.store(before, Ordering::Relaxed);
+    first.store(tag | size, Ordering::Relaxed);
+}
+
+/// Of a pair; its highest bits are the index, and the bits of [`SIZE`] are the least random.
+#[inline]
+fn hash(callee: usize, ip: usize) -> u64 {
+    let mixed = (ip as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ callee as u64;
+    mixed.wrapping_mul(0xD6E8_FEB8_6659_FD93)
+}
+
+#[inline]
+fn place(hash: u64) -> &'static AtomicU64 {
+    &PAIRS[(hash >> (u64::BITS - INDEX_BITS)) as usize]
+}
+
+/// Where a pair stands that had to make room.
+#[inline]
+fn second_place(hash: u64) -> &'static AtomicU64 {
+    &PAIRS[(hash >> (u64::BITS - INDEX_BITS)) as usize ^ 1]
+}
+
+/// The address to which the function returns whose caller's stack begins at `sp`.
+///
+/// # Safety
+///
+/// The word below `sp` lies in this thread's stack, above its stack pointer, and is aligned.
+#[inline]
+unsafe fn return_address(sp: usize) -> usize {
+    let word = ptr::with_exposed_provenance::<usize>(sp - WORD);
+    // SAFETY: mapped and aligned, by the caller's promise. Any bits are a valid usize. Volatile, since
+    // it is no object of the language's.
+    unsafe { word.read_volatile() }
+}
+
+/// Where the calling thread's stack ends, if `here` lies in it: not in a signal handler's or a
+/// coroutine's own.
+#[inline]
+fn end_of_stack(here: usize) -> Option<usize> {
+    thread_local! {
+        /// The stack's lowest address and its end; both 0 before they were asked for.
+        static STACK: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+    }
+    let (mut lowest, mut end) = STACK.get();
+    if end == 0 {
+        (lowest, end) = bounds();
+        STACK.set((lowest, end));
+    }
+    (lowest..end).contains(&here).then_some(end)
+}
+
+/// Asks the C library where the calling thread's stack is.
+#[cold]
+fn bounds() -> (usize, usize) {
+    /// No address is in it.
+    const NOWHERE: (usize, usize) = (0, 1);
+    let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+    // SAFETY: has no conditions.
+    let thread = unsafe { libc::pthread_self() };
+    // SAFETY: asks for the calling thread's attributes, which are written to that place.
+    let failed = unsafe { libc::pthread_getattr_np(thread, attributes.as_mut_ptr()) };
+    if failed != 0 {
+        return NOWHERE;
+    }
+    let (mut lowest, mut size) = (ptr::null_mut(), 0);
+    // SAFETY: the attributes were written, and both others are places to write to.
+    let failed =
+        unsafe { libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut lowest, &raw mut size) };
+    // SAFETY: written above, and not used from here on.
+    unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
+    if failed != 0 {
+        return NOWHERE;
+    }
+    (lowest.addr(), lowest.addr() + size)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stack_of_a_thread_has_its_locals_and_no_others() {
+        let mine = 0_usize;
+        let boxed = Box::new(0_usize);
+
+        let end = end_of_stack((&raw const mine).addr()).unwrap();
+
+        assert!(end > (&raw const mine).addr());
+        assert_eq!(end_of_stack((&raw const *boxed).addr()), None);
+        let mine = (&raw const mine).addr();
+        std::thread::spawn(move || assert_eq!(end_of_stack(mine), None))
+            .join()
+            .unwrap();
+    }
+
+    #[test]
+    fn a_frame_whose_size_varies_is_left_to_the_unwinder() {
+        // Addresses that no code has.
+        let (callee, ip) = (1, 3);
+
+        enter(callee, ip, 8);
+        assert_eq!(size_of_frame(callee, ip), 8);
+        enter(callee, ip, 10);
+        assert_eq!(size_of_frame(callee, ip), UNKNOWN);
+        enter(callee, ip, 10);
+
+        assert_eq!(size_of_frame(callee, ip), UNKNOWN);
+        assert_eq!(size_of_frame(callee, ip + 1), UNKNOWN);
+    }
+
+    #[test]
+    fn a_pair_makes_room_for_another_and_is_still_found() {
+        let at = |callee| hash(callee, 5) >> (u64::BITS - INDEX_BITS);
+        let mut same = (10..).filter(|&callee| at(callee) == at(10));
+        let [a, b, c] = [(); 3].map(|()| same.next().unwrap());
+
+        enter(a, 5, 1);
+        enter(b, 5, 2);
+        assert_eq!((size_of_frame(a, 5), size_of_frame(b, 5)), (1, 2));
+        enter(c, 5, 3);
+
+        assert_eq!((size_of_frame(b, 5), size_of_frame(c, 5)), (2, 3));
+    }
+}
