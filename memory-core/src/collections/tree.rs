@@ -337,7 +337,7 @@ mod tests {
             .limit(limit)
             .allocation_manager(manager.clone())
             .build()
-            .unwrap();
+            .expect("a manager was given");
         (manager, root)
     }
 

@@ -150,7 +150,7 @@ fn an_idle_builder_keeps_its_allocator_and_a_closed_one_refuses_it() {
     let weak = scan.downgrade();
     drop(scan);
     let scan = weak.upgrade().unwrap();
-    assert_eq!(root.child_allocators(), [scan.clone()]);
+    assert_eq!(root.child_allocators().first(), Some(&scan));
 
     let _ = scan.close();
 
