@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Counts, under callgrind, what watching adds to the instructions of one allocation of 4 KiB and its
+drop. Fails if sampling at the default interval adds 2 % or more, or if debug mode needs more than 1.3
+times what one walk of 16 frames by the unwinder does.
+
+    benches/watching.py                       check
+    benches/watching.py INTERVAL BACKEND…     print, for a mean interval in bytes
+
+Which allocations are sampled is drawn anew in each run: the last digit changes.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+BACKENDS = ["mimalloc", "system", "jemalloc"]
+COUNTS = (100_000, 400_000)
+# For the modes that are slow.
+FEWER = (2_000, 12_000)
+MOST = 0.02
+MOST_CAPTURES = 1.3
+
+
+def main():
+    install_valgrind()
+    binary = build()
+    interval = sys.argv[1:2]
+    failed = False
+    for backend in sys.argv[2:] or BACKENDS:
+        off = measure(binary, "off", backend)
+        sampling = measure(binary, "sampling", backend, *interval)
+        added = sampling / off - 1
+        failed |= added >= MOST
+        print(f"{backend:<10} off {off:7.1f}  sampling {sampling:7.1f}  {100 * added:+5.2f} %")
+    if interval:
+        return 0
+    off, capture, debug = (measure(binary, mode, "mimalloc") for mode in ["off", "capture", "debug"])
+    captures = debug / (capture - off)
+    failed |= captures > MOST_CAPTURES
+    print(f"debug mode {debug:7.1f}, one capture {capture - off:7.1f}: {captures:.2f} captures")
+    return 1 if failed else 0
+
+
+def install_valgrind():
+    if shutil.which("valgrind"):
+        return
+    as_root = [] if os.geteuid() == 0 else ["sudo"]
+    subprocess.run([*as_root, "apt-get", "update", "-q"], check=True)
+    subprocess.run([*as_root, "apt-get", "install", "-qy", "valgrind"], check=True)
+
+
+def build():
+    command = ["cargo", "build", "--profile", "bench", "-p", "arrow-memory-benches"]
+    command += ["--bin", "watching", "--message-format", "json-render-diagnostics"]
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    done = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
+    found = re.findall(r'"executable":"([^"]*/watching)"', done.stdout)
+    if not found:
+        sys.exit("cargo did not say where the binary is")
+    return found[-1]
+
+
+def measure(binary, *arguments):
+    """Instructions per allocation, free of what happens at the start."""
+    mode, rest = arguments[0], arguments[1:]
+    counts = COUNTS if mode in ("off", "sampling") else FEWER
+    few, many = (count(binary, mode, times, *rest) for times in counts)
+    return (many - few) / (counts[1] - counts[0])
+
+
+def count(binary, mode, times, *rest):
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, "out")
+        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
+        command += [binary, mode, str(times), *rest]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        with open(out) as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("summary:"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
