@@ -61,10 +61,10 @@ fn measure(mode: &str, count: usize, backend: &str, interval: Option<usize>) -> 
 /// A call for each bit of the path, and then those of zeroes.
 #[inline(never)]
 fn descend(depth: usize, path: usize, allocator: &BufferAllocator, capture: bool) -> usize {
-    match depth {
-        0 => op_run(allocator, capture),
+    match (depth, path % 2) {
+        (0, _) => op_run(allocator, capture),
         // Not tail calls.
-        _ if path % 2 == 0 => 1 + descend(black_box(depth - 1), path / 2, allocator, capture),
+        (_, 0) => 1 + descend(black_box(depth - 1), path / 2, allocator, capture),
         _ => 2 + descend(black_box(depth - 1), path / 2, allocator, capture),
     }
 }
