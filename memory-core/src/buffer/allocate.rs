@@ -222,7 +222,7 @@ pub(crate) enum Contents {
 
 /// An allocation of `layout`'s size, given that what was not charged for it before is charged now;
 /// after an error that is given back.
-#[inline]
+#[inline(always)] // The layout and the contents are constants, nearly.
 pub(crate) fn allocate_charged(
     charge: Charge<'_>,
     layout: Layout,
