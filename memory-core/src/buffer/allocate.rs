@@ -109,9 +109,6 @@ impl BufferAllocator {
         ArrowBuf::empty(LedgerRef::pin(&self.handle))
     }
 
-    // What is called from here answers in registers, with errors in boxes. An answer through memory
-    // would be written word by word and read two words at a time, for which the processor waits
-    // longer than the rest of an allocation takes.
     #[inline(always)] // Each caller's alignment and contents are constants.
     #[track_caller]
     fn allocate(
@@ -120,6 +117,23 @@ impl BufferAllocator {
         alignment: usize,
         contents: Contents,
     ) -> Result<ArrowBufMut, AllocError> {
+        match self.allocate_ledger(size, alignment, contents) {
+            Ok(ledger) => Ok(ArrowBufMut::fresh(ledger)),
+            Err(error) => Err(*error),
+        }
+    }
+
+    // This and all that is called from here, the slow ways too, answers in registers, with errors
+    // in boxes. An answer through memory would be written word by word and read two words at a time,
+    // for which the processor waits longer than the rest of an allocation takes.
+    #[inline(always)] // As `allocate`.
+    #[track_caller]
+    fn allocate_ledger(
+        &self,
+        size: usize,
+        alignment: usize,
+        contents: Contents,
+    ) -> Result<LedgerRef, Box<AllocError>> {
         // Neither zero nor so large that rounding it up could overflow.
         let node = self.node();
         if size.wrapping_sub(1) >= MAX_SIZE - alignment {
@@ -137,12 +151,8 @@ impl BufferAllocator {
         // SAFETY: a power of two by `buffer_aligned`; the size is at most MAX_SIZE rounded down
         // to a multiple of the alignment.
         let layout = unsafe { Layout::from_size_align_unchecked(capacity, alignment) };
-        let ledger = Charge::boxed(&self.handle, capacity)
-            .and_then(|charge| allocate_charged(charge, layout, contents));
-        match ledger {
-            Ok(ledger) => Ok(ArrowBufMut::fresh(ledger)),
-            Err(error) => Err(*error),
-        }
+        let charge = Charge::boxed(&self.handle, capacity)?;
+        allocate_charged(charge, layout, contents)
     }
 
     /// As `allocate`, for a node with a listener, debug mode, statistics or a policy of its own,
@@ -154,16 +164,16 @@ impl BufferAllocator {
         alignment: usize,
         contents: Contents,
         caller: &'static Location<'static>,
-    ) -> Result<ArrowBufMut, AllocError> {
+    ) -> Result<LedgerRef, Box<AllocError>> {
         let node = self.node();
         let capacity = match &node.policy {
-            _ if size == 0 => return self.empty_mut(),
+            _ if size == 0 => return self.pin_open(),
             None => checked_round_up(size, ALIGNMENT),
             Some(policy) => rounding::capacity(&**policy, size),
         };
         let Some(layout) = capacity.and_then(|size| Layout::from_size_align(size, alignment).ok())
         else {
-            return Err(self.too_large(size));
+            return Err(Box::new(self.too_large(size)));
         };
         allocate_watched(&self.handle, layout, contents, caller)
     }
@@ -177,17 +187,16 @@ impl BufferAllocator {
         alignment: usize,
         contents: Contents,
         scale: u64,
-    ) -> Result<ArrowBufMut, AllocError> {
+    ) -> Result<LedgerRef, Box<AllocError>> {
         let layout = checked_round_up(size, ALIGNMENT)
             .and_then(|size| Layout::from_size_align(size, alignment).ok());
         let Some(layout) = layout else {
-            return Err(self.too_large(size));
+            return Err(Box::new(self.too_large(size)));
         };
-        let charge = Charge::unheard(&self.handle, layout.size())?;
-        let ledger = allocate_charged(charge, layout, contents).map_err(|error| *error)?;
-        let buffer = ArrowBufMut::fresh(ledger);
-        buffer.record_sample(size, scale);
-        Ok(buffer)
+        let charge = Charge::boxed(&self.handle, layout.size())?;
+        let ledger = allocate_charged(charge, layout, contents)?;
+        ledger.record_sample(size, scale);
+        Ok(ledger)
     }
 
     #[cold]
@@ -202,14 +211,14 @@ impl BufferAllocator {
     }
 
     #[cold]
-    fn empty_mut(&self) -> Result<ArrowBufMut, AllocError> {
+    fn pin_open(&self) -> Result<LedgerRef, Box<AllocError>> {
         if self.is_closed() {
-            return Err(AllocError::Closed {
+            return Err(Box::new(AllocError::Closed {
                 allocator: self.info().clone(),
                 requested: 0,
-            });
+            }));
         }
-        Ok(ArrowBufMut::empty(LedgerRef::pin(&self.handle)))
+        Ok(LedgerRef::pin(&self.handle))
     }
 }
 
@@ -373,21 +382,21 @@ fn allocate_watched(
     layout: Layout,
     contents: Contents,
     caller: &'static Location<'static>,
-) -> Result<ArrowBufMut, AllocError> {
-    let charge = Charge::new(handle, layout.size()).inspect_err(|_| {
+) -> Result<LedgerRef, Box<AllocError>> {
+    let charge = Charge::new(handle, layout.size()).map_err(|error| {
         if let Some(trail) = handle.trail() {
             trail.note(Operation::Refused, layout.size(), Some(caller));
         }
+        Box::new(error)
     })?;
-    let ledger = allocate_charged(charge, layout, contents).map_err(|error| *error)?;
-    let mut buffer = ArrowBufMut::fresh(ledger);
+    let mut buffer = ArrowBufMut::fresh(allocate_charged(charge, layout, contents)?);
     if handle.is_debug() {
         buffer.register(Operation::Created, caller);
     }
     buffer.sample(layout.size());
     count_allocation(handle, layout.size());
     tell_allocation(handle, layout.size());
-    Ok(buffer)
+    Ok(buffer.into_ledger())
 }
 
 /// Counts a new allocation in the statistics.

@@ -71,6 +71,12 @@ impl ArrowBufMut {
         }
     }
 
+    /// What a fresh handle was made of.
+    #[inline]
+    pub(super) fn into_ledger(self) -> LedgerRef {
+        self.ledger
+    }
+
     /// A handle on memory of which `len` bytes are initialised.
     ///
     /// # Safety
