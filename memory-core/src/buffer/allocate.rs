@@ -117,34 +117,39 @@ impl BufferAllocator {
         alignment: usize,
         contents: Contents,
     ) -> Result<ArrowBufMut, AllocError> {
-        match self.allocate_ledger(size, alignment, contents) {
-            Ok(ledger) => Ok(ArrowBufMut::fresh(ledger)),
-            Err(error) => Err(*error),
-        }
+        self.allocate_inline(size, alignment, contents)
+            .map_err(|error| *error)
     }
 
-    // This and all that is called from here, the slow ways too, answers in registers, with errors
-    // in boxes. An answer through memory would be written word by word and read two words at a time,
+    // What is called from here, the slow ways too, answers in registers: with a ledger, or an error
+    // in a box. An answer through memory would be written word by word and read two words at a time,
     // for which the processor waits longer than the rest of an allocation takes.
     #[inline(always)] // As `allocate`.
     #[track_caller]
-    fn allocate_ledger(
+    fn allocate_inline(
         &self,
         size: usize,
         alignment: usize,
         contents: Contents,
-    ) -> Result<LedgerRef, Box<AllocError>> {
+    ) -> Result<ArrowBufMut, Box<AllocError>> {
         // Neither zero nor so large that rounding it up could overflow.
         let node = self.node();
+        let caller = Location::caller();
+        let with_extras = || {
+            self.allocate_with_extras(size, alignment, contents, caller)
+                .map(ArrowBufMut::fresh)
+        };
         if size.wrapping_sub(1) >= MAX_SIZE - alignment {
-            return self.allocate_with_extras(size, alignment, contents, Location::caller());
+            return with_extras();
         }
         if node.is_watched() {
             let Some(scale) = node.only_sampled() else {
-                return self.allocate_with_extras(size, alignment, contents, Location::caller());
+                return with_extras();
             };
             if sampling::due(size, scale) {
-                return self.allocate_sampled(size, alignment, contents, scale);
+                return self
+                    .allocate_sampled(size, alignment, contents, scale)
+                    .map(ArrowBufMut::fresh);
             }
         }
         let capacity = (size + (ALIGNMENT - 1)) & !(ALIGNMENT - 1);
@@ -194,9 +199,9 @@ impl BufferAllocator {
             return Err(Box::new(self.too_large(size)));
         };
         let charge = Charge::boxed(&self.handle, layout.size())?;
-        let ledger = allocate_charged(charge, layout, contents)?;
-        ledger.record_sample(size, scale);
-        Ok(ledger)
+        let buffer = allocate_charged(charge, layout, contents)?;
+        buffer.record_sample(size, scale);
+        Ok(buffer.into_ledger())
     }
 
     #[cold]
@@ -229,14 +234,14 @@ pub(crate) enum Contents {
     Zero,
 }
 
-/// An allocation of `layout`'s size, given that what was not charged for it before is charged now;
+/// A new buffer with a capacity of `layout`'s size, given that what was not charged for it before is charged now;
 /// after an error that is given back.
 #[inline(always)] // The layout and the contents are constants, nearly.
 pub(crate) fn allocate_charged(
     charge: Charge<'_>,
     layout: Layout,
     contents: Contents,
-) -> Result<LedgerRef, Box<AllocError>> {
+) -> Result<ArrowBufMut, Box<AllocError>> {
     let handle = charge.handle;
     let manager = handle.manager();
     // If the manager refuses, or panics, the charge is dropped, which gives it back.
@@ -260,7 +265,10 @@ pub(crate) fn allocate_charged(
     };
     // SAFETY: `layout.size()` bytes are charged to the node, and the guard that would give them
     // back is gone. The block is fresh from the tree's manager, with this layout.
-    Ok(unsafe { LedgerRef::new(handle.ptr(), block, layout.size(), None) })
+    let ledger = unsafe { LedgerRef::new(handle.ptr(), block, layout.size(), None) };
+    // SAFETY: the block has so many bytes, none known to be initialised; nobody else knows it, and
+    // it is not foreign.
+    Ok(unsafe { ArrowBufMut::from_parts(ptr, 0, layout.size(), ledger) })
 }
 
 /// A buffer for `reserved` bytes that are charged already; only what the layout adds is charged.
@@ -274,8 +282,8 @@ pub(crate) fn allocate_reserved(
 ) -> Result<ArrowBufMut, AllocError> {
     let size = layout.size();
     let charge = charge_reserved(handle, reserved, size)?;
-    let ledger = allocate_charged(charge, layout, Contents::Unspecified).map_err(|error| *error)?;
-    let mut buffer = ArrowBufMut::fresh(ledger);
+    let buffer = allocate_charged(charge, layout, Contents::Unspecified);
+    let mut buffer = buffer.map_err(|error| *error)?;
     hand_over();
     if handle.is_debug() {
         buffer.register(Operation::Created, Location::caller());
@@ -389,7 +397,7 @@ fn allocate_watched(
         }
         Box::new(error)
     })?;
-    let mut buffer = ArrowBufMut::fresh(allocate_charged(charge, layout, contents)?);
+    let mut buffer = allocate_charged(charge, layout, contents)?;
     if handle.is_debug() {
         buffer.register(Operation::Created, caller);
     }
