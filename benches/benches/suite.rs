@@ -8,7 +8,9 @@
 use std::hint::black_box;
 
 use arrow_memory_benches::harness::{self, Group, Settings};
-use arrow_memory_benches::raw::{self, Block, Jemalloc, Library, Malloc, Mimalloc, System, touch};
+use arrow_memory_benches::raw::{
+    self, Block, Jemalloc, Library, Malloc, Mimalloc, System, touch, touch_arrow,
+};
 use arrow_memory_benches::{batch, pools, trees};
 use arrow_memory_core::{BooleanBufferBuilder, BufferAllocator, BufferBuilder, TypedBufferBuilder};
 
@@ -70,10 +72,7 @@ impl Suite {
             group.add("arrow_buffer over mimalloc", move || {
                 let mut buffer = arrow_buffer::MutableBuffer::with_capacity(black_box(size));
                 if case == "touched" {
-                    for at in (0..size).step_by(4096) {
-                        // It has no view of its spare capacity.
-                        buffer.resize(at + 1, 1);
-                    }
+                    touch_arrow(&mut buffer);
                 }
                 black_box(arrow_buffer::Buffer::from(buffer));
             });
@@ -89,6 +88,7 @@ impl Suite {
     }
 
     fn batches(&self) {
+        let allocators = BACKENDS.map(|name| (name, trees::at_depth(name, 3)));
         let mut group = Group::new();
         group.add_many(
             "raw system",
@@ -109,7 +109,6 @@ impl Suite {
             arrow_buffer::Buffer::from(arrow_buffer::MutableBuffer::new(size))
         });
         group.add_many("arrow_buffer over mimalloc", batch::COUNT, theirs);
-        let allocators = BACKENDS.map(|name| (name, trees::at_depth(name, 3)));
         for (name, allocator) in &allocators {
             let ours = batch::operation(|size| allocator.buffer(size).expect("it fits").freeze());
             group.add_many(format!("ours over {name}"), batch::COUNT, ours);
@@ -139,8 +138,10 @@ impl Suite {
     fn builders(&self) {
         const ITEMS: usize = 1000;
         let allocator = trees::at_depth("mimalloc", 3);
-        let mut group = Group::new();
         let mut bytes = BufferBuilder::new(&allocator);
+        let mut numbers = TypedBufferBuilder::<i64>::new(&allocator);
+        let mut flags = BooleanBufferBuilder::new(&allocator);
+        let mut group = Group::new();
         group.add_many("ours, u8 slices of 8", ITEMS, || {
             for item in 0..ITEMS as u64 {
                 bytes
@@ -149,7 +150,6 @@ impl Suite {
             }
             black_box(bytes.finish().expect("it fits"));
         });
-        let mut numbers = TypedBufferBuilder::<i64>::new(&allocator);
         group.add_many("ours, i64", ITEMS, || {
             for item in 0..ITEMS as i64 {
                 numbers.append(black_box(item)).expect("it fits");
@@ -170,7 +170,6 @@ impl Suite {
             }
             black_box(numbers);
         });
-        let mut flags = BooleanBufferBuilder::new(&allocator);
         group.add_many("ours, bool", ITEMS, || {
             for item in 0..ITEMS {
                 flags.append(black_box(item % 3 == 0)).expect("it fits");
