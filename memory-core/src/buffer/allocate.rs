@@ -4,6 +4,8 @@
 //! rounding inline, one compare-exchange on the node's word ([`Handle::charge`]), one virtual call
 //! to the manager, and a slot from the thread's own list. The drop is the same backwards (see
 //! `ledger::free`).
+//!
+//! Longer than most files: the slow ways to a buffer stand beside the fast one, whose form they keep to.
 #![expect(unsafe_code, reason = "takes over the blocks that a manager hands out")]
 
 use std::alloc::Layout;
