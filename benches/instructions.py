@@ -5,6 +5,7 @@ read-modify-writes (callgrind calls them global bus events).
     benches/instructions.py             compare with instructions.txt, fail on growth
     benches/instructions.py --record    write instructions.txt
     benches/instructions.py --show      just print
+    benches/instructions.py --lineitem  what accounting adds to decoding a Parquet file; fail above 1 %
 
 Times are noise on a shared machine; these figures are the same on every run of one build.
 """
@@ -28,7 +29,9 @@ SLACK_RMW = 0.05
 def main():
     mode = sys.argv[1] if len(sys.argv) > 1 else "--check"
     install_valgrind()
-    measured = measure(build())
+    if mode == "--lineitem":
+        return lineitem()
+    measured = measure(build("--bin", "instructions"))
     if mode == "--record":
         with open(RECORD, "w") as file:
             file.write(HEADER + table(measured))
@@ -47,13 +50,24 @@ def install_valgrind():
     subprocess.run([*as_root, "apt-get", "install", "-qy", "valgrind"], check=True)
 
 
-def build():
-    """Builds the operations as `cargo bench` would and says where the binary is."""
-    command = ["cargo", "build", "--profile", "bench", "-p", "arrow-memory-benches"]
-    command += ["--bin", "instructions", "--message-format", "json-render-diagnostics"]
+def lineitem():
+    """Compares decoding with and without accounting, in instructions."""
+    features = os.environ.get("FEATURES", "tpch")
+    binary = build("--bench", "lineitem", "--features", features)
+    costs = counts([binary, "--once"], "lineitem")
+    plain, accounted = costs["op_decode"][0], costs["op_decode_accounted"][0]
+    ratio = accounted / plain
+    print(f"decode lineitem: {plain:,} instructions, with accounting {accounted:,}: {ratio:.4f}")
+    return 1 if ratio > 1.01 else 0
+
+
+def build(*target):
+    """Builds a target as `cargo bench` would and says where the binary is."""
+    command = ["cargo", "build", "--profile", "bench", "-p", "arrow-memory-benches", *target]
+    command += ["--message-format", "json-render-diagnostics"]
     root = os.path.dirname(HERE)
     done = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
-    found = re.findall(r'"executable":"([^"]*/instructions)"', done.stdout)
+    found = re.findall(r'"executable":"([^"]+)"', done.stdout)
     if not found:
         sys.exit("cargo did not say where the binary is")
     return found[-1]
@@ -61,25 +75,26 @@ def build():
 
 def measure(binary):
     """For each operation: instructions and read-modify-writes, once, on average."""
-    few, many = (run(binary, rounds) for rounds in ROUNDS)
+    few, many = (counts([binary, str(rounds)], "instructions") for rounds in ROUNDS)
     runs = (ROUNDS[1] - ROUNDS[0]) * TIMES
     return {
         name: tuple((b - a) / runs for a, b in zip(few[name], cost)) for name, cost in many.items()
     }
 
 
-def run(binary, rounds):
+def counts(program, crate):
+    """What each function `op_…` and `ref_…` cost, with all that it called."""
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "callgrind.out")
         command = ["valgrind", "--tool=callgrind", "--collect-bus=yes", "--collect-atstart=no"]
-        command += ["--toggle-collect=instructions::op_*", "--toggle-collect=instructions::ref_*"]
-        command += [f"--callgrind-out-file={out}", binary, str(rounds)]
+        command += [f"--toggle-collect={crate}::op_*", f"--toggle-collect={crate}::ref_*"]
+        command += [f"--callgrind-out-file={out}", *program]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
         command = ["callgrind_annotate", "--inclusive=yes", "--show=Ir,Ge", "--threshold=100", out]
         text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     costs = {}
     for line in text.splitlines():
-        name = re.search(r"instructions::((?:op|ref)_\w+)", line)
+        name = re.search(crate + r"::((?:op|ref)_\w+)", line)
         if name is None:
             continue
         numbers = re.findall(r"([\d,]+) \(|\s(\.)\s", line.split(":")[0])

@@ -1,7 +1,6 @@
 //! The bars: each a ratio of two cases that take turns, with its interval, and whether it holds.
 //!
 //!     cargo bench -p arrow-memory-benches --features datafusion --bench bars -- [--quick] [filter]
-#![expect(clippy::type_complexity, reason = "a list of closures, used once")]
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -10,6 +10,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::raw;
+
 /// How long and how often to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -50,10 +52,11 @@ impl Settings {
     }
 }
 
-/// Readies the process: a second thread is alive from here on. glibc leaves locks out, and others
+/// Readies the process: the baseline is what it should be, and a second thread is alive from here on. glibc leaves locks out, and others
 /// atomics, in a process that has only one, which flatters by up to twofold.
 pub fn start() {
     assert!(!cfg!(debug_assertions), "measure what is optimised");
+    raw::assert_arrow_without_pool();
     std::thread::spawn(|| {
         loop {
             std::thread::park();

@@ -162,6 +162,28 @@ pub fn touch(bytes: &mut [MaybeUninit<u8>]) {
     std::hint::black_box(bytes);
 }
 
+/// As [`touch`], for a buffer of arrow's, which has no view of its spare capacity.
+#[inline]
+pub fn touch_arrow(buffer: &mut arrow_buffer::MutableBuffer) {
+    let (start, capacity) = (buffer.as_mut_ptr().cast(), buffer.capacity());
+    // SAFETY: the buffer is borrowed exclusively and has so many bytes, initialised or not.
+    touch(unsafe { std::slice::from_raw_parts_mut(start, capacity) });
+}
+
+/// Asserts that arrow's buffers are compiled without their own accounting, the feature `pool`, which
+/// takes some 40 ns: cargo turns it on for all if anything in the same build asks for it.
+///
+/// # Panics
+///
+/// If it is on.
+pub fn assert_arrow_without_pool() {
+    assert_eq!(
+        size_of::<arrow_buffer::MutableBuffer>(),
+        4 * size_of::<usize>(),
+        "build this package by itself: the feature `pool` of arrow-buffer is on"
+    );
+}
+
 /// Asserts that the program's own allocator is mimalloc.
 ///
 /// # Panics

@@ -40,17 +40,22 @@ fn main() {
         }
     }
 
-    println!("case,threads,millions_per_second,low,high,scaling");
+    println!("case,threads,millions_per_second,low,high,scaling,scaling_against_raw");
     let medians: Vec<Estimate> = samples.into_iter().map(Estimate::of).collect();
+    // Raw blocks are the first case of each number of threads.
+    let scaling =
+        |row: usize, case: usize| medians[row * stages.len() + case].median / medians[case].median;
     for (at, rate) in medians.iter().enumerate() {
-        let (threads, case) = (counts[at / stages.len()], stages[at % stages.len()].0);
-        let scaling = rate.median / medians[at % stages.len()].median;
+        let (row, case) = (at / stages.len(), at % stages.len());
         println!(
-            "{},{threads},{:.2},{:.2},{:.2},{scaling:.3}",
-            case.name(),
+            "{},{},{:.2},{:.2},{:.2},{:.3},{:.3}",
+            stages[case].0.name(),
+            counts[row],
             rate.median,
             rate.low,
-            rate.high
+            rate.high,
+            scaling(row, case),
+            scaling(row, case) / scaling(row, 0)
         );
     }
 }

@@ -316,7 +316,7 @@ impl NodePtr {
     /// # Safety
     ///
     /// As for `uncharge`.
-    #[inline]
+    #[inline(always)] // What every release with a listener takes.
     pub(crate) unsafe fn uncharge_and_tell(self, bytes: usize, tell: impl FnOnce(&Node)) {
         #[cfg(not(loom))]
         if let Some(_hold) = super::hazard::Hold::on(self)

@@ -62,8 +62,12 @@ impl Word {
                 return Err(Slow { contended });
             }
             let left = credit - bytes;
-            let low = left.min((word >> LOW_SHIFT) & CREDIT);
-            let next = low << LOW_SHIFT | left;
+            // A branch, which is foreseen, and not a minimum, for which the exchange would wait.
+            let next = if left >= word >> LOW_SHIFT {
+                word - bytes
+            } else {
+                new_low(left)
+            };
             // Relaxed, both: taking publishes nothing, and the bytes taken guard no memory. (A
             // `give` is a Release; its partner is `shut`. Blocks are ordered by their manager.)
             match self
@@ -142,6 +146,13 @@ impl Word {
         // Relaxed: numbers for a reader.
         Held::of(self.0.load(Ordering::Relaxed))
     }
+}
+
+/// A word with a credit of `left` that is the least so far.
+#[cold]
+#[inline(never)] // Or it would be a minimum after all.
+fn new_low(left: u64) -> u64 {
+    left << LOW_SHIFT | left
 }
 
 impl Held {

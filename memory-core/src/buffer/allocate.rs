@@ -5,7 +5,8 @@
 //! to the manager, and a slot from the thread's own list. The drop is the same backwards (see
 //! `ledger::free`).
 //!
-//! Longer than most files: the public methods come with examples.
+//! Longer than most files: the public methods come with examples, and the slow ways to a buffer stand
+//! beside the fast one, whose form they keep to.
 #![expect(unsafe_code, reason = "takes over the blocks that a manager hands out")]
 
 use std::alloc::Layout;
@@ -145,9 +146,6 @@ impl BufferAllocator {
         ArrowBuf::empty(LedgerRef::pin(&self.handle))
     }
 
-    // What is called from here answers in registers, with errors in boxes. An answer through memory
-    // would be written word by word and read two words at a time, for which the processor waits
-    // longer than the rest of an allocation takes.
     #[inline(always)] // Each caller's alignment and contents are constants.
     #[track_caller]
     fn allocate(
@@ -156,30 +154,48 @@ impl BufferAllocator {
         alignment: usize,
         contents: Contents,
     ) -> Result<ArrowBufMut, AllocError> {
+        self.allocate_inline(size, alignment, contents)
+            .map_err(|error| *error)
+    }
+
+    // What is called from here, the slow ways too, answers in registers: with a ledger, or an error
+    // in a box. An answer through memory would be written word by word and read two words at a time,
+    // for which the processor waits longer than the rest of an allocation takes.
+    #[inline(always)] // As `allocate`.
+    #[track_caller]
+    fn allocate_inline(
+        &self,
+        size: usize,
+        alignment: usize,
+        contents: Contents,
+    ) -> Result<ArrowBufMut, Box<AllocError>> {
         // Neither zero nor so large that rounding it up could overflow.
         let node = self.node();
+        let caller = Location::caller();
+        let with_extras = || {
+            self.allocate_with_extras(size, alignment, contents, caller)
+                .map(ArrowBufMut::fresh)
+        };
         if size.wrapping_sub(1) >= MAX_SIZE - alignment {
-            return self.allocate_with_extras(size, alignment, contents, Location::caller());
+            return with_extras();
         }
         let watch = node.watch();
         if watch.is_on() {
             if watch.has_hooks() {
-                return self.allocate_with_extras(size, alignment, contents, Location::caller());
+                return with_extras();
             }
             if sampling::comes_to_point(size, watch.scale()) {
-                return self.allocate_at_point(size, alignment, contents);
+                return self
+                    .allocate_at_point(size, alignment, contents)
+                    .map(ArrowBufMut::fresh);
             }
         }
         let capacity = (size + (ALIGNMENT - 1)) & !(ALIGNMENT - 1);
         // SAFETY: a power of two by `buffer_aligned`; the size is at most MAX_SIZE rounded down
         // to a multiple of the alignment.
         let layout = unsafe { Layout::from_size_align_unchecked(capacity, alignment) };
-        let ledger = Charge::boxed(&self.handle, capacity)
-            .and_then(|charge| allocate_charged(charge, layout, contents));
-        match ledger {
-            Ok(ledger) => Ok(ArrowBufMut::fresh(ledger)),
-            Err(error) => Err(*error),
-        }
+        let charge = Charge::boxed(&self.handle, capacity)?;
+        allocate_charged(charge, layout, contents)
     }
 
     /// As `allocate`, for a node with a listener, debug mode, statistics or a policy of its own,
@@ -191,16 +207,16 @@ impl BufferAllocator {
         alignment: usize,
         contents: Contents,
         caller: &'static Location<'static>,
-    ) -> Result<ArrowBufMut, AllocError> {
+    ) -> Result<LedgerRef, Box<AllocError>> {
         let node = self.node();
         let capacity = match &node.policy {
-            _ if size == 0 => return self.empty_mut(),
+            _ if size == 0 => return self.pin_open(),
             None => checked_round_up(size, ALIGNMENT),
             Some(policy) => rounding::capacity(&**policy, size),
         };
         let Some(layout) = capacity.and_then(|size| Layout::from_size_align(size, alignment).ok())
         else {
-            return Err(self.too_large(size));
+            return Err(Box::new(self.too_large(size)));
         };
         allocate_watched(&self.handle, layout, contents, caller)
     }
@@ -213,22 +229,21 @@ impl BufferAllocator {
         size: usize,
         alignment: usize,
         contents: Contents,
-    ) -> Result<ArrowBufMut, AllocError> {
+    ) -> Result<LedgerRef, Box<AllocError>> {
         // Read anew, so that the path that seldom leads here does not keep it.
         let scale = self.node().watch().scale();
         let due = scale > 0 && sampling::passes_point(size, scale);
         let layout = checked_round_up(size, ALIGNMENT)
             .and_then(|size| Layout::from_size_align(size, alignment).ok());
         let Some(layout) = layout else {
-            return Err(self.too_large(size));
+            return Err(Box::new(self.too_large(size)));
         };
-        let charge = Charge::unheard(&self.handle, layout.size())?;
-        let ledger = allocate_charged(charge, layout, contents).map_err(|error| *error)?;
-        let buffer = ArrowBufMut::fresh(ledger);
+        let charge = Charge::boxed(&self.handle, layout.size())?;
+        let buffer = allocate_charged(charge, layout, contents)?;
         if due {
             buffer.record_sample(size, scale);
         }
-        Ok(buffer)
+        Ok(buffer.into_ledger())
     }
 
     #[cold]
@@ -243,14 +258,14 @@ impl BufferAllocator {
     }
 
     #[cold]
-    fn empty_mut(&self) -> Result<ArrowBufMut, AllocError> {
+    fn pin_open(&self) -> Result<LedgerRef, Box<AllocError>> {
         if self.is_closed() {
-            return Err(AllocError::Closed {
+            return Err(Box::new(AllocError::Closed {
                 allocator: self.info().clone(),
                 requested: 0,
-            });
+            }));
         }
-        Ok(ArrowBufMut::empty(LedgerRef::pin(&self.handle)))
+        Ok(LedgerRef::pin(&self.handle))
     }
 }
 
@@ -261,14 +276,14 @@ pub(crate) enum Contents {
     Zero,
 }
 
-/// An allocation of `layout`'s size, given that what was not charged for it before is charged now;
+/// A new buffer with a capacity of `layout`'s size, given that what was not charged for it before is charged now;
 /// after an error that is given back.
-#[inline]
+#[inline(always)] // The layout and the contents are constants, nearly.
 pub(crate) fn allocate_charged(
     charge: Charge<'_>,
     layout: Layout,
     contents: Contents,
-) -> Result<LedgerRef, Box<AllocError>> {
+) -> Result<ArrowBufMut, Box<AllocError>> {
     let handle = charge.handle;
     let manager = handle.manager();
     // If the manager refuses, or panics, the charge is dropped, which gives it back.
@@ -292,7 +307,10 @@ pub(crate) fn allocate_charged(
     };
     // SAFETY: `layout.size()` bytes are charged to the node, and the guard that would give them
     // back is gone. The block is fresh from the tree's manager, with this layout.
-    Ok(unsafe { LedgerRef::new(handle.ptr(), block, layout.size(), None) })
+    let ledger = unsafe { LedgerRef::new(handle.ptr(), block, layout.size(), None) };
+    // SAFETY: the block has so many bytes, none known to be initialised; nobody else knows it, and
+    // it is not foreign.
+    Ok(unsafe { ArrowBufMut::from_parts(ptr, 0, layout.size(), ledger) })
 }
 
 /// A buffer for `reserved` bytes that are charged already; only what the layout adds is charged.
@@ -306,8 +324,8 @@ pub(crate) fn allocate_reserved(
 ) -> Result<ArrowBufMut, AllocError> {
     let size = layout.size();
     let charge = charge_reserved(handle, reserved, size)?;
-    let ledger = allocate_charged(charge, layout, Contents::Unspecified).map_err(|error| *error)?;
-    let mut buffer = ArrowBufMut::fresh(ledger);
+    let buffer = allocate_charged(charge, layout, Contents::Unspecified);
+    let mut buffer = buffer.map_err(|error| *error)?;
     hand_over();
     if handle.is_debug() {
         buffer.register(Operation::Created, Location::caller());
@@ -414,21 +432,21 @@ fn allocate_watched(
     layout: Layout,
     contents: Contents,
     caller: &'static Location<'static>,
-) -> Result<ArrowBufMut, AllocError> {
-    let charge = Charge::new(handle, layout.size()).inspect_err(|_| {
+) -> Result<LedgerRef, Box<AllocError>> {
+    let charge = Charge::new(handle, layout.size()).map_err(|error| {
         if let Some(trail) = handle.trail() {
             trail.note(Operation::Refused, layout.size(), Some(caller));
         }
+        Box::new(error)
     })?;
-    let ledger = allocate_charged(charge, layout, contents).map_err(|error| *error)?;
-    let mut buffer = ArrowBufMut::fresh(ledger);
+    let mut buffer = allocate_charged(charge, layout, contents)?;
     if handle.is_debug() {
         buffer.register(Operation::Created, caller);
     }
     buffer.sample(layout.size());
     count_allocation(handle, layout.size());
     tell_allocation(handle, layout.size());
-    Ok(buffer)
+    Ok(buffer.into_ledger())
 }
 
 /// Counts a new allocation in the statistics.

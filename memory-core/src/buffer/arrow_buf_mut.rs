@@ -87,11 +87,18 @@ impl ArrowBufMut {
         }
     }
 
+    /// What a fresh handle was made of.
+    #[inline]
+    pub(super) fn into_ledger(self) -> LedgerRef {
+        self.ledger
+    }
+
     /// A handle on memory of which `len` bytes are initialised.
     ///
     /// # Safety
     ///
     /// The type's invariants hold.
+    #[inline]
     pub(crate) unsafe fn from_parts(
         ptr: NonNull<u8>,
         len: usize,
@@ -609,9 +616,8 @@ impl ArrowBufMut {
                 self.note(Operation::Resized, Location::caller());
             }
             None => {
-                let ledger = allocate_charged(charge, layout, Contents::Unspecified)
-                    .map_err(|error| *error)?;
-                let mut moved = Self::fresh(ledger);
+                let moved = allocate_charged(charge, layout, Contents::Unspecified);
+                let mut moved = moved.map_err(|error| *error)?;
                 // SAFETY: our `len` bytes are initialised and the new block, which is another,
                 // has room for them.
                 unsafe {

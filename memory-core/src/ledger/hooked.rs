@@ -25,6 +25,37 @@ use crate::sync::Ordering;
 pub(super) unsafe fn free(slot: NonNull<Slot>) {
     // SAFETY: the slot is in use, by us alone.
     let this = unsafe { slot.as_ref() };
+    let node = this.node();
+    // SAFETY: the allocation is charged to the node, so it is alive.
+    let owner = unsafe { node.node() };
+    let only_heard = owner.hooks & !hooks::POLICY == hooks::LISTENER;
+    if !only_heard || this.is_foreign() || !std::ptr::eq(this.home(), this) {
+        // SAFETY: the caller's promise.
+        return unsafe { free_any(slot) };
+    }
+    // SAFETY: nobody else can reach the allocation.
+    let block = unsafe { this.block() };
+    // SAFETY: as above, and not foreign.
+    let layout = unsafe { this.layout() };
+    this.vacate();
+    // SAFETY: vacated, and nobody else knows the slot.
+    unsafe { pool::put(slot) };
+    // SAFETY: the block came from this manager with this layout; nobody can reach it any more.
+    unsafe { owner.manager().deallocate(block.ptr, layout) };
+    let size = layout.size();
+    // SAFETY: these bytes were charged for the block, which is gone.
+    unsafe { node.uncharge_and_tell(size, |node| tell_release(node, size)) };
+}
+
+/// As `free`, whatever the allocation is.
+///
+/// # Safety
+///
+/// As for `super::free`.
+#[inline(never)]
+unsafe fn free_any(slot: NonNull<Slot>) {
+    // SAFETY: the slot is in use, by us alone.
+    let this = unsafe { slot.as_ref() };
     let (node, root) = (this.node(), this.home());
     let home = this.home_ptr();
     this.vacate();
@@ -44,7 +75,6 @@ pub(super) unsafe fn free(slot: NonNull<Slot>) {
 /// # Safety
 ///
 /// `root` is the home slot of an allocation that nobody can reach, and it is charged to `node`.
-#[inline(always)] // One of the two callers is what every release with a listener takes.
 pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
     // SAFETY: the charge keeps the node alive.
     let owner = unsafe { node.node() };

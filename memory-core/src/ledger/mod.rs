@@ -346,25 +346,37 @@ impl LedgerRef {
 }
 
 impl Drop for LedgerRef {
-    #[inline]
+    // Small, so that it becomes part of what drops a buffer: no more than one call in each case.
+    #[inline(always)]
     fn drop(&mut self) {
         let tags = self.0.addr().get() & (PIN | VIEW | CLONED);
         if tags & (PIN | VIEW) != 0 {
             return self.drop_slowly();
         }
         let slot = self.untagged().cast::<Slot>();
-        // SAFETY: by invariant 1 a live slot.
-        let count = unsafe { slot.as_ref() }.count();
         if tags == 0 {
-            if count.is_sole() {
-                // SAFETY: we are the only way to the allocation.
-                return unsafe { free(slot) };
-            }
             // SAFETY: our reference is given up.
-            return unsafe { let_go_of_one(slot) };
+            return unsafe { let_go_of_first(slot) };
         }
         // SAFETY: our reference is given up.
         unsafe { let_go(slot) };
+    }
+}
+
+/// Gives up a reference that was not made by cloning, and so is often the only one.
+///
+/// # Safety
+///
+/// As for `let_go`.
+#[inline(never)]
+unsafe fn let_go_of_first(slot: NonNull<Slot>) {
+    // SAFETY: the reference keeps the slot.
+    if unsafe { slot.as_ref() }.count().is_sole() {
+        // SAFETY: we are the only way to the allocation.
+        unsafe { free(slot) }
+    } else {
+        // SAFETY: our reference is given up.
+        unsafe { let_go_of_one(slot) }
     }
 }
 
@@ -376,8 +388,21 @@ impl Drop for LedgerRef {
 #[inline]
 unsafe fn let_go(slot: NonNull<Slot>) {
     // SAFETY: the reference keeps the slot.
-    match unsafe { slot.as_ref() }.count().release() {
-        Left::Buffers => {}
+    if unsafe { slot.as_ref() }.count().release() {
+        // SAFETY: it was ours.
+        unsafe { leave(slot) }
+    }
+}
+
+/// Leaves a ledger whose last reference was given up.
+///
+/// # Safety
+///
+/// By the caller, just now.
+#[inline(never)]
+unsafe fn leave(slot: NonNull<Slot>) {
+    // SAFETY: the slot is ours to give back.
+    match unsafe { slot.as_ref() }.count().last_left() {
         // SAFETY: we were the only way to the allocation.
         Left::Nothing => unsafe { free(slot) },
         // SAFETY: ours was the ledger's last reference.
@@ -462,7 +487,7 @@ impl Watch {
 /// # Safety
 ///
 /// The slot's ledger is the only one and owns; nobody else can reach it.
-#[inline(never)]
+#[inline]
 unsafe fn free(slot: NonNull<Slot>) {
     // SAFETY: the slot is in use, by us alone.
     let this = unsafe { slot.as_ref() };
@@ -797,10 +822,9 @@ mod tests {
         let shared = buffer.retain_in(&b).unwrap();
         // The first half of the drop: the count is zero, the mutex not yet taken.
         let late = buffer.ledger().untagged().cast();
-        assert_eq!(
-            buffer.ledger().slot().unwrap().count().release(),
-            Left::Ledgers
-        );
+        let count = buffer.ledger().slot().unwrap().count();
+        assert!(count.release());
+        assert_eq!(count.last_left(), Left::Ledgers);
         std::mem::forget(buffer);
 
         // Buries the dead ledger, whose home slot the allocation lives in; then all others go.

@@ -43,11 +43,9 @@ const NONE: usize = usize::MAX & !(ONE - 1);
 #[derive(Debug)]
 pub(crate) struct Count(AtomicUsize);
 
-/// What is left after a buffer let go.
+/// What is left after a ledger's last buffer let go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
-    /// Other buffers hold the ledger.
-    Buffers,
     /// Nobody else can reach the allocation.
     Nothing,
     /// The ledger has no buffer any more; the allocation has other ledgers.
@@ -111,24 +109,21 @@ impl Count {
             .is_ok()
     }
 
-    /// Gives a buffer up. After `Buffers` and `Nothing` nobody touches the word through it. Who is
-    /// the [sole](Self::is_sole) holder need not call it.
+    /// Gives a buffer up; `true` if that was the last one: then [`last_left`](Self::last_left) says
+    /// what is left. Otherwise nobody touches the word through it. Who is the
+    /// [sole](Self::is_sole) holder need not call it.
     #[inline]
-    pub(crate) fn release(&self) -> Left {
+    pub(crate) fn release(&self) -> bool {
         // Release: what this buffer's holder did comes before the block is freed; the partners
         // are the Acquire in `last_left` and in `is_sole`.
-        if self.0.fetch_sub(ONE, Ordering::Release) >= ONE {
-            return Left::Buffers;
-        }
-        self.last_left()
+        self.0.fetch_sub(ONE, Ordering::Release) < ONE
     }
 
     /// What is left when the last buffer has gone.
     ///
     /// Whether there are other ledgers may have changed since: the last one of them may have handed
     /// the charge over to this one, whose holder is on the way, and then this is what is left.
-    #[cold]
-    fn last_left(&self) -> Left {
+    pub(crate) fn last_left(&self) -> Left {
         // Acquire: partner of the Release in `release`, of all who let go before, and of that in
         // `set_alone`.
         if self.0.load(Ordering::Acquire) & SHARED == 0 {
@@ -229,9 +224,10 @@ mod tests {
         count.retain();
 
         assert!(!count.is_sole());
-        assert_eq!(count.release(), Left::Buffers);
+        assert!(!count.release());
         assert!(count.is_sole());
-        assert_eq!(count.release(), Left::Nothing);
+        assert!(count.release());
+        assert_eq!(count.last_left(), Left::Nothing);
     }
 
     #[test]
@@ -244,7 +240,8 @@ mod tests {
         count.set_alone();
         assert!(count.is_sole());
         count.set_shared();
-        assert_eq!(count.release(), Left::Ledgers);
+        assert!(count.release());
+        assert_eq!(count.last_left(), Left::Ledgers);
     }
 
     #[test]
@@ -265,8 +262,9 @@ mod tests {
 
         assert!(!count.is_sole());
         assert!(count.try_retain());
-        assert_eq!(count.release(), Left::Buffers);
-        assert_eq!(count.release(), Left::Nothing);
+        assert!(!count.release());
+        assert!(count.release());
+        assert_eq!(count.last_left(), Left::Nothing);
         assert!(!count.try_retain());
     }
 }
@@ -298,7 +296,7 @@ mod model {
                     return;
                 }
             }
-            if self.count.release() == Left::Ledgers {
+            if self.count.release() && self.count.last_left() == Left::Ledgers {
                 *lock(&self.left) += 1;
             }
         }

@@ -35,8 +35,9 @@ const MOST_CACHED: usize = 1024;
 /// How many slots move between a thread and the chunks at once.
 const BATCH: usize = 256;
 
-/// The size and alignment of a chunk.
-const CHUNK: usize = 64 * KIB;
+/// The size and alignment of a chunk: from here on mimalloc, too, has blocks that are aligned to
+/// their size. One of 64 KiB costs it 128.
+const CHUNK: usize = 256 * KIB;
 
 const CHUNK_LAYOUT: Layout = match Layout::from_size_align(CHUNK, CHUNK) {
     Ok(layout) => layout,

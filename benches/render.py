@@ -1,0 +1,213 @@
+#!/usr/bin/env python3
+"""Renders what the benchmarks printed: tables, and three pictures.
+
+    benches/render.py            reads and writes benches/results/
+
+Reads `suite.tsv` (from the bench `suite`), `bars.md`, `growth.md` and `lineitem.md` (from the benches of
+those names) and `threads.csv` (from the binary `threads`); what is not there is left as it was. Writes
+`table.md`, `bars.svg` (the main table), `depth.svg` and `threads.svg`, and puts the tables between the
+markers of `benches/README.md`. Needs nothing but Python.
+"""
+
+import collections
+import csv
+import pathlib
+import statistics
+
+HERE = pathlib.Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+
+# Colours that can be told apart by most, in light and in dark.
+COLOURS = ["#4477aa", "#ee6677", "#228833", "#aa3377", "#66ccee", "#ccbb44"]
+
+# What a bar can come to.
+VERDICTS = {"goal": "#228833", "bar": "#4477aa", "missed": "#cc3311", "skipped": "#777777"}
+
+# What the peers of other languages took, by the harness and in the run of 2026-11-22, in ns.
+DEPTH_PEERS = {
+    "Arrow C++ 26.0.1, mimalloc pool and proxies": {1: 47, 6: 155},
+    "Arrow Java 19.0.0, unsafe": {1: 270, 6: 333},
+}
+
+
+def main():
+    if (RESULTS / "suite.tsv").exists():
+        suite = read_suite()
+        write_table(suite)
+        depth_plot(suite)
+    bars_table()
+    threads_plot()
+    fill_readme()
+
+
+def read_suite():
+    """{(case, parameters): {peer: [ns, …]}}, in the order of the file."""
+    found = collections.OrderedDict()
+    with open(RESULTS / "suite.tsv") as file:
+        for line in file:
+            cells = line.rstrip("\n").split("\t")
+            if len(cells) != 5:
+                continue
+            peer, case, parameters, _unit, values = cells
+            group = found.setdefault((case, parameters), collections.OrderedDict())
+            group[peer] = [float(value) for value in values.split(",")]
+    return found
+
+
+def write_table(suite):
+    cases = collections.OrderedDict()
+    for (case, parameters), peers in suite.items():
+        cases.setdefault(case, collections.OrderedDict())[parameters] = peers
+    lines = []
+    for case, columns in cases.items():
+        lines.append(f"#### {case[0].upper()}{case[1:]}\n")
+        lines.append("| ns, median | " + " | ".join(columns) + " |")
+        lines.append("|---" * (len(columns) + 1) + "|")
+        peers = list(collections.OrderedDict.fromkeys(p for c in columns.values() for p in c))
+        for peer in peers:
+            cells = [number(columns[c].get(peer)) for c in columns]
+            name = f"**{peer}**" if peer.startswith("ours") else peer
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append("")
+    (RESULTS / "table.md").write_text("\n".join(lines))
+
+
+def number(samples):
+    if not samples:
+        return ""
+    median = statistics.median(samples)
+    return f"{median:.1f}" if median < 100 else f"{median:,.0f}"
+
+
+def bars_table():
+    """The bars as a picture: a row for each, with its verdict in colour."""
+    rows = []
+    for name in ("bars", "growth"):
+        path = RESULTS / f"{name}.md"
+        for line in path.read_text().splitlines() if path.exists() else ():
+            cells = [cell.strip().strip("*`") for cell in line.strip("|").split("|")]
+            if len(cells) == 5 and cells[4] in VERDICTS:
+                rows.append(cells)
+    if not rows:
+        return
+    columns, height = (16, 560, 750, 830, 900), 22
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 980 {height * len(rows) + 62}" '
+        'font-family="sans-serif" font-size="12">',
+        '<rect width="100%" height="100%" fill="white"/>',
+    ]
+    heads = ("case", "measured (95 % interval)", "bar", "goal", "")
+    for x, head in zip(columns, heads):
+        out.append(f'<text x="{x}" y="30" font-weight="bold">{head}</text>')
+    for index, cells in enumerate(rows):
+        y = 56 + index * height
+        if index % 2 == 0:
+            out.append(f'<rect x="8" y="{y - 15}" width="964" height="{height}" fill="#f4f4f4"/>')
+        for x, cell in zip(columns, cells[:4]):
+            out.append(f'<text x="{x}" y="{y}">{escape(cell)}</text>')
+        colour = VERDICTS[cells[4]]
+        out.append(f'<text x="{columns[4]}" y="{y}" fill="{colour}" font-weight="bold">{cells[4]}</text>')
+    out.append("</svg>\n")
+    (RESULTS / "bars.svg").write_text("\n".join(out))
+
+
+def escape(text):
+    return text.replace("`", "").replace("&", "&amp;").replace("<", "&lt;")
+
+
+def depth_plot(suite):
+    lines = collections.OrderedDict()
+    for (case, backend), peers in suite.items():
+        if case.startswith("allocate + free by depth"):
+            lines[f"ours over {backend}"] = {
+                int(name.split()[1]): statistics.median(times) for name, times in peers.items()
+            }
+    lines.update(DEPTH_PEERS)
+    plot(
+        RESULTS / "depth.svg",
+        "Allocate + free 4 KiB, by depth of the tree",
+        "levels",
+        "ns",
+        lines,
+        dashed=DEPTH_PEERS,
+    )
+
+
+def threads_plot():
+    path = RESULTS / "threads.csv"
+    if not path.exists():
+        return
+    lines = collections.OrderedDict()
+    with open(path) as file:
+        for row in csv.DictReader(file):
+            line = lines.setdefault(row["case"], {})
+            line[int(row["threads"])] = float(row["millions_per_second"])
+    title = "Allocate + free 4 KiB, all threads together"
+    plot(RESULTS / "threads.svg", title, "threads", "millions per second", lines)
+
+
+def plot(path, title, x_label, y_label, lines, dashed=()):
+    width, height, left, right, top, bottom = 760, 400, 70, 250, 50, 50
+    xs = sorted({x for line in lines.values() for x in line})
+    most = max(y for line in lines.values() for y in line.values()) * 1.08
+    step = nice(most / 5)
+    x_of = lambda x: left + (xs.index(x) + 0.5) / len(xs) * (width - left - right)
+    y_of = lambda y: height - bottom - y / most * (height - top - bottom)
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        'font-family="sans-serif" font-size="12">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+        f'<text x="{left}" y="26" font-size="15">{title}</text>',
+        f'<text x="{left}" y="43" fill="#666">{y_label}</text>',
+    ]
+    tick = 0.0
+    while tick <= most:
+        y = y_of(tick)
+        out.append(f'<path d="M{left} {y:.1f}H{width - right}" stroke="#ddd"/>')
+        out.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+        tick += step
+    for x in xs:
+        out.append(f'<text x="{x_of(x):.1f}" y="{height - bottom + 20}" text-anchor="middle">{x}</text>')
+    out.append(f'<text x="{(left + width - right) / 2}" y="{height - 10}" text-anchor="middle">{x_label}</text>')
+    for index, (name, line) in enumerate(lines.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        dash = ' stroke-dasharray="5 4"' if name in dashed else ""
+        points = [(x_of(x), y_of(y)) for x, y in sorted(line.items())]
+        path_data = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+        out.append(f'<path d="{path_data}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
+        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
+        y = top + 16 + index * 20
+        out.append(f'<path d="M{width - right + 15} {y - 4}h22" stroke="{colour}" stroke-width="2"{dash}/>')
+        out.append(f'<text x="{width - right + 43}" y="{y}">{name}</text>')
+    out.append("</svg>\n")
+    path.write_text("\n".join(out))
+
+
+def nice(rough):
+    """The next of 1, 2, 5, 10, … above."""
+    power = 1.0
+    while power * 10 <= rough:
+        power *= 10
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+
+
+def fill_readme():
+    readme = HERE / "README.md"
+    text = readme.read_text()
+    for name in ("machine", "bars", "growth", "lineitem", "table", "instructions"):
+        source = RESULTS / f"{name}.md"
+        if name == "instructions":
+            content = "```text\n" + (HERE / "instructions.txt").read_text() + "```\n"
+        elif source.exists():
+            content = source.read_text().strip() + "\n"
+        else:
+            continue
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        if begin in text:
+            before, rest = text.split(begin, 1)
+            text = before + begin + content + end + rest.split(end, 1)[1]
+    readme.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Runs everything, renders it, and writes the tables into benches/README.md.
+#
+#   benches/run.sh [--quick]      nothing else may run meanwhile; what is measured is built first
+#
+# FEATURES (default: datafusion,tpch) are those of the package `arrow-memory-benches`. If it does not
+# build with them, it is measured without: their bars are skipped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+features=${FEATURES-datafusion,tpch}
+results=benches/results
+mkdir -p $results
+
+build() { cargo build -q --profile bench -p arrow-memory-benches --features "$features" --bins --benches; }
+
+bench() { # bench NAME OUTPUT ARGUMENTS…
+    local name=$1 output=$results/$2 begun=$SECONDS
+    shift 2
+    cargo bench -q -p arrow-memory-benches --features "$features" --bench "$name" -- "$@" > "$output.new"
+    mv "$output.new" "$output"
+    echo "$output, after $((SECONDS - begun)) s"
+}
+
+if ! build; then
+    echo "not with the features $features: without"
+    features=
+    build
+fi
+{
+    cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)
+    echo "\`benches/run.sh${*:+ $*}\` on $(nproc) cores of $cpu, $(uname -sr), $(rustc --version)," \
+        "$(date -u +%Y-%m-%d), at commit $(git rev-parse --short HEAD)."
+} > $results/machine.md
+bench bars bars.md "$@"
+bench growth growth.md "$@"
+bench suite suite.tsv "$@"
+cargo run -q --profile bench -p arrow-memory-benches --features "$features" --bin threads \
+    > $results/threads.csv.new
+mv $results/threads.csv.new $results/threads.csv
+if [[ $features == *tpch* ]]; then
+    bench lineitem lineitem.md "$@"
+    { echo; FEATURES=$features benches/instructions.py --lineitem; } >> $results/lineitem.md || echo "accounting shows in lineitem"
+fi
+benches/render.py
+cat $results/bars.md $results/growth.md
