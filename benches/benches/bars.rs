@@ -30,8 +30,11 @@ fn main() {
     report.end();
 }
 
+/// Measures a group of bars.
+type Run = fn(&Settings, &mut Report);
+
 /// The groups of bars, by the name that a filter finds them by.
-const GROUPS: [(&str, fn(&Settings, &mut Report)); 9] = [
+const GROUPS: [(&str, Run); 9] = [
     ("allocate", allocate),
     ("extras", extras),
     ("small", small),
