@@ -15,6 +15,9 @@ mkdir -p fuzz/corpus/ipc_stream fuzz/corpus/ipc_file
 cargo run -q -p arrow-memory-arrow --example ipc_seeds -- fuzz/corpus
 
 for target in c_data ipc_stream ipc_file; do
-    CARGO_TARGET_DIR=$TARGET/fuzz cargo +nightly fuzz run "$target" -- \
-        -max_total_time="$SECONDS_EACH" -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1
+    run=(cargo +nightly fuzz run "$target" --target-dir "$TARGET/fuzz" --)
+    # A look for leaks after each input takes 25 times as long as the input: once for each at the end.
+    "${run[@]}" -max_total_time="$SECONDS_EACH" -detect_leaks=0 \
+        -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1
+    "${run[@]}" -runs=0
 done

@@ -4,11 +4,11 @@
 
 use std::ffi::{CString, c_char, c_void};
 
-use arrow_memory_arrow::builder::make_builder;
-use arrow_memory_arrow::deps::arrow_array::Array;
-use arrow_memory_arrow::deps::arrow_schema::{DataType, Field};
-use arrow_memory_arrow::{FFI_ArrowArray, FFI_ArrowSchema, export_array, import_array};
+use arrow_memory_arrow::deps::arrow_array::{Array, new_null_array};
+use arrow_memory_arrow::deps::arrow_schema::{DataType, Field, IntervalUnit, UnionMode};
+use arrow_memory_arrow::{Accounted, FFI_ArrowArray, FFI_ArrowSchema, export_array, import_array};
 use arrow_memory_core::RootAllocator;
+use arrow_memory_fuzz::let_arrow_panic;
 use arrow_memory_system as _;
 use libfuzzer_sys::fuzz_target;
 
@@ -69,15 +69,12 @@ impl Input<'_> {
 const ROWS: usize = 8;
 
 fuzz_target!(|bytes: &[u8]| {
-    quiet();
+    let_arrow_panic();
     let mut input = Input(bytes);
     let data_type = data_type(&mut input, 3);
     let (held, into) = (RootAllocator::unlimited(), RootAllocator::new(1 << 20));
-    let mut builder = make_builder(&data_type, &held).expect("a type with a builder");
-    // Nulls only: all offsets are 0, so changed ones are bounded by what we write.
-    builder.append_nulls(ROWS).expect("no limit");
-    let array = builder.finish_array().expect("no limit");
-    drop(builder);
+    // Nulls only, so that all offsets, ids and keys are 0.
+    let array = new_null_array(&data_type, ROWS).adopt(&held).expect("no limit");
     let (mut c_array, mut c_schema) = export_array(&array).expect("types have formats");
     drop(array);
 
@@ -122,8 +119,13 @@ fn change(array: &mut RawArray, input: &mut Input<'_>) {
         return;
     }
     match choice {
-        0 => array.length = input.number().min(ROWS as i64 - 8).min(-1),
-        1 => array.length = i64::from(input.byte() % ROWS as u8),
+        0 => array.length = input.number().min(-1),
+        // Fewer rows than there are; or the last of them.
+        1 => array.length = i64::from(input.byte()).min(array.length),
+        2 if array.offset == 0 && array.length > 0 => {
+            array.offset = i64::from(input.byte()) % array.length;
+            array.length -= array.offset;
+        }
         2 => array.offset = -1 - i64::from(input.byte()),
         3 => array.null_count = input.number(),
         4 => array.n_buffers = wrong(array.n_buffers, input),
@@ -143,14 +145,14 @@ fn wrong(right: i64, input: &mut Input<'_>) -> i64 {
     match input.byte() % 4 {
         0 => -1,
         1 => i64::MAX,
-        2 => right - 1,
+        2 => right.saturating_sub(1),
         _ => i64::MIN,
     }
 }
 
 fn data_type(input: &mut Input<'_>, depth: usize) -> DataType {
-    let choice = input.byte() % if depth == 0 { 12 } else { 17 };
-    let mut item = |input: &mut Input<'_>| {
+    let choice = input.byte() % if depth == 0 { 14 } else { 24 };
+    let item = |input: &mut Input<'_>| {
         std::sync::Arc::new(Field::new("item", data_type(input, depth - 1), true))
     };
     match choice {
@@ -166,18 +168,31 @@ fn data_type(input: &mut Input<'_>, depth: usize) -> DataType {
         9 => DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8)),
         10 => DataType::BinaryView,
         11 => DataType::Dictionary(Box::new(DataType::Int64), Box::new(DataType::Float64)),
-        12 => DataType::List(item(input)),
-        13 => DataType::LargeList(item(input)),
-        14 => DataType::FixedSizeList(item(input), 2),
-        15 => DataType::Struct(vec![item(input)].into()),
+        12 => DataType::Null,
+        13 => DataType::Interval(IntervalUnit::MonthDayNano),
+        14 => DataType::List(item(input)),
+        15 => DataType::LargeList(item(input)),
+        16 => DataType::FixedSizeList(item(input), 2),
+        17 => DataType::Struct(vec![item(input)].into()),
+        18 => DataType::ListView(item(input)),
+        19 => DataType::LargeListView(item(input)),
+        20 => {
+            let ends = Field::new("run_ends", DataType::Int32, false);
+            DataType::RunEndEncoded(ends.into(), item(input))
+        }
+        21 => {
+            let key = Field::new("key", DataType::Utf8, false);
+            let entries = DataType::Struct(vec![key.into(), item(input)].into());
+            DataType::Map(Field::new("entries", entries, false).into(), false)
+        }
+        22 | 23 => {
+            let fields = [item(input), item(input)].into_iter().enumerate();
+            let fields = fields.map(|(id, field)| (id as i8, field)).collect();
+            let mode = [UnionMode::Dense, UnionMode::Sparse][usize::from(choice) % 2];
+            DataType::Union(fields, mode)
+        }
         _ => DataType::Struct(vec![item(input), item(input)].into()),
     }
-}
-
-/// As in `ipc_stream.rs`.
-fn quiet() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| std::panic::set_hook(Box::new(|_| {})));
 }
 
 // Used through their layouts.

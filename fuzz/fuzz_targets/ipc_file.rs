@@ -7,11 +7,12 @@ use arrow_memory_arrow::MemoryError;
 use arrow_memory_arrow::deps::arrow_array::{Array, RecordBatch};
 use arrow_memory_arrow::ipc::IpcFileReader;
 use arrow_memory_core::RootAllocator;
+use arrow_memory_fuzz::let_arrow_panic;
 use arrow_memory_system as _;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    quiet();
+    let_arrow_panic();
     let root = RootAllocator::new(64 << 20);
     if let Ok(reader) = IpcFileReader::new(Cursor::new(bytes), &*root) {
         check(reader);
@@ -30,10 +31,4 @@ fn check(batches: impl Iterator<Item = Result<RecordBatch, MemoryError>>) {
             column.to_data().validate_full().expect("what was read is valid");
         }
     }
-}
-
-/// As in `ipc_stream.rs`.
-fn quiet() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| std::panic::set_hook(Box::new(|_| {})));
 }

@@ -4,11 +4,12 @@
 use arrow_memory_arrow::deps::arrow_array::Array;
 use arrow_memory_arrow::ipc::IpcStreamReader;
 use arrow_memory_core::RootAllocator;
+use arrow_memory_fuzz::let_arrow_panic;
 use arrow_memory_system as _;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    quiet();
+    let_arrow_panic();
     let root = RootAllocator::new(64 << 20);
     if let Ok(reader) = IpcStreamReader::new(bytes, &*root) {
         for batch in reader.take(64) {
@@ -21,10 +22,3 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(root.peak_memory_allocation() <= 64 << 20);
     assert_eq!(root.allocated_memory(), 0);
 });
-
-/// Panics of arrow-rs on bad input are caught and become errors, where libFuzzer would stop at them.
-/// Our own, in this file, stop it still: they unwind out of the target.
-fn quiet() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| std::panic::set_hook(Box::new(|_| {})));
-}

@@ -5,12 +5,9 @@
 use std::fs::{File, create_dir_all};
 use std::path::Path;
 
-use arrow_memory_arrow::builder::make_builder;
-use arrow_memory_arrow::deps::arrow_array::RecordBatch;
+use arrow_memory_arrow::deps::arrow_array::{RecordBatch, new_null_array};
 use arrow_memory_arrow::deps::arrow_ipc::writer::{FileWriter, StreamWriter};
-use arrow_memory_arrow::deps::arrow_schema::{DataType, Field};
-use arrow_memory_core::RootAllocator;
-use arrow_memory_system as _;
+use arrow_memory_arrow::deps::arrow_schema::{DataType, Field, UnionMode};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = std::env::args().nth(1).ok_or("usage: ipc_seeds DIR")?;
@@ -20,12 +17,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     create_dir_all(&files)?;
     create_dir_all(&streams)?;
-    let root = RootAllocator::new(1 << 20);
     for (index, data_type) in types().into_iter().enumerate() {
-        let mut builder = make_builder(&data_type, &root)?;
-        builder.append_nulls(5)?;
-        let batch =
-            RecordBatch::try_from_iter_with_nullable([("column", builder.finish_array()?, true)])?;
+        let column = new_null_array(&data_type, 5);
+        let batch = RecordBatch::try_from_iter_with_nullable([("column", column, true)])?;
         let mut writer = FileWriter::try_new(
             File::create(files.join(index.to_string()))?,
             &batch.schema(),
@@ -45,7 +39,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn types() -> Vec<DataType> {
-    let item = |data_type| std::sync::Arc::new(Field::new("item", data_type, true));
+    let field = |name, data_type| std::sync::Arc::new(Field::new(name, data_type, true));
+    let item = |data_type| field("item", data_type);
+    let key = Field::new("key", DataType::Utf8, false);
+    let entries = vec![key.into(), field("value", DataType::Int32)];
+    let entries = Field::new("entries", DataType::Struct(entries.into()), false);
+    let ends = Field::new("run_ends", DataType::Int32, false);
+    let members = || [(0, item(DataType::Utf8)), (1, item(DataType::Int8))];
     vec![
         DataType::Int64,
         DataType::Boolean,
@@ -57,5 +57,11 @@ fn types() -> Vec<DataType> {
         DataType::List(item(DataType::Int32)),
         DataType::FixedSizeList(item(DataType::Utf8), 2),
         DataType::Struct(vec![Field::new("a", DataType::LargeBinary, true)].into()),
+        DataType::ListView(item(DataType::Int32)),
+        DataType::Map(entries.into(), false),
+        DataType::RunEndEncoded(ends.into(), item(DataType::Utf8)),
+        DataType::Union(members().into_iter().collect(), UnionMode::Dense),
+        DataType::Union(members().into_iter().collect(), UnionMode::Sparse),
+        DataType::Null,
     ]
 }

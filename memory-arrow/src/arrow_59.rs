@@ -27,3 +27,11 @@ pub mod parquet;
 mod source;
 
 pub use source::*;
+
+/// As arrow 60's, which returns an error where this panics; its caller catches that.
+#[cfg(feature = "ipc-59")]
+fn try_fb_to_schema(
+    schema: deps::arrow_ipc::Schema<'_>,
+) -> Result<deps::arrow_schema::Schema, deps::arrow_schema::ArrowError> {
+    Ok(deps::arrow_ipc::convert::fb_to_schema(schema))
+}

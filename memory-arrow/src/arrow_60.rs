@@ -26,4 +26,6 @@ pub mod parquet;
 #[path = "versioned/mod.rs"]
 mod source;
 
+#[cfg(feature = "ipc")]
+use deps::arrow_ipc::convert::try_fb_to_schema;
 pub use source::*;

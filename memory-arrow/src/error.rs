@@ -8,6 +8,22 @@ use arrow_memory_core::{AllocError, ForeignError, TransferError};
 /// the operation says otherwise.
 ///
 /// Converts into the `ArrowError` of each arrow version that is enabled, with itself as the source.
+/// The core's `AllocError` cannot do so directly, since neither type is this crate's; it goes this way:
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_arrow::MemoryError;
+/// use arrow_memory_arrow::deps::arrow_schema::ArrowError;
+/// use arrow_memory_core::RootAllocator;
+///
+/// fn scratch(root: &RootAllocator) -> Result<(), ArrowError> {
+///     root.buffer(1000).map_err(MemoryError::from)?;
+///     Ok(())
+/// }
+///
+/// let refused = scratch(&RootAllocator::new(100)).unwrap_err();
+/// assert!(MemoryError::from(refused).is_out_of_memory());
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MemoryError {

@@ -91,15 +91,22 @@ fn for_each_event(
     file: Option<&Path>,
     f: &mut dyn FnMut(&Event) -> Result<bool, Failure>,
 ) -> Result<Malformed, Failure> {
+    let name = || file.map_or_else(|| "standard input".into(), Path::to_string_lossy);
     let mut events = Events::new(open(file)?);
+    let mut none = true;
     for event in &mut events {
-        let event = event.map_err(|error| {
-            let name = file.map_or_else(|| "standard input".into(), Path::to_string_lossy);
-            Failure::new(format!("cannot read `{name}`: {error}"))
-        })?;
+        let event =
+            event.map_err(|error| Failure::new(format!("cannot read `{}`: {error}", name())))?;
+        none = false;
         if !f(&event)? {
             break;
         }
+    }
+    if none && events.malformed().count > 0 {
+        return Err(Failure::new(format!(
+            "cannot read `{}`: not one line is of a capture; give it what `perf script` printed",
+            name()
+        )));
     }
     Ok(events.malformed().clone())
 }

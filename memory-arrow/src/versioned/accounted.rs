@@ -142,9 +142,10 @@ trait Parts: Sized {
     fn assemble(&self, parts: Vec<Part>) -> Self;
 }
 
-/// An array that is taken apart: as data, or, for the sake of wide batches, as it is.
+/// An array that is taken apart: as data, or, for the sake of wide batches, as it is. Small, since a
+/// batch has many.
 enum Part {
-    Data(ArrayData),
+    Data(Box<ArrayData>),
     /// An array of a primitive type.
     Primitive(ArrayRef),
 }
@@ -154,19 +155,23 @@ impl Part {
         if array.data_type().is_primitive() {
             return Self::Primitive(Arc::clone(array));
         }
-        Self::Data(array.to_data())
+        Self::data(array.to_data())
+    }
+
+    fn data(data: ArrayData) -> Self {
+        Self::Data(Box::new(data))
     }
 
     fn into_data(self) -> ArrayData {
         match self {
-            Self::Data(data) => data,
+            Self::Data(data) => *data,
             Self::Primitive(array) => array.to_data(),
         }
     }
 
     fn into_array(self) -> ArrayRef {
         match self {
-            Self::Data(data) => make_array(data),
+            Self::Data(data) => make_array(*data),
             Self::Primitive(array) => array,
         }
     }
@@ -191,7 +196,7 @@ impl Part {
     /// The same with other buffers, as the function `replace`.
     fn replace(self, next: &mut impl FnMut(&Buffer) -> Buffer) -> Self {
         match self {
-            Self::Data(data) => Self::Data(replace(data, next)),
+            Self::Data(data) => Self::data(replace(*data, next)),
             Self::Primitive(array) => {
                 let this = &*array;
                 let nulls = this.nulls().map(|nulls| replace_nulls(nulls, next));
@@ -296,8 +301,10 @@ struct Regions {
 
 struct Slot {
     region: Region,
-    /// One that keeps all of the region, and views as much of it as any that does.
-    widest: Buffer,
+    /// One that keeps all of the region, and views as much of it as any that does; until it is
+    /// adopted.
+    widest: Option<Buffer>,
+    /// What was known before, to be shared or moved.
     known: Option<Known>,
     /// The buffer on all of the region that the results are slices of; `None`: the old ones stay.
     buffer: Option<Buffer>,
@@ -306,10 +313,10 @@ struct Slot {
 impl Regions {
     fn of(parts: &[Part]) -> Self {
         let mut regions = Self {
-            slots: Vec::with_capacity(parts.len()),
+            slots: Vec::with_capacity(parts.len() * 2),
             order: Vec::with_capacity(parts.len() * 2),
         };
-        let mut table = HashTable::with_capacity(parts.len());
+        let mut table = HashTable::with_capacity(parts.len() * 2);
         for part in parts {
             part.visit(&mut |buffer| regions.note(buffer, &mut table));
         }
@@ -332,7 +339,7 @@ impl Regions {
                 // Usually the same memory. Producers may also hand out parts of one piece that start
                 // together: then the one that keeps more of it keeps the other's too.
                 if (region.size, region.seen) > (known.size, known.seen) {
-                    slot.widest = buffer.clone();
+                    slot.widest = Some(buffer.clone());
                 }
                 known.size = known.size.max(region.size);
                 known.seen = known.seen.max(region.seen);
@@ -342,7 +349,7 @@ impl Regions {
                 let index = slots.len() as u32;
                 slots.push(Slot {
                     region,
-                    widest: buffer.clone(),
+                    widest: Some(buffer.clone()),
                     known: None,
                     buffer: None,
                 });
@@ -375,12 +382,15 @@ impl Regions {
         reservation.add(total)?;
         for (index, key) in unknown {
             let slot = &mut self.slots[index];
-            slot.known = Some(known::adopt(
-                &mut reservation,
-                &slot.widest,
-                slot.region,
-                key,
-            )?);
+            if let Some(widest) = slot.widest.take() {
+                let known = known::adopt(&mut reservation, widest, slot.region, key)?;
+                // By another thread meanwhile, perhaps.
+                if known.view.belongs_to(allocator) {
+                    slot.buffer = Some(known.into_buffer());
+                } else {
+                    slot.known = Some(known);
+                }
+            }
         }
         Ok(())
     }
@@ -402,11 +412,11 @@ impl Regions {
     fn transfer(&mut self, target: &BufferAllocator) -> Result<(), MemoryError> {
         let mut moved: Vec<(ArrowBuf, BufferAllocator)> = Vec::new();
         for slot in &mut self.slots {
-            // Of the ledgers in this tree, the one that owns: its charge is what moves.
-            let owner = known::find(slot.region, None).0;
             let Some(mut known) = slot.known.take() else {
                 continue;
             };
+            // Of the ledgers in this tree, the one that owns: its charge is what moves.
+            let owner = known::find(slot.region, None).0;
             if let Some(owner) = owner
                 && owner.view.shares_root(target)
                 && owner.view.allocation_id() == known.view.allocation_id()
@@ -508,7 +518,7 @@ impl Parts for Buffer {
             .len(self.len())
             .add_buffer(self.clone());
         // SAFETY: any bytes are an array of bytes.
-        vec![Part::Data(unsafe { bytes.build_unchecked() })]
+        vec![Part::data(unsafe { bytes.build_unchecked() })]
     }
 
     fn assemble(&self, parts: Vec<Part>) -> Self {
@@ -518,7 +528,7 @@ impl Parts for Buffer {
 
 impl Parts for ArrayData {
     fn parts(&self) -> Vec<Part> {
-        vec![Part::Data(self.clone())]
+        vec![Part::data(self.clone())]
     }
 
     fn assemble(&self, parts: Vec<Part>) -> Self {
@@ -552,7 +562,7 @@ impl Parts for RecordBatch {
 fn one(parts: Vec<Part>) -> Part {
     match parts.into_iter().next() {
         Some(part) => part,
-        None => Part::Data(ArrayData::new_empty(&DataType::Null)),
+        None => Part::data(ArrayData::new_empty(&DataType::Null)),
     }
 }
 
@@ -561,7 +571,7 @@ macro_rules! typed {
     ($parameter:ident: $bound:path, $array:ty) => {
         impl<$parameter: $bound> Parts for $array {
             fn parts(&self) -> Vec<Part> {
-                vec![Part::Data(self.to_data())]
+                vec![Part::data(self.to_data())]
             }
 
             fn assemble(&self, parts: Vec<Part>) -> Self {
@@ -572,7 +582,7 @@ macro_rules! typed {
     ($($array:ty),*) => {$(
         impl Parts for $array {
             fn parts(&self) -> Vec<Part> {
-                vec![Part::Data(self.to_data())]
+                vec![Part::data(self.to_data())]
             }
 
             fn assemble(&self, parts: Vec<Part>) -> Self {

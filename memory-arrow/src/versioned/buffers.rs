@@ -102,7 +102,10 @@ pub fn adopt_buffer(buffer: &Buffer, allocator: &BufferAllocator) -> Result<Arro
     };
     let known = match known::find(region, Some(allocator)) {
         (Some(known), _) => known,
-        (None, key) => known::adopt(&mut allocator.new_reservation(), buffer, region, key)?,
+        (None, key) => {
+            let mut reservation = allocator.new_reservation();
+            known::adopt(&mut reservation, buffer.clone(), region, key)?
+        }
     };
     let view = window(&known.view, buffer);
     if view.belongs_to(allocator) {

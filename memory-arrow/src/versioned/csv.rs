@@ -39,6 +39,9 @@ pub struct CsvReader<R> {
     input: BufReader<R>,
     decoder: Decoder,
     format: Format,
+    /// The columns of the text, and which of them batches consist of.
+    columns: SchemaRef,
+    projection: Option<Vec<usize>>,
     /// The most rows of a batch of this decoder.
     rows: usize,
     /// Bytes that a row of the last batch took; 0 before the first.
@@ -65,10 +68,9 @@ impl<R: Read> CsvReader<R> {
         let rows = limit.most_rows();
         Self {
             input: BufReader::with_capacity(64 << 10, input),
-            decoder: ReaderBuilder::new(Arc::clone(&schema))
-                .with_format(format.clone())
-                .with_batch_size(rows)
-                .build_decoder(),
+            decoder: decoder(&schema, None, &format, rows),
+            columns: Arc::clone(&schema),
+            projection: None,
             schema,
             format,
             rows,
@@ -79,6 +81,18 @@ impl<R: Read> CsvReader<R> {
             refused: None,
             failed: false,
         }
+    }
+
+    /// Has batches consist of the columns with these indices.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Arrow`] if there is no such column.
+    pub fn with_projection(mut self, columns: Vec<usize>) -> Result<Self, MemoryError> {
+        self.schema = Arc::new(self.columns.project(&columns)?);
+        self.decoder = decoder(&self.columns, Some(&columns), &self.format, self.rows);
+        self.projection = Some(columns);
+        Ok(self)
     }
 
     /// The schema of all batches.
@@ -122,10 +136,7 @@ impl<R: Read> CsvReader<R> {
                 true => self.format.clone().with_header(false),
                 false => self.format.clone(),
             };
-            self.decoder = ReaderBuilder::new(Arc::clone(&self.schema))
-                .with_format(format)
-                .with_batch_size(rows)
-                .build_decoder();
+            self.decoder = decoder(&self.columns, self.projection.as_ref(), &format, rows);
             self.rows = rows;
         }
     }
@@ -162,6 +173,21 @@ impl<R: Read> Iterator for CsvReader<R> {
         }
         self.next_batch().transpose()
     }
+}
+
+fn decoder(
+    columns: &SchemaRef,
+    projection: Option<&Vec<usize>>,
+    format: &Format,
+    rows: usize,
+) -> Decoder {
+    let mut builder = ReaderBuilder::new(Arc::clone(columns))
+        .with_format(format.clone())
+        .with_batch_size(rows);
+    if let Some(projection) = projection {
+        builder = builder.with_projection(projection.clone());
+    }
+    builder.build_decoder()
 }
 
 /// The rows of a first batch that is bounded.
@@ -231,6 +257,28 @@ mod tests {
 
         assert_eq!(rows, 2000);
         assert!(root.peak_memory_allocation() <= 8 << 10);
+    }
+
+    #[test]
+    fn batches_have_the_columns_that_were_asked_for_also_when_they_shrink() {
+        let root = RootAllocator::new(8 << 10);
+        let (text, limit) = (text(2000), BatchLimit::Headroom { most: 100_000 });
+        let reader = CsvReader::new(text.as_bytes(), schema(), format(), limit, &*root);
+        assert!(reader.with_projection(vec![2]).is_err());
+        let reader = CsvReader::new(text.as_bytes(), schema(), format(), limit, &*root);
+
+        let reader = reader.with_projection(vec![1]).unwrap();
+        let batches = reader.inspect(|batch| {
+            let batch = batch.as_ref().unwrap();
+            assert_eq!(batch.schema().field(0).name(), "name");
+            assert_eq!(batch.num_columns(), 1);
+        });
+        assert_eq!(
+            batches
+                .map(|batch| batch.unwrap().num_rows())
+                .sum::<usize>(),
+            2000
+        );
     }
 
     #[test]

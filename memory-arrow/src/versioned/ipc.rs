@@ -15,11 +15,10 @@ use arrow_memory_core::{ArrowBuf, BufferAllocator};
 
 use super::deps::arrow_array::RecordBatch;
 use super::deps::arrow_buffer::Buffer;
-use super::deps::arrow_ipc::convert::try_fb_to_schema;
 use super::deps::arrow_ipc::reader::{FileDecoder, StreamDecoder, read_footer_length};
 use super::deps::arrow_ipc::{Block, root_as_footer, root_as_message};
 use super::deps::arrow_schema::SchemaRef;
-use super::{Destination, into_buffer};
+use super::{Destination, into_buffer, try_fb_to_schema};
 use crate::error::MemoryError;
 use crate::guard::guarded;
 

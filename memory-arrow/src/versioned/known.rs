@@ -171,7 +171,11 @@ pub(super) fn find(region: Region, allocator: Option<&BufferAllocator>) -> (Opti
     (best(all, region, allocator), key)
 }
 
+#[inline]
 fn best(all: Vec<Found>, region: Region, allocator: Option<&BufferAllocator>) -> Option<Known> {
+    if all.is_empty() {
+        return None;
+    }
     let best = all
         .into_iter()
         .max_by_key(|found| found.rank(allocator))
@@ -180,15 +184,14 @@ fn best(all: Vec<Found>, region: Region, allocator: Option<&BufferAllocator>) ->
 }
 
 /// Puts a region that nobody knew under the allocator of `reservation`, which pays as far as it
-/// goes. `widest` is a buffer on it that keeps all of it.
+/// goes. `original` is a buffer on it that keeps all of it.
 pub(super) fn adopt(
     reservation: &mut AllocationReservation,
-    widest: &Buffer,
+    original: Buffer,
     region: Region,
     key: Key,
 ) -> Result<Known, MemoryError> {
     // Held until it stands in the entry, or until the allocation is gone.
-    let original = widest.clone();
     let release = move || drop(REGISTRY.remove(key));
     // SAFETY: `original` keeps the memory; from the insertion below on the entry has it, which the
     // release removes. The first `seen` bytes are initialised, for a `Buffer` views up to there and

@@ -10,8 +10,8 @@ use arrow_memory_system as _;
 
 use super::deps::arrow_array::types::Int32Type;
 use super::deps::arrow_array::{
-    Array, ArrayRef, DictionaryArray, Int32Array, ListArray, StringArray, StringViewArray,
-    StructArray,
+    Array, ArrayRef, DictionaryArray, FixedSizeListArray, Int32Array, ListArray, StringArray,
+    StringViewArray, StructArray,
 };
 use super::deps::arrow_schema::{DataType, Field};
 use super::{Accounted, FFI_ArrowArray, FFI_ArrowSchema, export_array, import_array, import_batch};
@@ -173,6 +173,34 @@ fn null_pointers_are_refused() {
         array.dictionary = null_mut();
         None
     });
+}
+
+#[test]
+fn lengths_of_view_buffers_that_cannot_be_are_refused() {
+    let views = StringViewArray::from(vec!["a string that is not inlined"]);
+    refuses(&views, "null or not aligned", |array, _| {
+        *buffer(array, 3) = null();
+        None
+    });
+    refuses(&views, "buffer 0 of -1 bytes", |array, _| {
+        let lengths = Box::leak(Box::new([-1_i64]));
+        *buffer(array, 3) = lengths.as_ptr().cast();
+        None
+    });
+    refuses(&views, "bytes, null: true", |array, _| {
+        *buffer(array, 2) = null();
+        None
+    });
+}
+
+#[test]
+fn what_is_nested_too_deep_is_refused() {
+    let mut array: ArrayRef = Arc::new(ints());
+    for _ in 0..70 {
+        let field = Arc::new(Field::new("item", array.data_type().clone(), true));
+        array = Arc::new(FixedSizeListArray::new(field, 1, array, None));
+    }
+    refuses(&array, "nested more than 64 deep", |_, _| None);
 }
 
 #[test]

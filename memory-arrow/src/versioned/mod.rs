@@ -25,3 +25,5 @@ pub use pool::TreePool;
 mod all_types_tests;
 #[cfg(test)]
 mod malformed_tests;
+#[cfg(test)]
+mod random;

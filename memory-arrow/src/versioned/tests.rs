@@ -1,290 +1,22 @@
 //! Random arrays of every type, through everything.
 #![expect(unsafe_code, reason = "imports what the tests exported")]
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow_memory_core::RootAllocator;
 use arrow_memory_system as _;
 use proptest::prelude::*;
 
-use super::deps::arrow_array::types::*;
 use super::deps::arrow_array::*;
-use super::deps::arrow_buffer::{
-    BooleanBuffer, Buffer, IntervalDayTime, IntervalMonthDayNano, NullBuffer, OffsetBuffer,
-    ScalarBuffer, i256,
-};
+use super::deps::arrow_buffer::Buffer;
 use super::deps::arrow_data::ArrayData;
-use super::deps::arrow_schema::{DataType, Field, Fields, Schema, UnionFields, UnionMode};
+use super::deps::arrow_schema::DataType;
+use super::random::{KINDS, Random, random_array, random_batch};
 use super::{
     Accounted, adopt_buffer, claim, claim_batch, export_array, export_batch, import_array,
     import_batch, into_buffer,
 };
-
-/// A generator that is the same for the same seed.
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed | 1)
-    }
-
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    pub(super) fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
-    }
-
-    fn nulls(&mut self, len: usize) -> Option<NullBuffer> {
-        (self.below(2) == 0).then(|| {
-            let bits: Vec<bool> = (0..len).map(|_| self.below(3) > 0).collect();
-            NullBuffer::new(BooleanBuffer::from(bits))
-        })
-    }
-
-    fn primitive<T: ArrowPrimitiveType>(
-        &mut self,
-        len: usize,
-        make: impl Fn(u64) -> T::Native,
-    ) -> ArrayRef {
-        let values: Vec<T::Native> = (0..len).map(|_| make(self.next())).collect();
-        Arc::new(PrimitiveArray::<T>::new(
-            ScalarBuffer::from(values),
-            self.nulls(len),
-        ))
-    }
-
-    fn text(&mut self) -> String {
-        let len = self.below(30);
-        (0..len)
-            .map(|_| char::from(b'a' + self.below(26) as u8))
-            .collect()
-    }
-
-    fn texts(&mut self, len: usize) -> Vec<Option<String>> {
-        (0..len)
-            .map(|_| (self.below(4) > 0).then(|| self.text()))
-            .collect()
-    }
-
-    fn lengths(&mut self, len: usize) -> Vec<usize> {
-        (0..len).map(|_| self.below(4)).collect()
-    }
-}
-
-/// How many kinds [`random_array`] knows.
-const KINDS: usize = 43;
-
-fn item(array: &ArrayRef) -> Arc<Field> {
-    Arc::new(Field::new("item", array.data_type().clone(), true))
-}
-
-/// An array of `len` rows of kind `kind`, whose children are of random kinds.
-fn random_array(random: &mut Random, kind: usize, len: usize, depth: usize) -> ArrayRef {
-    let child = |random: &mut Random, len: usize| {
-        let kinds = if depth == 0 { 30 } else { KINDS };
-        let kind = random.below(kinds);
-        random_array(random, kind, len, depth.saturating_sub(1))
-    };
-    match kind {
-        0 => random.primitive::<Int8Type>(len, |n| n as i8),
-        1 => random.primitive::<Int16Type>(len, |n| n as i16),
-        2 => random.primitive::<Int32Type>(len, |n| n as i32),
-        3 => random.primitive::<Int64Type>(len, |n| n as i64),
-        4 => random.primitive::<UInt8Type>(len, |n| n as u8),
-        5 => random.primitive::<UInt16Type>(len, |n| n as u16),
-        6 => random.primitive::<UInt32Type>(len, |n| n as u32),
-        7 => random.primitive::<UInt64Type>(len, |n| n),
-        8 => random.primitive::<Float16Type>(len, |n| {
-            <Float16Type as ArrowPrimitiveType>::Native::from_bits(n as u16 & 0x3FFF)
-        }),
-        9 => random.primitive::<Float32Type>(len, |n| n as f32),
-        10 => random.primitive::<Float64Type>(len, |n| n as f64),
-        11 => random.primitive::<Date32Type>(len, |n| n as i32),
-        12 => random.primitive::<Date64Type>(len, |n| n as i64),
-        13 => random.primitive::<Time32SecondType>(len, |n| (n % 86400) as i32),
-        14 => random.primitive::<Time64NanosecondType>(len, |n| (n % 86400) as i64),
-        15 => random.primitive::<TimestampMicrosecondType>(len, |n| n as i64),
-        16 => random.primitive::<DurationSecondType>(len, |n| n as i64),
-        17 => random.primitive::<IntervalYearMonthType>(len, |n| n as i32),
-        18 => random.primitive::<IntervalDayTimeType>(len, |n| {
-            IntervalDayTime::new(n as i32, (n >> 32) as i32)
-        }),
-        19 => random.primitive::<IntervalMonthDayNanoType>(len, |n| {
-            IntervalMonthDayNano::new(n as i32, (n >> 32) as i32, n as i64)
-        }),
-        20 => random.primitive::<Decimal128Type>(len, |n| i128::from(n as i32)),
-        21 => random.primitive::<Decimal256Type>(len, |n| i256::from_i128(i128::from(n as i32))),
-        22 => Arc::new(StringArray::from(random.texts(len))),
-        23 => Arc::new(LargeStringArray::from(random.texts(len))),
-        24 => Arc::new(StringViewArray::from_iter(random.texts(len))),
-        25 => {
-            let texts = random.texts(len);
-            Arc::new(BinaryArray::from_iter(texts))
-        }
-        26 => {
-            let texts = random.texts(len);
-            Arc::new(BinaryViewArray::from_iter(texts))
-        }
-        27 => {
-            let bits: Vec<bool> = (0..len).map(|_| random.below(2) == 0).collect();
-            Arc::new(BooleanArray::new(
-                BooleanBuffer::from(bits),
-                random.nulls(len),
-            ))
-        }
-        28 => {
-            let width = 1 + random.below(20);
-            let bytes: Vec<u8> = (0..len * width).map(|_| random.next() as u8).collect();
-            let nulls = random.nulls(len);
-            Arc::new(FixedSizeBinaryArray::new(
-                width as i32,
-                Buffer::from_vec(bytes),
-                nulls,
-            ))
-        }
-        29 => Arc::new(NullArray::new(len)),
-        30 => random.primitive::<Decimal32Type>(len, |n| (n % 1000) as i32),
-        31 => random.primitive::<Decimal64Type>(len, |n| (n % 1000) as i64),
-        32 => {
-            let lengths = random.lengths(len);
-            let values = child(random, lengths.iter().sum());
-            let offsets = OffsetBuffer::<i32>::from_lengths(lengths);
-            Arc::new(ListArray::new(
-                item(&values),
-                offsets,
-                values,
-                random.nulls(len),
-            ))
-        }
-        33 => {
-            let lengths = random.lengths(len);
-            let values = child(random, lengths.iter().sum());
-            let offsets = OffsetBuffer::<i64>::from_lengths(lengths);
-            Arc::new(LargeListArray::new(
-                item(&values),
-                offsets,
-                values,
-                random.nulls(len),
-            ))
-        }
-        34 => {
-            let size = 1 + random.below(3);
-            let values = child(random, len * size);
-            Arc::new(FixedSizeListArray::new(
-                item(&values),
-                size as i32,
-                values,
-                random.nulls(len),
-            ))
-        }
-        35 => {
-            let columns: Vec<ArrayRef> = (0..1 + random.below(3))
-                .map(|_| child(random, len))
-                .collect();
-            let fields: Fields = columns
-                .iter()
-                .enumerate()
-                .map(|(index, column)| {
-                    Field::new(format!("f{index}"), column.data_type().clone(), true)
-                })
-                .collect();
-            Arc::new(StructArray::new(fields, columns, random.nulls(len)))
-        }
-        36 => {
-            let values = 1 + random.below(5);
-            let values = child(random, values);
-            let keys: Vec<i32> = (0..len)
-                .map(|_| random.below(values.len()) as i32)
-                .collect();
-            let keys = Int32Array::new(ScalarBuffer::from(keys), random.nulls(len));
-            Arc::new(DictionaryArray::new(keys, values))
-        }
-        37 => {
-            let lengths = random.lengths(len);
-            let total = lengths.iter().sum();
-            let keys: ArrayRef = Arc::new(StringArray::from_iter_values(
-                (0..total).map(|index| format!("key {index}")),
-            ));
-            let values = child(random, total);
-            let fields: Fields = vec![
-                Field::new("keys", DataType::Utf8, false),
-                Field::new("values", values.data_type().clone(), true),
-            ]
-            .into();
-            let entries = StructArray::new(fields.clone(), vec![keys, values], None);
-            Arc::new(MapArray::new(
-                Arc::new(Field::new("entries", DataType::Struct(fields), false)),
-                OffsetBuffer::from_lengths(lengths),
-                entries,
-                random.nulls(len),
-                false,
-            ))
-        }
-        38 => {
-            let columns: Vec<ArrayRef> = (0..2).map(|_| child(random, len)).collect();
-            let ids: Vec<i8> = (0..len).map(|_| random.below(2) as i8).collect();
-            Arc::new(
-                UnionArray::try_new(union_fields(&columns), ids.into(), None, columns).unwrap(),
-            )
-        }
-        39 => {
-            let columns: Vec<ArrayRef> = (0..2).map(|_| child(random, len)).collect();
-            let ids: Vec<i8> = (0..len).map(|_| random.below(2) as i8).collect();
-            let (mut counts, mut offsets) = ([0_i32; 2], Vec::new());
-            for &id in &ids {
-                offsets.push(counts[id as usize]);
-                counts[id as usize] += 1;
-            }
-            let offsets = Some(offsets.into());
-            Arc::new(
-                UnionArray::try_new(union_fields(&columns), ids.into(), offsets, columns).unwrap(),
-            )
-        }
-        40 => {
-            let mut ends = Vec::new();
-            let mut end = 0;
-            while end < len as i32 {
-                end += 1 + random.below(3) as i32;
-                ends.push(end.min(len as i32));
-            }
-            let values = child(random, ends.len());
-            Arc::new(RunArray::<Int32Type>::try_new(&Int32Array::from(ends), &values).unwrap())
-        }
-        41 => {
-            let lengths: Vec<i32> = random.lengths(len).iter().map(|&n| n as i32).collect();
-            let total: i32 = lengths.iter().sum();
-            let values = child(random, total as usize);
-            let offsets: Vec<i32> = lengths
-                .iter()
-                .map(|&len| random.below((total - len) as usize + 1) as i32)
-                .collect();
-            Arc::new(ListViewArray::new(
-                item(&values),
-                offsets.into(),
-                lengths.into(),
-                values,
-                random.nulls(len),
-            ))
-        }
-        _ => {
-            let texts = random.texts(len);
-            Arc::new(LargeBinaryArray::from_iter(texts))
-        }
-    }
-}
-
-fn union_fields(columns: &[ArrayRef]) -> UnionFields {
-    let fields = columns.iter().enumerate().map(|(index, column)| {
-        let field = Field::new(format!("u{index}"), column.data_type().clone(), true);
-        (index as i8, Arc::new(field))
-    });
-    fields.collect()
-}
 
 /// Some types have other equal arrays than `==` says, so the values are compared as text there.
 fn assert_same(ours: &ArrayData, theirs: &ArrayData) {
@@ -383,21 +115,6 @@ proptest! {
         drop((adopted, imported));
         prop_assert_eq!(root.allocated_memory(), 0);
     }
-}
-
-fn random_batch(random: &mut Random, rows: usize) -> RecordBatch {
-    let columns: Vec<ArrayRef> = (0..1 + random.below(5))
-        .map(|_| {
-            let kind = random.below(KINDS);
-            random_array(random, kind, rows, 2)
-        })
-        .collect();
-    let fields: Vec<Field> = columns
-        .iter()
-        .enumerate()
-        .map(|(index, column)| Field::new(format!("c{index}"), column.data_type().clone(), true))
-        .collect();
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
 #[test]
@@ -559,10 +276,47 @@ fn an_adopted_buffer_outlives_what_it_was_adopted_from() {
 
     assert_eq!((ours.as_slice(), ours.len()), (&[5; 64][..], 64));
 }
+
 #[test]
-fn union_modes_are_both_covered() {
-    for (kind, mode) in [(38, UnionMode::Sparse), (39, UnionMode::Dense)] {
-        let array = random_array(&mut Random::new(3), kind, 5, 1);
-        assert!(matches!(array.data_type(), DataType::Union(_, found) if *found == mode));
+fn every_type_of_arrow_is_among_the_random_ones() {
+    let mut seen = HashSet::new();
+    for kind in 0..KINDS {
+        // Several of each: some kinds are of several types.
+        for seed in 1..60 {
+            let array = random_array(&mut Random::new(seed), kind, 3, 1);
+            seen.insert(name(array.data_type()));
+        }
+    }
+    assert_eq!(seen.len(), 61, "{seen:?}");
+}
+
+/// A name for each type, of which no one can be forgotten.
+fn name(data_type: &DataType) -> String {
+    use DataType::*;
+    match data_type {
+        Null | Boolean | Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64
+        | Float16 | Float32 | Float64 | Date32 | Date64 | Utf8 | LargeUtf8 | Utf8View | Binary
+        | LargeBinary | BinaryView => format!("{data_type:?}"),
+        Time32(unit) | Time64(unit) | Duration(unit) => {
+            let debug = format!("{data_type:?}");
+            format!("{} {unit:?}", debug.split('(').next().unwrap())
+        }
+        Timestamp(unit, _) => format!("Timestamp {unit:?}"),
+        Interval(unit) => format!("Interval {unit:?}"),
+        FixedSizeBinary(_) => "FixedSizeBinary".into(),
+        Decimal32(..) => "Decimal32".into(),
+        Decimal64(..) => "Decimal64".into(),
+        Decimal128(..) => "Decimal128".into(),
+        Decimal256(..) => "Decimal256".into(),
+        List(_) => "List".into(),
+        LargeList(_) => "LargeList".into(),
+        FixedSizeList(..) => "FixedSizeList".into(),
+        ListView(_) => "ListView".into(),
+        LargeListView(_) => "LargeListView".into(),
+        Struct(_) => "Struct".into(),
+        Map(..) => "Map".into(),
+        Union(_, mode) => format!("Union {mode:?}"),
+        Dictionary(key, _) => format!("Dictionary {key}"),
+        RunEndEncoded(ends, _) => format!("RunEndEncoded {}", ends.data_type()),
     }
 }

@@ -39,6 +39,23 @@ fn events_are_one_json_object_per_line_and_bad_lines_are_reported() {
 }
 
 #[test]
+fn a_file_without_one_line_of_a_capture_is_an_error() {
+    for command in ["events", "dangling"] {
+        let ran = feed([command], b"PAR1 is how something else begins\n");
+
+        assert_eq!((ran.code, &*ran.out), (Some(1), ""), "{ran:?}");
+        assert!(
+            ran.err.contains("give it what `perf script` printed"),
+            "{}",
+            ran.err
+        );
+        assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+    }
+    let nothing = feed(["events"], b"");
+    assert_eq!(nothing.code, Some(0), "{nothing:?}");
+}
+
+#[test]
 fn what_was_never_freed_is_listed_largest_first() {
     let path = directory("dangling").join("capture.txt");
     fs::write(&path, CAPTURE).unwrap();

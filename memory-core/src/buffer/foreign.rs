@@ -15,7 +15,8 @@ use crate::error::AllocError;
 use crate::ledger::{LedgerRef, Watch};
 use crate::outcome::AllocatorInfo;
 use crate::probes;
-use crate::raw::slot::{Block, MOST_SPECIAL, Release};
+use crate::raw::release::Release;
+use crate::raw::slot::{Block, MOST_SPECIAL};
 use crate::size::{ALIGNMENT, MAX_SIZE};
 use crate::sync::Ordering;
 
@@ -121,7 +122,7 @@ impl ForeignAllocation {
             size,
             charge: size,
             forced: false,
-            release: Some(Box::new(release)),
+            release: Some(Release::new(release)),
         }
     }
 
@@ -209,7 +210,7 @@ impl<T> Drop for Owner<T> {
 impl Drop for ForeignAllocation {
     fn drop(&mut self) {
         if let Some(release) = self.release.take() {
-            quietly(&AllocatorInfo::nobody(), release);
+            quietly(&AllocatorInfo::nobody(), || drop(release));
         }
     }
 }
@@ -289,7 +290,7 @@ impl BufferAllocator {
     pub(crate) fn wrap_charged(&self, mut allocation: ForeignAllocation) -> ArrowBuf {
         let (ptr, size) = (allocation.ptr, allocation.charge);
         debug_assert!(allocation.check_size(&self.handle).is_ok());
-        let release = allocation.release.take().map(Box::new);
+        let release = allocation.release.take();
         debug_assert!(release.is_some());
         let node = self.node();
         // Relaxed: a number for readers.

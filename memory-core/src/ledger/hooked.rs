@@ -87,7 +87,7 @@ pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
     probes::release(unsafe { root.block() }.ptr, size, owner);
     // SAFETY: as above.
     if let Some(release) = unsafe { root.take_foreign() } {
-        quietly(&owner.info, *release);
+        quietly(&owner.info, || drop(release));
         // Relaxed: a number for readers.
         owner.foreign.fetch_sub(size, Ordering::Relaxed);
     } else {

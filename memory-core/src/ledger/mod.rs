@@ -30,7 +30,8 @@ use crate::error::TransferError;
 use crate::probes;
 use crate::raw::count::Left;
 use crate::raw::pool;
-use crate::raw::slot::{Block, MOST_SPECIAL, Release, Slot};
+use crate::raw::release::Release;
+use crate::raw::slot::{Block, MOST_SPECIAL, Slot};
 use crate::sampling;
 use crate::size::MAX_SIZE;
 
@@ -86,7 +87,7 @@ impl LedgerRef {
         node: NodePtr,
         block: Block,
         size: usize,
-        foreign: Option<Box<Release>>,
+        foreign: Option<Release>,
     ) -> Self {
         let slot = pool::take();
         // SAFETY: the slot is fresh; the rest is the caller's promise.

@@ -2,4 +2,5 @@
 
 pub(crate) mod count;
 pub(crate) mod pool;
+pub(crate) mod release;
 pub(crate) mod slot;

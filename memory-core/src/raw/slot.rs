@@ -13,6 +13,7 @@ use std::cell::UnsafeCell;
 use std::ptr::NonNull;
 
 use super::count::Count;
+use super::release::Release;
 use crate::accounting::{Node, NodePtr};
 use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 
@@ -39,7 +40,7 @@ pub(crate) struct Slot {
     block: UnsafeCell<Block>,
     links: UnsafeCell<Links>,
     /// What releases foreign memory; in the home slot.
-    foreign: UnsafeCell<Option<Box<Release>>>,
+    foreign: UnsafeCell<Option<Release>>,
 }
 
 /// What a walk over all slots may see of one, used or free, while others work: only atomics.
@@ -64,9 +65,6 @@ const SAMPLED: usize = 1 << (usize::BITS - 3);
 
 /// The largest size of a special allocation: more than any address space has.
 pub(crate) const MOST_SPECIAL: usize = SAMPLED - 1;
-
-/// Gives foreign memory back; called once.
-pub(crate) type Release = Box<dyn FnOnce() + Send>;
 
 /// Where an allocation's memory is.
 #[derive(Clone, Copy)]
@@ -107,7 +105,7 @@ impl Slot {
         node: NodePtr,
         block: Block,
         size: usize,
-        foreign: Option<Box<Release>>,
+        foreign: Option<Release>,
     ) {
         let links = Links {
             first: Some(slot),
@@ -174,7 +172,7 @@ impl Slot {
         home: NonNull<Slot>,
         block: Block,
         links: Links,
-        foreign: Option<Box<Release>>,
+        foreign: Option<Release>,
     ) -> &'a Face {
         let slot = slot.as_ptr();
         // SAFETY: the pool's slots are valid for writes, and this one is the caller's.
@@ -313,7 +311,7 @@ impl Slot {
     ///
     /// Nobody else can reach the allocation.
     #[inline]
-    pub(crate) unsafe fn take_foreign(&self) -> Option<Box<Release>> {
+    pub(crate) unsafe fn take_foreign(&self) -> Option<Release> {
         // SAFETY: the caller's promise.
         unsafe { (*self.foreign.get()).take() }
     }

@@ -153,6 +153,16 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
     /// As [`reserve`](Self::reserve).
     #[inline]
     pub fn append_null(&mut self) -> Result<(), MemoryError> {
+        // With a null there was a value or null before, so an offset.
+        if let Some(bits) = &mut self.validity.bits
+            && bits.len() < bits.capacity()
+            && let Some(end) = T::Offset::from_usize(self.values.len())
+            && self.offsets.push_within_capacity(end.to_byte_slice())
+        {
+            let pushed = bits.push_within_capacity(false);
+            debug_assert!(pushed, "there is room");
+            return Ok(());
+        }
         self.append_nulls(1)
     }
 
@@ -161,6 +171,7 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[inline(never)]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         let rows = self.len();
         self.prepare()?;

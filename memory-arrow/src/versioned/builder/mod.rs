@@ -26,6 +26,8 @@ mod primitive;
 mod structs;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod values_tests;
 mod view;
 
 pub use boolean::BooleanBuilder;

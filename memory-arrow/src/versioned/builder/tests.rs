@@ -8,7 +8,7 @@ use arrow_memory_system as _;
 use super::super::deps::arrow_array::cast::AsArray;
 use super::super::deps::arrow_array::types::*;
 use super::super::deps::arrow_array::*;
-use super::super::deps::arrow_schema::{DataType, Field, TimeUnit};
+use super::super::deps::arrow_schema::{DataType, Field, IntervalUnit, TimeUnit};
 use super::*;
 
 fn all_types() -> Vec<DataType> {
@@ -30,11 +30,21 @@ fn all_types() -> Vec<DataType> {
         DataType::Float64,
         DataType::Date32,
         DataType::Date64,
+        DataType::Time32(TimeUnit::Second),
         DataType::Time32(TimeUnit::Millisecond),
         DataType::Time64(TimeUnit::Microsecond),
-        DataType::Timestamp(TimeUnit::Nanosecond, None),
+        DataType::Time64(TimeUnit::Nanosecond),
         DataType::Timestamp(TimeUnit::Second, Some("UTC".into())),
+        DataType::Timestamp(TimeUnit::Millisecond, None),
+        DataType::Timestamp(TimeUnit::Microsecond, None),
+        DataType::Timestamp(TimeUnit::Nanosecond, None),
         DataType::Duration(TimeUnit::Second),
+        DataType::Duration(TimeUnit::Millisecond),
+        DataType::Duration(TimeUnit::Microsecond),
+        DataType::Duration(TimeUnit::Nanosecond),
+        DataType::Interval(IntervalUnit::YearMonth),
+        DataType::Interval(IntervalUnit::DayTime),
+        DataType::Interval(IntervalUnit::MonthDayNano),
         DataType::Decimal32(5, 2),
         DataType::Decimal64(10, 2),
         DataType::Decimal128(20, 3),

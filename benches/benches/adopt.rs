@@ -1,0 +1,226 @@
+//! What it costs to put arrow-rs' arrays under an allocator, and builders side by side with arrow-rs' own.
+//!
+//!     cargo bench -p arrow-memory-benches --bench adopt -- [--quick] [adopt|builders]
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow_memory_arrow::builder::{Int64Builder, StringBuilder};
+use arrow_memory_arrow::deps::arrow_array::builder as theirs;
+use arrow_memory_arrow::deps::arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow_memory_arrow::{Accounted, claim_batch};
+use arrow_memory_benches::harness::{self, Estimate, Group, Settings};
+use arrow_memory_benches::{raw, trees};
+use arrow_memory_core::BufferAllocator;
+
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const COLUMNS: usize = 1000;
+const ITEMS: usize = 8192;
+
+fn main() {
+    harness::start();
+    raw::assert_global_is_mimalloc();
+    let (settings, filter) = Settings::from_arguments();
+    let allocator = trees::at_depth("mimalloc", 3);
+    if "adopt".contains(&filter) {
+        adoptions(&allocator, &settings);
+    }
+    if "builders".contains(&filter) {
+        builders(&allocator, &settings);
+    }
+}
+
+fn adoptions(allocator: &BufferAllocator, settings: &Settings) {
+    println!("| 1,000 columns, mimalloc, ns for each buffer | adopt | drop | again | transfer | |");
+    println!("|---|---|---|---|---|---|");
+    let ints = batch(|| Arc::new(Int64Array::from_iter_values(0..100)));
+    adoption("int64", 1, &ints, allocator, settings);
+    let nulls = batch(|| {
+        Arc::new(
+            (0..100)
+                .map(|n| (n % 3 > 0).then_some(n))
+                .collect::<Int64Array>(),
+        )
+    });
+    adoption("int64 with nulls", 2, &nulls, allocator, settings);
+    let texts = batch(|| {
+        Arc::new(StringArray::from_iter_values(
+            (0..100).map(|n| n.to_string()),
+        ))
+    });
+    adoption("strings", 2, &texts, allocator, settings);
+}
+
+fn batch(column: impl Fn() -> ArrayRef) -> RecordBatch {
+    let columns = (0..COLUMNS).map(|index| (format!("c{index}"), column()));
+    RecordBatch::try_from_iter(columns).expect("columns of one length")
+}
+
+/// Adopts a batch, adopts what was adopted, moves it, and lets it go: each timed by itself.
+fn adoption(
+    name: &str,
+    buffers: usize,
+    batch: &RecordBatch,
+    allocator: &BufferAllocator,
+    settings: &Settings,
+) {
+    let other = allocator.child("other").build().expect("it is unlimited");
+    let buffers = (buffers * COLUMNS) as f64;
+    let (mut adopt, mut release) = (Vec::new(), Vec::new());
+    let (mut again, mut transfer) = (Vec::new(), Vec::new());
+    let timed = |times: &mut Vec<f64>, operation: &mut dyn FnMut() -> RecordBatch| {
+        let begun = Instant::now();
+        let result = black_box(operation());
+        times.push(begun.elapsed().as_nanos() as f64 / buffers);
+        result
+    };
+    for _ in 0..settings.rounds * 3 {
+        let adopted = timed(&mut adopt, &mut || batch.adopt(allocator).expect("it fits"));
+        drop(timed(&mut again, &mut || {
+            adopted.adopt(allocator).expect("it fits")
+        }));
+        let moved = timed(&mut transfer, &mut || {
+            claim_batch(&adopted, &other).expect("it fits")
+        });
+        assert_eq!(allocator.allocated_memory(), other.allocated_memory());
+        drop((adopted, moved));
+        // What is measured is the drop of an adoption, not of a transfer.
+        let adopted = batch.adopt(allocator).expect("it fits");
+        let begun = Instant::now();
+        drop(adopted);
+        release.push(begun.elapsed().as_nanos() as f64 / buffers);
+        assert_eq!(allocator.allocated_memory(), 0);
+    }
+    let adopt = Estimate::of(adopt);
+    let verdict = if adopt.low <= 200.0 {
+        "bar"
+    } else {
+        "**missed**"
+    };
+    let [release, again, transfer] = [release, again, transfer].map(Estimate::of);
+    println!(
+        "| {name} (bar for adopt: 200) | {adopt} | {release} | {again} | {transfer} | {verdict} |"
+    );
+}
+
+fn builders(allocator: &BufferAllocator, settings: &Settings) {
+    println!(
+        "\n| ns for each value, 8,192 in an array | ours | arrow-rs | ratio (95 % interval) | bar | |"
+    );
+    println!("|---|---|---|---|---|---|");
+    compare(
+        "int64 `append`",
+        settings,
+        || {
+            let mut builder = Int64Builder::new(allocator);
+            for value in 0..ITEMS as i64 {
+                builder.append(black_box(value)).expect("it fits");
+            }
+            black_box(builder.finish().expect("it fits"));
+        },
+        || {
+            let mut builder = theirs::Int64Builder::new();
+            for value in 0..ITEMS as i64 {
+                builder.append_value(black_box(value));
+            }
+            black_box(builder.finish());
+        },
+    );
+    compare(
+        "int64 `append_option`, a tenth null",
+        settings,
+        || {
+            let mut builder = Int64Builder::new(allocator);
+            for value in 0..ITEMS as i64 {
+                let value = black_box(value);
+                let value = (value % 10 != 0).then_some(value);
+                builder.append_option(value).expect("it fits");
+            }
+            black_box(builder.finish().expect("it fits"));
+        },
+        || {
+            let mut builder = theirs::Int64Builder::new();
+            for value in 0..ITEMS as i64 {
+                let value = black_box(value);
+                builder.append_option((value % 10 != 0).then_some(value));
+            }
+            black_box(builder.finish());
+        },
+    );
+    let values: Vec<i64> = (0..ITEMS as i64).collect();
+    compare(
+        "int64 `append_slice` of 1,024",
+        settings,
+        || {
+            let mut builder = Int64Builder::new(allocator);
+            for chunk in values.chunks(1024) {
+                builder.append_slice(black_box(chunk)).expect("it fits");
+            }
+            black_box(builder.finish().expect("it fits"));
+        },
+        || {
+            let mut builder = theirs::Int64Builder::new();
+            for chunk in values.chunks(1024) {
+                builder.append_slice(black_box(chunk));
+            }
+            black_box(builder.finish());
+        },
+    );
+    let texts: Vec<String> = (0..1000).map(|n| format!("text {}", n * 7919)).collect();
+    let text = |index: usize| black_box(&*texts[index % 1000]);
+    compare(
+        "string `append`",
+        settings,
+        || {
+            let mut builder = StringBuilder::new(allocator);
+            for index in 0..ITEMS {
+                builder.append(text(index)).expect("it fits");
+            }
+            black_box(builder.finish().expect("it fits"));
+        },
+        || {
+            let mut builder = theirs::StringBuilder::new();
+            for index in 0..ITEMS {
+                builder.append_value(text(index));
+            }
+            black_box(builder.finish());
+        },
+    );
+    compare(
+        "string `append_option`, a tenth null",
+        settings,
+        || {
+            let mut builder = StringBuilder::new(allocator);
+            for index in 0..ITEMS {
+                let text = (index % 10 != 0).then(|| text(index));
+                builder.append_option(text).expect("it fits");
+            }
+            black_box(builder.finish().expect("it fits"));
+        },
+        || {
+            let mut builder = theirs::StringBuilder::new();
+            for index in 0..ITEMS {
+                builder.append_option((index % 10 != 0).then(|| text(index)));
+            }
+            black_box(builder.finish());
+        },
+    );
+}
+
+fn compare(name: &str, settings: &Settings, ours: impl FnMut(), arrow: impl FnMut()) {
+    let mut group = Group::new();
+    group.add_many("ours", ITEMS, ours);
+    group.add_many("arrow-rs", ITEMS, arrow);
+    let measured = group.measure(settings);
+    let ratio = measured.ratio("ours", "arrow-rs");
+    let verdict = if ratio.low <= 1.1 {
+        "bar"
+    } else {
+        "**missed**"
+    };
+    let (ours, arrow) = (measured.time("ours"), measured.time("arrow-rs"));
+    println!("| {name} | {ours} | {arrow} | {ratio} | ≤ 1.1 × | {verdict} |");
+}
