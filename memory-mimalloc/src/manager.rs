@@ -267,9 +267,10 @@ unsafe impl AllocationManager for MimallocManager {
         Ok(moved)
     }
 
-    /// Collects what the calling thread keeps and purges the memory that no thread uses.
+    /// Releases the large blocks that all threads keep, collects what mimalloc keeps for the calling
+    /// one, and purges the memory that no thread uses.
     ///
-    /// Free blocks in pages that *other* threads own are not reached: mimalloc keeps memory per
+    /// Other free blocks in pages that *other* threads own are not reached: mimalloc keeps memory per
     /// thread and has no call that collects another's. Such a thread gives empty pages back while
     /// it allocates, and everything when it ends.
     fn release_unused(&self) {
@@ -277,7 +278,8 @@ unsafe impl AllocationManager for MimallocManager {
         self.heap.collect();
     }
 
-    /// Live, peak and total bytes and allocations of this manager's blocks, at their layouts' sizes.
+    /// Live, peak and total bytes and allocations of this manager's blocks, at their layouts' sizes, and
+    /// as cached the large ones that threads keep.
     ///
     /// The rest is unknown: mimalloc is built without counters of its blocks, and what it calls
     /// committed is what it ever touched, given back or not.
