@@ -50,7 +50,8 @@ pub struct BlockCache {
 /// How much a [`BlockCache`] or a [`CachingManager`](crate::CachingManager) keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheLimits {
-    /// The most bytes that one thread keeps. 4 MiB by default.
+    /// The most bytes that one thread keeps, but for a single block that is larger. 2 MiB by
+    /// default.
     pub bytes_per_thread: usize,
     /// The most blocks of one class that one thread keeps, 16 at most. 16 by default.
     pub blocks_per_class: usize,
@@ -70,7 +71,7 @@ impl CacheLimits {
 impl Default for CacheLimits {
     fn default() -> Self {
         Self {
-            bytes_per_thread: 4 * KIB * KIB,
+            bytes_per_thread: 2 * KIB * KIB,
             blocks_per_class: PLACES,
             largest_block: 4 * KIB * KIB,
         }
@@ -193,17 +194,16 @@ impl Shared {
         self.make_room(mine, class) && mine.put(class, block, most)
     }
 
-    /// Releases blocks of other classes until there is room for one of this class.
+    /// Releases blocks of other classes until there is room for one of this class, or nothing left.
     #[cold]
     fn make_room(&self, mine: &ThreadBlocks, class: Class) -> bool {
-        let fits = class.size() <= self.limits.bytes_per_thread;
-        if !fits || !mine.would_keep(class, self.limits.blocks_per_class) {
+        if !mine.would_keep(class, self.limits.blocks_per_class) {
             return false;
         }
         while mine.bytes() + class.size() > self.limits.bytes_per_thread {
             match mine.give_up(class) {
                 Some((block, class)) => (self.release)(block, class.size()),
-                None => return false,
+                None => return mine.bytes() == 0,
             }
         }
         true

@@ -105,8 +105,11 @@ fn a_thread_keeps_so_many_blocks_of_a_class_and_so_many_bytes() {
     assert_eq!(cached(&manager), MIB);
     assert_eq!(tracking.live_bytes(), MIB);
 
-    drop(block(&manager, 2 * MIB));
-    assert_eq!(cached(&manager), MIB);
+    // A larger one is kept alone.
+    drop((0..3).map(|_| block(&manager, 2 * MIB)).collect::<Vec<_>>());
+    assert_eq!(cached(&manager), 2 * MIB);
+    drop(block(&manager, 64 * KIB));
+    assert_eq!(cached(&manager), 64 * KIB);
 }
 
 #[test]
