@@ -12,5 +12,6 @@ pub mod harness;
 pub mod memory;
 pub mod pools;
 pub mod raw;
+pub mod sources;
 pub mod threads;
 pub mod trees;

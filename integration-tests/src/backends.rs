@@ -7,11 +7,15 @@ use arrow_memory_core::{AllocationManager, backend};
 /// Makes a test of every scenario for every backend: `fn scenario(backend: &Arc<dyn
 /// AllocationManager>)` becomes the tests `system::scenario` and so on.
 ///
-/// A new backend is one line here (and a dependency of this package). Once per module.
+/// A new backend is one line here (and a dependency of this package). Once per module. The arena
+/// stands on the preferred one of the others, or on what `ARROW_DEFAULT_MEMORY_POOL` names.
 #[macro_export]
 macro_rules! for_every_backend {
     ($($scenario:ident),+ $(,)?) => {
         $crate::on_backend!(system, arrow_memory_system: $($scenario),+);
+        $crate::on_backend!(jemalloc, arrow_memory_jemalloc: $($scenario),+);
+        $crate::on_backend!(mimalloc, arrow_memory_mimalloc: $($scenario),+);
+        $crate::on_backend!(arena, arrow_memory_arena: $($scenario),+);
     };
 }
 

@@ -20,11 +20,19 @@ fn padded(size: usize) -> usize {
     (size.max(1) + (ALIGNMENT - 1)) & !(ALIGNMENT - 1)
 }
 
-arrow_memory_core::register_backend!(BackendRegistration {
+/// How this backend makes itself known, which it does at link time. A static library, whose linker
+/// drops what nobody calls, registers it by hand.
+///
+/// ```
+/// arrow_memory_core::backend::register(&arrow_memory_arena::REGISTRATION);
+/// ```
+pub static REGISTRATION: BackendRegistration = BackendRegistration {
     name: arena::NAME,
     preference: 0, // only by name
     manager: start,
-});
+};
+
+arrow_memory_core::register_backend!(REGISTRATION);
 
 fn start() -> Result<Arc<dyn AllocationManager>, ManagerError> {
     match Arena::builder().build() {

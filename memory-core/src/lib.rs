@@ -23,6 +23,7 @@ mod reservation;
 mod rounding;
 pub mod sampling;
 mod size;
+mod slots;
 mod sync;
 mod tally;
 #[cfg(any(test, feature = "testing"))]
@@ -63,7 +64,9 @@ pub use rounding::{
 pub use size::{ALIGNMENT, MAX_ALIGNMENT};
 pub use tally::Tally;
 pub use totals::MemoryTotals;
-pub use wrappers::{CacheLimits, CachingManager, CappedManager, LoggingManager, ProxyManager};
+pub use wrappers::{
+    BlockCache, CacheLimits, CachingManager, CappedManager, LoggingManager, ProxyManager,
+};
 
 /// What the macros of this crate expand to. Not for use by hand.
 #[doc(hidden)]

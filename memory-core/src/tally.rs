@@ -2,26 +2,25 @@
 //!
 //! A counter that every thread adds to costs 5 ns where nobody else writes and caps a program at
 //! some 24 million updates a second where somebody does, several times what an allocation takes.
-//! So each thread has a *slot*, and a tally has one *shard* for each slot, on its own cache line,
-//! which only the thread that holds the slot writes: with a load and a store, no read-modify-write.
-//! Whoever asks adds the shards up.
+//! So a tally has one *shard* for each [slot](crate::slots), on its own cache line, which only the
+//! thread that holds the slot writes: with a load and a store, no read-modify-write. Whoever asks
+//! adds the shards up.
 //!
 //! # Invariants
 //!
-//! 1. A slot is held by at most one living thread: its bit in `SLOTS` is set by an Acquire
-//!    compare-exchange when it is taken and cleared by a Release when the thread ends, so a shard's
-//!    next writer sees all that its last one wrote.
+//! 1. A slot is held by at most one living thread, and its next holder sees what the last one wrote:
+//!    that is promised by `slots`.
 //! 2. Shards are never reset: their sums go on when a slot changes hands, and wrap. Live bytes are
 //!    the difference of two sums modulo 2^64, so blocks may be given back by other threads.
 //! 3. Threads without a slot (there are more than 128, or their thread-locals are gone) share one
 //!    shard and use read-modify-writes there.
 
-use std::cell::Cell;
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::manager::ManagerStats;
 use crate::size::KIB;
+use crate::slots::{self, SLOT_COUNT};
 
 /// Counts what a manager lends and takes back, at about a nanosecond for each.
 ///
@@ -143,8 +142,7 @@ impl Tally {
     /// This thread's shard, if it has a slot.
     #[inline]
     fn shard(&self) -> Option<&Shard> {
-        let slot = SLOT.get() as usize;
-        (slot < SLOT_COUNT).then(|| &self.shards[slot])
+        slots::held().map(|slot| &self.shards[slot])
     }
 
     #[inline]
@@ -185,12 +183,8 @@ impl Tally {
 
     #[cold]
     fn count_without_slot(&self, lent: u64, returned: u64, allocations: u64) {
-        if SLOT.get() == UNASKED {
-            Lease::take();
-        }
-        // The thread's own shard, if it has got a slot now: read-modify-writes do no harm there.
-        let slot = SLOT.get().min(NO_SLOT);
-        let shard = &self.shards[slot as usize];
+        // The thread's own shard, if it gets a slot now: read-modify-writes do no harm there.
+        let shard = &self.shards[slots::slot().unwrap_or(SLOT_COUNT)];
         // Relaxed: sums; see `stats` for why `returned` is a Release.
         shard.lent.fetch_add(lent, Ordering::Relaxed);
         shard.allocations.fetch_add(allocations, Ordering::Relaxed);
@@ -251,70 +245,6 @@ fn add(counter: &AtomicU64, amount: u64) -> u64 {
     counter.store(sum, Ordering::Release);
     sum
 }
-
-/// A thread's hold on its slot; dropped with the thread's locals.
-struct Lease(Cell<u32>);
-
-impl Lease {
-    /// Takes a slot for this thread, or notes that there is none.
-    fn take() {
-        let slot = LEASE
-            .try_with(|lease| {
-                let slot = claim();
-                lease.0.set(slot);
-                slot
-            })
-            .unwrap_or(NO_SLOT);
-        SLOT.set(slot);
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        SLOT.set(NO_SLOT);
-        let slot = self.0.get();
-        if slot < NO_SLOT {
-            // Release: its partner is the Acquire in `claim`, so the next holder sees our sums.
-            SLOTS[slot as usize / 32].fetch_and(!(1 << (slot % 32)), Ordering::Release);
-        }
-    }
-}
-
-/// The lowest free slot, or `NO_SLOT`.
-fn claim() -> u32 {
-    for (index, word) in SLOTS.iter().enumerate() {
-        let claimed = word.fetch_update(
-            // Acquire: its partner is the Release in `Lease::drop`.
-            Ordering::Acquire,
-            // Relaxed: nothing is read before a slot is ours.
-            Ordering::Relaxed,
-            |bits| (bits != u32::MAX).then(|| bits | (bits + 1)),
-        );
-        if let Ok(bits) = claimed {
-            return index as u32 * 32 + bits.trailing_ones();
-        }
-    }
-    NO_SLOT
-}
-
-thread_local! {
-    /// This thread's slot, `NO_SLOT` or `UNASKED`. It has no destructor, so it can always be read.
-    static SLOT: Cell<u32> = const { Cell::new(UNASKED) };
-    /// Gives the slot back when the thread ends.
-    static LEASE: Lease = const { Lease(Cell::new(NO_SLOT)) };
-}
-
-/// One bit for each slot that is held.
-static SLOTS: [AtomicU32; SLOT_COUNT / 32] = [const { AtomicU32::new(0) }; SLOT_COUNT / 32];
-
-/// How many threads can count in shards of their own.
-const SLOT_COUNT: usize = 128;
-
-/// A thread that found every slot held, or has no thread-locals any more.
-const NO_SLOT: u32 = SLOT_COUNT as u32;
-
-/// A thread that has not asked for a slot yet.
-const UNASKED: u32 = u32::MAX;
 
 /// How far a shard's difference may go before it is added to what all threads see.
 const PUBLISH_BYTES: i64 = 256 * KIB as i64;

@@ -6,19 +6,30 @@ use arrow_memory_core::backend::BackendRegistration;
 use arrow_memory_core::{AllocationManager, ManagerError};
 
 mod arenas;
+mod builder;
 mod caches;
 mod error;
+mod kept;
 mod mallctl;
 mod manager;
 
+pub use builder::JemallocBuilder;
 pub use error::JemallocError;
-pub use manager::{JemallocBuilder, JemallocManager};
+pub use manager::JemallocManager;
 
-arrow_memory_core::register_backend!(BackendRegistration {
+/// How this backend makes itself known, which it does at link time. A static library, whose linker
+/// drops what nobody calls, registers it by hand.
+///
+/// ```
+/// arrow_memory_core::backend::register(&arrow_memory_jemalloc::REGISTRATION);
+/// ```
+pub static REGISTRATION: BackendRegistration = BackendRegistration {
     name: manager::NAME,
     preference: 30,
     manager: start,
-});
+};
+
+arrow_memory_core::register_backend!(REGISTRATION);
 
 fn start() -> Result<Arc<dyn AllocationManager>, ManagerError> {
     Ok(Arc::new(JemallocManager::new()))

@@ -8,7 +8,10 @@
 //!    That matters because only calls without flags take jemalloc's fast path.
 //! 2. A block of an alignment up to 64 was asked for with no alignment flag, a block of a higher
 //!    one with its own; so the layout tells with which flags it must be given back.
-//! 3. The size class of a live block is that of its padded size: sized deallocation relies on it.
+//! 3. The size class of a live block is that of its *room*, which its layout tells: sized
+//!    deallocation relies on it. That is its padded size, but for blocks beyond jemalloc's thread
+//!    caches, up to a few MiB and of an alignment up to 64: those are kept when they come back, and
+//!    have room for the class in which they are kept, so that one fits every layout of its class.
 
 #![expect(
     unsafe_code,
@@ -21,14 +24,18 @@ use std::num::NonZero;
 use std::ptr::NonNull;
 use std::thread;
 
-use arrow_memory_core::{ALIGNMENT, AllocationManager, ManagerError, ManagerStats, Tally};
+use arrow_memory_core::{
+    ALIGNMENT, AllocationManager, BlockCache, CacheLimits, ManagerError, ManagerStats, Tally,
+};
 use tikv_jemalloc_ctl::stats_print;
 use tikv_jemalloc_sys as jemalloc;
 use tikv_jemalloc_sys::{MALLOCX_ALIGN, MALLOCX_ARENA, MALLOCX_TCACHE_NONE, MALLOCX_ZERO};
 
 use crate::arenas::{Decay, OwnArenas};
+use crate::builder::JemallocBuilder;
 use crate::caches;
 use crate::error::JemallocError;
+use crate::kept::kept;
 use crate::mallctl::{self, ALL_ARENAS};
 
 /// A backend on jemalloc.
@@ -56,6 +63,8 @@ pub struct JemallocManager {
     cached_max: usize,
     /// The arena that serves everything, if there is one.
     dedicated: Option<u32>,
+    /// Keeps blocks that jemalloc's thread caches do not hold. Gone before the arenas are left.
+    kept: BlockCache,
     /// The arenas for blocks that no thread cache holds; or just the dedicated one.
     arenas: OwnArenas,
     tally: Tally,
@@ -70,9 +79,27 @@ impl JemallocManager {
             automatic_max: cached_max,
             cached_max,
             dedicated: None,
+            kept: kept(CacheLimits::default(), 0),
             arenas: OwnArenas::new(cores.min(MAX_ARENAS), Decay::default()),
             tally: Tally::new(),
         }
+    }
+
+    /// What [`JemallocBuilder::build`] makes.
+    pub(crate) fn set_up(
+        dedicated: bool,
+        decay: Decay,
+        cache: CacheLimits,
+    ) -> Result<Self, JemallocError> {
+        decay.check()?;
+        let mut manager = Self::new();
+        manager.arenas.set_decay(|now| *now = decay)?;
+        if dedicated {
+            manager.dedicated = Some(manager.arenas.make()?);
+            manager.automatic_max = 0;
+        }
+        manager.kept = kept(cache, manager.return_flags(LARGE, ALIGNMENT));
+        Ok(manager)
     }
 
     /// Sets what [`build`](JemallocBuilder::build) makes.
@@ -137,20 +164,81 @@ impl JemallocManager {
         self.dedicated
     }
 
-    /// A block of a padded size, or null.
+    /// A block, or null.
     #[inline]
     fn obtain(&self, size: usize, align: usize) -> *mut u8 {
-        if self.is_automatic(size, align) {
+        let padded = padded(size);
+        if self.is_automatic(padded, align) {
             // SAFETY: any size may be asked for.
-            unsafe { jemalloc::malloc(size) }.cast()
-        } else {
-            self.allocate_flagged(size, align, 0)
+            return unsafe { jemalloc::malloc(padded) }.cast();
+        }
+        match self.take(padded, align) {
+            Some(kept) => kept.as_ptr(),
+            None => self.allocate_flagged(padded, align, 0),
         }
     }
 
-    /// Asks jemalloc for a block that is not served without flags.
+    /// Gives a block to jemalloc, or keeps it.
+    ///
+    /// # Safety
+    ///
+    /// The block is live, of this layout, and nobody uses it any more.
+    #[inline]
+    unsafe fn give_back(&self, ptr: NonNull<u8>, layout: Layout) {
+        let (size, align) = (padded(layout.size()), layout.align());
+        if self.is_automatic(size, align) {
+            // SAFETY: by the caller's promise and invariants 2 and 3.
+            unsafe { jemalloc::sdallocx(ptr.as_ptr().cast(), size, 0) };
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { self.give_back_flagged(ptr, size, align) };
+        }
+    }
+
+    /// As `give_back`, for a padded size that is not served without flags.
+    ///
+    /// # Safety
+    ///
+    /// As for `give_back`.
+    unsafe fn give_back_flagged(&self, ptr: NonNull<u8>, size: usize, align: usize) {
+        if self.is_kept(size, align) {
+            // SAFETY: by the caller's promise; by invariant 3 it has room for its class.
+            let kept = unsafe { self.kept.keep(ptr, size) };
+            if kept {
+                return;
+            }
+        }
+        let flags = self.return_flags(size, align);
+        // SAFETY: by the caller's promise the block is live and of this layout; by invariants 2 and
+        // 3 this is its size class and these are its flags.
+        unsafe { jemalloc::sdallocx(ptr.as_ptr().cast(), self.room(size, align), flags) };
+    }
+
+    /// A block that this thread kept.
+    fn take(&self, size: usize, align: usize) -> Option<NonNull<u8>> {
+        self.is_kept(size, align)
+            .then(|| self.kept.take(size))
+            .flatten()
+    }
+
+    /// Whether a block of this padded size is kept when it comes back, if the limits allow it.
+    #[inline]
+    fn is_kept(&self, size: usize, align: usize) -> bool {
+        size > self.cached_max && align <= ALIGNMENT
+    }
+
+    /// The size that jemalloc is asked for: see invariant 3.
+    fn room(&self, size: usize, align: usize) -> usize {
+        let class = self
+            .is_kept(size, align)
+            .then(|| self.kept.size_of_class(size));
+        class.flatten().unwrap_or(size)
+    }
+
+    /// Asks jemalloc for a block of a padded size that is not served without flags.
     fn allocate_flagged(&self, size: usize, align: usize, more: c_int) -> *mut u8 {
         let flags = self.flags(size, align) | more;
+        let size = self.room(size, align);
         // SAFETY: the size is not 0, and the flags hold a power of two that a `Layout` had, an
         // arena that exists and a cache of this thread.
         unsafe { jemalloc::mallocx(size, flags) }.cast()
@@ -203,7 +291,7 @@ impl JemallocManager {
     ///
     /// As for [`AllocationManager::reallocate`].
     unsafe fn resize_in_place(&self, ptr: NonNull<u8>, new_size: usize, align: usize) -> bool {
-        let wanted = padded(new_size);
+        let wanted = self.room(padded(new_size), align);
         let flags = align_flag(align);
         // SAFETY: by the caller's promise the block is live; the size is not 0.
         let usable = unsafe { jemalloc::xallocx(ptr.as_ptr().cast(), wanted, 0, flags) };
@@ -229,27 +317,26 @@ unsafe impl AllocationManager for JemallocManager {
 
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
-        let block = self.obtain(padded(layout.size()), layout.align());
-        self.lend(block, layout)
+        self.lend(self.obtain(layout.size(), layout.align()), layout)
     }
 
     #[inline]
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        let size = padded(layout.size());
-        let flags = if self.is_automatic(size, layout.align()) {
-            0
-        } else {
-            self.return_flags(size, layout.align())
-        };
         self.tally.returned(layout.size());
-        // SAFETY: by the caller's promise the block is live and of this layout; by invariants 2 and
-        // 3 this is its size class and these are its flags.
-        unsafe { jemalloc::sdallocx(ptr.as_ptr().cast(), size, flags) };
+        // SAFETY: the caller's promise.
+        unsafe { self.give_back(ptr, layout) };
     }
 
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
-        let size = padded(layout.size());
-        let ptr = self.allocate_flagged(size, layout.align(), MALLOCX_ZERO);
+        let (size, align) = (padded(layout.size()), layout.align());
+        let ptr = match self.take(size, align) {
+            Some(kept) => {
+                // SAFETY: the block is ours, and has this size.
+                unsafe { kept.write_bytes(0, size) };
+                kept.as_ptr()
+            }
+            None => self.allocate_flagged(size, align, MALLOCX_ZERO),
+        };
         self.lend(ptr, layout)
     }
 
@@ -266,7 +353,7 @@ unsafe impl AllocationManager for JemallocManager {
         }
         let new = Layout::from_size_align(new_size, old.align())
             .map_err(|_| ManagerError::new("the new size does not make a valid layout"))?;
-        let moved = NonNull::new(self.obtain(padded(new_size), new.align()))
+        let moved = NonNull::new(self.obtain(new_size, new.align()))
             .ok_or_else(|| ManagerError::out_of_memory(new))?;
         let common = old.size().min(new_size);
         // SAFETY: the caller's block is valid for reads of `old.size()` bytes and the new one for
@@ -276,21 +363,22 @@ unsafe impl AllocationManager for JemallocManager {
                 .as_ptr()
                 .copy_from_nonoverlapping(ptr.as_ptr(), common)
         };
-        let flags = self.return_flags(padded(old.size()), old.align());
         // SAFETY: by the caller's promise the block is live, of layout `old`, and is not used any
-        // more; by invariants 2 and 3 this is its size class and these are its flags.
-        unsafe { jemalloc::sdallocx(ptr.as_ptr().cast(), padded(old.size()), flags) };
+        // more.
+        unsafe { self.give_back(ptr, old) };
         self.tally.resized(old.size(), new_size);
         Ok(moved)
     }
 
-    /// Empties the calling thread's cache and purges the arenas.
+    /// Releases the large blocks that all threads keep, empties the calling thread's cache and
+    /// purges the arenas.
     ///
     /// With a dedicated arena, that cache and that arena. Without, also the arenas that jemalloc
     /// chose for small blocks, which the whole process shares. The caches of other threads, at most
     /// a few hundred KiB each, cannot be reached: jemalloc empties them bit by bit while those
     /// threads allocate, and at their end.
     fn release_unused(&self) {
+        self.kept.release();
         match self.dedicated {
             Some(arena) => caches::flush(arena),
             None => {
@@ -324,7 +412,7 @@ unsafe impl AllocationManager for JemallocManager {
                 .map(|(small, large)| {
                     (small + large).saturating_sub(stats.live_bytes.unwrap_or(0))
                 }),
-            None => in_arena("tcache_bytes"),
+            None => in_arena("tcache_bytes").map(|bytes| bytes + self.kept.bytes()),
         };
         stats.cached_bytes = dirty.zip(in_caches).map(|(dirty, caches)| dirty + caches);
         stats.active_bytes = in_arena("pactive").map(|pages| pages * page);
@@ -349,55 +437,6 @@ impl std::fmt::Debug for JemallocManager {
     }
 }
 
-/// Sets up a [`JemallocManager`].
-#[derive(Clone, Debug, Default)]
-#[must_use = "a builder does nothing until `build`"]
-pub struct JemallocBuilder {
-    dedicated: bool,
-    decay: Decay,
-}
-
-impl JemallocBuilder {
-    /// Whether every block comes from one arena that nothing else in the process uses, so that
-    /// statistics, decay and purging speak of this manager alone; no by default.
-    ///
-    /// It costs some 11 ns more for each allocation that a thread cache serves, and all threads
-    /// share the arena's locks for the others.
-    pub fn dedicated_arena(mut self, dedicated: bool) -> Self {
-        self.dedicated = dedicated;
-        self
-    }
-
-    /// See [`JemallocManager::set_dirty_decay_ms`].
-    pub fn dirty_decay_ms(mut self, milliseconds: isize) -> Self {
-        self.decay.dirty = milliseconds;
-        self
-    }
-
-    /// See [`JemallocManager::set_muzzy_decay_ms`].
-    pub fn muzzy_decay_ms(mut self, milliseconds: isize) -> Self {
-        self.decay.muzzy = milliseconds;
-        self
-    }
-
-    /// Makes the manager.
-    ///
-    /// # Errors
-    ///
-    /// * [`JemallocError::InvalidDecay`] if a decay time is below -1.
-    /// * [`JemallocError::Refused`] if jemalloc could not make the dedicated arena.
-    pub fn build(self) -> Result<JemallocManager, JemallocError> {
-        self.decay.check()?;
-        let mut manager = JemallocManager::new();
-        manager.arenas.set_decay(|decay| *decay = self.decay)?;
-        if self.dedicated {
-            manager.dedicated = Some(manager.arenas.make()?);
-            manager.automatic_max = 0;
-        }
-        Ok(manager)
-    }
-}
-
 /// The name in `ARROW_DEFAULT_MEMORY_POOL` and in reports.
 pub(crate) const NAME: &str = "jemalloc";
 
@@ -416,6 +455,9 @@ fn align_flag(align: usize) -> c_int {
         MALLOCX_ALIGN(align)
     }
 }
+
+/// A size that no thread cache of jemalloc's holds.
+const LARGE: usize = 1 << 30;
 
 /// The largest size that jemalloc's thread caches hold.
 fn cached_max() -> usize {

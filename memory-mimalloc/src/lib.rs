@@ -12,11 +12,19 @@ mod options;
 pub use manager::MimallocManager;
 pub use options::MimallocOption;
 
-arrow_memory_core::register_backend!(BackendRegistration {
+/// How this backend makes itself known, which it does at link time. A static library, whose linker
+/// drops what nobody calls, registers it by hand.
+///
+/// ```
+/// arrow_memory_core::backend::register(&arrow_memory_mimalloc::REGISTRATION);
+/// ```
+pub static REGISTRATION: BackendRegistration = BackendRegistration {
     name: manager::NAME,
     preference: 20,
     manager: start,
-});
+};
+
+arrow_memory_core::register_backend!(REGISTRATION);
 
 fn start() -> Result<Arc<dyn AllocationManager>, ManagerError> {
     Ok(Arc::new(MimallocManager::new()))

@@ -5,6 +5,12 @@
 //! bytes without being asked for an alignment, which takes the fast path. That is how mimalloc is
 //! laid out and not what it promises; so each block's address is looked at, and one that will not
 //! do is exchanged for one from the aligned functions, which over-allocate where they must.
+//!
+//! # Invariants
+//!
+//! 1. A live block whose size and alignment are such that it is kept when it comes back has room for
+//!    the size of its class: it was asked for with that, and stays in place only as long as that
+//!    is so.
 
 #![expect(unsafe_code, reason = "implements AllocationManager")]
 
@@ -12,7 +18,9 @@ use std::alloc::Layout;
 use std::fmt;
 use std::ptr::NonNull;
 
-use arrow_memory_core::{ALIGNMENT, AllocationManager, ManagerError, ManagerStats, Tally};
+use arrow_memory_core::{
+    ALIGNMENT, AllocationManager, BlockCache, CacheLimits, ManagerError, ManagerStats, Tally,
+};
 
 use crate::heap::{self, Heap};
 use crate::options::MimallocOption;
@@ -40,14 +48,27 @@ use crate::options::MimallocOption;
 /// ```
 pub struct MimallocManager {
     heap: Heap,
+    /// Keeps blocks of more than `DEAR` bytes.
+    kept: BlockCache,
     tally: Tally,
 }
 
 impl MimallocManager {
     /// A manager with a heap of its own, if the linked mimalloc has heaps that serve all threads.
     pub fn new() -> Self {
+        Self::with_cache(CacheLimits::default())
+    }
+
+    /// As [`new`](Self::new), with other limits for what each thread keeps of blocks of more than
+    /// 512 KiB, for which mimalloc sets up pages each time; [`CacheLimits::NONE`] keeps none.
+    pub fn with_cache(limits: CacheLimits) -> Self {
+        let release = |block: NonNull<u8>, _size| {
+            // SAFETY: a block that was kept, of some heap, and that nobody uses.
+            unsafe { heap::free(block.as_ptr()) };
+        };
         Self {
             heap: Heap::new(),
+            kept: BlockCache::new(limits, release),
             tally: Tally::new(),
         }
     }
@@ -89,33 +110,81 @@ impl MimallocManager {
     /// A block, or null.
     #[inline]
     fn obtain(&self, size: usize, align: usize) -> *mut u8 {
+        if size > DEAR || align > ALIGNMENT {
+            return self.obtain_otherwise(size, align);
+        }
+        let ptr = self.heap.malloc(padded(size));
+        if ptr.addr().is_multiple_of(ALIGNMENT) {
+            return ptr;
+        }
+        // SAFETY: it was allocated just now, and nobody has seen it.
+        unsafe { heap::free(ptr) };
+        self.heap.malloc_aligned(padded(size), ALIGNMENT)
+    }
+
+    /// A block that is large or widely aligned, or null.
+    fn obtain_otherwise(&self, size: usize, align: usize) -> *mut u8 {
+        if let Some(kept) = self.take(size, align) {
+            return kept.as_ptr();
+        }
+        let room = self.room(size, align);
         if align <= ALIGNMENT {
-            let ptr = self.heap.malloc(padded(size));
+            let ptr = self.heap.malloc(room);
             if ptr.addr().is_multiple_of(ALIGNMENT) {
                 return ptr;
             }
             // SAFETY: it was allocated just now, and nobody has seen it.
             unsafe { heap::free(ptr) };
         }
-        self.obtain_aligned(size, align)
-    }
-
-    #[cold]
-    fn obtain_aligned(&self, size: usize, align: usize) -> *mut u8 {
-        self.heap.malloc_aligned(padded(size), align.max(ALIGNMENT))
+        self.heap.malloc_aligned(room, align.max(ALIGNMENT))
     }
 
     /// A block of zeros, or null.
     fn obtain_zeroed(&self, size: usize, align: usize) -> *mut u8 {
+        if let Some(kept) = self.take(size, align) {
+            // SAFETY: the block is ours, and has room for its class, which is at least this size.
+            unsafe { kept.write_bytes(0, size) };
+            return kept.as_ptr();
+        }
+        let room = self.room(size, align);
         if align <= ALIGNMENT {
-            let ptr = self.heap.zalloc(padded(size));
+            let ptr = self.heap.zalloc(room);
             if ptr.addr().is_multiple_of(ALIGNMENT) {
                 return ptr;
             }
             // SAFETY: it was allocated just now, and nobody has seen it.
             unsafe { heap::free(ptr) };
         }
-        self.heap.zalloc_aligned(padded(size), align.max(ALIGNMENT))
+        self.heap.zalloc_aligned(room, align.max(ALIGNMENT))
+    }
+
+    /// The size that a block is asked for with, or must have room for to stay where it is.
+    fn room(&self, size: usize, align: usize) -> usize {
+        let class = is_kept(size, align).then(|| self.kept.size_of_class(size));
+        class.flatten().unwrap_or(padded(size))
+    }
+
+    /// A block that this thread kept.
+    fn take(&self, size: usize, align: usize) -> Option<NonNull<u8>> {
+        is_kept(size, align).then(|| self.kept.take(size)).flatten()
+    }
+
+    /// Keeps a block or gives it to mimalloc.
+    ///
+    /// # Safety
+    ///
+    /// The block is live, of this layout, and nobody uses it any more.
+    #[inline]
+    unsafe fn give_back(&self, ptr: NonNull<u8>, layout: Layout) {
+        if layout.size() > DEAR && is_kept(layout.size(), layout.align()) {
+            // SAFETY: by the caller's promise; by invariant 1 it has room for its class.
+            let kept = unsafe { self.kept.keep(ptr, layout.size()) };
+            if kept {
+                return;
+            }
+        }
+        // SAFETY: by the caller's promise the block is live, and nobody uses it any more.
+        unsafe { heap::free(ptr.as_ptr()) };
     }
 
     #[inline]
@@ -157,8 +226,8 @@ unsafe impl AllocationManager for MimallocManager {
     #[inline]
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
         self.tally.returned(layout.size());
-        // SAFETY: by the caller's promise the block is live, and nobody uses it any more.
-        unsafe { heap::free(ptr.as_ptr()) };
+        // SAFETY: by the caller's promise.
+        unsafe { self.give_back(ptr, layout) };
     }
 
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
@@ -176,7 +245,7 @@ unsafe impl AllocationManager for MimallocManager {
         // SAFETY: as above.
         let usable = unsafe { heap::usable_size(ptr.as_ptr()) };
         // A block that would be more than half empty moves to a smaller one.
-        if fits && new_size >= usable / 2 {
+        if fits && new_size >= usable / 2 && self.room(new_size, old.align()) <= usable {
             self.tally.resized(old.size(), new_size);
             return Ok(ptr);
         }
@@ -193,26 +262,31 @@ unsafe impl AllocationManager for MimallocManager {
                 .copy_from_nonoverlapping(ptr.as_ptr(), common)
         };
         // SAFETY: by the caller's promise the block is live, and is not used any more.
-        unsafe { heap::free(ptr.as_ptr()) };
+        unsafe { self.give_back(ptr, old) };
         self.tally.resized(old.size(), new_size);
         Ok(moved)
     }
 
-    /// Collects what the calling thread keeps and purges the memory that no thread uses.
+    /// Releases the large blocks that all threads keep, collects what mimalloc keeps for the calling
+    /// one, and purges the memory that no thread uses.
     ///
-    /// Free blocks in pages that *other* threads own are not reached: mimalloc keeps memory per
+    /// Other free blocks in pages that *other* threads own are not reached: mimalloc keeps memory per
     /// thread and has no call that collects another's. Such a thread gives empty pages back while
     /// it allocates, and everything when it ends.
     fn release_unused(&self) {
+        self.kept.release();
         self.heap.collect();
     }
 
-    /// Live, peak and total bytes and allocations of this manager's blocks, at their layouts' sizes.
+    /// Live, peak and total bytes and allocations of this manager's blocks, at their layouts' sizes, and
+    /// as cached the large ones that threads keep.
     ///
     /// The rest is unknown: mimalloc is built without counters of its blocks, and what it calls
     /// committed is what it ever touched, given back or not.
     fn stats(&self) -> ManagerStats {
-        self.tally.stats()
+        let mut stats = self.tally.stats();
+        stats.cached_bytes = Some(self.kept.bytes());
+        stats
     }
 }
 
@@ -234,10 +308,19 @@ impl fmt::Debug for MimallocManager {
 /// The name in `ARROW_DEFAULT_MEMORY_POOL` and in reports.
 pub(crate) const NAME: &str = "mimalloc";
 
+/// Whether blocks of this size and alignment are kept when they come back.
+#[inline]
+fn is_kept(size: usize, align: usize) -> bool {
+    size > DEAR && align <= ALIGNMENT
+}
+
+/// Up to this size blocks share pages; each larger one has pages of its own, set up each time.
+const DEAR: usize = 512 * 1024;
+
 /// `size` as mimalloc is asked for it; a layout's size cannot overflow here.
 #[inline]
 fn padded(size: usize) -> usize {
-    (size.max(1) + (ALIGNMENT - 1)) & !(ALIGNMENT - 1)
+    (size + (ALIGNMENT - 1)) & !(ALIGNMENT - 1)
 }
 
 #[cfg(test)]

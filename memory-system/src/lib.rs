@@ -26,7 +26,6 @@
 //!
 //! Linux on x86-64 with glibc is tested. The rest is kept compiling.
 
-mod counters;
 mod heap;
 mod manager;
 mod pages;

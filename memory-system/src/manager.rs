@@ -9,9 +9,9 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use arrow_memory_core::backend::BackendRegistration;
-use arrow_memory_core::{AllocationManager, ManagerError, ManagerStats};
+use arrow_memory_core::{AllocationManager, ManagerError, ManagerStats, Tally};
 
-use crate::{counters, heap, pages};
+use crate::{heap, pages};
 
 /// The manager on the platform's allocator, and on pages for large blocks.
 ///
@@ -19,7 +19,7 @@ use crate::{counters, heap, pages};
 /// Put an `arrow_memory_core::ProxyManager` around one to count a part.
 ///
 /// Live bytes, totals and counts are exact whenever no call is under way. The peak is exact while
-/// one thread allocates; with several it is within 64 KiB per thread of the truth, and never below
+/// one thread allocates; with several it is within 256 KiB per thread of the truth, and never below
 /// a live value that [`stats`](AllocationManager::stats) has answered. `cached_bytes` are the
 /// pages kept for reuse, at most 64 MiB; what the platform's heap keeps is its own secret.
 ///
@@ -64,7 +64,7 @@ unsafe impl AllocationManager for SystemManager {
     #[inline]
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
         // Before the block is gone: whoever gets it next must not be counted besides it.
-        counters::freed(layout.size());
+        TALLY.returned(layout.size());
         if pages::serve(layout) {
             // SAFETY: by the caller's promise the block is live and came from `allocate` with
             // this layout, so from pages.
@@ -113,7 +113,7 @@ unsafe impl AllocationManager for SystemManager {
             }),
         };
         let moved = moved.ok_or_else(|| ManagerError::out_of_memory(new))?;
-        counters::resized(old.size(), new_size);
+        TALLY.resized(old.size(), new_size);
         Ok(moved)
     }
 
@@ -126,12 +126,7 @@ unsafe impl AllocationManager for SystemManager {
     }
 
     fn stats(&self) -> ManagerStats {
-        let counted = counters::read();
-        let mut stats = ManagerStats::default();
-        stats.live_bytes = Some(counted.live_bytes);
-        stats.peak_bytes = Some(counted.peak_bytes);
-        stats.total_bytes = Some(counted.total_bytes);
-        stats.allocations = Some(counted.allocations);
+        let mut stats = TALLY.stats();
         stats.cached_bytes = Some(pages::cached_bytes());
         stats
     }
@@ -142,7 +137,7 @@ unsafe impl AllocationManager for SystemManager {
 fn counted(block: Option<NonNull<u8>>, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
     match block {
         Some(block) => {
-            counters::allocated(layout.size());
+            TALLY.lent(layout.size());
             Ok(block)
         }
         None => Err(out_of_memory(layout)),
@@ -182,6 +177,9 @@ pub static REGISTRATION: BackendRegistration = BackendRegistration {
 };
 
 arrow_memory_core::register_backend!(REGISTRATION);
+
+/// What all managers of this type lent together.
+static TALLY: Tally = Tally::new();
 
 /// What `ARROW_DEFAULT_MEMORY_POOL` calls this backend.
 const NAME: &str = "system";

@@ -65,7 +65,7 @@ fn the_peak_sees_small_blocks_that_pile_up() {
 }
 
 #[test]
-fn the_peak_of_several_threads_is_off_by_a_quantum_for_each_at_most() {
+fn the_peak_of_several_threads_is_off_by_a_quantum_for_each_further_one_at_most() {
     let _turn = alone();
     let _floor = up_to_the_peak();
     let before = live();
@@ -82,7 +82,7 @@ fn the_peak_of_several_threads_is_off_by_a_quantum_for_each_at_most() {
         }
     });
 
-    let slack = 4 * 64 * KIB;
+    let slack = 3 * 256 * KIB;
     let measured = peak() - before;
     assert!(measured.abs_diff(4 * MIB) <= slack, "{measured}");
 }

@@ -8,6 +8,7 @@ mod bad_input;
 mod callbacks;
 mod closing;
 mod failing;
+mod kept;
 mod limit;
 mod model;
 mod random;

@@ -2,7 +2,10 @@
 //!
 //! A case is a list of draws, which become operations only as they are run: a draw picks among
 //! what is there at that moment, and takes its sizes from what is left, so that about a third of
-//! the requests are refused, many by a byte. `PROPTEST_CASES` changes how many cases run.
+//! the requests are refused, many by a byte.
+//!
+//! What is checked is the accounting, which knows nothing of backends: so all cases run over one of
+//! them, and a twentieth over each other one. `PROPTEST_CASES` changes how many that are.
 
 mod script;
 
@@ -12,13 +15,12 @@ use std::sync::{Arc, Once};
 use std::thread;
 
 use arrow_memory_core::AllocationManager;
-use arrow_memory_integration_tests::backends;
+use arrow_memory_integration_tests::for_every_backend;
 use arrow_memory_integration_tests::operation::{Key, Operation, Rounding};
 use arrow_memory_integration_tests::side_by_side::{Headroom, SideBySide};
 use arrow_memory_integration_tests::tree::Ground;
 use proptest::collection::vec;
-use proptest::prelude::*;
-use proptest::test_runner::{Config, RngSeed, TestCaseError};
+use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
 
 use script::{Draw, Script, Shape, draw, overflows, root_limit, rounding, shape};
 
@@ -28,11 +30,63 @@ const STEPS: usize = 200;
 /// Enough for that many operations: a draw may find nothing to do it to.
 const DRAWS: usize = 300;
 
+type Backend = Arc<dyn AllocationManager>;
+
+for_every_backend!(
+    random_operations_agree_with_the_model_with_the_default_credit,
+    random_operations_agree_with_the_model_without_credit,
+    random_operations_agree_with_the_model_with_the_credit_of_a_few_buffers,
+    random_operations_agree_with_the_model_when_it_is_asked_now_and_then,
+    random_operations_agree_with_the_model_when_it_is_asked_now_and_then_about_little_credit,
+);
+
+fn random_operations_agree_with_the_model_with_the_default_credit(backend: &Backend) {
+    agree(backend, 2000, None, 1);
+}
+
+fn random_operations_agree_with_the_model_without_credit(backend: &Backend) {
+    agree(backend, 2000, Some(0), 1);
+}
+
+fn random_operations_agree_with_the_model_with_the_credit_of_a_few_buffers(backend: &Backend) {
+    agree(backend, 500, Some(1000), 1);
+}
+
+fn random_operations_agree_with_the_model_when_it_is_asked_now_and_then(backend: &Backend) {
+    agree(backend, 500, None, 9);
+}
+
+fn random_operations_agree_with_the_model_when_it_is_asked_now_and_then_about_little_credit(
+    backend: &Backend,
+) {
+    agree(backend, 500, Some(1000), 9);
+}
+
+/// Runs `cases` over the first backend, and a twentieth of them over another.
+fn agree(backend: &Backend, cases: u32, credit: Option<usize>, look_every: usize) {
+    let share = if backend.name() == "system" { 1 } else { 20 };
+    let what = (rounding(), root_limit(), shape(), vec(draw(), DRAWS));
+    let result =
+        TestRunner::new(config(cases, share)).run(&what, |(rounding, limit, shape, draws)| {
+            let setting = Setting {
+                credit,
+                rounding,
+                limit,
+                shape,
+                look_every,
+            };
+            run(backend, setting, &draws)
+        });
+    if let Err(failure) = result {
+        panic!("{failure}");
+    }
+}
+
 /// A case; a failure is cut down to a few steps, and tells the operations, which the draws do not
 /// show.
-fn run(setting: Setting, draws: &[Draw]) -> Result<(), TestCaseError> {
+fn run(backend: &Backend, setting: Setting, draws: &[Draw]) -> Result<(), TestCaseError> {
     let story = |draws: &[Draw]| {
-        let manager: Arc<dyn AllocationManager> = backends::manager("system");
+        let manager = Arc::clone(backend);
         let credit = setting.credit;
         let ground = Ground::Root { manager, credit };
         let mut case = Case {
@@ -165,35 +219,11 @@ impl Case {
     }
 }
 
-macro_rules! property {
-    ($name:ident, $cases:expr, $credit:expr, $look_every:expr) => {
-        proptest! {
-            #![proptest_config(config($cases))]
-
-            #[test]
-            fn $name(
-                rounding in rounding(),
-                limit in root_limit(),
-                shape in shape(),
-                draws in vec(draw(), DRAWS),
-            ) {
-                let setting = Setting {
-                    credit: $credit,
-                    rounding,
-                    limit,
-                    shape,
-                    look_every: $look_every,
-                };
-                run(setting, &draws)?;
-            }
-        }
-    };
-}
-
-fn config(cases: u32) -> Config {
+fn config(cases: u32, share: u32) -> Config {
     let wanted = std::env::var("PROPTEST_CASES").ok();
+    let cases = wanted.and_then(|it| it.parse().ok()).unwrap_or(cases);
     Config {
-        cases: wanted.and_then(|it| it.parse().ok()).unwrap_or(cases),
+        cases: cases.div_ceil(share),
         failure_persistence: None,
         // A failure is cut down by `shortest`, which knows what draws mean.
         max_shrink_iters: 0,
@@ -206,34 +236,3 @@ fn config(cases: u32) -> Config {
         ..Config::default()
     }
 }
-
-property!(
-    random_operations_agree_with_the_model_with_the_default_credit,
-    2000,
-    None,
-    1
-);
-property!(
-    random_operations_agree_with_the_model_without_credit,
-    2000,
-    Some(0),
-    1
-);
-property!(
-    random_operations_agree_with_the_model_with_the_credit_of_a_few_buffers,
-    500,
-    Some(1000),
-    1
-);
-property!(
-    random_operations_agree_with_the_model_when_it_is_asked_now_and_then,
-    500,
-    None,
-    9
-);
-property!(
-    random_operations_agree_with_the_model_when_it_is_asked_now_and_then_about_little_credit,
-    500,
-    Some(1000),
-    9
-);

@@ -5,7 +5,7 @@ mod capped;
 mod logging;
 mod proxy;
 
-pub use caching::{CacheLimits, CachingManager};
+pub use caching::{BlockCache, CacheLimits, CachingManager};
 pub use capped::CappedManager;
 pub use logging::LoggingManager;
 pub use proxy::ProxyManager;

@@ -1,0 +1,241 @@
+//! What keeps large blocks for their threads: [`BlockCache`].
+#![expect(
+    unsafe_code,
+    reason = "to keep a block is to promise that it may be written to and released"
+)]
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::{Arc, OnceLock};
+
+use super::blocks::{PLACES, ThreadBlocks};
+use super::classes::{Class, LARGEST};
+use crate::size::KIB;
+use crate::slots::{self, SLOT_COUNT, Tenant};
+
+/// Keeps large blocks that come back, per thread, for reuse.
+///
+/// For implementations of [`AllocationManager`](crate::AllocationManager) whose library takes the
+/// long way for large blocks; a [`CachingManager`](crate::CachingManager) puts one in front of any
+/// manager. Allocators keep small blocks per thread: jemalloc's thread caches end at 32 KiB,
+/// mimalloc's pages at 512 KiB, and behind them wait locks, page tables and the system. 64 KiB is the
+/// size of one column of a batch.
+///
+/// Blocks of more than 32 KiB, up to [`CacheLimits::largest_block`], belong to one of eight classes
+/// between a power of two and the next. A thread keeps what it frees, within the [`CacheLimits`],
+/// if it is of a class that this thread asked for before: one that only frees what others allocate
+/// keeps nothing. What no longer fits makes room, oldest use first. A block that is kept goes when
+/// its thread ends, in [`release`](Self::release), or with the cache.
+///
+/// Taking and keeping cost a swap of the thread's own and no lock. Up to 128 threads keep blocks at
+/// a time.
+///
+/// # Examples
+///
+/// A manager whose blocks have the sizes of their classes:
+///
+/// ```
+/// use arrow_memory_core::{BlockCache, CacheLimits};
+///
+/// let cache = BlockCache::new(CacheLimits::default(), |_block, _size| { /* give it back */ });
+/// assert_eq!(cache.size_of_class(100_000), Some(104 * 1024));
+/// assert_eq!(cache.size_of_class(1_000), None); // not kept
+/// assert!(cache.take(100_000).is_none()); // nothing is there yet: allocate 104 KiB
+/// assert_eq!(cache.bytes(), 0);
+/// ```
+pub struct BlockCache {
+    shared: Arc<Shared>,
+}
+
+/// How much a [`BlockCache`] or a [`CachingManager`](crate::CachingManager) keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheLimits {
+    /// The most bytes that one thread keeps, but for a single block that is larger. 2 MiB by
+    /// default.
+    pub bytes_per_thread: usize,
+    /// The most blocks of one class that one thread keeps, 16 at most. 16 by default.
+    pub blocks_per_class: usize,
+    /// The largest block that is kept, in bytes; at most 8 MiB. 4 MiB by default.
+    pub largest_block: usize,
+}
+
+impl CacheLimits {
+    /// Nothing is kept.
+    pub const NONE: Self = Self {
+        bytes_per_thread: 0,
+        blocks_per_class: 0,
+        largest_block: 0,
+    };
+}
+
+impl Default for CacheLimits {
+    fn default() -> Self {
+        Self {
+            bytes_per_thread: 2 * KIB * KIB,
+            blocks_per_class: PLACES,
+            largest_block: 4 * KIB * KIB,
+        }
+    }
+}
+
+impl BlockCache {
+    /// Keeps blocks within `limits`.
+    ///
+    /// A block that is not kept any more is passed to `release` with the size of its class, on
+    /// whichever thread: it must not unwind, and has to hold on to what it needs for that.
+    pub fn new(
+        limits: CacheLimits,
+        release: impl Fn(NonNull<u8>, usize) + Send + Sync + 'static,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            limits: CacheLimits {
+                largest_block: limits.largest_block.min(LARGEST),
+                blocks_per_class: limits.blocks_per_class.min(PLACES),
+                ..limits
+            },
+            release: Box::new(release),
+            threads: [const { OnceLock::new() }; SLOT_COUNT],
+        });
+        slots::join(&shared);
+        Self { shared }
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> CacheLimits {
+        self.shared.limits
+    }
+
+    /// The size of the class of blocks of `size` bytes, at most an eighth more; `None` if they are
+    /// not kept.
+    #[inline]
+    pub fn size_of_class(&self, size: usize) -> Option<usize> {
+        self.class(size).map(Class::size)
+    }
+
+    /// A block for `size` bytes that this thread kept. It has room for the size of its class.
+    #[inline]
+    pub fn take(&self, size: usize) -> Option<NonNull<u8>> {
+        let class = self.class(size)?;
+        self.shared.mine()?.take(class)
+    }
+
+    /// Keeps a block that had `size` bytes for this thread; `false` if it does not, and the block
+    /// is still the caller's.
+    ///
+    /// # Safety
+    ///
+    /// The block has room for the size of its class, is aligned as all that are kept here, and
+    /// `release` may be called with it. Unless the answer is `false`, nobody uses it any more.
+    #[inline]
+    pub unsafe fn keep(&self, block: NonNull<u8>, size: usize) -> bool {
+        let Some(class) = self.class(size) else {
+            return false;
+        };
+        match self.shared.mine() {
+            Some(blocks) => self.shared.keep(blocks, block, class),
+            None => false,
+        }
+    }
+
+    /// Releases what all threads keep.
+    pub fn release(&self) {
+        self.shared.empty();
+    }
+
+    /// What all threads keep: the sum of the sizes of the blocks' classes.
+    pub fn bytes(&self) -> usize {
+        let threads = self.shared.threads.iter();
+        let kept = threads.filter_map(|blocks| Some(blocks.get()?.bytes()));
+        kept.sum()
+    }
+
+    #[inline]
+    fn class(&self, size: usize) -> Option<Class> {
+        if size > self.shared.limits.largest_block {
+            return None;
+        }
+        Class::of(size)
+    }
+}
+
+impl fmt::Debug for BlockCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockCache")
+            .field("limits", &self.shared.limits)
+            .field("bytes", &self.bytes())
+            .finish()
+    }
+}
+
+/// What the cache and the ends of threads share.
+struct Shared {
+    limits: CacheLimits,
+    release: Box<Release>,
+    /// By slot; made when a thread first asks.
+    threads: [OnceLock<Box<ThreadBlocks>>; SLOT_COUNT],
+}
+
+type Release = dyn Fn(NonNull<u8>, usize) + Send + Sync;
+
+impl Shared {
+    /// The blocks of this thread, which is their owner.
+    #[inline]
+    fn mine(&self) -> Option<&ThreadBlocks> {
+        let blocks = &self.threads[slots::slot()?];
+        Some(blocks.get_or_init(|| Box::new(ThreadBlocks::new())))
+    }
+
+    #[inline]
+    fn keep(&self, mine: &ThreadBlocks, block: NonNull<u8>, class: Class) -> bool {
+        let most = self.limits.blocks_per_class;
+        if mine.bytes() + class.size() <= self.limits.bytes_per_thread {
+            return mine.put(class, block, most);
+        }
+        self.make_room(mine, class) && mine.put(class, block, most)
+    }
+
+    /// Releases blocks of other classes until there is room for one of this class, or nothing left.
+    #[cold]
+    fn make_room(&self, mine: &ThreadBlocks, class: Class) -> bool {
+        if !mine.would_keep(class, self.limits.blocks_per_class) {
+            return false;
+        }
+        while mine.bytes() + class.size() > self.limits.bytes_per_thread {
+            match mine.give_up(class) {
+                Some((block, class)) => (self.release)(block, class.size()),
+                None => return mine.bytes() == 0,
+            }
+        }
+        true
+    }
+
+    fn empty(&self) {
+        for blocks in self.threads.iter().filter_map(OnceLock::get) {
+            self.empty_one(blocks);
+        }
+    }
+
+    fn empty_one(&self, blocks: &ThreadBlocks) {
+        blocks.empty(|block, class| (self.release)(block, class.size()));
+    }
+}
+
+impl Tenant for Shared {
+    fn slot_ends(&self, slot: usize) {
+        if let Some(blocks) = self.threads[slot].get() {
+            self.empty_one(blocks);
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.empty();
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
