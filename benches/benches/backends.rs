@@ -278,6 +278,10 @@ fn resident(text: &mut String) {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what allocators give back after a while is what is measured"
+)]
 fn print_resident(name: &str) {
     let managed = (!name.starts_with("raw")).then(|| manager(name));
     let own;
