@@ -48,7 +48,7 @@ use crate::tally::Tally;
 ///
 /// # Invariants
 ///
-/// 1. A block that is lent has, below, the layout that [`below`](Self::below) computes from the one
+/// 1. A block that is lent has, below, the layout that `below` computes from the one
 ///    it is lent with; one that is kept has the size of its class and an alignment of 64. So
 ///    whoever gives it back below can tell.
 #[derive(Debug)]
