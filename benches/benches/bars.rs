@@ -72,6 +72,7 @@ fn allocate(settings: &Settings, report: &mut Report) {
 fn extras(settings: &Settings, report: &mut Report) {
     let plain = trees::at_depth("mimalloc", 3);
     let heard = trees::below(&trees::heard("mimalloc"), 2);
+    let waiting = trees::below(&trees::waiting("mimalloc"), 2);
     let reserving = trees::below(&trees::root("mimalloc"), 1);
     let reserved = reserving.child("level").reservation(KIB * KIB).build();
     let reserved = reserved.expect("it is unlimited");
@@ -79,11 +80,17 @@ fn extras(settings: &Settings, report: &mut Report) {
     let explicit = trees::below(&root, 2);
     let mut group = Group::new();
     group.add("plain", pair(&plain, 4 * KIB));
-    group.add("listener", pair(&heard, 4 * KIB));
+    group.add("listener that hears all", pair(&heard, 4 * KIB));
+    group.add("listener for refusals", pair(&waiting, 4 * KIB));
     group.add("reservation", pair(&reserved, 4 * KIB));
     group.add("debug off", pair(&explicit, 4 * KIB));
     let measured = group.measure(settings);
-    for extra in ["listener", "reservation", "debug off"] {
+    for extra in [
+        "listener that hears all",
+        "listener for refusals",
+        "reservation",
+        "debug off",
+    ] {
         let name = format!("allocate + drop 4 KiB, mimalloc, {extra} / without");
         report.ratio(&name, measured.ratio(extra, "plain"), 1.1, 1.0);
     }

@@ -15,6 +15,16 @@ pub struct Silent;
 
 impl AllocationListener for Silent {}
 
+/// A listener that waits for refusals, and does not want to hear of each allocation.
+#[derive(Debug)]
+pub struct Waiting;
+
+impl AllocationListener for Waiting {
+    fn hears_allocations(&self) -> bool {
+        false
+    }
+}
+
 /// A root over the backend of this name.
 ///
 /// # Panics
@@ -27,6 +37,11 @@ pub fn root(name: &str) -> BufferAllocator {
 /// A root over the backend of this name that every callback goes to.
 pub fn heard(name: &str) -> BufferAllocator {
     root_with(name, |builder| builder.listener(Arc::new(Silent)))
+}
+
+/// A root over the backend of this name whose listener is called after refusals.
+pub fn waiting(name: &str) -> BufferAllocator {
+    root_with(name, |builder| builder.listener(Arc::new(Waiting)))
 }
 
 /// A root over the backend of this name, built as `set_up` says.

@@ -170,7 +170,7 @@ impl Watch {
 
 /// Bits of [`Node::hooks`].
 pub(crate) mod hooks {
-    /// A listener is set.
+    /// A listener is set that hears of allocations.
     pub(crate) const LISTENER: u8 = 1;
     /// Debug mode is on.
     pub(crate) const DEBUG: u8 = 2;
@@ -402,6 +402,13 @@ impl Node {
         let hooked = if self.hooks == 0 { 0 } else { HOOKED };
         // Relaxed: as in `watch`.
         self.watch.store(hooked | scale, Ordering::Relaxed);
+    }
+
+    /// The listener, if it wants to hear of each allocation.
+    #[inline]
+    pub(crate) fn hearing(&self) -> Option<&dyn AllocationListener> {
+        let listener = self.listener.as_deref()?;
+        (self.hooks & hooks::LISTENER != 0).then_some(listener)
     }
 
     /// Whether debug mode is on in this tree.
@@ -645,9 +652,12 @@ impl Node {
             listener,
             policy,
         } = config;
+        let hears = listener
+            .as_ref()
+            .is_some_and(|listener| listener.hears_allocations());
         let mut bits = 0;
         for (on, bit) in [
-            (listener.is_some(), hooks::LISTENER),
+            (hears, hooks::LISTENER),
             (tree.config.debug, hooks::DEBUG),
             (tree.config.statistics, hooks::STATISTICS),
             (policy.is_some(), hooks::POLICY),

@@ -342,7 +342,7 @@ pub(crate) fn charge_reserved(
     reserved: usize,
     size: usize,
 ) -> Result<Charge<'_>, AllocError> {
-    if let Some(listener) = &handle.listener {
+    if let Some(listener) = handle.hearing() {
         let asked = listener.on_pre_allocation(&handle.info, size);
         asked.map_err(|veto| vetoed(handle, size, veto))?;
     }
@@ -369,7 +369,9 @@ impl<'a> Charge<'a> {
         let Some(listener) = handle.listener.as_deref().filter(|_| bytes > 0) else {
             return Self::unheard(handle, bytes);
         };
-        if let Err(veto) = listener.on_pre_allocation(&handle.info, bytes) {
+        if let Some(listener) = handle.hearing()
+            && let Err(veto) = listener.on_pre_allocation(&handle.info, bytes)
+        {
             return Err(vetoed(handle, bytes, veto));
         }
         if let Err(refusal) = handle.charge(bytes) {
@@ -381,7 +383,7 @@ impl<'a> Charge<'a> {
     /// Charges `bytes` (perhaps none) if the listener has nothing against it; it is not told of a
     /// refusal.
     pub(crate) fn allowed(handle: &'a Handle, bytes: usize) -> Result<Self, AllocError> {
-        if let Some(listener) = handle.listener.as_ref().filter(|_| bytes > 0) {
+        if let Some(listener) = handle.hearing().filter(|_| bytes > 0) {
             listener
                 .on_pre_allocation(&handle.info, bytes)
                 .map_err(|veto| vetoed(handle, bytes, veto))?;
@@ -400,13 +402,28 @@ impl<'a> Charge<'a> {
         Ok(Self { handle, bytes })
     }
 
-    /// As `unheard`, for at least one byte, with an error that fits in a register.
+    /// As `new`, for at least one byte and a node whose listener, if any, does not hear of
+    /// allocations; with an error that fits in a register.
     #[inline]
     fn boxed(handle: &'a Handle, bytes: usize) -> Result<Self, Box<AllocError>> {
         match handle.charge(bytes) {
             Ok(()) => Ok(Self { handle, bytes }),
-            Err(refusal) => Err(boxed_refusal(&refusal, bytes)),
+            Err(refusal) => Self::boxed_again(handle, bytes, &refusal),
         }
+    }
+
+    /// What is left to do after a refusal.
+    #[cold]
+    fn boxed_again(
+        handle: &'a Handle,
+        bytes: usize,
+        refusal: &Refusal,
+    ) -> Result<Self, Box<AllocError>> {
+        match &handle.listener {
+            Some(listener) => charge_again(handle, &**listener, bytes, refusal)?,
+            None => return Err(Box::new(refused(refusal, bytes))),
+        }
+        Ok(Self { handle, bytes })
     }
 
     /// Leaves the bytes charged.
@@ -469,7 +486,7 @@ pub(crate) fn count_growth(node: &Node, size: usize) {
 
 /// Tells the listener of an allocation, or of growth.
 pub(crate) fn tell_allocation(node: &Node, size: usize) {
-    if let Some(listener) = &node.listener {
+    if let Some(listener) = node.hearing() {
         listener.on_allocation(&node.info, size);
     }
 }
@@ -502,11 +519,6 @@ pub(crate) fn refused(refusal: &Refusal, bytes: usize) -> AllocError {
         probes::refuse(bytes, allocator);
     }
     error
-}
-
-#[cold]
-fn boxed_refusal(refusal: &Refusal, bytes: usize) -> Box<AllocError> {
-    Box::new(refused(refusal, bytes))
 }
 
 #[cold]

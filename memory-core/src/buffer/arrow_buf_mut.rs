@@ -442,7 +442,7 @@ impl ArrowBufMut {
         self.note(Operation::Resized, Location::caller());
         // SAFETY: the block is smaller by as many bytes, which were charged for it.
         unsafe { handle.uncharge(given) };
-        if let Some(listener) = &handle.listener {
+        if let Some(listener) = handle.hearing() {
             listener.on_release(&handle.info, given);
         }
         Ok(())

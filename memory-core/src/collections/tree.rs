@@ -116,7 +116,7 @@ impl TreeAllocator {
         let handle = &self.allocator.handle;
         // SAFETY: the caller's promise.
         unsafe { handle.uncharge(bytes) };
-        if let Some(listener) = &handle.listener {
+        if let Some(listener) = handle.hearing() {
             quietly(&handle.info, || listener.on_release(&handle.info, bytes));
         }
     }

@@ -100,7 +100,7 @@ pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
         // Relaxed: a statistic.
         owner.live_allocations.fetch_sub(1, Ordering::Relaxed);
     }
-    if owner.listener.is_none() {
+    if owner.hearing().is_none() {
         // SAFETY: these bytes were charged for the memory that is gone.
         return unsafe { node.uncharge(size) };
     }
@@ -112,7 +112,7 @@ pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
 /// Tells the listener of a release, in a `Drop`.
 #[inline]
 fn tell_release(node: &Node, size: usize) {
-    if let Some(listener) = &node.listener {
+    if let Some(listener) = node.hearing() {
         quietly(&node.info, || listener.on_release(&node.info, size));
     }
 }

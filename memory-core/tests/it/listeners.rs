@@ -1,9 +1,13 @@
 //! What listeners are told: by whom, once, with which sizes.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arrow_memory_core::testing::{RecordingListener, TrackingManager};
-use arrow_memory_core::{AllocationListener, BufferAllocator, ForeignAllocation};
+use arrow_memory_core::{
+    AllocationListener, AllocationOutcome, AllocatorInfo, ArrowBuf, BufferAllocator,
+    ForeignAllocation, Veto,
+};
 
 use crate::support::{child, ones, over};
 
@@ -204,4 +208,66 @@ fn the_listener_of_the_parent_hears_of_children_however_they_go() {
             "child closed removed from ROOT"
         ]
     );
+}
+
+/// Drops what it holds when memory is short, and counts what it is told.
+#[derive(Default)]
+struct WaitsForRefusals {
+    held: Mutex<Vec<ArrowBuf>>,
+    asked: AtomicUsize,
+    heard: AtomicUsize,
+}
+
+impl AllocationListener for WaitsForRefusals {
+    fn hears_allocations(&self) -> bool {
+        false
+    }
+
+    fn on_pre_allocation(&self, _: &AllocatorInfo, _: usize) -> Result<(), Veto> {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn on_allocation(&self, _: &AllocatorInfo, _: usize) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn on_release(&self, _: &AllocatorInfo, _: usize) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn on_failed_allocation(&self, _: &AllocatorInfo, _: usize, _: &AllocationOutcome) -> bool {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.held.lock().unwrap().pop().is_some()
+    }
+}
+
+#[test]
+fn a_listener_that_does_not_hear_of_allocations_is_still_asked_after_a_refusal() {
+    let listener = Arc::new(WaitsForRefusals::default());
+    let builder = over(&Arc::new(TrackingManager::new())).limit(1024);
+    let root = builder.listener(listener.clone()).build().unwrap();
+    let hold = |size| {
+        let buffer = root.buffer_zeroed(size).unwrap().freeze();
+        listener.held.lock().unwrap().push(buffer);
+    };
+    hold(1024);
+
+    // A new buffer, growth and foreign memory: each takes the place of what was held.
+    let mut grown = root.buffer_zeroed(64).unwrap();
+    hold(960);
+    grown.resize(1000, 1).unwrap();
+    drop(grown);
+    hold(1024);
+    let foreign = ForeignAllocation::from_owner(vec![1_u8; 100]);
+    drop(root.wrap_foreign_allocation(foreign).unwrap());
+    hold(1024);
+    let sum = root.allocate_bytes(1);
+    root.buffer(2000).unwrap_err();
+
+    assert!(sum.is_err(), "external bytes are silent");
+    assert_eq!(listener.asked.load(Ordering::Relaxed), 4);
+    assert_eq!(listener.heard.load(Ordering::Relaxed), 0);
+    assert_eq!(root.allocated_memory(), 0);
+    root.verify().unwrap();
 }
