@@ -3,8 +3,8 @@
 
     benches/render.py            reads and writes benches/results/
 
-Reads `suite.tsv` (from the bench `suite`), `bars.md`, `growth.md` and `lineitem.md` (from the benches of
-those names) and `threads.csv` (from the binary `threads`); what is not there is left as it was. Writes
+Reads `suite.tsv` (from the bench `suite`), `bars.md`, `growth.md`, `lineitem.md`, `backends.md` and `adopt.md` (from the
+benches of those names) and `threads.csv` (from the binary `threads`); what is not there is left as it was. Writes
 `table.md`, `bars.svg` (the main table), `depth.svg` and `threads.svg`, and puts the tables between the
 markers of `benches/README.md`. Needs nothing but Python.
 """
@@ -194,7 +194,7 @@ def nice(rough):
 def fill_readme():
     readme = HERE / "README.md"
     text = readme.read_text()
-    for name in ("machine", "bars", "growth", "lineitem", "table", "instructions"):
+    for name in ("machine", "bars", "growth", "lineitem", "backends", "adopt", "table", "instructions"):
         source = RESULTS / f"{name}.md"
         if name == "instructions":
             content = "```text\n" + (HERE / "instructions.txt").read_text() + "```\n"

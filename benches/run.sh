@@ -3,11 +3,11 @@
 #
 #   benches/run.sh [--quick]      nothing else may run meanwhile; what is measured is built first
 #
-# FEATURES (default: datafusion,tpch) are those of the package `arrow-memory-benches`. If it does not
+# FEATURES (default: arrow,datafusion,tpch) are those of the package `arrow-memory-benches`. If it does not
 # build with them, it is measured without: their bars are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-features=${FEATURES-datafusion,tpch}
+features=${FEATURES-arrow,datafusion,tpch}
 results=benches/results
 mkdir -p $results
 
@@ -34,6 +34,10 @@ fi
 bench bars bars.md "$@"
 bench growth growth.md "$@"
 bench suite suite.tsv "$@"
+bench backends backends.md "$@"
+if [[ $features == *arrow* ]]; then
+    bench adopt adopt.md "$@"
+fi
 cargo run -q --profile bench -p arrow-memory-benches --features "$features" --bin threads \
     > $results/threads.csv.new
 mv $results/threads.csv.new $results/threads.csv
