@@ -37,18 +37,22 @@ fn up_to_the_peak() -> Block<'static> {
     block((peak() - live()).max(1))
 }
 
+/// By how much the peak may be off: a quantum for each thread that ever counted, and each test has
+/// its own. (For one thread it is exact; core's tests of `Tally` see that.)
+const SLACK: usize = 10 * 256 * KIB;
+
 #[test]
-fn the_peak_of_one_thread_is_exact_to_the_byte() {
+fn the_peak_sees_a_block_that_came_and_went() {
     let _turn = alone();
     let _floor = up_to_the_peak();
     let before = live();
 
-    let one = block(100);
-    drop(block(1_000));
-    let two = block(200);
+    let one = block(10 * MIB);
+    drop(block(100 * MIB));
+    let two = block(20 * MIB);
     drop((one, two));
 
-    assert_eq!(peak(), before + 1_100);
+    assert!(peak().abs_diff(before + 110 * MIB) <= SLACK, "{}", peak());
     assert_eq!(live(), before);
 }
 
@@ -58,14 +62,14 @@ fn the_peak_sees_small_blocks_that_pile_up() {
     let _floor = up_to_the_peak();
     let before = live();
 
-    let pile: Vec<_> = (0..10_000).map(|_| block(64)).collect();
+    let pile: Vec<_> = (0..100_000).map(|_| block(64)).collect();
     drop(pile);
 
-    assert_eq!(peak(), before + 640_000);
+    assert!(peak().abs_diff(before + 6_400_000) <= SLACK, "{}", peak());
 }
 
 #[test]
-fn the_peak_of_several_threads_is_off_by_a_quantum_for_each_further_one_at_most() {
+fn the_peak_of_several_threads_is_that_of_their_sum() {
     let _turn = alone();
     let _floor = up_to_the_peak();
     let before = live();
@@ -82,9 +86,7 @@ fn the_peak_of_several_threads_is_off_by_a_quantum_for_each_further_one_at_most(
         }
     });
 
-    let slack = 3 * 256 * KIB;
-    let measured = peak() - before;
-    assert!(measured.abs_diff(4 * MIB) <= slack, "{measured}");
+    assert!(peak().abs_diff(before + 4 * MIB) <= SLACK, "{}", peak());
 }
 
 #[test]
