@@ -251,8 +251,8 @@ impl<T: Parts> Accounted for T {
         let mut seen = HashTable::new();
         let mut sum = 0;
         let mut add = |buffer: &Buffer| {
-            let Some(known) = Region::held(buffer).and_then(|region| known::find(region, None).0)
-            else {
+            let find = |region| known::find(region, None).known;
+            let Some(known) = Region::held(buffer).and_then(find) else {
                 return;
             };
             let Some(id) = known.view.allocation_id() else {
@@ -273,13 +273,11 @@ impl<T: Parts> Accounted for T {
         let parts = self.parts();
         let mut regions = Regions::of(&parts);
         for slot in &mut regions.slots {
-            slot.buffer = match known::find(slot.region, None).0 {
-                None => None,
-                Some(known) => Some(match known.original {
-                    Some(original) if covers(&original, slot.region) => original,
-                    _ => Buffer::from(known.view.as_slice()),
-                }),
-            };
+            let lookup = known::find(slot.region, None);
+            slot.buffer = lookup.known.map(|known| match lookup.original {
+                Some(original) if covers(&original, slot.region) => original,
+                _ => Buffer::from(known.view.as_slice()),
+            });
         }
         self.assemble(regions.rebuild(parts))
     }
@@ -367,13 +365,17 @@ impl Regions {
         let mut unknown: Vec<(usize, Key)> = Vec::new();
         let mut total = 0_usize;
         for (index, slot) in self.slots.iter_mut().enumerate() {
-            match known::find(slot.region, Some(allocator)) {
-                (Some(known), _) => slot.known = Some(known),
-                (None, key) => {
-                    total = total.saturating_add(slot.region.size);
-                    unknown.push((index, key));
-                }
+            let lookup = known::find(slot.region, Some(allocator));
+            slot.known = lookup.known;
+            if slot.known.is_some() {
+                continue;
             }
+            if let Some(buffer) = slot.widest.take() {
+                let (buffer, region) = known::source(buffer, lookup.original, slot.region);
+                (slot.widest, slot.region) = (Some(buffer), region);
+            }
+            total = total.saturating_add(slot.region.size);
+            unknown.push((index, lookup.key));
         }
         if unknown.is_empty() {
             return Ok(());
@@ -416,7 +418,7 @@ impl Regions {
                 continue;
             };
             // Of the ledgers in this tree, the one that owns: its charge is what moves.
-            let owner = known::find(slot.region, None).0;
+            let owner = known::find(slot.region, None).known;
             if let Some(owner) = owner
                 && owner.view.shares_root(target)
                 && owner.view.allocation_id() == known.view.allocation_id()
