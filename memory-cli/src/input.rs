@@ -51,6 +51,10 @@ impl Input {
     ///
     /// The messages of Arrow IPC are read into memory of `messages`; the decoders of other formats
     /// have memory of their own.
+    ///
+    /// Not by the readers of arrow-memory-arrow for those: they adopt each batch as it appears, which
+    /// a scan does itself, into the tree that is looked at, where it can say what was refused and what
+    /// would have been needed. A tree in between would be charged for the same bytes and tell nothing.
     pub(crate) fn open(
         path: &Path,
         columns: &[String],

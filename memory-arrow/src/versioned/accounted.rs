@@ -1,30 +1,13 @@
-//! Arrays and batches: adopted, moved, measured and let go as wholes. Longer than most: the trait, its
-//! one implementation, and how arrays are taken apart.
-//!
-//! Longer than most files: half of it is what the public methods promise.
-#![expect(
-    unsafe_code,
-    reason = "rebuilds valid arrays with other buffers of the same bytes"
-)]
-
-use std::sync::Arc;
+//! Arrays and batches: adopted, moved, measured and let go as wholes.
 
 use arrow_memory_core::{ArrowBuf, BufferAllocator};
 use hashbrown::HashTable;
 
-use super::deps::arrow_array::types::{
-    ArrowDictionaryKeyType, ArrowPrimitiveType, ByteArrayType, ByteViewType, RunEndIndexType,
-};
-use super::deps::arrow_array::{
-    Array, ArrayRef, BooleanArray, DictionaryArray, FixedSizeBinaryArray, FixedSizeListArray,
-    GenericByteArray, GenericByteViewArray, GenericListArray, GenericListViewArray, MapArray,
-    NullArray, OffsetSizeTrait, PrimitiveArray, RecordBatch, RunArray, StructArray, UnionArray,
-    downcast_primitive_array, make_array,
-};
-use super::deps::arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, ScalarBuffer};
-use super::deps::arrow_data::{ArrayData, ArrayDataBuilder};
-use super::deps::arrow_schema::DataType;
+use super::deps::arrow_array::{ArrayRef, RecordBatch, make_array};
+use super::deps::arrow_buffer::Buffer;
+use super::deps::arrow_data::ArrayData;
 use super::known::{self, Known, Region};
+use super::parts::{Part, Parts};
 use crate::error::MemoryError;
 use crate::registry::Key;
 
@@ -136,100 +119,6 @@ pub fn to_array(data: ArrayData) -> ArrayRef {
     make_array(data)
 }
 
-/// Something that can be taken apart into parts, and put together again.
-trait Parts: Sized {
-    fn parts(&self) -> Vec<Part>;
-    fn assemble(&self, parts: Vec<Part>) -> Self;
-}
-
-/// An array that is taken apart: as data, or, for the sake of wide batches, as it is. Small, since a
-/// batch has many.
-enum Part {
-    Data(Box<ArrayData>),
-    /// An array of a primitive type.
-    Primitive(ArrayRef),
-}
-
-impl Part {
-    fn of(array: &ArrayRef) -> Self {
-        if array.data_type().is_primitive() {
-            return Self::Primitive(Arc::clone(array));
-        }
-        Self::data(array.to_data())
-    }
-
-    fn data(data: ArrayData) -> Self {
-        Self::Data(Box::new(data))
-    }
-
-    fn into_data(self) -> ArrayData {
-        match self {
-            Self::Data(data) => *data,
-            Self::Primitive(array) => array.to_data(),
-        }
-    }
-
-    fn into_array(self) -> ArrayRef {
-        match self {
-            Self::Data(data) => make_array(*data),
-            Self::Primitive(array) => array,
-        }
-    }
-
-    /// Calls `f` with each buffer, in the order of `replace`.
-    fn visit(&self, f: &mut impl FnMut(&Buffer)) {
-        match self {
-            Self::Data(data) => visit(data, f),
-            Self::Primitive(array) => {
-                let array = &**array;
-                if let Some(nulls) = array.nulls() {
-                    f(nulls.buffer());
-                }
-                downcast_primitive_array!(
-                    array => f(array.values().inner()),
-                    _ => {}
-                );
-            }
-        }
-    }
-
-    /// The same with other buffers, as the function `replace`.
-    fn replace(self, next: &mut impl FnMut(&Buffer) -> Buffer) -> Self {
-        match self {
-            Self::Data(data) => Self::data(replace(*data, next)),
-            Self::Primitive(array) => {
-                let this = &*array;
-                let nulls = this.nulls().map(|nulls| replace_nulls(nulls, next));
-                Self::Primitive(downcast_primitive_array!(
-                    this => {
-                        let (old, len) = (this.values().inner(), this.len());
-                        let values = ScalarBuffer::new(next(old), 0, len);
-                        like(this, values, nulls)
-                    },
-                    _ => Arc::clone(&array)
-                ))
-            }
-        }
-    }
-}
-
-/// An array of the type of `array`, with other buffers of the same length.
-fn like<T: ArrowPrimitiveType>(
-    array: &PrimitiveArray<T>,
-    values: ScalarBuffer<T::Native>,
-    nulls: Option<NullBuffer>,
-) -> ArrayRef {
-    let data_type = array.data_type().clone();
-    Arc::new(PrimitiveArray::<T>::new(values, nulls).with_data_type(data_type))
-}
-
-/// The same nulls in another buffer.
-fn replace_nulls(nulls: &NullBuffer, next: &mut impl FnMut(&Buffer) -> Buffer) -> NullBuffer {
-    let bits = BooleanBuffer::new(next(nulls.buffer()), nulls.offset(), nulls.len());
-    // SAFETY: the same bits have the same number of zeros.
-    unsafe { NullBuffer::new_unchecked(bits, nulls.null_count()) }
-}
-
 impl<T: Parts> Accounted for T {
     fn adopt(&self, allocator: &BufferAllocator) -> Result<Self, MemoryError> {
         let parts = self.parts();
@@ -251,8 +140,8 @@ impl<T: Parts> Accounted for T {
         let mut seen = HashTable::new();
         let mut sum = 0;
         let mut add = |buffer: &Buffer| {
-            let Some(known) = Region::held(buffer).and_then(|region| known::find(region, None).0)
-            else {
+            let find = |region| known::find(region, None).known;
+            let Some(known) = Region::held(buffer).and_then(find) else {
                 return;
             };
             let Some(id) = known.view.allocation_id() else {
@@ -273,13 +162,11 @@ impl<T: Parts> Accounted for T {
         let parts = self.parts();
         let mut regions = Regions::of(&parts);
         for slot in &mut regions.slots {
-            slot.buffer = match known::find(slot.region, None).0 {
-                None => None,
-                Some(known) => Some(match known.original {
-                    Some(original) if covers(&original, slot.region) => original,
-                    _ => Buffer::from(known.view.as_slice()),
-                }),
-            };
+            let lookup = known::find(slot.region, None);
+            slot.buffer = lookup.known.map(|known| match lookup.original {
+                Some(original) if covers(&original, slot.region) => original,
+                _ => Buffer::from(known.view.as_slice()),
+            });
         }
         self.assemble(regions.rebuild(parts))
     }
@@ -306,6 +193,8 @@ struct Slot {
     widest: Option<Buffer>,
     /// What was known before, to be shared or moved.
     known: Option<Known>,
+    /// How many of the buffers are on it.
+    uses: u32,
     /// The buffer on all of the region that the results are slices of; `None`: the old ones stay.
     buffer: Option<Buffer>,
 }
@@ -335,6 +224,7 @@ impl Regions {
         let index = match same {
             Some(&index) => {
                 let slot = &mut slots[index as usize];
+                slot.uses += 1;
                 let known = &mut slot.region;
                 // Usually the same memory. Producers may also hand out parts of one piece that start
                 // together: then the one that keeps more of it keeps the other's too.
@@ -351,6 +241,7 @@ impl Regions {
                     region,
                     widest: Some(buffer.clone()),
                     known: None,
+                    uses: 1,
                     buffer: None,
                 });
                 table.insert_unique(hash, index, |&index| {
@@ -367,13 +258,17 @@ impl Regions {
         let mut unknown: Vec<(usize, Key)> = Vec::new();
         let mut total = 0_usize;
         for (index, slot) in self.slots.iter_mut().enumerate() {
-            match known::find(slot.region, Some(allocator)) {
-                (Some(known), _) => slot.known = Some(known),
-                (None, key) => {
-                    total = total.saturating_add(slot.region.size);
-                    unknown.push((index, key));
-                }
+            let lookup = known::find(slot.region, Some(allocator));
+            slot.known = lookup.known;
+            if slot.known.is_some() {
+                continue;
             }
+            if let Some(buffer) = slot.widest.take() {
+                let (buffer, region) = known::source(buffer, lookup.original, slot.region);
+                (slot.widest, slot.region) = (Some(buffer), region);
+            }
+            total = total.saturating_add(slot.region.size);
+            unknown.push((index, lookup.key));
         }
         if unknown.is_empty() {
             return Ok(());
@@ -416,7 +311,7 @@ impl Regions {
                 continue;
             };
             // Of the ledgers in this tree, the one that owns: its charge is what moves.
-            let owner = known::find(slot.region, None).0;
+            let owner = known::find(slot.region, None).known;
             if let Some(owner) = owner
                 && owner.view.shares_root(target)
                 && owner.view.allocation_id() == known.view.allocation_id()
@@ -451,15 +346,26 @@ impl Regions {
     }
 
     /// The arrays on the slots' buffers.
-    fn rebuild(&self, parts: Vec<Part>) -> Vec<Part> {
-        let mut order = self.order.iter();
+    fn rebuild(self, parts: Vec<Part>) -> Vec<Part> {
+        let Self { mut slots, order } = self;
+        let mut order = order.into_iter();
         let mut next = |buffer: &Buffer| {
             if buffer.is_empty() {
                 return Buffer::default();
             }
             // `visit` went the same way, so there is one for each.
-            let slot = order.next().map(|&index| &self.slots[index as usize]);
-            match slot.and_then(|slot| slot.buffer.as_ref()) {
+            let slot = order.next().and_then(|index| slots.get_mut(index as usize));
+            let Some(slot) = slot else {
+                return buffer.clone();
+            };
+            slot.uses -= 1;
+            // The last, on all of it, takes it: no need to count up and down.
+            if slot.uses == 0
+                && let Some(whole) = slot.buffer.take_if(|whole| whole.len() == buffer.len())
+            {
+                return whole;
+            }
+            match &slot.buffer {
                 Some(whole) => whole.slice_with_length(buffer.ptr_offset(), buffer.len()),
                 None => buffer.clone(),
             }
@@ -471,133 +377,7 @@ impl Regions {
     }
 }
 
-/// Calls `f` with each buffer, in the order of [`replace`].
-fn visit(data: &ArrayData, f: &mut impl FnMut(&Buffer)) {
-    if let Some(nulls) = data.nulls() {
-        f(nulls.buffer());
-    }
-    data.buffers().iter().for_each(&mut *f);
-    for child in data.child_data() {
-        visit(child, f);
-    }
-}
-
-/// The same array with other buffers, each of which `next` gives for the one that it replaces, with
-/// the same bytes.
-fn replace(data: ArrayData, next: &mut impl FnMut(&Buffer) -> Buffer) -> ArrayData {
-    let (data_type, len, nulls, offset, mut buffers, mut children) = data.into_parts();
-    let nulls = nulls.map(|nulls| replace_nulls(&nulls, next));
-    for buffer in &mut buffers {
-        *buffer = next(buffer);
-    }
-    for child in &mut children {
-        let empty = ArrayDataBuilder::new(DataType::Null);
-        // SAFETY: an array of no nulls has no buffers to be wrong.
-        let empty = unsafe { empty.build_unchecked() };
-        *child = replace(std::mem::replace(child, empty), next);
-    }
-    let built = ArrayDataBuilder::new(data_type)
-        .len(len)
-        .nulls(nulls)
-        .offset(offset)
-        .buffers(buffers)
-        .child_data(children);
-    // SAFETY: it was valid with the same bytes, at addresses that are aligned as they were: the
-    // wrappers start where the regions do. Empty buffers are replaced by one that is aligned to 64.
-    unsafe { built.build_unchecked() }
-}
-
 fn mix(address: usize) -> u64 {
     let spread = (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     spread ^ (spread >> 32)
 }
-
-impl Parts for Buffer {
-    fn parts(&self) -> Vec<Part> {
-        let bytes = ArrayDataBuilder::new(DataType::UInt8)
-            .len(self.len())
-            .add_buffer(self.clone());
-        // SAFETY: any bytes are an array of bytes.
-        vec![Part::data(unsafe { bytes.build_unchecked() })]
-    }
-
-    fn assemble(&self, parts: Vec<Part>) -> Self {
-        one(parts).into_data().buffers()[0].clone()
-    }
-}
-
-impl Parts for ArrayData {
-    fn parts(&self) -> Vec<Part> {
-        vec![Part::data(self.clone())]
-    }
-
-    fn assemble(&self, parts: Vec<Part>) -> Self {
-        one(parts).into_data()
-    }
-}
-
-impl Parts for ArrayRef {
-    fn parts(&self) -> Vec<Part> {
-        vec![Part::of(self)]
-    }
-
-    fn assemble(&self, parts: Vec<Part>) -> Self {
-        one(parts).into_array()
-    }
-}
-
-impl Parts for RecordBatch {
-    fn parts(&self) -> Vec<Part> {
-        self.columns().iter().map(Part::of).collect()
-    }
-
-    fn assemble(&self, parts: Vec<Part>) -> Self {
-        let columns = parts.into_iter().map(Part::into_array).collect();
-        let (schema, rows) = (Arc::clone(self.schema_ref()), self.num_rows());
-        // SAFETY: the same columns, with the same types and lengths, as this batch has.
-        unsafe { RecordBatch::new_unchecked(schema, columns, rows) }
-    }
-}
-
-fn one(parts: Vec<Part>) -> Part {
-    match parts.into_iter().next() {
-        Some(part) => part,
-        None => Part::data(ArrayData::new_empty(&DataType::Null)),
-    }
-}
-
-/// Arrays of known types.
-macro_rules! typed {
-    ($parameter:ident: $bound:path, $array:ty) => {
-        impl<$parameter: $bound> Parts for $array {
-            fn parts(&self) -> Vec<Part> {
-                vec![Part::data(self.to_data())]
-            }
-
-            fn assemble(&self, parts: Vec<Part>) -> Self {
-                Self::from(one(parts).into_data())
-            }
-        }
-    };
-    ($($array:ty),*) => {$(
-        impl Parts for $array {
-            fn parts(&self) -> Vec<Part> {
-                vec![Part::data(self.to_data())]
-            }
-
-            fn assemble(&self, parts: Vec<Part>) -> Self {
-                Self::from(one(parts).into_data())
-            }
-        }
-    )*};
-}
-
-typed!(NullArray, BooleanArray, FixedSizeBinaryArray);
-typed!(FixedSizeListArray, StructArray, UnionArray, MapArray);
-typed!(T: ArrowPrimitiveType, PrimitiveArray<T>);
-typed!(T: ByteArrayType, GenericByteArray<T>);
-typed!(T: ByteViewType, GenericByteViewArray<T>);
-typed!(O: OffsetSizeTrait, GenericListArray<O>);
-typed!(O: OffsetSizeTrait, GenericListViewArray<O>);
-typed!(K: ArrowDictionaryKeyType, DictionaryArray<K>);
-typed!(R: RunEndIndexType, RunArray<R>);

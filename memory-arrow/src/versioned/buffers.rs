@@ -25,7 +25,7 @@ use crate::error::MemoryError;
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
 pub fn into_buffer(buffer: ArrowBuf) -> Buffer {
-    known::wrap(buffer, None)
+    known::wrap(buffer)
 }
 
 /// As [`into_buffer`], as values of `T`.
@@ -64,7 +64,7 @@ pub fn into_scalar_buffer<T: ArrowNativeType>(buffer: ArrowBuf) -> ScalarBuffer<
 /// middle of our memory without being a slice of a `Buffer` that was made here (one that came over
 /// the C Data Interface, for instance) is not recognised.
 pub fn arrow_buf(buffer: &Buffer) -> Option<ArrowBuf> {
-    let known = known::find(Region::of(buffer)?, None).0?;
+    let known = known::find(Region::of(buffer)?, None).known?;
     Some(window(&known.view, buffer))
 }
 
@@ -100,11 +100,13 @@ pub fn adopt_buffer(buffer: &Buffer, allocator: &BufferAllocator) -> Result<Arro
     let Some(region) = Region::of(buffer) else {
         return Ok(allocator.empty());
     };
-    let known = match known::find(region, Some(allocator)) {
-        (Some(known), _) => known,
-        (None, key) => {
+    let lookup = known::find(region, Some(allocator));
+    let known = match lookup.known {
+        Some(known) => known,
+        None => {
             let mut reservation = allocator.new_reservation();
-            known::adopt(&mut reservation, buffer.clone(), region, key)?
+            let (buffer, region) = known::source(buffer.clone(), lookup.original, region);
+            known::adopt(&mut reservation, buffer, region, lookup.key)?
         }
     };
     let view = window(&known.view, buffer);
@@ -127,6 +129,7 @@ mod tests {
     use arrow_memory_core::RootAllocator;
     use arrow_memory_system as _;
 
+    use super::super::Accounted;
     use super::*;
 
     #[test]
@@ -209,6 +212,32 @@ mod tests {
         assert_eq!((one.allocated_memory(), two.allocated_memory()), (500, 500));
         drop(held);
         assert_eq!((one.allocated_memory(), two.allocated_memory()), (0, 0));
+    }
+
+    #[test]
+    fn what_another_tree_adopted_is_adopted_whole_and_does_not_keep_its_charge() {
+        let (one, two) = (RootAllocator::new(1 << 20), RootAllocator::new(1 << 20));
+        let mut values = Vec::<u8>::with_capacity(1000);
+        values.extend([1, 2, 3]);
+        let theirs = Buffer::from_vec(values);
+
+        let first = theirs.adopt(&one).unwrap();
+        assert_eq!(first.capacity(), 3);
+        let arrays = first.slice(1).adopt(&two).unwrap();
+        let ours = adopt_buffer(&first, &two).unwrap();
+        drop(first);
+
+        assert_eq!((one.allocated_memory(), two.allocated_memory()), (0, 1000));
+        assert_eq!(
+            (arrays.as_slice(), ours.as_slice()),
+            (&[2, 3][..], &[1, 2, 3][..])
+        );
+        drop(theirs);
+        let back = ours.transfer_ownership(&two).unwrap().buffer;
+        drop((arrays, ours));
+        assert_eq!((two.allocated_memory(), &back[..]), (1000, &[1, 2, 3][..]));
+        drop(back);
+        assert_eq!(two.allocated_memory(), 0);
     }
 
     #[test]

@@ -32,8 +32,6 @@ enum Target {
 /// The owner of a `Buffer` that we made of an [`ArrowBuf`].
 struct Wrapper {
     held: ArrowBuf,
-    /// What `held` was adopted from, if it was.
-    original: Option<Buffer>,
     key: Key,
 }
 
@@ -89,10 +87,18 @@ impl Region {
 pub(super) struct Known {
     /// A view of what was `seen` of the region, on some ledger.
     pub(super) view: ArrowBuf,
-    /// The buffer of arrow's that was adopted, if it was one and was found again.
-    pub(super) original: Option<Buffer>,
     /// Whether the region is found by its adoption, whatever becomes of wrappers.
     pub(super) adopted: bool,
+}
+
+/// What a lookup came to.
+pub(super) struct Lookup {
+    /// The best for the allocator that asked, in its tree if there was one.
+    pub(super) known: Option<Known>,
+    /// The buffer that was adopted here, for whatever tree: no tree's charge lasts as long as it.
+    pub(super) original: Option<Buffer>,
+    /// To insert an entry with.
+    pub(super) key: Key,
 }
 
 /// A strong reference that a lookup made, to be dropped with the lock released.
@@ -149,38 +155,58 @@ impl Found {
                     0 => wrapper.held.clone(),
                     seen => wrapper.held.slice(..seen),
                 },
-                original: wrapper.original.clone(),
                 adopted: false,
             },
-            Self::Adopted(view, original) => Known {
+            Self::Adopted(view, _) => Known {
                 view,
-                original: Some(original),
                 adopted: true,
             },
         }
     }
 }
 
-/// What is known of `region`, the best for `allocator`, in its tree if one is given; and a key to
-/// insert an entry with.
-pub(super) fn find(region: Region, allocator: Option<&BufferAllocator>) -> (Option<Known>, Key) {
+/// What is known of `region`.
+pub(super) fn find(region: Region, allocator: Option<&BufferAllocator>) -> Lookup {
     let mut all = Vec::new();
     let key = REGISTRY.find(region.address(), |target| {
         all.extend(target.upgrade(region));
     });
-    (best(all, region, allocator), key)
+    if all.is_empty() {
+        return Lookup {
+            known: None,
+            original: None,
+            key,
+        };
+    }
+    let original = all.iter().find_map(|found| match found {
+        Found::Adopted(_, original) => Some(original.clone()),
+        Found::Wrapper(_) => None,
+    });
+    Lookup {
+        known: best(all, region, allocator),
+        original,
+        key,
+    }
 }
 
-#[inline]
 fn best(all: Vec<Found>, region: Region, allocator: Option<&BufferAllocator>) -> Option<Known> {
-    if all.is_empty() {
-        return None;
-    }
     let best = all
         .into_iter()
         .max_by_key(|found| found.rank(allocator))
         .filter(|found| found.rank(allocator) > 0)?;
     Some(best.into_known(region))
+}
+
+/// What to adopt for a region that no allocator of a tree is charged for: what another tree adopted
+/// there, if one did (`original`), since a buffer on that would keep the other's charge, and may show
+/// less than there is; else `buffer`, which keeps all of the region.
+pub(super) fn source(buffer: Buffer, original: Option<Buffer>, region: Region) -> (Buffer, Region) {
+    let Some(original) = original else {
+        return (buffer, region);
+    };
+    // As much as the region, or it would not have been found.
+    let size = original.capacity();
+    (original, Region { size, ..region })
 }
 
 /// Puts a region that nobody knew under the allocator of `reservation`, which pays as far as it
@@ -202,7 +228,6 @@ pub(super) fn adopt(
         // Only an empty allocation has none, and a region is not empty.
         return Ok(Known {
             view,
-            original: None,
             adopted: false,
         });
     };
@@ -219,7 +244,6 @@ pub(super) fn adopt(
     let Err(ours) = inserted else {
         return Ok(Known {
             view,
-            original: None,
             adopted: true,
         });
     };
@@ -243,22 +267,18 @@ impl Known {
             // SAFETY: the owner keeps these bytes.
             return unsafe { Buffer::from_custom_allocation(start, len, owner) };
         }
-        wrap(self.view, self.original)
+        wrap(self.view)
     }
 }
 
 /// A buffer of arrow's on `held`, which is found by its address from then on.
-pub(super) fn wrap(held: ArrowBuf, original: Option<Buffer>) -> Buffer {
+pub(super) fn wrap(held: ArrowBuf) -> Buffer {
     let (start, len) = extent(&held);
     if len == 0 {
         return Buffer::default();
     }
     let owner = REGISTRY.insert_with(start.addr().get(), |key| {
-        let owner = Arc::new(Wrapper {
-            held,
-            original,
-            key,
-        });
+        let owner = Arc::new(Wrapper { held, key });
         let target = Target::Wrapper {
             owner: Arc::downgrade(&owner),
             len,

@@ -7,6 +7,7 @@ mod destination;
 mod error;
 mod ffi;
 mod known;
+mod parts;
 #[cfg(feature = "pool")]
 mod pool;
 
