@@ -197,8 +197,9 @@ impl fmt::Display for Finding {
         } else {
             writeln!(
                 f,
-                "since {begun}; build the root with `.debug(true)` or set \
-                 ARROW_MEMORY_DEBUG_ALLOCATOR=true to see the lines"
+                "{} more since {begun}; build the root with `.debug(true)` or set \
+                 ARROW_MEMORY_DEBUG_ALLOCATOR=true to see the lines",
+                counted(children, "child", "children"),
             )?;
         }
         write!(f, "{report}")

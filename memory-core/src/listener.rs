@@ -85,6 +85,10 @@ pub trait AllocationListener: Send + Sync {
 
     /// After a limit refused `size` bytes at `at`. Answer `true`, having released memory, to have
     /// the request tried once more.
+    ///
+    /// It is asked for buffers, their growth, foreign memory and collections. Reservations, external
+    /// bytes, children and transfers are refused without it: whoever asks for those gets the error
+    /// and decides, and a spilling operator makes room there.
     fn on_failed_allocation(
         &self,
         at: &AllocatorInfo,

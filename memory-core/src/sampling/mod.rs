@@ -1,6 +1,7 @@
 //! Sampled evidence in production: which code allocated what is held, at next to no cost.
 //!
-//! [`start`] switches sampling on, at run time, for the allocators whose names match a pattern. From
+//! [`start`] switches sampling on, at run time, for the allocators whose own names match a pattern
+//! (`*` for all; those below a match are sampled only if they match, too). From
 //! then on one allocation in a mean of N bytes is recorded with its stack until it is released.
 //! [`who_holds`] says who holds memory now, by allocator and site; [`report`] says it by site, with
 //! what was allocated there in all, as text, as folded stacks for a flame graph, and as a pprof
