@@ -97,28 +97,37 @@ impl Tally {
     /// Exact when no other thread is allocating. The peak is exact for one thread, and may be off by
     /// 256 KiB for each further one.
     pub fn stats(&self) -> ManagerStats {
-        let (mut lent, mut returned, mut allocations) = (0_u64, 0_u64, 0_u64);
-        for shard in &self.shards {
-            // Acquire: its partner is the Release store in `add`. A block that is seen returned
-            // was lent before, by a thread that told the one that returned it; `returned` is read
-            // first, so a sum taken under way is not negative for that block alone.
-            returned = returned.wrapping_add(shard.returned.load(Ordering::Acquire));
+        // What comes and goes while the sums are taken makes them differ from any moment's truth. So
+        // `returned` is summed on either side of `lent`, and of some tries the one counts during
+        // which least was returned: `low` is not above the truth, `live` not below it.
+        let (mut churn, mut lent, mut allocations, mut low) = (u64::MAX, 0, 0, 0);
+        let mut before = self.sum(|shard| &shard.returned);
+        for _ in 0..TRIES {
+            let blocks = self.sum(|shard| &shard.allocations);
+            let sum = self.sum(|shard| &shard.lent);
+            let after = self.sum(|shard| &shard.returned);
+            if after.wrapping_sub(before) < churn {
+                churn = after.wrapping_sub(before);
+                (allocations, lent) = (blocks, sum);
+                low = (sum.wrapping_sub(after) as i64).max(0);
+            }
+            if churn == 0 {
+                break;
+            }
+            before = after;
         }
-        for shard in &self.shards {
-            // Relaxed, both: sums that guard no other memory.
-            lent = lent.wrapping_add(shard.lent.load(Ordering::Relaxed));
-            allocations = allocations.wrapping_add(shard.allocations.load(Ordering::Relaxed));
-        }
-        let live = (lent.wrapping_sub(returned) as i64).max(0);
         // Relaxed, all: numbers that guard no other memory. One shard's own peak counts on top of
-        // what is published; two shards' peaks may have been at different times.
+        // what is published; two shards' peaks may have been at different times. A shard that is
+        // publishing may be seen with both, so no more of it counts than may be unpublished.
         let highs = self
             .shards
             .iter()
-            .map(|shard| shard.high.load(Ordering::Relaxed));
+            .map(|shard| shard.high.load(Ordering::Relaxed).min(PUBLISH_BYTES));
         let high = self.published.load(Ordering::Relaxed) + highs.max().unwrap_or(0);
-        let high = high.max(live);
+        let high = high.max(low);
         let peak = self.peak.fetch_max(high, Ordering::Relaxed).max(high);
+        // What went meanwhile was live before: at most as much as ever was.
+        let live = low.saturating_add_unsigned(churn).min(peak);
         ManagerStats {
             live_bytes: Some(live as usize),
             peak_bytes: Some(peak as usize),
@@ -137,6 +146,16 @@ impl Tally {
         }
         self.peak.store(0, Ordering::Relaxed);
         let _ = self.stats();
+    }
+
+    /// The sum of a counter over all shards.
+    fn sum(&self, counter: impl Fn(&Shard) -> &AtomicU64) -> u64 {
+        self.shards
+            .iter()
+            // Acquire: its partner is the Release in `add`: a block that is seen returned was lent
+            // before, by a thread that told the one that returned it. And later sums come later.
+            .map(|shard| counter(shard).load(Ordering::Acquire))
+            .fold(0, u64::wrapping_add)
     }
 
     /// This thread's shard, if it has a slot.
@@ -249,8 +268,13 @@ fn add(counter: &AtomicU64, amount: u64) -> u64 {
 /// How far a shard's difference may go before it is added to what all threads see.
 const PUBLISH_BYTES: i64 = 256 * KIB as i64;
 
+/// How often sums are taken again that others changed meanwhile.
+const TRIES: usize = 8;
+
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
     use std::sync::Barrier;
     use std::thread;
@@ -343,6 +367,27 @@ mod tests {
         assert_eq!(tally.stats().peak_bytes, Some(10 << 20));
         tally.reset_peak();
         assert_eq!(tally.stats().peak_bytes, Some(64));
+    }
+
+    #[test]
+    fn whoever_polls_while_another_thread_counts_does_not_lift_the_peak() {
+        let (tally, block) = (Tally::new(), 64 * KIB);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..300_000 {
+                    tally.lent(block);
+                    tally.returned(block);
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                assert!(tally.stats().live_bytes <= Some(block + 2 * PUBLISH_BYTES as usize));
+            }
+        });
+
+        let peak = tally.stats().peak_bytes.unwrap();
+        assert!(peak <= block + 2 * PUBLISH_BYTES as usize, "{peak}");
     }
 
     #[test]

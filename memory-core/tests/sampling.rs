@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::io::Read;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use arrow_memory_core::sampling::{self, SampleReport};
-use arrow_memory_core::{ArrowBufMut, BufferAllocator, ForeignAllocation, RootAllocator};
+use arrow_memory_core::{
+    AllocationListener, ArrowBufMut, BufferAllocator, ForeignAllocation, RootAllocator,
+};
 use arrow_memory_system as _;
 use pprof::protos::{Message, Profile};
 
@@ -314,4 +316,23 @@ fn memory_is_bounded_however_many_samples_are_alive() {
         .sum();
     assert!((live - sampling::MOST_LIVE as f64).abs() < 1.0);
     drop(held);
+}
+
+#[test]
+fn what_a_listener_heard_released_is_not_held() {
+    struct Silent;
+    impl AllocationListener for Silent {}
+    let _alone = alone();
+    let root = RootAllocator::builder()
+        .name("heard")
+        .debug(false)
+        .listener(Arc::new(Silent));
+    let root = root.build().unwrap();
+    sampling::start("heard", 1024);
+
+    for _ in 0..100 {
+        drop(root.buffer(64 << 10).unwrap());
+    }
+
+    assert_eq!(live_of(&sampling::report(), ""), 0.0);
 }

@@ -118,8 +118,10 @@ unsafe impl AllocationManager for SystemManager {
     }
 
     /// Unmaps the pages that are kept for reuse and asks the platform's heap to shrink
-    /// (`malloc_trim` on glibc). It reaches the memory that every thread has freed, but for the
-    /// few small blocks (up to about 1 KiB) that glibc keeps per thread.
+    /// (`malloc_trim` on glibc). It reaches what any thread has freed, but for the few small blocks (up
+    /// to about 1 KiB) that glibc keeps per thread, and the free end of the heaps of threads other
+    /// than the main one, which glibc keeps below its trim threshold (128 KiB, unless large blocks
+    /// were freed through `malloc`).
     fn release_unused(&self) {
         pages::release_unused();
         heap::release_unused();

@@ -14,6 +14,7 @@ use crate::probes;
 use crate::raw::pool;
 use crate::raw::slot::Slot;
 use crate::sampling;
+use crate::size::MAX_SIZE;
 use crate::sync::Ordering;
 
 /// `super::free` with all the extras.
@@ -29,7 +30,9 @@ pub(super) unsafe fn free(slot: NonNull<Slot>) {
     // SAFETY: the allocation is charged to the node, so it is alive.
     let owner = unsafe { node.node() };
     let only_heard = owner.hooks & !hooks::POLICY == hooks::LISTENER;
-    if !only_heard || this.is_foreign() || !std::ptr::eq(this.home(), this) {
+    // Special memory is foreign, or sampled.
+    let special = this.flagged_size() > MAX_SIZE;
+    if !only_heard || special || !std::ptr::eq(this.home(), this) {
         // SAFETY: the caller's promise.
         return unsafe { free_any(slot) };
     }
@@ -37,6 +40,7 @@ pub(super) unsafe fn free(slot: NonNull<Slot>) {
     let block = unsafe { this.block() };
     // SAFETY: as above, and not foreign.
     let layout = unsafe { this.layout() };
+    probes::release(block.ptr, layout.size(), owner);
     this.vacate();
     // SAFETY: vacated, and nobody else knows the slot.
     unsafe { pool::put(slot) };

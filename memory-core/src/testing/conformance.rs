@@ -235,7 +235,7 @@ pub fn blocks_may_be_freed_on_another_thread(manager: &dyn AllocationManager) {
             let blocks = sizes.map(|size| Block::filled(manager, layout(size, 64), 7));
             blocks.collect::<Result<Vec<_>, _>>()
         });
-        made.join().expect("no panic").expect("usual sizes")
+        join(made).expect("usual sizes")
     });
     for block in &orphans {
         assert_filled(block, 7);
@@ -244,7 +244,7 @@ pub fn blocks_may_be_freed_on_another_thread(manager: &dyn AllocationManager) {
 
     let (sender, receiver) = mpsc::sync_channel::<Block<'_>>(16);
     thread::scope(|scope| {
-        scope.spawn(move || {
+        let reader = scope.spawn(move || {
             for block in receiver {
                 assert_filled(&block, block.layout().size() as u8);
             }
@@ -255,7 +255,14 @@ pub fn blocks_may_be_freed_on_another_thread(manager: &dyn AllocationManager) {
             sender.send(block.expect("a usual size")).expect("a reader");
         }
         drop(sender);
+        join(reader);
     });
+}
+
+/// Waits for a thread with its thread-locals, where managers may keep blocks: the end of a scope
+/// does not.
+fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().expect("no panic")
 }
 
 /// Threads may allocate, grow and free at once.
@@ -266,8 +273,8 @@ pub fn blocks_may_be_freed_on_another_thread(manager: &dyn AllocationManager) {
 pub fn many_threads_may_work_at_once(manager: &dyn AllocationManager) {
     let _change = resident_memory_may_change();
     thread::scope(|scope| {
-        for thread in 1..=4_u8 {
-            scope.spawn(move || {
+        let work = |thread: u8| {
+            move || {
                 let mut random = Random(u64::from(thread));
                 let mut held: Vec<Block<'_>> = Vec::new();
                 for _ in 0..1_000 {
@@ -293,8 +300,10 @@ pub fn many_threads_may_work_at_once(manager: &dyn AllocationManager) {
                 for block in &held {
                     assert_filled(block, thread);
                 }
-            });
-        }
+            }
+        };
+        let threads = [1, 2, 3, 4].map(|thread| scope.spawn(work(thread)));
+        threads.into_iter().for_each(join);
     });
 }
 

@@ -18,6 +18,7 @@
 //! The table is shared by all threads and bounded; a pair that needs room takes another's.
 #![expect(unsafe_code, reason = "reads the return addresses on the own stack")]
 
+use std::arch::asm;
 use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -165,10 +166,16 @@ fn second_place(hash: u64) -> &'static AtomicU64 {
 /// The word below `sp` lies in this thread's stack, above its stack pointer, and is aligned.
 #[inline]
 unsafe fn return_address(sp: usize) -> usize {
-    let word = ptr::with_exposed_provenance::<usize>(sp - WORD);
-    // SAFETY: mapped and aligned, by the caller's promise. Any bits are a valid usize. Volatile, since
-    // it is no object of the language's.
-    unsafe { word.read_volatile() }
+    let word: usize;
+    // SAFETY: mapped and aligned, by the caller's promise. Any bits are a valid usize. It is no object
+    // of the language's, and, where a size is wrong, may be one that another thread is writing.
+    unsafe {
+        asm!(
+            "mov {}, [{}]", out(reg) word, in(reg) sp - WORD,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    word
 }
 
 /// Where the calling thread's stack ends, if `here` lies in it: not in a signal handler's or a
@@ -209,8 +216,14 @@ fn bounds() -> (usize, usize) {
     if failed != 0 {
         return NOWHERE;
     }
-    (lowest.addr(), lowest.addr() + size)
+    // Without a limit for the main thread's, the C library answers with all down to the next mapping,
+    // where a coroutine's stack may come to lie.
+    let end = lowest.addr() + size;
+    (lowest.addr().max(end.saturating_sub(MOST)), end)
 }
+
+/// A stack that is larger is looked at in its upper part only.
+const MOST: usize = 1 << 30;
 
 #[cfg(all(test, not(loom)))]
 mod tests {

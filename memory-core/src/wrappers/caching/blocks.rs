@@ -162,6 +162,12 @@ impl ThreadBlocks {
         put.wrapping_sub(taken).wrapping_sub(emptied) as usize
     }
 
+    /// The same for others, who may be held up while they look: what comes and goes meanwhile seems
+    /// to be kept. So the least of some looks counts.
+    pub(super) fn bytes_seen(&self) -> usize {
+        (0..4).map(|_| self.bytes()).min().unwrap_or(0)
+    }
+
     #[inline]
     fn pop(&self, class: Class) -> Option<NonNull<u8>> {
         let bin = &self.bins[class.index()];

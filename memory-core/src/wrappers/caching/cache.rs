@@ -145,7 +145,7 @@ impl BlockCache {
     /// What all threads keep: the sum of the sizes of the blocks' classes.
     pub fn bytes(&self) -> usize {
         let threads = self.shared.threads.iter();
-        let kept = threads.filter_map(|blocks| Some(blocks.get()?.bytes()));
+        let kept = threads.filter_map(|blocks| Some(blocks.get()?.bytes_seen()));
         kept.sum()
     }
 

@@ -268,8 +268,8 @@ fn blocks_are_lent_once_while_others_empty_the_caches() {
     });
     let (manager, working) = (&manager, &Barrier::new(3));
     thread::scope(|scope| {
-        for seed in 0..2_usize {
-            scope.spawn(move || {
+        let work = |seed: usize| {
+            move || {
                 working.wait();
                 let mut held = Vec::new();
                 for round in 0..3_000 {
@@ -289,13 +289,18 @@ fn blocks_are_lent_once_while_others_empty_the_caches() {
                         }
                     }
                 }
-            });
-        }
+            }
+        };
+        let threads = [0, 1].map(|seed| scope.spawn(work(seed)));
         working.wait();
         for _ in 0..2_000 {
             manager.release_unused();
             assert!(cached(manager) <= 2 * 600 * KIB);
         }
+        // With their thread-locals, which the end of a scope does not wait for.
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
     });
 
     manager.release_unused();
