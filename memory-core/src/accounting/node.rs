@@ -23,7 +23,7 @@ use slab::Slab;
 
 use super::handle::quietly;
 use super::mutex::{Shared, TreeMutex};
-use super::word::{MAX_CREDIT, Word};
+use super::word::{MAX_CREDIT, Slow, Word};
 use crate::debug::{Recorder, Trail};
 use crate::listener::AllocationListener;
 use crate::manager::AllocationManager;
@@ -113,7 +113,7 @@ pub(crate) struct Node {
     /// One word per group of threads, once contention showed.
     stripes: AtomicPtr<Stripes>,
     /// How often threads were seen to collide on `word`.
-    contention: AtomicUsize,
+    collisions: AtomicUsize,
     /// `BufferAllocator`s; reaches zero, and leaves it, only under the mutex.
     handles: AtomicUsize,
     /// What keeps the node without bytes or handles: empty buffers and builders; reaches zero
@@ -305,9 +305,9 @@ impl NodePtr {
     pub(super) unsafe fn take(self, bytes: usize) -> bool {
         // SAFETY: the caller promises that the node is alive.
         let node = unsafe { self.node() };
-        match node.word.take(bytes) {
+        match node.word.try_take(bytes) {
             Ok(()) => true,
-            Err(slow) => node.take_from_stripe(bytes, slow.contended),
+            Err(slow) => node.take_after(bytes, slow),
         }
     }
 
@@ -323,9 +323,9 @@ impl NodePtr {
         // the exchange succeeds; after it nothing of the node is touched. `Node` is not Freeze,
         // so the reference claims nothing about its memory after that.
         let node = unsafe { self.node() };
-        match node.word.give(bytes, node.high()) {
+        match node.word.try_give(bytes, node.high()) {
             Ok(()) => true,
-            Err(slow) => node.give_to_stripe(bytes, slow.contended),
+            Err(slow) => node.give_after(bytes, slow),
         }
     }
 }
@@ -340,29 +340,31 @@ impl Node {
         unsafe { stripes.as_ref() }
     }
 
+    /// Takes of the thread's stripe, if there are any, or once more after a collision; `false`: the
+    /// mutex must decide.
     #[cold]
-    fn take_from_stripe(&self, bytes: usize, contended: bool) -> bool {
-        self.note_contention(contended);
-        self.stripes()
-            .is_some_and(|stripes| stripes.mine().take(bytes).is_ok())
-    }
-
-    #[cold]
-    fn give_to_stripe(&self, bytes: usize, contended: bool) -> bool {
-        self.note_contention(contended);
-        self.stripes().is_some_and(|stripes| {
-            stripes
-                .mine()
-                .give(bytes, self.high() >> stripes.shift)
-                .is_ok()
-        })
-    }
-
-    fn note_contention(&self, contended: bool) {
-        if contended {
-            // Relaxed: a statistic that decides when to stripe, and guards nothing.
-            self.contention.fetch_add(1, Ordering::Relaxed);
+    fn take_after(&self, bytes: usize, slow: Slow) -> bool {
+        match self.stripes() {
+            Some(stripes) => stripes.mine().take(bytes),
+            None => self.may_try_again(slow) && self.word.take(bytes),
         }
+    }
+
+    /// Gives to the thread's stripe, likewise; the bytes are still charged, so the node is alive until
+    /// that is done.
+    #[cold]
+    fn give_after(&self, bytes: usize, slow: Slow) -> bool {
+        match self.stripes() {
+            Some(stripes) => stripes.mine().give(bytes, self.high() >> stripes.shift),
+            None => self.may_try_again(slow) && self.word.give(bytes, self.high()),
+        }
+    }
+
+    /// Whether to try the word again: after a collision, but for so many that the mutex should make
+    /// stripes.
+    fn may_try_again(&self, slow: Slow) -> bool {
+        // Relaxed: a statistic that decides when to stripe, and guards nothing.
+        slow == Slow::Collision && self.collisions.fetch_add(1, Ordering::Relaxed) < COLLISIONS
     }
 
     #[inline]
@@ -547,6 +549,9 @@ loom::thread_local! {
     pub(super) static STRIPE: std::cell::Cell<usize> = std::cell::Cell::new(0);
 }
 
+/// How many collisions on its word a node bears before it gets stripes.
+const COLLISIONS: usize = 64;
+
 /// How many words a striped node gets: a power of two.
 fn stripe_count() -> usize {
     if cfg!(loom) {
@@ -681,7 +686,7 @@ impl Node {
             depth,
             tree,
             stripes: AtomicPtr::new(std::ptr::null_mut()),
-            contention: AtomicUsize::new(0),
+            collisions: AtomicUsize::new(0),
             handles: AtomicUsize::new(1),
             pins: AtomicUsize::new(0),
             reservations: plain::Mutex::default(),
@@ -895,10 +900,9 @@ impl<'t> Locked<'t> {
     /// Splits the node's word into stripes if enough threads were seen to collide on it. All its
     /// words are shut; the new ones are too.
     pub(super) fn stripe_if_contended(&mut self, node: NodePtr) {
-        const COLLISIONS: usize = 64;
         let this = self.node(node);
         // Relaxed: a statistic.
-        if this.contention.load(Ordering::Relaxed) >= COLLISIONS && this.stripes().is_none() {
+        if this.collisions.load(Ordering::Relaxed) > COLLISIONS && this.stripes().is_none() {
             self.install_stripes(node, stripe_count());
         }
     }

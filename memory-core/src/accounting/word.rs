@@ -13,11 +13,13 @@ const LOW_SHIFT: u32 = CREDIT_BITS;
 /// look at the bit; and the bit is far above any credit, so that `give` compares once.
 const SHUT: u64 = 1 << 62;
 
-/// The mutex must decide; nothing was changed.
+/// Why a word was not changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slow {
-    /// Whether other threads were seen at work on the word.
-    pub(super) contended: bool,
+pub(super) enum Slow {
+    /// The mutex must decide.
+    Mutex,
+    /// Another thread changed the word at the same time.
+    Collision,
 }
 
 /// What a word held when it was shut.
@@ -48,65 +50,63 @@ impl Word {
         Self(AtomicU64::new(SHUT))
     }
 
-    /// Takes `bytes` (at least 1) of the credit, or says that the slow path must decide.
+    /// Takes `bytes` (at least 1) of the credit, or says that the slow path must decide, or that
+    /// another thread came in between.
     #[inline]
-    pub(super) fn take(&self, bytes: usize) -> Result<(), Slow> {
+    pub(super) fn try_take(&self, bytes: usize) -> Result<(), Slow> {
         debug_assert!(bytes > 0);
         let bytes = bytes as u64;
         // Relaxed: a hint for the exchange below, which checks it.
-        let mut word = self.0.load(Ordering::Relaxed);
-        let mut contended = false;
-        loop {
-            let credit = word & CREDIT;
-            if credit < bytes {
-                return Err(Slow { contended });
-            }
-            let left = credit - bytes;
-            // A branch, which is foreseen, and not a minimum, for which the exchange would wait.
-            let next = if left >= word >> LOW_SHIFT {
-                word - bytes
-            } else {
-                new_low(left)
-            };
-            // Relaxed, both: taking publishes nothing, and the bytes taken guard no memory. (A
-            // `give` is a Release; its partner is `shut`. Blocks are ordered by their manager.)
-            match self
-                .0
-                .compare_exchange_weak(word, next, Ordering::Relaxed, Ordering::Relaxed)
-            {
-                Ok(_) => return Ok(()),
-                Err(seen) => (word, contended) = (seen, true),
-            }
+        let word = self.0.load(Ordering::Relaxed);
+        let credit = word & CREDIT;
+        if credit < bytes {
+            return Err(Slow::Mutex);
         }
+        let left = credit - bytes;
+        // A branch, which is foreseen, and not a minimum, for which the exchange would wait.
+        let next = if left >= word >> LOW_SHIFT {
+            word - bytes
+        } else {
+            new_low(left)
+        };
+        // Relaxed, both: taking publishes nothing, and the bytes taken guard no memory. (A `give`
+        // is a Release; its partner is `shut_down`. Blocks are ordered by their manager.)
+        self.0
+            .compare_exchange(word, next, Ordering::Relaxed, Ordering::Relaxed)
+            .map(drop)
+            .map_err(|_| Slow::Collision)
     }
 
-    /// Adds `bytes` to the credit, up to `high`, or says that the slow path must decide.
+    /// Adds `bytes` to the credit, up to `high`, or says that the slow path must decide, or that
+    /// another thread came in between.
     ///
     /// After success the word may be gone: nothing of its node is touched.
     #[inline]
-    pub(super) fn give(&self, bytes: usize, high: usize) -> Result<(), Slow> {
+    pub(super) fn try_give(&self, bytes: usize, high: usize) -> Result<(), Slow> {
         let (bytes, high) = (bytes as u64, high as u64);
         // Relaxed: a hint for the exchange below, which checks it.
-        let mut word = self.0.load(Ordering::Relaxed);
-        let mut contended = false;
-        loop {
-            // No overflow: SHUT, a credit and a size of at most isize::MAX stay below 2^64.
-            if (word & (SHUT | CREDIT)) + bytes > high {
-                return Err(Slow { contended });
-            }
-            // Release: all that this thread did with the bytes' node comes before it; the partner
-            // is the Acquire in `shut`, through which whoever frees a drained node comes after.
-            // Relaxed on failure: the value is only tried again.
-            match self.0.compare_exchange_weak(
-                word,
-                word + bytes,
-                Ordering::Release,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return Ok(()),
-                Err(seen) => (word, contended) = (seen, true),
-            }
+        let word = self.0.load(Ordering::Relaxed);
+        // No overflow: SHUT, a credit and a size of at most isize::MAX stay below 2^64.
+        if (word & (SHUT | CREDIT)) + bytes > high {
+            return Err(Slow::Mutex);
         }
+        // Release: all that this thread did with the bytes' node comes before it; the partner is the
+        // Acquire in `shut_down`, through which whoever frees a drained node comes after. Relaxed on
+        // failure: nothing was read.
+        self.0
+            .compare_exchange(word, word + bytes, Ordering::Release, Ordering::Relaxed)
+            .map(drop)
+            .map_err(|_| Slow::Collision)
+    }
+
+    /// As [`try_take`](Self::try_take), until that is decided; `false`: by the mutex.
+    pub(super) fn take(&self, bytes: usize) -> bool {
+        decided(|| self.try_take(bytes))
+    }
+
+    /// As [`try_give`](Self::try_give), until that is decided; `false`: by the mutex.
+    pub(super) fn give(&self, bytes: usize, high: usize) -> bool {
+        decided(|| self.try_give(bytes, high))
     }
 
     /// Shuts the word and returns what it held; nothing if it was shut. Under the mutex.
@@ -148,6 +148,16 @@ impl Word {
     }
 }
 
+fn decided(attempt: impl Fn() -> Result<(), Slow>) -> bool {
+    loop {
+        match attempt() {
+            Ok(()) => return true,
+            Err(Slow::Mutex) => return false,
+            Err(Slow::Collision) => {}
+        }
+    }
+}
+
 /// A word with a credit of `left` that is the least so far.
 #[cold]
 #[inline(never)] // Or it would be a minimum after all.
@@ -171,9 +181,9 @@ mod tests {
     #[test]
     fn a_shut_word_lets_nobody_take_or_give() {
         let word = Word::shut();
-        assert!(word.take(1).is_err());
-        assert!(word.give(0, MAX_CREDIT).is_err());
-        assert!(word.give(isize::MAX as usize, MAX_CREDIT).is_err());
+        assert!(!word.take(1));
+        assert!(!word.give(0, MAX_CREDIT));
+        assert!(!word.give(isize::MAX as usize, MAX_CREDIT));
         assert_eq!(word.shut_down(), Held::default());
     }
 
@@ -181,10 +191,10 @@ mod tests {
     fn the_low_mark_remembers_the_least_credit() {
         let word = Word::shut();
         word.open(100);
-        word.take(70).unwrap();
-        word.give(50, 100).unwrap();
-        assert!(word.take(81).is_err());
-        assert!(word.give(21, 100).is_err());
+        assert!(word.take(70));
+        assert!(word.give(50, 100));
+        assert!(!word.take(81));
+        assert!(!word.give(21, 100));
         assert_eq!(word.held().credit, 80);
         assert_eq!(
             word.shut_down(),
@@ -199,9 +209,9 @@ mod tests {
     fn the_largest_credit_fits() {
         let word = Word::shut();
         word.open(MAX_CREDIT);
-        word.take(MAX_CREDIT).unwrap();
-        word.give(MAX_CREDIT, MAX_CREDIT).unwrap();
-        assert!(word.give(1, MAX_CREDIT).is_err());
+        assert!(word.take(MAX_CREDIT));
+        assert!(word.give(MAX_CREDIT, MAX_CREDIT));
+        assert!(!word.give(1, MAX_CREDIT));
         assert_eq!(
             word.shut_down(),
             Held {
