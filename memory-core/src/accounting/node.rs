@@ -1159,3 +1159,37 @@ impl Drop for Departures {
         self.for_each(drop);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use crate::RootAllocator;
+    use crate::testing::TrackingManager;
+
+    use super::*;
+
+    /// Collisions were once counted only where credit was short, too: where as much is given back as
+    /// taken there were never stripes.
+    #[test]
+    fn a_node_on_which_threads_collide_gets_stripes_although_there_is_credit() {
+        let root = RootAllocator::builder()
+            .allocation_manager(Arc::new(TrackingManager::new()))
+            .build()
+            .unwrap();
+        drop(root.buffer(4096).unwrap());
+        let node = &*root.handle;
+
+        for _ in 0..COLLISIONS / 2 {
+            assert!(node.take_after(64, Slow::Collision));
+            assert!(node.give_after(64, Slow::Collision));
+        }
+        assert!(node.stripes().is_none());
+        assert!(!node.take_after(64, Slow::Collision));
+        node.tree.lock().charge(root.handle.ptr(), 64).unwrap();
+
+        assert!(node.stripes().is_some());
+        // SAFETY: charged above.
+        unsafe { root.handle.uncharge(64) };
+        assert_eq!(root.allocated_memory(), 0);
+        root.verify().unwrap();
+    }
+}
