@@ -27,6 +27,7 @@ use crate::chunk::Chunk;
 use crate::error::ArenaError;
 use crate::padded;
 use crate::state::State;
+use crate::sync::lock;
 
 /// Region memory: a backend that cuts blocks from chunks of another one.
 ///
@@ -393,10 +394,10 @@ impl Inner {
         unsafe { self.parent.deallocate(ptr, layout) };
     }
 
-    /// The books. Nothing panics while it holds them, so a poisoned lock is whole.
+    /// The books.
     #[inline]
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

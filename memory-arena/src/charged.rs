@@ -10,11 +10,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::mem;
 use std::ptr::NonNull;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use arrow_memory_core::{
     ALIGNMENT, AllocationManager, ArrowBufMut, BufferAllocator, ManagerError, ManagerStats,
 };
+
+use crate::sync::lock;
 
 /// Lends the memory of buffers that it holds.
 pub(crate) struct Charged {
@@ -33,7 +35,7 @@ impl Charged {
 
     /// Nothing that panics, and no buffer's end, happens under the lock.
     fn lock(&self) -> MutexGuard<'_, HashMap<usize, ArrowBufMut>> {
-        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.lent)
     }
 }
 

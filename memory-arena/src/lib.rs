@@ -10,6 +10,7 @@ mod charged;
 mod chunk;
 mod error;
 mod state;
+mod sync;
 
 pub use arena::{Arena, ArenaBuilder};
 pub use error::ArenaError;

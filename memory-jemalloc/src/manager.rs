@@ -183,7 +183,7 @@ impl JemallocManager {
     /// # Safety
     ///
     /// The block is live, of this layout, and nobody uses it any more.
-    #[inline]
+    #[inline(always)] // Two callers, one of which is what every release takes.
     unsafe fn give_back(&self, ptr: NonNull<u8>, layout: Layout) {
         let (size, align) = (padded(layout.size()), layout.align());
         if self.is_automatic(size, align) {
@@ -200,6 +200,7 @@ impl JemallocManager {
     /// # Safety
     ///
     /// As for `give_back`.
+    #[inline(never)]
     unsafe fn give_back_flagged(&self, ptr: NonNull<u8>, size: usize, align: usize) {
         if self.is_kept(size, align) {
             // SAFETY: by the caller's promise; by invariant 3 it has room for its class.

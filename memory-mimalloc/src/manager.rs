@@ -123,6 +123,7 @@ impl MimallocManager {
     }
 
     /// A block that is large or widely aligned, or null.
+    #[inline(never)]
     fn obtain_otherwise(&self, size: usize, align: usize) -> *mut u8 {
         if let Some(kept) = self.take(size, align) {
             return kept.as_ptr();
@@ -174,17 +175,27 @@ impl MimallocManager {
     /// # Safety
     ///
     /// The block is live, of this layout, and nobody uses it any more.
-    #[inline]
+    #[inline(always)] // Two callers, one of which is what every release takes.
     unsafe fn give_back(&self, ptr: NonNull<u8>, layout: Layout) {
-        if layout.size() > DEAR && is_kept(layout.size(), layout.align()) {
-            // SAFETY: by the caller's promise; by invariant 1 it has room for its class.
-            let kept = unsafe { self.kept.keep(ptr, layout.size()) };
-            if kept {
-                return;
-            }
+        // SAFETY: by the caller's promise; by invariant 1 it has room for its class.
+        if layout.size() > DEAR && unsafe { self.keep(ptr, layout) } {
+            return;
         }
         // SAFETY: by the caller's promise the block is live, and nobody uses it any more.
         unsafe { heap::free(ptr.as_ptr()) };
+    }
+
+    /// Keeps a block, if it is of those that are kept and there is room; `false`: it is still the
+    /// caller's.
+    ///
+    /// # Safety
+    ///
+    /// As for `give_back`.
+    #[inline(never)]
+    unsafe fn keep(&self, ptr: NonNull<u8>, layout: Layout) -> bool {
+        is_kept(layout.size(), layout.align())
+            // SAFETY: by the caller's promise; by invariant 1 it has room for its class.
+            && unsafe { self.kept.keep(ptr, layout.size()) }
     }
 
     #[inline]

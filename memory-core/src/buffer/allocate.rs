@@ -404,7 +404,7 @@ impl<'a> Charge<'a> {
 
     /// As `new`, for at least one byte and a node whose listener, if any, does not hear of
     /// allocations; with an error that fits in a register.
-    #[inline]
+    #[inline(always)] // As for `new`.
     fn boxed(handle: &'a Handle, bytes: usize) -> Result<Self, Box<AllocError>> {
         match handle.charge(bytes) {
             Ok(()) => Ok(Self { handle, bytes }),
