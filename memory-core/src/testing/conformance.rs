@@ -259,8 +259,7 @@ pub fn blocks_may_be_freed_on_another_thread(manager: &dyn AllocationManager) {
     });
 }
 
-/// Waits for a thread with its thread-locals, where managers may keep blocks: the end of a scope
-/// does not.
+/// Waits for a thread and its thread-locals, where managers may keep blocks; a scope's end does not.
 fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
     thread.join().expect("no panic")
 }
