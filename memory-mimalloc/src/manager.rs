@@ -60,7 +60,7 @@ impl MimallocManager {
     }
 
     /// As [`new`](Self::new), with other limits for what each thread keeps of blocks of more than
-    /// 512 KiB, for which mimalloc sets up pages each time; [`CacheLimits::NONE`] keeps none.
+    /// 64 KiB, for which mimalloc often sets up pages each time; [`CacheLimits::NONE`] keeps none.
     pub fn with_cache(limits: CacheLimits) -> Self {
         let release = |block: NonNull<u8>, _size| {
             // SAFETY: a block that was kept, of some heap, and that nobody uses.
@@ -325,8 +325,9 @@ fn is_kept(size: usize, align: usize) -> bool {
     size > DEAR && align <= ALIGNMENT
 }
 
-/// Up to this size blocks share pages; each larger one has pages of its own, set up each time.
-const DEAR: usize = 512 * 1024;
+/// Larger blocks are kept. Up to here a page holds many, and stays when one goes; few share a larger
+/// one, which is set up anew for a block that is alone (100 to 200 ns), and above 512 KiB none do.
+const DEAR: usize = 64 * 1024;
 
 /// `size` as mimalloc is asked for it; a layout's size cannot overflow here.
 #[inline]
