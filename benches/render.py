@@ -25,7 +25,7 @@ VERDICTS = {"goal": "#228833", "bar": "#4477aa", "missed": "#cc3311", "skipped":
 
 # What the peers of other languages took, by the harness and in the run of 2026-11-22, in ns.
 DEPTH_PEERS = {
-    "Arrow C++ 26.0.1, mimalloc pool and proxies": {1: 47, 6: 155},
+    "Arrow C++ 26.0.1, pools": {1: 47, 6: 155},
     "Arrow Java 19.0.0, unsafe": {1: 270, 6: 333},
 }
 
