@@ -200,6 +200,8 @@ def fill_readme():
             content = "```text\n" + (HERE / "instructions.txt").read_text() + "```\n"
         elif source.exists():
             content = source.read_text().strip() + "\n"
+            if name == "growth":
+                content = "| case | measured (95 % interval) | bar | goal | |\n|---|---|---|---|---|\n" + content
         else:
             continue
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
