@@ -2,7 +2,7 @@
 
 use arrow_memory_core::{BooleanBufferBuilder, BufferAllocator};
 
-use super::{ArrayBuilder, Validity, array_ref, wrong};
+use super::{ArrayBuilder, Validity, array_ref, check_lengths};
 use crate::error::MemoryError;
 
 use super::super::buffers::into_buffer;
@@ -134,13 +134,7 @@ impl BooleanBuilder {
         let Some(valid) = valid else {
             return self.append_slice(values);
         };
-        if values.len() != valid.len() {
-            return wrong(format!(
-                "{} values, validity of {}",
-                values.len(),
-                valid.len()
-            ));
-        }
+        check_lengths(values.len(), valid.len())?;
         self.values.reserve(values.len())?;
         self.validity.append_slice(self.values.len(), valid)?;
         self.values.append_slice(values)?;

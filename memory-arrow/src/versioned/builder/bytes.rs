@@ -6,7 +6,7 @@
 
 use arrow_memory_core::{ArrowBufMut, BufferAllocator};
 
-use super::{ArrayBuilder, Validity, array_ref, empty, take, wrong};
+use super::{ArrayBuilder, Validity, array_ref, check_lengths, empty, take, wrong};
 use crate::error::MemoryError;
 
 use super::super::deps::arrow_array::types::{
@@ -219,14 +219,8 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
         values: &[impl AsRef<T::Native>],
         valid: Option<&[bool]>,
     ) -> Result<(), MemoryError> {
-        if let Some(valid) = valid
-            && values.len() != valid.len()
-        {
-            return wrong(format!(
-                "{} values, validity of {}",
-                values.len(),
-                valid.len()
-            ));
+        if let Some(valid) = valid {
+            check_lengths(values.len(), valid.len())?;
         }
         self.append_all(values, valid)
     }

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use arrow_memory_core::{AllocationReservation, BufferAllocator};
 use hashbrown::HashTable;
 
-use super::{ArrayBuilder, GenericBytesBuilder, PrimitiveBuilder, array_ref, wrong};
+use super::{ArrayBuilder, GenericBytesBuilder, PrimitiveBuilder, array_ref, check_lengths, wrong};
 use crate::error::MemoryError;
 
 use super::super::deps::arrow_array::types::*;
@@ -148,13 +148,7 @@ impl<K: ArrowDictionaryKeyType, T: ByteArrayType> BytesDictionaryBuilder<K, T> {
         let Some(valid) = valid else {
             return self.append_slice(values);
         };
-        if values.len() != valid.len() {
-            return wrong(format!(
-                "{} values, validity of {}",
-                values.len(),
-                valid.len()
-            ));
-        }
+        check_lengths(values.len(), valid.len())?;
         for (value, &valid) in values.iter().zip(valid) {
             self.append_option(valid.then(|| value.as_ref()))?;
         }
@@ -302,13 +296,7 @@ impl<K: ArrowDictionaryKeyType, V: ArrowPrimitiveType> PrimitiveDictionaryBuilde
         let Some(valid) = valid else {
             return self.append_slice(values);
         };
-        if values.len() != valid.len() {
-            return wrong(format!(
-                "{} values, validity of {}",
-                values.len(),
-                valid.len()
-            ));
-        }
+        check_lengths(values.len(), valid.len())?;
         for (&value, &valid) in values.iter().zip(valid) {
             self.append_option(valid.then_some(value))?;
         }

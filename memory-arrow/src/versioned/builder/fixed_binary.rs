@@ -2,7 +2,7 @@
 
 use arrow_memory_core::{ArrowBufMut, BufferAllocator};
 
-use super::{ArrayBuilder, Validity, array_ref, empty, take, wrong};
+use super::{ArrayBuilder, Validity, array_ref, check_lengths, empty, take, wrong};
 use crate::error::MemoryError;
 
 use super::super::deps::arrow_array::{ArrayRef, FixedSizeBinaryArray};
@@ -131,14 +131,8 @@ impl FixedSizeBinaryBuilder {
         valid: Option<&[bool]>,
     ) -> Result<(), MemoryError> {
         let width = self.width as usize;
-        if let Some(valid) = valid
-            && values.len() != valid.len()
-        {
-            return wrong(format!(
-                "{} values, validity of {}",
-                values.len(),
-                valid.len()
-            ));
+        if let Some(valid) = valid {
+            check_lengths(values.len(), valid.len())?;
         }
         if let Some(value) = values.iter().find(|value| value.as_ref().len() != width) {
             return wrong(format!("{} bytes, not {width}", value.as_ref().len()));

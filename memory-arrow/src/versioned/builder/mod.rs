@@ -311,6 +311,14 @@ fn wrong<T>(message: String) -> Result<T, MemoryError> {
     Err(MemoryError::Value(message))
 }
 
+/// Whether values and their validity go together.
+fn check_lengths(values: usize, valid: usize) -> Result<(), MemoryError> {
+    if values == valid {
+        return Ok(());
+    }
+    wrong(format!("{values} values, validity of {valid}"))
+}
+
 fn array_ref(array: impl Array + 'static) -> ArrayRef {
     std::sync::Arc::new(array)
 }

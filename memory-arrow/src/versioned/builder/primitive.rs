@@ -3,7 +3,7 @@
 
 use arrow_memory_core::{ArrowBufMut, BufferAllocator};
 
-use super::{ArrayBuilder, Validity, array_ref, empty, take, wrong};
+use super::{ArrayBuilder, Validity, array_ref, check_lengths, empty, take, wrong};
 use crate::error::MemoryError;
 
 use super::super::deps::arrow_array::types::*;
@@ -214,13 +214,7 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
         let Some(valid) = valid else {
             return self.append_slice(values);
         };
-        if values.len() != valid.len() {
-            return wrong(format!(
-                "{} values, validity of {}",
-                values.len(),
-                valid.len()
-            ));
-        }
+        check_lengths(values.len(), valid.len())?;
         let rows = self.len();
         self.reserve(values.len())?;
         self.validity.append_slice(rows, valid)?;

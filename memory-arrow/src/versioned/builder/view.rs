@@ -3,7 +3,7 @@
 
 use arrow_memory_core::{ArrowBufMut, BufferAllocator};
 
-use super::{ArrayBuilder, Validity, array_ref, empty, take, wrong};
+use super::{ArrayBuilder, Validity, array_ref, check_lengths, empty, take, wrong};
 use crate::error::MemoryError;
 
 use super::super::deps::arrow_array::types::{BinaryViewType, ByteViewType, StringViewType};
@@ -155,13 +155,7 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
         let Some(valid) = valid else {
             return self.append_slice(values);
         };
-        if values.len() != valid.len() {
-            return wrong(format!(
-                "{} values, validity of {}",
-                values.len(),
-                valid.len()
-            ));
-        }
+        check_lengths(values.len(), valid.len())?;
         for (value, &valid) in values.iter().zip(valid) {
             self.append_option(valid.then(|| value.as_ref()))?;
         }
