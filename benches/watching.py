@@ -10,11 +10,11 @@ Which allocations are sampled is drawn anew in each run: the last digit changes.
 """
 
 import os
-import re
-import shutil
 import subprocess
 import sys
 import tempfile
+
+from instructions import build, install_valgrind
 
 BACKENDS = ["mimalloc", "system", "jemalloc"]
 COUNTS = (100_000, 400_000)
@@ -26,7 +26,7 @@ MOST_CAPTURES = 1.3
 
 def main():
     install_valgrind()
-    binary = build()
+    binary = build("--bin", "watching")
     interval = sys.argv[1:2]
     failed = False
     for backend in sys.argv[2:] or BACKENDS:
@@ -42,25 +42,6 @@ def main():
     failed |= captures > MOST_CAPTURES
     print(f"debug mode {debug:7.1f}, one capture {capture - off:7.1f}: {captures:.2f} captures")
     return 1 if failed else 0
-
-
-def install_valgrind():
-    if shutil.which("valgrind"):
-        return
-    as_root = [] if os.geteuid() == 0 else ["sudo"]
-    subprocess.run([*as_root, "apt-get", "update", "-q"], check=True)
-    subprocess.run([*as_root, "apt-get", "install", "-qy", "valgrind"], check=True)
-
-
-def build():
-    command = ["cargo", "build", "--profile", "bench", "-p", "arrow-memory-benches"]
-    command += ["--bin", "watching", "--message-format", "json-render-diagnostics"]
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    done = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
-    found = re.findall(r'"executable":"([^"]*/watching)"', done.stdout)
-    if not found:
-        sys.exit("cargo did not say where the binary is")
-    return found[-1]
 
 
 def measure(binary, *arguments):
