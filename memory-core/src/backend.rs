@@ -48,11 +48,12 @@ use std::cmp::Reverse;
 use std::env;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::error::BackendError;
 use crate::events;
 use crate::manager::{AllocationManager, ManagerError};
+use crate::sync::plain::lock;
 
 /// The environment variable that names the default backend.
 pub const DEFAULT_POOL_VARIABLE: &str = "ARROW_DEFAULT_MEMORY_POOL";
@@ -511,11 +512,6 @@ impl Backends {
 fn environment() -> Option<String> {
     let name = env::var_os(DEFAULT_POOL_VARIABLE)?;
     Some(name.to_string_lossy().into_owned()).filter(|name| !name.is_empty())
-}
-
-/// Locks `mutex`. Nothing panics while it is locked, so a poisoned one is whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(all(test, not(loom)))]

@@ -14,7 +14,9 @@
 use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
+
+use crate::sync::plain::lock;
 
 /// How many threads can have a slot at once.
 pub(crate) const SLOT_COUNT: usize = 128;
@@ -28,7 +30,7 @@ pub(crate) trait Tenant: fmt::Debug + Send + Sync {
 /// Tells `tenant` of each slot that ends, as long as it lives.
 pub(crate) fn join(tenant: &Arc<impl Tenant + 'static>) {
     let tenant: Weak<dyn Tenant> = Arc::<_>::downgrade(tenant) as Weak<dyn Tenant>;
-    let tenants = &mut *TENANTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let tenants = &mut *lock(&TENANTS);
     tenants.retain(|tenant| tenant.strong_count() > 0);
     tenants.push(tenant);
 }
@@ -68,10 +70,7 @@ impl Drop for Lease {
         let slot = self.0.get();
         if slot < NO_SLOT {
             // No lock is held while a tenant works: it may come back here.
-            let tenants = TENANTS
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
+            let tenants = lock(&TENANTS).clone();
             for tenant in tenants.iter().filter_map(Weak::upgrade) {
                 tenant.slot_ends(slot as usize);
             }

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::listener::{AllocationListener, Veto};
 use crate::outcome::{AllocationOutcome, AllocatorInfo};
+use crate::sync::plain::lock;
 
 /// Writes down what an allocator tells its listener, as plain data.
 ///
@@ -133,7 +134,7 @@ impl RecordingListener {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<ListenerEvent>> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.events)
     }
 }
 

@@ -7,11 +7,12 @@
 use std::alloc::Layout;
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::manager::StdManager;
 use crate::manager::{AllocationManager, ManagerError, ManagerStats};
 use crate::size::KIB;
+use crate::sync::plain::lock;
 
 /// Knows every live block of another manager: it finds leaks, double frees and wrong layouts.
 ///
@@ -138,7 +139,7 @@ impl TrackingManager {
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.books)
     }
 }
 
