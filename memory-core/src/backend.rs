@@ -56,9 +56,31 @@ use crate::manager::{AllocationManager, ManagerError};
 use crate::sync::plain::lock;
 
 /// The environment variable that names the default backend.
+///
+/// ```
+/// use arrow_memory_core::backend;
+/// # use arrow_memory_system as _;
+/// if let Ok(name) = std::env::var(backend::DEFAULT_POOL_VARIABLE) {
+///     println!("`{name}` was asked for, of {:?}", backend::supported());
+/// }
+/// ```
 pub const DEFAULT_POOL_VARIABLE: &str = "ARROW_DEFAULT_MEMORY_POOL";
 
 /// How a backend makes itself known: see the [module's documentation](self).
+///
+/// ```
+/// use std::sync::Arc;
+/// use arrow_memory_core::backend::{self, BackendRegistration};
+/// use arrow_memory_system::SystemManager;
+///
+/// static HOUSE: BackendRegistration = BackendRegistration {
+///     name: "house",
+///     preference: 0, // by name only
+///     manager: || Ok(Arc::new(SystemManager::new())),
+/// };
+/// backend::register(&HOUSE);
+/// assert!(backend::supported().contains(&"house"));
+/// ```
 #[derive(Clone, Copy)]
 pub struct BackendRegistration {
     /// What the backend is called in `ARROW_DEFAULT_MEMORY_POOL` and by its manager.

@@ -3,6 +3,8 @@
 //! [`conformance_suite!`](crate::conformance_suite) makes a test of each function here; each
 //! panics where the manager breaks the promise that it is named after. They take the manager for
 //! themselves: statistics are compared before and after, so nobody else may use it meanwhile.
+//!
+//! Longer than most files: each promise comes with an example.
 
 mod bytes;
 mod resident;
@@ -83,6 +85,11 @@ macro_rules! conformance_suite {
 /// Checks all promises, one after the other, but for
 /// [`unused_memory_is_given_back`], which not every manager claims.
 ///
+/// ```no_run
+/// # use arrow_memory_core::testing::conformance;
+/// conformance::check(&arrow_memory_system::SystemManager::new());
+/// ```
+///
 /// # Panics
 ///
 /// If the manager breaks one.
@@ -99,6 +106,11 @@ pub fn check(manager: &dyn AllocationManager) {
 }
 
 /// Blocks of any size are aligned as asked for, from 64 bytes to 2 MiB, before and after growth.
+///
+/// ```no_run
+/// # use arrow_memory_core::testing::conformance;
+/// conformance::blocks_are_aligned(&arrow_memory_system::SystemManager::new());
+/// ```
 ///
 /// # Panics
 ///
@@ -129,6 +141,11 @@ pub fn blocks_are_aligned(manager: &dyn AllocationManager) {
 
 /// Every byte of a block can be written and read, from 1 byte to tens of MiB.
 ///
+/// ```no_run
+/// # use arrow_memory_core::testing::conformance;
+/// conformance::blocks_of_every_size_are_usable(&arrow_memory_system::SystemManager::new());
+/// ```
+///
 /// # Panics
 ///
 /// If it cannot.
@@ -150,6 +167,11 @@ pub fn blocks_of_every_size_are_usable(manager: &dyn AllocationManager) {
 }
 
 /// Blocks that live together keep their own contents.
+///
+/// ```no_run
+/// # use arrow_memory_core::testing::conformance;
+/// conformance::live_blocks_do_not_overlap(&arrow_memory_system::SystemManager::new());
+/// ```
 ///
 /// # Panics
 ///
@@ -177,6 +199,11 @@ pub fn live_blocks_do_not_overlap(manager: &dyn AllocationManager) {
 
 /// Zeroed blocks are zero, also where dirty memory was given back before.
 ///
+/// ```no_run
+/// # use arrow_memory_core::testing::conformance;
+/// conformance::zeroed_blocks_are_zero(&arrow_memory_system::SystemManager::new());
+/// ```
+///
 /// # Panics
 ///
 /// If they are not.
@@ -195,6 +222,11 @@ pub fn zeroed_blocks_are_zero(manager: &dyn AllocationManager) {
 }
 
 /// `reallocate` keeps what the old and the new size have in common.
+///
+/// ```no_run
+/// # use arrow_memory_core::testing::conformance;
+/// conformance::growth_and_shrinking_keep_the_contents(&arrow_memory_system::SystemManager::new());
+/// ```
 ///
 /// # Panics
 ///
@@ -223,6 +255,11 @@ pub fn growth_and_shrinking_keep_the_contents(manager: &dyn AllocationManager) {
 }
 
 /// A block may be given back on another thread, also when the one that made it is gone.
+///
+/// ```no_run
+/// # use arrow_memory_core::testing::conformance;
+/// conformance::blocks_may_be_freed_on_another_thread(&arrow_memory_system::SystemManager::new());
+/// ```
 ///
 /// # Panics
 ///
@@ -266,6 +303,11 @@ fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
 
 /// Threads may allocate, grow and free at once.
 ///
+/// ```no_run
+/// # use arrow_memory_core::testing::conformance;
+/// conformance::many_threads_may_work_at_once(&arrow_memory_system::SystemManager::new());
+/// ```
+///
 /// # Panics
 ///
 /// If they may not.
@@ -308,6 +350,11 @@ pub fn many_threads_may_work_at_once(manager: &dyn AllocationManager) {
 
 /// Sizes that no machine has are errors, and leave everything as it was.
 ///
+/// ```no_run
+/// # use arrow_memory_core::testing::conformance;
+/// conformance::impossible_sizes_are_refused_without_side_effects(&arrow_memory_system::SystemManager::new());
+/// ```
+///
 /// # Panics
 ///
 /// If they are not.
@@ -343,6 +390,11 @@ pub fn impossible_sizes_are_refused_without_side_effects(manager: &dyn Allocatio
 }
 
 /// The statistics that the manager has agree with each other and with what was done.
+///
+/// ```no_run
+/// # use arrow_memory_core::testing::conformance;
+/// conformance::statistics_add_up(&arrow_memory_system::SystemManager::new());
+/// ```
 ///
 /// # Panics
 ///
@@ -405,6 +457,11 @@ pub fn statistics_add_up(manager: &dyn AllocationManager) {
 /// back (under AddressSanitizer, say, none does): otherwise it passes. Blocks that are alive
 /// survive in any case.
 ///
+/// ```no_run
+/// # use arrow_memory_core::testing::conformance;
+/// conformance::unused_memory_is_given_back(&arrow_memory_system::SystemManager::new());
+/// ```
+///
 /// # Panics
 ///
 /// If it does not.
@@ -444,6 +501,11 @@ pub fn unused_memory_is_given_back(manager: &dyn AllocationManager) {
 
 /// Keeps [`unused_memory_is_given_back`] from running while the result lives: for tests beside a
 /// suite that take or release many MiB. The other functions here hold one for themselves.
+///
+/// ```
+/// # use arrow_memory_core::testing::conformance;
+/// let _change = conformance::resident_memory_may_change();
+/// ```
 pub fn resident_memory_may_change() -> RwLockReadGuard<'static, ()> {
     RESIDENT.read().unwrap_or_else(PoisonError::into_inner)
 }
