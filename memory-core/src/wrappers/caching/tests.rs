@@ -236,31 +236,6 @@ fn blocks_are_kept_apart_by_manager() {
 }
 
 #[test]
-fn more_threads_than_slots_keep_what_they_can() {
-    let (tracking, manager) = tracked(CacheLimits::default());
-    let threads = crate::slots::SLOT_COUNT + 20;
-    let all_there = Barrier::new(threads);
-
-    thread::scope(|scope| {
-        let threads = (0..threads).map(|_| {
-            scope.spawn(|| {
-                all_there.wait();
-                for _ in 0..3 {
-                    drop(block(&manager, 64 * KIB));
-                }
-                all_there.wait();
-            })
-        });
-        // A scope waits for what its threads do, not for what their locals do at the end.
-        for thread in threads.collect::<Vec<_>>() {
-            thread.join().unwrap();
-        }
-    });
-
-    assert_eq!((cached(&manager), tracking.live_bytes()), (0, 0));
-}
-
-#[test]
 fn blocks_are_lent_once_while_others_empty_the_caches() {
     let (tracking, manager) = tracked(CacheLimits {
         bytes_per_thread: 600 * KIB,
