@@ -135,6 +135,34 @@ impl Locked<'_> {
         Ok(!over)
     }
 
+    /// As `charge`, for external bytes.
+    pub(super) fn charge_external(&mut self, node: NodePtr, bytes: usize) -> Result<(), Refusal> {
+        self.charge(node, bytes)?;
+        self.state(node).external += bytes;
+        Ok(())
+    }
+
+    /// As `force`, for external bytes.
+    pub(super) fn force_external(&mut self, node: NodePtr, bytes: usize) -> Result<bool, Refusal> {
+        let fits = self.force(node, bytes)?;
+        self.state(node).external += bytes;
+        Ok(fits)
+    }
+
+    /// Counts `bytes` of the external bytes as held by the caller, to be released; or says that there
+    /// are fewer.
+    pub(super) fn take_external(&mut self, node: NodePtr, bytes: usize) -> Result<(), usize> {
+        // All are counted here now, and what stays goes back to the words.
+        self.freeze(node);
+        let state = self.state(node);
+        let left = state.external.checked_sub(bytes).ok_or(state.external);
+        let taken = left.map(|left| state.external = left);
+        if !state.shut {
+            self.open(node);
+        }
+        taken
+    }
+
     /// The usual case: grants `bytes` and some credit for later requests, if no level on the way
     /// comes near its limit. Stops at the first level with enough credit. `false`: not so easy,
     /// and nothing has changed.

@@ -11,10 +11,10 @@ use std::sync::Weak;
 use super::charge::Refusal;
 use super::lifecycle::Outstanding;
 use super::node::{Departures, Node, NodeConfig, NodePtr, Tree, TreeConfig};
+use super::word::Kind;
 use crate::events;
 use crate::outcome::AllocatorInfo;
 use crate::sampling;
-use crate::sync::Ordering;
 
 /// Keeps a node usable; what a `BufferAllocator` is made of.
 ///
@@ -73,15 +73,8 @@ impl Handle {
         unsafe { self.0.charge(bytes) }
     }
 
-    /// Charges `bytes` whatever the limits say; `true` if no level is over its limit afterwards.
-    pub(crate) fn force(&self, bytes: usize) -> Result<bool, Box<Refusal>> {
-        let forced = self.tree.lock().force(self.0, bytes);
-        // Boxed with the mutex released.
-        forced.map_err(Box::new)
-    }
-
-    /// As `force`, for bytes that keep the node alive by themselves: refused, as closed, if the
-    /// node has left its tree.
+    /// Charges `bytes` that keep the node alive by themselves, whatever the limits say; `true` if no
+    /// level is over its limit afterwards. Refused, as closed, if the node has left its tree.
     pub(crate) fn force_block(&self, bytes: usize) -> Result<bool, Box<Refusal>> {
         let mut locked = self.tree.lock();
         if !locked.look(self.0).linked {
@@ -104,24 +97,51 @@ impl Handle {
         unsafe { self.0.uncharge(bytes) }
     }
 
-    /// Gives `bytes` of this node's external bytes back.
+    /// Charges `bytes` (at least 1) to the node as external bytes.
+    #[inline]
+    pub(crate) fn charge_external(&self, bytes: usize) -> Result<(), Box<Refusal>> {
+        // SAFETY: by invariant 1 the node is alive.
+        if unsafe { self.0.take(bytes, Kind::External) } {
+            return Ok(());
+        }
+        self.charge_external_slowly(bytes)
+    }
+
+    #[cold]
+    fn charge_external_slowly(&self, bytes: usize) -> Result<(), Box<Refusal>> {
+        let charged = self.tree.lock().charge_external(self.0, bytes);
+        // Boxed with the mutex released.
+        charged.map_err(Box::new)
+    }
+
+    /// Charges `bytes` as external bytes whatever the limits say; `true` if no level is over its limit
+    /// afterwards.
+    pub(crate) fn force_external(&self, bytes: usize) -> Result<bool, Box<Refusal>> {
+        let forced = self.tree.lock().force_external(self.0, bytes);
+        forced.map_err(Box::new)
+    }
+
+    /// Gives `bytes` (at least 1) of this node's external bytes back.
     ///
     /// # Panics
     ///
     /// If it has fewer; nothing has changed then.
+    #[inline]
+    #[track_caller]
     pub(crate) fn release_external(&self, bytes: usize) {
-        if bytes == 0 {
-            return;
+        // SAFETY: this handle keeps the node; the word counts these bytes, or they stay.
+        if !unsafe { self.0.give(bytes, Kind::External) } {
+            self.release_external_slowly(bytes);
         }
-        // Relaxed, both: whoever charged these bytes told the caller so in order.
-        let taken = self
-            .external
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |external| {
-                external.checked_sub(bytes)
-            });
+    }
+
+    #[cold]
+    #[track_caller]
+    fn release_external_slowly(&self, bytes: usize) {
+        let taken = self.tree.lock().take_external(self.0, bytes);
         match taken {
             // SAFETY: they were among the external bytes, and are not any more.
-            Ok(_) => unsafe { self.0.uncharge(bytes) },
+            Ok(()) => unsafe { self.0.uncharge(bytes) },
             Err(external) => panic!(
                 "{bytes} external bytes released from allocator `{}`, which has {external}",
                 self.info
@@ -237,12 +257,9 @@ fn drop_last_handle(handle: &mut Handle) {
     if !locked.drop_handle(node) {
         return;
     }
-    // Relaxed: only holders of handles change it; the last one is gone, and the next one comes under
-    // the mutex.
-    let external = locked.node(node).external.swap(0, Ordering::Relaxed);
     let info = locked.node(node).info.clone();
     let debug = locked.tree().config.debug;
-    let left = locked.orphan(node, external);
+    let (external, left) = locked.orphan(node);
     let departures = locked.take_departures();
     drop(locked);
     departures.tell_quietly();
@@ -263,7 +280,7 @@ impl NodePtr {
     #[inline]
     pub(crate) unsafe fn charge(self, bytes: usize) -> Result<(), Box<Refusal>> {
         // SAFETY: the caller's promise.
-        if unsafe { self.take(bytes) } {
+        if unsafe { self.take(bytes, Kind::Held) } {
             return Ok(());
         }
         // SAFETY: the caller's promise.
@@ -287,7 +304,7 @@ impl NodePtr {
     #[inline]
     pub(crate) unsafe fn uncharge(self, bytes: usize) {
         // SAFETY: the caller's promise.
-        if !unsafe { self.give(bytes) } {
+        if !unsafe { self.give(bytes, Kind::Held) } {
             // SAFETY: the caller's promise; nothing was given yet.
             unsafe { self.uncharge_slowly(bytes) };
         }
@@ -321,7 +338,7 @@ impl NodePtr {
         #[cfg(not(loom))]
         if let Some(_hold) = super::hazard::Hold::on(self)
             // SAFETY: the caller's promise.
-            && unsafe { self.give(bytes) }
+            && unsafe { self.give(bytes, Kind::Held) }
         {
             // SAFETY: the thread's record has held the node since before its bytes were given.
             return tell(unsafe { self.node() });

@@ -71,19 +71,21 @@ impl Locked<'_> {
         }
     }
 
-    /// What to do when the last handle has gone; the answer says what stays behind it, the first time
-    /// that something does.
-    pub(super) fn orphan(&mut self, node: NodePtr, external: usize) -> Option<Outstanding> {
-        if !self.look(node).linked {
-            // Forced bytes may have come since it left.
+    /// What to do when the last handle has gone, and with it its external bytes. The answer says how
+    /// many there were, and what stays behind, the first time that something does.
+    pub(super) fn orphan(&mut self, node: NodePtr) -> (usize, Option<Outstanding>) {
+        let state = self.state(node);
+        if !state.linked {
+            // It is shut. Forced bytes may have come since it left.
+            let external = std::mem::take(&mut state.external);
+            (state.parked, state.obtained) = (0, 0);
             self.loosen(node);
-            self.state(node).parked = 0;
-            self.state(node).obtained = 0;
             self.bury_if_free(node);
-            return None;
+            return (external, None);
         }
         self.freeze(node);
         let state = self.state(node);
+        let external = std::mem::take(&mut state.external);
         state.shut = true;
         state.parked += external;
         let left = Outstanding {
@@ -95,7 +97,7 @@ impl Locked<'_> {
         state.outlived |= news;
         self.settle(node);
         self.reconsider(node);
-        news.then_some(left)
+        (external, news.then_some(left))
     }
 
     /// Unlinks the node if nothing keeps it in the tree, then its parent likewise, and so on.

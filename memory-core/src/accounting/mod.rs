@@ -19,14 +19,20 @@
 //! * **S** the sum of its children's O (`lent`);
 //! * **P** free bytes that are in no word (`parked`);
 //! * **credit** the free bytes in its word, or in the words of its stripes;
-//! * **B** its own charge: blocks, foreign memory, external bytes. Not stored: B = O − S − P − credit.
+//! * **B** its own charge: blocks, foreign memory, external bytes. Not stored: B = O − S − P − credit;
+//! * **E** its external bytes, a part of B: those that its words count, and the rest (`external`).
 //!
 //! O − P is called `used`. While the node's words are shut it is S + B; with open words it is
 //! an upper bound of that, at most the limit.
 //!
-//! A word is one atomic with the credit, the least credit since it was opened (`low`), and SHUT.
-//! Everyone may `take` and `give` on an open word with one compare-exchange. A shut word holds no
-//! credit and refuses both, so its user takes the slow path, under M.
+//! A word is one atomic with the credit, the least credit since it was opened (`low`), external bytes,
+//! and SHUT. Everyone may `take` and `give` on an open word with one compare-exchange. A shut word
+//! holds neither credit nor external bytes and refuses both, so its user takes the slow path, under M.
+//!
+//! External bytes belong to nobody in particular, so that the node counts them, to refuse the
+//! release of more than there are. What is charged or given back as external moves the word's count
+//! and its credit at once. A word counts what fits into it, and a release that it does not cover
+//! collects what all of them count, under M.
 //!
 //! # Invariants
 //!

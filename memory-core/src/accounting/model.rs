@@ -8,13 +8,13 @@
 //! lowering a limit without a recall; a transfer that charges before it releases; letting the last
 //! handle go without the mutex.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use loom::thread;
 
 use super::handle::Handle;
 use super::node::{NodeConfig, STRIPE, TreeConfig};
-use crate::sync::Ordering;
 use crate::testing::StdManager;
 
 /// A root with the default credit.
@@ -53,6 +53,11 @@ fn uncharge(handle: &Handle, bytes: usize) {
 /// Runs a model in all interleavings, however often it is preempted.
 fn check(model: impl Fn() + Send + Sync + 'static) {
     loom::model(model);
+}
+
+/// What `stats` would say of the node's external bytes.
+fn external(handle: &Handle) -> usize {
+    handle.tree.lock().external(handle.ptr())
 }
 
 /// At rest: the books are right, and what is allocated is what the model says.
@@ -153,7 +158,7 @@ fn force_races_with_a_request_and_is_seen() {
         a.charge(8).unwrap();
         uncharge(&a, 8);
         let other = root.clone();
-        let thread = thread::spawn(move || other.force(60).unwrap());
+        let thread = thread::spawn(move || other.force_external(60).unwrap());
 
         let granted = a.charge(8).is_ok();
 
@@ -324,8 +329,7 @@ fn what_a_later_handle_charges_does_not_go_with_the_last_one_before_it() {
         let thread = thread::spawn(move || {
             // SAFETY: eight bytes are charged to the node, and keep it until the end.
             let again = unsafe { ptr.handle() };
-            again.charge(4).unwrap();
-            again.external.fetch_add(4, Ordering::Relaxed);
+            again.charge_external(4).unwrap();
             again.release_external(4);
         });
 
@@ -380,5 +384,66 @@ fn stripes_share_one_limit() {
         thread.join().unwrap();
         at_rest(&root, 56);
         assert!(root.charge(9).is_err());
+    });
+}
+
+#[test]
+fn external_bytes_are_counted_while_a_recall_takes_the_word_away() {
+    check(|| {
+        let root = root(64);
+        let (a, b) = (child(&root, 64, 0), child(&root, 64, 0));
+        a.charge_external(8).unwrap();
+        let other = a.clone();
+        let thread = thread::spawn(move || {
+            other.release_external(6);
+            other.charge_external(4).expect("4 of 64 bytes beside 58");
+        });
+
+        b.charge(56).expect("56 of 64 bytes fit beside 8");
+
+        thread.join().unwrap();
+        assert_eq!(external(&a), 6);
+        at_rest(&root, 62);
+        a.release_external(6);
+        at_rest(&root, 56);
+    });
+}
+
+#[test]
+fn of_two_that_release_the_same_external_bytes_one_does() {
+    check(|| {
+        let root = root(64);
+        root.charge_external(8).unwrap();
+        root.charge(8).unwrap();
+        let other = root.clone();
+        let release =
+            |handle: &Handle| catch_unwind(AssertUnwindSafe(|| handle.release_external(8)));
+        let thread = thread::spawn(move || release(&other).is_ok());
+
+        let released = release(&root).is_ok();
+
+        assert!(thread.join().unwrap() ^ released);
+        assert_eq!(external(&root), 0);
+        at_rest(&root, 8);
+    });
+}
+
+#[test]
+fn external_bytes_are_released_on_another_stripe_than_they_were_charged_on() {
+    check(|| {
+        let root = root(1 << 10);
+        root.tree.lock().install_stripes(root.ptr(), 2);
+        root.charge_external(16).unwrap();
+        let other = root.clone();
+        let thread = thread::spawn(move || {
+            STRIPE.with(|stripe| stripe.set(1));
+            other.release_external(12);
+        });
+
+        root.charge_external(4).unwrap();
+
+        thread.join().unwrap();
+        assert_eq!(external(&root), 8);
+        at_rest(&root, 8);
     });
 }

@@ -16,6 +16,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::num::NonZeroU64;
+use std::ops::Add;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -23,7 +24,7 @@ use slab::Slab;
 
 use super::handle::quietly;
 use super::mutex::{Shared, TreeMutex};
-use super::word::{MAX_CREDIT, Slow, Word};
+use super::word::{Held, Kind, MAX_CREDIT, Slow, Word};
 use crate::debug::{Recorder, Trail};
 use crate::listener::AllocationListener;
 use crate::manager::AllocationManager;
@@ -124,8 +125,6 @@ pub(crate) struct Node {
     pub(crate) reservations: plain::Mutex<Slab<Arc<Reserved>>>,
     /// In debug mode, where the allocator comes from.
     trail: OnceLock<Box<Trail>>,
-    /// External bytes, which `release_bytes` may give back.
-    pub(crate) external: AtomicUsize,
     /// Bytes of foreign allocations that are charged here.
     pub(crate) foreign: AtomicUsize,
     /// With statistics on: bytes and blocks in total, and allocations charged here now.
@@ -202,6 +201,8 @@ pub(super) struct State {
     pub(super) lent: usize,
     /// Free bytes that are in no word (P).
     pub(super) parked: usize,
+    /// External bytes that no word counts.
+    pub(super) external: usize,
     pub(super) peak: usize,
     /// The subtree is exact and shut (I2); set by recall, cleared by `relax`.
     pub(super) tight: bool,
@@ -302,12 +303,12 @@ impl NodePtr {
     ///
     /// The node is alive.
     #[inline]
-    pub(super) unsafe fn take(self, bytes: usize) -> bool {
+    pub(super) unsafe fn take(self, bytes: usize, kind: Kind) -> bool {
         // SAFETY: the caller promises that the node is alive.
         let node = unsafe { self.node() };
-        match node.word.try_take(bytes) {
+        match node.word.try_take(bytes, kind) {
             Ok(()) => true,
-            Err(slow) => node.take_after(bytes, slow),
+            Err(slow) => node.take_after(bytes, kind, slow),
         }
     }
 
@@ -316,21 +317,31 @@ impl NodePtr {
     ///
     /// # Safety
     ///
-    /// `bytes` are charged to the node and the caller gives them up.
+    /// `bytes` are charged to the node and the caller gives them up. If they are external, the caller
+    /// has a handle besides, since they may not be there.
     #[inline]
-    pub(super) unsafe fn give(self, bytes: usize) -> bool {
+    pub(super) unsafe fn give(self, bytes: usize, kind: Kind) -> bool {
         // SAFETY: the bytes that the caller still holds keep the node alive (invariant 2), until
         // the exchange succeeds; after it nothing of the node is touched. `Node` is not Freeze,
         // so the reference claims nothing about its memory after that.
         let node = unsafe { self.node() };
-        match node.word.try_give(bytes, node.high()) {
+        match node.word.try_give(bytes, node.high(), kind) {
             Ok(()) => true,
-            Err(slow) => node.give_after(bytes, slow),
+            Err(slow) => node.give_after(bytes, kind, slow),
         }
     }
 }
 
 impl Node {
+    /// The sum of what the words in use hold.
+    #[inline]
+    fn sum(&self, held: impl Fn(&Word) -> Held) -> Held {
+        match self.stripes() {
+            None => held(&self.word),
+            Some(stripes) => stripes.iter().map(held).fold(Held::default(), Held::add),
+        }
+    }
+
     /// The stripes, once there are any.
     #[inline]
     fn stripes(&self) -> Option<&Stripes> {
@@ -343,20 +354,21 @@ impl Node {
     /// Takes of the thread's stripe, if there are any, or once more after a collision; `false`: the
     /// mutex must decide.
     #[cold]
-    fn take_after(&self, bytes: usize, slow: Slow) -> bool {
+    fn take_after(&self, bytes: usize, kind: Kind, slow: Slow) -> bool {
         match self.stripes() {
-            Some(stripes) => stripes.mine().take(bytes),
-            None => self.may_try_again(slow) && self.word.take(bytes),
+            Some(stripes) => stripes.mine().take(bytes, kind),
+            None => self.may_try_again(slow) && self.word.take(bytes, kind),
         }
     }
 
     /// Gives to the thread's stripe, likewise; the bytes are still charged, so the node is alive until
     /// that is done.
     #[cold]
-    fn give_after(&self, bytes: usize, slow: Slow) -> bool {
+    fn give_after(&self, bytes: usize, kind: Kind, slow: Slow) -> bool {
+        let high = self.high();
         match self.stripes() {
-            Some(stripes) => stripes.mine().give(bytes, self.high() >> stripes.shift),
-            None => self.may_try_again(slow) && self.word.give(bytes, self.high()),
+            Some(stripes) => stripes.mine().give(bytes, high >> stripes.shift, kind),
+            None => self.may_try_again(slow) && self.word.give(bytes, high, kind),
         }
     }
 
@@ -514,7 +526,35 @@ fn abort_on_overflow(count: usize) {
     }
 }
 
+/// Opens those of the words that are shut with an equal share of these bytes, of the credit at most
+/// `high` each, and says how much that was. None gets more than half of what it can hold, so that it
+/// can be given some, too.
+#[inline]
+fn open_shut<'w>(
+    words: impl Iterator<Item = &'w Word> + Clone,
+    credit: usize,
+    external: usize,
+    high: usize,
+) -> (usize, usize) {
+    const HALF: usize = MAX_CREDIT / 2 + 1;
+    let shut = words.filter(|word| word.is_shut());
+    let count = match shut.clone().count() {
+        0 => return (0, 0),
+        // The usual number, for which nothing is divided.
+        1 => 1,
+        count => count,
+    };
+    let (credit, external) = (credit / count, external / count);
+    let (credit, external) = (credit.min(HALF).min(high), external.min(HALF));
+    shut.for_each(|word| word.open(credit, external));
+    (credit * count, external * count)
+}
+
 impl Stripes {
+    fn iter(&self) -> impl Iterator<Item = &Word> + Clone {
+        self.words.iter().map(|stripe| &stripe.0)
+    }
+
     /// The word of the calling thread.
     fn mine(&self) -> &Word {
         &self.words[thread_number() & (self.words.len() - 1)].0
@@ -596,7 +636,7 @@ impl Tree {
         let opens = !root_node.state.get_mut().shut;
         root_node.state.get_mut().linked = true;
         if opens {
-            root_node.word.open(0);
+            root_node.word.open(0, 0);
         }
         NodePtr::leak(root)
     }
@@ -691,7 +731,6 @@ impl Node {
             pins: AtomicUsize::new(0),
             reservations: plain::Mutex::default(),
             trail: OnceLock::new(),
-            external: AtomicUsize::new(0),
             foreign: AtomicUsize::new(0),
             total_bytes: AtomicU64::new(0),
             total_allocations: AtomicU64::new(0),
@@ -701,6 +740,7 @@ impl Node {
                 obtained: 0,
                 lent: 0,
                 parked: 0,
+                external: 0,
                 peak: 0,
                 tight: false,
                 shut: true,
@@ -794,15 +834,7 @@ impl<'t> Locked<'t> {
     /// Shuts every word of the node and parks its credit: from here on `used` counts no credit
     /// of its own.
     pub(super) fn freeze(&mut self, node: NodePtr) {
-        let this = self.node(node);
-        let mut held = this.word.shut_down();
-        if let Some(stripes) = this.stripes() {
-            for stripe in &stripes.words {
-                let more = stripe.0.shut_down();
-                held.credit += more.credit;
-                held.low += more.low;
-            }
-        }
+        let held = self.node(node).sum(Word::shut_down);
         self.park(node, held);
     }
 
@@ -817,55 +849,45 @@ impl<'t> Locked<'t> {
         self.park(node, held);
     }
 
-    fn park(&mut self, node: NodePtr, held: super::word::Held) {
+    fn park(&mut self, node: NodePtr, held: Held) {
         let state = self.state(node);
         state.peak = state.peak.max(state.used() - held.low);
         state.parked += held.credit;
+        state.external += held.external;
     }
 
-    /// Opens the node's shut words with what is parked, as far as its limit allows.
+    /// Opens the node's shut words with what is parked, as far as its limit allows, and with external
+    /// bytes.
     pub(super) fn open(&mut self, node: NodePtr) {
         let this = self.node(node);
         let state = self.state(node);
         let room = state.bound().saturating_sub(state.used());
-        let mut free = state.parked.min(room);
-        let mut opened = 0;
+        let (free, external) = (state.parked.min(room), state.external);
         // What is obtained stays as it is while the words are open. Up to so much beyond the
         // reservation all of it may be free; from there on only the credit may.
         let beyond = state.obtained - this.reservation;
         let most = self.tree().config.credit;
+        let shift = this.stripes().map_or(0, |stripes| stripes.shift);
+        let largest = MAX_CREDIT << shift;
         let high = if beyond <= most {
-            MAX_CREDIT
+            largest
         } else {
-            most.min(MAX_CREDIT)
+            most.min(largest)
         };
         // Relaxed: see `high`.
         this.high.store(high, Ordering::Relaxed);
-        match this.stripes() {
-            None if !this.word.is_shut() => {}
-            None => {
-                opened = free.min(MAX_CREDIT);
-                this.word.open(opened);
-            }
-            Some(stripes) => {
-                let shut = stripes
-                    .words
-                    .iter()
-                    .filter(|stripe| stripe.0.is_shut())
-                    .count();
-                let share = free
-                    .checked_div(shut)
-                    .unwrap_or(0)
-                    .min(high >> stripes.shift);
-                for stripe in stripes.words.iter().filter(|stripe| stripe.0.is_shut()) {
-                    let credit = share.min(free);
-                    stripe.0.open(credit);
-                    free -= credit;
-                    opened += credit;
-                }
-            }
-        }
-        self.state(node).parked -= opened;
+        let (credit, external) = match this.stripes() {
+            None => open_shut(std::iter::once(&this.word), free, external, high),
+            Some(stripes) => open_shut(stripes.iter(), free, external, high >> shift),
+        };
+        let state = self.state(node);
+        state.parked -= credit;
+        state.external -= external;
+    }
+
+    /// External bytes, as the words are.
+    pub(super) fn external(&self, node: NodePtr) -> usize {
+        self.look(node).external + self.node(node).sum(Word::held).external
     }
 
     /// What is in use here and below by the words as they are; never less than is allocated.
@@ -884,15 +906,7 @@ impl<'t> Locked<'t> {
 
     /// The peak, with what the open words have seen since they were opened.
     pub(super) fn peak(&mut self, node: NodePtr) -> usize {
-        let this = self.node(node);
-        let striped = this.stripes().map_or(0, |stripes| {
-            stripes
-                .words
-                .iter()
-                .map(|stripe| stripe.0.held().low)
-                .sum::<usize>()
-        });
-        let low = this.word.held().low + striped;
+        let low = self.node(node).sum(Word::held).low;
         let state = self.look(node);
         state.peak.max(state.used() - low)
     }
@@ -932,14 +946,14 @@ impl<'t> Locked<'t> {
     /// Takes credit as anyone may, without shutting the word.
     pub(super) fn take(&self, node: NodePtr, bytes: usize) -> bool {
         // SAFETY: the node is alive as in `node`.
-        unsafe { node.take(bytes) }
+        unsafe { node.take(bytes, Kind::Held) }
     }
 
     /// Gives `bytes` that are charged to the node back to its credit, without shutting the word.
     pub(super) fn give(&self, node: NodePtr, bytes: usize) -> bool {
         // SAFETY: the caller counts these bytes as charged; and a node is freed only under the
         // mutex, so it is alive afterwards too.
-        unsafe { node.give(bytes) }
+        unsafe { node.give(bytes, Kind::Held) }
     }
 
     /// Whether `give` would succeed, as things stand.
@@ -1179,11 +1193,11 @@ mod tests {
         let node = &*root.handle;
 
         for _ in 0..COLLISIONS / 2 {
-            assert!(node.take_after(64, Slow::Collision));
-            assert!(node.give_after(64, Slow::Collision));
+            assert!(node.take_after(64, Kind::Held, Slow::Collision));
+            assert!(node.give_after(64, Kind::Held, Slow::Collision));
         }
         assert!(node.stripes().is_none());
-        assert!(!node.take_after(64, Slow::Collision));
+        assert!(!node.take_after(64, Kind::Held, Slow::Collision));
         node.tree.lock().charge(root.handle.ptr(), 64).unwrap();
 
         assert!(node.stripes().is_some());

@@ -9,10 +9,11 @@ use crate::outcome::AllocatorInfo;
 use crate::report::{AllocatorSnapshot, AllocatorStats, SnapshotEntry};
 use crate::sync::Ordering;
 
-/// A snapshot, with each entry's node beside it.
+/// A snapshot, with each entry's node beside it, and that node's external bytes without those of
+/// reservations.
 pub(crate) struct Census {
     pub(crate) snapshot: AllocatorSnapshot,
-    pub(crate) nodes: Vec<Arc<Node>>,
+    pub(crate) nodes: Vec<(Arc<Node>, usize)>,
 }
 
 impl Handle {
@@ -87,12 +88,12 @@ impl Handle {
             let mut next = Some(top);
             while let Some(node) = next {
                 entries.push(locked.entry(node, depth));
-                nodes.push(locked.keep(node));
+                nodes.push((locked.keep(node), locked.external(node)));
                 next = locked.next_preorder(node, top);
             }
             locked.thaw_subtree(top);
             drop(locked);
-            for (entry, node) in entries.iter_mut().zip(&nodes) {
+            for (entry, (node, _)) in entries.iter_mut().zip(&nodes) {
                 entry.reservations = node.reservation_sizes();
             }
             return Census {
@@ -141,7 +142,7 @@ impl Locked<'_> {
         let this = self.node(node);
         // Relaxed, all: numbers for readers.
         let foreign = this.foreign.load(Ordering::Relaxed);
-        let external = this.external.load(Ordering::Relaxed) + this.reserved_bytes();
+        let external = self.external(node) + this.reserved_bytes();
         let kept = |counter: &crate::sync::AtomicU64| {
             this.tree
                 .config

@@ -1,17 +1,30 @@
 //! The word: the credit of a node (or of one of its stripes), in one atomic.
 
+use std::ops::Add;
+
 use crate::sync::{AtomicU64, Ordering};
 
-/// The most credit that one word can hold, in bytes: 2 GiB less one.
-pub(super) const MAX_CREDIT: usize = (1 << CREDIT_BITS) - 1;
+/// The most credit, and the most external bytes, that one word can hold: 2 MiB less one.
+pub(super) const MAX_CREDIT: usize = FIELD as usize;
 
-const CREDIT_BITS: u32 = 31;
-const CREDIT: u64 = (1 << CREDIT_BITS) - 1;
-const LOW_SHIFT: u32 = CREDIT_BITS;
+const FIELD_BITS: u32 = 21;
+const FIELD: u64 = (1 << FIELD_BITS) - 1;
+const EXTERNAL_SHIFT: u32 = FIELD_BITS;
+const LOW_SHIFT: u32 = 2 * FIELD_BITS;
 
-/// A shut word: only the tree's mutex decides here. It holds no credit, so that `take` needs no
-/// look at the bit; and the bit is far above any credit, so that `give` compares once.
-const SHUT: u64 = 1 << 62;
+/// A shut word: only the tree's mutex decides here. It holds no credit and no external bytes, so that
+/// taking and giving these need no look at the bit; and the bit is far above any credit, so that
+/// `give` compares once.
+const SHUT: u64 = 1 << 63;
+
+/// What bytes are charged for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// What whoever holds it gives back: blocks, foreign memory, reservations.
+    Held,
+    /// External bytes, which are counted, since anyone may give them back.
+    External,
+}
 
 /// Why a word was not changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,22 +35,24 @@ pub(super) enum Slow {
     Collision,
 }
 
-/// What a word held when it was shut.
+/// What a word held when it was shut, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
-    /// The credit, in bytes.
     pub(super) credit: usize,
+    /// External bytes that are charged and that no other place counts.
+    pub(super) external: usize,
     /// The least credit since the word was last opened.
     pub(super) low: usize,
 }
 
-/// Credit, the least credit since the word was opened, and whether it is open.
+/// Credit, external bytes, the least credit since the word was opened, and whether it is open.
 ///
 /// | bits | meaning |
 /// |---|---|
-/// | 0..31 | `credit`: bytes that may be taken without asking anyone |
-/// | 31..62 | `low`: the least credit since the word was opened |
-/// | 62 | SHUT: all other bits are zero, and only who holds the mutex may change the word |
+/// | 0..21 | `credit`: bytes that may be taken without asking anyone |
+/// | 21..42 | `external`: external bytes that may be given back without asking anyone |
+/// | 42..63 | `low`: the least credit since the word was opened |
+/// | 63 | SHUT: all other bits are zero, and only who holds the mutex may change the word |
 ///
 /// Several compare-exchanges may succeed on equal words that mean different histories; that is
 /// harmless, because a word's meaning is its value.
@@ -53,22 +68,26 @@ impl Word {
     /// Takes `bytes` (at least 1) of the credit, or says that the slow path must decide, or that
     /// another thread came in between.
     #[inline]
-    pub(super) fn try_take(&self, bytes: usize) -> Result<(), Slow> {
+    pub(super) fn try_take(&self, bytes: usize, kind: Kind) -> Result<(), Slow> {
         debug_assert!(bytes > 0);
         let bytes = bytes as u64;
         // Relaxed: a hint for the exchange below, which checks it.
         let word = self.0.load(Ordering::Relaxed);
-        let credit = word & CREDIT;
+        let credit = word & FIELD;
         if credit < bytes {
             return Err(Slow::Mutex);
         }
-        let left = credit - bytes;
+        let (left, mut next) = (credit - bytes, word - bytes);
+        if kind == Kind::External {
+            if external(word) + bytes > FIELD {
+                return Err(Slow::Mutex);
+            }
+            next += bytes << EXTERNAL_SHIFT;
+        }
         // A branch, which is foreseen, and not a minimum, for which the exchange would wait.
-        let next = if left >= word >> LOW_SHIFT {
-            word - bytes
-        } else {
-            new_low(left)
-        };
+        if left < word >> LOW_SHIFT {
+            next = with_low(next, left);
+        }
         // Relaxed, both: taking publishes nothing, and the bytes taken guard no memory. (A `give`
         // is a Release; its partner is `shut_down`. Blocks are ordered by their manager.)
         self.0
@@ -77,36 +96,43 @@ impl Word {
             .map_err(|_| Slow::Collision)
     }
 
-    /// Adds `bytes` to the credit, up to `high`, or says that the slow path must decide, or that
-    /// another thread came in between.
+    /// Adds `bytes` (at least 1 if they are external) to the credit, up to `high`, or says that the
+    /// slow path must decide, or that another thread came in between.
     ///
     /// After success the word may be gone: nothing of its node is touched.
     #[inline]
-    pub(super) fn try_give(&self, bytes: usize, high: usize) -> Result<(), Slow> {
+    pub(super) fn try_give(&self, bytes: usize, high: usize, kind: Kind) -> Result<(), Slow> {
         let (bytes, high) = (bytes as u64, high as u64);
         // Relaxed: a hint for the exchange below, which checks it.
         let word = self.0.load(Ordering::Relaxed);
-        // No overflow: SHUT, a credit and a size of at most isize::MAX stay below 2^64.
-        if (word & (SHUT | CREDIT)) + bytes > high {
+        // No overflow: SHUT, or a credit, and a size of at most isize::MAX stay below 2^64.
+        if (word & (SHUT | FIELD)) + bytes > high {
             return Err(Slow::Mutex);
+        }
+        let mut next = word + bytes;
+        if kind == Kind::External {
+            if external(word) < bytes {
+                return Err(Slow::Mutex);
+            }
+            next -= bytes << EXTERNAL_SHIFT;
         }
         // Release: all that this thread did with the bytes' node comes before it; the partner is the
         // Acquire in `shut_down`, through which whoever frees a drained node comes after. Relaxed on
         // failure: nothing was read.
         self.0
-            .compare_exchange(word, word + bytes, Ordering::Release, Ordering::Relaxed)
+            .compare_exchange(word, next, Ordering::Release, Ordering::Relaxed)
             .map(drop)
             .map_err(|_| Slow::Collision)
     }
 
     /// As [`try_take`](Self::try_take), until that is decided; `false`: by the mutex.
-    pub(super) fn take(&self, bytes: usize) -> bool {
-        decided(|| self.try_take(bytes))
+    pub(super) fn take(&self, bytes: usize, kind: Kind) -> bool {
+        decided(|| self.try_take(bytes, kind))
     }
 
     /// As [`try_give`](Self::try_give), until that is decided; `false`: by the mutex.
-    pub(super) fn give(&self, bytes: usize, high: usize) -> bool {
-        decided(|| self.try_give(bytes, high))
+    pub(super) fn give(&self, bytes: usize, high: usize, kind: Kind) -> bool {
+        decided(|| self.try_give(bytes, high, kind))
     }
 
     /// Shuts the word and returns what it held; nothing if it was shut. Under the mutex.
@@ -116,23 +142,20 @@ impl Word {
         }
         // Acquire: partner of the Release in `give`. All who gave back their bytes are done with
         // the node when their bytes are seen here. Takers need no order (see `take`).
-        let word = self.0.swap(SHUT, Ordering::Acquire);
-        Held {
-            credit: (word & CREDIT) as usize,
-            low: ((word >> LOW_SHIFT) & CREDIT) as usize,
-        }
+        Held::of(self.0.swap(SHUT, Ordering::Acquire))
     }
 
-    /// Opens the word with `credit` bytes, at most [`MAX_CREDIT`]. Under the mutex, when shut.
-    pub(super) fn open(&self, credit: usize) {
-        debug_assert!(credit <= MAX_CREDIT);
+    /// Opens the word with `credit` and `external` bytes, each at most [`MAX_CREDIT`]. Under the
+    /// mutex, when shut.
+    pub(super) fn open(&self, credit: usize, external: usize) {
+        debug_assert!(credit <= MAX_CREDIT && external <= MAX_CREDIT);
         // Relaxed, for the check and the store: under SHUT only the mutex's holder changes it.
         debug_assert_eq!(self.0.load(Ordering::Relaxed), SHUT);
-        let credit = credit as u64;
+        let (credit, external) = (credit as u64, external as u64);
+        let word = credit << LOW_SHIFT | external << EXTERNAL_SHIFT | credit;
         // Relaxed: who opened and who shuts next are ordered by the mutex, and each later `give`
         // heads a release sequence of its own.
-        self.0
-            .store(credit << LOW_SHIFT | credit, Ordering::Relaxed);
+        self.0.store(word, Ordering::Relaxed);
     }
 
     /// Whether the word is shut. Under the mutex, where it does not change.
@@ -158,18 +181,35 @@ fn decided(attempt: impl Fn() -> Result<(), Slow>) -> bool {
     }
 }
 
-/// A word with a credit of `left` that is the least so far.
+fn external(word: u64) -> u64 {
+    (word >> EXTERNAL_SHIFT) & FIELD
+}
+
+/// The word with another `low`.
 #[cold]
 #[inline(never)] // Or it would be a minimum after all.
-fn new_low(left: u64) -> u64 {
-    left << LOW_SHIFT | left
+fn with_low(word: u64, low: u64) -> u64 {
+    word & !(FIELD << LOW_SHIFT) | low << LOW_SHIFT
 }
 
 impl Held {
     fn of(word: u64) -> Self {
         Self {
-            credit: (word & CREDIT) as usize,
-            low: ((word >> LOW_SHIFT) & CREDIT) as usize,
+            credit: (word & FIELD) as usize,
+            external: external(word) as usize,
+            low: ((word >> LOW_SHIFT) & FIELD) as usize,
+        }
+    }
+}
+
+impl Add for Held {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            credit: self.credit + other.credit,
+            external: self.external + other.external,
+            low: self.low + other.low,
         }
     }
 }
@@ -178,46 +218,68 @@ impl Held {
 mod tests {
     use super::*;
 
+    const KINDS: [Kind; 2] = [Kind::Held, Kind::External];
+
     #[test]
     fn a_shut_word_lets_nobody_take_or_give() {
         let word = Word::shut();
-        assert!(!word.take(1));
-        assert!(!word.give(0, MAX_CREDIT));
-        assert!(!word.give(isize::MAX as usize, MAX_CREDIT));
+        for kind in KINDS {
+            assert!(!word.take(1, kind));
+            assert!(!word.give(1, MAX_CREDIT, kind));
+            assert!(!word.give(isize::MAX as usize, MAX_CREDIT, kind));
+        }
+        assert!(!word.give(0, MAX_CREDIT, Kind::Held));
         assert_eq!(word.shut_down(), Held::default());
     }
 
     #[test]
     fn the_low_mark_remembers_the_least_credit() {
-        let word = Word::shut();
-        word.open(100);
-        assert!(word.take(70));
-        assert!(word.give(50, 100));
-        assert!(!word.take(81));
-        assert!(!word.give(21, 100));
-        assert_eq!(word.held().credit, 80);
-        assert_eq!(
-            word.shut_down(),
-            Held {
+        for kind in KINDS {
+            let word = Word::shut();
+            word.open(100, 7);
+            assert!(word.take(70, kind));
+            assert!(word.give(50, 100, kind));
+            assert!(!word.take(81, kind));
+            assert!(!word.give(21, 100, kind));
+            let held = Held {
                 credit: 80,
-                low: 30
-            }
-        );
+                external: if kind == Kind::Held { 7 } else { 27 },
+                low: 30,
+            };
+            assert_eq!((word.held(), word.shut_down()), (held, held));
+        }
     }
 
     #[test]
-    fn the_largest_credit_fits() {
+    fn only_external_bytes_that_the_word_counts_are_given_back_as_such() {
         let word = Word::shut();
-        word.open(MAX_CREDIT);
-        assert!(word.take(MAX_CREDIT));
-        assert!(word.give(MAX_CREDIT, MAX_CREDIT));
-        assert!(!word.give(1, MAX_CREDIT));
-        assert_eq!(
-            word.shut_down(),
-            Held {
-                credit: MAX_CREDIT,
-                low: 0
-            }
-        );
+        word.open(100, 0);
+        assert!(word.take(40, Kind::Held));
+        assert!(!word.give(1, 100, Kind::External));
+        assert!(word.take(30, Kind::External));
+        assert!(!word.give(31, 100, Kind::External));
+        assert!(word.give(30, 100, Kind::External));
+        assert_eq!(word.held().external, 0);
+    }
+
+    #[test]
+    fn the_largest_credit_and_the_most_external_bytes_fit() {
+        let word = Word::shut();
+        word.open(MAX_CREDIT, 0);
+        assert!(word.take(MAX_CREDIT, Kind::External));
+        assert_eq!(word.held().external, MAX_CREDIT);
+        assert!(word.give(MAX_CREDIT, MAX_CREDIT, Kind::External));
+        assert!(word.take(MAX_CREDIT, Kind::Held));
+        assert!(word.give(MAX_CREDIT, MAX_CREDIT, Kind::Held));
+        assert!(!word.give(1, MAX_CREDIT, Kind::Held));
+        let held = Held {
+            credit: MAX_CREDIT,
+            external: 0,
+            low: 0,
+        };
+        assert_eq!(word.shut_down(), held);
+        word.open(2, MAX_CREDIT - 1);
+        assert!(!word.take(2, Kind::External));
+        assert!(word.take(1, Kind::External));
     }
 }

@@ -6,13 +6,13 @@ use std::panic::Location;
 use std::sync::{Arc, Weak};
 
 use crate::accounting::{Handle, Node};
+use crate::buffer::allocate;
 use crate::debug::Operation;
 use crate::error::{AllocError, BackendError};
 use crate::events;
 use crate::manager::AllocationManager;
 use crate::outcome::{AllocatorId, AllocatorInfo};
 use crate::rounding::{PaddingRoundingPolicy, RoundingPolicy};
-use crate::sync::Ordering;
 
 mod builder;
 mod close;
@@ -313,8 +313,8 @@ impl BufferAllocator {
 
     /// Charges `bytes` that some other code holds: external bytes.
     ///
-    /// Zero charges nothing. The limit decides as for a buffer; the listener is not told. Costs
-    /// about as much as charging a buffer, and one atomic addition.
+    /// Zero charges nothing. The limit decides as for a buffer; the listener is not told. Costs as much
+    /// as charging a buffer, usually one compare-exchange.
     ///
     /// # Errors
     ///
@@ -334,10 +334,8 @@ impl BufferAllocator {
             return self.check_open(0);
         }
         self.handle
-            .charge(bytes)
-            .map_err(|refusal| refusal.to_error(bytes))?;
-        // Relaxed: the caller tells whoever may release these bytes.
-        self.handle.external.fetch_add(bytes, Ordering::Relaxed);
+            .charge_external(bytes)
+            .map_err(|refusal| allocate::refused(&refusal, bytes))?;
         self.note(Operation::ExternalCharged, bytes, Location::caller());
         Ok(())
     }
@@ -365,10 +363,8 @@ impl BufferAllocator {
         if bytes == 0 {
             return true;
         }
-        match self.handle.force(bytes) {
+        match self.handle.force_external(bytes) {
             Ok(fits) => {
-                // Relaxed: as in `allocate_bytes`.
-                self.handle.external.fetch_add(bytes, Ordering::Relaxed);
                 self.note(Operation::ExternalCharged, bytes, Location::caller());
                 fits
             }
@@ -394,7 +390,9 @@ impl BufferAllocator {
     /// ```
     #[track_caller]
     pub fn release_bytes(&self, bytes: usize) {
-        self.handle.release_external(bytes);
+        if bytes > 0 {
+            self.handle.release_external(bytes);
+        }
         self.note(Operation::ExternalReleased, bytes, Location::caller());
     }
 

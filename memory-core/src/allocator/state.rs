@@ -245,7 +245,7 @@ fn to_report(census: Census) -> MemoryReport {
     let ledgers = ledgers_of(&census);
     let Census { snapshot, nodes } = census;
     let entries = snapshot.entries.into_iter().zip(nodes).zip(ledgers);
-    let entries = entries.map(|((entry, node), ledgers)| ReportEntry {
+    let entries = entries.map(|((entry, (node, external_bytes)), ledgers)| ReportEntry {
         allocator: entry.allocator,
         parent: entry.parent,
         depth: entry.depth,
@@ -253,8 +253,7 @@ fn to_report(census: Census) -> MemoryReport {
         allocated: entry.allocated,
         peak: entry.peak,
         limit: entry.limit,
-        // Relaxed: a number for a report.
-        external_bytes: node.external.load(Ordering::Relaxed),
+        external_bytes,
         history: node.trail().map(History::of),
         ledgers,
         reservations: reservations_of(&node),
@@ -288,12 +287,12 @@ fn ledgers_of(census: &Census) -> Vec<Vec<OutstandingLedger>> {
         .nodes
         .iter()
         .enumerate()
-        .map(|(index, node)| (Arc::as_ptr(node).addr(), index))
+        .map(|(index, (node, _))| (Arc::as_ptr(node).addr(), index))
         .collect();
     let mut ledgers = vec![Vec::new(); census.nodes.len()];
     for found in find_ledgers(|address| index_of.contains_key(&address)) {
         if let Some(&index) = index_of.get(&found.node) {
-            let recorder = census.nodes[index].tree.recorder();
+            let recorder = census.nodes[index].0.tree.recorder();
             ledgers[index].push(found.to_outstanding(recorder));
         }
     }

@@ -7,6 +7,7 @@ mod charges;
 mod debug;
 mod errors;
 mod events;
+mod external;
 mod foreign;
 mod handles;
 mod leak_check;

@@ -1,0 +1,69 @@
+//! External bytes: exact, whatever the pieces and the threads.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+
+use arrow_memory_core::BufferAllocator;
+
+use crate::support::tracked;
+
+/// Whether the allocator refuses to release so many, and stays as it was.
+fn refuses(allocator: &BufferAllocator, bytes: usize) -> bool {
+    let before = (allocator.stats(), allocator.allocated_memory());
+    let released = catch_unwind(AssertUnwindSafe(|| allocator.release_bytes(bytes)));
+    released.is_err() && before == (allocator.stats(), allocator.allocated_memory())
+}
+
+#[test]
+fn external_bytes_are_released_in_whatever_pieces_and_not_one_too_many() {
+    const MIB: usize = 1 << 20;
+    let (_, root) = tracked(usize::MAX);
+    for reservation in [0, 64 * MIB] {
+        let child = root.new_child_allocator("child", reservation, usize::MAX);
+        let child = child.unwrap();
+        // Below and above what the node's word can count.
+        for piece in [1, 4096, 600_000, MIB, 2 * MIB - 1, 2 * MIB, 3 * MIB + 1] {
+            for _ in 0..20 {
+                child.allocate_bytes(piece).unwrap();
+            }
+            assert_eq!(child.stats().external_bytes, 20 * piece);
+            assert_eq!(child.allocated_memory(), 20 * piece);
+            assert!(refuses(&child, 20 * piece + 1));
+            for _ in 0..3 {
+                child.release_bytes(piece);
+            }
+            child.release_bytes(7 * piece);
+            assert_eq!(child.stats().external_bytes, 10 * piece);
+            child.release_bytes(10 * piece);
+            assert!(refuses(&child, 1));
+            root.verify().unwrap();
+        }
+        child.close().unwrap();
+    }
+}
+
+#[test]
+fn external_bytes_that_threads_charge_for_one_another_are_counted() {
+    let (_, root) = tracked(usize::MAX);
+    let buffer = root.buffer(64).unwrap();
+    thread::scope(|scope| {
+        for seed in 1..=4 {
+            let root = &root;
+            scope.spawn(move || {
+                for round in 0..20_000 {
+                    let bytes = 1 + (seed * round) % 9_000;
+                    root.allocate_bytes(bytes + 1).unwrap();
+                    // Maybe a byte that another thread charged, and then there is one of ours.
+                    root.release_bytes(bytes);
+                    drop(root.buffer(64).unwrap());
+                }
+            });
+        }
+    });
+    assert_eq!(root.stats().external_bytes, 80_000);
+    assert!(refuses(&root, 80_001));
+    root.release_bytes(80_000);
+    drop(buffer);
+    assert_eq!(root.allocated_memory(), 0);
+    root.verify().unwrap();
+}
