@@ -74,8 +74,12 @@ mod linux {
             unsafe { assert_eq!(libc::posix_memalign(&raw mut block, 64, size), 0) };
             block.cast()
         }
-        fn grow(&self, _ptr: *mut u8, _old: usize, _new: usize) -> *mut u8 {
-            unimplemented!("there is no aligned realloc")
+        // There is no aligned realloc.
+        fn grow(&self, ptr: *mut u8, old: usize, new: usize) -> *mut u8 {
+            let grown = self.allocate(new);
+            unsafe { ptr::copy_nonoverlapping(ptr, grown, old.min(new)) };
+            self.free(ptr, old);
+            grown
         }
         fn free(&self, ptr: *mut u8, _size: usize) {
             unsafe { libc::free(ptr.cast()) }
