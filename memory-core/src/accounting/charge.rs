@@ -149,18 +149,18 @@ impl Locked<'_> {
         Ok(fits)
     }
 
-    /// Counts `bytes` of the external bytes as held by the caller, to be released; or says that there
-    /// are fewer.
+    /// Counts `bytes` of the external bytes as such no more, for the caller to release; or says that
+    /// there are fewer.
     pub(super) fn take_external(&mut self, node: NodePtr, bytes: usize) -> Result<(), usize> {
-        // All are counted here now, and what stays goes back to the words.
         self.freeze(node);
         let state = self.state(node);
-        let left = state.external.checked_sub(bytes).ok_or(state.external);
-        let taken = left.map(|left| state.external = left);
-        if !state.shut {
-            self.open(node);
+        if let Some(left) = state.external.checked_sub(bytes) {
+            state.external = left;
+            return Ok(());
         }
-        taken
+        let external = state.external;
+        self.thaw(node, node);
+        Err(external)
     }
 
     /// The usual case: grants `bytes` and some credit for later requests, if no level on the way

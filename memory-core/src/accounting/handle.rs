@@ -10,7 +10,7 @@ use std::sync::Weak;
 
 use super::charge::Refusal;
 use super::lifecycle::Outstanding;
-use super::node::{Departures, Node, NodeConfig, NodePtr, Tree, TreeConfig};
+use super::node::{Departures, Locked, Node, NodeConfig, NodePtr, Tree, TreeConfig};
 use super::word::Kind;
 use crate::events;
 use crate::outcome::AllocatorInfo;
@@ -138,14 +138,17 @@ impl Handle {
     #[cold]
     #[track_caller]
     fn release_external_slowly(&self, bytes: usize) {
-        let taken = self.tree.lock().take_external(self.0, bytes);
-        match taken {
-            // SAFETY: they were among the external bytes, and are not any more.
-            Ok(()) => unsafe { self.0.uncharge(bytes) },
-            Err(external) => panic!(
-                "{bytes} external bytes released from allocator `{}`, which has {external}",
-                self.info
-            ),
+        let wants_late = events::wants_late_release();
+        let mut locked = self.tree.lock();
+        match locked.take_external(self.0, bytes) {
+            Ok(()) => release_under(locked, self.0, bytes, wants_late),
+            Err(external) => {
+                drop(locked);
+                panic!(
+                    "{bytes} external bytes released from allocator `{}`, which has {external}",
+                    self.info
+                );
+            }
         }
     }
 
@@ -314,17 +317,8 @@ impl NodePtr {
     unsafe fn uncharge_slowly(self, bytes: usize) {
         // SAFETY: the bytes are still charged, so the node is alive.
         let node = unsafe { self.node() };
-        let wanted = events::wants_late_release();
-        let mut locked = node.tree.lock();
-        let late = (wanted && locked.is_closed(self)).then(|| node.info.clone());
-        locked.release(self, bytes);
-        locked.reconsider(self);
-        let departures = locked.take_departures();
-        drop(locked);
-        departures.tell_quietly();
-        if let Some(allocator) = late {
-            events::late_release(&allocator, bytes);
-        }
+        let wants_late = events::wants_late_release();
+        release_under(node.tree.lock(), self, bytes, wants_late);
     }
 
     /// Gives `bytes` back that are charged to the node, and then calls `tell`, for which the node
@@ -389,6 +383,21 @@ impl NodePtr {
         if !node.drop_pin_unless_last() {
             drop_last_pin(self, node);
         }
+    }
+}
+
+/// Gives `bytes` back that are charged to the node, and releases the mutex. Whether an event of a
+/// release after the close is wanted was asked before: a subscriber is not called under the mutex.
+fn release_under(mut locked: Locked<'_>, node: NodePtr, bytes: usize, wants_late: bool) {
+    let late = wants_late && locked.is_closed(node);
+    let late = late.then(|| locked.node(node).info.clone());
+    locked.release(node, bytes);
+    locked.reconsider(node);
+    let departures = locked.take_departures();
+    drop(locked);
+    departures.tell_quietly();
+    if let Some(allocator) = late {
+        events::late_release(&allocator, bytes);
     }
 }
 
