@@ -4,9 +4,9 @@
     benches/render.py            reads and writes benches/results/
 
 Reads `suite.tsv` (from the bench `suite`), `bars.md`, `growth.md`, `lineitem.md`, `backends.md` and `adopt.md` (from the
-benches of those names) and `threads.csv` (from the binary `threads`); what is not there is left as it was. Writes
-`table.md`, `bars.svg` (the main table), `depth.svg` and `threads.svg`, and puts the tables between the
-markers of `benches/README.md`. Needs nothing but Python.
+benches of those names), `threads.csv` (from the binary `threads`) and `peers.tsv` (what a harness printed for
+peers in other languages); what is not there is left as it was. Writes `table.md`, `peers.md`, `bars.svg` (the
+main table), `depth.svg` and `threads.svg`, and puts the tables between the markers of `benches/README.md`. Needs nothing but Python.
 """
 
 import collections
@@ -23,19 +23,51 @@ COLOURS = ["#4477aa", "#ee6677", "#228833", "#aa3377", "#66ccee", "#ccbb44"]
 # What a bar can come to.
 VERDICTS = {"goal": "#228833", "bar": "#4477aa", "missed": "#cc3311", "skipped": "#777777"}
 
-# What the peers of other languages took, by the harness and in the run of 2026-11-22, in ns.
-DEPTH_PEERS = {
-    "Arrow C++ 26.0.1, pools": {1: 47, 6: 155},
-    "Arrow Java 19.0.0, unsafe": {1: 270, 6: 333},
-}
+# The table of peers: what is measured, and where it stands in `bars.md` (ours, arrow-buffer's, DataFusion's)
+# and in `peers.tsv` (Arrow C++'s, as a pool and as a buffer, and Arrow Java's). A pair of names is two
+# threads against one.
+PEERS = (
+    ("allocate + free 4 KiB", "4 KiB, mimalloc, depth 1", "4 KiB, mimalloc, arrow_buffer", None,
+     ("arrow-cpp mimalloc pool", "4KiB"), ("arrow-cpp mimalloc AllocateBuffer (default pool)", "4KiB"),
+     ("arrow-java unsafe", "4KiB depth 1 no reservation")),
+    ("the same, six levels", "4 KiB, mimalloc, depth 6", None, None,
+     ("arrow-cpp proxy chain over mimalloc", "4KiB depth 6 (base + 5 proxies)"), None,
+     ("arrow-java unsafe", "4KiB depth 6 no reservation")),
+    ("clone + drop", "clone + drop", "clone + drop, arrow_buffer", None,
+     None, ("arrow-cpp Buffer", "shared_ptr copy+drop"), ("arrow-java unsafe", "retain+release")),
+    ("slice + drop", "slice + drop", "slice + drop, arrow_buffer", None,
+     None, ("arrow-cpp Buffer", "SliceBuffer(64,1024)+drop"),
+     ("arrow-java unsafe", "slice(64,1024)+retain+release")),
+    ("to a sibling and back", "transfer_ownership to a sibling and back", None, None,
+     None, None, ("arrow-java unsafe", "transferOwnership to sibling and back")),
+    ("charge and release 4 KiB, no memory", "allocate_bytes, up and down", None,
+     "GreedyMemoryPool, up and down", None, None,
+     ("arrow-java unsafe", "4KiB forceAllocate+releaseBytes depth 1")),
+    ("the same, six levels", "allocate_bytes, up and down", None, None, None, None,
+     ("arrow-java unsafe", "4KiB forceAllocate+releaseBytes depth 6")),
+    ("child created and closed", "child created and closed", None, None,
+     ("arrow-cpp", "ProxyMemoryPool new+delete"), None, ("arrow-java unsafe", "newChildAllocator+close")),
+    ("bytes beside 64, for each live buffer", "bookkeeping per live 64-byte buffer, mimalloc, handle included",
+     "bytes beside 64, one million live, mimalloc, arrow_buffer", None, None,
+     ("arrow-cpp mimalloc AllocateBuffer", "64B live, handle 8B"),
+     ("arrow-java unsafe", "64B live, handle 4B (compressed ref)")),
+    ("two threads / one, own child each, ×", "2 threads / 1 thread, 4 KiB, own child", None, None,
+     ("arrow-cpp mimalloc pool", "4KiB own Proxy each over one shared pool"), None,
+     ("arrow-java unsafe", "4KiB own child of one root")),
+    ("two threads / one, one allocator, ×", "2 threads / 1 thread, 4 KiB, shared", None, None,
+     ("arrow-cpp mimalloc pool", "4KiB same pool"), ("arrow-cpp mimalloc AllocateBuffer", "4KiB same pool"),
+     ("arrow-java unsafe", "4KiB same allocator")),
+)
 
 
 def main():
+    peers = read_peers()
     if (RESULTS / "suite.tsv").exists():
         suite = read_suite()
         write_table(suite)
-        depth_plot(suite)
+        depth_plot(suite, peers)
     bars_table()
+    peers_table(peers)
     threads_plot()
     fill_readme()
 
@@ -115,22 +147,71 @@ def escape(text):
     return text.replace("`", "").replace("&", "&amp;").replace("<", "&lt;")
 
 
-def depth_plot(suite):
+def read_peers():
+    """{(peer, parameters): median} of `peers.tsv`."""
+    medians, path = {}, RESULTS / "peers.tsv"
+    for line in path.read_text().splitlines() if path.exists() else ():
+        cells = line.split("\t")
+        if len(cells) == 5:
+            values = [float(value) for value in cells[4].split(",")]
+            # Touched and untouched have the same parameters.
+            if cells[1] != "a-alloc-touch-free":
+                medians[cells[0], cells[2]] = statistics.median(values)
+    return medians
+
+
+def of_bars():
+    """{case: median} of `bars.md`."""
+    medians, path = {}, RESULTS / "bars.md"
+    for line in path.read_text().splitlines() if path.exists() else ():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        first = cells[1].split(" ")[0] if len(cells) > 1 else ""
+        if first.replace(".", "", 1).isdigit():
+            medians[cells[0]] = float(first)
+    return medians
+
+
+def peers_table(peers):
+    if not peers:
+        return
+    bars = of_bars()
+
+    def of_peers(key):
+        if key is None or key in peers:
+            return peers.get(key)
+        one, two = (peers.get((key[0], f"{key[1]} {threads}T")) for threads in (1, 2))
+        return two / one if one and two else None
+
+    def cell(value):
+        if value is None:
+            return ""
+        return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+    heads = ("", "ours", "arrow-buffer", "DataFusion, greedy", "Arrow C++ pool", "Arrow C++ buffer", "Arrow Java")
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
+    for case, *names in PEERS:
+        values = [bars.get(name) for name in names[:3]] + [of_peers(key) for key in names[3:]]
+        lines.append(f"| {case} | " + " | ".join(cell(value) for value in values) + " |")
+    (RESULTS / "peers.md").write_text("\n".join(lines) + "\n")
+
+
+def depth_plot(suite, peers):
     lines = collections.OrderedDict()
-    for (case, backend), peers in suite.items():
+    for (case, backend), sources in suite.items():
         if case.startswith("allocate + free by depth"):
             lines[f"ours over {backend}"] = {
-                int(name.split()[1]): statistics.median(times) for name, times in peers.items()
+                int(name.split()[1]): statistics.median(times) for name, times in sources.items()
             }
-    lines.update(DEPTH_PEERS)
-    plot(
-        RESULTS / "depth.svg",
-        "Allocate + free 4 KiB, by depth of the tree",
-        "levels",
-        "ns",
-        lines,
-        dashed=DEPTH_PEERS,
-    )
+    dashed = collections.OrderedDict()
+    for (peer, parameters), median in peers.items():
+        name = {"arrow-cpp proxy chain over mimalloc": "Arrow C++, pools over mimalloc"}.get(peer)
+        if peer == "arrow-java unsafe" and parameters.endswith("no reservation"):
+            name = "Arrow Java, unsafe"
+        if name and parameters.startswith("4KiB depth "):
+            dashed.setdefault(name, {})[int(parameters.split()[2])] = median
+    lines.update(dashed)
+    title = "Allocate + free 4 KiB, by depth of the tree"
+    plot(RESULTS / "depth.svg", title, "levels", "ns", lines, dashed)
 
 
 def threads_plot():
@@ -194,7 +275,8 @@ def nice(rough):
 def fill_readme():
     readme = HERE / "README.md"
     text = readme.read_text()
-    for name in ("machine", "bars", "growth", "lineitem", "backends", "adopt", "table", "instructions"):
+    for name in ("machine", "bars", "growth", "lineitem", "backends", "adopt", "table", "peers",
+                 "instructions"):
         source = RESULTS / f"{name}.md"
         if name == "instructions":
             content = "```text\n" + (HERE / "instructions.txt").read_text() + "```\n"
