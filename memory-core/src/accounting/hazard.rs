@@ -134,13 +134,14 @@ pub(super) use threads::{Hold, records};
 #[cfg(not(loom))]
 mod threads {
     use std::cell::Cell;
+    use std::ptr::{NonNull, null_mut};
     use std::sync::OnceLock;
     use std::sync::atomic::AtomicBool;
 
     use super::super::node::{Node, NodePtr};
     use super::Record;
-    use crate::sync::Ordering;
     use crate::sync::plain::{Mutex, lock};
+    use crate::sync::{AtomicPtr, Ordering};
 
     /// A node that the calling thread's record holds until this is dropped.
     pub(in super::super) struct Hold(&'static Record<Node>);
@@ -150,7 +151,21 @@ mod threads {
         /// callback), or the thread is ending.
         #[inline]
         pub(in super::super) fn on(node: NodePtr) -> Option<Self> {
-            let record = RECORD.get().or_else(claim)?;
+            let record = RECORD.get();
+            if record.hold(node.as_ptr()) {
+                return Some(Self(record));
+            }
+            Self::on_first(node)
+        }
+
+        /// As `on`, for a thread that perhaps has no record yet.
+        #[cold]
+        #[inline(never)]
+        fn on_first(node: NodePtr) -> Option<Self> {
+            if !std::ptr::eq(RECORD.get(), &raw const NONE) {
+                return None;
+            }
+            let record = claim()?;
             record.hold(node.as_ptr()).then_some(Self(record))
         }
     }
@@ -166,7 +181,9 @@ mod threads {
     }
 
     /// A record for one thread at a time. Records are never freed: there are as many as threads ever
-    /// had one at once.
+    /// had one at once. Their threads write to them at each release, so no two share a pair of cache
+    /// lines.
+    #[repr(align(128))]
     struct Entry {
         record: Record<Node>,
         taken: AtomicBool,
@@ -186,7 +203,7 @@ mod threads {
     #[cold]
     fn claim() -> Option<&'static Record<Node>> {
         let entry = LEASE.try_with(|lease| *lease.0.get_or_init(entry)).ok()?;
-        RECORD.set(Some(&entry.record));
+        RECORD.set(&entry.record);
         Some(&entry.record)
     }
 
@@ -213,7 +230,7 @@ mod threads {
 
     impl Drop for Lease {
         fn drop(&mut self) {
-            RECORD.set(None);
+            RECORD.set(&NONE);
             let Some(entry) = self.0.get() else { return };
             if let Some(left) = entry.record.end() {
                 // SAFETY: it was left with this record.
@@ -225,14 +242,63 @@ mod threads {
     }
 
     thread_local! {
-        /// This thread's record. Without a destructor, so that it is there to the very end.
-        static RECORD: Cell<Option<&'static Record<Node>>> = const { Cell::new(None) };
+        /// This thread's record, or `NONE`. Without a destructor, so that it is there to the very end.
+        static RECORD: Cell<&'static Record<Node>> = const { Cell::new(&NONE) };
         /// What gives it back.
         static LEASE: Lease = const { Lease(OnceLock::new()) };
     }
 
+    /// Stands for the record of a thread that has none: it can hold nothing, since it is taken for
+    /// one that holds a node already, and is not among `records`.
+    static NONE: Record<Node> = Record {
+        held: AtomicPtr::new(NonNull::dangling().as_ptr()),
+        left: AtomicPtr::new(null_mut()),
+    };
+
     /// The entry that was made last.
     static NEWEST: Mutex<Option<&'static Entry>> = Mutex::new(None);
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::cell::RefCell;
+    use std::sync::Arc;
+
+    use super::Hold;
+    use crate::RootAllocator;
+    use crate::testing::TrackingManager;
+
+    /// Looks, as the thread ends, whether it still has a record.
+    struct AtTheEnd(RootAllocator);
+
+    impl Drop for AtTheEnd {
+        fn drop(&mut self) {
+            assert!(Hold::on(self.0.handle.ptr()).is_none());
+        }
+    }
+
+    thread_local! {
+        static LAST: RefCell<Option<AtTheEnd>> = const { RefCell::new(None) };
+    }
+
+    #[test]
+    fn a_thread_holds_one_node_at_a_time_and_none_when_it_is_ending() {
+        let thread = std::thread::spawn(|| {
+            let root =
+                RootAllocator::builder().allocation_manager(Arc::new(TrackingManager::new()));
+            let root = root.build().unwrap();
+            let node = root.handle.ptr();
+            // Before the record, so that it is dropped after it.
+            LAST.set(Some(AtTheEnd(root)));
+
+            let first = Hold::on(node);
+            assert!(first.is_some());
+            assert!(Hold::on(node).is_none());
+            drop(first);
+            assert!(Hold::on(node).is_some());
+        });
+        thread.join().unwrap();
+    }
 }
 
 #[cfg(all(test, loom))]
