@@ -319,7 +319,7 @@ fn memory_is_bounded_however_many_samples_are_alive() {
 }
 
 #[test]
-fn what_a_listener_heard_released_is_not_held() {
+fn what_a_listener_heard_of_is_sampled_until_it_is_released() {
     struct Silent;
     impl AllocationListener for Silent {}
     let _alone = alone();
@@ -330,9 +330,12 @@ fn what_a_listener_heard_released_is_not_held() {
     let root = root.build().unwrap();
     sampling::start("heard", 1024);
 
+    let held = root.buffer(1 << 20).unwrap();
+    assert!(live_of(&sampling::report(), "") > 0.0);
     for _ in 0..100 {
         drop(root.buffer(64 << 10).unwrap());
     }
+    drop(held);
 
     assert_eq!(live_of(&sampling::report(), ""), 0.0);
 }

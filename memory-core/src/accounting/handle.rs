@@ -4,6 +4,7 @@
     reason = "a charge is a pointer and a promise: the bytes keep the node, no count does"
 )]
 
+use std::any::Any;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Weak;
@@ -438,10 +439,16 @@ impl Departures {
 }
 
 /// Runs a callback in a `Drop`: a panic is caught and reported.
+#[inline(always)] // Or what the callback captures would be passed through memory.
 pub(crate) fn quietly(allocator: &AllocatorInfo, callback: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
-        // The payload may panic, too, when it is dropped. What that leaves behind is not dropped.
-        catch_unwind(AssertUnwindSafe(|| drop(panic))).unwrap_or_else(std::mem::forget);
-        events::callback_panicked(allocator);
+        panicked(allocator, panic);
     }
+}
+
+#[cold]
+fn panicked(allocator: &AllocatorInfo, panic: Box<dyn Any + Send>) {
+    // The payload may panic, too, when it is dropped. What that leaves behind is not dropped.
+    catch_unwind(AssertUnwindSafe(|| drop(panic))).unwrap_or_else(std::mem::forget);
+    events::callback_panicked(allocator);
 }

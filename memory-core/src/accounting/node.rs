@@ -82,6 +82,7 @@ pub(crate) struct NodeConfig {
 /// 3. `state` is touched only through `Locked`, that is, under the tree's mutex.
 /// 4. `stripes` is null or points to a live boxed slice that this node owns.
 /// 5. `manager` points to the tree's manager, which `tree` keeps alive.
+/// 6. `hearer` points to what `listener` keeps alive, or to a static.
 #[repr(C, align(64))] // What every allocation reads is one cache line, and no other node's.
 pub(crate) struct Node {
     /// The credit that may be taken without the mutex; shut for good once there are stripes.
@@ -97,9 +98,12 @@ pub(crate) struct Node {
     /// |---|---|
     /// | 0 | nobody watches |
     /// | > 0 | allocations are sampled: so many units per byte |
-    /// | < 0 | there are hooks; the low bits are as above |
+    /// | < 0 | there are hooks, and others than a listener if the next bit is set, too; the low bits are as above |
     watch: plain::AtomicU64,
-    /// Which of the slow extras are on: the bits of [`hooks`].
+    /// What is told of allocations: the listener if it wants to hear of them, else one that does
+    /// nothing. Two loads nearer than through `listener`, and nothing to ask.
+    hearer: NonNull<dyn AllocationListener>,
+    /// Which of the slow extras are on, and what a release looks at: the bits of [`hooks`].
     pub(crate) hooks: u8,
     pub(crate) info: AllocatorInfo,
     /// The name as tracers read it.
@@ -134,15 +138,18 @@ pub(crate) struct Node {
     state: UnsafeCell<State>,
 }
 
-// SAFETY: all but `state` and the pointers in it are atomics or immutable and Send + Sync (as is
-// the manager that `manager` points to); by invariant 3 `state` is touched under the mutex only,
-// from whichever thread holds it.
+// SAFETY: all but `state` and the pointers in it are atomics or immutable and Send + Sync (as are
+// the manager that `manager` points to and the listener that `hearer` does); by invariant 3 `state`
+// is touched under the mutex only, from whichever thread holds it.
 unsafe impl Send for Node {}
 // SAFETY: as for Send; `&Node` gives no access to `state` without the mutex.
 unsafe impl Sync for Node {}
 
 /// In [`Node::watch`]: there are hooks. The highest bit, so that it shows as the sign.
 const HOOKED: u64 = 1 << 63;
+
+/// In [`Node::watch`], with [`HOOKED`]: there is more than a listener that hears of allocations.
+const OTHERS: u64 = 1 << 62;
 
 /// What [`Node::watch`] was, read once.
 #[derive(Clone, Copy)]
@@ -160,10 +167,16 @@ impl Watch {
         self.0 & HOOKED != 0
     }
 
+    /// Whether a listener is all that there is: no other hook, and no sampling.
+    #[inline]
+    pub(crate) fn is_listener_alone(self) -> bool {
+        self.0 & !HOOKED == 0 && self.has_hooks()
+    }
+
     /// The units per byte; 0: not sampled.
     #[inline]
     pub(crate) fn scale(self) -> u64 {
-        self.0 & !HOOKED
+        self.0 & !(HOOKED | OTHERS)
     }
 }
 
@@ -175,9 +188,12 @@ pub(crate) mod hooks {
     pub(crate) const DEBUG: u8 = 2;
     /// Statistics are on.
     pub(crate) const STATISTICS: u8 = 4;
-    /// A rounding policy other than the default is set.
-    pub(crate) const POLICY: u8 = 8;
 }
+
+/// Does nothing; stands in for a listener that does not hear of allocations.
+struct Deaf;
+
+impl AllocationListener for Deaf {}
 
 /// One word of a striped node, alone on its pair of cache lines (they are prefetched in pairs).
 #[repr(align(128))]
@@ -413,16 +429,24 @@ impl Node {
 
     /// Sets how many units of the sampler's distance a byte is; 0: not sampled.
     pub(crate) fn set_scale(&self, scale: u64) {
-        let hooked = if self.hooks == 0 { 0 } else { HOOKED };
         // Relaxed: as in `watch`.
-        self.watch.store(hooked | scale, Ordering::Relaxed);
+        self.watch.store(
+            watched(self.hooks, self.policy.is_some()) | scale,
+            Ordering::Relaxed,
+        );
     }
 
     /// The listener, if it wants to hear of each allocation.
     #[inline]
     pub(crate) fn hearing(&self) -> Option<&dyn AllocationListener> {
-        let listener = self.listener.as_deref()?;
-        (self.hooks & hooks::LISTENER != 0).then_some(listener)
+        (self.hooks & hooks::LISTENER != 0).then(|| self.hearer())
+    }
+
+    /// The listener if it wants to hear of each allocation; else one that does nothing.
+    #[inline]
+    pub(crate) fn hearer(&self) -> &dyn AllocationListener {
+        // SAFETY: by invariant 6 it is alive as long as this node; listeners are only shared.
+        unsafe { self.hearer.as_ref() }
     }
 
     /// Whether debug mode is on in this tree.
@@ -505,6 +529,15 @@ impl Node {
         // Acquire: partner of the Release in `drop_unless_last`; who sees the count drop to one
         // comes after all that the others did with the node.
         self.handles.load(Ordering::Acquire)
+    }
+}
+
+/// [`Node::watch`] for these hooks, and a rounding policy other than the default, without sampling.
+fn watched(hooks: u8, policy: bool) -> u64 {
+    match (hooks, policy) {
+        (0, false) => 0,
+        (hooks::LISTENER, false) => HOOKED,
+        _ => HOOKED | OTHERS,
     }
 }
 
@@ -697,15 +730,15 @@ impl Node {
             listener,
             policy,
         } = config;
-        let hears = listener
-            .as_ref()
-            .is_some_and(|listener| listener.hears_allocations());
+        let hearing = listener
+            .as_deref()
+            .filter(|listener| listener.hears_allocations());
+        let hearer = NonNull::from(hearing.unwrap_or(&Deaf));
         let mut bits = 0;
         for (on, bit) in [
-            (hears, hooks::LISTENER),
+            (hearing.is_some(), hooks::LISTENER),
             (tree.config.debug, hooks::DEBUG),
             (tree.config.statistics, hooks::STATISTICS),
-            (policy.is_some(), hooks::POLICY),
         ] {
             bits |= if on { bit } else { 0 };
         }
@@ -713,7 +746,8 @@ impl Node {
             word: Word::shut(),
             high: AtomicUsize::new(0),
             manager: NonNull::from(&*tree.config.manager),
-            watch: plain::AtomicU64::new(if bits == 0 { 0 } else { HOOKED }),
+            watch: plain::AtomicU64::new(watched(bits, policy.is_some())),
+            hearer,
             hooks: bits,
             probe_name: ProbeName::new(&name),
             info: AllocatorInfo {

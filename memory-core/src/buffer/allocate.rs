@@ -3,18 +3,20 @@
 //! Without a listener, debug mode or statistics, [`BufferAllocator::buffer`] is: the default
 //! rounding inline, one compare-exchange on the node's word ([`Handle::charge`]), one virtual call
 //! to the manager, and a slot from the thread's own list. The drop is the same backwards (see
-//! `ledger::free`).
+//! `ledger::free`). A listener, if it is all that there is, is called on the same way, before the
+//! charge and after the slot was taken, for which there are two branches; all else takes another.
 //!
 //! Longer than most files: the public methods come with examples, and the slow ways to a buffer stand
 //! beside the fast one, whose form they keep to.
 #![expect(unsafe_code, reason = "takes over the blocks that a manager hands out")]
 
 use std::alloc::Layout;
+use std::marker::PhantomData;
 use std::panic::Location;
 use std::ptr::NonNull;
 
 use super::ArrowBufMut;
-use crate::accounting::{Handle, Node, Refusal, hooks};
+use crate::accounting::{Handle, Node, NodePtr, Refusal, hooks};
 use crate::allocator::BufferAllocator;
 use crate::debug::Operation;
 use crate::error::AllocError;
@@ -169,37 +171,44 @@ impl BufferAllocator {
         alignment: usize,
         contents: Contents,
     ) -> Result<ArrowBufMut, Box<AllocError>> {
-        // Neither zero nor so large that rounding it up could overflow.
         let node = self.node();
         let caller = Location::caller();
         let with_extras = || {
             self.allocate_with_extras(size, alignment, contents, caller)
                 .map(ArrowBufMut::fresh)
         };
+        // Neither zero nor so large that rounding it up could overflow.
         if size.wrapping_sub(1) >= MAX_SIZE - alignment {
             return with_extras();
         }
+        let capacity = (size + (ALIGNMENT - 1)) & !(ALIGNMENT - 1);
         let watch = node.watch();
         if watch.is_on() {
             if watch.has_hooks() {
-                return with_extras();
-            }
-            if sampling::comes_to_point(size, watch.scale()) {
+                if !watch.is_listener_alone() {
+                    return with_extras();
+                }
+                let asked = node.hearer().on_pre_allocation(&node.info, capacity);
+                asked.map_err(|veto| boxed_veto(node, capacity, veto))?;
+            } else if sampling::comes_to_point(size, watch.scale()) {
                 return self
                     .allocate_at_point(size, alignment, contents)
                     .map(ArrowBufMut::fresh);
             }
         }
-        let capacity = (size + (ALIGNMENT - 1)) & !(ALIGNMENT - 1);
         // SAFETY: a power of two by `buffer_aligned`; the size is at most MAX_SIZE rounded down
         // to a multiple of the alignment.
         let layout = unsafe { Layout::from_size_align_unchecked(capacity, alignment) };
         let charge = Charge::boxed(&self.handle, capacity)?;
-        allocate_charged(charge, layout, contents)
+        allocate_and(charge, layout, contents, |node| {
+            // What was looked at above, read anew rather than kept; hooks do not change.
+            if node.hooks & hooks::LISTENER != 0 {
+                node.hearer().on_allocation(&node.info, layout.size());
+            }
+        })
     }
 
-    /// As `allocate`, for a node with a listener, debug mode, statistics or a policy of its own,
-    /// and for sizes that need a second look.
+    /// As `allocate`, whatever hooks the node has, and for sizes that need a second look.
     #[inline(never)]
     fn allocate_with_extras(
         &self,
@@ -284,8 +293,22 @@ pub(crate) fn allocate_charged(
     layout: Layout,
     contents: Contents,
 ) -> Result<ArrowBufMut, Box<AllocError>> {
-    let handle = charge.handle;
-    let manager = handle.manager();
+    allocate_and(charge, layout, contents, |_| ())
+}
+
+/// As `allocate_charged`, and calls `then` when the allocation is complete. If that panics, all is
+/// given back.
+#[inline(always)] // As `allocate_charged`.
+fn allocate_and(
+    charge: Charge<'_>,
+    layout: Layout,
+    contents: Contents,
+    then: impl FnOnce(&Node),
+) -> Result<ArrowBufMut, Box<AllocError>> {
+    let at = charge.node;
+    // SAFETY: the charge borrows a handle of it, which outlives this call.
+    let node = unsafe { at.node() };
+    let manager = node.manager();
     // If the manager refuses, or panics, the charge is dropped, which gives it back.
     let block = match contents {
         Contents::Unspecified => manager.allocate(layout),
@@ -293,21 +316,22 @@ pub(crate) fn allocate_charged(
     };
     let ptr = match block {
         Ok(ptr) => ptr,
-        Err(source) => return Err(Box::new(manager_failed(handle, layout.size(), source))),
+        Err(source) => return Err(Box::new(manager_failed(node, layout.size(), source))),
     };
     debug_assert!(
         ptr.addr().get().is_multiple_of(layout.align()),
         "a misaligned block"
     );
     charge.keep();
-    probes::allocate(ptr, layout.size(), handle);
+    probes::allocate(ptr, layout.size(), node);
     let block = Block {
         ptr,
         align: layout.align(),
     };
     // SAFETY: `layout.size()` bytes are charged to the node, and the guard that would give them
     // back is gone. The block is fresh from the tree's manager, with this layout.
-    let ledger = unsafe { LedgerRef::new(handle.ptr(), block, layout.size(), None) };
+    let ledger = unsafe { LedgerRef::new(at, block, layout.size(), None) };
+    then(node);
     // SAFETY: the block has so many bytes, none known to be initialised; nobody else knows it, and
     // it is not foreign.
     Ok(unsafe { ArrowBufMut::from_parts(ptr, 0, layout.size(), ledger) })
@@ -357,8 +381,10 @@ pub(crate) fn charge_reserved(
 
 /// Bytes that are charged and given back unless they are kept.
 pub(crate) struct Charge<'a> {
-    handle: &'a Handle,
+    /// The handle's node. Through a reference it would be read anew after each call.
+    node: NodePtr,
     bytes: usize,
+    handle: PhantomData<&'a Handle>,
 }
 
 impl<'a> Charge<'a> {
@@ -377,7 +403,7 @@ impl<'a> Charge<'a> {
         if let Err(refusal) = handle.charge(bytes) {
             charge_again(handle, listener, bytes, &refusal)?;
         }
-        Ok(Self { handle, bytes })
+        Ok(Self::of(handle, bytes))
     }
 
     /// Charges `bytes` (perhaps none) if the listener has nothing against it; it is not told of a
@@ -399,31 +425,40 @@ impl<'a> Charge<'a> {
                 .charge(bytes)
                 .map_err(|refusal| refused(&refusal, bytes))?;
         }
-        Ok(Self { handle, bytes })
+        Ok(Self::of(handle, bytes))
     }
 
-    /// As `new`, for at least one byte and a node whose listener, if any, does not hear of
+    /// As `new`, for at least one byte, where the listener was asked or does not hear of
     /// allocations; with an error that fits in a register.
     #[inline(always)] // As for `new`.
     fn boxed(handle: &'a Handle, bytes: usize) -> Result<Self, Box<AllocError>> {
-        match handle.charge(bytes) {
-            Ok(()) => Ok(Self { handle, bytes }),
-            Err(refusal) => Self::boxed_again(handle, bytes, &refusal),
+        if let Err(refusal) = handle.charge(bytes) {
+            Self::boxed_again(handle, bytes, &refusal)?;
         }
+        Ok(Self::of(handle, bytes))
     }
 
     /// What is left to do after a refusal.
     #[cold]
     fn boxed_again(
-        handle: &'a Handle,
+        handle: &Handle,
         bytes: usize,
         refusal: &Refusal,
-    ) -> Result<Self, Box<AllocError>> {
+    ) -> Result<(), Box<AllocError>> {
         match &handle.listener {
-            Some(listener) => charge_again(handle, &**listener, bytes, refusal)?,
-            None => return Err(Box::new(refused(refusal, bytes))),
+            Some(listener) => Ok(charge_again(handle, &**listener, bytes, refusal)?),
+            None => Err(Box::new(refused(refusal, bytes))),
         }
-        Ok(Self { handle, bytes })
+    }
+
+    /// These bytes, charged to the handle's node.
+    #[inline]
+    fn of(handle: &'a Handle, bytes: usize) -> Self {
+        Self {
+            node: handle.ptr(),
+            bytes,
+            handle: PhantomData,
+        }
     }
 
     /// Leaves the bytes charged.
@@ -437,7 +472,7 @@ impl Drop for Charge<'_> {
     fn drop(&mut self) {
         if self.bytes > 0 {
             // SAFETY: charged by whoever made this, and not kept.
-            unsafe { self.handle.uncharge(self.bytes) };
+            unsafe { self.node.uncharge(self.bytes) };
         }
     }
 }
@@ -519,6 +554,12 @@ pub(crate) fn refused(refusal: &Refusal, bytes: usize) -> AllocError {
         probes::refuse(bytes, allocator);
     }
     error
+}
+
+#[cold]
+#[inline(never)]
+fn boxed_veto(node: &Node, requested: usize, veto: Veto) -> Box<AllocError> {
+    Box::new(vetoed(node, requested, veto))
 }
 
 #[cold]

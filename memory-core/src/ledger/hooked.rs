@@ -5,6 +5,7 @@
 )]
 #![expect(unsafe_code, reason = "frees allocations, as the parent module")]
 
+use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -29,24 +30,22 @@ pub(super) unsafe fn free(slot: NonNull<Slot>) {
     let node = this.node();
     // SAFETY: the allocation is charged to the node, so it is alive.
     let owner = unsafe { node.node() };
-    let only_heard = owner.hooks & !hooks::POLICY == hooks::LISTENER;
-    // Special memory is foreign, or sampled.
-    let special = this.flagged_size() > MAX_SIZE;
-    if !only_heard || special || !std::ptr::eq(this.home(), this) {
+    // Special memory, whose size has flags, is foreign or sampled.
+    let size = this.flagged_size();
+    if owner.hooks != hooks::LISTENER || size > MAX_SIZE || !std::ptr::eq(this.home(), this) {
         // SAFETY: the caller's promise.
         return unsafe { free_any(slot) };
     }
     // SAFETY: nobody else can reach the allocation.
     let block = unsafe { this.block() };
-    // SAFETY: as above, and not foreign.
-    let layout = unsafe { this.layout() };
-    probes::release(block.ptr, layout.size(), owner);
+    // SAFETY: size and alignment are those of the layout that the block was asked with.
+    let layout = unsafe { Layout::from_size_align_unchecked(size, block.align) };
+    probes::release(block.ptr, size, owner);
     this.vacate();
     // SAFETY: vacated, and nobody else knows the slot.
     unsafe { pool::put(slot) };
     // SAFETY: the block came from this manager with this layout; nobody can reach it any more.
     unsafe { owner.manager().deallocate(block.ptr, layout) };
-    let size = layout.size();
     // SAFETY: these bytes were charged for the block, which is gone.
     unsafe { node.uncharge_and_tell(size, |node| tell_release(node, size)) };
 }
@@ -57,7 +56,7 @@ pub(super) unsafe fn free(slot: NonNull<Slot>) {
 ///
 /// As for `super::free`.
 #[inline(never)]
-unsafe fn free_any(slot: NonNull<Slot>) {
+pub(super) unsafe fn free_any(slot: NonNull<Slot>) {
     // SAFETY: the slot is in use, by us alone.
     let this = unsafe { slot.as_ref() };
     let (node, root) = (this.node(), this.home());
@@ -116,9 +115,7 @@ pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
 /// Tells the listener of a release, in a `Drop`.
 #[inline]
 fn tell_release(node: &Node, size: usize) {
-    if let Some(listener) = node.hearing() {
-        quietly(&node.info, || listener.on_release(&node.info, size));
-    }
+    quietly(&node.info, || node.hearer().on_release(&node.info, size));
 }
 
 /// A charge that moved, to be told once the mutex is released.

@@ -24,7 +24,7 @@ use std::panic::Location;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal, Tree, hooks};
+use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal, Tree};
 use crate::debug::{Operation, Seen};
 use crate::error::TransferError;
 use crate::probes;
@@ -491,15 +491,35 @@ impl Watch {
 #[inline]
 unsafe fn free(slot: NonNull<Slot>) {
     // SAFETY: the slot is in use, by us alone.
+    let node = unsafe { slot.as_ref() }.node();
+    // SAFETY: the allocation is charged to the node, so it is alive.
+    if unsafe { node.node() }.hooks == 0 {
+        // SAFETY: the caller's promise.
+        unsafe { free_unwatched(slot) }
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { hooked::free(slot) }
+    }
+}
+
+/// As `free`, if nobody listens or counts. A function of its own, so that either way is one jump from
+/// where it is decided, with nothing to save before.
+///
+/// # Safety
+///
+/// As for `free`.
+#[inline(never)]
+unsafe fn free_unwatched(slot: NonNull<Slot>) {
+    // SAFETY: the slot is in use, by us alone.
     let this = unsafe { slot.as_ref() };
     let node = this.node();
     // SAFETY: the allocation is charged to the node, so it is alive.
     let owner = unsafe { node.node() };
     // The size, unless the highest bit says that the memory is special.
     let size = this.flagged_size();
-    if owner.hooks & !hooks::POLICY != 0 || size > MAX_SIZE || !std::ptr::eq(this.home(), this) {
+    if size > MAX_SIZE || !std::ptr::eq(this.home(), this) {
         // SAFETY: the caller's promise.
-        return unsafe { hooked::free(slot) };
+        return unsafe { hooked::free_any(slot) };
     }
     // SAFETY: nobody else can reach the allocation.
     let block = unsafe { this.block() };

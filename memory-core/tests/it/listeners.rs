@@ -1,12 +1,13 @@
 //! What listeners are told: by whom, once, with which sizes.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arrow_memory_core::testing::{RecordingListener, TrackingManager};
 use arrow_memory_core::{
-    AllocationListener, AllocationOutcome, AllocatorInfo, ArrowBuf, BufferAllocator,
-    ForeignAllocation, Veto,
+    AllocError, AllocationListener, AllocationOutcome, AllocatorInfo, ArrowBuf, BufferAllocator,
+    ForeignAllocation, PowerOfTwoRoundingPolicy, RootAllocatorBuilder, Veto,
 };
 
 use crate::support::{child, ones, over};
@@ -43,6 +44,70 @@ fn sizes_are_charged_bytes_and_growth_and_shrinking_report_the_difference() {
     assert_eq!(listener.lines(), [""; 0]);
     drop(copy);
     assert_eq!(listener.lines(), ["release of 64 at ROOT"]);
+}
+
+#[test]
+fn whatever_else_is_on_a_listener_hears_the_same() {
+    type SetUp = fn(RootAllocatorBuilder) -> RootAllocatorBuilder;
+    let others: [(&str, usize, SetUp); 4] = [
+        ("nothing", 320, |builder| builder.debug(false)),
+        ("statistics", 320, |builder| {
+            builder.debug(false).statistics(true)
+        }),
+        ("debug mode", 320, |builder| builder.debug(true)),
+        ("a policy", 512, |builder| {
+            builder.rounding_policy(PowerOfTwoRoundingPolicy)
+        }),
+    ];
+    for (what, capacity, set_up) in others {
+        let listener = Arc::new(RecordingListener::new());
+        let manager = Arc::new(TrackingManager::new());
+        let builder = set_up(over(&manager)).listener(listener.clone());
+        let root = builder.build().unwrap();
+
+        drop(root.buffer(300).unwrap());
+        drop(root.buffer_zeroed(300).unwrap());
+        drop(root.buffer_aligned(300, 4096).unwrap());
+
+        let once = ["pre-allocation", "allocation", "release"]
+            .map(|event| format!("{event} of {capacity} at ROOT"));
+        let thrice = [&once[..]; 3].concat();
+        assert_eq!(listener.lines(), thrice, "with {what}");
+        assert!(root.stats().allocations.is_none_or(|count| count == 3));
+        listener.veto(true);
+        let vetoed = root.buffer(300).unwrap_err();
+        assert!(matches!(vetoed, AllocError::Vetoed { .. }), "with {what}");
+        assert_eq!(listener.lines(), once[..1], "with {what}");
+        assert_eq!(manager.allocations(), 3, "with {what}");
+        root.close().unwrap();
+    }
+}
+
+/// Panics when it is told of an allocation.
+struct Panics(Arc<RecordingListener>);
+
+impl AllocationListener for Panics {
+    fn on_allocation(&self, _: &AllocatorInfo, _: usize) {
+        panic!("told to");
+    }
+
+    fn on_release(&self, at: &AllocatorInfo, size: usize) {
+        self.0.on_release(at, size);
+    }
+}
+
+#[test]
+fn what_a_listener_panics_about_is_released_and_told() {
+    let listener = Arc::new(RecordingListener::new());
+    let manager = Arc::new(TrackingManager::new());
+    let builder = over(&manager).listener(Arc::new(Panics(listener.clone())));
+    let root = builder.build().unwrap();
+
+    catch_unwind(AssertUnwindSafe(|| root.buffer(100))).unwrap_err();
+
+    assert_eq!(listener.lines(), ["release of 128 at ROOT"]);
+    assert_eq!((root.allocated_memory(), manager.live_bytes()), (0, 0));
+    root.close().unwrap();
 }
 
 #[test]
