@@ -42,10 +42,10 @@ pub(super) unsafe fn free(slot: NonNull<Slot>) {
     let layout = unsafe { Layout::from_size_align_unchecked(size, block.align) };
     probes::release(block.ptr, size, owner);
     this.vacate();
-    // SAFETY: vacated, and nobody else knows the slot.
-    unsafe { pool::put(slot) };
     // SAFETY: the block came from this manager with this layout; nobody can reach it any more.
     unsafe { owner.manager().deallocate(block.ptr, layout) };
+    // SAFETY: vacated, and nobody else knows the slot.
+    unsafe { pool::put(slot) };
     // SAFETY: these bytes were charged for the block, which is gone.
     unsafe { node.uncharge_and_tell(size, |node| tell_release(node, size)) };
 }
