@@ -72,7 +72,7 @@ impl AllocationReservation {
         self.allocator
             .handle
             .charge(bytes)
-            .map_err(|refusal| allocate::refused(&refusal, bytes))?;
+            .map_err(|refusal| refusal.report(bytes))?;
         self.set_size(self.size() + bytes);
         self.note(Operation::Resized, Location::caller());
         Ok(())

@@ -2,7 +2,9 @@
 
 use super::node::{Locked, NodePtr};
 use crate::error::AllocError;
+use crate::events;
 use crate::outcome::{AllocationOutcome, AllocatorInfo, OutcomeEntry};
+use crate::probes;
 use crate::size::MAX_SIZE;
 
 /// Who refused a request, with the numbers of that instant. Made under the mutex, so without a
@@ -83,6 +85,17 @@ impl Refusal {
             },
         }
     }
+
+    /// The same, told to whoever watches for refusals.
+    #[cold]
+    pub(crate) fn report(&self, requested: usize) -> AllocError {
+        let error = self.to_error(requested);
+        events::refused(requested, &error);
+        if let Some(allocator) = error.allocator() {
+            probes::refuse(requested, allocator);
+        }
+        error
+    }
 }
 
 /// How a walk towards the root ended.
@@ -133,34 +146,6 @@ impl Locked<'_> {
         let state = self.state(node);
         state.forced = state.forced.saturating_add(bytes as u64);
         Ok(!over)
-    }
-
-    /// As `charge`, for external bytes.
-    pub(super) fn charge_external(&mut self, node: NodePtr, bytes: usize) -> Result<(), Refusal> {
-        self.charge(node, bytes)?;
-        self.state(node).external += bytes;
-        Ok(())
-    }
-
-    /// As `force`, for external bytes.
-    pub(super) fn force_external(&mut self, node: NodePtr, bytes: usize) -> Result<bool, Refusal> {
-        let fits = self.force(node, bytes)?;
-        self.state(node).external += bytes;
-        Ok(fits)
-    }
-
-    /// Counts `bytes` of the external bytes as such no more, for the caller to release; or says that
-    /// there are fewer.
-    pub(super) fn take_external(&mut self, node: NodePtr, bytes: usize) -> Result<(), usize> {
-        self.freeze(node);
-        let state = self.state(node);
-        if let Some(left) = state.external.checked_sub(bytes) {
-            state.external = left;
-            return Ok(());
-        }
-        let external = state.external;
-        self.thaw(node, node);
-        Err(external)
     }
 
     /// The usual case: grants `bytes` and some credit for later requests, if no level on the way

@@ -98,61 +98,6 @@ impl Handle {
         unsafe { self.0.uncharge(bytes) }
     }
 
-    /// Charges `bytes` (at least 1) to the node as external bytes.
-    #[inline]
-    pub(crate) fn charge_external(&self, bytes: usize) -> Result<(), Box<Refusal>> {
-        // SAFETY: by invariant 1 the node is alive.
-        if unsafe { self.0.take(bytes, Kind::External) } {
-            return Ok(());
-        }
-        self.charge_external_slowly(bytes)
-    }
-
-    #[cold]
-    fn charge_external_slowly(&self, bytes: usize) -> Result<(), Box<Refusal>> {
-        let charged = self.tree.lock().charge_external(self.0, bytes);
-        // Boxed with the mutex released.
-        charged.map_err(Box::new)
-    }
-
-    /// Charges `bytes` as external bytes whatever the limits say; `true` if no level is over its limit
-    /// afterwards.
-    pub(crate) fn force_external(&self, bytes: usize) -> Result<bool, Box<Refusal>> {
-        let forced = self.tree.lock().force_external(self.0, bytes);
-        forced.map_err(Box::new)
-    }
-
-    /// Gives `bytes` (at least 1) of this node's external bytes back.
-    ///
-    /// # Panics
-    ///
-    /// If it has fewer; nothing has changed then.
-    #[inline]
-    #[track_caller]
-    pub(crate) fn release_external(&self, bytes: usize) {
-        // SAFETY: this handle keeps the node; the word counts these bytes, or they stay.
-        if !unsafe { self.0.give(bytes, Kind::External) } {
-            self.release_external_slowly(bytes);
-        }
-    }
-
-    #[cold]
-    #[track_caller]
-    fn release_external_slowly(&self, bytes: usize) {
-        let wants_late = events::wants_late_release();
-        let mut locked = self.tree.lock();
-        match locked.take_external(self.0, bytes) {
-            Ok(()) => release_under(locked, self.0, bytes, wants_late),
-            Err(external) => {
-                drop(locked);
-                panic!(
-                    "{bytes} external bytes released from allocator `{}`, which has {external}",
-                    self.info
-                );
-            }
-        }
-    }
-
     /// Closes the node.
     pub(crate) fn close(&self) -> Result<(), Outstanding> {
         let mut locked = self.tree.lock();
@@ -389,7 +334,7 @@ impl NodePtr {
 
 /// Gives `bytes` back that are charged to the node, and releases the mutex. Whether an event of a
 /// release after the close is wanted was asked before: a subscriber is not called under the mutex.
-fn release_under(mut locked: Locked<'_>, node: NodePtr, bytes: usize, wants_late: bool) {
+pub(super) fn release_under(mut locked: Locked<'_>, node: NodePtr, bytes: usize, wants_late: bool) {
     let late = wants_late && locked.is_closed(node);
     let late = late.then(|| locked.node(node).info.clone());
     locked.release(node, bytes);

@@ -94,6 +94,7 @@
 )]
 
 mod charge;
+mod external;
 mod handle;
 mod hazard;
 mod lifecycle;

@@ -6,7 +6,6 @@ use std::panic::Location;
 use std::sync::{Arc, Weak};
 
 use crate::accounting::{Handle, Node};
-use crate::buffer::allocate;
 use crate::debug::Operation;
 use crate::error::{AllocError, BackendError};
 use crate::events;
@@ -335,7 +334,7 @@ impl BufferAllocator {
         }
         self.handle
             .charge_external(bytes)
-            .map_err(|refusal| allocate::refused(&refusal, bytes))?;
+            .map_err(|refusal| refusal.report(bytes))?;
         self.note(Operation::ExternalCharged, bytes, Location::caller());
         Ok(())
     }

@@ -20,7 +20,6 @@ use crate::accounting::{Handle, Node, NodePtr, Refusal, hooks};
 use crate::allocator::BufferAllocator;
 use crate::debug::Operation;
 use crate::error::AllocError;
-use crate::events;
 use crate::ledger::LedgerRef;
 use crate::listener::AllocationListener;
 use crate::manager::ManagerError;
@@ -423,7 +422,7 @@ impl<'a> Charge<'a> {
         if bytes > 0 {
             handle
                 .charge(bytes)
-                .map_err(|refusal| refused(&refusal, bytes))?;
+                .map_err(|refusal| refusal.report(bytes))?;
         }
         Ok(Self::of(handle, bytes))
     }
@@ -447,7 +446,7 @@ impl<'a> Charge<'a> {
     ) -> Result<(), Box<AllocError>> {
         match &handle.listener {
             Some(listener) => Ok(charge_again(handle, &**listener, bytes, refusal)?),
-            None => Err(Box::new(refused(refusal, bytes))),
+            None => Err(Box::new(refusal.report(bytes))),
         }
     }
 
@@ -535,25 +534,15 @@ fn charge_again(
     first: &Refusal,
 ) -> Result<(), AllocError> {
     let Refusal::Limit(levels) = first else {
-        return Err(refused(first, bytes));
+        return Err(first.report(bytes));
     };
     let outcome: AllocationOutcome = levels.to_outcome();
     if listener.on_failed_allocation(&handle.info, bytes, &outcome) {
         return handle
             .charge(bytes)
-            .map_err(|refusal| refused(&refusal, bytes));
+            .map_err(|refusal| refusal.report(bytes));
     }
-    Err(refused(first, bytes))
-}
-
-#[cold]
-pub(crate) fn refused(refusal: &Refusal, bytes: usize) -> AllocError {
-    let error = refusal.to_error(bytes);
-    events::refused(bytes, &error);
-    if let Some(allocator) = error.allocator() {
-        probes::refuse(bytes, allocator);
-    }
-    error
+    Err(first.report(bytes))
 }
 
 #[cold]
