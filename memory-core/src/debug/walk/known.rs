@@ -28,7 +28,7 @@ use crate::sync::Ordering;
 use crate::sync::plain::AtomicU64;
 
 /// How many bits of a pair's hash say where it stands.
-const INDEX_BITS: u32 = 13;
+const INDEX_BITS: u32 = 14;
 
 /// The bits of an entry that hold the size of the frame, in words; the others are of the hash.
 const SIZE: u64 = 0xFFFF;
@@ -39,8 +39,11 @@ const END: u64 = SIZE;
 /// A size that says: it varies, or cannot be told from the stack. An empty entry has it too.
 const UNKNOWN: u64 = 0;
 
+/// An entry that was never made.
+const EMPTY: u64 = 0;
+
 /// The pairs. An entry is whole in itself and guards no other memory, so all accesses are Relaxed.
-static PAIRS: [AtomicU64; 1 << INDEX_BITS] = [const { AtomicU64::new(0) }; 1 << INDEX_BITS];
+static PAIRS: [AtomicU64; 1 << INDEX_BITS] = [const { AtomicU64::new(EMPTY) }; 1 << INDEX_BITS];
 
 /// From `here` to where the stack of the first frame begins: a positive multiple of a word's size.
 /// Relaxed, as above: a wrong one leads to no pair that is in the table.
@@ -136,8 +139,11 @@ fn enter(callee: usize, ip: usize, size: u64) {
             return place.store(tag | if same { size } else { UNKNOWN }, Ordering::Relaxed);
         }
     }
-    // What stood there moves to its second place, if that is free or else in its stead.
-    second.store(before, Ordering::Relaxed);
+    // What stood there moves to its second place, if that is free or else in its stead. If nothing did,
+    // that place is left to the pair that has it as its first.
+    if before != EMPTY {
+        second.store(before, Ordering::Relaxed);
+    }
     first.store(tag | size, Ordering::Relaxed);
 }
 
@@ -271,5 +277,16 @@ mod tests {
         enter(c, 5, 3);
 
         assert_eq!((size_of_frame(b, 5), size_of_frame(c, 5)), (2, 3));
+    }
+    /// Each was once thrown out by the other, for ever.
+    #[test]
+    fn two_pairs_whose_places_are_each_others_second_ones_are_both_found() {
+        let at = |callee| hash(callee, 7) >> (u64::BITS - INDEX_BITS);
+        let other = (10..).find(|&callee| at(callee) == at(9) ^ 1).unwrap();
+
+        enter(9, 7, 1);
+        enter(other, 7, 2);
+
+        assert_eq!((size_of_frame(9, 7), size_of_frame(other, 7)), (1, 2));
     }
 }
