@@ -37,7 +37,7 @@ pub use allocator::{
 };
 pub use buffer::{
     ArrowBuf, ArrowBufMut, BooleanBufferBuilder, BufferBuilder, ForeignAllocation, ForeignError,
-    ForeignWatch, TransferResult, TypedBufferBuilder,
+    ForeignId, ForeignRoom, ForeignWatch, SharedRelease, TransferResult, TypedBufferBuilder,
 };
 pub use collections::GlobalAllocManager;
 #[cfg(feature = "allocator-api2")]

@@ -365,10 +365,7 @@ pub(crate) fn charge_reserved(
     reserved: usize,
     size: usize,
 ) -> Result<Charge<'_>, AllocError> {
-    if let Some(listener) = handle.hearing() {
-        let asked = listener.on_pre_allocation(&handle.info, size);
-        asked.map_err(|veto| vetoed(handle, size, veto))?;
-    }
+    ask(handle, size)?;
     if handle.is_closed() {
         return Err(AllocError::Closed {
             allocator: handle.info.clone(),
@@ -376,6 +373,15 @@ pub(crate) fn charge_reserved(
         });
     }
     Charge::unheard(handle, size - reserved)
+}
+
+/// Asks the listener, if it hears of allocations.
+pub(crate) fn ask(handle: &Handle, size: usize) -> Result<(), AllocError> {
+    if let Some(listener) = handle.hearing() {
+        let asked = listener.on_pre_allocation(&handle.info, size);
+        asked.map_err(|veto| vetoed(handle, size, veto))?;
+    }
+    Ok(())
 }
 
 /// Bytes that are charged and given back unless they are kept.
@@ -460,10 +466,30 @@ impl<'a> Charge<'a> {
         }
     }
 
+    /// The bytes that would be given back now.
+    #[inline]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Charges more bytes.
+    pub(crate) fn add(&mut self, bytes: usize) -> Result<(), AllocError> {
+        Self::unheard(self.handle, bytes)?.keep();
+        self.bytes += bytes;
+        Ok(())
+    }
+
     /// Leaves the bytes charged.
     #[inline]
     pub(crate) fn keep(self) {
         std::mem::forget(self);
+    }
+
+    /// Leaves some of the bytes charged.
+    #[inline]
+    pub(crate) fn keep_some(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.bytes);
+        self.bytes -= bytes;
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::ptr::NonNull;
 
@@ -15,10 +16,14 @@ use crate::error::AllocError;
 use crate::ledger::{LedgerRef, Watch};
 use crate::outcome::AllocatorInfo;
 use crate::probes;
-use crate::raw::release::Release;
+use crate::raw::release::{ForeignId, Release, SharedRelease};
 use crate::raw::slot::{Block, MOST_SPECIAL};
 use crate::size::{ALIGNMENT, MAX_SIZE};
 use crate::sync::Ordering;
+
+mod room;
+
+pub use room::ForeignRoom;
 
 /// Memory that somebody else made, to be put under an allocator by
 /// [`wrap_foreign_allocation`](BufferAllocator::wrap_foreign_allocation).
@@ -116,13 +121,51 @@ impl ForeignAllocation {
         size: usize,
         release: impl FnOnce() + Send + 'static,
     ) -> Self {
+        Self::with(ptr, size, Release::new(release))
+    }
+
+    /// As [`new`](Self::new), given back by a function that needs no more than the address and the
+    /// identity of the allocation: for registries, which have the rest.
+    ///
+    /// # Safety
+    ///
+    /// As for [`new`](Self::new).
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// use std::ptr::NonNull;
+    /// use std::sync::atomic::{AtomicUsize, Ordering};
+    ///
+    /// use arrow_memory_core::{ForeignAllocation, SharedRelease};
+    ///
+    /// static LAST: AtomicUsize = AtomicUsize::new(0);
+    /// static RELEASE: SharedRelease = SharedRelease::new(|_start, id| {
+    ///     LAST.store(id.map_or(0, |id| id.get()), Ordering::Relaxed);
+    /// });
+    ///
+    /// let bytes: &'static [u8] = b"from a constant";
+    /// // SAFETY: nobody ever writes or frees them.
+    /// let foreign =
+    ///     unsafe { ForeignAllocation::shared(NonNull::from(bytes).cast(), bytes.len(), &RELEASE) };
+    /// let buffer = root.wrap_foreign_allocation(foreign)?;
+    /// let id = buffer.watch().expect("it is foreign").id();
+    /// drop(buffer);
+    /// assert_eq!(LAST.load(Ordering::Relaxed), id.get());
+    /// # Ok::<(), arrow_memory_core::ForeignError>(())
+    /// ```
+    pub unsafe fn shared(ptr: NonNull<u8>, size: usize, release: &'static SharedRelease) -> Self {
+        Self::with(ptr, size, Release::shared(release))
+    }
+
+    fn with(ptr: NonNull<u8>, size: usize, release: Release) -> Self {
         debug_assert!(size <= MAX_SIZE);
         Self {
             ptr,
             size,
             charge: size,
             forced: false,
-            release: Some(Release::new(release)),
+            release: Some(release),
         }
     }
 
@@ -210,7 +253,7 @@ impl<T> Drop for Owner<T> {
 impl Drop for ForeignAllocation {
     fn drop(&mut self) {
         if let Some(release) = self.release.take() {
-            quietly(&AllocatorInfo::nobody(), || drop(release));
+            quietly(&AllocatorInfo::nobody(), || release.call(self.ptr, None));
         }
     }
 }
@@ -287,7 +330,10 @@ impl BufferAllocator {
 
     /// A buffer on an allocation that is not empty and whose charge was made.
     #[track_caller]
-    pub(crate) fn wrap_charged(&self, mut allocation: ForeignAllocation) -> ArrowBuf {
+    #[inline]
+    pub(crate) fn wrap_charged(&self, allocation: ForeignAllocation) -> ArrowBuf {
+        // Its release moves into the ledger below, whatever comes between.
+        let mut allocation = ManuallyDrop::new(allocation);
         let (ptr, size) = (allocation.ptr, allocation.charge);
         debug_assert!(allocation.check_size(&self.handle).is_ok());
         let release = allocation.release.take();
@@ -336,6 +382,11 @@ impl BufferAllocator {
 pub struct ForeignWatch(Watch);
 
 impl ForeignWatch {
+    /// Which allocation this finds, as its [release](SharedRelease) is told.
+    pub fn id(&self) -> ForeignId {
+        self.0.id()
+    }
+
     /// A buffer that views `len` bytes at `ptr` on one of the allocation's ledgers, unless its last
     /// buffer has gone. Which allocator's ledger it is, is not specified.
     ///

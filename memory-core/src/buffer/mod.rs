@@ -12,7 +12,9 @@ mod typed;
 pub use arrow_buf::{ArrowBuf, TransferResult};
 pub use arrow_buf_mut::ArrowBufMut;
 pub use builder::{BooleanBufferBuilder, BufferBuilder, TypedBufferBuilder};
-pub use foreign::{ForeignAllocation, ForeignError, ForeignWatch};
+pub use foreign::{ForeignAllocation, ForeignError, ForeignRoom, ForeignWatch};
+
+pub use crate::raw::release::{ForeignId, SharedRelease};
 
 use std::ptr::NonNull;
 

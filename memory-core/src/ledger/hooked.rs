@@ -13,6 +13,7 @@ use crate::accounting::{Node, NodePtr, hooks, quietly};
 use crate::events;
 use crate::probes;
 use crate::raw::pool;
+use crate::raw::release::ForeignId;
 use crate::raw::slot::Slot;
 use crate::sampling;
 use crate::size::MAX_SIZE;
@@ -78,6 +79,7 @@ pub(super) unsafe fn free_any(slot: NonNull<Slot>) {
 /// # Safety
 ///
 /// `root` is the home slot of an allocation that nobody can reach, and it is charged to `node`.
+#[inline] // Into `free_any`, which every release of foreign memory takes.
 pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
     // SAFETY: the charge keeps the node alive.
     let owner = unsafe { node.node() };
@@ -87,10 +89,12 @@ pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
         sampling::forget(std::ptr::from_ref(root).addr());
     }
     // SAFETY: nobody else can reach the allocation.
-    probes::release(unsafe { root.block() }.ptr, size, owner);
+    let start = unsafe { root.block() }.ptr;
+    probes::release(start, size, owner);
     // SAFETY: as above.
     if let Some(release) = unsafe { root.take_foreign() } {
-        quietly(&owner.info, || drop(release));
+        let id = ForeignId::of(root.home_ptr());
+        quietly(&owner.info, || release.call(start, Some(id)));
         // Relaxed: a number for readers.
         owner.foreign.fetch_sub(size, Ordering::Relaxed);
     } else {

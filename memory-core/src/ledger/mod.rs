@@ -30,7 +30,7 @@ use crate::error::TransferError;
 use crate::probes;
 use crate::raw::count::Left;
 use crate::raw::pool;
-use crate::raw::release::Release;
+use crate::raw::release::{ForeignId, Release};
 use crate::raw::slot::{Block, MOST_SPECIAL, Slot};
 use crate::sampling;
 use crate::size::MAX_SIZE;
@@ -187,7 +187,7 @@ impl LedgerRef {
         let slot = self.slot().filter(|slot| slot.is_foreign())?;
         Some(Watch {
             home: slot.home_ptr(),
-            tree: Arc::clone(&self.node().tree),
+            tree: NonNull::from(&*self.node().tree),
         })
     }
 
@@ -425,18 +425,23 @@ impl LedgerRef {
     }
 }
 
-/// What finds a foreign allocation's ledgers again, and keeps nothing but the tree alive.
+/// What finds a foreign allocation's ledgers again, and keeps nothing alive.
 pub(crate) struct Watch {
     home: NonNull<Slot>,
-    tree: Arc<Tree>,
+    tree: NonNull<Tree>,
 }
 
-// SAFETY: the slot is touched as `upgrade` says, by any thread.
+// SAFETY: the slot and the tree are touched as `upgrade` says, by any thread.
 unsafe impl Send for Watch {}
 // SAFETY: as for Send.
 unsafe impl Sync for Watch {}
 
 impl Watch {
+    /// Which allocation this is.
+    pub(crate) fn id(&self) -> ForeignId {
+        ForeignId::of(self.home)
+    }
+
     /// A reference to one of the allocation's ledgers, unless its last buffer has gone: to the
     /// owning one, if that is not about to go.
     ///
@@ -458,7 +463,9 @@ impl Watch {
             }
         }
         let mut any = None;
-        let locked = self.tree.lock();
+        // SAFETY: until the release has returned, the allocation is charged to a node of the tree,
+        // which keeps it.
+        let locked = unsafe { self.tree.as_ref() }.lock();
         // SAFETY: under the mutex, which all others take who have several ledgers. If one is left,
         // its holder does not look at links without it either, since the memory is foreign.
         let mut at = unsafe { home.links() }.first;

@@ -1,19 +1,24 @@
-//! What gives foreign memory back: a closure behind one thin pointer, for which a slot has room.
-#![expect(unsafe_code, reason = "a box that finds its own type again")]
+//! What gives foreign memory back: a closure, or a function that many share, behind one thin
+//! pointer, for which a slot has room.
+#![expect(unsafe_code, reason = "a pointer that finds its own type again")]
 
+use std::fmt;
+use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 
-/// Gives foreign memory back when it is dropped: calls a closure, once.
+/// Gives foreign memory back, once: by [`call`](Self::call), without which it stays.
 ///
 /// # Invariants
 ///
-/// 1. The pointer is of a leaked `Box<Boxed<F>>`, which this owns; `run` is `Boxed::<F>::run`.
+/// 1. The pointer is of a leaked `Box<Boxed<F>>`, which this owns, and `run` is `Boxed::<F>::run`;
+///    or of a `SharedRelease` that is never dropped, and `run` is `SharedRelease::run`.
+#[must_use]
 pub(crate) struct Release(NonNull<Head>);
 
-/// What is known of a closure of any type.
+/// What is known of a release of any kind.
 struct Head {
-    /// Frees the box, then calls the closure.
-    run: unsafe fn(NonNull<Head>),
+    /// Gives the memory at an address back, which was that allocation if it was wrapped.
+    run: unsafe fn(NonNull<Head>, NonNull<u8>, Option<ForeignId>),
 }
 
 #[repr(C)]
@@ -23,7 +28,61 @@ struct Boxed<F> {
     closure: F,
 }
 
-// SAFETY: it owns a closure that is Send, and nothing else.
+/// Tells foreign allocations apart: no other has the same identity until the release of this one
+/// has returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ForeignId(NonZeroUsize);
+
+impl ForeignId {
+    pub(crate) fn of<T>(home: NonNull<T>) -> Self {
+        Self(home.addr())
+    }
+
+    /// The identity as a number.
+    pub fn get(self) -> usize {
+        self.0.get()
+    }
+}
+
+/// A function that releases many foreign allocations, which so need no closure each: it finds what
+/// belongs to one by its address and identity, as a registry of [`ForeignWatch`]es has them.
+///
+/// For [`ForeignAllocation::shared`].
+///
+/// [`ForeignWatch`]: crate::ForeignWatch
+/// [`ForeignAllocation::shared`]: crate::ForeignAllocation::shared
+#[repr(C)]
+pub struct SharedRelease {
+    /// First, as in `Boxed`.
+    head: Head,
+    function: fn(NonNull<u8>, Option<ForeignId>),
+}
+
+impl SharedRelease {
+    /// A release by `function`, which is told where an allocation starts, and which one it was,
+    /// unless it was never wrapped.
+    pub const fn new(function: fn(NonNull<u8>, Option<ForeignId>)) -> Self {
+        let head = Head { run: Self::run };
+        Self { head, function }
+    }
+
+    /// # Safety
+    ///
+    /// `head` is of a `SharedRelease`.
+    unsafe fn run(head: NonNull<Head>, start: NonNull<u8>, id: Option<ForeignId>) {
+        // SAFETY: the caller's promise.
+        let this = unsafe { head.cast::<Self>().as_ref() };
+        (this.function)(start, id);
+    }
+}
+
+impl fmt::Debug for SharedRelease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedRelease")
+    }
+}
+
+// SAFETY: it owns a closure that is Send, and nothing else; or leads to what is Sync.
 unsafe impl Send for Release {}
 
 impl Release {
@@ -33,22 +92,28 @@ impl Release {
         };
         Self(NonNull::from(Box::leak(Box::new(Boxed { head, closure }))).cast())
     }
-}
 
-impl Drop for Release {
-    fn drop(&mut self) {
+    pub(crate) fn shared(release: &'static SharedRelease) -> Self {
+        Self(NonNull::from(release).cast())
+    }
+
+    /// Gives back the memory at `start`, which was the allocation `id` if it was wrapped.
+    #[inline]
+    pub(crate) fn call(self, start: NonNull<u8>, id: Option<ForeignId>) {
         // SAFETY: alive by invariant 1.
         let run = unsafe { self.0.as_ref() }.run;
-        // SAFETY: by invariant 1 this is the box that `run` is for; it is not touched again.
-        unsafe { run(self.0) };
+        // SAFETY: by invariant 1 this is what `run` is for; it is not touched again.
+        unsafe { run(self.0, start, id) };
     }
 }
 
 impl<F: FnOnce()> Boxed<F> {
+    /// Frees the box, then calls the closure.
+    ///
     /// # Safety
     ///
     /// `head` is of a leaked `Box<Boxed<F>>`, which is used up.
-    unsafe fn run(head: NonNull<Head>) {
+    unsafe fn run(head: NonNull<Head>, _start: NonNull<u8>, _id: Option<ForeignId>) {
         // SAFETY: the caller's promise.
         let boxed = unsafe { Box::from_raw(head.cast::<Self>().as_ptr()) };
         let Self { closure, .. } = *boxed;
@@ -68,12 +133,15 @@ mod tests {
         let held = Arc::new(());
         let (inside, (sender, calls)) = (Arc::clone(&held), std::sync::mpsc::channel());
 
-        let release = Some(Release::new(move || {
+        let release = Release::new(move || {
             assert_eq!(Arc::strong_count(&inside), 2);
             sender.send(()).unwrap();
-        }));
-        assert_eq!((size_of_val(&release), Arc::strong_count(&held)), (8, 2));
-        drop(release);
+        });
+        assert_eq!(
+            (size_of::<Option<Release>>(), Arc::strong_count(&held)),
+            (8, 2)
+        );
+        release.call(NonNull::dangling(), None);
 
         assert_eq!((calls.iter().count(), Arc::strong_count(&held)), (1, 1));
     }
@@ -84,7 +152,9 @@ mod tests {
         let inside = Arc::clone(&held);
         let release = Release::new(move || panic!("with {inside:?}"));
 
-        assert!(catch_unwind(AssertUnwindSafe(|| drop(release))).is_err());
+        assert!(
+            catch_unwind(AssertUnwindSafe(|| release.call(NonNull::dangling(), None))).is_err()
+        );
         assert_eq!(Arc::strong_count(&held), 1);
     }
 }

@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex};
 
 use arrow_memory_core::testing::TrackingManager;
 use arrow_memory_core::{
-    AllocError, AllocationListener, AllocatorInfo, BufferAllocator, ForeignAllocation, Veto,
+    AllocError, AllocationListener, AllocatorInfo, BufferAllocator, ForeignAllocation, ForeignId,
+    SharedRelease, Veto,
 };
 
 use crate::support::{allocated, child, over, tracked};
@@ -39,7 +40,7 @@ impl Drop for Counted {
 }
 
 /// Foreign memory of `size` ones, and how often it was released.
-fn counted(size: usize) -> (ForeignAllocation, Arc<AtomicUsize>) {
+pub(crate) fn counted(size: usize) -> (ForeignAllocation, Arc<AtomicUsize>) {
     let drops = Arc::new(AtomicUsize::new(0));
     let bytes = vec![1; size];
     let owner = Counted {
@@ -49,7 +50,7 @@ fn counted(size: usize) -> (ForeignAllocation, Arc<AtomicUsize>) {
     (ForeignAllocation::from_owner(owner), drops)
 }
 
-fn count(drops: &AtomicUsize) -> usize {
+pub(crate) fn count(drops: &AtomicUsize) -> usize {
     drops.load(Ordering::Relaxed)
 }
 
@@ -239,6 +240,32 @@ fn a_reservation_takes_foreign_memory_in_and_hands_back_what_is_refused() {
     drop(large);
     assert_eq!([count(&small_drops), count(&large_drops)], [1, 1]);
     assert_eq!(root.allocated_memory(), 0);
+}
+
+#[test]
+fn a_shared_release_is_told_which_allocation_it_was_or_that_it_was_none() {
+    static TOLD: Mutex<Vec<(usize, Option<ForeignId>)>> = Mutex::new(Vec::new());
+    static RELEASE: SharedRelease = SharedRelease::new(|start, id| {
+        TOLD.lock().unwrap().push((start.addr().get(), id));
+    });
+    static BYTES: [u8; 100] = [7; 100];
+    let (_, root) = tracked(100);
+    let start = NonNull::from(&BYTES).cast();
+    // SAFETY: a constant is never written or freed.
+    let foreign = || unsafe { ForeignAllocation::shared(start, 100, &RELEASE) };
+
+    let (buffer, never_wrapped) = (root.wrap_foreign_allocation(foreign()).unwrap(), foreign());
+    let id = buffer.watch().unwrap().id();
+    let shared = buffer.retain_in(&child(&root, "a")).unwrap();
+    drop((never_wrapped, buffer));
+    assert_eq!(shared.watch().unwrap().id(), id, "whichever ledger");
+    drop(shared);
+
+    let address = start.addr().get();
+    assert_eq!(
+        *TOLD.lock().unwrap(),
+        [(address, None), (address, Some(id))]
+    );
 }
 
 /// Once, a reservation took it in, and no bit was left for its size: it was released as nothing, and

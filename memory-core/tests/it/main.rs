@@ -9,6 +9,7 @@ mod errors;
 mod events;
 mod external;
 mod foreign;
+mod foreign_rooms;
 mod handles;
 mod leak_check;
 mod leaks;
