@@ -128,6 +128,7 @@ impl<T: ChunkReader + 'static> ParquetReader<T> {
 
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, MemoryError> {
         let mut rows = self.batch_rows();
+        let bounded = matches!(self.limit, BatchLimit::Headroom { .. });
         loop {
             let batch = match self.refused.take() {
                 Some(batch) => batch,
@@ -143,11 +144,13 @@ impl<T: ChunkReader + 'static> ParquetReader<T> {
             match self.destination.place(&batch) {
                 Ok(placed) => {
                     self.done += placed.num_rows();
-                    self.row_bytes = batch.get_array_memory_size() / placed.num_rows().max(1) + 1;
+                    if bounded {
+                        let bytes = batch.get_array_memory_size();
+                        self.row_bytes = bytes / placed.num_rows().max(1) + 1;
+                    }
                     return Ok(Some(placed));
                 }
                 Err(error) => {
-                    let bounded = matches!(self.limit, BatchLimit::Headroom { .. });
                     if !bounded || !error.is_out_of_memory() || batch.num_rows() <= 1 {
                         self.refused = Some(batch);
                         return Err(error);
