@@ -28,6 +28,9 @@
 //!    and the new are two, each charged for its own time, as if they had come one after the other.
 //! 5. Two threads that both found nothing and adopt the same memory meet again when they insert,
 //!    under the lock: [`insert_unless`](Registry::insert_unless) gives the second the first's.
+//! 6. A lookup that reads a count of zero does without the lock (L1 to L3), as if it had come before
+//!    the insertions that it does not see. It sees those that happened before it, whose entries are
+//!    there: counts change with the table, under the lock, so their order is the table's.
 //!
 //! 1 and 2 are why the count of a foreign allocation never takes the shortcut of a sole holder (see
 //! `WATCHED` in the core's count). The model below checks them.
@@ -35,17 +38,17 @@
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Place;
 
-use crate::sync::{Mutex, lock};
+use crate::sync::{AtomicUsize, Mutex, Ordering, lock};
 
 /// Entries by address, in shards.
 pub(crate) struct Registry<T> {
-    shards: [Mutex<Shard<T>>; SHARDS],
+    shards: [Shard<T>; SHARDS],
 }
 
 struct Shard<T> {
-    entries: HashTable<Entry<T>>,
-    /// The identity of the next key. 64 bits do not run out.
-    next: u64,
+    entries: Mutex<HashTable<Entry<T>>>,
+    /// How many entries have a hash with certain bits; changed under the lock.
+    counts: [AtomicUsize; COUNTS],
 }
 
 struct Entry<T> {
@@ -56,39 +59,50 @@ struct Entry<T> {
 /// The identity of an entry, of which there may be several at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
-    address: usize,
-    id: u64,
+    pub(crate) address: usize,
+    /// Not another entry's before this one is removed.
+    pub(crate) id: usize,
 }
 
 impl<T> Registry<T> {
-    pub(crate) fn new() -> Self {
+    #[cfg(not(loom))]
+    pub(crate) const fn new() -> Self {
         Self {
-            shards: std::array::from_fn(|_| {
-                Mutex::new(Shard {
-                    entries: HashTable::new(),
-                    next: 0,
-                })
-            }),
+            shards: [const {
+                Shard {
+                    entries: Mutex::new(HashTable::new()),
+                    counts: [const { AtomicUsize::new(0) }; COUNTS],
+                }
+            }; SHARDS],
         }
     }
 
-    /// Visits the entries at `address`, and returns a key to insert one with.
+    #[cfg(loom)]
+    pub(crate) fn new() -> Self {
+        let shard = || Shard {
+            entries: Mutex::new(HashTable::new()),
+            counts: std::array::from_fn(|_| AtomicUsize::new(0)),
+        };
+        Self {
+            shards: std::array::from_fn(|_| shard()),
+        }
+    }
+
+    /// Visits the entries at `address`.
     ///
     /// `visit` runs under the lock: it must not drop what it makes of an entry, nor call anything
     /// that may come back here.
-    pub(crate) fn find(&self, address: usize, visit: impl FnMut(&T)) -> Key {
+    pub(crate) fn visit(&self, address: usize, visit: impl FnMut(&T)) {
         let hash = hash(address);
-        let mut shard = lock(self.shard(hash));
-        shard.visit(hash, address, visit);
-        shard.next += 1;
-        Key {
-            address,
-            id: shard.next,
+        let shard = self.shard(hash);
+        // Relaxed: by 6 above.
+        if shard.count(hash).load(Ordering::Relaxed) > 0 {
+            visit_all(&lock(&shard.entries), hash, address, visit);
         }
     }
 
     /// Inserts an entry, unless `found`, which visits those at the same address as in
-    /// [`find`](Self::find), says that one will do.
+    /// [`visit`](Self::visit), says that one will do.
     pub(crate) fn insert_unless(
         &self,
         key: Key,
@@ -96,52 +110,46 @@ impl<T> Registry<T> {
         mut found: impl FnMut(&T) -> bool,
     ) -> Result<(), T> {
         let hash = hash(key.address);
-        let mut shard = lock(self.shard(hash));
-        let mut known = false;
-        shard.visit(hash, key.address, |target| known = known || found(target));
-        if known {
-            return Err(target);
+        let shard = self.shard(hash);
+        let mut entries = lock(&shard.entries);
+        let at_address = |entry: &Entry<T>| entry.key.address == key.address;
+        match entries.entry(hash, at_address, Entry::rehash) {
+            Place::Vacant(place) => {
+                place.insert(Entry { key, target });
+            }
+            Place::Occupied(_) => {
+                let mut known = false;
+                visit_all(&entries, hash, key.address, |target| {
+                    known = known || found(target);
+                });
+                if known {
+                    return Err(target);
+                }
+                entries.insert_unique(hash, Entry { key, target }, Entry::rehash);
+            }
         }
-        shard
-            .entries
-            .insert_unique(hash, Entry { key, target }, |entry| {
-                self::hash(entry.key.address)
-            });
+        shard.change_count(hash, 1);
         Ok(())
     }
 
-    /// Inserts what `make` makes with the new entry's key, and returns its other result. `make` runs
-    /// under the lock, as `visit` in [`find`](Self::find).
-    pub(crate) fn insert_with<R>(&self, address: usize, make: impl FnOnce(Key) -> (T, R)) -> R {
-        let hash = hash(address);
-        let mut shard = lock(self.shard(hash));
-        shard.next += 1;
-        let key = Key {
-            address,
-            id: shard.next,
-        };
-        let (target, result) = make(key);
-        shard
-            .entries
-            .insert_unique(hash, Entry { key, target }, |entry| {
-                self::hash(entry.key.address)
-            });
-        result
+    /// Inserts an entry.
+    pub(crate) fn insert(&self, key: Key, target: T) {
+        let hash = hash(key.address);
+        let shard = self.shard(hash);
+        let mut entries = lock(&shard.entries);
+        entries.insert_unique(hash, Entry { key, target }, Entry::rehash);
+        shard.change_count(hash, 1);
     }
 
     /// Takes an entry out, if it is there.
     pub(crate) fn remove(&self, key: Key) -> Option<T> {
         let hash = hash(key.address);
-        let mut shard = lock(self.shard(hash));
-        let place = shard.entries.entry(
-            hash,
-            |entry| entry.key == key,
-            |entry| self::hash(entry.key.address),
-        );
-        match place {
-            Place::Occupied(entry) => Some(entry.remove().0.target),
-            Place::Vacant(_) => None,
-        }
+        let shard = self.shard(hash);
+        let mut entries = lock(&shard.entries);
+        let entry = entries.find_entry(hash, |entry| entry.key == key).ok()?;
+        let target = entry.remove().0.target;
+        shard.change_count(hash, -1);
+        Some(target)
     }
 
     /// How many entries there are.
@@ -149,22 +157,45 @@ impl<T> Registry<T> {
     pub(crate) fn len(&self) -> usize {
         self.shards
             .iter()
-            .map(|shard| lock(shard).entries.len())
+            .map(|shard| lock(&shard.entries).len())
             .sum()
     }
 
-    fn shard(&self, hash: u64) -> &Mutex<Shard<T>> {
+    fn shard(&self, hash: u64) -> &Shard<T> {
         &self.shards[(hash >> SHARD_SHIFT) as usize % SHARDS]
     }
 }
 
 impl<T> Shard<T> {
-    fn visit(&self, hash: u64, address: usize, mut visit: impl FnMut(&T)) {
-        for entry in self.entries.iter_hash(hash) {
-            if entry.key.address == address {
-                visit(&entry.target);
-            }
+    fn count(&self, hash: u64) -> &AtomicUsize {
+        &self.counts[(hash >> COUNT_SHIFT) as usize % COUNTS]
+    }
+
+    /// Changes a count by one, under the lock, so that no change is lost.
+    fn change_count(&self, hash: u64, by: isize) {
+        let count = self.count(hash);
+        // Relaxed, both: by 6 above.
+        let value = count.load(Ordering::Relaxed).wrapping_add_signed(by);
+        count.store(value, Ordering::Relaxed);
+    }
+}
+
+fn visit_all<T>(
+    entries: &HashTable<Entry<T>>,
+    hash: u64,
+    address: usize,
+    mut visit: impl FnMut(&T),
+) {
+    for entry in entries.iter_hash(hash) {
+        if entry.key.address == address {
+            visit(&entry.target);
         }
+    }
+}
+
+impl<T> Entry<T> {
+    fn rehash(&self) -> u64 {
+        hash(self.key.address)
     }
 }
 
@@ -179,35 +210,45 @@ const SHARDS: usize = 64;
 #[cfg(loom)]
 const SHARDS: usize = 1;
 
+#[cfg(not(loom))]
+const COUNTS: usize = 64;
+#[cfg(loom)]
+const COUNTS: usize = 1;
+
 /// Other bits than the tables use: those look at the lowest and the highest seven.
 const SHARD_SHIFT: u32 = 40;
+
+/// Other bits again.
+const COUNT_SHIFT: u32 = 46;
 
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
+    fn key(address: usize, id: usize) -> Key {
+        Key { address, id }
+    }
+
     #[test]
     fn entries_at_one_address_are_told_apart_by_their_keys() {
         let registry = Registry::new();
-        let (first, second) = (registry.find(64, |_| ()), registry.find(64, |_| ()));
-        registry.insert_unless(first, 'a', |_| false).unwrap();
-        registry.insert_unless(second, 'b', |_| false).unwrap();
+        registry.insert(key(64, 1), 'a');
+        registry.insert_unless(key(64, 2), 'b', |_| false).unwrap();
 
-        assert_eq!(registry.remove(first), Some('a'));
-        assert_eq!(registry.remove(first), None);
+        assert_eq!(registry.remove(key(64, 1)), Some('a'));
+        assert_eq!(registry.remove(key(64, 1)), None);
         let mut seen = Vec::new();
-        registry.find(64, |&target| seen.push(target));
+        registry.visit(64, |&target| seen.push(target));
         assert_eq!((seen, registry.len()), (vec!['b'], 1));
     }
 
     #[test]
     fn an_entry_is_not_inserted_where_another_will_do() {
         let registry = Registry::new();
-        let (first, second) = (registry.find(64, |_| ()), registry.find(64, |_| ()));
-        registry.insert_unless(first, 1, |_| false).unwrap();
+        registry.insert(key(64, 1), 1);
 
-        assert_eq!(registry.insert_unless(second, 2, |&one| one == 1), Err(2));
-        assert_eq!(registry.len(), 1);
+        let inserted = registry.insert_unless(key(64, 2), 2, |&one| one == 1);
+        assert_eq!((inserted, registry.len()), (Err(2), 1));
     }
 
     #[test]
@@ -215,15 +256,22 @@ mod tests {
         let registry = Registry::new();
         let addresses: Vec<usize> = (1..=1000).map(|page| page * 4096).collect();
         for &address in &addresses {
-            let key = registry.find(address, |_| ());
-            registry.insert_unless(key, address, |_| false).unwrap();
+            registry.insert(key(address, 1), address);
         }
 
         for address in addresses {
             let mut seen = Vec::new();
-            registry.find(address, |&target| seen.push(target));
+            registry.visit(address, |&target| seen.push(target));
             assert_eq!(seen, [address]);
+            assert_eq!(registry.remove(key(address, 1)), Some(address));
         }
+        let counts = registry.shards.iter().flat_map(|shard| &shard.counts);
+        // Relaxed: one thread.
+        assert!(
+            counts
+                .into_iter()
+                .all(|count| count.load(Ordering::Relaxed) == 0)
+        );
     }
 }
 
@@ -231,7 +279,7 @@ mod tests {
 #[cfg(all(test, loom))]
 mod model {
     use loom::sync::Arc;
-    use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use loom::sync::atomic::AtomicBool;
     use loom::thread;
 
     use super::*;
@@ -250,7 +298,7 @@ mod model {
 
     fn adopt(registry: &Model, charged: &Arc<AtomicUsize>) -> Arc<Memory> {
         let mut found = None;
-        let key = registry.find(ADDRESS, |memory| retain(memory, &mut found));
+        registry.visit(ADDRESS, |memory| retain(memory, &mut found));
         if let Some(found) = found {
             return found;
         }
@@ -261,7 +309,7 @@ mod model {
             charged: Arc::clone(charged),
         });
         let mut found = None;
-        let inserted = registry.insert_unless(key, Arc::clone(&memory), |known| {
+        let inserted = registry.insert_unless(key(&memory), Arc::clone(&memory), |known| {
             retain(known, &mut found);
             found.is_some()
         });
@@ -293,19 +341,20 @@ mod model {
         }
     }
 
-    /// A release finds its entry by the memory's identity here; in truth by its key.
+    /// The memory is where it is until it is released, as the core's bookkeeping is.
+    fn key(memory: &Arc<Memory>) -> Key {
+        Key {
+            address: ADDRESS,
+            id: std::ptr::from_ref(&**memory).addr(),
+        }
+    }
+
     fn release(registry: &Model, memory: &Arc<Memory>) {
         assert!(!memory.recycled.load(Ordering::Relaxed), "released twice");
         if memory.count.fetch_sub(1, Ordering::AcqRel) != 1 {
             return;
         }
-        let mut shard = lock(&registry.shards[0]);
-        let entry = shard
-            .entries
-            .find_entry(hash(ADDRESS), |entry| Arc::ptr_eq(&entry.target, memory));
-        let removed = entry.ok().map(|entry| entry.remove().0);
-        drop(shard);
-        drop(removed);
+        drop(registry.remove(key(memory)));
         memory.recycled.store(true, Ordering::Relaxed);
         memory.charged.fetch_sub(1, Ordering::Relaxed);
     }

@@ -1,8 +1,12 @@
-//! What the registry's model runs on: std's locks, or loom's under `--cfg loom`.
+//! What the registry's model runs on: std's locks and atomics, or loom's under `--cfg loom`.
 
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(not(loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard};
 
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 

@@ -6,10 +6,9 @@ use hashbrown::HashTable;
 use super::deps::arrow_array::{ArrayRef, RecordBatch, make_array};
 use super::deps::arrow_buffer::Buffer;
 use super::deps::arrow_data::ArrayData;
-use super::known::{self, Known, Region};
-use super::parts::{Part, Parts};
+use super::known::{self, Adoption, Known, Region};
+use super::parts::{Part, Parts, Whole};
 use crate::error::MemoryError;
-use crate::registry::Key;
 
 /// What has buffers of arrow's: a buffer, an array of any type, a batch.
 ///
@@ -125,7 +124,7 @@ impl<T: Parts> Accounted for T {
         let mut regions = Regions::of(&parts);
         regions.charge(allocator)?;
         regions.share(allocator)?;
-        Ok(self.assemble(regions.rebuild(parts)))
+        Ok(self.assemble(regions.rebuild(&parts)))
     }
 
     fn transfer_to(&self, target: &BufferAllocator) -> Result<Self, MemoryError> {
@@ -133,7 +132,7 @@ impl<T: Parts> Accounted for T {
         let mut regions = Regions::of(&parts);
         regions.charge(target)?;
         regions.transfer(target)?;
-        Ok(self.assemble(regions.rebuild(parts)))
+        Ok(self.assemble(regions.rebuild(&parts)))
     }
 
     fn accounted_size(&self) -> usize {
@@ -152,7 +151,8 @@ impl<T: Parts> Accounted for T {
                 sum += known.view.allocation_size();
             }
         };
-        for part in self.parts() {
+        let parts = self.parts();
+        for part in &parts {
             part.visit(&mut add);
         }
         sum
@@ -163,12 +163,12 @@ impl<T: Parts> Accounted for T {
         let mut regions = Regions::of(&parts);
         for slot in &mut regions.slots {
             let lookup = known::find(slot.region, None);
-            slot.buffer = lookup.known.map(|known| match lookup.original {
+            slot.ready = lookup.known.map(|known| match lookup.original {
                 Some(original) if covers(&original, slot.region) => original,
                 _ => Buffer::from(known.view.as_slice()),
             });
         }
-        self.assemble(regions.rebuild(parts))
+        self.assemble(regions.rebuild(&parts))
     }
 }
 
@@ -180,110 +180,133 @@ fn covers(original: &Buffer, region: Region) -> bool {
 }
 
 /// The distinct regions of memory of some arrays.
-struct Regions {
-    slots: Vec<Slot>,
-    /// For each buffer that is not empty, in the order of [`visit`], the index of its slot.
+struct Regions<'a> {
+    slots: Vec<Slot<'a>>,
+    /// The slots by address: an open hash table of indices, plus one, at least half of it zeros.
+    table: Vec<u32>,
+    /// For each buffer that is not empty, in the order of [`Part::visit`], the index of its slot.
     order: Vec<u32>,
+    /// Whether any was known before.
+    known: bool,
 }
 
-struct Slot {
+struct Slot<'a> {
     region: Region,
-    /// One that keeps all of the region, and views as much of it as any that does; until it is
-    /// adopted.
-    widest: Option<Buffer>,
-    /// What was known before, to be shared or moved.
-    known: Option<Known>,
+    /// One that keeps all of the region, and views as much of it as any that does.
+    widest: &'a Buffer,
     /// How many of the buffers are on it.
     uses: u32,
+    /// What was found of it.
+    found: Found,
     /// The buffer on all of the region that the results are slices of; `None`: the old ones stay.
-    buffer: Option<Buffer>,
+    ready: Option<Buffer>,
 }
 
-impl Regions {
-    fn of(parts: &[Part]) -> Self {
+enum Found {
+    /// No allocator of the tree is charged for it.
+    Nothing,
+    /// As `Nothing`, and another tree adopted this.
+    Elsewhere(Buffer),
+    /// To be shared or moved.
+    Known(Known),
+}
+
+impl<'a> Regions<'a> {
+    fn of(parts: &'a [Part<'_>]) -> Self {
+        let expected = parts.len() * 2;
         let mut regions = Self {
-            slots: Vec::with_capacity(parts.len() * 2),
-            order: Vec::with_capacity(parts.len() * 2),
+            slots: Vec::with_capacity(expected),
+            table: vec![0; (expected * 2).next_power_of_two()],
+            order: Vec::with_capacity(expected),
+            known: false,
         };
-        let mut table = HashTable::with_capacity(parts.len() * 2);
         for part in parts {
-            part.visit(&mut |buffer| regions.note(buffer, &mut table));
+            part.visit(&mut |buffer| regions.note(buffer));
         }
         regions
     }
 
-    fn note(&mut self, buffer: &Buffer, table: &mut HashTable<u32>) {
+    fn note(&mut self, buffer: &'a Buffer) {
         let Some(region) = Region::of(buffer) else {
             return;
         };
-        let hash = mix(region.address());
-        let slots = &mut self.slots;
-        let same = table.find(hash, |&index| {
-            slots[index as usize].region.start == region.start
-        });
-        let index = match same {
-            Some(&index) => {
-                let slot = &mut slots[index as usize];
-                slot.uses += 1;
-                let known = &mut slot.region;
-                // Usually the same memory. Producers may also hand out parts of one piece that start
-                // together: then the one that keeps more of it keeps the other's too.
-                if (region.size, region.seen) > (known.size, known.seen) {
-                    slot.widest = Some(buffer.clone());
-                }
-                known.size = known.size.max(region.size);
-                known.seen = known.seen.max(region.seen);
+        let place = self.place(region);
+        let index = match self.table[place].checked_sub(1) {
+            Some(index) => {
+                self.slots[index as usize].widen(buffer, region);
                 index
             }
             None => {
-                let index = slots.len() as u32;
-                slots.push(Slot {
+                let index = self.slots.len() as u32;
+                self.slots.push(Slot {
                     region,
-                    widest: Some(buffer.clone()),
-                    known: None,
+                    widest: buffer,
                     uses: 1,
-                    buffer: None,
+                    found: Found::Nothing,
+                    ready: None,
                 });
-                table.insert_unique(hash, index, |&index| {
-                    mix(slots[index as usize].region.address())
-                });
+                self.table[place] = index + 1;
+                if self.slots.len() * 2 > self.table.len() {
+                    self.grow();
+                }
                 index
             }
         };
         self.order.push(index);
     }
 
+    /// Where in the table the region stands, or is to stand.
+    fn place(&self, region: Region) -> usize {
+        let mask = self.table.len() - 1;
+        let mut place = mix(region.address()) as usize & mask;
+        while let Some(index) = self.table[place].checked_sub(1)
+            && self.slots[index as usize].region.start != region.start
+        {
+            place = (place + 1) & mask;
+        }
+        place
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        self.table = vec![0; self.table.len() * 2];
+        for index in 0..self.slots.len() {
+            let place = self.place(self.slots[index].region);
+            self.table[place] = index as u32 + 1;
+        }
+    }
+
     /// Finds what is known, and charges the rest to `allocator`, as a whole.
     fn charge(&mut self, allocator: &BufferAllocator) -> Result<(), MemoryError> {
-        let mut unknown: Vec<(usize, Key)> = Vec::new();
         let mut total = 0_usize;
-        for (index, slot) in self.slots.iter_mut().enumerate() {
+        for slot in &mut self.slots {
             let lookup = known::find(slot.region, Some(allocator));
-            slot.known = lookup.known;
-            if slot.known.is_some() {
+            if let Some(known) = lookup.known {
+                slot.found = Found::Known(known);
+                self.known = true;
                 continue;
             }
-            if let Some(buffer) = slot.widest.take() {
-                let (buffer, region) = known::source(buffer, lookup.original, slot.region);
-                (slot.widest, slot.region) = (Some(buffer), region);
+            if let Some(original) = lookup.original {
+                slot.region = slot.region.on(&original);
+                slot.found = Found::Elsewhere(original);
             }
             total = total.saturating_add(slot.region.size);
-            unknown.push((index, lookup.key));
         }
-        if unknown.is_empty() {
+        if total == 0 {
             return Ok(());
         }
-        let mut reservation = allocator.new_reservation();
-        reservation.add(total)?;
-        for (index, key) in unknown {
-            let slot = &mut self.slots[index];
-            if let Some(widest) = slot.widest.take() {
-                let known = known::adopt(&mut reservation, widest, slot.region, key)?;
-                // By another thread meanwhile, perhaps.
-                if known.view.belongs_to(allocator) {
-                    slot.buffer = Some(known.into_buffer());
-                } else {
-                    slot.known = Some(known);
+        let mut room = allocator.room_for_foreign(total)?;
+        for slot in &mut self.slots {
+            let original = match &slot.found {
+                Found::Nothing => slot.widest,
+                Found::Elsewhere(original) => original,
+                Found::Known(_) => continue,
+            };
+            match known::adopt(allocator, &mut room, original, slot.region)? {
+                Adoption::Made(view) => slot.ready = Some(known::on_adopted(view)),
+                Adoption::Found(known) => {
+                    slot.found = Found::Known(known);
+                    self.known = true;
                 }
             }
         }
@@ -292,12 +315,15 @@ impl Regions {
 
     /// Puts all of them on the ledgers of `allocator`.
     fn share(&mut self, allocator: &BufferAllocator) -> Result<(), MemoryError> {
+        if !self.known {
+            return Ok(());
+        }
         for slot in &mut self.slots {
-            if let Some(mut known) = slot.known.take() {
+            if let Some(mut known) = slot.take_known() {
                 if !known.view.belongs_to(allocator) {
                     known.view = known.view.retain_in(allocator)?;
                 }
-                slot.buffer = Some(known.into_buffer());
+                slot.ready = Some(known.into_buffer());
             }
         }
         Ok(())
@@ -307,7 +333,7 @@ impl Regions {
     fn transfer(&mut self, target: &BufferAllocator) -> Result<(), MemoryError> {
         let mut moved: Vec<(ArrowBuf, BufferAllocator)> = Vec::new();
         for slot in &mut self.slots {
-            let Some(mut known) = slot.known.take() else {
+            let Some(mut known) = slot.take_known() else {
                 continue;
             };
             // Of the ledgers in this tree, the one that owns: its charge is what moves.
@@ -319,7 +345,7 @@ impl Regions {
                 known.view = owner.view;
             }
             if known.view.belongs_to(target) {
-                slot.buffer = Some(known.into_buffer());
+                slot.ready = Some(known.into_buffer());
                 continue;
             }
             let owns = known.view.accounted_size() > 0;
@@ -329,7 +355,7 @@ impl Regions {
                         moved.push((view.clone(), known.view.allocator()));
                     }
                     known.view = view;
-                    slot.buffer = Some(known.into_buffer());
+                    slot.ready = Some(known.into_buffer());
                 }
                 Err(error) => {
                     for (view, from) in moved {
@@ -346,8 +372,10 @@ impl Regions {
     }
 
     /// The arrays on the slots' buffers.
-    fn rebuild(self, parts: Vec<Part>) -> Vec<Part> {
-        let Self { mut slots, order } = self;
+    fn rebuild(self, parts: &[Part<'_>]) -> Vec<Whole> {
+        let Self {
+            mut slots, order, ..
+        } = self;
         let mut order = order.into_iter();
         let mut next = |buffer: &Buffer| {
             if buffer.is_empty() {
@@ -361,19 +389,38 @@ impl Regions {
             slot.uses -= 1;
             // The last, on all of it, takes it: no need to count up and down.
             if slot.uses == 0
-                && let Some(whole) = slot.buffer.take_if(|whole| whole.len() == buffer.len())
+                && let Some(whole) = slot.ready.take_if(|whole| whole.len() == buffer.len())
             {
                 return whole;
             }
-            match &slot.buffer {
+            match &slot.ready {
                 Some(whole) => whole.slice_with_length(buffer.ptr_offset(), buffer.len()),
                 None => buffer.clone(),
             }
         };
-        parts
-            .into_iter()
-            .map(|part| part.replace(&mut next))
-            .collect()
+        parts.iter().map(|part| part.replace(&mut next)).collect()
+    }
+}
+
+impl<'a> Slot<'a> {
+    /// Notes another buffer on it.
+    fn widen(&mut self, buffer: &'a Buffer, region: Region) {
+        self.uses += 1;
+        let known = &mut self.region;
+        // Usually the same memory. Producers may also hand out parts of one piece that start
+        // together: then the one that keeps more of it keeps the other's too.
+        if (region.size, region.seen) > (known.size, known.seen) {
+            self.widest = buffer;
+        }
+        known.size = known.size.max(region.size);
+        known.seen = known.seen.max(region.seen);
+    }
+
+    fn take_known(&mut self) -> Option<Known> {
+        match std::mem::replace(&mut self.found, Found::Nothing) {
+            Found::Known(known) => Some(known),
+            Found::Nothing | Found::Elsewhere(_) => None,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use arrow_memory_core::{ArrowBuf, BufferAllocator};
 
 use super::deps::arrow_buffer::{ArrowNativeType, Buffer, ScalarBuffer};
-use super::known::{self, Region};
+use super::known::{self, Adoption, Region};
 use crate::error::MemoryError;
 
 /// The buffer as one of arrow's: the same memory, which stays charged until the last `Buffer` on it
@@ -101,15 +101,19 @@ pub fn adopt_buffer(buffer: &Buffer, allocator: &BufferAllocator) -> Result<Arro
         return Ok(allocator.empty());
     };
     let lookup = known::find(region, Some(allocator));
-    let known = match lookup.known {
-        Some(known) => known,
+    let view = match lookup.known {
+        Some(known) => known.view,
         None => {
-            let mut reservation = allocator.new_reservation();
-            let (buffer, region) = known::source(buffer.clone(), lookup.original, region);
-            known::adopt(&mut reservation, buffer, region, lookup.key)?
+            let original = lookup.original.as_ref();
+            let region = original.map_or(region, |original| region.on(original));
+            let mut room = allocator.room_for_foreign(region.size)?;
+            match known::adopt(allocator, &mut room, original.unwrap_or(buffer), region)? {
+                Adoption::Made(view) => view,
+                Adoption::Found(known) => known.view,
+            }
         }
     };
-    let view = window(&known.view, buffer);
+    let view = window(&view, buffer);
     if view.belongs_to(allocator) {
         return Ok(view);
     }

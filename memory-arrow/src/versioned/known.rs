@@ -5,17 +5,18 @@
 )]
 
 use std::ptr::NonNull;
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, Weak};
 
 use arrow_memory_core::{
-    AllocationReservation, ArrowBuf, BufferAllocator, ForeignAllocation, ForeignWatch,
+    ArrowBuf, BufferAllocator, ForeignAllocation, ForeignId, ForeignRoom, ForeignWatch,
+    SharedRelease,
 };
 
 use super::deps::arrow_buffer::Buffer;
 use crate::error::MemoryError;
 use crate::registry::{Key, Registry};
 
-static REGISTRY: LazyLock<Registry<Target>> = LazyLock::new(Registry::new);
+static REGISTRY: Registry<Target> = Registry::new();
 
 /// What an entry of the registry leads to.
 enum Target {
@@ -32,13 +33,35 @@ enum Target {
 /// The owner of a `Buffer` that we made of an [`ArrowBuf`].
 struct Wrapper {
     held: ArrowBuf,
-    key: Key,
+}
+
+impl Wrapper {
+    /// Told apart by where it is, which it leaves after its entry is gone.
+    fn key(&self) -> Key {
+        Key {
+            address: self.held.as_ptr().addr(),
+            id: std::ptr::from_ref(self).addr(),
+        }
+    }
 }
 
 impl Drop for Wrapper {
     fn drop(&mut self) {
         // The entry is dropped here, with the lock released.
-        drop(REGISTRY.remove(self.key));
+        drop(REGISTRY.remove(self.key()));
+    }
+}
+
+/// Ends an adoption: removes its entry, if it came to that, and so lets go of what was adopted.
+static RELEASE: SharedRelease = SharedRelease::new(|start, id| {
+    drop(id.and_then(|id| REGISTRY.remove(adoption(start, id))));
+});
+
+/// The key of adopted memory: a foreign allocation's identity is its own until it is released.
+fn adoption(start: NonNull<u8>, id: ForeignId) -> Key {
+    Key {
+        address: start.addr().get(),
+        id: id.get(),
     }
 }
 
@@ -78,6 +101,14 @@ impl Region {
         })
     }
 
+    /// As it is to be adopted where another tree adopted it as `original`: through that, since a
+    /// buffer that was made then would keep the other's charge, and may show less than there is.
+    pub(super) fn on(self, original: &Buffer) -> Self {
+        // As much as the region, or it would not have been found.
+        let size = original.capacity();
+        Self { size, ..self }
+    }
+
     pub(super) fn address(&self) -> usize {
         self.start.addr().get()
     }
@@ -97,8 +128,6 @@ pub(super) struct Lookup {
     pub(super) known: Option<Known>,
     /// The buffer that was adopted here, for whatever tree: no tree's charge lasts as long as it.
     pub(super) original: Option<Buffer>,
-    /// To insert an entry with.
-    pub(super) key: Key,
 }
 
 /// A strong reference that a lookup made, to be dropped with the lock released.
@@ -168,14 +197,13 @@ impl Found {
 /// What is known of `region`.
 pub(super) fn find(region: Region, allocator: Option<&BufferAllocator>) -> Lookup {
     let mut all = Vec::new();
-    let key = REGISTRY.find(region.address(), |target| {
+    REGISTRY.visit(region.address(), |target| {
         all.extend(target.upgrade(region));
     });
     if all.is_empty() {
         return Lookup {
             known: None,
             original: None,
-            key,
         };
     }
     let original = all.iter().find_map(|found| match found {
@@ -185,7 +213,6 @@ pub(super) fn find(region: Region, allocator: Option<&BufferAllocator>) -> Looku
     Lookup {
         known: best(all, region, allocator),
         original,
-        key,
     }
 }
 
@@ -197,41 +224,36 @@ fn best(all: Vec<Found>, region: Region, allocator: Option<&BufferAllocator>) ->
     Some(best.into_known(region))
 }
 
-/// What to adopt for a region that no allocator of a tree is charged for: what another tree adopted
-/// there, if one did (`original`), since a buffer on that would keep the other's charge, and may show
-/// less than there is; else `buffer`, which keeps all of the region.
-pub(super) fn source(buffer: Buffer, original: Option<Buffer>, region: Region) -> (Buffer, Region) {
-    let Some(original) = original else {
-        return (buffer, region);
-    };
-    // As much as the region, or it would not have been found.
-    let size = original.capacity();
-    (original, Region { size, ..region })
+/// What came of an adoption.
+pub(super) enum Adoption {
+    /// A view of what was seen of the region, which is found by its address now.
+    Made(ArrowBuf),
+    /// Another thread was first.
+    Found(Known),
 }
 
-/// Puts a region that nobody knew under the allocator of `reservation`, which pays as far as it
-/// goes. `original` is a buffer on it that keeps all of it.
+/// Puts a region that nobody knew under `allocator`, where there is `room` for it. `original` is a
+/// buffer on it that keeps all of it.
+#[inline]
 pub(super) fn adopt(
-    reservation: &mut AllocationReservation,
-    original: Buffer,
+    allocator: &BufferAllocator,
+    room: &mut ForeignRoom<'_>,
+    original: &Buffer,
     region: Region,
-    key: Key,
-) -> Result<Known, MemoryError> {
+) -> Result<Adoption, MemoryError> {
     // Held until it stands in the entry, or until the allocation is gone.
-    let release = move || drop(REGISTRY.remove(key));
+    let original = original.clone();
     // SAFETY: `original` keeps the memory; from the insertion below on the entry has it, which the
     // release removes. The first `seen` bytes are initialised, for a `Buffer` views up to there and
     // those before come from the same producer. Nobody writes what two `Buffer`s are on.
-    let foreign = unsafe { ForeignAllocation::new(region.start, region.seen, release) };
-    let view = reservation.wrap_foreign_allocation(foreign.charged_as(region.size))?;
+    let foreign = unsafe { ForeignAllocation::shared(region.start, region.seen, &RELEASE) };
+    let view = room.wrap(foreign.charged_as(region.size))?;
+    // Only an empty allocation has none, and a region is not empty.
     let Some(watch) = view.watch() else {
-        // Only an empty allocation has none, and a region is not empty.
-        return Ok(Known {
-            view,
-            adopted: false,
-        });
+        let adopted = false;
+        return Ok(Adoption::Found(Known { view, adopted }));
     };
-    let allocator = reservation.allocator();
+    let key = adoption(region.start, watch.id());
     let target = Target::Adopted { watch, original };
     // Another thread may have adopted it meanwhile.
     let mut all = Vec::new();
@@ -242,16 +264,13 @@ pub(super) fn adopt(
         fits
     });
     let Err(ours) = inserted else {
-        return Ok(Known {
-            view,
-            adopted: true,
-        });
+        return Ok(Adoption::Made(view));
     };
     // Our charge goes first, then what it was for.
     drop(view);
     drop(ours);
     match best(all, region, Some(allocator)) {
-        Some(known) => Ok(known),
+        Some(known) => Ok(Adoption::Found(known)),
         // What made us give way is among them; this is for the type.
         None => Err(MemoryError::Value("adopted memory was not found".into())),
     }
@@ -261,14 +280,19 @@ impl Known {
     /// A buffer of arrow's on all of the view.
     pub(super) fn into_buffer(self) -> Buffer {
         if self.adopted {
-            // Found by its adoption, so the owner needs no entry.
-            let (start, len) = extent(&self.view);
-            let owner = Arc::new(self.view);
-            // SAFETY: the owner keeps these bytes.
-            return unsafe { Buffer::from_custom_allocation(start, len, owner) };
+            return on_adopted(self.view);
         }
         wrap(self.view)
     }
+}
+
+/// A buffer of arrow's on all of `view`: found by its adoption, so that the owner needs no entry.
+#[inline]
+pub(super) fn on_adopted(view: ArrowBuf) -> Buffer {
+    let (start, len) = extent(&view);
+    let owner = Arc::new(view);
+    // SAFETY: the owner keeps these bytes.
+    unsafe { Buffer::from_custom_allocation(start, len, owner) }
 }
 
 /// A buffer of arrow's on `held`, which is found by its address from then on.
@@ -277,14 +301,12 @@ pub(super) fn wrap(held: ArrowBuf) -> Buffer {
     if len == 0 {
         return Buffer::default();
     }
-    let owner = REGISTRY.insert_with(start.addr().get(), |key| {
-        let owner = Arc::new(Wrapper { held, key });
-        let target = Target::Wrapper {
-            owner: Arc::downgrade(&owner),
-            len,
-        };
-        (target, owner)
-    });
+    let owner = Arc::new(Wrapper { held });
+    let target = Target::Wrapper {
+        owner: Arc::downgrade(&owner),
+        len,
+    };
+    REGISTRY.insert(owner.key(), target);
     // SAFETY: the owner keeps these bytes, which are initialised and immutable.
     unsafe { Buffer::from_custom_allocation(start, len, owner) }
 }
