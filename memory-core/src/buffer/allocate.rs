@@ -473,8 +473,8 @@ impl<'a> Charge<'a> {
     }
 
     /// Charges more bytes.
-    pub(crate) fn add(&mut self, bytes: usize) -> Result<(), AllocError> {
-        Self::unheard(self.handle, bytes)?.keep();
+    pub(crate) fn add(&mut self, handle: &Handle, bytes: usize) -> Result<(), AllocError> {
+        Charge::unheard(handle, bytes)?.keep();
         self.bytes += bytes;
         Ok(())
     }

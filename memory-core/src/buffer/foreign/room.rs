@@ -55,8 +55,8 @@ impl ForeignRoom<'_> {
         let handle = &self.allocator.handle;
         allocation.check_size(handle)?;
         ask(handle, allocation.charge)?;
-        self.charge
-            .add(allocation.charge.saturating_sub(self.size()))
+        let more = allocation.charge.saturating_sub(self.size());
+        self.charge.add(handle, more)
     }
 }
 
