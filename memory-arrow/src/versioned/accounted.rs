@@ -1,10 +1,10 @@
 //! Arrays and batches: adopted, moved, measured and let go as wholes.
 
-use arrow_memory_core::{ArrowBuf, BufferAllocator};
+use arrow_memory_core::{ALIGNMENT, ArrowBuf, BufferAllocator};
 use hashbrown::HashTable;
 
 use super::deps::arrow_array::{ArrayRef, RecordBatch, make_array};
-use super::deps::arrow_buffer::Buffer;
+use super::deps::arrow_buffer::{Buffer, MutableBuffer};
 use super::deps::arrow_data::ArrayData;
 use super::known::{self, Adoption, Known, Region};
 use super::parts::{Part, Parts, Whole};
@@ -165,11 +165,20 @@ impl<T: Parts> Accounted for T {
             let lookup = known::find(slot.region, None);
             slot.ready = lookup.known.map(|known| match lookup.original {
                 Some(original) if covers(&original, slot.region) => original,
-                _ => Buffer::from(known.view.as_slice()),
+                _ => copy(known.view.as_slice()),
             });
         }
         self.assemble(regions.rebuild(&parts))
     }
+}
+
+/// A copy in arrow-rs' own memory, aligned to 64 bytes as well as `bytes` are: what lies at an offset
+/// in them is so, too.
+fn copy(bytes: &[u8]) -> Buffer {
+    let before = bytes.as_ptr().addr() % ALIGNMENT;
+    let mut copied = MutableBuffer::from_len_zeroed(before);
+    copied.extend_from_slice(bytes);
+    Buffer::from(copied).slice(before)
 }
 
 /// Whether slices of `original` can show all of `region`.

@@ -9,7 +9,7 @@ use arrow_memory_system as _;
 use proptest::prelude::*;
 
 use super::deps::arrow_array::*;
-use super::deps::arrow_buffer::Buffer;
+use super::deps::arrow_buffer::{Buffer, ScalarBuffer};
 use super::deps::arrow_data::ArrayData;
 use super::deps::arrow_schema::DataType;
 use super::random::{KINDS, Random, random_array, random_batch};
@@ -236,6 +236,25 @@ fn memory_of_a_tree_is_detached_by_a_copy() {
         (detached.as_slice(), root.allocated_memory()),
         (&[1, 2, 3][..], 0)
     );
+}
+
+#[test]
+fn a_copy_is_aligned_as_its_source_was() {
+    let root = RootAllocator::new(1 << 20);
+    let bytes: Vec<u8> = [0; 15]
+        .into_iter()
+        .chain(1..=4)
+        .flat_map(u32::to_ne_bytes)
+        .collect();
+    let odd = root.buffer_from_slice(&bytes).unwrap().slice(60..);
+    let values = into_buffer(odd).slice(4);
+    let array = UInt64Array::new(ScalarBuffer::new(values, 0, 1), None);
+
+    let detached = array.detach();
+
+    assert_eq!(detached, array);
+    drop(array);
+    assert_eq!(root.allocated_memory(), 0);
 }
 
 #[test]
