@@ -462,31 +462,27 @@ impl Watch {
                 return None;
             }
         }
-        let mut any = None;
         // SAFETY: until the release has returned, the allocation is charged to a node of the tree,
         // which keeps it.
         let locked = unsafe { self.tree.as_ref() }.lock();
-        // SAFETY: under the mutex, which all others take who have several ledgers. If one is left,
-        // its holder does not look at links without it either, since the memory is foreign.
-        let mut at = unsafe { home.links() }.first;
-        while let Some(here) = at {
-            // SAFETY: on the list, so in use, or its release has not returned.
-            let ledger = unsafe { here.as_ref() };
-            // SAFETY: as above.
-            at = unsafe { ledger.links() }.next;
-            let owning = ledger.count().is_owning();
-            if (owning || any.is_none()) && ledger.count().try_retain() {
-                // One that is replaced here is not its ledger's last, or is dropped unlocked.
-                let before = any.replace(LedgerRef(here.cast()));
-                if owning {
+        for only_owning in [true, false] {
+            // SAFETY: under the mutex, which all others take who have several ledgers. If one is
+            // left, its holder does not look at links without it either, since the memory is foreign.
+            let mut at = unsafe { home.links() }.first;
+            while let Some(here) = at {
+                // SAFETY: on the list, so in use, or its release has not returned.
+                let ledger = unsafe { here.as_ref() };
+                // SAFETY: as above.
+                at = unsafe { ledger.links() }.next;
+                let wanted = !only_owning || ledger.count().is_owning();
+                if wanted && ledger.count().try_retain() {
+                    // None is dropped here: a last one would tell listeners, in the caller's locks.
                     drop(locked);
-                    drop(before);
-                    return any;
+                    return Some(LedgerRef(here.cast()));
                 }
             }
         }
-        drop(locked);
-        any
+        None
     }
 }
 

@@ -10,7 +10,8 @@ use crate::error::AllocError;
 use crate::raw::slot::MOST_SPECIAL;
 
 /// Bytes charged for foreign memory that is about to be taken in; what is not used goes back when
-/// this is dropped. Until a buffer takes them, they count as the allocator's own.
+/// this is dropped. Until a buffer takes them, they count as the allocator's own bytes, and a failed
+/// `close` names nothing that has them.
 ///
 /// Made by [`BufferAllocator::room_for_foreign`].
 pub struct ForeignRoom<'a> {
@@ -26,7 +27,8 @@ impl ForeignRoom<'_> {
     }
 
     /// Takes foreign memory in, as [`BufferAllocator::wrap_foreign_allocation`], out of this room as
-    /// far as it goes; only the rest is charged.
+    /// far as it goes; only the rest is charged, and never [by force](ForeignAllocation::forced). The
+    /// listener is asked before it, and told of it, but not of a refusal.
     ///
     /// # Errors
     ///
