@@ -354,7 +354,13 @@ impl Locked<'_> {
     /// cover; elsewhere, with hysteresis, what is above the credit that it may hold.
     fn excess(&self, node: NodePtr, exact: bool) -> usize {
         let state = self.look(node);
-        let unused = state.obtained - self.node(node).reservation.max(state.used());
+        // A node that has left its tree has given its reservation back.
+        let reserved = if state.linked {
+            self.node(node).reservation
+        } else {
+            0
+        };
+        let unused = state.obtained - reserved.max(state.used());
         if exact || state.closed || self.node(node).handles() == 0 {
             return unused;
         }

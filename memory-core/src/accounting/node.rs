@@ -383,7 +383,13 @@ impl Node {
     fn give_after(&self, bytes: usize, kind: Kind, slow: Slow) -> bool {
         let high = self.high();
         match self.stripes() {
-            Some(stripes) => stripes.mine().give(bytes, high >> stripes.shift, kind),
+            Some(stripes) => {
+                let high = high >> stripes.shift;
+                let mine = stripes.mine().give(bytes, high, kind);
+                // Another thread may have charged external bytes. The node is the caller's anyway.
+                mine || kind == Kind::External
+                    && stripes.iter().any(|word| word.give(bytes, high, kind))
+            }
             None => self.may_try_again(slow) && self.word.give(bytes, high, kind),
         }
     }
@@ -1214,6 +1220,32 @@ mod tests {
     use crate::testing::TrackingManager;
 
     use super::*;
+
+    #[test]
+    fn external_bytes_of_one_stripe_are_given_back_on_another() {
+        let root = RootAllocator::builder()
+            .allocation_manager(Arc::new(TrackingManager::new()))
+            .build()
+            .unwrap();
+        let node = root.handle.ptr();
+        root.node().tree.lock().install_stripes(node, 2);
+        root.allocate_bytes(64).unwrap();
+        root.release_bytes(64);
+        root.allocate_bytes(64).unwrap();
+
+        for _ in 0..4 {
+            std::thread::scope(|scope| {
+                // One of these numbers has the other stripe.
+                scope.spawn(|| {
+                    assert!(root.node().give_after(8, Kind::External, Slow::Mutex));
+                });
+            });
+        }
+
+        assert_eq!(root.stats().external_bytes, 32);
+        root.release_bytes(32);
+        root.verify().unwrap();
+    }
 
     /// Collisions were once counted only where credit was short, too: where as much is given back as
     /// taken there were never stripes.

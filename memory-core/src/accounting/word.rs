@@ -105,15 +105,16 @@ impl Word {
         let (bytes, high) = (bytes as u64, high as u64);
         // Relaxed: a hint for the exchange below, which checks it.
         let word = self.0.load(Ordering::Relaxed);
+        // First, since these may be any number. A shut word counts none.
+        if kind == Kind::External && external(word) < bytes {
+            return Err(Slow::Mutex);
+        }
         // No overflow: SHUT, or a credit, and a size of at most isize::MAX stay below 2^64.
         if (word & (SHUT | FIELD)) + bytes > high {
             return Err(Slow::Mutex);
         }
         let mut next = word + bytes;
         if kind == Kind::External {
-            if external(word) < bytes {
-                return Err(Slow::Mutex);
-            }
             next -= bytes << EXTERNAL_SHIFT;
         }
         // Release: all that this thread did with the bytes' node comes before it; the partner is the
@@ -228,6 +229,7 @@ mod tests {
             assert!(!word.give(1, MAX_CREDIT, kind));
             assert!(!word.give(isize::MAX as usize, MAX_CREDIT, kind));
         }
+        assert!(!word.give(usize::MAX, MAX_CREDIT, Kind::External));
         assert!(!word.give(0, MAX_CREDIT, Kind::Held));
         assert_eq!(word.shut_down(), Held::default());
     }

@@ -114,7 +114,8 @@ impl RootAllocatorBuilder {
 
     /// The most bytes that a node may hold unused, so that most allocations ask nobody; 1 MiB by
     /// default. With 0 every operation takes the tree's lock, and peaks are exact everywhere.
-    /// Limits and sums are exact with any value.
+    /// Limits and sums are exact with any value. Of all that a node holds, also for a reservation, 1 to
+    /// 2 MiB can be had without the lock: a larger block always takes it.
     pub fn credit(mut self, most: usize) -> Self {
         self.credit = Some(most);
         self

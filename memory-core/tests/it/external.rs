@@ -67,3 +67,33 @@ fn external_bytes_that_threads_charge_for_one_another_are_counted() {
     assert_eq!(root.allocated_memory(), 0);
     root.verify().unwrap();
 }
+
+#[test]
+fn an_allocator_that_left_its_tree_with_a_reservation_counts_forced_bytes() {
+    let (_, root) = tracked(1 << 20);
+    let child = root.new_child_allocator("child", 1000, 1 << 20).unwrap();
+    child.close().unwrap();
+
+    child.force_allocate(10);
+
+    assert_eq!(
+        (child.stats().external_bytes, root.allocated_memory()),
+        (10, 0)
+    );
+    assert!(refuses(&child, 11));
+    child.release_bytes(4);
+    assert_eq!(child.stats().external_bytes, 6);
+    child.release_bytes(6);
+    assert!(refuses(&child, 1));
+}
+
+#[test]
+fn any_number_that_is_too_large_is_refused() {
+    let (_, root) = tracked(usize::MAX);
+    root.allocate_bytes(100).unwrap();
+    root.allocate_bytes(100).unwrap();
+    for bytes in [201, 1 << 21, 1 << 42, 1 << 63, usize::MAX - 1, usize::MAX] {
+        assert!(refuses(&root, bytes), "{bytes}");
+    }
+    root.release_bytes(200);
+}
