@@ -3,7 +3,7 @@
 
     benches/render.py            reads and writes benches/results/
 
-Reads `suite.tsv` (from the bench `suite`), `bars.md`, `growth.md`, `lineitem.md`, `backends.md` and `adopt.md` (from the
+Reads `suite.tsv` (from the bench `suite`), `bars.1.md` and so on (one for each process), `growth.md`, `lineitem.md`, `backends.md` and `adopt.md` (from the
 benches of those names), `threads.csv` (from the binary `threads`) and `peers.tsv` (what a harness printed for
 peers in other languages); what is not there is left as it was. Writes `table.md`, `peers.md`, `bars.svg` (the
 main table), `depth.svg` and `threads.svg`, and puts the tables between the markers of `benches/README.md`. Needs nothing but Python.
@@ -61,6 +61,7 @@ PEERS = (
 
 
 def main():
+    pool_bars()
     peers = read_peers()
     if (RESULTS / "suite.tsv").exists():
         suite = read_suite()
@@ -128,7 +129,7 @@ def bars_table():
         'font-family="sans-serif" font-size="12">',
         '<rect width="100%" height="100%" fill="white"/>',
     ]
-    heads = ("case", "measured (95 % interval)", "bar", "goal", "")
+    heads = ("case", "measured (interval)", "bar", "goal", "")
     for x, head in zip(columns, heads):
         out.append(f'<text x="{x}" y="30" font-weight="bold">{head}</text>')
     for index, cells in enumerate(rows):
@@ -145,6 +146,44 @@ def bars_table():
 
 def escape(text):
     return text.replace("`", "").replace("&", "&amp;").replace("<", "&lt;")
+
+
+def pool_bars():
+    """Writes `bars.md` from `bars.1.md`, `bars.2.md`, … of as many processes: of each case the median
+    and, as its interval, the least and the largest of their medians. How memory is laid out differs
+    between processes, and times with it, more than within one. Six make an interval of 97 %."""
+    runs = [path.read_text().splitlines() for path in sorted(RESULTS.glob("bars.[0-9].md"))]
+    if not runs:
+        return
+    found = collections.OrderedDict()
+    for line in (line for run in runs for line in run):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        value = cells[1].split(" ")[0] if len(cells) > 1 else ""
+        if value.replace(".", "", 1).replace("-", "", 1).isdigit():
+            values, rest = found.setdefault(cells[0], ([], cells[2:4]))
+            values.append(float(value))
+    bars, times, missed = [], [], []
+    for case, (values, rest) in found.items():
+        measured = f"{digits(statistics.median(values))} ({digits(min(values))} .. {digits(max(values))})"
+        if not rest:
+            times.append(f"| {case} | {measured} |")
+            continue
+        at_least, bar = rest[0].startswith("≥"), float(rest[0].split()[1])
+        goal, best = float(rest[1].split()[0]), max(values) if at_least else min(values)
+        holds = [best >= mark if at_least else best <= mark for mark in (bar, goal)]
+        verdict = "goal" if holds[1] else "bar" if holds[0] else "**missed**"
+        bars.append(f"| {case} | {measured} | {rest[0]} | {rest[1]} | {verdict} |")
+        if not holds[0]:
+            missed.append(case)
+    lines = ["| case | measured (interval) | bar | goal | |", "|---|---|---|---|---|", *bars, ""]
+    lines += ["| in ns, if not said otherwise | median (interval) |", "|---|---|", *times, ""]
+    lines.append(f"{'Missed: ' + '; '.join(missed) + '.' if missed else 'No bar is missed.'}")
+    lines.append(f"Medians of {len(runs)} processes, with the least and the largest.")
+    (RESULTS / "bars.md").write_text("\n".join(lines) + "\n")
+
+
+def digits(value):
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
 def read_peers():

@@ -31,7 +31,10 @@ fi
     echo "\`benches/run.sh${*:+ $*}\` on $(nproc) cores of $cpu, $(uname -sr), $(rustc --version)," \
         "$(date -u +%Y-%m-%d), at commit $(git rev-parse --short HEAD)."
 } > $results/machine.md
-bench bars bars.md "$@"
+# Several processes: see `pool_bars` in render.py.
+for process in 1 2 3 4 5 6; do
+    bench bars bars.$process.md "$@"
+done
 bench growth growth.md "$@"
 bench suite suite.tsv "$@"
 bench backends backends.md "$@"
@@ -47,3 +50,4 @@ if [[ $features == *tpch* ]]; then
 fi
 benches/render.py
 cat $results/bars.md $results/growth.md
+rm -f $results/bars.[0-9].md
