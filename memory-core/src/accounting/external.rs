@@ -2,9 +2,9 @@
 //! them back. A word counts those that it was charged with; `State::external` counts the rest.
 #![expect(unsafe_code, reason = "charges as `handle` does")]
 
-use super::charge::Refusal;
 use super::handle::{Handle, release_under};
 use super::node::{Locked, NodePtr};
+use super::refusal::Refusal;
 use super::word::Kind;
 use crate::events;
 

@@ -9,9 +9,9 @@ use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Weak;
 
-use super::charge::Refusal;
 use super::lifecycle::Outstanding;
 use super::node::{Departures, Locked, Node, NodeConfig, NodePtr, Tree, TreeConfig};
+use super::refusal::Refusal;
 use super::word::Kind;
 use crate::events;
 use crate::outcome::AllocatorInfo;

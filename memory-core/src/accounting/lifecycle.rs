@@ -1,7 +1,7 @@
 //! How nodes come into a tree and leave it.
 
-use super::charge::Refusal;
 use super::node::{Locked, NodePtr};
+use super::refusal::Refusal;
 
 /// What a failed close found, in bytes where not counts.
 #[derive(Clone, Copy, Debug)]

@@ -103,13 +103,14 @@ mod lifecycle;
 mod model;
 mod mutex;
 mod node;
+mod refusal;
 mod report;
 mod transfer;
 mod walk;
 mod word;
 
-pub(crate) use charge::Refusal;
 pub(crate) use handle::{Handle, quietly};
 pub(crate) use lifecycle::Outstanding;
 pub(crate) use node::{Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeConfig, hooks};
+pub(crate) use refusal::Refusal;
 pub(crate) use report::Census;

@@ -1,7 +1,8 @@
 //! Moving a charge from one node of a tree to another in one step.
 
-use super::charge::{Freed, Mode, Refusal, Refused};
+use super::charge::{Freed, Mode, Refused};
 use super::node::{Locked, NodePtr};
+use super::refusal::Refusal;
 use crate::size::checked_sum;
 
 impl Locked<'_> {

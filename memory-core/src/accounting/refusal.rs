@@ -1,0 +1,98 @@
+//! Why a request was refused: made under the tree's mutex, told outside.
+
+use crate::error::AllocError;
+use crate::events;
+use crate::outcome::{AllocationOutcome, AllocatorInfo, OutcomeEntry};
+use crate::probes;
+use crate::size::MAX_SIZE;
+
+/// Who refused a request, with the numbers of that instant. Made under the mutex, so without a
+/// heap allocation.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// The request does not fit below a limit.
+    Limit(Levels),
+    /// The allocator whose bytes the request needs is closed.
+    Closed(AllocatorInfo),
+    /// A sum would be above `isize::MAX`.
+    Overflow(AllocatorInfo),
+}
+
+/// The levels that a refused request reached: the first ones and the refuser.
+#[derive(Debug, Default)]
+pub(crate) struct Levels {
+    entries: [Option<OutcomeEntry>; AllocationOutcome::MAX_ENTRIES],
+    reached: usize,
+}
+
+impl Levels {
+    pub(super) fn push(&mut self, entry: OutcomeEntry) {
+        let last = self.entries.len() - 1;
+        self.entries[self.reached.min(last)] = Some(entry);
+        self.reached += 1;
+    }
+
+    /// The outcome for an error or a listener. Allocates: not under the mutex.
+    pub(crate) fn to_outcome(&self) -> AllocationOutcome {
+        let omitted = self.reached.saturating_sub(self.entries.len());
+        AllocationOutcome {
+            entries: self.entries.iter().flatten().cloned().collect(),
+            omitted,
+        }
+    }
+}
+
+impl Refusal {
+    /// The refusal of a child whose reservation does not fit in its own limit.
+    pub(super) fn of_reservation(
+        child: &AllocatorInfo,
+        limit: usize,
+        reservation: usize,
+    ) -> Option<Self> {
+        if reservation > MAX_SIZE {
+            return Some(Self::Overflow(child.clone()));
+        }
+        if reservation <= limit {
+            return None;
+        }
+        let mut levels = Levels::default();
+        levels.push(OutcomeEntry {
+            allocator: child.clone(),
+            limit,
+            allocated: 0,
+            reservation,
+            requested: reservation,
+        });
+        Some(Self::Limit(levels))
+    }
+
+    /// The error for a request of `requested` bytes.
+    #[cold]
+    pub(crate) fn to_error(&self, requested: usize) -> AllocError {
+        match self {
+            Self::Limit(levels) => AllocError::OutOfMemory {
+                requested,
+                outcome: Box::new(levels.to_outcome()),
+            },
+            Self::Closed(allocator) => AllocError::Closed {
+                allocator: allocator.clone(),
+                requested,
+            },
+            Self::Overflow(allocator) => AllocError::SizeOverflow {
+                allocator: allocator.clone(),
+                requested,
+            },
+        }
+    }
+
+    /// The same, told to whoever watches for refusals.
+    #[cold]
+    pub(crate) fn report(&self, requested: usize) -> AllocError {
+        let error = self.to_error(requested);
+        events::refused(requested, &error);
+        if let Some(allocator) = error.allocator() {
+            probes::refuse(requested, allocator);
+        }
+        error
+    }
+}
