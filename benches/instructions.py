@@ -10,6 +10,7 @@ read-modify-writes (callgrind calls them global bus events).
 Times are noise on a shared machine; these figures are the same on every run of one build.
 """
 
+import json
 import os
 import re
 import shutil
@@ -61,16 +62,17 @@ def lineitem():
     return 1 if ratio > 1.01 else 0
 
 
-def build(*target):
+def build(kind, name, *options):
     """Builds a target as `cargo bench` would and says where the binary is."""
-    command = ["cargo", "build", "--profile", "bench", "-p", "arrow-memory-benches", *target]
+    command = ["cargo", "build", "--profile", "bench", "-p", "arrow-memory-benches", kind, name, *options]
     command += ["--message-format", "json-render-diagnostics"]
     root = os.path.dirname(HERE)
     done = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
-    found = re.findall(r'"executable":"([^"]+)"', done.stdout)
-    if not found:
-        sys.exit("cargo did not say where the binary is")
-    return found[-1]
+    # A bench brings the package's other binaries along.
+    for message in map(json.loads, done.stdout.splitlines()):
+        if message.get("executable") and message["target"]["name"] == name:
+            return message["executable"]
+    sys.exit("cargo did not say where the binary is")
 
 
 def measure(binary):
