@@ -167,6 +167,18 @@ impl ArrowBuf {
             Bound::Excluded(&end) => end,
             Bound::Unbounded => self.len,
         };
+        // One question less than for an empty slice, too, and the usual answer.
+        if start < end && end <= self.len {
+            return self.view(start, end - start);
+        }
+        Self::empty(self.pin_for(start, end))
+    }
+
+    /// What an empty slice holds, if the range lies within the buffer. In a register.
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    fn pin_for(&self, start: usize, end: usize) -> LedgerRef {
         assert!(
             start <= end,
             "slice index starts at {start} but ends at {end}"
@@ -176,7 +188,7 @@ impl ArrowBuf {
             "range end {end} out of range for buffer of length {}",
             self.len
         );
-        self.view(start, end - start)
+        self.ledger.to_pin()
     }
 
     /// As [`slice`](Self::slice), with an error where that panics.
@@ -196,16 +208,16 @@ impl ArrowBuf {
     #[track_caller]
     pub fn try_slice(&self, offset: usize, length: usize) -> Result<ArrowBuf, OutOfBounds> {
         OutOfBounds::check(offset, length, self.len)?;
+        if length == 0 {
+            return Ok(Self::empty(self.ledger.to_pin()));
+        }
         Ok(self.view(offset, length))
     }
 
-    /// `offset + length <= self.len`.
+    /// `length > 0` and `offset + length <= self.len`.
     #[inline]
     #[track_caller]
     fn view(&self, offset: usize, length: usize) -> ArrowBuf {
-        if length == 0 {
-            return Self::empty(self.ledger.to_pin());
-        }
         // SAFETY: the callers checked that the range lies within the buffer.
         let ptr = unsafe { at(self.ptr, offset) };
         Self {
