@@ -173,6 +173,13 @@ impl Watch {
         self.0 & !HOOKED == 0 && self.has_hooks()
     }
 
+    /// As [`scale`](Self::scale), where there are no hooks: all bits are its.
+    #[inline]
+    pub(crate) fn scale_without_hooks(self) -> u64 {
+        debug_assert!(!self.has_hooks());
+        self.0
+    }
+
     /// The units per byte; 0: not sampled.
     #[inline]
     pub(crate) fn scale(self) -> u64 {

@@ -189,7 +189,7 @@ impl BufferAllocator {
                 }
                 let asked = node.hearer().on_pre_allocation(&node.info, capacity);
                 asked.map_err(|veto| boxed_veto(node, capacity, veto))?;
-            } else if sampling::comes_to_point(size, watch.scale()) {
+            } else if sampling::comes_to_point(size, watch.scale_without_hooks()) {
                 return self
                     .allocate_at_point(size, alignment, contents)
                     .map(ArrowBufMut::fresh);
