@@ -116,9 +116,8 @@ def bars_table():
     """The bars as a picture: a row for each, with its verdict in colour."""
     rows = []
     for name in ("bars", "growth"):
-        path = RESULTS / f"{name}.md"
-        for line in path.read_text().splitlines() if path.exists() else ():
-            cells = [cell.strip().strip("*`") for cell in line.strip("|").split("|")]
+        for cells, _ in measured(RESULTS / f"{name}.md"):
+            cells = [cell.strip("*`") for cell in cells]
             if len(cells) == 5 and cells[4] in VERDICTS:
                 rows.append(cells)
     if not rows:
@@ -152,27 +151,24 @@ def pool_bars():
     """Writes `bars.md` from `bars.1.md`, `bars.2.md`, … of as many processes: of each case the median
     and, as its interval, the least and the largest of their medians. How memory is laid out differs
     between processes, and times with it, more than within one. Six make an interval of 97 %."""
-    runs = [path.read_text().splitlines() for path in sorted(RESULTS.glob("bars.[0-9].md"))]
+    runs = sorted(RESULTS.glob("bars.[0-9].md"))
     if not runs:
         return
     found = collections.OrderedDict()
-    for line in (line for run in runs for line in run):
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        value = cells[1].split(" ")[0] if len(cells) > 1 else ""
-        if value.replace(".", "", 1).replace("-", "", 1).isdigit():
-            values, rest = found.setdefault(cells[0], ([], cells[2:4]))
-            values.append(float(value))
+    for cells, value in (row for run in runs for row in measured(run)):
+        values, rest = found.setdefault(cells[0], ([], cells[2:4]))
+        values.append(value)
     bars, times, missed = [], [], []
     for case, (values, rest) in found.items():
-        measured = f"{digits(statistics.median(values))} ({digits(min(values))} .. {digits(max(values))})"
+        pooled = f"{digits(statistics.median(values))} ({digits(min(values))} .. {digits(max(values))})"
         if not rest:
-            times.append(f"| {case} | {measured} |")
+            times.append(f"| {case} | {pooled} |")
             continue
         at_least, bar = rest[0].startswith("≥"), float(rest[0].split()[1])
         goal, best = float(rest[1].split()[0]), max(values) if at_least else min(values)
         holds = [best >= mark if at_least else best <= mark for mark in (bar, goal)]
         verdict = "goal" if holds[1] else "bar" if holds[0] else "**missed**"
-        bars.append(f"| {case} | {measured} | {rest[0]} | {rest[1]} | {verdict} |")
+        bars.append(f"| {case} | {pooled} | {rest[0]} | {rest[1]} | {verdict} |")
         if not holds[0]:
             missed.append(case)
     lines = ["| case | measured (interval) | bar | goal | |", "|---|---|---|---|---|", *bars, ""]
@@ -184,6 +180,15 @@ def pool_bars():
 
 def digits(value):
     return f"{value:.3f}" if value < 10 else f"{value:.1f}"
+
+
+def measured(path):
+    """The cells of each row of the tables in a file whose second cell begins with a number, and that."""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        value = cells[1].split(" ")[0] if len(cells) > 1 else ""
+        if value.replace(".", "", 1).replace("-", "", 1).isdigit():
+            yield cells, float(value)
 
 
 def read_peers():
@@ -199,21 +204,10 @@ def read_peers():
     return medians
 
 
-def of_bars():
-    """{case: median} of `bars.md`."""
-    medians, path = {}, RESULTS / "bars.md"
-    for line in path.read_text().splitlines() if path.exists() else ():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        first = cells[1].split(" ")[0] if len(cells) > 1 else ""
-        if first.replace(".", "", 1).isdigit():
-            medians[cells[0]] = float(first)
-    return medians
-
-
 def peers_table(peers):
     if not peers:
         return
-    bars = of_bars()
+    bars = {cells[0]: value for cells, value in measured(RESULTS / "bars.md")}
 
     def of_peers(key):
         if key is None or key in peers:

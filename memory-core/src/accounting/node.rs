@@ -1228,12 +1228,14 @@ mod tests {
 
     use super::*;
 
+    fn root() -> RootAllocator {
+        let builder = RootAllocator::builder().allocation_manager(Arc::new(TrackingManager::new()));
+        builder.build().unwrap()
+    }
+
     #[test]
     fn external_bytes_of_one_stripe_are_given_back_on_another() {
-        let root = RootAllocator::builder()
-            .allocation_manager(Arc::new(TrackingManager::new()))
-            .build()
-            .unwrap();
+        let root = root();
         let node = root.handle.ptr();
         root.node().tree.lock().install_stripes(node, 2);
         root.allocate_bytes(64).unwrap();
@@ -1258,10 +1260,7 @@ mod tests {
     /// taken there were never stripes.
     #[test]
     fn a_node_on_which_threads_collide_gets_stripes_although_there_is_credit() {
-        let root = RootAllocator::builder()
-            .allocation_manager(Arc::new(TrackingManager::new()))
-            .build()
-            .unwrap();
+        let root = root();
         drop(root.buffer(4096).unwrap());
         let node = &*root.handle;
 
