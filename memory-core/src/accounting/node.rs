@@ -1230,7 +1230,7 @@ mod tests {
 
     fn root() -> RootAllocator {
         let builder = RootAllocator::builder().allocation_manager(Arc::new(TrackingManager::new()));
-        builder.build().unwrap()
+        builder.build().expect("nothing is missing")
     }
 
     #[test]
