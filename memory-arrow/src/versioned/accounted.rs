@@ -2,6 +2,7 @@
 
 use arrow_memory_core::{ALIGNMENT, ArrowBuf, BufferAllocator};
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use super::deps::arrow_array::{ArrayRef, RecordBatch, make_array};
 use super::deps::arrow_buffer::{Buffer, MutableBuffer};
@@ -191,8 +192,8 @@ fn covers(original: &Buffer, region: Region) -> bool {
 /// The distinct regions of memory of some arrays.
 struct Regions<'a> {
     slots: Vec<Slot<'a>>,
-    /// The slots by address: an open hash table of indices, plus one, at least half of it zeros.
-    table: Vec<u32>,
+    /// The slots' indices, by address.
+    table: HashTable<u32>,
     /// For each buffer that is not empty, in the order of [`Part::visit`], the index of its slot.
     order: Vec<u32>,
     /// Whether any was known before.
@@ -225,7 +226,7 @@ impl<'a> Regions<'a> {
         let expected = parts.len() * 2;
         let mut regions = Self {
             slots: Vec::with_capacity(expected),
-            table: vec![0; (expected * 2).next_power_of_two()],
+            table: HashTable::with_capacity(expected),
             order: Vec::with_capacity(expected),
             known: false,
         };
@@ -239,50 +240,32 @@ impl<'a> Regions<'a> {
         let Some(region) = Region::of(buffer) else {
             return;
         };
-        let place = self.place(region);
-        let index = match self.table[place].checked_sub(1) {
-            Some(index) => {
-                self.slots[index as usize].widen(buffer, region);
+        let slots = &mut self.slots;
+        let entry = self.table.entry(
+            mix(region.address()),
+            |&index| slots[index as usize].region.start == region.start,
+            |&index| mix(slots[index as usize].region.address()),
+        );
+        let index = match entry {
+            Entry::Occupied(entry) => {
+                let index = *entry.get();
+                slots[index as usize].widen(buffer, region);
                 index
             }
-            None => {
-                let index = self.slots.len() as u32;
-                self.slots.push(Slot {
+            Entry::Vacant(place) => {
+                let index = slots.len() as u32;
+                place.insert(index);
+                slots.push(Slot {
                     region,
                     widest: buffer,
                     uses: 1,
                     found: Found::Nothing,
                     ready: None,
                 });
-                self.table[place] = index + 1;
-                if self.slots.len() * 2 > self.table.len() {
-                    self.grow();
-                }
                 index
             }
         };
         self.order.push(index);
-    }
-
-    /// Where in the table the region stands, or is to stand.
-    fn place(&self, region: Region) -> usize {
-        let mask = self.table.len() - 1;
-        let mut place = mix(region.address()) as usize & mask;
-        while let Some(index) = self.table[place].checked_sub(1)
-            && self.slots[index as usize].region.start != region.start
-        {
-            place = (place + 1) & mask;
-        }
-        place
-    }
-
-    #[cold]
-    fn grow(&mut self) {
-        self.table = vec![0; self.table.len() * 2];
-        for index in 0..self.slots.len() {
-            let place = self.place(self.slots[index].region);
-            self.table[place] = index as u32 + 1;
-        }
     }
 
     /// Finds what is known, and charges the rest to `allocator`, as a whole.
