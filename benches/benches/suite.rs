@@ -12,7 +12,9 @@ use arrow_memory_benches::raw::{
     self, Block, Jemalloc, Library, Malloc, Mimalloc, System, touch, touch_arrow,
 };
 use arrow_memory_benches::{batch, pools, trees};
-use arrow_memory_core::{BooleanBufferBuilder, BufferAllocator, BufferBuilder, TypedBufferBuilder};
+use arrow_memory_core::{
+    AllocError, ArrowBuf, BooleanBufferBuilder, BufferAllocator, BufferBuilder, TypedBufferBuilder,
+};
 
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -37,6 +39,7 @@ fn main() {
     let suite = Suite { settings, filter };
     suite.sizes("untouched", |_| {});
     suite.sizes("touched", touch);
+    suite.ways();
     suite.batches();
     suite.depths();
     suite.builders();
@@ -84,6 +87,55 @@ impl Suite {
                 });
             }
             self.print(&format!("allocate + free, {case}"), label, group);
+        }
+    }
+
+    /// What a program does that makes a buffer, in more than one line.
+    fn ways(&self) {
+        let ours = &trees::at_depth("mimalloc", 3);
+        for (size, label) in [(64, "64 B"), (4 * KIB, "4 KiB")] {
+            let bytes: &[u8] = &vec![7; size];
+            let mut group = Group::new();
+            group.add("ours, returned by a function", || {
+                black_box(returned(ours, black_box(size)).expect("it fits"));
+            });
+            group.add("arrow_buffer, returned by a function", || {
+                black_box(arrow_returned(black_box(size)));
+            });
+            group.add("ours, a copy of a slice", || {
+                black_box(ours.buffer_from_slice(black_box(bytes)).expect("it fits"));
+            });
+            group.add("arrow_buffer, a copy of a slice", || {
+                black_box(arrow_buffer::Buffer::from(black_box(bytes)));
+            });
+            group.add("ours, zeroed", || {
+                black_box(
+                    ours.buffer_zeroed(black_box(size))
+                        .expect("it fits")
+                        .freeze(),
+                );
+            });
+            group.add("arrow_buffer, zeroed", || {
+                let zeroed = arrow_buffer::MutableBuffer::from_len_zeroed(black_box(size));
+                black_box(arrow_buffer::Buffer::from(zeroed));
+            });
+            group.add("ours, written number by number", || {
+                let mut buffer = ours.buffer(black_box(size)).expect("it fits");
+                for number in 0..black_box(size as u64) / 8 {
+                    buffer
+                        .extend_from_slice(&number.to_ne_bytes())
+                        .expect("it fits");
+                }
+                black_box(buffer.freeze());
+            });
+            group.add("arrow_buffer, written number by number", || {
+                let mut buffer = arrow_buffer::MutableBuffer::new(black_box(size));
+                for number in 0..black_box(size as u64) / 8 {
+                    buffer.extend_from_slice(&number.to_ne_bytes());
+                }
+                black_box(arrow_buffer::Buffer::from(buffer));
+            });
+            self.print("ways to make and drop a buffer, mimalloc", label, group);
         }
     }
 
@@ -249,6 +301,21 @@ fn add_raw<L: Library>(
         touch(block.bytes());
         black_box(block);
     });
+}
+
+/// What most functions that make a buffer look like from outside.
+#[inline(never)]
+fn returned(allocator: &BufferAllocator, size: usize) -> Result<ArrowBuf, AllocError> {
+    let mut buffer = allocator.buffer(size)?;
+    buffer.extend_from_slice(b"12345678")?;
+    Ok(buffer.freeze())
+}
+
+#[inline(never)]
+fn arrow_returned(size: usize) -> arrow_buffer::Buffer {
+    let mut buffer = arrow_buffer::MutableBuffer::new(size);
+    buffer.extend_from_slice(b"12345678");
+    buffer.into()
 }
 
 fn child(parent: &BufferAllocator, reservation: usize) -> BufferAllocator {

@@ -42,6 +42,9 @@ use crate::ledger::LedgerRef;
 /// assert_eq!((tail.as_slice(), root.allocated_memory()), (&[3, 4][..], 64));
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
+// In this order: three words are copied as two and one, and the two cannot be read before what wrote
+// them singly has reached the cache. A drop needs the ledger, and need not wait for it.
+#[repr(C)]
 pub struct ArrowBuf {
     ptr: NonNull<u8>,
     len: usize,

@@ -462,28 +462,28 @@ impl ArrowBufMut {
     /// ```
     #[inline]
     #[track_caller]
-    pub fn freeze(mut self) -> ArrowBuf {
-        if !self.len.is_multiple_of(ALIGNMENT) {
-            self.zero_padding();
-        }
+    pub fn freeze(self) -> ArrowBuf {
+        // Field by field: a buffer that is moved as a whole right after its fields were written is
+        // waited for as long as the rest of an allocation takes.
         let Self {
-            ptr, len, ledger, ..
+            ptr,
+            len,
+            capacity,
+            ledger,
         } = self;
+        if !len.is_multiple_of(ALIGNMENT) {
+            let padded = len.next_multiple_of(ALIGNMENT).min(capacity);
+            // SAFETY: by invariant 2 the length is within the memory.
+            let end = unsafe { at(ptr, len) };
+            // SAFETY: by invariant 1 the bytes up to the capacity are this handle's, to write to.
+            unsafe { end.write_bytes(0, padded - len) };
+        }
         if ledger.is_registered() {
             let caller = Location::caller();
             ledger.note(Seen::shared(ptr, len), Operation::Frozen, len, caller);
         }
         // SAFETY: the first `len` bytes are initialised, and the exclusive handle is gone.
         unsafe { ArrowBuf::new(ptr, len, ledger) }
-    }
-
-    /// Zeroes the bytes from the length to the next multiple of 64, within the capacity.
-    fn zero_padding(&mut self) {
-        let padded = self.len.next_multiple_of(ALIGNMENT).min(self.capacity);
-        let padding = padded - self.len;
-        for byte in &mut self.spare_capacity_mut()[..padding] {
-            byte.write(0);
-        }
     }
 
     /// The allocator of this buffer's ledger.
