@@ -63,8 +63,80 @@ impl Tally {
     /// Counts a block of `bytes` that was handed out.
     #[inline]
     pub fn lent(&self, bytes: usize) {
-        match self.shard() {
-            Some(shard) => {
+        if !self.try_lent(bytes) {
+            self.lent_slowly(bytes);
+        }
+    }
+
+    /// Counts a block of `bytes` that was taken back.
+    #[inline]
+    pub fn returned(&self, bytes: usize) {
+        if !self.try_returned(bytes) {
+            self.returned_slowly(bytes);
+        }
+    }
+
+    /// As [`lent`](Self::lent), if that takes no call. `false`: nothing was counted, and it is for
+    /// `lent` to do.
+    ///
+    /// For hot paths: a function that leaves the rest to another, which it calls last, need not save
+    /// registers for that. It is `false` for a thread's first block, and when what the thread has
+    /// lent has grown or shrunk by 256 KiB since other threads were told of it.
+    ///
+    /// ```
+    /// let tally = arrow_memory_core::Tally::new();
+    /// assert!(!tally.try_lent(64)); // this thread has no place yet
+    /// tally.lent(64);
+    /// assert!(tally.try_lent(128));
+    /// assert!(tally.try_returned(64));
+    /// assert_eq!((tally.stats().live_bytes, tally.stats().allocations), (Some(128), Some(2)));
+    /// ```
+    #[inline]
+    #[must_use]
+    pub fn try_lent(&self, bytes: usize) -> bool {
+        let Some(shard) = self.shard() else {
+            return false;
+        };
+        // Relaxed, all: by invariant 1 nobody else writes them (`high` is a mere hint).
+        let sum = shard.lent.load(Ordering::Relaxed);
+        let lent = sum.wrapping_add(bytes as u64);
+        let live = lent.wrapping_sub(shard.returned.load(Ordering::Relaxed)) as i64;
+        if live > shard.high.load(Ordering::Relaxed) {
+            if live >= shard.top.load(Ordering::Relaxed) {
+                return false;
+            }
+            shard.high.store(live, Ordering::Relaxed);
+        }
+        add(&shard.allocations, 1);
+        // Release: its partner is the Acquire load in `sum`. (On x86-64 a plain store.)
+        shard.lent.store(lent, Ordering::Release);
+        true
+    }
+
+    /// As [`returned`](Self::returned), if that takes no call: see [`try_lent`](Self::try_lent).
+    #[inline]
+    #[must_use]
+    pub fn try_returned(&self, bytes: usize) -> bool {
+        let Some(shard) = self.shard() else {
+            return false;
+        };
+        // Relaxed, all: by invariant 1 nobody else writes them.
+        let sum = shard.returned.load(Ordering::Relaxed);
+        let returned = sum.wrapping_add(bytes as u64);
+        let live = shard.lent.load(Ordering::Relaxed).wrapping_sub(returned) as i64;
+        if live <= shard.low.load(Ordering::Relaxed) {
+            return false;
+        }
+        // Release: its partner is the Acquire load in `sum`. (On x86-64 a plain store.)
+        shard.returned.store(returned, Ordering::Release);
+        true
+    }
+
+    #[cold]
+    fn lent_slowly(&self, bytes: usize) {
+        match slots::slot() {
+            Some(slot) => {
+                let shard = &self.shards[slot];
                 add(&shard.allocations, 1);
                 self.count_lent(shard, bytes as u64);
             }
@@ -72,11 +144,10 @@ impl Tally {
         }
     }
 
-    /// Counts a block of `bytes` that was taken back.
-    #[inline]
-    pub fn returned(&self, bytes: usize) {
-        match self.shard() {
-            Some(shard) => self.count_returned(shard, bytes as u64),
+    #[cold]
+    fn returned_slowly(&self, bytes: usize) {
+        match slots::slot() {
+            Some(slot) => self.count_returned(&self.shards[slot], bytes as u64),
             None => self.count_without_slot(0, bytes as u64, 0),
         }
     }
@@ -85,9 +156,9 @@ impl Tally {
     pub fn resized(&self, old: usize, new: usize) {
         let grown = new.saturating_sub(old) as u64;
         let shrunk = old.saturating_sub(new) as u64;
-        match self.shard() {
-            Some(shard) if grown > 0 => self.count_lent(shard, grown),
-            Some(shard) => self.count_returned(shard, shrunk),
+        match slots::slot() {
+            Some(slot) if grown > 0 => self.count_lent(&self.shards[slot], grown),
+            Some(slot) => self.count_returned(&self.shards[slot], shrunk),
             None => self.count_without_slot(grown, shrunk, 0),
         }
     }
@@ -119,10 +190,10 @@ impl Tally {
         // Relaxed, all: numbers that guard no other memory. One shard's own peak counts on top of
         // what is published; two shards' peaks may have been at different times. A shard that is
         // publishing may be seen with both, so no more of it counts than may be unpublished.
-        let highs = self
-            .shards
-            .iter()
-            .map(|shard| shard.high.load(Ordering::Relaxed).min(PUBLISH_BYTES));
+        let highs = self.shards.iter().map(|shard| {
+            let high = shard.high.load(Ordering::Relaxed);
+            (high - shard.published.load(Ordering::Relaxed)).clamp(0, PUBLISH_BYTES)
+        });
         let high = self.published.load(Ordering::Relaxed) + highs.max().unwrap_or(0);
         let high = high.max(low);
         let peak = self.peak.fetch_max(high, Ordering::Relaxed).max(high);
@@ -142,7 +213,8 @@ impl Tally {
         // Relaxed, all: as in `stats`. A thread that is counting may put its own high back, which
         // is why the peak may be off by as much as it may be in any case.
         for shard in &self.shards {
-            shard.high.store(0, Ordering::Relaxed);
+            let published = shard.published.load(Ordering::Relaxed);
+            shard.high.store(published, Ordering::Relaxed);
         }
         self.peak.store(0, Ordering::Relaxed);
         let _ = self.stats();
@@ -164,53 +236,50 @@ impl Tally {
         slots::held().map(|slot| &self.shards[slot])
     }
 
-    #[inline]
     fn count_lent(&self, shard: &Shard, bytes: u64) {
         let lent = add(&shard.lent, bytes);
         // Relaxed, all: by invariant 1 nobody else writes them (`high` is a mere hint).
         let live = lent.wrapping_sub(shard.returned.load(Ordering::Relaxed)) as i64;
-        let pending = live - shard.published.load(Ordering::Relaxed);
-        if pending > shard.high.load(Ordering::Relaxed) {
-            shard.high.store(pending, Ordering::Relaxed);
-            if pending >= PUBLISH_BYTES {
+        if live > shard.high.load(Ordering::Relaxed) {
+            shard.high.store(live, Ordering::Relaxed);
+            if live >= shard.top.load(Ordering::Relaxed) {
                 self.publish(shard, live);
             }
         }
     }
 
-    #[inline]
     fn count_returned(&self, shard: &Shard, bytes: u64) {
         let returned = add(&shard.returned, bytes);
         // Relaxed, both: by invariant 1 nobody else writes them.
         let live = shard.lent.load(Ordering::Relaxed).wrapping_sub(returned) as i64;
-        if live - shard.published.load(Ordering::Relaxed) <= -PUBLISH_BYTES {
+        if live <= shard.low.load(Ordering::Relaxed) {
             self.publish(shard, live);
         }
     }
 
     /// Tells the others what this shard's live bytes are.
-    #[cold]
     fn publish(&self, shard: &Shard, live: i64) {
         // Relaxed, all: sums that guard no other memory; the peak is taken from our own update.
-        let difference = live - shard.published.load(Ordering::Relaxed);
-        let before = self.published.fetch_add(difference, Ordering::Relaxed);
-        let high = shard.high.load(Ordering::Relaxed);
+        let published = shard.published.load(Ordering::Relaxed);
+        let before = self
+            .published
+            .fetch_add(live - published, Ordering::Relaxed);
+        let high = (shard.high.load(Ordering::Relaxed) - published).max(0);
         self.peak.fetch_max(before + high, Ordering::Relaxed);
         shard.published.store(live, Ordering::Relaxed);
-        shard.high.store(0, Ordering::Relaxed);
+        shard.high.store(live, Ordering::Relaxed);
+        shard.top.store(live + PUBLISH_BYTES, Ordering::Relaxed);
+        shard.low.store(live - PUBLISH_BYTES, Ordering::Relaxed);
     }
 
     #[cold]
     fn count_without_slot(&self, lent: u64, returned: u64, allocations: u64) {
-        // The thread's own shard, if it gets a slot now: read-modify-writes do no harm there.
-        let shard = &self.shards[slots::slot().unwrap_or(SLOT_COUNT)];
+        let shard = &self.shards[SLOT_COUNT];
         // Relaxed: sums; see `stats` for why `returned` is a Release.
         shard.lent.fetch_add(lent, Ordering::Relaxed);
         shard.allocations.fetch_add(allocations, Ordering::Relaxed);
         shard.returned.fetch_add(returned, Ordering::Release);
         let difference = lent.wrapping_sub(returned) as i64;
-        // What a shard has published is for its holder to know; nobody asks the shared one.
-        shard.published.fetch_add(difference, Ordering::Relaxed);
         let sum = self.published.fetch_add(difference, Ordering::Relaxed) + difference;
         self.peak.fetch_max(sum, Ordering::Relaxed);
     }
@@ -239,8 +308,12 @@ struct Shard {
     allocations: AtomicU64,
     /// `lent - returned` when it was last added to the tally's `published`.
     published: AtomicI64,
-    /// The largest `lent - returned` since then, above that; at least 0. `reset_peak` clears it.
+    /// The largest `lent - returned` since then; at least that. `reset_peak` lowers it.
     high: AtomicI64,
+    /// The `lent - returned` at which it is to be published: `PUBLISH_BYTES` above the last.
+    top: AtomicI64,
+    /// The same below.
+    low: AtomicI64,
 }
 
 impl Shard {
@@ -251,6 +324,8 @@ impl Shard {
             allocations: AtomicU64::new(0),
             published: AtomicI64::new(0),
             high: AtomicI64::new(0),
+            top: AtomicI64::new(PUBLISH_BYTES),
+            low: AtomicI64::new(-PUBLISH_BYTES),
         }
     }
 }

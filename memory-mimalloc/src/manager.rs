@@ -107,24 +107,26 @@ impl MimallocManager {
         self.tally.reset_peak();
     }
 
-    /// A block, or null.
-    #[inline]
-    fn obtain(&self, size: usize, align: usize) -> *mut u8 {
-        if size > DEAR || align > ALIGNMENT {
-            return self.obtain_otherwise(size, align);
-        }
-        let ptr = self.heap.malloc(padded(size));
-        if ptr.addr().is_multiple_of(ALIGNMENT) {
-            return ptr;
-        }
-        // SAFETY: it was allocated just now, and nobody has seen it.
-        unsafe { heap::free(ptr) };
-        self.heap.malloc_aligned(padded(size), ALIGNMENT)
+    /// As `allocate`, for a block that is large or widely aligned.
+    #[inline(never)]
+    fn allocate_otherwise(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
+        self.lend(self.obtain(layout.size(), layout.align()), layout)
     }
 
-    /// A block that is large or widely aligned, or null.
+    /// As `deallocate`, for a block that may be kept, or where counting is not a matter of course.
+    ///
+    /// # Safety
+    ///
+    /// As for `deallocate`.
     #[inline(never)]
-    fn obtain_otherwise(&self, size: usize, align: usize) -> *mut u8 {
+    unsafe fn deallocate_otherwise(&self, ptr: NonNull<u8>, layout: Layout) {
+        self.tally.returned(layout.size());
+        // SAFETY: by the caller's promise.
+        unsafe { self.give_back(ptr, layout) };
+    }
+
+    /// A block, or null.
+    fn obtain(&self, size: usize, align: usize) -> *mut u8 {
         if let Some(kept) = self.take(size, align) {
             return kept.as_ptr();
         }
@@ -175,30 +177,38 @@ impl MimallocManager {
     /// # Safety
     ///
     /// The block is live, of this layout, and nobody uses it any more.
-    #[inline(always)] // Two callers, one of which is what every release takes.
     unsafe fn give_back(&self, ptr: NonNull<u8>, layout: Layout) {
         // SAFETY: by the caller's promise; by invariant 1 it has room for its class.
-        if layout.size() > DEAR && unsafe { self.keep(ptr, layout) } {
+        if is_kept(layout.size(), layout.align()) && unsafe { self.kept.keep(ptr, layout.size()) } {
             return;
         }
         // SAFETY: by the caller's promise the block is live, and nobody uses it any more.
         unsafe { heap::free(ptr.as_ptr()) };
     }
 
-    /// Keeps a block, if it is of those that are kept and there is room; `false`: it is still the
-    /// caller's.
+    /// Lends a block of `size` bytes, or what it is exchanged for if it is not aligned to 64; or says
+    /// that there is none.
     ///
     /// # Safety
     ///
-    /// As for `give_back`.
-    #[inline(never)]
-    unsafe fn keep(&self, ptr: NonNull<u8>, layout: Layout) -> bool {
-        is_kept(layout.size(), layout.align())
-            // SAFETY: by the caller's promise; by invariant 1 it has room for its class.
-            && unsafe { self.kept.keep(ptr, layout.size()) }
+    /// The block is live, and nobody else knows it; `size` is at most `DEAR`.
+    #[cold]
+    unsafe fn lend_otherwise(
+        &self,
+        mut ptr: *mut u8,
+        size: usize,
+    ) -> Result<NonNull<u8>, ManagerError> {
+        if !ptr.addr().is_multiple_of(ALIGNMENT) {
+            // SAFETY: it was allocated just now, and nobody has seen it.
+            unsafe { heap::free(ptr) };
+            ptr = self.heap.malloc_aligned(padded(size), ALIGNMENT);
+        }
+        // SAFETY: a power of two, and a size of at most DEAR.
+        let layout = unsafe { Layout::from_size_align_unchecked(size, ALIGNMENT) };
+        self.lend(ptr, layout)
     }
 
-    #[inline]
+    /// Counts a block, or says that there is none.
     fn lend(&self, ptr: *mut u8, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
         match NonNull::new(ptr) {
             Some(block) => {
@@ -231,14 +241,29 @@ unsafe impl AllocationManager for MimallocManager {
 
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
-        self.lend(self.obtain(layout.size(), layout.align()), layout)
+        if layout.size() > DEAR || layout.align() > ALIGNMENT {
+            return self.allocate_otherwise(layout);
+        }
+        let ptr = self.heap.malloc(padded(layout.size()));
+        match NonNull::new(ptr) {
+            Some(block)
+                if ptr.addr().is_multiple_of(ALIGNMENT) && self.tally.try_lent(layout.size()) =>
+            {
+                Ok(block)
+            }
+            // SAFETY: the block, if there is one, was allocated just now, and the size looked at.
+            _ => unsafe { self.lend_otherwise(ptr, layout.size()) },
+        }
     }
 
     #[inline]
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        self.tally.returned(layout.size());
-        // SAFETY: by the caller's promise.
-        unsafe { self.give_back(ptr, layout) };
+        if layout.size() > DEAR || !self.tally.try_returned(layout.size()) {
+            // SAFETY: the caller's promise.
+            return unsafe { self.deallocate_otherwise(ptr, layout) };
+        }
+        // SAFETY: by the caller's promise the block is live, and nobody uses it any more.
+        unsafe { heap::free(ptr.as_ptr()) };
     }
 
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {

@@ -7,56 +7,50 @@
 //! # Invariants
 //!
 //! 1. A block lies in at most one place, and who swaps it out has it alone.
-//! 2. Places from a bin's `top` on are empty. Places below it may be: then somebody emptied them.
-//! 3. `full`, `asked`, `wanted`, `hand` and all `top`s are the owner's; `put` and `taken` are written by it.
+//! 2. Places from a class's `top` on are empty. Places below it may be: then somebody emptied them.
+//! 3. `emptied` is everybody's. All else but places is written by the owner alone.
+//! 4. `kept` counts a block before it is put and until it is taken, `emptied` after it was swapped
+//!    out: their difference is never less than what is there.
 
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
 use super::classes::Class;
 
 /// The blocks that the holder of one slot keeps, by class.
 #[derive(Debug)]
 pub(super) struct ThreadBlocks {
-    bins: [Bin; Class::COUNT],
-    /// A bit for each class whose bin may have blocks.
-    full: AtomicU64,
-    /// A bit for each class that was asked for.
-    asked: AtomicU64,
-    /// A bit for each class that was asked for since `hand` last passed it.
-    wanted: AtomicU64,
+    /// The sizes of the blocks that were put, less those that the owner took; it wraps.
+    kept: AtomicUsize,
+    /// The sizes of the blocks that were ever emptied; it wraps.
+    emptied: AtomicUsize,
     /// The class after the one that gave up a block last.
-    hand: AtomicU32,
-    /// The bytes that were ever put, taken by the owner, and emptied by anybody; they wrap.
-    put: AtomicU64,
-    taken: AtomicU64,
-    emptied: AtomicU64,
+    hand: AtomicUsize,
+    bins: [AtomicU8; Class::COUNT],
+    places: [[AtomicPtr<u8>; PLACES]; Class::COUNT],
 }
 
-/// The blocks of one class.
-#[derive(Debug)]
-struct Bin {
-    places: [AtomicPtr<u8>; PLACES],
-    /// Above the latest block.
-    top: AtomicUsize,
+/// What is known of a class: 0 if it was not asked for yet, else one more than its `top`; with
+/// `WANTED` if it was asked for since `hand` last passed it.
+type Bin = u8;
+
+const WANTED: Bin = 1 << 7;
+
+/// The number of a bin's first place that is empty, with all above it; `None` if the class was not
+/// asked for.
+#[inline]
+fn top(bin: Bin) -> Option<usize> {
+    usize::from(bin & !WANTED).checked_sub(1)
 }
 
 impl ThreadBlocks {
     pub(super) const fn new() -> Self {
         Self {
-            bins: [const {
-                Bin {
-                    places: [const { AtomicPtr::new(ptr::null_mut()) }; PLACES],
-                    top: AtomicUsize::new(0),
-                }
-            }; Class::COUNT],
-            full: AtomicU64::new(0),
-            asked: AtomicU64::new(0),
-            wanted: AtomicU64::new(0),
-            hand: AtomicU32::new(0),
-            put: AtomicU64::new(0),
-            taken: AtomicU64::new(0),
-            emptied: AtomicU64::new(0),
+            kept: AtomicUsize::new(0),
+            emptied: AtomicUsize::new(0),
+            hand: AtomicUsize::new(0),
+            bins: [const { AtomicU8::new(0) }; Class::COUNT],
+            places: [const { [const { AtomicPtr::new(ptr::null_mut()) }; PLACES] }; Class::COUNT],
         }
     }
 
@@ -66,85 +60,110 @@ impl ThreadBlocks {
     /// The latest block of a class. For the owner.
     #[inline]
     pub(super) fn take(&self, class: Class) -> Option<NonNull<u8>> {
-        let bit = 1 << class.index();
-        self.wanted
-            .store(self.wanted.load(Ordering::Relaxed) | bit, Ordering::Relaxed);
-        if self.full.load(Ordering::Relaxed) & bit == 0 {
-            self.asked
-                .store(self.asked.load(Ordering::Relaxed) | bit, Ordering::Relaxed);
-            return None;
+        let bin = &self.bins[class.index()];
+        let now = bin.load(Ordering::Relaxed);
+        match top(now) {
+            Some(top) if top > 0 => {
+                bin.store((now - 1) | WANTED, Ordering::Relaxed);
+                self.take_from(class, top - 1)
+                    .or_else(|| self.take_lower(class))
+            }
+            _ => {
+                bin.store(1 | WANTED, Ordering::Relaxed);
+                None
+            }
         }
-        self.pop(class)
+    }
+
+    /// As `take`, after somebody has emptied a place that was thought to hold a block.
+    #[cold]
+    fn take_lower(&self, class: Class) -> Option<NonNull<u8>> {
+        self.take(class)
     }
 
     /// Keeps a block, if its class was asked for and there are fewer than `most` of it. For the
     /// owner.
     #[inline]
     pub(super) fn put(&self, class: Class, block: NonNull<u8>, most: usize) -> bool {
-        if !self.would_keep(class, most) {
+        let Some(top) = self.free_place(class, most) else {
             return false;
-        }
-        let bin = &self.bins[class.index()];
-        let (top, bit) = (bin.top.load(Ordering::Relaxed), 1 << class.index());
-        let put = self.put.load(Ordering::Relaxed);
-        self.put
-            .store(put.wrapping_add(class.size() as u64), Ordering::Relaxed);
+        };
+        let kept = self.kept.load(Ordering::Relaxed);
+        self.kept
+            .store(kept.wrapping_add(class.size()), Ordering::Relaxed);
         // Release: its partner is the Acquire of whoever swaps the block out.
-        bin.places[top].store(block.as_ptr(), Ordering::Release);
-        bin.top.store(top + 1, Ordering::Relaxed);
-        self.full
-            .store(self.full.load(Ordering::Relaxed) | bit, Ordering::Relaxed);
+        self.places[class.index()][top].store(block.as_ptr(), Ordering::Release);
+        let bin = &self.bins[class.index()];
+        bin.store(bin.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         true
     }
 
-    /// Whether a block of this class would be kept, if there is room. For the owner.
+    /// Where a block of this class would be kept, if there is room. For the owner.
     #[inline]
-    pub(super) fn would_keep(&self, class: Class, most: usize) -> bool {
-        let bin = &self.bins[class.index()];
-        let top = bin.top.load(Ordering::Relaxed);
+    pub(super) fn free_place(&self, class: Class, most: usize) -> Option<usize> {
+        let top = top(self.bins[class.index()].load(Ordering::Relaxed))?;
         // A place from `top` on may hold a block until somebody who empties gets there, if `top`
         // was lowered meanwhile.
-        top < most.min(PLACES)
-            && self.asked.load(Ordering::Relaxed) & (1 << class.index()) != 0
-            && bin.places[top].load(Ordering::Relaxed).is_null()
+        (top < most
+            && self.places[class.index()][top]
+                .load(Ordering::Relaxed)
+                .is_null())
+        .then_some(top)
     }
 
     /// A block of another class, one that was not asked for lately if there is one. For the owner.
     #[cold]
     pub(super) fn give_up(&self, besides: Class) -> Option<(NonNull<u8>, Class)> {
-        let others = !(1 << besides.index());
+        let hand = self.hand.load(Ordering::Relaxed);
         // Twice around: the first time, those that are wanted may be spared.
-        loop {
-            let full = self.full.load(Ordering::Relaxed) & others;
-            if full == 0 {
-                return None;
-            }
-            let hand = self.hand.load(Ordering::Relaxed);
-            let next = (full.rotate_right(hand).trailing_zeros() + hand) % u64::BITS;
-            self.hand.store((next + 1) % u64::BITS, Ordering::Relaxed);
-            let wanted = self.wanted.load(Ordering::Relaxed);
-            if wanted & (1 << next) != 0 {
-                self.wanted.store(wanted & !(1 << next), Ordering::Relaxed);
+        for step in hand..hand + 2 * Class::COUNT {
+            let class = Class::at(step % Class::COUNT);
+            let bin = &self.bins[class.index()];
+            let now = bin.load(Ordering::Relaxed);
+            let Some(top) = top(now).filter(|&top| top > 0 && class != besides) else {
+                continue;
+            };
+            if now & WANTED != 0 {
+                bin.store(now & !WANTED, Ordering::Relaxed);
                 continue;
             }
-            let class = Class::at(next as usize);
-            if let Some(block) = self.pop(class) {
-                return Some((block, class));
+            for top in (0..top).rev() {
+                bin.store(top as u8 + 1, Ordering::Relaxed);
+                if let Some(block) = self.take_from(class, top) {
+                    self.hand.store(class.index() + 1, Ordering::Relaxed);
+                    return Some((block, class));
+                }
             }
         }
+        None
+    }
+
+    /// The block in a place, if there is one still. For the owner.
+    #[inline]
+    fn take_from(&self, class: Class, place: usize) -> Option<NonNull<u8>> {
+        let place = &self.places[class.index()][place % PLACES];
+        // Acquire: a block that was put by an earlier holder of the slot, or by us.
+        let block = NonNull::new(place.swap(ptr::null_mut(), Ordering::Acquire))?;
+        let kept = self.kept.load(Ordering::Relaxed);
+        self.kept
+            .store(kept.wrapping_sub(class.size()), Ordering::Relaxed);
+        Some(block)
     }
 
     /// Takes every block out. For anybody, at any time.
     pub(super) fn empty(&self, mut release: impl FnMut(NonNull<u8>, Class)) {
-        for (index, bin) in self.bins.iter().enumerate() {
+        for (index, places) in self.places.iter().enumerate() {
             let class = Class::at(index);
-            for place in &bin.places {
+            for place in places {
+                // Relaxed: a hint. What is put from now on may stay.
+                if place.load(Ordering::Relaxed).is_null() {
+                    continue;
+                }
                 // Acquire: its partner is the Release in `put`.
                 let block = place.swap(ptr::null_mut(), Ordering::Acquire);
                 if let Some(block) = NonNull::new(block) {
                     // Release: its partner is the Acquire in `bytes`.
-                    self.emptied
-                        .fetch_add(class.size() as u64, Ordering::Release);
+                    self.emptied.fetch_add(class.size(), Ordering::Release);
                     release(block, class);
                 }
             }
@@ -154,12 +173,10 @@ impl ThreadBlocks {
     /// The sum of the sizes of all blocks; for the owner, at least that.
     #[inline]
     pub(super) fn bytes(&self) -> usize {
-        // Acquire, both: their partners are the Releases in `pop` and `empty`. What is seen to be
-        // gone was put before, so the difference is not negative.
-        let taken = self.taken.load(Ordering::Acquire);
+        // Acquire: its partner is the Release in `empty`. What is seen to be gone was counted
+        // before, so the difference is not negative.
         let emptied = self.emptied.load(Ordering::Acquire);
-        let put = self.put.load(Ordering::Relaxed);
-        put.wrapping_sub(taken).wrapping_sub(emptied) as usize
+        self.kept.load(Ordering::Relaxed).wrapping_sub(emptied)
     }
 
     /// The same for others, who may be held up while they look: what comes and goes meanwhile seems
@@ -167,32 +184,7 @@ impl ThreadBlocks {
     pub(super) fn bytes_seen(&self) -> usize {
         (0..4).map(|_| self.bytes()).min().unwrap_or(0)
     }
-
-    #[inline]
-    fn pop(&self, class: Class) -> Option<NonNull<u8>> {
-        let bin = &self.bins[class.index()];
-        let mut top = bin.top.load(Ordering::Relaxed);
-        while top > 0 {
-            top -= 1;
-            bin.top.store(top, Ordering::Relaxed);
-            // Acquire: a block that was put by an earlier holder of the slot, or by us.
-            let block = bin.places[top].swap(ptr::null_mut(), Ordering::Acquire);
-            if let Some(block) = NonNull::new(block) {
-                let taken = self.taken.load(Ordering::Relaxed);
-                // Release: its partner is the Acquire in `bytes`.
-                self.taken
-                    .store(taken.wrapping_add(class.size() as u64), Ordering::Release);
-                return Some(block);
-            }
-        }
-        let bit = 1 << class.index();
-        self.full
-            .store(self.full.load(Ordering::Relaxed) & !bit, Ordering::Relaxed);
-        None
-    }
 }
 
 /// The most blocks of one class.
 pub(super) const PLACES: usize = 16;
-
-const _: () = assert!(Class::COUNT <= u64::BITS as usize, "a class has a bit");

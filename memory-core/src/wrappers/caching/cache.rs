@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
 
 use super::blocks::{PLACES, ThreadBlocks};
-use super::classes::{Class, LARGEST};
+use super::classes::{Class, LARGEST, SMALL};
 use crate::size::KIB;
 use crate::slots::{self, SLOT_COUNT, Tenant};
 
@@ -116,7 +116,10 @@ impl BlockCache {
     #[inline]
     pub fn take(&self, size: usize) -> Option<NonNull<u8>> {
         let class = self.class(size)?;
-        self.shared.mine()?.take(class)
+        match self.shared.mine() {
+            Some(blocks) => blocks.take(class),
+            None => self.shared.ask_first(class),
+        }
     }
 
     /// Keeps a block that had `size` bytes for this thread; `false` if it does not, and the block
@@ -131,10 +134,14 @@ impl BlockCache {
         let Some(class) = self.class(size) else {
             return false;
         };
-        match self.shared.mine() {
-            Some(blocks) => self.shared.keep(blocks, block, class),
-            None => false,
+        // A thread that has nothing here has asked for nothing.
+        let Some(blocks) = self.shared.mine() else {
+            return false;
+        };
+        if blocks.bytes() + class.size() > self.shared.limits.bytes_per_thread {
+            return self.shared.make_room(blocks, block, class);
         }
+        blocks.put(class, block, self.shared.limits.blocks_per_class)
     }
 
     /// Releases what all threads keep.
@@ -151,10 +158,7 @@ impl BlockCache {
 
     #[inline]
     fn class(&self, size: usize) -> Option<Class> {
-        if size > self.shared.limits.largest_block {
-            return None;
-        }
-        Class::of(size)
+        (size > SMALL && size <= self.shared.limits.largest_block).then(|| Class::of(size))
     }
 }
 
@@ -178,35 +182,38 @@ struct Shared {
 type Release = dyn Fn(NonNull<u8>, usize) + Send + Sync;
 
 impl Shared {
-    /// The blocks of this thread, which is their owner.
+    /// The blocks of this thread, which is their owner, if it has asked before.
     #[inline]
     fn mine(&self) -> Option<&ThreadBlocks> {
-        let blocks = &self.threads[slots::slot()?];
-        Some(blocks.get_or_init(|| Box::new(ThreadBlocks::new())))
+        let blocks = self.threads[slots::held()?].get()?;
+        Some(blocks)
     }
 
-    #[inline]
-    fn keep(&self, mine: &ThreadBlocks, block: NonNull<u8>, class: Class) -> bool {
-        let most = self.limits.blocks_per_class;
-        if mine.bytes() + class.size() <= self.limits.bytes_per_thread {
-            return mine.put(class, block, most);
-        }
-        self.make_room(mine, class) && mine.put(class, block, most)
-    }
-
-    /// Releases blocks of other classes until there is room for one of this class, or nothing left.
+    /// Makes room for this thread's blocks, if it gets a slot, and remembers what it asks for.
     #[cold]
-    fn make_room(&self, mine: &ThreadBlocks, class: Class) -> bool {
-        if !mine.would_keep(class, self.limits.blocks_per_class) {
+    fn ask_first(&self, class: Class) -> Option<NonNull<u8>> {
+        let blocks = &self.threads[slots::slot()?];
+        blocks
+            .get_or_init(|| Box::new(ThreadBlocks::new()))
+            .take(class)
+    }
+
+    /// Releases blocks of other classes until there is room for one of this class, or nothing left,
+    /// and keeps it if it can.
+    #[cold]
+    fn make_room(&self, mine: &ThreadBlocks, block: NonNull<u8>, class: Class) -> bool {
+        let limits = &self.limits;
+        if mine.free_place(class, limits.blocks_per_class).is_none() {
             return false;
         }
-        while mine.bytes() + class.size() > self.limits.bytes_per_thread {
+        while mine.bytes() + class.size() > limits.bytes_per_thread {
             match mine.give_up(class) {
                 Some((block, class)) => (self.release)(block, class.size()),
-                None => return mine.bytes() == 0,
+                None if mine.bytes() == 0 => break,
+                None => return false,
             }
         }
-        true
+        mine.put(class, block, limits.blocks_per_class)
     }
 
     fn empty(&self) {
