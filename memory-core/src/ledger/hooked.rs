@@ -67,11 +67,11 @@ pub(super) unsafe fn free_any(slot: NonNull<Slot>) {
     unsafe { free_memory(root, node) };
     if slot != home {
         // SAFETY: vacated, and nobody else knows it.
-        unsafe { pool::put(slot) };
+        unsafe { pool::put_used(slot) };
     }
     // SAFETY: with its last ledger alone, nobody is on the way to the home slot, and its own
     // ledger was vacated, now or when its holder left.
-    unsafe { pool::put(home) };
+    unsafe { pool::put_used(home) };
 }
 
 /// Gives an allocation's memory back, then its charge, and tells the listener.

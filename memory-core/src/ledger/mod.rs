@@ -636,12 +636,12 @@ unsafe fn leave_others(slot: NonNull<Slot>, leaving: Leaving) {
     }
     if slot != home {
         // SAFETY: vacated, off the list, and nobody else is on the way to it.
-        unsafe { pool::put(slot) };
+        unsafe { pool::put_used(slot) };
     }
     if first.is_none() && pending == 0 {
         // SAFETY: no ledger is left and nobody is on the way (`pending` is zero), so the home's own
         // holder has been here and vacated it.
-        unsafe { pool::put(home) };
+        unsafe { pool::put_used(home) };
     }
 }
 

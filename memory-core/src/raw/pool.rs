@@ -69,7 +69,8 @@ struct FreeList {
     count: usize,
 }
 
-/// A slot that is not in use: only the link is looked at, which lies behind the face.
+/// A slot that is not in use: only the link is looked at, which lies behind the face, where the start
+/// of the memory is while it is in use. The rest stays ready (a slot's invariant 4).
 #[repr(C)]
 struct FreeSlot {
     /// All zero: no node.
@@ -115,7 +116,7 @@ thread_local! {
     static GUARD: Guard = const { Guard };
 }
 
-/// A slot for the caller, with unspecified contents but a null node.
+/// A slot for the caller: ready, with a null node, and a block that says nothing.
 #[inline]
 pub(crate) fn take() -> NonNull<Slot> {
     CACHE.with(|cache| match cache.first.get() {
@@ -129,13 +130,32 @@ pub(crate) fn take() -> NonNull<Slot> {
     })
 }
 
-/// Returns a slot, whose node is null.
+/// Returns a slot that was used for more than an allocation of our own with one ledger; its node is
+/// null.
 ///
 /// # Safety
 ///
 /// The slot came from [`take`], and nobody uses it any more.
 #[inline]
+pub(crate) unsafe fn put_used(slot: NonNull<Slot>) {
+    // SAFETY: the caller's promise; the pool initialised it.
+    unsafe { Slot::make_ready(slot) };
+    // SAFETY: the caller's promise, and it is ready now.
+    unsafe { put(slot) };
+}
+
+/// Returns a slot that is ready again, whose node is null.
+///
+/// # Safety
+///
+/// The slot came from [`take`], it is ready, and nobody uses it any more.
+#[inline]
 pub(crate) unsafe fn put(slot: NonNull<Slot>) {
+    debug_assert!(
+        // SAFETY: the caller's promise.
+        unsafe { Slot::is_ready(slot) },
+        "a slot with something left of its last use"
+    );
     debug_assert!(
         // SAFETY: the face is a slot's first field, alive as long as its chunk.
         unsafe { slot.cast::<Face>().as_ref() }
@@ -366,6 +386,8 @@ impl Pool {
                     next: None,
                 })
             };
+            // SAFETY: as above; what is not written here or below is never read.
+            unsafe { Slot::make_ready(slot.cast()) };
             // SAFETY: the chunk is ours, and the slot is in no list.
             unsafe { (*chunk.as_ptr()).free.push(slot) };
         }

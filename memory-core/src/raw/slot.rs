@@ -31,13 +31,16 @@ use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 /// 3. While the allocation has one ledger, its plain fields belong to whoever holds a sole buffer,
 ///    or are constant. While it has several, `links` of all and `allocation` of the home are
 ///    touched under the tree's mutex; `block` is constant.
+/// 4. A slot that the pool hands out is *ready* for an allocation of our own: it is its own home, its
+///    links are those of an only ledger, and it has no release. An allocation that nobody transfers
+///    or retains leaves it so, and need neither write nor touch the slot's second half.
 #[repr(C)]
 pub(crate) struct Slot {
     face: Face,
-    /// The slot of the allocation's first ledger; never changes.
-    home: NonNull<Slot>,
     /// The start of the memory and its alignment; in the home slot.
     block: UnsafeCell<Block>,
+    /// The slot of the allocation's first ledger; never changes while the slot is in use.
+    home: NonNull<Slot>,
     links: UnsafeCell<Links>,
     /// What releases foreign memory; in the home slot.
     foreign: UnsafeCell<Option<Release>>,
@@ -93,6 +96,45 @@ pub(crate) struct Links {
 const _: () = assert!(size_of::<Slot>() == 88, "the bookkeeping of one allocation");
 
 impl Slot {
+    /// Makes a slot ready (invariant 4): one that is new, or that was used for more than an
+    /// allocation of our own with one ledger.
+    ///
+    /// # Safety
+    ///
+    /// The slot is valid for writes and initialised but for what is written here, and nobody uses it.
+    pub(crate) unsafe fn make_ready(slot: NonNull<Slot>) {
+        let links = Links {
+            first: Some(slot),
+            ..Links::default()
+        };
+        let this = slot.as_ptr();
+        // SAFETY: the caller's promise.
+        unsafe { (&raw mut (*this).home).write(slot) };
+        // SAFETY: as above.
+        unsafe { (&raw mut (*this).links).write(UnsafeCell::new(links)) };
+        // SAFETY: as above.
+        unsafe { (&raw mut (*this).foreign).write(UnsafeCell::new(None)) };
+    }
+
+    /// Whether the slot is ready.
+    ///
+    /// # Safety
+    ///
+    /// It came from the pool, and nobody uses it.
+    pub(crate) unsafe fn is_ready(slot: NonNull<Slot>) -> bool {
+        let this = slot.as_ptr();
+        // SAFETY: the caller's promise; the pool initialised what is looked at.
+        let (home, links) = unsafe { ((*this).home, &*(*this).links.get()) };
+        // SAFETY: as above.
+        let foreign = unsafe { &*(*this).foreign.get() };
+        home == slot
+            && links.first == Some(slot)
+            && links.next.is_none()
+            && links.stranded.is_none()
+            && (links.pending, links.buried) == (0, false)
+            && foreign.is_none()
+    }
+
     /// Writes the slot of a new allocation's only ledger, with one buffer.
     ///
     /// # Safety
@@ -107,19 +149,20 @@ impl Slot {
         size: usize,
         foreign: Option<Release>,
     ) {
-        let links = Links {
-            first: Some(slot),
-            ..Links::default()
-        };
-        let is_foreign = foreign.is_some();
-        // SAFETY: the caller's promise.
-        let face = unsafe { Self::init_hidden(slot, slot, block, links, foreign) };
-        if is_foreign {
+        let this = slot.as_ptr();
+        // SAFETY: the pool's slots are valid for writes, and this one is the caller's.
+        unsafe { (&raw mut (*this).block).write(UnsafeCell::new(block)) };
+        // SAFETY: the pool initialised the face when it made the chunk; it is all atomics.
+        let face = unsafe { &(*this).face };
+        if foreign.is_some() {
+            // SAFETY: as for the block.
+            unsafe { (&raw mut (*this).foreign).write(UnsafeCell::new(foreign)) };
             face.count.reset_to_watched();
+            face.fill(node, size, true);
         } else {
             face.count.reset_to_sole();
+            face.fill(node, size, false);
         }
-        face.fill(node, size, is_foreign);
     }
 
     /// Writes the slot of a further ledger of the allocation at `home`, with one buffer.
@@ -154,37 +197,17 @@ impl Slot {
     ) {
         // SAFETY: with several ledgers the block is constant (invariant 3).
         let block = unsafe { home.block() };
-        let at = home.home_ptr();
-        // SAFETY: the caller's promise.
-        let face = unsafe { Self::init_hidden(slot, at, block, Links::default(), None) };
+        let this = slot.as_ptr();
+        // SAFETY: the pool's slots are valid for writes, and this one is the caller's.
+        unsafe { (&raw mut (*this).home).write(home.home_ptr()) };
+        // SAFETY: as above.
+        unsafe { (&raw mut (*this).block).write(UnsafeCell::new(block)) };
+        // SAFETY: as above.
+        unsafe { (&raw mut (*this).links).write(UnsafeCell::new(Links::default())) };
+        // SAFETY: the pool initialised the face when it made the chunk; it is all atomics.
+        let face = unsafe { &(*this).face };
         reset(&face.count, home.is_foreign());
         face.fill(node, home.size(), home.is_foreign());
-    }
-
-    /// Writes what no walk reads, and returns what it does.
-    ///
-    /// # Safety
-    ///
-    /// `slot` came from the pool and nobody else knows it.
-    #[inline]
-    unsafe fn init_hidden<'a>(
-        slot: NonNull<Slot>,
-        home: NonNull<Slot>,
-        block: Block,
-        links: Links,
-        foreign: Option<Release>,
-    ) -> &'a Face {
-        let slot = slot.as_ptr();
-        // SAFETY: the pool's slots are valid for writes, and this one is the caller's.
-        unsafe { (&raw mut (*slot).home).write(home) };
-        // SAFETY: as above.
-        unsafe { (&raw mut (*slot).block).write(UnsafeCell::new(block)) };
-        // SAFETY: as above.
-        unsafe { (&raw mut (*slot).links).write(UnsafeCell::new(links)) };
-        // SAFETY: as above.
-        unsafe { (&raw mut (*slot).foreign).write(UnsafeCell::new(foreign)) };
-        // SAFETY: the pool initialised the face when it made the chunk; it is all atomics.
-        unsafe { &(*slot).face }
     }
 
     /// The count of the buffers on this ledger.
