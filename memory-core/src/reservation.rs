@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use crate::accounting::Reserved;
 use crate::allocator::BufferAllocator;
+use crate::buffer::ArrowBufMut;
 use crate::buffer::allocate;
-use crate::buffer::{ArrowBuf, ArrowBufMut, ForeignAllocation, ForeignError};
 use crate::debug::Operation;
 use crate::error::AllocError;
 use crate::size::{ALIGNMENT, checked_round_up};
@@ -162,52 +162,6 @@ impl AllocationReservation {
         let hand_over = || self.set_size(0);
         allocate::allocate_reserved(&self.allocator.handle, size, layout, hand_over)
             .map_err(|error| (error, self))
-    }
-
-    /// Takes foreign memory in, as [`BufferAllocator::wrap_foreign_allocation`], out of this
-    /// reservation as far as it goes; only the rest is charged.
-    ///
-    /// So that several pieces are taken in, or refused, as a whole: reserve their sum first.
-    ///
-    /// # Errors
-    ///
-    /// As there; the reservation is as it was.
-    ///
-    /// ```
-    /// # use arrow_memory_system as _;
-    /// # use arrow_memory_core::{ForeignAllocation, RootAllocator};
-    /// # let root = RootAllocator::new(100);
-    /// let mut reservation = root.new_reservation();
-    /// reservation.add(100)?;
-    /// let buffer =
-    ///     reservation.wrap_foreign_allocation(ForeignAllocation::from_owner(vec![7; 60]))?;
-    /// assert_eq!((reservation.size(), root.allocated_memory()), (40, 100));
-    /// # drop(buffer);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[track_caller]
-    pub fn wrap_foreign_allocation(
-        &mut self,
-        allocation: ForeignAllocation,
-    ) -> Result<ArrowBuf, ForeignError> {
-        if allocation.size() == 0 {
-            return Ok(self.allocator.empty());
-        }
-        let bytes = allocation.charged_size();
-        let reserved = bytes.min(self.size());
-        let handle = &self.allocator.handle;
-        let charged = allocation
-            .check_size(handle)
-            .and_then(|()| allocate::charge_reserved(handle, reserved, bytes));
-        match charged {
-            Ok(charge) => {
-                charge.keep();
-                // These bytes are the buffer's now.
-                self.take(reserved);
-                Ok(self.allocator.wrap_charged(allocation))
-            }
-            Err(source) => Err(ForeignError { allocation, source }),
-        }
     }
 
     /// Splits `bytes` off into a reservation of their own. Nothing is charged or released.

@@ -346,7 +346,14 @@ pub(crate) fn allocate_reserved(
     hand_over: impl FnOnce(),
 ) -> Result<ArrowBufMut, AllocError> {
     let size = layout.size();
-    let charge = charge_reserved(handle, reserved, size)?;
+    ask(handle, size)?;
+    if handle.is_closed() {
+        return Err(AllocError::Closed {
+            allocator: handle.info.clone(),
+            requested: size,
+        });
+    }
+    let charge = Charge::unheard(handle, size - reserved)?;
     let buffer = allocate_charged(charge, layout, Contents::Unspecified);
     let mut buffer = buffer.map_err(|error| *error)?;
     hand_over();
@@ -357,22 +364,6 @@ pub(crate) fn allocate_reserved(
     count_allocation(handle, size);
     tell_allocation(handle, size);
     Ok(buffer)
-}
-
-/// Charges what `size` bytes need beyond the `reserved` ones, with the listener's consent.
-pub(crate) fn charge_reserved(
-    handle: &Handle,
-    reserved: usize,
-    size: usize,
-) -> Result<Charge<'_>, AllocError> {
-    ask(handle, size)?;
-    if handle.is_closed() {
-        return Err(AllocError::Closed {
-            allocator: handle.info.clone(),
-            requested: size,
-        });
-    }
-    Charge::unheard(handle, size - reserved)
 }
 
 /// Asks the listener, if it hears of allocations.

@@ -220,29 +220,6 @@ fn foreign_memory_is_released_once_whatever_callback_panics_or_vetoes() {
 }
 
 #[test]
-fn a_reservation_takes_foreign_memory_in_and_hands_back_what_is_refused() {
-    let (_, root) = tracked(100);
-    let mut reservation = root.new_reservation();
-    reservation.add(60).unwrap();
-    let (small, small_drops) = counted(40);
-    let (large, large_drops) = counted(100);
-
-    let small = reservation.wrap_foreign_allocation(small).unwrap();
-    assert_eq!((reservation.size(), root.allocated_memory()), (20, 60));
-    let refused = reservation.wrap_foreign_allocation(large).unwrap_err();
-    assert_eq!((reservation.size(), root.allocated_memory()), (20, 60));
-    drop(small);
-    let large = reservation
-        .wrap_foreign_allocation(refused.allocation)
-        .unwrap();
-
-    assert_eq!((reservation.size(), root.allocated_memory()), (0, 100));
-    drop(large);
-    assert_eq!([count(&small_drops), count(&large_drops)], [1, 1]);
-    assert_eq!(root.allocated_memory(), 0);
-}
-
-#[test]
 fn a_shared_release_is_told_which_allocation_it_was_or_that_it_was_none() {
     static TOLD: Mutex<Vec<(usize, Option<ForeignId>)>> = Mutex::new(Vec::new());
     static RELEASE: SharedRelease = SharedRelease::new(|start, id| {
@@ -268,22 +245,19 @@ fn a_shared_release_is_told_which_allocation_it_was_or_that_it_was_none() {
     );
 }
 
-/// Once, a reservation took it in, and no bit was left for its size: it was released as nothing, and
-/// its charge stayed for ever.
+/// Once, what had been charged before took it in, and no bit was left for its size: it was released as
+/// nothing, and its charge stayed for ever.
 #[test]
 fn foreign_memory_charged_as_more_than_any_address_space_is_refused_and_handed_back() {
     let (_, root) = tracked(usize::MAX);
-    let mut reservation = root.new_reservation();
-    reservation.add(1 << 61).unwrap();
+    let mut room = root.room_for_foreign(1 << 61).unwrap();
     for bytes in [1 << 61, isize::MAX.unsigned_abs(), usize::MAX] {
         let (foreign, drops) = counted(10);
 
         let refused = root
             .wrap_foreign_allocation(foreign.charged_as(bytes))
             .unwrap_err();
-        let again = reservation
-            .wrap_foreign_allocation(refused.allocation)
-            .unwrap_err();
+        let again = room.wrap(refused.allocation).unwrap_err();
 
         let source = again.source;
         assert!(
@@ -291,14 +265,11 @@ fn foreign_memory_charged_as_more_than_any_address_space_is_refused_and_handed_b
             "{source}"
         );
         assert_eq!((again.allocation.charged_size(), count(&drops)), (bytes, 0));
-        assert_eq!(
-            (reservation.size(), root.allocated_memory()),
-            (1 << 61, 1 << 61)
-        );
+        assert_eq!((room.size(), root.allocated_memory()), (1 << 61, 1 << 61));
         drop(again.allocation);
         assert_eq!(count(&drops), 1);
     }
-    drop(reservation);
+    drop(room);
     assert_eq!(root.allocated_memory(), 0);
 }
 
