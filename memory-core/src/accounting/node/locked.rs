@@ -1,0 +1,353 @@
+//! The tree's mutex, held: [`Locked`].
+#![expect(
+    unsafe_code,
+    reason = "reaches the state of nodes, which the mutex guards"
+)]
+
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::super::mutex::Shared;
+use super::super::word::{Held, Kind, MAX_CREDIT, Word};
+use super::retire::Departures;
+use super::state::State;
+use super::stripes::{COLLISIONS, Stripe, Stripes, open_shut, stripe_count};
+use super::{Node, NodePtr, Tree};
+use crate::sync::{AtomicUsize, MutexGuard, Ordering};
+
+/// The tree's mutex, held. All that needs more than one word, or any state, happens here.
+///
+/// While it exists, nodes that are linked stay alive; unlinked ones too until it is dropped. Its
+/// holder may give up under it what kept the tree alive: the mutex outlives the tree, and nothing
+/// else is touched once it is released.
+pub(crate) struct Locked<'t> {
+    /// The tree; alive while a node is, so until the graveyard is emptied.
+    tree: NonNull<Tree>,
+    shared: Option<MutexGuard<'static, Shared>>,
+    /// Nothing is opened for now: one step is made of several. What stays shut for it is opened
+    /// when it is next used.
+    pub(in crate::accounting) hold: bool,
+    _tree: PhantomData<&'t Tree>,
+}
+
+impl<'t> Locked<'t> {
+    #[inline]
+    pub(super) fn new(tree: &'t Tree, shared: MutexGuard<'static, Shared>) -> Self {
+        Self {
+            tree: NonNull::from(tree),
+            shared: Some(shared),
+            hold: false,
+            _tree: PhantomData,
+        }
+    }
+
+    /// The tree whose mutex this is.
+    pub(in crate::accounting) fn tree(&self) -> &Tree {
+        // SAFETY: it was alive when the mutex was taken, by what the caller had then; nodes own
+        // their tree, and are freed only after this guard is gone.
+        unsafe { self.tree.as_ref() }
+    }
+
+    /// The node behind a pointer that is alive while we hold the mutex: linked, or kept by a
+    /// handle, a pin or bytes of whoever asks.
+    #[inline]
+    pub(in crate::accounting) fn node(&self, node: NodePtr) -> &'t Node {
+        // SAFETY: the type's promise: its holder knows why the node is alive, and by I4 (see
+        // `accounting`) nodes are freed only after this guard is gone.
+        let node = unsafe { node.node() };
+        debug_assert!(
+            std::ptr::eq(&raw const *node.tree, self.tree.as_ptr()),
+            "a node of another tree"
+        );
+        node
+    }
+
+    /// The node's state.
+    #[inline]
+    pub(in crate::accounting) fn state(&mut self, node: NodePtr) -> &mut State {
+        // SAFETY: the node is alive as in `node`. By invariant 3 its state is touched only under
+        // the mutex, which we hold, and `&mut self` lends out one state at a time.
+        unsafe { &mut *self.node(node).state.get() }
+    }
+
+    /// The node's state, to read.
+    #[inline]
+    pub(in crate::accounting) fn look(&self, node: NodePtr) -> &State {
+        // SAFETY: as in `state`; `&self` lends shared references only.
+        unsafe { &*self.node(node).state.get() }
+    }
+
+    /// Shuts every word of the node and parks its credit: from here on `used` counts no credit
+    /// of its own.
+    pub(in crate::accounting) fn freeze(&mut self, node: NodePtr) {
+        let held = self.node(node).sum(Word::shut_down);
+        self.park(node, held);
+    }
+
+    /// Shuts the word that the calling thread uses, and no other: credit in other stripes counts
+    /// as used.
+    pub(in crate::accounting) fn freeze_mine(&mut self, node: NodePtr) {
+        let this = self.node(node);
+        let held = match this.stripes() {
+            Some(stripes) => stripes.mine().shut_down(),
+            None => this.word.shut_down(),
+        };
+        self.park(node, held);
+    }
+
+    fn park(&mut self, node: NodePtr, held: Held) {
+        let state = self.state(node);
+        state.peak = state.peak.max(state.used() - held.low);
+        state.parked += held.credit;
+        state.external += held.external;
+    }
+
+    /// Opens the node's shut words with what is parked, as far as its limit allows, and with external
+    /// bytes.
+    pub(in crate::accounting) fn open(&mut self, node: NodePtr) {
+        let this = self.node(node);
+        let state = self.state(node);
+        let room = state.bound().saturating_sub(state.used());
+        let (free, external) = (state.parked.min(room), state.external);
+        // What is obtained stays as it is while the words are open. Up to so much beyond the
+        // reservation all of it may be free; from there on only the credit may.
+        let beyond = state.obtained - this.reservation;
+        let most = self.tree().config.credit;
+        let shift = this.stripes().map_or(0, |stripes| stripes.shift);
+        let largest = MAX_CREDIT << shift;
+        let high = if beyond <= most {
+            largest
+        } else {
+            most.min(largest)
+        };
+        // Relaxed: see `high`.
+        this.high.store(high, Ordering::Relaxed);
+        let (credit, external) = match this.stripes() {
+            None => open_shut(std::iter::once(&this.word), free, external, high),
+            Some(stripes) => open_shut(stripes.iter(), free, external, high >> shift),
+        };
+        let state = self.state(node);
+        state.parked -= credit;
+        state.external -= external;
+    }
+
+    /// External bytes, as the words are.
+    pub(in crate::accounting) fn external(&self, node: NodePtr) -> usize {
+        self.look(node).external + self.node(node).sum(Word::held).external
+    }
+
+    /// What is in use here and below by the words as they are; never less than is allocated.
+    pub(in crate::accounting) fn charged(&mut self, node: NodePtr) -> usize {
+        if self.node(node).stripes().is_none() {
+            return self.look(node).used() - self.node(node).word.held().credit;
+        }
+        // Several words are not read at one instant.
+        self.freeze(node);
+        let used = self.look(node).used();
+        if !self.look(node).shut {
+            self.open(node);
+        }
+        used
+    }
+
+    /// The peak, with what the open words have seen since they were opened.
+    pub(in crate::accounting) fn peak(&mut self, node: NodePtr) -> usize {
+        let low = self.node(node).sum(Word::held).low;
+        let state = self.look(node);
+        state.peak.max(state.used() - low)
+    }
+
+    /// Splits the node's word into stripes if enough threads were seen to collide on it. All its
+    /// words are shut; the new ones are too.
+    pub(in crate::accounting) fn stripe_if_contended(&mut self, node: NodePtr) {
+        let this = self.node(node);
+        // Relaxed: a statistic.
+        if this.collisions.load(Ordering::Relaxed) > COLLISIONS && this.stripes().is_none() {
+            self.install_stripes(node, stripe_count());
+        }
+    }
+
+    /// Gives the node `count` stripes, a power of two.
+    pub(in crate::accounting) fn install_stripes(&mut self, node: NodePtr, count: usize) {
+        let this = self.node(node);
+        self.freeze(node);
+        let words = (0..count).map(|_| Stripe(Word::shut())).collect();
+        let shift = count.trailing_zeros() + 1;
+        let stripes = Box::new(Stripes { words, shift });
+        // Release: partner of the Acquire in `stripes`.
+        this.stripes
+            .store(Box::into_raw(stripes), Ordering::Release);
+    }
+
+    /// The most bytes that a node may hold beyond what its reservation and its use need.
+    pub(in crate::accounting) fn most_unused(&self, node: NodePtr) -> usize {
+        let most = self.tree().config.credit;
+        if self.node(node).stripes().is_some() {
+            most / 2
+        } else {
+            most
+        }
+    }
+
+    /// Takes credit as anyone may, without shutting the word.
+    pub(in crate::accounting) fn take(&self, node: NodePtr, bytes: usize) -> bool {
+        // SAFETY: the node is alive as in `node`.
+        unsafe { node.take(bytes, Kind::Held) }
+    }
+
+    /// Gives `bytes` that are charged to the node back to its credit, without shutting the word.
+    pub(in crate::accounting) fn give(&self, node: NodePtr, bytes: usize) -> bool {
+        // SAFETY: the caller counts these bytes as charged; and a node is freed only under the
+        // mutex, so it is alive afterwards too.
+        unsafe { node.give(bytes, Kind::Held) }
+    }
+
+    /// Whether `give` would succeed, as things stand.
+    pub(in crate::accounting) fn may_give(&self, node: NodePtr, bytes: usize) -> bool {
+        let this = self.node(node);
+        let (word, high) = match this.stripes() {
+            Some(stripes) => (stripes.mine(), this.high() >> stripes.shift),
+            None => (&this.word, this.high()),
+        };
+        !word.is_shut() && word.held().credit.saturating_add(bytes) <= high
+    }
+
+    /// Whether the node refuses new work.
+    pub(crate) fn is_closed(&self, node: NodePtr) -> bool {
+        self.look(node).closed
+    }
+
+    /// Counts non-owning ledgers in or out.
+    pub(crate) fn change_guests(&mut self, node: NodePtr, by: isize) {
+        let state = self.state(node);
+        state.guests = state
+            .guests
+            .checked_add_signed(by)
+            .expect("guests are counted in first");
+    }
+
+    /// Keeps the node's memory, and its name and listener in it; not the allocator.
+    pub(crate) fn keep(&self, node: NodePtr) -> Arc<Node> {
+        // SAFETY: the pointer is from `Arc::into_raw` in `leak`, and the node is alive as in
+        // `node`.
+        unsafe { Arc::increment_strong_count(node.0.as_ptr()) };
+        // SAFETY: as above; this takes over the count just added.
+        unsafe { Arc::from_raw(node.0.as_ptr()) }
+    }
+
+    /// Takes one from `count`; `true` if it was the last.
+    fn last_goes(count: &AtomicUsize) -> bool {
+        // Release for what we did; Acquire, partner of the Release in `drop_unless_last`, because
+        // the last one may free the node.
+        count.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Gives up a handle; `true` if it was the last.
+    pub(in crate::accounting) fn drop_handle(&mut self, node: NodePtr) -> bool {
+        Self::last_goes(&self.node(node).handles)
+    }
+
+    /// Gives up a pin.
+    pub(in crate::accounting) fn drop_pin(&mut self, node: NodePtr) {
+        Self::last_goes(&self.node(node).pins);
+    }
+
+    /// Remembers that `child` left `parent`, if anyone wants to know.
+    pub(in crate::accounting) fn note_departure(&mut self, child: NodePtr, parent: NodePtr) {
+        if self.node(parent).listener.is_none() {
+            return;
+        }
+        for node in [child, parent] {
+            // SAFETY: the pointer is from `Arc::into_raw` in `leak` and the node is alive. The
+            // count is given back in `Departures`.
+            unsafe { Arc::increment_strong_count(node.0.as_ptr()) };
+        }
+        let next = self.shared().departed.replace(child);
+        let state = self.state(child);
+        state.departed_from = Some(parent);
+        state.next_departed = next;
+    }
+
+    /// What the mutex protects besides the states of the nodes.
+    fn shared(&mut self) -> &mut Shared {
+        self.shared
+            .as_mut()
+            .expect("the mutex is held until the guard is dropped")
+    }
+
+    /// Notes that the node's subtree is exact and shut, by a recall that visited so many nodes.
+    pub(in crate::accounting) fn tighten(&mut self, node: NodePtr, visited: usize) {
+        let state = self.state(node);
+        (state.tight_operations, state.recall_cost) = (0, visited);
+        if !std::mem::replace(&mut state.tight, true) {
+            self.shared().tight += 1;
+        }
+    }
+
+    /// Notes that the node is tight no more.
+    pub(in crate::accounting) fn loosen(&mut self, node: NodePtr) {
+        if std::mem::take(&mut self.state(node).tight) {
+            self.shared().tight -= 1;
+        }
+    }
+
+    /// Whether any node of the tree is tight.
+    pub(in crate::accounting) fn some_are_tight(&mut self) -> bool {
+        self.shared().tight > 0
+    }
+
+    /// The departures since this was last asked, in order, to be told once the mutex is released.
+    pub(crate) fn take_departures(&mut self) -> Departures {
+        // The last one is first on the list: children leave before their parents.
+        let (mut next, mut told) = (self.shared().departed.take(), None);
+        while let Some(node) = next {
+            next = std::mem::replace(&mut self.state(node).next_departed, told);
+            told = Some(node);
+        }
+        Departures(told)
+    }
+
+    /// Whether nothing but links can lead to the node any more.
+    fn may_free(&self, node: NodePtr) -> bool {
+        let this = self.node(node);
+        // Acquire: partner of the Release in `drop_unless_last`.
+        !self.look(node).linked && this.handles() == 0 && this.pins.load(Ordering::Acquire) == 0
+    }
+
+    /// How many pins the node has.
+    pub(in crate::accounting) fn pins(&self, node: NodePtr) -> usize {
+        // Acquire: partner of the Release in `drop_unless_last`.
+        self.node(node).pins.load(Ordering::Acquire)
+    }
+
+    /// Buries the node if it is unlinked and nobody has a handle or a pin. It is freed when this
+    /// guard goes; whoever calls this gives up the pointer.
+    pub(in crate::accounting) fn bury_if_free(&mut self, node: NodePtr) {
+        if self.may_free(node) {
+            let next = self.shared().graveyard.replace(node);
+            self.state(node).next_dead = next;
+        }
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let Some(mut shared) = self.shared.take() else {
+            return;
+        };
+        let mut grave = shared.graveyard.take();
+        drop(shared);
+        // Nodes with their names and listeners are freed with no lock held; the tree goes with the
+        // last of them.
+        while let Some(node) = grave {
+            // SAFETY: a buried node is alive until it is retired below.
+            let state = unsafe { node.node() }.state.get();
+            // SAFETY: by `may_free` nobody else leads to this node but records, which do not touch
+            // its state; the graveyard was ours under the mutex.
+            grave = unsafe { (*state).next_dead };
+            // SAFETY: it comes from the graveyard.
+            unsafe { node.retire() };
+        }
+    }
+}

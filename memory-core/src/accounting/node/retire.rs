@@ -1,0 +1,81 @@
+//! How a node goes: freed when nobody leads to it, with word sent to its former parent's listener.
+#![expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "reaching a place through a raw pointer and using it count as two"
+)]
+#![expect(unsafe_code, reason = "frees nodes")]
+
+use std::sync::Arc;
+
+#[cfg(not(loom))]
+use super::super::hazard;
+use super::{Node, NodePtr, hooks};
+
+impl NodePtr {
+    /// Frees a buried node, or has a thread that still tells its listener of something free it.
+    ///
+    /// # Safety
+    ///
+    /// The caller took it from the graveyard, where it was once (it was unlinked once, and buried
+    /// by whoever took the last handle or pin, or unlinked it when there was none); or from the
+    /// record with which this left it.
+    pub(in crate::accounting) unsafe fn retire(self) {
+        // SAFETY: it is freed by this call, or by nobody before this call has left it to somebody.
+        if unsafe { self.node() }.hooks & hooks::LISTENER == 0 {
+            // SAFETY: the caller's promise; records hold nodes with listeners only.
+            return unsafe { self.free() };
+        }
+        #[cfg(not(loom))]
+        hazard::retire(self.0, hazard::records, |node| {
+            // SAFETY: the caller's promise for this node, and that of those who left others with
+            // the records; no record holds it now.
+            unsafe { Self(node).free() };
+        });
+        #[cfg(loom)]
+        // SAFETY: the caller's promise; in models there are no listeners.
+        unsafe {
+            self.free()
+        };
+    }
+
+    /// # Safety
+    ///
+    /// As for `retire`, and no record holds the node.
+    unsafe fn free(self) {
+        // SAFETY: the pointer is from `Arc::into_raw` in `leak`; by the caller's promise nobody
+        // leads to this node any more, and its count is given back once.
+        drop(unsafe { Arc::from_raw(self.0.as_ptr().cast_const()) });
+    }
+}
+
+/// Nodes that left the tree, as `(parent, child)`. They are kept alive as memory, no more.
+pub(crate) struct Departures(pub(super) Option<NodePtr>);
+
+impl Iterator for Departures {
+    type Item = (Arc<Node>, Arc<Node>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let child = self.0?;
+        // SAFETY: `note_departure` added one count for this list, which is taken over here, once.
+        let child = unsafe { Arc::from_raw(child.0.as_ptr().cast_const()) };
+        // SAFETY: a node departs once, and until this list has been walked nobody else looks at
+        // these two fields: the list was taken, under the mutex, by whoever walks it.
+        let (parent, next) = unsafe {
+            (
+                (*child.state.get()).departed_from,
+                (*child.state.get()).next_departed,
+            )
+        };
+        self.0 = next;
+        let parent = parent.expect("a departed node has a former parent");
+        // SAFETY: as for the child.
+        let parent = unsafe { Arc::from_raw(parent.0.as_ptr().cast_const()) };
+        Some((parent, child))
+    }
+}
+
+impl Drop for Departures {
+    fn drop(&mut self) {
+        self.for_each(drop);
+    }
+}

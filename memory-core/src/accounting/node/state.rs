@@ -1,0 +1,98 @@
+//! What only the holder of the mutex touches: [`State`].
+
+use super::NodePtr;
+
+/// The numbers of a node that only the holder of the mutex touches, in bytes. The names in
+/// parentheses are those of the essay at the head of `accounting`.
+pub(in crate::accounting) struct State {
+    pub(in crate::accounting) limit: usize,
+    /// What the parent is charged for this node (O); for a root, the sum that its limit bounds.
+    pub(in crate::accounting) obtained: usize,
+    /// The sum of the children's `obtained` (S).
+    pub(in crate::accounting) lent: usize,
+    /// Free bytes that are in no word (P).
+    pub(in crate::accounting) parked: usize,
+    /// External bytes that no word counts.
+    pub(in crate::accounting) external: usize,
+    pub(in crate::accounting) peak: usize,
+    /// The subtree is exact and shut (I2); set by recall, cleared by `relax`.
+    pub(in crate::accounting) tight: bool,
+    /// Must not be opened before it is known that no level from here up is tight.
+    pub(in crate::accounting) shut: bool,
+    pub(in crate::accounting) closed: bool,
+    pub(in crate::accounting) linked: bool,
+    /// It was told that memory outlived the last handle. Each growth of what is left takes and drops
+    /// a handle again.
+    pub(in crate::accounting) outlived: bool,
+    /// Slow operations since the last recall here, and the nodes that it visited.
+    pub(in crate::accounting) tight_operations: usize,
+    pub(in crate::accounting) recall_cost: usize,
+    pub(in crate::accounting) refusals: u64,
+    pub(in crate::accounting) forced: u64,
+    /// Non-owning ledgers.
+    pub(in crate::accounting) guests: usize,
+    /// A walk's own note: the exact allocated bytes.
+    pub(in crate::accounting) exact: usize,
+    pub(in crate::accounting) children: usize,
+    pub(in crate::accounting) parent: Option<NodePtr>,
+    pub(in crate::accounting) first_child: Option<NodePtr>,
+    pub(in crate::accounting) last_child: Option<NodePtr>,
+    pub(in crate::accounting) next_sibling: Option<NodePtr>,
+    pub(in crate::accounting) previous_sibling: Option<NodePtr>,
+    /// The next in the graveyard.
+    pub(super) next_dead: Option<NodePtr>,
+    /// While a departure waits to be told: the former parent, and the next such node.
+    pub(super) departed_from: Option<NodePtr>,
+    pub(super) next_departed: Option<NodePtr>,
+}
+
+impl State {
+    /// That of a node that nothing refers to yet, shut.
+    pub(super) fn shut(limit: usize) -> Self {
+        Self {
+            limit,
+            obtained: 0,
+            lent: 0,
+            parked: 0,
+            external: 0,
+            peak: 0,
+            tight: false,
+            shut: true,
+            closed: false,
+            linked: false,
+            outlived: false,
+            tight_operations: 0,
+            recall_cost: 0,
+            refusals: 0,
+            forced: 0,
+            guests: 0,
+            exact: 0,
+            children: 0,
+            parent: None,
+            first_child: None,
+            last_child: None,
+            next_sibling: None,
+            previous_sibling: None,
+            next_dead: None,
+            departed_from: None,
+            next_departed: None,
+        }
+    }
+
+    /// What is in use here and below (B + S): exact when the subtree is, else an upper bound.
+    #[inline]
+    pub(in crate::accounting) fn used(&self) -> usize {
+        self.obtained - self.parked
+    }
+
+    /// The limit, never above what a signed size can express.
+    #[inline]
+    pub(in crate::accounting) fn bound(&self) -> usize {
+        self.limit.min(crate::size::MAX_SIZE)
+    }
+
+    #[inline]
+    pub(in crate::accounting) fn note_peak(&mut self) {
+        self.peak = self.peak.max(self.used());
+    }
+}

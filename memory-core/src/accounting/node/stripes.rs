@@ -1,0 +1,93 @@
+//! The words of a node on which threads collide, one for each group of them: [`Stripes`].
+
+use super::super::word::{MAX_CREDIT, Word};
+#[cfg(not(loom))]
+use crate::sync::{Ordering, plain};
+
+/// One word of a striped node, alone on its pair of cache lines (they are prefetched in pairs).
+#[repr(align(128))]
+pub(super) struct Stripe(pub(super) Word);
+
+/// The words of a striped node.
+pub(super) struct Stripes {
+    pub(super) words: Box<[Stripe]>,
+    /// Each may hold what the node's `high` says, shifted right by so much: together they hold half
+    /// of it, since as much again may be parked.
+    pub(super) shift: u32,
+}
+
+/// Opens those of the words that are shut with an equal share of these bytes, of the credit at most
+/// `high` each, and says how much that was. None gets more than half of what it can hold, so that it
+/// can be given some, too.
+#[inline]
+pub(super) fn open_shut<'w>(
+    words: impl Iterator<Item = &'w Word> + Clone,
+    credit: usize,
+    external: usize,
+    high: usize,
+) -> (usize, usize) {
+    const HALF: usize = MAX_CREDIT / 2 + 1;
+    let shut = words.filter(|word| word.is_shut());
+    let count = match shut.clone().count() {
+        0 => return (0, 0),
+        // The usual number, for which nothing is divided.
+        1 => 1,
+        count => count,
+    };
+    let (credit, external) = (credit / count, external / count);
+    let (credit, external) = (credit.min(HALF).min(high), external.min(HALF));
+    shut.for_each(|word| word.open(credit, external));
+    (credit * count, external * count)
+}
+
+impl Stripes {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Word> + Clone {
+        self.words.iter().map(|stripe| &stripe.0)
+    }
+
+    /// The word of the calling thread.
+    pub(super) fn mine(&self) -> &Word {
+        &self.words[thread_number() & (self.words.len() - 1)].0
+    }
+}
+
+/// A small number per thread, to spread threads over stripes.
+#[cfg(not(loom))]
+fn thread_number() -> usize {
+    use std::cell::Cell;
+    static NEXT: plain::AtomicUsize = plain::AtomicUsize::new(0);
+    thread_local!(static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) });
+    // Without a destructor the cell is there until the thread has ended.
+    NUMBER.with(|number| {
+        if number.get() == usize::MAX {
+            // Relaxed: any number will do.
+            number.set(NEXT.fetch_add(1, Ordering::Relaxed) & (usize::MAX >> 1));
+        }
+        number.get()
+    })
+}
+
+/// In a model, the number that its thread chose.
+#[cfg(loom)]
+fn thread_number() -> usize {
+    STRIPE.with(std::cell::Cell::get)
+}
+
+#[cfg(loom)]
+loom::thread_local! {
+    /// The stripe that a model's thread uses.
+    pub(in crate::accounting) static STRIPE: std::cell::Cell<usize> = std::cell::Cell::new(0);
+}
+
+/// How many collisions on its word a node bears before it gets stripes.
+pub(super) const COLLISIONS: usize = 64;
+
+/// How many words a striped node gets: a power of two.
+pub(super) fn stripe_count() -> usize {
+    if cfg!(loom) {
+        return 2;
+    }
+    std::thread::available_parallelism()
+        .map_or(4, |cores| cores.get().clamp(2, 16))
+        .next_power_of_two()
+}

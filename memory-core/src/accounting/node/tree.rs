@@ -1,0 +1,59 @@
+//! What the nodes of a tree share: [`Tree`].
+
+use std::sync::Arc;
+
+use super::super::mutex::TreeMutex;
+use super::{Locked, Node, NodeConfig, NodePtr};
+use crate::debug::Recorder;
+use crate::manager::AllocationManager;
+
+/// What a tree is built with and never changes.
+pub(crate) struct TreeConfig {
+    /// Serves every block of the tree.
+    pub(crate) manager: Arc<dyn AllocationManager>,
+    /// The most credit, in bytes, that a node may hold unused; 0: none, all is exact at once.
+    pub(crate) credit: usize,
+    /// Whether debug mode is on.
+    pub(crate) debug: bool,
+    /// Whether totals and counts are kept.
+    pub(crate) statistics: bool,
+}
+
+/// One tree of allocators: what its nodes share.
+pub(crate) struct Tree {
+    pub(crate) config: TreeConfig,
+    /// In debug mode, what is alive.
+    recorder: Option<Box<Recorder>>,
+    mutex: TreeMutex,
+}
+
+impl Tree {
+    /// What is alive, in debug mode.
+    pub(crate) fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_deref()
+    }
+
+    /// A tree with its root, which has one handle.
+    pub(crate) fn with_root(config: TreeConfig, root: NodeConfig) -> NodePtr {
+        let tree = Arc::new(Self {
+            recorder: config.debug.then(|| Box::new(Recorder::new())),
+            config,
+            mutex: TreeMutex::new(),
+        });
+        let mut root = Node::boxed(root, tree, 0);
+        let root_node = Arc::get_mut(&mut root).expect("nobody else has seen the node");
+        root_node.state.get_mut().shut = root_node.tree.config.credit == 0;
+        let opens = !root_node.state.get_mut().shut;
+        root_node.state.get_mut().linked = true;
+        if opens {
+            root_node.word.open(0, 0);
+        }
+        NodePtr::leak(root)
+    }
+
+    /// Takes the mutex. The caller has a handle, a pin or bytes, and may give it up under it.
+    #[inline]
+    pub(crate) fn lock(&self) -> Locked<'_> {
+        Locked::new(self, self.mutex.lock())
+    }
+}
