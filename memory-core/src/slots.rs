@@ -48,15 +48,19 @@ pub(crate) fn slot() -> Option<usize> {
     held().or_else(lease)
 }
 
+/// Asks for a slot, as often as the thread comes by: one may have become free.
 #[cold]
 fn lease() -> Option<usize> {
     if SLOT.get() == UNASKED {
         let slot = LEASE.try_with(|lease| {
-            let slot = claim();
+            let slot = claim()?;
             lease.0.set(slot);
-            slot
+            Some(slot)
         });
-        SLOT.set(slot.unwrap_or(NO_SLOT));
+        SLOT.set(match slot {
+            Ok(slot) => slot.unwrap_or(UNASKED),
+            Err(_) => NO_SLOT,
+        });
     }
     held()
 }
@@ -80,8 +84,8 @@ impl Drop for Lease {
     }
 }
 
-/// The lowest free slot, or `NO_SLOT`.
-fn claim() -> u32 {
+/// The lowest free slot. If there is none that costs four loads.
+fn claim() -> Option<u32> {
     for (index, word) in HELD.iter().enumerate() {
         let claimed = word.fetch_update(
             // Acquire: its partner is the Release in `Lease::drop`.
@@ -91,10 +95,10 @@ fn claim() -> u32 {
             |bits| (bits != u32::MAX).then(|| bits | (bits + 1)),
         );
         if let Ok(bits) = claimed {
-            return index as u32 * 32 + bits.trailing_ones();
+            return Some(index as u32 * 32 + bits.trailing_ones());
         }
     }
-    NO_SLOT
+    None
 }
 
 thread_local! {
@@ -110,8 +114,8 @@ static HELD: [AtomicU32; SLOT_COUNT / 32] = [const { AtomicU32::new(0) }; SLOT_C
 /// Who wants to know when a slot ends.
 static TENANTS: Mutex<Vec<Weak<dyn Tenant>>> = Mutex::new(Vec::new());
 
-/// A thread that found every slot held, or has no thread-locals any more.
+/// A thread that has no thread-locals any more.
 const NO_SLOT: u32 = SLOT_COUNT as u32;
 
-/// A thread that has not asked for a slot yet.
+/// A thread that has not asked for a slot yet, or found every one held.
 const UNASKED: u32 = u32::MAX;

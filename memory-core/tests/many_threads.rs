@@ -3,13 +3,19 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::alloc::Layout;
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use arrow_memory_core::testing::{Block, TrackingManager};
 use arrow_memory_core::{AllocationManager, CachingManager, Tally};
 
 const THREADS: usize = 150;
+
+/// One test at a time: each needs to know who has what.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs `work` on so many threads, none of which ends before all have done it.
 fn on_all_at_once(work: impl Fn() + Sync) {
@@ -31,6 +37,7 @@ fn on_all_at_once(work: impl Fn() + Sync) {
 
 #[test]
 fn all_of_them_are_counted() {
+    let _alone = alone();
     let tally = Tally::new();
 
     on_all_at_once(|| {
@@ -46,6 +53,7 @@ fn all_of_them_are_counted() {
 
 #[test]
 fn a_cache_keeps_what_it_can_and_nothing_in_the_end() {
+    let _alone = alone();
     let tracking = Arc::new(TrackingManager::new());
     let manager = CachingManager::new(tracking.clone());
     let layout = Layout::from_size_align(64 * 1024, 64).unwrap();
@@ -58,4 +66,38 @@ fn a_cache_keeps_what_it_can_and_nothing_in_the_end() {
 
     assert_eq!(manager.stats().cached_bytes, Some(0));
     assert_eq!(tracking.live_bytes(), 0);
+}
+
+#[test]
+fn a_thread_that_came_when_all_was_taken_gets_its_own_when_others_have_ended() {
+    let _alone = alone();
+    let manager = CachingManager::new(Arc::new(TrackingManager::new()));
+    let layout = Layout::from_size_align(64 * 1024, 64).unwrap();
+    let cached_after_use = || {
+        drop(Block::untouched(&manager, layout).unwrap());
+        manager.stats().cached_bytes.unwrap()
+    };
+    let tally = &Tally::new();
+    let (taken, tried) = (&Barrier::new(THREADS + 1), &Barrier::new(THREADS + 1));
+
+    thread::scope(|scope| {
+        let others = (0..THREADS).map(|_| {
+            scope.spawn(|| {
+                tally.lent(1);
+                taken.wait();
+                tried.wait();
+            })
+        });
+        let others: Vec<_> = others.collect();
+        taken.wait();
+        let late = scope.spawn(move || {
+            let before = cached_after_use();
+            tried.wait();
+            for other in others {
+                other.join().unwrap();
+            }
+            (before, cached_after_use())
+        });
+        assert_eq!(late.join().unwrap(), (0, layout.size()));
+    });
 }
