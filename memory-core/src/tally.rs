@@ -80,8 +80,8 @@ impl Tally {
     /// `lent` to do.
     ///
     /// For hot paths: a function that leaves the rest to another, which it calls last, need not save
-    /// registers for that. It is `false` for a thread's first block, and when what the thread has
-    /// lent has grown or shrunk by 256 KiB since other threads were told of it.
+    /// registers for that. It is `false` for a thread that has no place of its own (yet), and when what
+    /// the thread has lent has grown or shrunk by 256 KiB since other threads were told of it.
     ///
     /// ```
     /// let tally = arrow_memory_core::Tally::new();
@@ -192,7 +192,8 @@ impl Tally {
         // publishing may be seen with both, so no more of it counts than may be unpublished.
         let highs = self.shards.iter().map(|shard| {
             let high = shard.high.load(Ordering::Relaxed);
-            (high - shard.published.load(Ordering::Relaxed)).clamp(0, PUBLISH_BYTES)
+            high.saturating_sub(shard.published.load(Ordering::Relaxed))
+                .clamp(0, PUBLISH_BYTES)
         });
         let high = self.published.load(Ordering::Relaxed) + highs.max().unwrap_or(0);
         let high = high.max(low);
@@ -210,11 +211,16 @@ impl Tally {
 
     /// Lets the peak start again from what is live now, as exact as [`stats`](Self::stats) says.
     pub fn reset_peak(&self) {
-        // Relaxed, all: as in `stats`. A thread that is counting may put its own high back, which
-        // is why the peak may be off by as much as it may be in any case.
+        if let Some(shard) = self.shard() {
+            let lent = shard.lent.load(Ordering::Relaxed);
+            let live = lent.wrapping_sub(shard.returned.load(Ordering::Relaxed)) as i64;
+            self.publish(shard, live);
+        }
+        // Relaxed, all: as in `stats`. A thread that is counting may put its own high back, or not know
+        // yet that it is gone. It is not replaced by another sum of that shard's, which might be an
+        // old one and so too high: the thread would publish nothing until it has passed that.
         for shard in &self.shards {
-            let published = shard.published.load(Ordering::Relaxed);
-            shard.high.store(published, Ordering::Relaxed);
+            shard.high.store(i64::MIN, Ordering::Relaxed);
         }
         self.peak.store(0, Ordering::Relaxed);
         let _ = self.stats();
@@ -264,12 +270,17 @@ impl Tally {
         let before = self
             .published
             .fetch_add(live - published, Ordering::Relaxed);
-        let high = (shard.high.load(Ordering::Relaxed) - published).max(0);
+        let high = shard.high.load(Ordering::Relaxed);
+        let high = high.saturating_sub(published).max(0);
         self.peak.fetch_max(before + high, Ordering::Relaxed);
         shard.published.store(live, Ordering::Relaxed);
         shard.high.store(live, Ordering::Relaxed);
-        shard.top.store(live + PUBLISH_BYTES, Ordering::Relaxed);
-        shard.low.store(live - PUBLISH_BYTES, Ordering::Relaxed);
+        let (top, low) = (
+            live.saturating_add(PUBLISH_BYTES),
+            live.saturating_sub(PUBLISH_BYTES),
+        );
+        shard.top.store(top, Ordering::Relaxed);
+        shard.low.store(low, Ordering::Relaxed);
     }
 
     #[cold]
@@ -308,7 +319,7 @@ struct Shard {
     allocations: AtomicU64,
     /// `lent - returned` when it was last added to the tally's `published`.
     published: AtomicI64,
-    /// The largest `lent - returned` since then; at least that. `reset_peak` lowers it.
+    /// The largest `lent - returned` since then, or less: `reset_peak` clears it.
     high: AtomicI64,
     /// The `lent - returned` at which it is to be published: `PUBLISH_BYTES` above the last.
     top: AtomicI64,
@@ -347,124 +358,4 @@ const PUBLISH_BYTES: i64 = 256 * KIB as i64;
 const TRIES: usize = 8;
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use std::sync::atomic::AtomicBool;
-    use std::thread;
-
-    use super::*;
-
-    #[test]
-    fn blocks_may_be_returned_by_threads_that_did_not_lend_them() {
-        let tally = Tally::new();
-        tally.lent(1000);
-
-        thread::scope(|scope| {
-            scope.spawn(|| tally.returned(400));
-        });
-
-        assert_eq!(tally.stats().live_bytes, Some(600));
-        assert_eq!(tally.stats().total_bytes, Some(1000));
-    }
-
-    #[test]
-    fn a_slot_is_used_again_and_its_sums_go_on() {
-        let tally = Tally::new();
-
-        for _ in 0..2 * SLOT_COUNT {
-            thread::scope(|scope| {
-                scope.spawn(|| tally.lent(3));
-            });
-        }
-
-        assert_eq!(tally.stats().live_bytes, Some(6 * SLOT_COUNT));
-        assert_eq!(tally.stats().allocations, Some(2 * SLOT_COUNT as u64));
-    }
-
-    #[test]
-    fn threads_that_are_ending_are_counted_too() {
-        struct CountsLate;
-        impl Drop for CountsLate {
-            fn drop(&mut self) {
-                TALLY.lent(5);
-                TALLY.returned(2);
-            }
-        }
-        static TALLY: Tally = Tally::new();
-        thread_local! {
-            static BEFORE: CountsLate = const { CountsLate };
-            static AFTER: CountsLate = const { CountsLate };
-        }
-
-        for _ in 0..10 {
-            let thread = thread::spawn(|| {
-                BEFORE.with(|_| ());
-                TALLY.lent(1);
-                AFTER.with(|_| ());
-            });
-            thread.join().unwrap();
-        }
-
-        // Whichever order locals are dropped in, one of the two finds the slot gone.
-        assert_eq!(TALLY.stats().live_bytes, Some(70));
-        assert_eq!(TALLY.stats().allocations, Some(30));
-    }
-
-    #[test]
-    fn the_peak_outlives_what_made_it_until_it_is_reset() {
-        let tally = Tally::new();
-        tally.lent(10 << 20);
-        tally.returned(10 << 20);
-        tally.lent(64);
-
-        assert_eq!(tally.stats().peak_bytes, Some(10 << 20));
-        tally.reset_peak();
-        assert_eq!(tally.stats().peak_bytes, Some(64));
-    }
-
-    #[test]
-    fn whoever_polls_while_another_thread_counts_does_not_lift_the_peak() {
-        let (tally, block) = (Tally::new(), 64 * KIB);
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for _ in 0..300_000 {
-                    tally.lent(block);
-                    tally.returned(block);
-                }
-                done.store(true, Ordering::Relaxed);
-            });
-            while !done.load(Ordering::Relaxed) {
-                assert!(tally.stats().live_bytes <= Some(block + 2 * PUBLISH_BYTES as usize));
-            }
-        });
-
-        let peak = tally.stats().peak_bytes.unwrap();
-        assert!(peak <= block + 2 * PUBLISH_BYTES as usize, "{peak}");
-    }
-
-    #[test]
-    fn the_peak_of_one_thread_is_exact() {
-        let tally = Tally::new();
-        for size in [64, 100, 50_000, 1 << 20] {
-            tally.lent(size);
-            tally.returned(size);
-            assert_eq!(tally.stats().peak_bytes, Some(size));
-        }
-        thread::scope(|scope| {
-            scope.spawn(|| tally.lent(64));
-        });
-        assert_eq!(tally.stats().peak_bytes, Some(1 << 20));
-    }
-
-    #[test]
-    fn resizing_counts_the_difference() {
-        let tally = Tally::new();
-        tally.lent(100);
-        tally.resized(100, 250);
-        tally.resized(250, 50);
-
-        let stats = tally.stats();
-        assert_eq!((stats.live_bytes, stats.total_bytes), (Some(50), Some(250)));
-        assert_eq!(stats.allocations, Some(1));
-    }
-}
+mod tests;

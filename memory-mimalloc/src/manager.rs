@@ -191,7 +191,7 @@ impl MimallocManager {
     ///
     /// # Safety
     ///
-    /// The block is live, and nobody else knows it; `size` is at most `DEAR`.
+    /// The block, if it is not null, is live, and nobody else knows it; `size` is at most `DEAR`.
     #[cold]
     unsafe fn lend_otherwise(
         &self,

@@ -195,13 +195,9 @@ impl Slot {
         home: &Slot,
         reset: impl FnOnce(&Count, bool),
     ) {
-        // SAFETY: with several ledgers the block is constant (invariant 3).
-        let block = unsafe { home.block() };
         let this = slot.as_ptr();
         // SAFETY: the pool's slots are valid for writes, and this one is the caller's.
         unsafe { (&raw mut (*this).home).write(home.home_ptr()) };
-        // SAFETY: as above.
-        unsafe { (&raw mut (*this).block).write(UnsafeCell::new(block)) };
         // SAFETY: as above.
         unsafe { (&raw mut (*this).links).write(UnsafeCell::new(Links::default())) };
         // SAFETY: the pool initialised the face when it made the chunk; it is all atomics.

@@ -288,3 +288,33 @@ fn the_peak_can_be_reset() {
     manager.reset_peak();
     assert_eq!(manager.stats().peak_bytes, Some(0));
 }
+
+#[test]
+fn large_blocks_are_kept_by_class_and_widely_aligned_ones_are_not() {
+    let manager = MimallocManager::new();
+    let (small, large, wide) = (
+        layout(100_000, 64),
+        layout(104 * 1024, 64),
+        layout(100_001, 256),
+    );
+
+    let first = manager.allocate(small).unwrap();
+    // SAFETY: live, of this manager and layout, and not used any more.
+    unsafe { manager.deallocate(first, small) };
+    assert_eq!(manager.stats().cached_bytes, Some(large.size()));
+
+    // It has room for the size of its class, and is lent with it.
+    let second = manager.allocate(large).unwrap();
+    assert_eq!((second, manager.stats().cached_bytes), (first, Some(0)));
+    fill(second, large.size(), 7);
+    assert!(is_filled(second, large.size(), 7));
+
+    let third = manager.allocate(wide).unwrap();
+    // SAFETY: as above.
+    unsafe { manager.deallocate(third, wide) };
+    assert_eq!(manager.stats().cached_bytes, Some(0));
+    // SAFETY: as above.
+    unsafe { manager.deallocate(second, large) };
+    assert_eq!(manager.stats().cached_bytes, Some(large.size()));
+    assert_eq!(manager.stats().live_bytes, Some(0));
+}

@@ -91,8 +91,10 @@ impl ThreadBlocks {
         let kept = self.kept.load(Ordering::Relaxed);
         self.kept
             .store(kept.wrapping_add(class.size()), Ordering::Relaxed);
+        let place = &self.places[class.index()][top];
+        debug_assert!(place.load(Ordering::Relaxed).is_null(), "invariant 2");
         // Release: its partner is the Acquire of whoever swaps the block out.
-        self.places[class.index()][top].store(block.as_ptr(), Ordering::Release);
+        place.store(block.as_ptr(), Ordering::Release);
         let bin = &self.bins[class.index()];
         bin.store(bin.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         true
@@ -101,14 +103,30 @@ impl ThreadBlocks {
     /// Where a block of this class would be kept, if there is room. For the owner.
     #[inline]
     pub(super) fn free_place(&self, class: Class, most: usize) -> Option<usize> {
-        let top = top(self.bins[class.index()].load(Ordering::Relaxed))?;
-        // A place from `top` on may hold a block until somebody who empties gets there, if `top`
-        // was lowered meanwhile.
-        (top < most
-            && self.places[class.index()][top]
-                .load(Ordering::Relaxed)
-                .is_null())
-        .then_some(top)
+        let mut top = top(self.bins[class.index()].load(Ordering::Relaxed))?;
+        if top >= most {
+            top = self.lower(class, top);
+        }
+        (top < most).then_some(top)
+    }
+
+    /// Lowers the top of a class to the latest block that is still there. For the owner.
+    fn lower(&self, class: Class, mut top: usize) -> usize {
+        let places = &self.places[class.index()];
+        while top > 0 && places[top - 1].load(Ordering::Relaxed).is_null() {
+            top -= 1;
+        }
+        let bin = &self.bins[class.index()];
+        let wanted = bin.load(Ordering::Relaxed) & WANTED;
+        bin.store(wanted | (top as u8 + 1), Ordering::Relaxed);
+        top
+    }
+
+    /// Forgets what was asked for, once all is empty: the next owner is another thread. For the owner.
+    pub(super) fn forget(&self) {
+        for bin in &self.bins {
+            bin.store(0, Ordering::Relaxed);
+        }
     }
 
     /// A block of another class, one that was not asked for lately if there is one. For the owner.

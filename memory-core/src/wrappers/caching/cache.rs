@@ -55,7 +55,8 @@ pub struct CacheLimits {
     pub bytes_per_thread: usize,
     /// The most blocks of one class that one thread keeps, 16 at most. 16 by default.
     pub blocks_per_class: usize,
-    /// The largest block that is kept, in bytes; at most 8 MiB. 4 MiB by default.
+    /// The largest block that is kept, in bytes, rounded up to the size of its class; at most 8 MiB.
+    /// 4 MiB by default.
     pub largest_block: usize,
 }
 
@@ -87,9 +88,14 @@ impl BlockCache {
         limits: CacheLimits,
         release: impl Fn(NonNull<u8>, usize) + Send + Sync + 'static,
     ) -> Self {
+        // Of a class all sizes are kept, or none.
+        let largest_block = match limits.largest_block.min(LARGEST) {
+            size if size > SMALL => Class::of(size).size(),
+            size => size,
+        };
         let shared = Arc::new(Shared {
             limits: CacheLimits {
-                largest_block: limits.largest_block.min(LARGEST),
+                largest_block,
                 blocks_per_class: limits.blocks_per_class.min(PLACES),
                 ..limits
             },
@@ -231,6 +237,7 @@ impl Tenant for Shared {
     fn slot_ends(&self, slot: usize) {
         if let Some(blocks) = self.threads[slot].get() {
             self.empty_one(blocks);
+            blocks.forget();
         }
     }
 }

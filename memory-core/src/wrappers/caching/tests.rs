@@ -151,6 +151,53 @@ fn a_thread_that_frees_what_others_allocate_keeps_nothing() {
 }
 
 #[test]
+fn a_thread_does_not_inherit_what_another_asked_for() {
+    let (_, manager) = tracked(CacheLimits::default());
+    let (held, manager) = (block(&manager, 64 * KIB), &manager);
+    for _ in 0..2 {
+        thread::scope(|scope| {
+            let asked = scope.spawn(|| drop(block(manager, 64 * KIB)));
+            asked.join().unwrap();
+        });
+    }
+
+    thread::scope(|scope| {
+        let frees = scope.spawn(move || {
+            drop(held);
+            cached(manager)
+        });
+        assert_eq!(frees.join().unwrap(), 0);
+    });
+}
+
+#[test]
+fn after_all_was_released_blocks_are_kept_again_at_once() {
+    let (_, manager) = tracked(CacheLimits::default());
+    let mut held: Vec<_> = (0..20).map(|_| block(&manager, 64 * KIB)).collect();
+    held.truncate(4);
+    assert_eq!(cached(&manager), 16 * 64 * KIB);
+    manager.release_unused();
+    assert_eq!(cached(&manager), 0);
+
+    drop(held);
+    assert_eq!(cached(&manager), 4 * 64 * KIB);
+}
+
+#[test]
+fn a_limit_between_two_classes_and_too_many_places_are_what_can_be_had() {
+    let (_, manager) = tracked(CacheLimits {
+        bytes_per_thread: 64 * MIB,
+        blocks_per_class: 100,
+        largest_block: 100_000,
+    });
+    assert_eq!(manager.limits().largest_block, 104 * KIB);
+    assert_eq!(manager.limits().blocks_per_class, 16);
+
+    drop((0..40).map(|_| block(&manager, 99_000)).collect::<Vec<_>>());
+    assert_eq!(cached(&manager), 16 * 104 * KIB);
+}
+
+#[test]
 fn zeroed_blocks_from_the_cache_are_zero() {
     let manager = CachingManager::new(Arc::new(CountingManager::new()));
     let dirty = Block::filled(&manager, layout(100_000), 0xFF).unwrap();
