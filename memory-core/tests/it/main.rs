@@ -10,6 +10,7 @@ mod events;
 mod external;
 mod foreign;
 mod foreign_rooms;
+mod foreign_watches;
 mod handles;
 mod leak_check;
 mod leaks;
