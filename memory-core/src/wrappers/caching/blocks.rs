@@ -206,3 +206,93 @@ impl ThreadBlocks {
 
 /// The most blocks of one class.
 pub(super) const PLACES: usize = 16;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// What is in each class that was asked for, by place; `None` was emptied.
+    type Model = BTreeMap<usize, Vec<Option<usize>>>;
+
+    fn pop(places: &mut Vec<Option<usize>>) -> Option<usize> {
+        while let Some(place) = places.pop() {
+            if place.is_some() {
+                return place;
+            }
+        }
+        None
+    }
+
+    fn bytes(model: &Model) -> usize {
+        let sizes = model
+            .iter()
+            .map(|(&class, places)| places.iter().flatten().count() * Class::at(class).size());
+        sizes.sum()
+    }
+
+    #[test]
+    fn one_thread_finds_what_a_naive_model_does() {
+        let mut state = 88_172_645_463_325_252_u64;
+        let mut draws = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 11) as usize
+        };
+        for _ in 0..100 {
+            let (blocks, mut model, most) =
+                (ThreadBlocks::new(), Model::new(), 1 + draws() % PLACES);
+            for step in 1..1000 {
+                let class = Class::at([0, 1, 7, 31, 62, 63][draws() % 6]);
+                match draws() % 100 {
+                    0..40 => {
+                        let taken = blocks.take(class).map(|block| block.addr().get());
+                        assert_eq!(taken, pop(model.entry(class.index()).or_default()));
+                    }
+                    40..90 => {
+                        let block = NonNull::without_provenance((step * 64).try_into().unwrap());
+                        let kept = blocks.put(class, block, most);
+                        let Some(places) = model.get_mut(&class.index()) else {
+                            assert!(!kept, "nobody asked for it");
+                            continue;
+                        };
+                        if places.len() >= most {
+                            let last = places.iter().rposition(Option::is_some);
+                            places.truncate(last.map_or(0, |last| last + 1));
+                        }
+                        assert_eq!(kept, places.len() < most);
+                        if kept {
+                            places.push(Some(step * 64));
+                        }
+                    }
+                    90..98 => {
+                        let given = blocks.give_up(class);
+                        let others = |(&other, places): (&usize, &Vec<Option<usize>>)| {
+                            other != class.index() && places.iter().any(Option::is_some)
+                        };
+                        assert_eq!(given.is_some(), model.iter().any(others));
+                        if let Some((block, from)) = given {
+                            assert_ne!(from, class);
+                            let places = model.get_mut(&from.index()).unwrap();
+                            assert_eq!(pop(places), Some(block.addr().get()));
+                        }
+                        // It may have come past places that were emptied.
+                        for (&class, places) in &mut model {
+                            let top = top(blocks.bins[class].load(Ordering::Relaxed)).unwrap();
+                            assert!(places.drain(top..).all(|place| place.is_none()));
+                        }
+                    }
+                    _ => {
+                        let mut emptied = 0;
+                        blocks.empty(|_, class| emptied += class.size());
+                        assert_eq!(emptied, bytes(&model));
+                        model.values_mut().for_each(|places| places.fill(None));
+                    }
+                }
+                assert_eq!(blocks.bytes(), bytes(&model));
+            }
+        }
+    }
+}
