@@ -180,6 +180,25 @@ fn the_peak_of_three_threads_is_off_by_what_two_of_them_may_keep_to_themselves()
     });
 }
 
+/// A mark from before might be stored after its thread has published less: see the test below, which
+/// seldom meets that.
+#[test]
+fn a_reset_leaves_no_high_mark_of_any_thread() {
+    let tally = Tally::new();
+    tally.lent(1 << 20);
+    thread::scope(|scope| {
+        scope.spawn(|| tally.lent(64 << 20));
+    });
+    tally.reset_peak();
+
+    let marks = tally
+        .shards
+        .iter()
+        .map(|shard| shard.high.load(Ordering::Relaxed));
+    assert!(marks.into_iter().all(|mark| mark == i64::MIN));
+    assert_eq!(tally.stats().peak_bytes, Some(65 << 20));
+}
+
 /// Once, a reset that raced with a thread's publishing left it a high mark from before.
 #[test]
 fn what_a_thread_lends_after_a_reset_that_raced_with_it_is_in_the_peak() {
