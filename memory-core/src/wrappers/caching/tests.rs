@@ -198,6 +198,22 @@ fn a_limit_between_two_classes_and_too_many_places_are_what_can_be_had() {
 }
 
 #[test]
+fn what_is_small_or_too_large_has_no_class_whatever_the_limit() {
+    let cache = BlockCache::new(
+        CacheLimits {
+            largest_block: usize::MAX,
+            ..CacheLimits::default()
+        },
+        |_, _| (),
+    );
+    for size in [0, 32 * KIB, 8 * MIB + 1] {
+        assert_eq!(cache.size_of_class(size), None, "{size}");
+    }
+    assert_eq!(cache.size_of_class(32 * KIB + 1), Some(36 * KIB));
+    assert_eq!(cache.size_of_class(8 * MIB), Some(8 * MIB));
+}
+
+#[test]
 fn zeroed_blocks_from_the_cache_are_zero() {
     let manager = CachingManager::new(Arc::new(CountingManager::new()));
     let dirty = Block::filled(&manager, layout(100_000), 0xFF).unwrap();
