@@ -212,9 +212,7 @@ impl Tally {
     /// Lets the peak start again from what is live now, as exact as [`stats`](Self::stats) says.
     pub fn reset_peak(&self) {
         if let Some(shard) = self.shard() {
-            let lent = shard.lent.load(Ordering::Relaxed);
-            let live = lent.wrapping_sub(shard.returned.load(Ordering::Relaxed)) as i64;
-            self.publish(shard, live);
+            self.publish(shard, shard.live());
         }
         // Relaxed, all: as in `stats`. A thread that is counting may put its own high back, or not know
         // yet that it is gone. It is not replaced by another sum of that shard's, which might be an
@@ -243,9 +241,9 @@ impl Tally {
     }
 
     fn count_lent(&self, shard: &Shard, bytes: u64) {
-        let lent = add(&shard.lent, bytes);
+        add(&shard.lent, bytes);
+        let live = shard.live();
         // Relaxed, all: by invariant 1 nobody else writes them (`high` is a mere hint).
-        let live = lent.wrapping_sub(shard.returned.load(Ordering::Relaxed)) as i64;
         if live > shard.high.load(Ordering::Relaxed) {
             shard.high.store(live, Ordering::Relaxed);
             if live >= shard.top.load(Ordering::Relaxed) {
@@ -255,9 +253,9 @@ impl Tally {
     }
 
     fn count_returned(&self, shard: &Shard, bytes: u64) {
-        let returned = add(&shard.returned, bytes);
-        // Relaxed, both: by invariant 1 nobody else writes them.
-        let live = shard.lent.load(Ordering::Relaxed).wrapping_sub(returned) as i64;
+        add(&shard.returned, bytes);
+        let live = shard.live();
+        // Relaxed: by invariant 1 nobody else writes it.
         if live <= shard.low.load(Ordering::Relaxed) {
             self.publish(shard, live);
         }
@@ -339,16 +337,23 @@ impl Shard {
             low: AtomicI64::new(-PUBLISH_BYTES),
         }
     }
+
+    /// What the thread has lent and not taken back; below zero if it took back what others lent. For
+    /// the holder of the slot.
+    fn live(&self) -> i64 {
+        // Relaxed, both: by invariant 1 nobody else writes them.
+        let returned = self.returned.load(Ordering::Relaxed);
+        self.lent.load(Ordering::Relaxed).wrapping_sub(returned) as i64
+    }
 }
 
-/// Adds to a counter that only this thread writes, and tells the sum.
+/// Adds to a counter that only this thread writes.
 #[inline]
-fn add(counter: &AtomicU64, amount: u64) -> u64 {
+fn add(counter: &AtomicU64, amount: u64) {
     // Relaxed: by invariant 1 this thread wrote the value, or has acquired the slot since.
     let sum = counter.load(Ordering::Relaxed).wrapping_add(amount);
     // Release: its partner is the Acquire load in `Tally::stats`. (On x86-64 a plain store.)
     counter.store(sum, Ordering::Release);
-    sum
 }
 
 /// How far a shard's difference may go before it is added to what all threads see.
