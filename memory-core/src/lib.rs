@@ -23,11 +23,11 @@ mod reservation;
 mod rounding;
 pub mod sampling;
 mod size;
-mod slots;
 mod sync;
 mod tally;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod thread;
 mod totals;
 mod wrappers;
 
@@ -63,6 +63,7 @@ pub use rounding::{
 };
 pub use size::{ALIGNMENT, MAX_ALIGNMENT};
 pub use tally::Tally;
+pub use thread::thread_number;
 pub use totals::MemoryTotals;
 pub use wrappers::{
     BlockCache, CacheLimits, CachingManager, CappedManager, LoggingManager, ProxyManager,

@@ -7,11 +7,10 @@
 //! jemalloc can destroy an arena only with everything in it, and a block may be leaked for good. So
 //! arenas are not destroyed but purged and handed to the next manager.
 
-use std::cell::Cell;
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use arrow_memory_core::thread_number;
 use tikv_jemalloc_sys::MALLOCX_ARENA;
 
 use crate::error::JemallocError;
@@ -20,7 +19,7 @@ use crate::mallctl;
 /// A manager's arenas, made when a thread first needs one.
 #[derive(Debug)]
 pub(crate) struct OwnArenas {
-    /// Threads are dealt to slots in turn. A slot holds the flags that name its arena, or 0 if
+    /// A thread uses the slot of its number, modulo how many there are. A slot holds the flags that name its arena, or 0 if
     /// jemalloc could not make one, whereupon its own choice of arena must do.
     slots: Box<[OnceLock<c_int>]>,
     /// What new arenas get, and those that were made.
@@ -42,7 +41,7 @@ impl OwnArenas {
     /// The flags that send a block of the calling thread to its arena; 0 if there is none.
     #[inline]
     pub(crate) fn flags(&self) -> c_int {
-        let slot = &self.slots[thread_ordinal() % self.slots.len()];
+        let slot = &self.slots[thread_number() % self.slots.len()];
         match slot.get() {
             Some(flags) => *flags,
             None => {
@@ -137,24 +136,6 @@ impl Default for Decay {
 struct State {
     decay: Decay,
     made: Vec<u32>,
-}
-
-/// The how-manieth thread this is of those that asked.
-#[inline]
-fn thread_ordinal() -> usize {
-    thread_local! {
-        static ORDINAL: Cell<usize> = const { Cell::new(usize::MAX) };
-    }
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-
-    let known = ORDINAL.get();
-    if known != usize::MAX {
-        return known;
-    }
-    // Relaxed: a number that guards nothing.
-    let new = NEXT.fetch_add(1, Ordering::Relaxed);
-    ORDINAL.set(new);
-    new
 }
 
 /// Nothing panics while it holds one of these locks, so a poisoned one is whole.

@@ -15,8 +15,9 @@ use std::sync::Arc;
 use loom::thread;
 
 use super::handle::Handle;
-use super::node::{NodeConfig, STRIPE, TreeConfig};
+use super::node::{NodeConfig, TreeConfig};
 use crate::testing::StdManager;
+use crate::thread::CHOSEN;
 
 /// A root with the default credit.
 fn root(limit: usize) -> Handle {
@@ -375,7 +376,7 @@ fn stripes_share_one_limit() {
         uncharge(&root, 4);
         let other = root.clone();
         let thread = thread::spawn(move || {
-            STRIPE.with(|stripe| stripe.set(1));
+            CHOSEN.with(|number| number.set(1));
             other.charge(24).expect("24 beside 40");
             uncharge(&other, 8);
         });
@@ -437,7 +438,7 @@ fn external_bytes_are_released_on_another_stripe_than_they_were_charged_on() {
         root.charge_external(16).unwrap();
         let other = root.clone();
         let thread = thread::spawn(move || {
-            STRIPE.with(|stripe| stripe.set(1));
+            CHOSEN.with(|number| number.set(1));
             other.release_external(12);
         });
 

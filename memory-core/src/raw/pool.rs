@@ -28,6 +28,7 @@ use std::ptr::NonNull;
 use super::slot::{Face, Slot};
 use crate::size::KIB;
 use crate::sync::plain::{Mutex, MutexGuard, lock};
+use crate::thread::{self, AtEnd};
 
 /// The most free slots that a thread keeps.
 const MOST_CACHED: usize = 1024;
@@ -103,7 +104,7 @@ fn pool() -> MutexGuard<'static, Pool> {
 ///
 /// It has no destructor, so that taking and returning need not ask whether it is still there: a
 /// thread that has not started, or that is ending, has an empty list with no room, and every use
-/// of it takes the slow path, which looks at [`GUARD`].
+/// of it takes the slow path, which registers [`EMPTY`] to be called when the thread ends.
 struct Cache {
     first: Cell<Option<NonNull<FreeSlot>>>,
     /// How many slots may be returned before some must go to the chunks.
@@ -112,9 +113,15 @@ struct Cache {
 
 thread_local! {
     static CACHE: Cache = const { Cache { first: Cell::new(None), room: Cell::new(0) } };
-    /// Empties the list when the thread ends.
-    static GUARD: Guard = const { Guard };
 }
+
+/// Empties the list of a thread that ends.
+static EMPTY: AtEnd = AtEnd(|_number| {
+    CACHE.with(|cache| {
+        cache.room.set(0);
+        flush(cache, usize::MAX);
+    });
+});
 
 /// A slot for the caller: ready, with a null node, and a block that says nothing.
 #[inline]
@@ -201,7 +208,7 @@ pub(crate) fn for_each_in_use(mut visit: impl FnMut(&Face)) {
 #[cold]
 #[inline(never)]
 fn refill(cache: &Cache) -> NonNull<FreeSlot> {
-    let living = GUARD.try_with(|_guard| ()).is_ok();
+    let living = thread::at_end(&EMPTY);
     let mut pool = pool();
     if living {
         for _ in 1..BATCH {
@@ -223,7 +230,7 @@ fn refill(cache: &Cache) -> NonNull<FreeSlot> {
 #[cold]
 #[inline(never)]
 unsafe fn put_slowly(cache: &Cache, slot: NonNull<FreeSlot>) {
-    let living = GUARD.try_with(|_guard| ()).is_ok();
+    let living = thread::at_end(&EMPTY);
     if !living {
         // SAFETY: the caller's promise.
         return unsafe { pool().push(slot) };
@@ -250,18 +257,6 @@ fn flush(cache: &Cache, count: usize) {
         cache.first.set(unsafe { (*slot.as_ptr()).next });
         // SAFETY: the slot was in this list and is in none now.
         unsafe { pool.push(slot) };
-    }
-}
-
-/// What a thread has for as long as its list may hold slots.
-struct Guard;
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        CACHE.with(|cache| {
-            cache.room.set(0);
-            flush(cache, usize::MAX);
-        });
     }
 }
 

@@ -31,8 +31,6 @@ use slab::Slab;
 pub(crate) use self::locked::Locked;
 pub(super) use self::retire::Departures;
 pub(super) use self::state::State;
-#[cfg(all(test, loom))]
-pub(super) use self::stripes::STRIPE;
 use self::stripes::{COLLISIONS, Stripes};
 pub(crate) use self::tree::{Tree, TreeConfig};
 pub(crate) use self::watch::hooks;

@@ -1,8 +1,7 @@
 //! The words of a node on which threads collide, one for each group of them: [`Stripes`].
 
 use super::super::word::{MAX_CREDIT, Word};
-#[cfg(not(loom))]
-use crate::sync::{Ordering, plain};
+use crate::thread::thread_number;
 
 /// One word of a striped node, alone on its pair of cache lines (they are prefetched in pairs).
 #[repr(align(128))]
@@ -49,34 +48,6 @@ impl Stripes {
     pub(super) fn mine(&self) -> &Word {
         &self.words[thread_number() & (self.words.len() - 1)].0
     }
-}
-
-/// A small number per thread, to spread threads over stripes.
-#[cfg(not(loom))]
-fn thread_number() -> usize {
-    use std::cell::Cell;
-    static NEXT: plain::AtomicUsize = plain::AtomicUsize::new(0);
-    thread_local!(static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) });
-    // Without a destructor the cell is there until the thread has ended.
-    NUMBER.with(|number| {
-        if number.get() == usize::MAX {
-            // Relaxed: any number will do.
-            number.set(NEXT.fetch_add(1, Ordering::Relaxed) & (usize::MAX >> 1));
-        }
-        number.get()
-    })
-}
-
-/// In a model, the number that its thread chose.
-#[cfg(loom)]
-fn thread_number() -> usize {
-    STRIPE.with(std::cell::Cell::get)
-}
-
-#[cfg(loom)]
-loom::thread_local! {
-    /// The stripe that a model's thread uses.
-    pub(in crate::accounting) static STRIPE: std::cell::Cell<usize> = std::cell::Cell::new(0);
 }
 
 /// How many collisions on its word a node bears before it gets stripes.
