@@ -69,7 +69,7 @@ pub use wrappers::{
     BlockCache, CacheLimits, CachingManager, CappedManager, LoggingManager, ProxyManager,
 };
 
-/// What the macros of this crate expand to. Not for use by hand.
+/// What the macros of this crate expand to, and what its backends share with it. Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
     #[cfg(all(
@@ -85,4 +85,5 @@ pub mod __private {
         )
     ))]
     pub use crate::backend::table::{LINKED, linkme};
+    pub use crate::thread::{AtEnd, at_end};
 }

@@ -2,13 +2,12 @@
 //!
 //! A counter that every thread adds to costs 5 ns where nobody else writes and caps a program at
 //! some 24 million updates a second where somebody does, several times what an allocation takes.
-//! So a tally has one *shard* for each of 1,024 [numbers](crate::thread) of threads, on its own cache line,
-//! which only the thread with that number writes: with a load and a store, no read-modify-write. To read the
-//! tally is to add the shards up.
+//! So a tally has one *shard* for each [number](crate::thread) of a thread, on its own cache line, which only
+//! the thread with that number writes: with a load and a store, no read-modify-write. To read the tally is to
+//! add the shards up.
 //!
-//! The first 128 shards are part of the tally, and counting there takes no call. Those of higher
-//! numbers lie in segments of 128 shards (16 KiB), which are allocated when a thread first counts there, and
-//! are reached by a call. Threads that have no number (1,024 others have one each, or they are ending)
+//! A shard is 128 bytes, which a thread allocates when it first counts in a tally; the tally has a pointer
+//! for each of 1,024 numbers. Threads that have no number (1,024 others have one each, or they are ending)
 //! spread over 16 shards that they share, with read-modify-writes.
 //!
 //! # Invariants
@@ -18,11 +17,19 @@
 //! 2. Shards are never reset: their sums go on when a number changes hands, and wrap. Live bytes are
 //!    the difference of two sums modulo 2^64, so blocks may be given back by other threads. Sums therefore
 //!    include the shards of all numbers that were ever taken, and no others.
-//! 3. Every shard, shared or not, has added to the tally's `published` what its own `published` says.
+//! 3. A number's pointer is null, or leads to a shard that this tally has allocated. It is stored once,
+//!    by the holder of the number, and its shard is freed with the tally.
+//! 4. Every shard, shared or not, has added to the tally's `published` what its own `published` says.
 
+#![expect(
+    unsafe_code,
+    reason = "shards are found by a thread's number, without a second look"
+)]
+
+use std::alloc::{Layout, alloc};
 use std::fmt;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering};
 
 use crate::manager::ManagerStats;
 use crate::size::KIB;
@@ -48,11 +55,9 @@ use crate::thread::{self, NUMBERS};
 /// assert_eq!((stats.total_bytes, stats.allocations), (Some(8256), Some(2)));
 /// ```
 pub struct Tally {
-    /// One for each of the lowest numbers.
-    shards: [Shard; SEGMENT],
-    /// Those of higher numbers, made when a thread first counts there.
-    segments: [OnceLock<Box<[Shard]>>; SEGMENTS],
-    /// Those that threads without a number share.
+    /// A shard for each number; the last pointer stays null, for threads that have none.
+    own: [AtomicPtr<Shard>; NUMBERS + 1],
+    /// The shards that threads without a number share.
     shared: [Shard; SHARED],
     /// The sum of what the shards have published, late by at most `PUBLISH_BYTES` each.
     published: AtomicI64,
@@ -64,8 +69,7 @@ impl Tally {
     /// A tally of nothing.
     pub const fn new() -> Self {
         Self {
-            shards: [const { Shard::new() }; SEGMENT],
-            segments: [const { OnceLock::new() }; SEGMENTS],
+            own: [const { AtomicPtr::new(ptr::null_mut()) }; NUMBERS + 1],
             shared: [const { Shard::new() }; SHARED],
             published: AtomicI64::new(0),
             peak: AtomicI64::new(0),
@@ -92,8 +96,8 @@ impl Tally {
     /// `lent` to do.
     ///
     /// For hot paths: a function that leaves the rest to another, which it calls last, need not save
-    /// registers for that. It is `false` for a thread that has no place of its own (yet) or whose
-    /// [number](crate::thread_number) is 128 or more, and when what the thread has lent has grown or shrunk by 256 KiB since other threads were told of it.
+    /// registers for that. It is `false` for a thread that has no place of its own (yet), and when what
+    /// the thread has lent has grown or shrunk by 256 KiB since other threads were told of it.
     ///
     /// ```
     /// let tally = arrow_memory_core::Tally::new();
@@ -106,42 +110,14 @@ impl Tally {
     #[inline]
     #[must_use]
     pub fn try_lent(&self, bytes: usize) -> bool {
-        let Some(shard) = self.shard() else {
-            return false;
-        };
-        // Relaxed, all: by invariant 1 nobody else writes them (`high` is a mere hint).
-        let sum = shard.lent.load(Ordering::Relaxed);
-        let lent = sum.wrapping_add(bytes as u64);
-        let live = lent.wrapping_sub(shard.returned.load(Ordering::Relaxed)) as i64;
-        if live > shard.high.load(Ordering::Relaxed) {
-            if live >= shard.top.load(Ordering::Relaxed) {
-                return false;
-            }
-            shard.high.store(live, Ordering::Relaxed);
-        }
-        add(&shard.allocations, 1);
-        // Release: its partner is the Acquire load in `sum`. (On x86-64 a plain store.)
-        shard.lent.store(lent, Ordering::Release);
-        true
+        self.own().is_some_and(|shard| shard.try_lent(bytes))
     }
 
     /// As [`returned`](Self::returned), if that takes no call: see [`try_lent`](Self::try_lent).
     #[inline]
     #[must_use]
     pub fn try_returned(&self, bytes: usize) -> bool {
-        let Some(shard) = self.shard() else {
-            return false;
-        };
-        // Relaxed, all: by invariant 1 nobody else writes them.
-        let sum = shard.returned.load(Ordering::Relaxed);
-        let returned = sum.wrapping_add(bytes as u64);
-        let live = shard.lent.load(Ordering::Relaxed).wrapping_sub(returned) as i64;
-        if live <= shard.low.load(Ordering::Relaxed) {
-            return false;
-        }
-        // Release: its partner is the Acquire load in `sum`. (On x86-64 a plain store.)
-        shard.returned.store(returned, Ordering::Release);
-        true
+        self.own().is_some_and(|shard| shard.try_returned(bytes))
     }
 
     #[cold]
@@ -252,43 +228,47 @@ impl Tally {
     /// The shards that somebody may have written to. To be asked anew for each sum: what was seen in the last
     /// one may have told of a thread that is counted in this one.
     fn used(&self) -> impl Iterator<Item = &Shard> {
-        let made = self.segments.iter().filter_map(OnceLock::get);
-        let higher = made.flat_map(|segment| segment.iter());
-        let lowest = self.shards.iter().take(thread::ever());
-        lowest.chain(higher).chain(&self.shared)
-    }
-
-    /// This thread's shard, if it has one that takes no call.
-    #[inline]
-    fn shard(&self) -> Option<&Shard> {
-        self.shards.get(thread::index())
+        let own = self.own.iter().take(thread::ever()).filter_map(|own| {
+            // Acquire: its partner is the Release in `make`.
+            let shard = own.load(Ordering::Acquire);
+            // SAFETY: by invariant 3 it is null, or alive as long as the tally.
+            unsafe { shard.as_ref() }
+        });
+        own.chain(&self.shared)
     }
 
     /// This thread's shard, if it has one.
+    #[inline]
     fn own(&self) -> Option<&Shard> {
-        self.shard().or_else(|| {
-            let number = thread::index();
-            let segment = self.segments.get(number / SEGMENT - 1)?;
-            segment.get()?.get(number % SEGMENT)
-        })
+        // SAFETY: by invariant 2 of `thread` an index is at most `NUMBERS`.
+        let own = unsafe { self.own.get_unchecked(thread::index()) };
+        // Relaxed: stored by this thread, or by one that held the number before.
+        let shard = own.load(Ordering::Relaxed);
+        // SAFETY: by invariant 3 it is null, or alive as long as the tally.
+        unsafe { shard.as_ref() }
     }
 
     /// Where this thread counts.
+    #[inline]
     fn place(&self) -> Place<'_> {
-        let Some(number) = thread::number() else {
-            return self.shared();
-        };
-        if let Some(segment) = (number / SEGMENT).checked_sub(1) {
-            match self.segments.get(segment) {
-                Some(segment) if segment.get().is_none() => make(segment),
-                _ => {}
-            }
+        match self.own() {
+            Some(shard) => Place::Own(shard),
+            None => self.find_place(),
         }
-        self.own().map_or_else(|| self.shared(), Place::Own)
     }
 
-    fn shared(&self) -> Place<'_> {
-        Place::Shared(&self.shared[thread::thread_number() % SHARED])
+    /// Where a thread counts that has no number, or no shard yet.
+    #[cold]
+    #[inline(never)]
+    fn find_place(&self) -> Place<'_> {
+        let own = thread::number().and_then(|number| {
+            // It may have got the number just now, whose shard an earlier holder has made.
+            self.own().or_else(|| make(&self.own[number]))
+        });
+        match own {
+            Some(shard) => Place::Own(shard),
+            None => Place::Shared(&self.shared[thread::thread_number() % SHARED]),
+        }
     }
 
     fn count_lent(&self, shard: &Shard, bytes: u64) {
@@ -371,16 +351,31 @@ impl fmt::Debug for Tally {
     }
 }
 
-/// Makes a segment, if there is memory for it: without one, its threads share.
-#[cold]
-fn make(segment: &OnceLock<Box<[Shard]>>) {
-    let mut shards = Vec::new();
-    if shards.try_reserve_exact(SEGMENT).is_ok() {
-        shards.extend((0..SEGMENT).map(|_| Shard::new()));
-        // Made before, not in `get_or_init`: nothing is allocated while others are kept out. If another
-        // thread was faster, ours goes.
-        let _ = segment.set(shards.into_boxed_slice());
+impl Drop for Tally {
+    fn drop(&mut self) {
+        for own in &mut self.own {
+            if !own.get_mut().is_null() {
+                // SAFETY: by invariant 3 it comes from `make`, as a box would, and this is its end.
+                drop(unsafe { Box::from_raw(*own.get_mut()) });
+            }
+        }
     }
+}
+
+/// Makes the shard of the calling thread's number, if there is memory for it.
+fn make(own: &AtomicPtr<Shard>) -> Option<&Shard> {
+    // The global allocator may count in this tally.
+    let memory = thread::without_number(|| {
+        // SAFETY: a shard's size is not zero.
+        unsafe { alloc(Layout::new::<Shard>()) }
+    });
+    let shard = ptr::NonNull::new(memory.cast::<Shard>())?;
+    // SAFETY: fresh memory with the layout of a shard.
+    unsafe { shard.write(Shard::new()) };
+    // Release: its partner is the Acquire in `used`.
+    own.store(shard.as_ptr(), Ordering::Release);
+    // SAFETY: it was written just now; by invariant 3 it lives as long as the pointer to it.
+    Some(unsafe { shard.as_ref() })
 }
 
 /// Where a thread counts.
@@ -423,6 +418,40 @@ impl Shard {
         }
     }
 
+    /// As [`Tally::try_lent`]. For the thread whose own shard this is.
+    #[inline]
+    fn try_lent(&self, bytes: usize) -> bool {
+        // Relaxed, all: by invariant 1 nobody else writes them (`high` is a mere hint).
+        let sum = self.lent.load(Ordering::Relaxed);
+        let lent = sum.wrapping_add(bytes as u64);
+        let live = lent.wrapping_sub(self.returned.load(Ordering::Relaxed)) as i64;
+        if live > self.high.load(Ordering::Relaxed) {
+            if live >= self.top.load(Ordering::Relaxed) {
+                return false;
+            }
+            self.high.store(live, Ordering::Relaxed);
+        }
+        add(&self.allocations, 1);
+        // Release: its partner is the Acquire load in `sum`. (On x86-64 a plain store.)
+        self.lent.store(lent, Ordering::Release);
+        true
+    }
+
+    /// As [`Tally::try_returned`]. For the thread whose own shard this is.
+    #[inline]
+    fn try_returned(&self, bytes: usize) -> bool {
+        // Relaxed, all: by invariant 1 nobody else writes them.
+        let sum = self.returned.load(Ordering::Relaxed);
+        let returned = sum.wrapping_add(bytes as u64);
+        let live = self.lent.load(Ordering::Relaxed).wrapping_sub(returned) as i64;
+        if live <= self.low.load(Ordering::Relaxed) {
+            return false;
+        }
+        // Release: its partner is the Acquire load in `sum`. (On x86-64 a plain store.)
+        self.returned.store(returned, Ordering::Release);
+        true
+    }
+
     /// What was lent here and not taken back; below zero if blocks were taken back here that others lent.
     /// Exact for a thread whose own shard this is.
     fn live(&self) -> i64 {
@@ -443,12 +472,6 @@ fn add(counter: &AtomicU64, amount: u64) {
 
 /// How far a shard's difference may go before it is added to what all threads see.
 const PUBLISH_BYTES: i64 = 256 * KIB as i64;
-
-/// How many shards are part of the tally, and how many a segment has.
-const SEGMENT: usize = 128;
-
-/// How many segments there are: for all numbers but the lowest.
-const SEGMENTS: usize = NUMBERS.div_ceil(SEGMENT) - 1;
 
 /// How many shards the threads without a number share.
 const SHARED: usize = 16;

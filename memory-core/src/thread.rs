@@ -14,21 +14,23 @@
 //!
 //! # The lease
 //!
-//! [`LEASE`] is the crate's only thread-local with a destructor that the paths of allocation use. It owns
-//! the number, and the list of those that keep something for this thread and want to know when it ends
-//! ([`AtEnd`]). The number itself lies in [`NUMBER`], which has no destructor: reading it costs a load, it
-//! can be read as long as the thread runs, and what reads it compares it with the length of an array.
+//! The lease is the crate's only thread-local with a destructor, but for one that keeps the thread's name in
+//! debug mode. It owns the number, and the list of those that keep something for this thread and want to know
+//! when it ends ([`AtEnd`]). The number itself lies in a thread-local of its own, which has no destructor: it
+//! can be read as long as the thread runs, and a load and a comparison with the length of an array are all
+//! that a hot path does.
 //!
 //! # Invariants
 //!
 //! 1. A number is held by at most one living thread. Its next holder sees all that the last one wrote:
 //!    [`NumberSet::claim`] is an Acquire whose partner is the Release in [`NumberSet::remove`].
-//! 2. `NUMBER` is below `NUMBERS` only while the thread holds that number: the lease's destructor puts a
-//!    larger value there before it does anything else. So code that runs later in the same thread (in a
-//!    hook, or in the destructor of another thread-local) uses nothing that belongs to the number.
+//! 2. What [`index`] returns is at most `NUMBERS`, and less only while the thread holds that number: the
+//!    lease's destructor puts `NUMBERS` there before it does anything else. So code that runs later in the
+//!    same thread (in a hook, or in the destructor of another thread-local) uses nothing that belongs to
+//!    the number.
 //! 3. Before the number is given back, every hook that the thread has registered has returned. So whatever
 //!    is kept for a number that is not taken is empty. No lock is held while a hook runs.
-//! 4. [`ever`] is larger than each number that a thread which happens before the call has held.
+//! 4. [`ever`] is larger than each number whose taking happens before the call.
 //!
 //! Destructors of thread-locals run in no order that one may rely on. Code that runs before the lease's
 //! destructor finds a thread like any other. Code that runs after it, or in a hook, finds a thread that has
@@ -43,8 +45,8 @@ pub(crate) use self::set::NumberSet;
 /// A small number for the calling thread, to spread threads over a few places.
 ///
 /// Numbers are dense: a thread takes the lowest that no other living thread has when it first uses
-/// this crate, keeps it until it ends, and leaves it to the next thread. A program with 20 threads has the numbers 0 to 19,
-/// so `thread_number() % places` gives each of 20 places one thread.
+/// this crate, keeps it until it ends, and leaves it to the next thread. A program with 20 threads has
+/// the numbers 0 to 19, so `thread_number() % places` gives each of 20 places one thread.
 ///
 /// Two threads may get the same result: a thread that is already running the destructors of its
 /// thread-locals has none of its own any more, nor has one that came when 1,024 others had all there are;
@@ -67,19 +69,19 @@ pub(crate) use self::set::NumberSet;
 #[inline]
 pub fn thread_number() -> usize {
     let number = index();
-    if number == UNASKED as usize {
-        ask();
-        return index();
+    if number < NUMBERS {
+        number
+    } else {
+        live::spread()
     }
-    number
 }
 
-/// This thread's number if it has asked for one, or else a value from [`NUMBERS`] on. Costs a load.
+/// This thread's number if it has asked for one, or else [`NUMBERS`]; never more. Costs a load.
 ///
-/// For use with `get` on an array that has at most so many elements: what comes back is this thread's own.
+/// An index into arrays with a place for each number, and perhaps one more: what lies there is the thread's own.
 #[inline]
 pub(crate) fn index() -> usize {
-    live::number() as usize
+    live::index()
 }
 
 /// This thread's number. `None` if there is none for it: all are taken, or the thread is ending.
@@ -89,81 +91,84 @@ pub(crate) fn number() -> Option<usize> {
     if number < NUMBERS {
         return Some(number);
     }
-    ask()
+    live::ask()
 }
 
 /// What wants to know when a thread ends for which it keeps something. The function gets the number that
 /// the thread had, if it had one; nobody else has it before the function returns.
 ///
-/// It runs in the destructor of a thread-local, where it must not panic. It may run foreign code.
-pub(crate) struct AtEnd(
-    #[cfg_attr(loom, allow(dead_code, reason = "nobody is told in a model"))]
-    pub(crate)  fn(Option<usize>),
+/// It runs in the destructor of a thread-local, where it must not panic. It may run foreign code. There is
+/// room for a few in each thread: this crate's own and those of its backends (`HOOKS`).
+pub struct AtEnd(
+    #[cfg_attr(loom, allow(dead_code, reason = "nobody is told in a model"))] pub fn(Option<usize>),
 );
 
-pub(crate) use self::live::{at_end, ever, taken};
-
-use self::live::ask;
-
-/// A thread that has not asked yet.
-const UNASKED: u32 = u32::MAX;
-
-/// Set in `NUMBER` of a thread that has no number and will get none. The lower bits spread threads.
-#[cfg(not(loom))]
-const ENDING: u32 = 1 << 31;
-
-/// Set in `NUMBER` of a thread that has no number because all were taken.
-#[cfg(not(loom))]
-const WAITING: u32 = 1 << 30;
+pub use self::live::at_end;
+pub(crate) use self::live::{ever, taken, without_number};
 
 #[cfg(not(loom))]
 mod live {
     use std::cell::Cell;
 
-    use super::{AtEnd, ENDING, NUMBERS, NumberSet, UNASKED, WAITING};
+    use super::{AtEnd, NUMBERS, NumberSet};
     use crate::sync::{AtomicUsize, Ordering};
 
     #[inline]
-    pub(super) fn number() -> u32 {
+    pub(super) fn index() -> usize {
         NUMBER.get()
     }
 
     /// Takes a number if the thread may have one. A thread that found all taken asks again each time.
     #[cold]
     pub(super) fn ask() -> Option<usize> {
-        let before = NUMBER.get();
-        if before != UNASKED && before & ENDING != 0 {
-            return None;
-        }
-        let spread = match before {
+        let spread = match OTHERWISE.get() {
             // Relaxed: any number will do.
-            UNASKED => NEXT.fetch_add(1, Ordering::Relaxed) as u32 & (WAITING - 1),
-            waiting => waiting & !WAITING,
+            Otherwise::Unasked => NEXT.fetch_add(1, Ordering::Relaxed),
+            Otherwise::Waiting(spread) => spread,
+            Otherwise::Never(_) => return None,
         };
         // The first use of a thread-local with a destructor may allocate, on some platforms, and so
         // come back here: then the thread has no number for the time being.
-        NUMBER.set(ENDING | spread);
+        OTHERWISE.set(Otherwise::Never(spread));
         let claimed = LEASE.try_with(|lease| {
-            let number = TAKEN.claim()?;
-            lease.number.set(Some(number));
-            Some(number)
+            let number = TAKEN.claim();
+            lease.number.set(number);
+            number
         });
-        let Ok(claimed) = claimed else {
+        let Some(number) = claimed.ok()? else {
+            OTHERWISE.set(Otherwise::Waiting(spread));
             return None;
         };
-        NUMBER.set(claimed.map_or(WAITING | spread, |number| number as u32));
-        if let Some(number) = claimed {
-            // Relaxed, both: by coherence it is seen by all that happens after (invariant 4).
-            if EVER.load(Ordering::Relaxed) <= number {
-                EVER.fetch_max(number + 1, Ordering::Relaxed);
-            }
+        // Relaxed, both: by coherence it is seen by all that happens after (invariant 4).
+        if EVER.load(Ordering::Relaxed) <= number {
+            EVER.fetch_max(number + 1, Ordering::Relaxed);
         }
-        claimed
+        NUMBER.set(number);
+        Some(number)
+    }
+
+    /// What spreads a thread that has no number over places.
+    #[cold]
+    pub(super) fn spread() -> usize {
+        ask().unwrap_or_else(|| match OTHERWISE.get() {
+            Otherwise::Waiting(spread) | Otherwise::Never(spread) => NUMBERS.wrapping_add(spread),
+            Otherwise::Unasked => NUMBERS,
+        })
+    }
+
+    /// Does `work` as a thread that has no number, which this one has. For what the way to the thread's own
+    /// place needs, and may itself look for that place.
+    pub(crate) fn without_number<R>(work: impl FnOnce() -> R) -> R {
+        let number = NUMBER.replace(NUMBERS);
+        OTHERWISE.set(Otherwise::Never(number));
+        let result = work();
+        NUMBER.set(number);
+        result
     }
 
     /// Has `hook` called when the calling thread ends, once, however often this was called. `false` if the
     /// thread is ending already.
-    pub(crate) fn at_end(hook: &'static AtEnd) -> bool {
+    pub fn at_end(hook: &'static AtEnd) -> bool {
         let registered = LEASE.try_with(|lease| {
             let mut places = lease.hooks.iter();
             let place =
@@ -195,9 +200,12 @@ mod live {
     impl Drop for Lease {
         fn drop(&mut self) {
             let number = self.number.take();
-            // It still spreads threads as before.
-            let spread = number.map_or_else(|| NUMBER.get(), |number| number as u32);
-            NUMBER.set(ENDING | spread);
+            NUMBER.set(NUMBERS);
+            OTHERWISE.set(Otherwise::Never(match (number, OTHERWISE.get()) {
+                // It still spreads threads as before.
+                (Some(spread), _) | (None, Otherwise::Waiting(spread)) => spread,
+                _ => 0,
+            }));
             for hook in self.hooks.iter().filter_map(Cell::take) {
                 (hook.0)(number);
             }
@@ -207,10 +215,23 @@ mod live {
         }
     }
 
+    /// What a thread is while it has no number.
+    #[derive(Clone, Copy)]
+    enum Otherwise {
+        /// It has not asked.
+        Unasked,
+        /// It found all taken, and asks again. Its place among others of the kind is that of this number.
+        Waiting(usize),
+        /// It gets none: it is ending, or just about to take one.
+        Never(usize),
+    }
+
     thread_local! {
-        /// This thread's number, or a larger value: `UNASKED`, or `ENDING` or `WAITING` with other bits. It
-        /// has no destructor, so it can be read as long as the thread runs.
-        static NUMBER: Cell<u32> = const { Cell::new(UNASKED) };
+        /// This thread's number, or `NUMBERS`. It has no destructor, so it can be read as long as the thread
+        /// runs.
+        static NUMBER: Cell<usize> = const { Cell::new(NUMBERS) };
+        /// The same without a number. Without a destructor, too.
+        static OTHERWISE: Cell<Otherwise> = const { Cell::new(Otherwise::Unasked) };
         static LEASE: Lease = const {
             Lease {
                 number: Cell::new(None),
@@ -219,8 +240,9 @@ mod live {
         };
     }
 
-    /// Who can be told: the pool of slots, the records of `accounting`, the caches of blocks.
-    const HOOKS: usize = 3;
+    /// Who can be told: the pool of slots, the records of `accounting`, the caches of blocks, those of
+    /// jemalloc's arenas.
+    const HOOKS: usize = 4;
 
     /// The numbers that threads hold.
     static TAKEN: NumberSet = NumberSet::new();
@@ -230,8 +252,6 @@ mod live {
 
     /// Spreads threads that have no number.
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-
-    const _: () = assert!(NUMBERS < WAITING as usize);
 }
 
 /// In a model, the number that its thread chose; nobody is told of ends.
@@ -239,7 +259,7 @@ mod live {
 mod live {
     use super::{AtEnd, NUMBERS};
 
-    pub(super) fn number() -> u32 {
+    pub(super) fn index() -> usize {
         CHOSEN.with(std::cell::Cell::get)
     }
 
@@ -247,7 +267,15 @@ mod live {
         None
     }
 
-    pub(crate) fn at_end(_hook: &'static AtEnd) -> bool {
+    pub(super) fn spread() -> usize {
+        NUMBERS
+    }
+
+    pub(crate) fn without_number<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
+
+    pub fn at_end(_hook: &'static AtEnd) -> bool {
         true
     }
 
@@ -261,7 +289,7 @@ mod live {
 
     loom::thread_local! {
         /// The number of a model's thread.
-        pub(crate) static CHOSEN: std::cell::Cell<u32> = std::cell::Cell::new(0);
+        pub(crate) static CHOSEN: std::cell::Cell<usize> = std::cell::Cell::new(0);
     }
 }
 
@@ -270,3 +298,6 @@ pub(crate) use self::live::CHOSEN;
 
 #[cfg(all(test, not(loom)))]
 mod tests;
+
+#[cfg(all(test, loom))]
+mod model;

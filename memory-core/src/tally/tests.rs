@@ -4,6 +4,8 @@ use std::thread;
 
 use super::*;
 
+const THREADS: usize = 128;
+
 #[test]
 fn blocks_may_be_returned_by_threads_that_did_not_lend_them() {
     let tally = Tally::new();
@@ -21,14 +23,14 @@ fn blocks_may_be_returned_by_threads_that_did_not_lend_them() {
 fn a_number_is_used_again_and_its_sums_go_on() {
     let tally = Tally::new();
 
-    for _ in 0..2 * SEGMENT {
+    for _ in 0..2 * THREADS {
         thread::scope(|scope| {
             scope.spawn(|| tally.lent(3));
         });
     }
 
-    assert_eq!(tally.stats().live_bytes, Some(6 * SEGMENT));
-    assert_eq!(tally.stats().allocations, Some(2 * SEGMENT as u64));
+    assert_eq!(tally.stats().live_bytes, Some(6 * THREADS));
+    assert_eq!(tally.stats().allocations, Some(2 * THREADS as u64));
 }
 
 #[test]

@@ -21,4 +21,5 @@ mod probes;
 mod release;
 mod reservations;
 mod support;
+mod thread_ends;
 mod tree;

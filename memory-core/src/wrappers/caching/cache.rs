@@ -33,7 +33,8 @@ use crate::thread::{self, AtEnd, NUMBERS};
 ///
 /// # How much is kept
 ///
-/// Up to 1,024 threads keep blocks at a time. Each keeps up to [`bytes_per_thread`](CacheLimits::bytes_per_thread), or one block of
+/// Up to 1,024 threads keep blocks at a time. Each keeps up to
+/// [`bytes_per_thread`](CacheLimits::bytes_per_thread), or one block of
 /// [`largest_block`](CacheLimits::largest_block) if that is larger, and nothing is released because time
 /// passes. So a cache keeps at most 1,024 times the larger of the two: 4 GiB by default, if 1,024 threads
 /// have each freed one block of 4 MiB last, and 2 GiB if no block is larger than 2 MiB. A thread that waits
