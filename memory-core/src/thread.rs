@@ -275,6 +275,7 @@ mod live {
         work()
     }
 
+    /// Nobody is called in a model.
     pub fn at_end(_hook: &'static AtEnd) -> bool {
         true
     }

@@ -34,7 +34,7 @@ static HOOK: AtEnd = AtEnd(|told| {
     // The report's own destructor may have run already: then its channel is closed.
     let report = REPORT.try_with(Cell::take);
     if let Ok(Some(report)) = report {
-        report.send(Found::now(told)).unwrap();
+        report.send(Found::now(told)).expect("a test that listens");
     }
 });
 
@@ -115,7 +115,7 @@ struct Late(mpsc::Sender<Found>);
 
 impl Drop for Late {
     fn drop(&mut self) {
-        self.0.send(Found::now(None)).unwrap();
+        self.0.send(Found::now(None)).expect("a test that listens");
     }
 }
 
@@ -166,7 +166,7 @@ fn threads_without_a_number_are_spread_all_the_same() {
     struct Spreads(mpsc::Sender<usize>);
     impl Drop for Spreads {
         fn drop(&mut self) {
-            self.0.send(thread_number()).unwrap();
+            self.0.send(thread_number()).expect("a test that listens");
         }
     }
     thread_local!(static LATE: Cell<Option<Spreads>> = const { Cell::new(None) });
