@@ -23,7 +23,10 @@ use crate::raw::slot::{Block, MOST_SPECIAL, Slot};
 use crate::sampling;
 
 mod hooked;
+mod index;
 mod list;
+#[cfg(all(test, loom))]
+mod model;
 mod release;
 mod transfer;
 mod view;

@@ -113,7 +113,7 @@ unsafe fn free_unwatched(slot: NonNull<Slot>) {
 
 /// Whether the reference that goes is still in the count.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Leaving {
+pub(super) enum Leaving {
     /// It is, and it was the last one when that was looked at.
     Counted,
     /// It is not, and it was the last one.
