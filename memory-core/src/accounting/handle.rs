@@ -193,7 +193,8 @@ impl Deref for Handle {
 impl Drop for Handle {
     #[inline]
     fn drop(&mut self) {
-        if !self.drop_handle_unless_last() {
+        // SAFETY: the handle is this one, which is given up.
+        if !unsafe { self.0.drop_handle_unless_last() } {
             drop_last_handle(self);
         }
     }
@@ -324,10 +325,10 @@ impl NodePtr {
     /// The caller has that pin.
     #[inline]
     pub(crate) unsafe fn unpin(self) {
-        // SAFETY: the pin keeps the node alive.
-        let node = unsafe { self.node() };
-        if !node.drop_pin_unless_last() {
-            drop_last_pin(self, node);
+        // SAFETY: the pin is the caller's, which gives it up.
+        if !unsafe { self.drop_pin_unless_last() } {
+            // SAFETY: it was not given up yet.
+            unsafe { drop_last_pin(self) };
         }
     }
 }
@@ -347,9 +348,16 @@ pub(super) fn release_under(mut locked: Locked<'_>, node: NodePtr, bytes: usize,
     }
 }
 
+/// Gives up a pin that may be the last one. It takes a pointer, since the node may be freed before it
+/// returns.
+///
+/// # Safety
+///
+/// The caller has that pin.
 #[cold]
-fn drop_last_pin(ptr: NodePtr, node: &Node) {
-    let mut locked = node.tree.lock();
+unsafe fn drop_last_pin(ptr: NodePtr) {
+    // SAFETY: the pin keeps the node alive.
+    let mut locked = unsafe { ptr.node() }.tree.lock();
     locked.drop_pin(ptr);
     if locked.look(ptr).linked {
         locked.reconsider(ptr);
@@ -372,7 +380,15 @@ impl Departures {
     }
 
     /// The same for a `Drop`: panics are caught and reported.
-    pub(crate) fn tell_quietly(mut self) {
+    #[inline]
+    pub(crate) fn tell_quietly(self) {
+        if !self.is_empty() {
+            self.tell_some_quietly();
+        }
+    }
+
+    #[cold]
+    fn tell_some_quietly(mut self) {
         for (parent, child) in &mut self {
             if let Some(listener) = &parent.listener {
                 quietly(&parent.info, || {

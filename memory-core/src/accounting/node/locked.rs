@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::super::mutex::Shared;
 use super::super::word::{Held, Kind, MAX_CREDIT, Word};
 use super::retire::Departures;
-use super::state::State;
+use super::state::{Departure, State};
 use super::stripes::{COLLISIONS, Stripe, Stripes, open_shut, stripe_count};
 use super::{Node, NodePtr, Tree};
 use crate::sync::{AtomicUsize, MutexGuard, Ordering};
@@ -264,9 +264,15 @@ impl<'t> Locked<'t> {
             unsafe { Arc::increment_strong_count(node.0.as_ptr()) };
         }
         let next = self.shared().departed.replace(child);
-        let state = self.state(child);
-        state.departed_from = Some(parent);
-        state.next_departed = next;
+        let parent = Some(parent);
+        *self.departure(child) = Departure { parent, next };
+    }
+
+    /// The node's departure, which is on the list that the mutex protects, or about to be.
+    fn departure(&mut self, node: NodePtr) -> &mut Departure {
+        // SAFETY: the node is alive as in `node`. Until the list is taken by `take_departures`, all
+        // on it are touched under the mutex only, which we hold, and `&mut self` lends out one.
+        unsafe { &mut *self.node(node).departure.get() }
     }
 
     /// What the mutex protects besides the states of the nodes.
@@ -298,11 +304,21 @@ impl<'t> Locked<'t> {
     }
 
     /// The departures since this was last asked, in order, to be told once the mutex is released.
+    #[inline]
     pub(crate) fn take_departures(&mut self) -> Departures {
-        // The last one is first on the list: children leave before their parents.
-        let (mut next, mut told) = (self.shared().departed.take(), None);
+        match self.shared().departed.take() {
+            None => Departures(None),
+            Some(last) => self.in_order(last),
+        }
+    }
+
+    /// The list of departures that ends with the `last` one, which comes first on it.
+    #[cold]
+    fn in_order(&mut self, last: NodePtr) -> Departures {
+        // Children leave before their parents.
+        let (mut next, mut told) = (Some(last), None);
         while let Some(node) = next {
-            next = std::mem::replace(&mut self.state(node).next_departed, told);
+            next = std::mem::replace(&mut self.departure(node).next, told);
             told = Some(node);
         }
         Departures(told)

@@ -10,6 +10,8 @@
 
 mod counts;
 mod locked;
+#[cfg(loom)]
+mod memory;
 mod retire;
 mod state;
 mod stripes;
@@ -30,6 +32,7 @@ use slab::Slab;
 
 pub(crate) use self::locked::Locked;
 pub(super) use self::retire::Departures;
+use self::state::Departure;
 pub(super) use self::state::State;
 #[cfg(all(test, loom))]
 pub(super) use self::stripes::STRIPE;
@@ -37,7 +40,6 @@ use self::stripes::{COLLISIONS, Stripes};
 pub(crate) use self::tree::{Tree, TreeConfig};
 pub(crate) use self::watch::hooks;
 use self::watch::{Watch, watched};
-use super::handle::quietly;
 use super::word::{Held, Kind, Slow, Word};
 use crate::debug::Trail;
 use crate::listener::AllocationListener;
@@ -130,11 +132,18 @@ pub(crate) struct Node {
     pub(crate) total_allocations: AtomicU64,
     pub(crate) live_allocations: AtomicU64,
     state: UnsafeCell<State>,
+    /// Touched under the tree's mutex until the list that it is part of was taken, and then by
+    /// the thread that took it: see [`Departures`].
+    departure: UnsafeCell<Departure>,
+    /// In models, what stands for the node's memory.
+    #[cfg(loom)]
+    memory: memory::Memory,
 }
 
-// SAFETY: all but `state` and the pointers in it are atomics or immutable and Send + Sync (as are
-// the manager that `manager` points to and the listener that `hearer` does); by invariant 3 `state`
-// is touched under the mutex only, from whichever thread holds it.
+// SAFETY: all but `state`, `departure` and the pointers in them are atomics or immutable and
+// Send + Sync (as are the manager that `manager` points to and the listener that `hearer` does); by
+// invariant 3 `state` is touched under the mutex only, from whichever thread holds it, and
+// `departure` by one thread at a time.
 unsafe impl Send for Node {}
 // SAFETY: as for Send; `&Node` gives no access to `state` without the mutex.
 unsafe impl Sync for Node {}
@@ -172,7 +181,10 @@ impl NodePtr {
     #[inline]
     pub(crate) unsafe fn node<'a>(self) -> &'a Node {
         // SAFETY: the caller promises that the node is alive; nodes are only shared.
-        unsafe { self.0.as_ref() }
+        let node = unsafe { self.0.as_ref() };
+        #[cfg(loom)]
+        node.memory.used();
+        node
     }
 
     /// The address, for tagged pointers. Nodes are aligned to 8 bytes at least.
@@ -217,7 +229,32 @@ impl NodePtr {
         let node = unsafe { self.node() };
         match node.word.try_give(bytes, node.high(), kind) {
             Ok(()) => true,
-            Err(slow) => node.give_after(bytes, kind, slow),
+            // SAFETY: the bytes were not given yet; the rest is the caller's promise.
+            Err(slow) => unsafe { self.give_after(bytes, kind, slow) },
+        }
+    }
+
+    /// Gives to the thread's stripe, if there are any, or once more after a collision; `false`: the
+    /// mutex must decide. When it answers `true`, the node may be gone: so this takes a pointer,
+    /// since a reference that is an argument would promise that the node lives until it returns.
+    ///
+    /// # Safety
+    ///
+    /// As for `give`.
+    #[cold]
+    unsafe fn give_after(self, bytes: usize, kind: Kind, slow: Slow) -> bool {
+        // SAFETY: as in `give`.
+        let node = unsafe { self.node() };
+        let high = node.high();
+        match node.stripes() {
+            Some(stripes) => {
+                let high = high >> stripes.shift;
+                let mine = stripes.mine().give(bytes, high, kind);
+                // Another thread may have charged external bytes. The node is the caller's anyway.
+                mine || kind == Kind::External
+                    && stripes.iter().any(|word| word.give(bytes, high, kind))
+            }
+            None => node.may_try_again(slow) && node.word.give(bytes, high, kind),
         }
     }
 }
@@ -248,23 +285,6 @@ impl Node {
         match self.stripes() {
             Some(stripes) => stripes.mine().take(bytes, kind),
             None => self.may_try_again(slow) && self.word.take(bytes, kind),
-        }
-    }
-
-    /// Gives to the thread's stripe, likewise; the bytes are still charged, so the node is alive until
-    /// that is done.
-    #[cold]
-    fn give_after(&self, bytes: usize, kind: Kind, slow: Slow) -> bool {
-        let high = self.high();
-        match self.stripes() {
-            Some(stripes) => {
-                let high = high >> stripes.shift;
-                let mine = stripes.mine().give(bytes, high, kind);
-                // Another thread may have charged external bytes. The node is the caller's anyway.
-                mine || kind == Kind::External
-                    && stripes.iter().any(|word| word.give(bytes, high, kind))
-            }
-            None => self.may_try_again(slow) && self.word.give(bytes, high, kind),
         }
     }
 
@@ -449,26 +469,10 @@ impl Node {
             total_allocations: AtomicU64::new(0),
             live_allocations: AtomicU64::new(0),
             state: UnsafeCell::new(State::shut(limit)),
+            departure: UnsafeCell::default(),
+            #[cfg(loom)]
+            memory: memory::Memory::default(),
         })
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // Acquire: partner of the Release in `install_stripes`.
-        let stripes = self.stripes.load(Ordering::Acquire);
-        if !stripes.is_null() {
-            // SAFETY: by invariant 4 this is the box that `install_stripes` made, owned by us.
-            drop(unsafe { Box::from_raw(stripes) });
-        }
-        // What users wrote may panic when it is dropped. Nodes go one after another, so that would
-        // leak the rest of them.
-        if let Some(listener) = self.listener.take() {
-            quietly(&self.info, || drop(listener));
-        }
-        if let Some(policy) = self.policy.take() {
-            quietly(&self.info, || drop(policy));
-        }
     }
 }
 

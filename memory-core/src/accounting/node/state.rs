@@ -41,9 +41,17 @@ pub(in crate::accounting) struct State {
     pub(in crate::accounting) previous_sibling: Option<NodePtr>,
     /// The next in the graveyard.
     pub(super) next_dead: Option<NodePtr>,
-    /// While a departure waits to be told: the former parent, and the next such node.
-    pub(super) departed_from: Option<NodePtr>,
-    pub(super) next_departed: Option<NodePtr>,
+}
+
+/// While a node's departure waits to be told: where it left, and the next such node.
+///
+/// It is no part of [`State`], because the thread that tells the departures reads it without the
+/// mutex, while another thread may have the mutex, and with it a unique reference to the state.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Departure {
+    /// The former parent.
+    pub(super) parent: Option<NodePtr>,
+    pub(super) next: Option<NodePtr>,
 }
 
 impl State {
@@ -74,8 +82,6 @@ impl State {
             next_sibling: None,
             previous_sibling: None,
             next_dead: None,
-            departed_from: None,
-            next_departed: None,
         }
     }
 
