@@ -7,9 +7,9 @@
 use std::ptr::NonNull;
 
 use super::transfer::Spare;
-use super::{LedgerRef, hooked};
-use crate::accounting::{Handle, Locked};
-use crate::raw::slot::Slot;
+use super::{LedgerRef, hooked, index};
+use crate::accounting::{Handle, Locked, NodePtr};
+use crate::raw::slot::{Links, Slot};
 
 /// Takes a ledger without buffers off the list, under the mutex. If it owned and others remain,
 /// the one that has been associated longest gets the charge, and the answer says so. A ledger
@@ -25,10 +25,8 @@ pub(super) fn bury(
     if !slot.count().is_owning() {
         return None;
     }
-    // SAFETY: under the mutex.
-    let first = unsafe { root.links() }.first?;
     // SAFETY: on the list, so in use.
-    let heir = unsafe { first.as_ref() };
+    let heir = unsafe { first(root)?.as_ref() };
     let (from, to, size) = (slot.node(), heir.node(), slot.size());
     let moved = if holder_is_here {
         locked.bequeath(from, to, size)
@@ -42,7 +40,7 @@ pub(super) fn bury(
         // it is until the memory goes. No ledger owns from here on, and none is told that it is
         // alone, so that whoever is the last comes by here.
         // SAFETY: under the mutex.
-        unsafe { root.links() }.stranded = Some(from);
+        *unsafe { root.links() }.stranded() = Some(from);
         return None;
     }
     heir.count().set_owning(true);
@@ -52,28 +50,89 @@ pub(super) fn bury(
     Some(moved)
 }
 
-/// Takes `slot` off the list that starts at `root`.
-fn unlist(root: &Slot, slot: &Slot) {
-    // SAFETY: under the mutex; one reference to one slot's links at a time.
-    let next = unsafe { slot.links() }.next.take();
-    // SAFETY: as above.
-    let mut at = unsafe { root.links() }.first;
-    if at == Some(NonNull::from(slot)) {
-        // SAFETY: as above.
-        unsafe { root.links() }.first = next;
+/// The links of a slot that is in the ring of an allocation's ledgers.
+///
+/// # Safety
+///
+/// The slot is in the ring; the caller has the tree's mutex, and uses the reference before it asks
+/// for this slot's again.
+unsafe fn links<'a>(slot: NonNull<Slot>) -> &'a mut Links {
+    // SAFETY: in the ring, so in use, or the home of one that is.
+    let slot: &'a Slot = unsafe { slot.as_ref() };
+    // SAFETY: the caller's promise.
+    unsafe { slot.links() }
+}
+
+/// The ledger that has been associated longest with the allocation whose home slot this is. Under the
+/// mutex.
+pub(super) fn first(home: &Slot) -> Option<NonNull<Slot>> {
+    // SAFETY: under the mutex.
+    if !unsafe { home.links() }.unlisted {
+        return Some(home.home_ptr());
+    }
+    first_guest(home)
+}
+
+/// The first one beside the home slot's own. It is the root of the index.
+fn first_guest(home: &Slot) -> Option<NonNull<Slot>> {
+    next(home, home.home_ptr())
+}
+
+/// The ledger on the list after the one in `slot`, which is in the ring. Under the mutex.
+pub(super) fn next(home: &Slot, slot: NonNull<Slot>) -> Option<NonNull<Slot>> {
+    // SAFETY: under the mutex, and in the ring.
+    Some(unsafe { links(slot) }.next).filter(|&next| next != home.home_ptr())
+}
+
+/// The ledger on the list, if there is just one. Under the mutex.
+pub(super) fn only(home: &Slot) -> Option<NonNull<Slot>> {
+    first(home).filter(|&first| next(home, first).is_none())
+}
+
+/// Takes `slot` off the list that starts at `home`, and out of the index.
+fn unlist(home: &Slot, slot: &Slot) {
+    if std::ptr::eq(home, slot) {
+        // SAFETY: under the mutex.
+        unsafe { home.links() }.unlisted = true;
         return;
     }
-    while let Some(before) = at {
-        // SAFETY: on the list, so in use.
-        let before = unsafe { before.as_ref() };
-        // SAFETY: under the mutex, as above.
-        let links = unsafe { before.links() };
-        if links.next == Some(NonNull::from(slot)) {
-            links.next = next;
-            return;
-        }
-        at = links.next;
+    // SAFETY: as above; one reference to one slot's links at a time.
+    let Links { next, previous, .. } = *unsafe { slot.links() };
+    let root = first_guest(home).expect("it is on the list");
+    // The pool's pointer, from the ring.
+    // SAFETY: in the ring, under the mutex.
+    let this = std::mem::replace(&mut unsafe { links(previous) }.next, next);
+    // SAFETY: as above.
+    unsafe { links(next) }.previous = previous;
+    // SAFETY: under the mutex; the slot is in the index, and so is the one that comes first now.
+    unsafe { index::remove(root, this, first_guest(home)) };
+}
+
+/// Puts the ledger in `new`, a slot that `Slot::init_guest` or `init_heir` has just written, at the
+/// end of the list and into the index. The answer is the ledger that was last before, or the home.
+fn append(home: &Slot, new: NonNull<Slot>) -> NonNull<Slot> {
+    if let Some(root) = first_guest(home) {
+        // SAFETY: under the mutex; its node had none, and there is nothing below it.
+        unsafe { index::insert(root, new) };
     }
+    // SAFETY: under the mutex; one reference to one slot's links at a time.
+    let last = std::mem::replace(&mut unsafe { home.links() }.previous, new);
+    // SAFETY: in the ring, under the mutex.
+    unsafe { links(last) }.next = new;
+    // SAFETY: nobody else knows it yet.
+    let added = unsafe { links(new) };
+    (added.next, added.previous) = (home.home_ptr(), last);
+    last
+}
+
+/// The ledger that the allocation has for `node`. Under the mutex.
+fn find(home: &Slot, node: NodePtr) -> Option<NonNull<Slot>> {
+    // SAFETY: under the mutex.
+    if !unsafe { home.links() }.unlisted && home.node() == node {
+        return Some(home.home_ptr());
+    }
+    // SAFETY: under the mutex.
+    unsafe { index::find(first_guest(home)?, node) }
 }
 
 /// Another reference to the ledger that the allocation of `slot` has for `target`, or to a new
@@ -84,40 +143,30 @@ pub(super) fn find_or_make(
     target: &Handle,
     spare: &mut Spare,
 ) -> (LedgerRef, Option<hooked::Moved>) {
-    let root = slot.home();
-    // SAFETY: under the mutex: there may be other ledgers; and if there is none, other holders
-    // of this one look at links under the mutex only.
-    let mut at = unsafe { root.links() }.first;
-    let (mut last, mut moved) = (None, None);
-    while let Some(here) = at {
+    let home = slot.home();
+    let mut moved = None;
+    if let Some(found) = find(home, target.ptr()) {
         // SAFETY: on the list, so in use.
-        let ledger = unsafe { here.as_ref() };
-        // SAFETY: under the mutex.
-        at = unsafe { ledger.links() }.next;
-        if ledger.node() != target.ptr() {
-            last = Some(here);
-        } else if ledger.count().try_retain() {
-            return (LedgerRef(here.cast()), moved);
-        } else {
-            // Dead: its last holder waits for the mutex that we hold.
-            moved = bury(locked, ledger, false);
-            // SAFETY: under the mutex.
-            unsafe { ledger.links() }.buried = true;
-            // SAFETY: as above.
-            unsafe { root.links() }.pending += 1;
+        let ledger = unsafe { found.as_ref() };
+        if ledger.count().try_retain() {
+            return (LedgerRef(found.cast()), None);
         }
+        // It has no buffer: the thread that dropped the last one waits for the mutex.
+        moved = bury(locked, ledger, false);
+        // SAFETY: under the mutex.
+        unsafe { ledger.links() }.buried = true;
+        // SAFETY: as above.
+        unsafe { home.links() }.pending += 1;
     }
     let made = spare.slot();
-    // SAFETY: the slot is fresh; `root` is the home of a live allocation.
-    unsafe { Slot::init_guest(made, target.ptr(), root) };
+    // SAFETY: the slot is fresh; `home` is the home of a live allocation.
+    unsafe { Slot::init_guest(made, target.ptr(), home) };
     locked.change_guests(target.ptr(), 1);
-    if let Some(last) = last {
-        // SAFETY: on the list, so in use.
-        let last = unsafe { last.as_ref() };
-        // If it was the only one it did not know of others; setting the bit again is no harm.
+    // SAFETY: in the ring, so in use; and on the list, since the caller's ledger is.
+    let last = unsafe { append(home, made).as_ref() };
+    if !last.count().is_shared() {
+        // It was the only one, and did not know of others.
         last.count().set_shared();
-        // SAFETY: under the mutex.
-        unsafe { last.links() }.next = Some(made);
     }
     (LedgerRef(made.cast()), moved)
 }
@@ -133,9 +182,95 @@ pub(super) fn succeed(
     let made = spare.slot();
     // SAFETY: the slot is fresh; its home is that of a live allocation.
     unsafe { Slot::init_heir(made, target.ptr(), slot.home()) };
-    // SAFETY: under the mutex; other holders of this ledger look at links there only.
-    unsafe { slot.links() }.next = Some(made);
+    append(slot.home(), made);
     slot.count().yield_to_another();
     locked.change_guests(slot.node(), 1);
     LedgerRef(made.cast())
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::raw::pool;
+    use crate::raw::slot::Block;
+
+    /// An address that no test looks behind.
+    fn node(number: usize) -> NodePtr {
+        let address = 0x7f00_0000_0000 + 64 * number;
+        NodePtr::from_ptr(NonNull::new(std::ptr::without_provenance_mut(address)).unwrap())
+    }
+
+    /// The same numbers in each run.
+    fn random(state: &mut u64) -> usize {
+        *state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (*state >> 33) as usize
+    }
+
+    fn order(home: &Slot) -> Vec<NodePtr> {
+        let ledgers = std::iter::successors(first(home), |&at| next(home, at));
+        // SAFETY: all on the list are in use.
+        ledgers
+            .map(|ledger| unsafe { ledger.as_ref() }.node())
+            .collect()
+    }
+
+    #[test]
+    fn the_index_and_the_list_agree_however_ledgers_come_and_go() {
+        for numbers in [3, 20, 400] {
+            let mut state = numbers as u64;
+            let block = Block {
+                ptr: NonNull::dangling(),
+                align: 64,
+            };
+            let place = pool::take();
+            // SAFETY: the slot is fresh, and neither the block nor the node is ever looked at.
+            unsafe { Slot::init(place, node(0), block, 64, None) };
+            // SAFETY: in use until the end.
+            let home = unsafe { place.as_ref() };
+            let mut expected = vec![(0, place)];
+
+            for step in 0..20_000 {
+                let number = random(&mut state) % numbers;
+                let known = expected.iter().position(|&(known, _)| known == number);
+                let listed = known.map(|at| expected[at].1);
+                assert_eq!(find(home, node(number)), listed, "step {step}");
+                if let Some(at) = known {
+                    let (_, gone) = expected.remove(at);
+                    // SAFETY: in use.
+                    let ledger = unsafe { gone.as_ref() };
+                    unlist(home, ledger);
+                    if gone != place {
+                        ledger.vacate();
+                        // SAFETY: vacated, and in no list.
+                        unsafe { pool::put_used(gone) };
+                    }
+                } else {
+                    let made = pool::take();
+                    // SAFETY: the slot is fresh, and the home is in use.
+                    unsafe { Slot::init_guest(made, node(number), home) };
+                    append(home, made);
+                    expected.push((number, made));
+                }
+                if step % 64 == 0 || numbers < 10 {
+                    let expected: Vec<_> = expected.iter().map(|&(known, _)| node(known)).collect();
+                    assert_eq!(order(home), expected);
+                    assert_eq!(only(home).is_some(), expected.len() == 1);
+                }
+            }
+
+            for (_, gone) in expected.into_iter().filter(|&(_, gone)| gone != place) {
+                // SAFETY: in use.
+                let ledger = unsafe { gone.as_ref() };
+                unlist(home, ledger);
+                ledger.vacate();
+                // SAFETY: vacated, and in no list.
+                unsafe { pool::put_used(gone) };
+            }
+            home.vacate();
+            // SAFETY: vacated, and the last of its allocation.
+            unsafe { pool::put_used(place) };
+        }
+    }
 }

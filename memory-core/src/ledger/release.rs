@@ -5,7 +5,7 @@ use std::alloc::Layout;
 use std::ptr::NonNull;
 
 use super::hooked;
-use super::list::bury;
+use super::list::{self, bury};
 use crate::probes;
 use crate::raw::count::Left;
 use crate::raw::pool;
@@ -179,21 +179,18 @@ unsafe fn leave_others(slot: NonNull<Slot>, leaving: Leaving) {
         locked.change_guests(node, -1);
     }
     this.vacate();
+    let first = list::first(root);
     // SAFETY: as above.
     let links = unsafe { root.links() };
-    if links.first.is_none() && links.pending > 0 {
+    if first.is_none() && links.pending > 0 {
         // Whoever comes by last may give the home slot back as soon as we let go of the mutex, so
         // the memory is left to them, with its charge.
-        links.stranded = links.stranded.or(Some(node));
+        links.stranded().get_or_insert(node);
     }
-    let (first, pending, stranded) = (links.first, links.pending, links.stranded);
-    if let Some(first) = first.filter(|_| pending == 0 && stranded.is_none()) {
+    let (pending, stranded) = (links.pending, *links.stranded());
+    if let Some(only) = list::only(root).filter(|_| pending == 0 && stranded.is_none()) {
         // SAFETY: on the list, so in use.
-        let first = unsafe { first.as_ref() };
-        // SAFETY: as above.
-        if unsafe { first.links() }.next.is_none() {
-            first.count().set_alone();
-        }
+        unsafe { only.as_ref() }.count().set_alone();
     }
     locked.reconsider(node);
     let departures = locked.take_departures();

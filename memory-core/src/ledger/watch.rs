@@ -6,7 +6,7 @@
 
 use std::ptr::NonNull;
 
-use super::LedgerRef;
+use super::{LedgerRef, list};
 use crate::accounting::Tree;
 use crate::raw::release::ForeignId;
 use crate::raw::slot::Slot;
@@ -52,14 +52,13 @@ impl Watch {
         // which keeps it.
         let locked = unsafe { self.tree.as_ref() }.lock();
         for only_owning in [true, false] {
-            // SAFETY: under the mutex, which all others take who have several ledgers. If one is
-            // left, its holder does not look at links without it either, since the memory is foreign.
-            let mut at = unsafe { home.links() }.first;
+            // Under the mutex, which all others take who have several ledgers. If one is left, its
+            // holder does not look at links without it either, since the memory is foreign.
+            let mut at = list::first(home);
             while let Some(here) = at {
                 // SAFETY: on the list, so in use, or its release has not returned.
                 let ledger = unsafe { here.as_ref() };
-                // SAFETY: as above.
-                at = unsafe { ledger.links() }.next;
+                at = list::next(home, here);
                 let wanted = !only_owning || ledger.count().is_owning();
                 if wanted && ledger.count().try_retain() {
                     // None is dropped here: a last one would tell listeners, in the caller's locks.
