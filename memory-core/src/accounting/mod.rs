@@ -66,9 +66,11 @@
 //!   keeps asking for too much costs the others the mutex and no more. Nodes below reopen one by
 //!   one, when they are next used.
 //! * **force**: as charge, but recalls what it would pass and passes it if it must.
-//! * **transfer** ([`transfer`]): two exchanges under M if the target has the credit; else the bytes
-//!   go up to the common ancestor and down again before M is released. Readers, limits and peaks
-//!   all need M, so for them it is one step.
+//! * **transfer** ([`transfer`]): where both nodes are open and no reservation has a part in it, O
+//!   and S change along the way from the source to the common ancestor and from there to the target,
+//!   and no word and no level above does; else two exchanges, if the target has the credit; else
+//!   the bytes go up to the common ancestor and down again before M is released. Readers, limits and
+//!   peaks all need M, so for them it is one step.
 //! * **peak**: max(peak, O − P − low) whenever a word is shut: exact for a leaf without another
 //!   atomic. For a node with children S counts their credit, so it may be too high by that.
 //! * **stripes**: once threads were seen to collide on a node's word it is shut for good, and each

@@ -149,6 +149,7 @@ impl Moved {
 }
 
 /// Tells both listeners after a transfer that was asked for, and reports a limit passed.
+#[inline]
 pub(super) fn after_transfer(from: &Node, to: &Node, size: usize, fit: bool) {
     if !fit {
         events::over_limit_after_transfer(&from.info, &to.info, size);
@@ -157,7 +158,15 @@ pub(super) fn after_transfer(from: &Node, to: &Node, size: usize, fit: bool) {
 }
 
 /// Tells the listener of each side once.
+#[inline]
 fn tell(from: &Node, to: &Node, size: usize) {
+    if from.listener.is_some() || to.listener.is_some() {
+        tell_some(from, to, size);
+    }
+}
+
+#[inline(never)]
+fn tell_some(from: &Node, to: &Node, size: usize) {
     let same = match (&from.listener, &to.listener) {
         (Some(a), Some(b)) => std::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(b)),
         _ => false,

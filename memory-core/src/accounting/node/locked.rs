@@ -106,13 +106,26 @@ impl<'t> Locked<'t> {
     /// Opens the node's shut words with what is parked, as far as its limit allows, and with external
     /// bytes.
     pub(in crate::accounting) fn open(&mut self, node: NodePtr) {
+        let high = self.set_high(node);
         let this = self.node(node);
         let state = self.state(node);
         let room = state.bound().saturating_sub(state.used());
         let (free, external) = (state.parked.min(room), state.external);
-        // What is obtained stays as it is while the words are open. Up to so much beyond the
-        // reservation all of it may be free; from there on only the credit may.
-        let beyond = state.obtained - this.reservation;
+        let (credit, external) = match this.stripes() {
+            None => open_shut(std::iter::once(&this.word), free, external, high),
+            Some(stripes) => open_shut(stripes.iter(), free, external, high >> stripes.shift),
+        };
+        state.parked -= credit;
+        state.external -= external;
+    }
+
+    /// Sets the most credit that `give` may leave, by what the node has obtained. While its words are
+    /// open, only a transfer changes that.
+    fn set_high(&mut self, node: NodePtr) -> usize {
+        let this = self.node(node);
+        // Up to so much beyond the reservation all of it may be free; from there on only the credit
+        // may.
+        let beyond = self.look(node).obtained - this.reservation;
         let most = self.tree().config.credit;
         let shift = this.stripes().map_or(0, |stripes| stripes.shift);
         let largest = MAX_CREDIT << shift;
@@ -123,13 +136,47 @@ impl<'t> Locked<'t> {
         };
         // Relaxed: see `high`.
         this.high.store(high, Ordering::Relaxed);
-        let (credit, external) = match this.stripes() {
-            None => open_shut(std::iter::once(&this.word), free, external, high),
-            Some(stripes) => open_shut(stripes.iter(), free, external, high >> shift),
+        high
+    }
+
+    /// Takes `bytes` off what the node has obtained and what is charged to it or below it, at once,
+    /// with its words as they are: its credit stays.
+    pub(in crate::accounting) fn obtain_less(&mut self, node: NodePtr, bytes: usize) {
+        let this = self.node(node);
+        // What others take from the words after this look counts as taken after the change.
+        let low = match this.stripes() {
+            None => this.word.held().low,
+            Some(stripes) => stripes.iter().map(|word| word.held().low).sum(),
         };
         let state = self.state(node);
-        state.parked -= credit;
-        state.external -= external;
+        state.peak = state.peak.max(state.used() - low);
+        // The high mark need not rise: no more can be free than was obtained.
+        state.obtained -= bytes;
+    }
+
+    /// Adds `bytes` to what the node has obtained and to what is charged to it or below it, at once:
+    /// its credit stays.
+    pub(in crate::accounting) fn obtain_more(&mut self, node: NodePtr, bytes: usize) {
+        let this = self.node(node);
+        let held = this.word.held();
+        // Where the word holds as little as it ever held since it was opened, its low mark says what
+        // is in use now, and so what will be in use with these bytes. (What others take or give after
+        // this look counts as taken or given after the change.) Else the mark must start anew, or
+        // the peak would be too high.
+        let starts = this.stripes().is_some() || held.low != held.credit;
+        if starts {
+            self.freeze(node);
+        }
+        let most = self.tree().config.credit;
+        let state = self.state(node);
+        state.obtained += bytes;
+        let low = if starts { 0 } else { held.low };
+        state.peak = state.peak.max(state.used() - low);
+        if starts && !state.shut {
+            self.open(node);
+        } else if state.obtained > most {
+            self.set_high(node);
+        }
     }
 
     /// External bytes, as the words are.

@@ -4,17 +4,20 @@ use super::NodePtr;
 
 /// The numbers of a node that only the holder of the mutex touches, in bytes. The names in
 /// parentheses are those of the essay at the head of `accounting`.
+///
+/// What a charge, a transfer or a ledger that goes looks at is one cache line.
+#[repr(C, align(64))]
 pub(in crate::accounting) struct State {
     pub(in crate::accounting) limit: usize,
     /// What the parent is charged for this node (O); for a root, the sum that its limit bounds.
     pub(in crate::accounting) obtained: usize,
-    /// The sum of the children's `obtained` (S).
-    pub(in crate::accounting) lent: usize,
     /// Free bytes that are in no word (P).
     pub(in crate::accounting) parked: usize,
-    /// External bytes that no word counts.
-    pub(in crate::accounting) external: usize,
     pub(in crate::accounting) peak: usize,
+    /// Non-owning ledgers.
+    pub(in crate::accounting) guests: usize,
+    pub(in crate::accounting) parent: Option<NodePtr>,
+    pub(in crate::accounting) forced: u64,
     /// The subtree is exact and shut (I2); set by recall, cleared by `relax`.
     pub(in crate::accounting) tight: bool,
     /// Must not be opened before it is known that no level from here up is tight.
@@ -24,17 +27,17 @@ pub(in crate::accounting) struct State {
     /// It was told that memory outlived the last handle. Each growth of what is left takes and drops
     /// a handle again.
     pub(in crate::accounting) outlived: bool,
+    /// The sum of the children's `obtained` (S).
+    pub(in crate::accounting) lent: usize,
+    /// External bytes that no word counts.
+    pub(in crate::accounting) external: usize,
     /// Slow operations since the last recall here, and the nodes that it visited.
     pub(in crate::accounting) tight_operations: usize,
     pub(in crate::accounting) recall_cost: usize,
     pub(in crate::accounting) refusals: u64,
-    pub(in crate::accounting) forced: u64,
-    /// Non-owning ledgers.
-    pub(in crate::accounting) guests: usize,
+    pub(in crate::accounting) children: usize,
     /// A walk's own note: the exact allocated bytes.
     pub(in crate::accounting) exact: usize,
-    pub(in crate::accounting) children: usize,
-    pub(in crate::accounting) parent: Option<NodePtr>,
     pub(in crate::accounting) first_child: Option<NodePtr>,
     pub(in crate::accounting) last_child: Option<NodePtr>,
     pub(in crate::accounting) next_sibling: Option<NodePtr>,
