@@ -1,7 +1,7 @@
 //! Loom models of ledgers: how buffers of two ledgers of one allocation come and go.
 //!
 //! The models follow `release`, `list` and `transfer` step by step, with the real [`Count`]s, and
-//! with two flags in place of the list. Each has a datum that stands for the bytes of the block:
+//! with flags in place of the list. Each has a datum that stands for the bytes of the block:
 //! whoever holds a buffer reads it, and the sole owner writes to it, which is what freeing or
 //! reusing the block amounts to. So they see data races, and not only wrong counts.
 //!
@@ -40,11 +40,32 @@ impl Datum {
     }
 }
 
-/// An allocation with at most two ledgers.
+/// What the tree's mutex guards: the list of ledgers, in order, and what is on the way.
+#[derive(Default)]
+struct List {
+    listed: [bool; 3],
+    buried: [bool; 3],
+    pending: usize,
+    stranded: bool,
+}
+
+impl List {
+    fn first(&self) -> Option<usize> {
+        self.listed.iter().position(|&listed| listed)
+    }
+
+    fn only(&self) -> Option<usize> {
+        let count = self.listed.iter().filter(|&&listed| listed).count();
+        self.first().filter(|_| count == 1)
+    }
+}
+
+/// An allocation with at most three ledgers: 0 of one node, 1 of another, and 2 of that one again, if
+/// a thread that needed it met ledger 1 without buffers, and buried it.
 struct Allocation {
-    counts: [Count; 2],
-    /// Which of the ledgers are on the list. The mutex is the tree's.
-    listed: Mutex<[bool; 2]>,
+    counts: [Count; 3],
+    /// The mutex is the tree's.
+    list: Mutex<List>,
     block: Datum,
 }
 
@@ -79,12 +100,16 @@ impl Allocation {
     /// ledger `owner` owns.
     fn with(buffers: &[Buffer], owner: usize) -> Arc<Self> {
         let shared = buffers.iter().any(|buffer| buffer.ledger == 1);
+        let list = List {
+            listed: [true, shared, false],
+            ..List::default()
+        };
         let this = Self {
-            counts: [Count::new(), Count::new()],
-            listed: Mutex::new([true, shared]),
+            counts: [Count::new(), Count::new(), Count::new()],
+            list: Mutex::new(list),
             block: Datum(UnsafeCell::new(false)),
         };
-        for (ledger, count) in this.counts.iter().enumerate() {
+        for (ledger, count) in this.counts.iter().enumerate().take(2) {
             match (ledger, shared, ledger == owner) {
                 (0, false, _) => count.reset_to_sole(),
                 (1, false, _) => continue,
@@ -127,47 +152,70 @@ impl Allocation {
         }
     }
 
-    /// `release::leave_others`, and `list::bury`.
+    /// `release::leave_others`.
     fn leave_others(&self, ledger: usize, leaving: Leaving) {
-        let (this, other) = (&self.counts[ledger], &self.counts[1 - ledger]);
-        let mut listed = lock(&self.listed);
+        let this = &self.counts[ledger];
+        let mut list = lock(&self.list);
         if leaving == Leaving::Counted {
             if !this.is_last_of_shared() {
-                drop(listed);
+                drop(list);
                 return self.let_go(ledger);
             }
             this.release_last();
         }
-        assert!(listed[ledger], "left twice");
-        listed[ledger] = false;
-        let alone = listed[1 - ledger];
-        if alone {
-            if this.is_owning() {
-                this.set_owning(false);
-                other.set_owning(true);
-            }
-            other.set_alone();
+        if list.buried[ledger] {
+            list.buried[ledger] = false;
+            list.pending -= 1;
+        } else {
+            self.bury(&mut list, ledger);
         }
-        drop(listed);
-        if !alone {
+        let first = list.first();
+        list.stranded |= first.is_none() && list.pending > 0;
+        let pending = list.pending;
+        if let Some(only) = list.only().filter(|_| pending == 0 && !list.stranded) {
+            self.counts[only].set_alone();
+        }
+        drop(list);
+        if first.is_none() && pending == 0 {
             self.block.write();
         }
     }
 
-    /// `retain_in` the node of ledger 1, by the holder of a buffer of ledger 0, if ledger 1 has a
-    /// buffer. (If it has none, a third ledger would be made.)
-    fn retain_in_other(&self) -> Option<Buffer> {
-        let listed = lock(&self.listed);
-        let found = listed[1] && self.counts[1].try_retain();
-        found.then_some(first(1))
+    /// `list::bury`.
+    fn bury(&self, list: &mut List, ledger: usize) {
+        assert!(list.listed[ledger], "taken off the list twice");
+        list.listed[ledger] = false;
+        if let Some(heir) = list.first().filter(|_| self.counts[ledger].is_owning()) {
+            self.counts[ledger].set_owning(false);
+            self.counts[heir].set_owning(true);
+        }
+    }
+
+    /// `retain_in` the node of ledger 1, by the holder of a buffer of ledger 0: `list::find_or_make`.
+    fn retain_in_other(&self) -> Buffer {
+        let mut list = lock(&self.list);
+        if list.listed[1] {
+            if self.counts[1].try_retain() {
+                return first(1);
+            }
+            self.bury(&mut list, 1);
+            list.buried[1] = true;
+            list.pending += 1;
+        }
+        self.counts[2].reset_to_guest(false);
+        list.listed[2] = true;
+        if !self.counts[0].is_shared() {
+            self.counts[0].set_shared();
+        }
+        first(2)
     }
 
     /// `transfer` to ledger 1, which does not exist yet, by the holder of a buffer of ledger 0,
     /// which is the only one: `list::succeed`.
     fn transfer(&self) -> Buffer {
-        let mut listed = lock(&self.listed);
+        let mut list = lock(&self.list);
         self.counts[1].reset_to_heir(false);
-        listed[1] = true;
+        list.listed[1] = true;
         self.counts[0].yield_to_another();
         first(1)
     }
@@ -255,16 +303,15 @@ fn what_holders_of_another_ledger_read_comes_before_what_the_sole_owner_writes()
 
 #[test]
 fn a_ledger_is_left_once_however_many_come_and_go() {
-    for guest in [first(1), cloned(1)] {
+    for (guest, owner) in [(first(1), 0), (cloned(1), 0), (cloned(1), 1)] {
         loom::model(move || {
-            let allocation = Allocation::with(&[first(0), guest], 0);
+            let allocation = Allocation::with(&[first(0), guest], owner);
             let other = Arc::clone(&allocation);
             let thread = thread::spawn(move || {
                 other.block.read();
-                if let Some(found) = other.retain_in_other() {
-                    other.use_up(found);
-                }
+                let found = other.retain_in_other();
                 other.use_up(first(0));
+                other.use_up(found);
             });
 
             allocation.use_up(guest);

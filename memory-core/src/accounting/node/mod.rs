@@ -411,11 +411,13 @@ impl NodePtr {
         let node = Self(NonNull::new(Arc::as_ptr(&strong).cast_mut())?);
         let locked = strong.tree.lock();
         // Only a look: of a buried node another thread may be reading the state.
-        if !locked.look(node).linked && strong.handles() == 0 {
-            return None;
+        let left = !locked.look(node).linked && strong.handles() == 0;
+        if !left {
+            strong.add_handle();
         }
-        strong.add_handle();
-        Some(node)
+        #[cfg(loom)]
+        strong.memory.left();
+        (!left).then_some(node)
     }
 }
 

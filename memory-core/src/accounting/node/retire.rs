@@ -44,6 +44,11 @@ impl NodePtr {
     ///
     /// As for `retire`, and no record holds the node.
     unsafe fn free(self) {
+        #[cfg(loom)]
+        // SAFETY: the count that is given back below keeps the memory.
+        unsafe {
+            self.node().memory.left();
+        }
         // SAFETY: the pointer is from `Arc::into_raw` in `leak`; by the caller's promise nobody
         // leads to this node any more, and its count is given back once.
         drop(unsafe { Arc::from_raw(self.0.as_ptr().cast_const()) });
