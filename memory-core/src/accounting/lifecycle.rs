@@ -122,16 +122,20 @@ impl Locked<'_> {
         }
     }
 
+    /// `reconsider`, for a node that may leave.
     #[inline(never)]
     fn leave(&mut self, node: NodePtr) {
-        let (mut at, mut returned) = (node, 0);
-        while self.may_leave(at) {
+        let mut at = node;
+        let returned = loop {
             let parent = self.look(at).parent;
-            returned = self.unlink(at);
+            let returned = self.unlink(at);
             self.bury_if_free(at);
             let Some(parent) = parent else { return };
             at = parent;
-        }
+            if !self.may_leave(at) {
+                break returned;
+            }
+        };
         // Once, at the node that stays, and only if something came back to it: settling looks at all
         // levels above while they are shut, and there may be many.
         if returned > 0 {

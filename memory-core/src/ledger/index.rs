@@ -101,36 +101,28 @@ pub(super) unsafe fn insert(root: NonNull<Slot>, new: NonNull<Slot>) {
     *unsafe { above(new) } = Some(at);
 }
 
-/// Removes a ledger. If it is the root, `second` becomes the root, if there is another.
+/// Removes the root, which `heir` replaces: the `only` other one there is, or one of several.
 ///
 /// # Safety
 ///
-/// As for `find`; `slot` is in the index, and `second` is another that is.
-pub(super) unsafe fn remove(
-    root: NonNull<Slot>,
-    slot: NonNull<Slot>,
-    second: Option<NonNull<Slot>>,
-) {
-    if slot != root {
+/// As for `find`; `heir` is in the index, and not the root.
+pub(super) unsafe fn remove_root(root: NonNull<Slot>, heir: NonNull<Slot>, only: bool) {
+    if !only {
         // SAFETY: the caller's promise.
-        unsafe { cut(slot) };
-    } else if let Some(second) = second {
-        // SAFETY: the caller's promise: it is in the index, and not the root.
-        unsafe { cut(second) };
+        unsafe { remove(heir) };
         // SAFETY: as above.
-        unsafe { replace(root, second) };
-        // SAFETY: as above.
-        *unsafe { above(second) } = None;
+        unsafe { replace(root, heir) };
     }
+    // SAFETY: as above.
+    *unsafe { above(heir) } = None;
 }
 
-/// Takes a ledger, not the root, out of the index: one below it that has none below itself takes its
-/// place.
+/// Removes a ledger that is not the root: one below it that has none below itself takes its place.
 ///
 /// # Safety
 ///
 /// `slot` is in an index, and not its root; the caller has the tree's mutex.
-unsafe fn cut(slot: NonNull<Slot>) {
+pub(super) unsafe fn remove(slot: NonNull<Slot>) {
     // SAFETY: the caller's promise.
     let parent = unsafe { *above(slot) }.expect("it is not the root");
     // SAFETY: as above.

@@ -104,8 +104,15 @@ fn unlist(home: &Slot, slot: &Slot) {
     let this = std::mem::replace(&mut unsafe { links(previous) }.next, next);
     // SAFETY: as above.
     unsafe { links(next) }.previous = previous;
-    // SAFETY: under the mutex; the slot is in the index, and so is the one that comes first now.
-    unsafe { index::remove(root, this, first_guest(home)) };
+    if this != root {
+        // SAFETY: under the mutex; it is in the index, and not the root.
+        unsafe { index::remove(this) };
+    } else if let Some(heir) = first_guest(home) {
+        // The root is the first one, so that the one that comes first now is its heir.
+        let only = self::next(home, heir).is_none();
+        // SAFETY: as above.
+        unsafe { index::remove_root(root, heir, only) };
+    }
 }
 
 /// Puts the ledger in `new`, a slot that `Slot::init_guest` or `init_heir` has just written, at the

@@ -5,11 +5,26 @@
 //! ledger. As long as there is one ledger only, which is nearly always, all happens without the
 //! tree's mutex; with more, ledgers come, go and hand over the charge under it.
 //!
-//! When a ledger's last buffer goes while there are others, its holder takes the mutex to take the
-//! ledger off the list and, if it owned, to hand the charge to the ledger that has been associated
-//! longest. Until it has the mutex the ledger is dead but still listed; a thread that meets such a
-//! ledger under the mutex *buries* it on its holder's behalf. The allocation's home slot, and the
-//! memory if no ledger is left, stay until the last such holder came by (`pending`).
+//! When a ledger's last buffer is dropped while there are other ledgers, the thread that drops it takes
+//! the mutex, takes the ledger off the list and, if the ledger owned, hands the charge to the ledger
+//! that has been associated longest. Until that thread has the mutex, the ledger has no buffer but is
+//! still on the list. A thread that needs a ledger for the same allocator meanwhile *buries* it, on
+//! behalf of the other thread, and makes a new one. The allocation's home slot stays until the last
+//! such thread has had the mutex (`pending`), and so does the memory if no ledger is left.
+//!
+//! # States of a ledger
+//!
+//! | state | buffers | SHARED | on the list | what ends it |
+//! |---|---|---|---|---|
+//! | only | some | no | yes, alone | the last buffer is dropped: the block is freed, without the mutex. Another ledger is made, under it: *one of several* |
+//! | one of several | some | yes | yes | the last buffer is dropped: *left*; or, by a thread that takes the mutex before it gives up the buffer (`Leaving::Counted`), *gone*. The last other ledger goes, with none pending: *only* |
+//! | left | none | yes | yes | its thread gets the mutex: *gone*. Another one needs a ledger for that allocator: *buried*. The last other ledger goes, with none pending: SHARED is cleared, and its thread frees the block, whether it sees that or waits for the mutex |
+//! | buried | none | yes | no | its thread gets the mutex: *gone* |
+//! | gone | | | | the slot is back in the pool; a home slot not before all ledgers are gone |
+//!
+//! OWNING moves under the mutex: by a transfer, or when the owning ledger is taken off the list.
+//! `model` runs pairs and triples of these steps in all interleavings, with a datum for the bytes of
+//! the block.
 #![expect(unsafe_code, reason = "a reference-counted pointer to a slot")]
 
 use std::panic::Location;

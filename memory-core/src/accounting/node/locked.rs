@@ -141,6 +141,7 @@ impl<'t> Locked<'t> {
 
     /// Takes `bytes` off what the node has obtained and what is charged to it or below it, at once,
     /// with its words as they are: its credit stays.
+    #[inline]
     pub(in crate::accounting) fn obtain_less(&mut self, node: NodePtr, bytes: usize) {
         let this = self.node(node);
         // What others take from the words after this look counts as taken after the change.
@@ -156,6 +157,7 @@ impl<'t> Locked<'t> {
 
     /// Adds `bytes` to what the node has obtained and to what is charged to it or below it, at once:
     /// its credit stays.
+    #[inline]
     pub(in crate::accounting) fn obtain_more(&mut self, node: NodePtr, bytes: usize) {
         let this = self.node(node);
         let held = this.word.held();
