@@ -204,7 +204,8 @@ mod tests {
     /// An address that no test looks behind.
     fn node(number: usize) -> NodePtr {
         let address = 0x7f00_0000_0000 + 64 * number;
-        NodePtr::from_ptr(NonNull::new(std::ptr::without_provenance_mut(address)).unwrap())
+        let address = NonNull::new(std::ptr::without_provenance_mut(address));
+        NodePtr::from_ptr(address.expect("it is not null"))
     }
 
     /// The same numbers in each run.

@@ -1,8 +1,4 @@
 //! How a node goes: freed when nobody leads to it, with word sent to its former parent's listener.
-#![expect(
-    clippy::multiple_unsafe_ops_per_block,
-    reason = "reaching a place through a raw pointer and using it count as two"
-)]
 #![expect(unsafe_code, reason = "frees nodes")]
 
 use std::sync::Arc;
