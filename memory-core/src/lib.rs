@@ -68,9 +68,12 @@ pub use wrappers::{
     BlockCache, CacheLimits, CachingManager, CappedManager, LoggingManager, ProxyManager,
 };
 
-/// What the macros of this crate expand to. Not for use by hand.
+/// What the macros of this crate expand to, and what the other crates of this workspace share with it.
+/// Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::sync::process::{HandedOn, Order, ProcessGuard, ProcessLock};
+
     #[cfg(all(
         not(miri),
         any(
