@@ -47,13 +47,15 @@
 use std::cmp::Reverse;
 use std::env;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::error::BackendError;
 use crate::events;
 use crate::manager::{AllocationManager, ManagerError};
-use crate::sync::plain::lock;
+use crate::sync::ProcessLock;
+use crate::sync::plain::{copy_out, push};
+use crate::sync::process::Order;
 
 /// The environment variable that names the default backend.
 ///
@@ -329,23 +331,29 @@ pub(crate) mod table {
 /// The backends of this process.
 static BACKENDS: Backends = Backends::new(table::linked, environment);
 
-/// The backends of a process. Locks are held for moments: never while a backend starts, and never
-/// while `tracing` runs, so that both may come back here.
+/// The backends of a process. The lock is free while a backend starts, while `tracing` runs and while
+/// anything is allocated or dropped, so that all of these may come back here.
 struct Backends {
     /// What was registered at link time.
     linked: fn() -> &'static [BackendRegistration],
     /// Reads the name in the environment.
     environment: fn() -> Option<String>,
-    /// What `environment` said, once it was asked.
-    named: OnceLock<Option<String>>,
     /// Whether the warning about an unknown name was given.
     warned: AtomicBool,
+    known: ProcessLock<Known>,
+}
+
+/// What a process has learnt of its backends. Under the lock one thing is looked up, set or pushed, or
+/// what was registered is copied.
+struct Known {
+    /// What `environment` said, once it was asked; the name is kept for ever.
+    named: Option<Option<&'static str>>,
     /// What was registered by hand, in order.
-    added: Mutex<Vec<&'static BackendRegistration>>,
-    /// The managers that were started, by name.
-    started: Mutex<Vec<(&'static str, Arc<dyn AllocationManager>)>>,
+    added: Vec<&'static BackendRegistration>,
+    /// The managers that were started, by name; never dropped.
+    started: Vec<(&'static str, Arc<dyn AllocationManager>)>,
     /// How far the choice of the default is.
-    choice: Mutex<Choice>,
+    choice: Choice,
 }
 
 /// How far the choice of the default is.
@@ -367,66 +375,75 @@ impl Backends {
         Self {
             linked,
             environment,
-            named: OnceLock::new(),
             warned: AtomicBool::new(false),
-            added: Mutex::new(Vec::new()),
-            started: Mutex::new(Vec::new()),
-            choice: Mutex::new(Choice::Open),
+            known: ProcessLock::new(
+                Order::Inner,
+                Known {
+                    named: None,
+                    added: Vec::new(),
+                    started: Vec::new(),
+                    choice: Choice::Open,
+                },
+            ),
         }
     }
 
-    fn register(&self, registration: &'static BackendRegistration) {
-        lock(&self.added).push(registration);
+    fn register(&'static self, registration: &'static BackendRegistration) {
+        push(|| self.known.lock(), |known| &mut known.added, registration);
     }
 
-    fn supported(&self) -> Vec<&'static str> {
+    fn supported(&'static self) -> Vec<&'static str> {
         self.registrations()
             .iter()
             .map(|known| known.name)
             .collect()
     }
 
-    fn manager(&self, name: &str) -> Result<Arc<dyn AllocationManager>, BackendError> {
+    fn manager(&'static self, name: &str) -> Result<Arc<dyn AllocationManager>, BackendError> {
         match self.started(name) {
             Some(manager) => Ok(manager),
             None => self.start(self.find(name)?),
         }
     }
 
-    fn default_manager(&self) -> Result<Arc<dyn AllocationManager>, BackendError> {
+    fn default_manager(&'static self) -> Result<Arc<dyn AllocationManager>, BackendError> {
         loop {
-            let before = *lock(&self.choice);
+            let before = self.known.lock().choice;
             if let Choice::InUse(name) = before {
                 return self.manager(name);
             }
             let chosen = self.choose(before, None)?;
             let manager = self.start(chosen)?;
 
-            let mut choice = lock(&self.choice);
-            if *choice == before {
-                *choice = Choice::InUse(chosen.name);
+            let mut known = self.known.lock();
+            if known.choice == before {
+                known.choice = Choice::InUse(chosen.name);
+                drop(known);
                 return Ok(manager);
             }
+            drop(known);
             // Somebody chose or asked while the backend started: what they were told holds.
         }
     }
 
     fn default_manager_besides(
-        &self,
+        &'static self,
         name: &str,
     ) -> Result<Arc<dyn AllocationManager>, BackendError> {
-        let choice = *lock(&self.choice);
+        let choice = self.known.lock().choice;
         self.start(self.choose(choice, Some(name))?)
     }
 
-    fn set_default(&self, name: &str) -> Result<(), BackendError> {
+    fn set_default(&'static self, name: &str) -> Result<(), BackendError> {
         let found = self.find(name)?;
-        let mut choice = lock(&self.choice);
-        match *choice {
-            Choice::Open => {
-                *choice = Choice::Set(found.name);
-                Ok(())
-            }
+        let mut known = self.known.lock();
+        let before = known.choice;
+        if before == Choice::Open {
+            known.choice = Choice::Set(found.name);
+        }
+        drop(known);
+        match before {
+            Choice::Open => Ok(()),
             Choice::Set(current) | Choice::InUse(current) => Err(BackendError::AlreadyChosen {
                 current: current.to_owned(),
             }),
@@ -435,7 +452,7 @@ impl Backends {
 
     /// The default by the rules of the module, as if there were no backend called `besides`.
     fn choose(
-        &self,
+        &'static self,
         choice: Choice,
         besides: Option<&str>,
     ) -> Result<&'static BackendRegistration, BackendError> {
@@ -443,7 +460,7 @@ impl Backends {
         let by_name = |name: &str| known.iter().find(|known| known.name == name).copied();
         let allowed = |known: &&BackendRegistration| Some(known.name) != besides;
 
-        let named = self.named.get_or_init(self.environment).as_deref();
+        let named = self.named();
         let from_environment = named.and_then(by_name);
         if let (Some(named), None) = (named, from_environment) {
             self.warn_once(named, &known);
@@ -463,7 +480,16 @@ impl Backends {
             .ok_or(BackendError::NoneLinked)
     }
 
-    fn warn_once(&self, named: &str, known: &[&BackendRegistration]) {
+    /// What the environment says; asked once.
+    fn named(&'static self) -> Option<&'static str> {
+        let known = self.known.lock().named;
+        known.unwrap_or_else(|| {
+            let named = (self.environment)().map(|name| &*name.leak());
+            *self.known.lock().named.get_or_insert(named)
+        })
+    }
+
+    fn warn_once(&'static self, named: &str, known: &[&BackendRegistration]) {
         // Relaxed: the flag guards no other memory.
         if self.warned.swap(true, Ordering::Relaxed) {
             return;
@@ -472,7 +498,7 @@ impl Backends {
         events::backend_not_linked(DEFAULT_POOL_VARIABLE, named, &supported.join(", "));
     }
 
-    fn find(&self, name: &str) -> Result<&'static BackendRegistration, BackendError> {
+    fn find(&'static self, name: &str) -> Result<&'static BackendRegistration, BackendError> {
         let known = self.registrations();
         if known.is_empty() {
             return Err(BackendError::NoneLinked);
@@ -486,7 +512,7 @@ impl Backends {
 
     /// The manager of `registration`, started if it was not.
     fn start(
-        &self,
+        &'static self,
         registration: &'static BackendRegistration,
     ) -> Result<Arc<dyn AllocationManager>, BackendError> {
         let name = registration.name;
@@ -496,28 +522,41 @@ impl Backends {
         let fresh =
             (registration.manager)().map_err(|source| BackendError::Failed { name, source })?;
 
-        let mut started = lock(&self.started);
-        let first = started.iter().find(|(known, _)| *known == name);
-        if let Some(first) = first.map(|(_, first)| Arc::clone(first)) {
-            // Another thread was faster, and everybody shall see the same one. Ours is dropped
-            // without the lock, since dropping it is code of the backend.
-            drop(started);
-            drop(fresh);
-            return Ok(first);
-        }
-        started.push((name, Arc::clone(&fresh)));
-        Ok(fresh)
+        push(
+            || self.known.lock(),
+            |known| &mut known.started,
+            (name, fresh),
+        );
+        let mut known = self.known.lock();
+        let mut named = (0..).zip(&known.started);
+        let (first, second) = {
+            let mut same = named.by_ref().filter(|(_, (known, _))| *known == name);
+            let first = same.next().map(|(_, (_, first))| Arc::clone(first));
+            (first, same.next().map(|(index, _)| index))
+        };
+        // If another thread was faster, everybody sees its manager, which is the first. Ours is dropped
+        // when the lock is free, since dropping it is code of the backend.
+        let slower = second.map(|index| known.started.remove(index));
+        drop(known);
+        drop(slower);
+        first.ok_or(BackendError::NoneLinked)
     }
 
-    fn started(&self, name: &str) -> Option<Arc<dyn AllocationManager>> {
-        let started = lock(&self.started);
-        let found = started.iter().find(|(known, _)| *known == name);
+    fn started(&'static self, name: &str) -> Option<Arc<dyn AllocationManager>> {
+        let known = self.known.lock();
+        let found = known.started.iter().find(|(known, _)| *known == name);
         found.map(|(_, manager)| Arc::clone(manager))
     }
 
     /// All backends, one of each name, the preferred first, otherwise in alphabetical order.
-    fn registrations(&self) -> Vec<&'static BackendRegistration> {
-        let added = lock(&self.added).clone();
+    fn registrations(&'static self) -> Vec<&'static BackendRegistration> {
+        let mut added = Vec::new();
+        copy_out(
+            &mut added,
+            || self.known.lock(),
+            |known| known.added.len(),
+            |known, copy| copy.extend_from_slice(&known.added),
+        );
         let mut known: Vec<&BackendRegistration> = Vec::new();
         for registration in (self.linked)().iter().chain(added) {
             let name = registration.name;

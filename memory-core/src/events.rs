@@ -12,8 +12,13 @@
 //! Nothing is emitted while a lock is held, so a subscriber may use the tree that it hears of. While
 //! a thread emits one event it emits no other: a subscriber whose own allocation is refused does not
 //! hear of that, which would have no end.
+//!
+//! A subscriber may panic. Where an event belongs to a call, that panic goes to the caller; where it
+//! may be emitted by a `Drop`, it is caught and ignored ([`once_in_drop`]).
 
+use std::any::Any;
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::AllocError;
 use crate::outcome::AllocatorInfo;
@@ -33,6 +38,30 @@ pub(crate) fn once(emit: impl FnOnce()) {
         let _emitting = Emitting;
         emit();
     }
+}
+
+/// As [`once`], for an event that a `Drop` may emit: a subscriber's panic is caught and ignored, since
+/// another event about it would meet the same subscriber.
+#[cold]
+fn once_in_drop(emit: impl FnOnce()) {
+    catch(|| once(emit));
+}
+
+/// Runs what users wrote in a `Drop`: whether it panicked.
+pub(crate) fn catch(run: impl FnOnce()) -> bool {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(()) => false,
+        Err(panic) => {
+            drop_payload(panic);
+            true
+        }
+    }
+}
+
+/// Drops what a panic carried, which may panic, too. What that leaves behind is not dropped.
+#[cold]
+pub(crate) fn drop_payload(panic: Box<dyn Any + Send>) {
+    catch_unwind(AssertUnwindSafe(|| drop(panic))).unwrap_or_else(std::mem::forget);
 }
 
 /// Whether debug mode is asked for by a subscriber that wants everything of this crate.
@@ -116,13 +145,13 @@ pub(crate) fn wants_late_release() -> bool {
 }
 
 pub(crate) fn late_release(allocator: &AllocatorInfo, size: usize) {
-    once(|| {
+    once_in_drop(|| {
         tracing::debug!(%allocator, id = allocator.id.as_u64(), size, "release after close");
     });
 }
 
 pub(crate) fn external_bytes_outlived(allocator: &AllocatorInfo, size: usize) {
-    once(|| {
+    once_in_drop(|| {
         tracing::warn!(
             %allocator, size,
             "external bytes were still charged when the last handle was dropped; released"
@@ -133,7 +162,7 @@ pub(crate) fn external_bytes_outlived(allocator: &AllocatorInfo, size: usize) {
 /// The last handle went and memory stays: a leak perhaps, so in debug mode a warning.
 pub(crate) fn outlived(allocator: &AllocatorInfo, size: usize, debug: bool) {
     const MESSAGE: &str = "last handle dropped with memory outstanding";
-    once(|| {
+    once_in_drop(|| {
         if debug {
             tracing::warn!(%allocator, size, "{MESSAGE}");
         } else {
@@ -143,11 +172,17 @@ pub(crate) fn outlived(allocator: &AllocatorInfo, size: usize, debug: bool) {
 }
 
 pub(crate) fn callback_panicked(allocator: &AllocatorInfo) {
-    once(|| tracing::error!(%allocator, "a callback panicked during a release; ignored"));
+    once_in_drop(|| tracing::error!(%allocator, "a callback panicked during a release; ignored"));
+}
+
+pub(crate) fn manager_panicked() {
+    once_in_drop(|| {
+        tracing::error!("a manager panicked when it was dropped with its tree; ignored")
+    });
 }
 
 pub(crate) fn leaked(allocator: &AllocatorInfo, finding: &dyn std::fmt::Display) {
-    once(|| tracing::error!(%allocator, %finding, "leak in a failing test"));
+    once_in_drop(|| tracing::error!(%allocator, %finding, "leak in a failing test"));
 }
 
 pub(crate) fn backend_not_linked(variable: &str, named: &str, supported: &str) {

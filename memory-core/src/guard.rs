@@ -22,9 +22,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
 use std::ptr::NonNull;
 use std::str::FromStr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::manager::{AllocationManager, ManagerError, ManagerStats};
+use crate::sync::ProcessLock;
+use crate::sync::process::Order;
 
 /// The environment variable that puts guard bytes around the blocks of every tree.
 pub const DEBUG_POOL_VARIABLE: &str = "ARROW_DEBUG_MEMORY_POOL";
@@ -440,17 +442,19 @@ fn offset(layout: Layout) -> usize {
 
 /// What `ARROW_DEBUG_MEMORY_POOL` said when it was first asked for.
 fn action_by_environment() -> GuardAction {
-    if let Some(known) = BY_ENVIRONMENT.get() {
-        return *known;
+    let known = *BY_ENVIRONMENT.lock();
+    if let Some(known) = known {
+        return known;
     }
     let name = env::var_os(DEBUG_POOL_VARIABLE).unwrap_or_default();
     let parsed = name.to_string_lossy().parse();
     let action = parsed.clone().unwrap_or(GuardAction::None);
     // The one that comes first warns, after the fact: a subscriber may come back here.
-    if let (Ok(()), Err(error)) = (BY_ENVIRONMENT.set(action), parsed) {
+    let before = BY_ENVIRONMENT.lock().replace(action);
+    if let (None, Err(error)) = (before, parsed) {
         tracing::warn!("{DEBUG_POOL_VARIABLE} is ignored: {error}");
     }
-    BY_ENVIRONMENT.get().copied().unwrap_or(action)
+    action
 }
 
 /// Writes a line to standard error, which may be closed.
@@ -475,7 +479,7 @@ fn trap() {
 }
 
 /// What the environment said.
-static BY_ENVIRONMENT: OnceLock<GuardAction> = OnceLock::new();
+static BY_ENVIRONMENT: ProcessLock<Option<GuardAction>> = ProcessLock::new(Order::Inner, None);
 
 /// Bytes before and behind a block: enough to catch a loop that runs over by one element.
 const GUARD: usize = 64;

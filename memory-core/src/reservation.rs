@@ -17,7 +17,6 @@ use crate::debug::Operation;
 use crate::error::AllocError;
 use crate::size::{ALIGNMENT, checked_round_up};
 use crate::sync::Ordering;
-use crate::sync::plain::AtomicUsize;
 
 /// Bytes set aside for a while: charged to an allocator without a block, released on drop.
 ///
@@ -35,10 +34,8 @@ use crate::sync::plain::AtomicUsize;
 /// ```
 pub struct AllocationReservation {
     allocator: BufferAllocator,
-    /// Bytes charged, and in debug mode where they come from.
+    /// Bytes charged, and in debug mode where they come from; in the node's list.
     reserved: Arc<Reserved>,
-    /// The entry in the node's list.
-    key: usize,
 }
 
 impl AllocationReservation {
@@ -46,15 +43,12 @@ impl AllocationReservation {
     fn with(allocator: &BufferAllocator, bytes: usize) -> Self {
         let caller = Location::caller();
         let node = allocator.node();
-        let reserved = Arc::new(Reserved {
-            size: AtomicUsize::new(bytes),
-            trail: node.tree.recorder().map(|recorder| recorder.trail(caller)),
-        });
-        let key = node.reservations().insert(Arc::clone(&reserved));
+        let trail = node.tree.recorder().map(|recorder| recorder.trail(caller));
+        let reserved = Reserved::new(bytes, trail);
+        allocator.handle.list_reservation(&reserved);
         Self {
             allocator: allocator.clone(),
             reserved,
-            key,
         }
     }
 
@@ -125,8 +119,7 @@ impl AllocationReservation {
     /// Bytes charged.
     #[inline]
     pub fn size(&self) -> usize {
-        // Relaxed: written by this value alone.
-        self.reserved.size.load(Ordering::Relaxed)
+        self.reserved.size()
     }
 
     /// Turns the reservation into a buffer whose capacity is its size, rounded up to a multiple of
@@ -213,7 +206,7 @@ impl AllocationReservation {
 
     #[inline]
     fn set_size(&self, size: usize) {
-        // Relaxed: as in `size`.
+        // Relaxed: written by this value alone; a number for readers.
         self.reserved.size.store(size, Ordering::Relaxed);
     }
 }
@@ -223,7 +216,7 @@ impl Drop for AllocationReservation {
         let size = self.size();
         let handle = &self.allocator.handle;
         // First, so that a closed allocator that waits for this one sees it gone.
-        handle.reservations().remove(self.key);
+        handle.unlist_reservation(&self.reserved);
         if size > 0 {
             // SAFETY: they are this reservation's, by its size, and it goes.
             unsafe { handle.uncharge(size) };

@@ -14,9 +14,11 @@
 use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
-use crate::sync::plain::lock;
+use crate::sync::ProcessLock;
+use crate::sync::plain::{copy_out, push};
+use crate::sync::process::Order;
 
 /// How many threads can have a slot at once.
 pub(crate) const SLOT_COUNT: usize = 128;
@@ -30,9 +32,17 @@ pub(crate) trait Tenant: fmt::Debug + Send + Sync {
 /// Tells `tenant` of each slot that ends, as long as it lives.
 pub(crate) fn join(tenant: &Arc<impl Tenant + 'static>) {
     let tenant: Weak<dyn Tenant> = Arc::<_>::downgrade(tenant) as Weak<dyn Tenant>;
-    let tenants = &mut *lock(&TENANTS);
-    tenants.retain(|tenant| tenant.strong_count() > 0);
-    tenants.push(tenant);
+    let count = TENANTS.lock().len();
+    let mut dead = Vec::with_capacity(count);
+    TENANTS.lock().retain_mut(|known| {
+        let lives = known.strong_count() > 0 || dead.len() == dead.capacity();
+        if !lives {
+            // Dropped when the lock is free: it may be the last reference to the tenant's memory.
+            dead.push(std::mem::replace(known, tenant.clone()));
+        }
+        lives
+    });
+    push(|| TENANTS.lock(), |tenants| tenants, tenant);
 }
 
 /// This thread's slot, if it has asked for one and got it. Costs a load.
@@ -74,7 +84,14 @@ impl Drop for Lease {
         let slot = self.0.get();
         if slot < NO_SLOT {
             // No lock is held while a tenant works: it may come back here.
-            let tenants = lock(&TENANTS).clone();
+            let mut tenants = Vec::new();
+            let count = |tenants: &Vec<_>| tenants.len();
+            copy_out(
+                &mut tenants,
+                || TENANTS.lock(),
+                count,
+                |known, copy| copy.extend_from_slice(known),
+            );
             for tenant in tenants.iter().filter_map(Weak::upgrade) {
                 tenant.slot_ends(slot as usize);
             }
@@ -112,7 +129,7 @@ thread_local! {
 static HELD: [AtomicU32; SLOT_COUNT / 32] = [const { AtomicU32::new(0) }; SLOT_COUNT / 32];
 
 /// Who wants to know when a slot ends.
-static TENANTS: Mutex<Vec<Weak<dyn Tenant>>> = Mutex::new(Vec::new());
+static TENANTS: ProcessLock<Vec<Weak<dyn Tenant>>> = ProcessLock::new(Order::Inner, Vec::new());
 
 /// A thread that has no thread-locals any more.
 const NO_SLOT: u32 = SLOT_COUNT as u32;

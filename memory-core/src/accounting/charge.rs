@@ -36,7 +36,6 @@ pub(super) type Freed = Option<(NodePtr, usize)>;
 impl Locked<'_> {
     /// Charges `bytes` to `node`, or refuses; the caller has a handle or bytes of it.
     pub(super) fn charge(&mut self, node: NodePtr, bytes: usize) -> Result<(), Refusal> {
-        self.stripe_if_contended(node);
         if !self.look(node).shut && self.charge_with_quantum(node, bytes) {
             return Ok(());
         }
@@ -227,7 +226,6 @@ impl Locked<'_> {
 
     /// Gives back `bytes` that are charged to `node`.
     pub(super) fn release(&mut self, node: NodePtr, bytes: usize) {
-        self.stripe_if_contended(node);
         self.freeze_mine(node);
         self.state(node).parked += bytes;
         self.settle(node);

@@ -7,10 +7,10 @@
 use std::any::Any;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use super::lifecycle::Outstanding;
-use super::node::{Departures, Locked, Node, NodeConfig, NodePtr, Tree, TreeConfig};
+use super::node::{Departures, Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeConfig};
 use super::refusal::Refusal;
 use super::word::Kind;
 use crate::events;
@@ -115,6 +115,27 @@ impl Handle {
         let departures = locked.take_departures();
         drop(locked);
         departures.tell_quietly();
+    }
+
+    /// Lists a reservation.
+    pub(crate) fn list_reservation(&self, reserved: &Arc<Reserved>) {
+        let mut spare = Vec::new();
+        loop {
+            let mut locked = self.tree.lock();
+            let listed = locked.list_reservation(self.0, reserved, &mut spare);
+            drop(locked);
+            match listed {
+                Ok(()) => return,
+                // The memory is found while the mutex is free.
+                Err(count) => spare = Vec::with_capacity((2 * count).max(4)),
+            }
+        }
+    }
+
+    /// Takes a reservation off the list.
+    pub(crate) fn unlist_reservation(&self, reserved: &Reserved) {
+        let gone = self.tree.lock().unlist_reservation(self.0, reserved);
+        drop(gone);
     }
 
     /// Whether the node refuses new work.
@@ -240,7 +261,11 @@ impl NodePtr {
     unsafe fn charge_slowly(self, bytes: usize) -> Result<(), Box<Refusal>> {
         // SAFETY: the caller's promise.
         let node = unsafe { self.node() };
-        let result = node.tree.lock().charge(self, bytes);
+        let mut stripes = node.stripes_if_contended();
+        let mut locked = node.tree.lock();
+        locked.install_stripes(self, &mut stripes);
+        let result = locked.charge(self, bytes);
+        drop(locked);
         // Boxed with the mutex released.
         result.map_err(Box::new)
     }
@@ -264,7 +289,10 @@ impl NodePtr {
         // SAFETY: the bytes are still charged, so the node is alive.
         let node = unsafe { self.node() };
         let wants_late = events::wants_late_release();
-        release_under(node.tree.lock(), self, bytes, wants_late);
+        let mut stripes = node.stripes_if_contended();
+        let mut locked = node.tree.lock();
+        locked.install_stripes(self, &mut stripes);
+        release_under(locked, self, bytes, wants_late);
     }
 
     /// Gives `bytes` back that are charged to the node, and then calls `tell`, for which the node
@@ -393,7 +421,6 @@ pub(crate) fn quietly(allocator: &AllocatorInfo, callback: impl FnOnce()) {
 
 #[cold]
 fn panicked(allocator: &AllocatorInfo, panic: Box<dyn Any + Send>) {
-    // The payload may panic, too, when it is dropped. What that leaves behind is not dropped.
-    catch_unwind(AssertUnwindSafe(|| drop(panic))).unwrap_or_else(std::mem::forget);
+    events::drop_payload(panic);
     events::callback_panicked(allocator);
 }

@@ -140,8 +140,8 @@ mod threads {
 
     use super::super::node::{Node, NodePtr};
     use super::Record;
-    use crate::sync::plain::{Mutex, lock};
-    use crate::sync::{AtomicPtr, Ordering};
+    use crate::sync::process::Order;
+    use crate::sync::{AtomicPtr, Ordering, ProcessLock};
 
     /// A node that the calling thread's record holds until this is dropped.
     pub(in super::super) struct Hold(&'static Record<Node>);
@@ -197,7 +197,7 @@ mod threads {
     }
 
     fn entries() -> impl Iterator<Item = &'static Entry> {
-        std::iter::successors(*lock(&NEWEST), |entry| entry.next)
+        std::iter::successors(*NEWEST.lock(), |entry| entry.next)
     }
 
     #[cold]
@@ -214,12 +214,14 @@ mod threads {
             !entry.taken.load(Ordering::Relaxed) && !entry.taken.swap(true, Ordering::Acquire)
         });
         idle.unwrap_or_else(|| {
-            let mut newest = lock(&NEWEST);
             let entry = Box::leak(Box::new(Entry {
                 record: Record::new(),
                 taken: AtomicBool::new(true),
-                next: *newest,
+                next: None,
             }));
+            let mut newest = NEWEST.lock();
+            entry.next = *newest;
+            let entry: &'static Entry = entry;
             *newest = Some(entry);
             entry
         })
@@ -256,7 +258,7 @@ mod threads {
     };
 
     /// The entry that was made last.
-    static NEWEST: Mutex<Option<&'static Entry>> = Mutex::new(None);
+    static NEWEST: ProcessLock<Option<&'static Entry>> = ProcessLock::new(Order::Inner, None);
 }
 
 #[cfg(all(test, not(loom)))]

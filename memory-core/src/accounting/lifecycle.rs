@@ -130,7 +130,7 @@ impl Locked<'_> {
         debug_assert!(state.shut);
         let own = state.used() - state.lent;
         let held = own > 0 || state.children > 0 || state.guests > 0;
-        !held && self.node(node).reservations().is_empty()
+        !held && state.reservations.is_empty()
     }
 
     /// Takes an empty node out of its tree and gives its reservation back. The parent is frozen

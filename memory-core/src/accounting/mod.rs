@@ -75,8 +75,9 @@
 //!   thread uses one of several others, by the same protocol. A node's credit is their sum.
 //! * With a credit of 0 words are never opened, and every sum and every peak is exact.
 //!
-//! No operation recurses over the tree, allocates under M (but for stripes, once per node), or
-//! calls anything of the user's there.
+//! No operation recurses over the tree, allocates or frees under M, or calls anything of the user's
+//! there. What is needed under M is made before it is taken (stripes, the memory of a list), and what
+//! is left over is dropped after it is released.
 //!
 //! # Orderings
 //!
@@ -113,4 +114,4 @@ pub(crate) use handle::{Handle, quietly};
 pub(crate) use lifecycle::Outstanding;
 pub(crate) use node::{Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeConfig, hooks};
 pub(crate) use refusal::Refusal;
-pub(crate) use report::Census;
+pub(crate) use report::{Census, Counted};

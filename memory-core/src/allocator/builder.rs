@@ -134,7 +134,7 @@ impl RootAllocatorBuilder {
             (None, None) => backend::default_manager()?,
         };
         let config = TreeConfig {
-            manager: GuardedManager::by_environment(manager),
+            manager: Some(GuardedManager::by_environment(manager)),
             credit: self.credit.unwrap_or(DEFAULT_CREDIT),
             debug: (self.debug).unwrap_or_else(|| debug_by_environment() || events::traced()),
             statistics: self.statistics,

@@ -289,7 +289,7 @@ impl BufferAllocator {
     /// root.release_unused(); // asks it to give cached memory back
     /// ```
     pub fn allocation_manager(&self) -> &Arc<dyn AllocationManager> {
-        &self.handle.tree.config.manager
+        self.handle.tree.manager()
     }
 
     /// Whether debug mode is on in this tree.

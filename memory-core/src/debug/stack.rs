@@ -1,8 +1,7 @@
 //! Stacks: captured as bare addresses, resolved to functions and lines only when printed.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::hint::black_box;
 use std::panic::Location;
 use std::path::Path;
@@ -10,7 +9,8 @@ use std::sync::Arc;
 
 use super::recorder::WordHasher;
 use super::walk::addresses_above;
-use crate::sync::plain::{Mutex, lock};
+use crate::sync::ProcessLock;
+use crate::sync::process::Order;
 
 /// The most frames that a stack keeps.
 const FRAMES: usize = 16;
@@ -90,23 +90,25 @@ impl StackTrace {
     /// Looking a frame up takes many microseconds, and a leak is often ten thousand times the same
     /// stack: the latest few hundred answers are kept.
     pub fn resolve(&self) -> Vec<StackFrame> {
-        type Known = HashMap<StackTrace, Arc<[StackFrame]>, BuildHasherDefault<WordHasher>>;
-        static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+        /// A stack and what was found.
+        type Known = Option<Arc<(StackTrace, Vec<StackFrame>)>>;
         const MOST_KNOWN: usize = 256;
+        /// Answers, each at the place that the hash of its stack says. Under the lock one is copied or
+        /// replaced.
+        static KNOWN: ProcessLock<[Known; MOST_KNOWN]> =
+            ProcessLock::new(Order::Inner, [const { None }; MOST_KNOWN]);
 
-        let known = lock(&KNOWN)
-            .as_ref()
-            .and_then(|known| known.get(self).cloned());
-        if let Some(known) = known {
-            return known.to_vec();
+        let mut hasher = WordHasher::default();
+        self.hash(&mut hasher);
+        let place = hasher.finish() as usize % MOST_KNOWN;
+        let known = KNOWN.lock()[place].clone();
+        if let Some(known) = known.filter(|known| known.0 == *self) {
+            return known.1.clone();
         }
         let frames = self.resolve_anew();
-        let mut known = lock(&KNOWN);
-        let known = known.get_or_insert_default();
-        if known.len() == MOST_KNOWN {
-            known.clear();
-        }
-        known.insert(*self, frames.clone().into());
+        let found = Some(Arc::new((*self, frames.clone())));
+        let replaced = std::mem::replace(&mut KNOWN.lock()[place], found);
+        drop(replaced);
         frames
     }
 

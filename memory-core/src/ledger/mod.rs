@@ -296,12 +296,13 @@ impl LedgerRef {
                 }
             };
             let reference = succeed(&mut locked, slot, target, &mut spare);
-            hooked::moved_counts(self.node(), target, slot);
+            let before = hooked::moved_counts(self.node(), target, slot);
             drop(locked);
+            drop(before);
             hooked::after_transfer(self.node(), target, size, fit);
             return Ok((reference, fit));
         }
-        let mut fit = true;
+        let (mut fit, mut before) = (true, None);
         if moves {
             match move_charge(&mut locked, from, size) {
                 Ok(fits) => fit = fits,
@@ -317,9 +318,10 @@ impl LedgerRef {
             owner.count().set_owning(true);
             locked.change_guests(from, 1);
             locked.change_guests(target.ptr(), -1);
-            hooked::moved_counts(self.node(), target, slot);
+            before = hooked::moved_counts(self.node(), target, slot);
         }
         drop(locked);
+        drop(before);
         if let Some(buried) = buried {
             buried.tell_quietly();
         }
@@ -677,9 +679,8 @@ fn bury(locked: &mut Locked<'_>, slot: &Slot, holder_is_here: bool) -> Option<ho
     }
     heir.count().set_owning(true);
     locked.change_guests(to, -1);
-    let moved = hooked::Moved::new(locked.keep(from), locked.keep(to), size);
-    hooked::moved_counts(moved.from(), moved.to(), slot);
-    Some(moved)
+    let (from, to) = (locked.keep(from), locked.keep(to));
+    Some(hooked::Moved::new(from, to, size, slot))
 }
 
 /// Takes `slot` off the list that starts at `root`.

@@ -8,13 +8,13 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::super::mutex::Shared;
+use super::super::mutex::{Shared, SharedGuard};
 use super::super::word::{Held, Kind, MAX_CREDIT, Word};
 use super::retire::Departures;
 use super::state::State;
-use super::stripes::{COLLISIONS, Stripe, Stripes, open_shut, stripe_count};
-use super::{Node, NodePtr, Tree};
-use crate::sync::{AtomicUsize, MutexGuard, Ordering};
+use super::stripes::{Stripes, open_shut};
+use super::{Node, NodePtr, Reserved, Tree};
+use crate::sync::{AtomicUsize, Ordering};
 
 /// The tree's mutex, held. All that needs more than one word, or any state, happens here.
 ///
@@ -24,7 +24,7 @@ use crate::sync::{AtomicUsize, MutexGuard, Ordering};
 pub(crate) struct Locked<'t> {
     /// The tree; alive while a node is, so until the graveyard is emptied.
     tree: NonNull<Tree>,
-    shared: Option<MutexGuard<'static, Shared>>,
+    shared: Option<SharedGuard>,
     /// Nothing is opened for now: one step is made of several. What stays shut for it is opened
     /// when it is next used.
     pub(in crate::accounting) hold: bool,
@@ -33,7 +33,7 @@ pub(crate) struct Locked<'t> {
 
 impl<'t> Locked<'t> {
     #[inline]
-    pub(super) fn new(tree: &'t Tree, shared: MutexGuard<'static, Shared>) -> Self {
+    pub(super) fn new(tree: &'t Tree, shared: SharedGuard) -> Self {
         Self {
             tree: NonNull::from(tree),
             shared: Some(shared),
@@ -158,26 +158,24 @@ impl<'t> Locked<'t> {
         state.peak.max(state.used() - low)
     }
 
-    /// Splits the node's word into stripes if enough threads were seen to collide on it. All its
-    /// words are shut; the new ones are too.
-    pub(in crate::accounting) fn stripe_if_contended(&mut self, node: NodePtr) {
+    /// Splits the node's word into these stripes, if there are any and nobody was faster. They were
+    /// made before the mutex was taken, by [`Node::stripes_if_contended`]; what is left of them is for
+    /// the caller to drop after it.
+    pub(in crate::accounting) fn install_stripes(
+        &mut self,
+        node: NodePtr,
+        made: &mut Option<Box<Stripes>>,
+    ) {
         let this = self.node(node);
-        // Relaxed: a statistic.
-        if this.collisions.load(Ordering::Relaxed) > COLLISIONS && this.stripes().is_none() {
-            self.install_stripes(node, stripe_count());
+        if this.stripes().is_some() {
+            return;
         }
-    }
-
-    /// Gives the node `count` stripes, a power of two.
-    pub(in crate::accounting) fn install_stripes(&mut self, node: NodePtr, count: usize) {
-        let this = self.node(node);
-        self.freeze(node);
-        let words = (0..count).map(|_| Stripe(Word::shut())).collect();
-        let shift = count.trailing_zeros() + 1;
-        let stripes = Box::new(Stripes { words, shift });
-        // Release: partner of the Acquire in `stripes`.
-        this.stripes
-            .store(Box::into_raw(stripes), Ordering::Release);
+        if let Some(stripes) = made.take() {
+            self.freeze(node);
+            // Release: partner of the Acquire in `stripes`.
+            this.stripes
+                .store(Box::into_raw(stripes), Ordering::Release);
+        }
     }
 
     /// The most bytes that a node may hold beyond what its reservation and its use need.
@@ -251,6 +249,50 @@ impl<'t> Locked<'t> {
     /// Gives up a pin.
     pub(in crate::accounting) fn drop_pin(&mut self, node: NodePtr) {
         Self::last_goes(&self.node(node).pins);
+    }
+
+    /// Lists a reservation, if the list has room; else it says how many it has, for the caller to make
+    /// a larger one with the mutex free. `spare` is dropped with the mutex free, too.
+    pub(in crate::accounting) fn list_reservation(
+        &mut self,
+        node: NodePtr,
+        reserved: &Arc<Reserved>,
+        spare: &mut Vec<Arc<Reserved>>,
+    ) -> Result<(), usize> {
+        let list = &mut self.state(node).reservations;
+        if list.len() == list.capacity() {
+            if spare.capacity() <= list.len() {
+                return Err(list.len());
+            }
+            spare.append(list);
+            std::mem::swap(list, spare);
+        }
+        // Relaxed: the mutex orders it.
+        reserved.place.store(list.len(), Ordering::Relaxed);
+        list.push(Arc::clone(reserved));
+        Ok(())
+    }
+
+    /// Takes a reservation off the list. What it returns is dropped with the mutex free.
+    pub(in crate::accounting) fn unlist_reservation(
+        &mut self,
+        node: NodePtr,
+        reserved: &Reserved,
+    ) -> Arc<Reserved> {
+        let list = &mut self.state(node).reservations;
+        // Relaxed, both: the mutex orders them.
+        let place = reserved.place.load(Ordering::Relaxed);
+        let gone = list.swap_remove(place);
+        if let Some(moved) = list.get(place) {
+            moved.place.store(place, Ordering::Relaxed);
+        }
+        gone
+    }
+
+    /// The sum of the node's reservations, in bytes.
+    pub(in crate::accounting) fn reserved_bytes(&self, node: NodePtr) -> usize {
+        let reservations = self.look(node).reservations.iter();
+        reservations.map(|reserved| reserved.size()).sum()
     }
 
     /// Remembers that `child` left `parent`, if anyone wants to know.

@@ -26,14 +26,12 @@ use std::ops::Add;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock, Weak};
 
-use slab::Slab;
-
 pub(crate) use self::locked::Locked;
 pub(super) use self::retire::Departures;
 pub(super) use self::state::State;
-#[cfg(all(test, loom))]
-pub(super) use self::stripes::STRIPE;
 use self::stripes::{COLLISIONS, Stripes};
+#[cfg(all(test, loom))]
+pub(super) use self::stripes::{STRIPE, Stripes as ModelStripes};
 pub(crate) use self::tree::{Tree, TreeConfig};
 pub(crate) use self::watch::hooks;
 use self::watch::{Watch, watched};
@@ -54,6 +52,25 @@ pub(crate) struct Reserved {
     pub(crate) size: plain::AtomicUsize,
     /// In debug mode, where it comes from.
     pub(crate) trail: Option<Trail>,
+    /// Its index in the node's list; changes only under the tree's mutex.
+    place: plain::AtomicUsize,
+}
+
+impl Reserved {
+    /// A reservation of `bytes`, in no list yet.
+    pub(crate) fn new(bytes: usize, trail: Option<Trail>) -> Arc<Self> {
+        Arc::new(Self {
+            size: plain::AtomicUsize::new(bytes),
+            trail,
+            place: plain::AtomicUsize::new(usize::MAX),
+        })
+    }
+
+    /// Its size in bytes, as it is now.
+    pub(crate) fn size(&self) -> usize {
+        // Relaxed: written by its one owner; a number for readers.
+        self.size.load(Ordering::Relaxed)
+    }
 }
 
 /// What an allocator is made of, given at its creation.
@@ -118,9 +135,6 @@ pub(crate) struct Node {
     /// What keeps the node without bytes or handles: empty buffers and builders; reaches zero
     /// only under the mutex.
     pins: AtomicUsize,
-    /// The sizes of the `AllocationReservation`s, empty ones too; each holds a handle besides.
-    /// A lock of its own, taken under the tree's or alone.
-    pub(crate) reservations: plain::Mutex<Slab<Arc<Reserved>>>,
     /// In debug mode, where the allocator comes from.
     trail: OnceLock<Box<Trail>>,
     /// Bytes of foreign allocations that are charged here.
@@ -288,11 +302,6 @@ impl Node {
         unsafe { self.manager.as_ref() }
     }
 
-    /// The reservations: their sizes in bytes.
-    pub(crate) fn reservations(&self) -> plain::MutexGuard<'_, Slab<Arc<Reserved>>> {
-        plain::lock(&self.reservations)
-    }
-
     /// Who watches this node's allocations, by hooks or by samples.
     #[inline]
     pub(crate) fn watch(&self) -> Watch {
@@ -344,24 +353,6 @@ impl Node {
     pub(crate) fn set_trail(&self, trail: Trail) {
         // The first one stays, and there is no second.
         let _ = self.trail.set(Box::new(trail));
-    }
-
-    /// The sizes of the reservations, in bytes.
-    pub(crate) fn reservation_sizes(&self) -> Vec<usize> {
-        // Relaxed: each is written by its one owner; numbers for readers.
-        self.reservations()
-            .iter()
-            .map(|(_, reserved)| reserved.size.load(Ordering::Relaxed))
-            .collect()
-    }
-
-    /// The sum of the reservations, in bytes.
-    pub(crate) fn reserved_bytes(&self) -> usize {
-        // Relaxed: each is written by its one owner; a number for readers.
-        self.reservations()
-            .iter()
-            .map(|(_, reserved)| reserved.size.load(Ordering::Relaxed))
-            .sum()
     }
 }
 
@@ -424,7 +415,7 @@ impl Node {
         Arc::new(Self {
             word: Word::shut(),
             high: AtomicUsize::new(0),
-            manager: NonNull::from(&*tree.config.manager),
+            manager: NonNull::from(&**tree.manager()),
             watch: plain::AtomicU64::new(watched(bits, policy.is_some())),
             hearer,
             hooks: bits,
@@ -442,7 +433,6 @@ impl Node {
             collisions: AtomicUsize::new(0),
             handles: AtomicUsize::new(1),
             pins: AtomicUsize::new(0),
-            reservations: plain::Mutex::default(),
             trail: OnceLock::new(),
             foreign: AtomicUsize::new(0),
             total_bytes: AtomicU64::new(0),

@@ -1,6 +1,8 @@
 //! What only the holder of the mutex touches: [`State`].
 
-use super::NodePtr;
+use std::sync::Arc;
+
+use super::{NodePtr, Reserved};
 
 /// The numbers of a node that only the holder of the mutex touches, in bytes. The names in
 /// parentheses are those of the essay at the head of `accounting`.
@@ -29,6 +31,9 @@ pub(in crate::accounting) struct State {
     pub(in crate::accounting) recall_cost: usize,
     pub(in crate::accounting) refusals: u64,
     pub(in crate::accounting) forced: u64,
+    /// The `AllocationReservation`s, empty ones too; each holds a handle besides. It grows while the
+    /// mutex is free.
+    pub(in crate::accounting) reservations: Vec<Arc<Reserved>>,
     /// Non-owning ledgers.
     pub(in crate::accounting) guests: usize,
     /// A walk's own note: the exact allocated bytes.
@@ -65,6 +70,7 @@ impl State {
             recall_cost: 0,
             refusals: 0,
             forced: 0,
+            reservations: Vec::new(),
             guests: 0,
             exact: 0,
             children: 0,

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use super::super::mutex::TreeMutex;
 use super::{Locked, Node, NodeConfig, NodePtr};
 use crate::debug::Recorder;
+use crate::events;
 use crate::manager::AllocationManager;
 
 /// What a tree is built with and never changes.
 pub(crate) struct TreeConfig {
-    /// Serves every block of the tree.
-    pub(crate) manager: Arc<dyn AllocationManager>,
+    /// Serves every block of the tree; there until the tree is dropped.
+    pub(crate) manager: Option<Arc<dyn AllocationManager>>,
     /// The most credit, in bytes, that a node may hold unused; 0: none, all is exact at once.
     pub(crate) credit: usize,
     /// Whether debug mode is on.
@@ -31,6 +32,12 @@ impl Tree {
     /// What is alive, in debug mode.
     pub(crate) fn recorder(&self) -> Option<&Recorder> {
         self.recorder.as_deref()
+    }
+
+    /// What serves every block of the tree.
+    pub(crate) fn manager(&self) -> &Arc<dyn AllocationManager> {
+        let manager = self.config.manager.as_ref();
+        manager.expect("a tree has its manager until it is dropped")
     }
 
     /// A tree with its root, which has one handle.
@@ -55,5 +62,15 @@ impl Tree {
     #[inline]
     pub(crate) fn lock(&self) -> Locked<'_> {
         Locked::new(self, self.mutex.lock())
+    }
+}
+
+impl Drop for Tree {
+    /// Trees are dropped where buffers are, and what the user's manager does at its end may panic.
+    fn drop(&mut self) {
+        let manager = self.config.manager.take();
+        if events::catch(|| drop(manager)) {
+            events::manager_panicked();
+        }
     }
 }
