@@ -1,8 +1,4 @@
 //! A failed close looks at every buffer of the process, and no other thread waits for that.
-#![expect(
-    clippy::unwrap_used,
-    reason = "whatever is here is part of a test, also where it is not marked as one"
-)]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;

@@ -14,7 +14,7 @@
 )]
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -246,7 +246,6 @@ fn exports() {
 #[test]
 fn users_code_may_take_locks_and_use_the_library_wherever_it_is_called() {
     tracing::subscriber::set_global_default(Watcher).unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
     let (done, ended) = mpsc::channel();
     let work: [(&str, fn()); 7] = [
         ("sample", sample),
@@ -258,11 +257,11 @@ fn users_code_may_take_locks_and_use_the_library_wherever_it_is_called() {
         ("exports", exports),
     ];
     for (name, turn) in work {
-        let (stop, done) = (Arc::clone(&stop), done.clone());
+        let done = done.clone();
         // Not scoped: threads that are locked up are not waited for.
         thread::spawn(move || {
-            let mut turns = 0;
-            while turns == 0 || !stop.load(Ordering::Relaxed) {
+            let (start, mut turns) = (Instant::now(), 0);
+            while turns == 0 || start.elapsed() < ENOUGH {
                 turn();
                 turns += 1;
             }
@@ -271,8 +270,6 @@ fn users_code_may_take_locks_and_use_the_library_wherever_it_is_called() {
     }
     drop(done);
 
-    thread::sleep(ENOUGH);
-    stop.store(true, Ordering::Relaxed);
     let by = Instant::now() + PATIENCE;
     let mut missing: Vec<&str> = work.iter().map(|(name, _)| *name).collect();
     while !missing.is_empty() {

@@ -149,6 +149,12 @@ impl<T: Send> HandedOn<T> {
     }
 }
 
+impl<T: Send> Default for HandedOn<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// A [`ProcessLock`], held.
 pub struct ProcessGuard<T: 'static>(Guard<'static, T>);
 
