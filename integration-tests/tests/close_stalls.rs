@@ -1,6 +1,6 @@
 //! A failed close looks at every buffer of the process, and no other thread waits for that.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,12 @@ use arrow_memory_system as _;
 #[test]
 fn a_close_that_fails_beside_a_million_buffers_stops_nobody() {
     let stop = AtomicBool::new(false);
-    let worst = AtomicU64::new(0);
+    let (worst, turns) = (AtomicU64::new(0), AtomicUsize::new(0));
     let other = RootAllocator::builder().debug(false).build().unwrap();
     let held: Vec<_> = (0..1_000_000).map(|_| other.buffer(64).unwrap()).collect();
 
-    // A thread that is not run for a while waits, too; so what counts is the best of some rounds: a lock
-    // that is held during the walk is met in each.
-    let mut best = (f64::INFINITY, Duration::ZERO, Duration::ZERO);
+    // Of each round, how long another thread waited at most, for how long a close.
+    let mut rounds: Vec<(Duration, Duration)> = Vec::new();
     thread::scope(|scope| {
         scope.spawn(|| {
             let root = RootAllocator::builder().debug(false).build().unwrap();
@@ -29,13 +28,15 @@ fn a_close_that_fails_beside_a_million_buffers_stops_nobody() {
                     held.push(root.buffer(64).unwrap());
                     worst.fetch_max(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
                 }
-                let start = Instant::now();
-                held.clear();
-                let each = start.elapsed().as_nanos() as u64 / 8;
-                worst.fetch_max(each, Ordering::Relaxed);
+                while let Some(buffer) = held.pop() {
+                    let start = Instant::now();
+                    drop(buffer);
+                    worst.fetch_max(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+                }
+                turns.fetch_add(1, Ordering::Relaxed);
             }
         });
-        for _ in 0..10 {
+        for _ in 0..ROUNDS {
             let root = RootAllocator::builder().debug(false).build().unwrap();
             let child = root.child("leaky").build().unwrap();
             // One that stays open, so that the walk cannot end before it has seen everything.
@@ -45,22 +46,33 @@ fn a_close_that_fails_beside_a_million_buffers_stops_nobody() {
             let start = Instant::now();
             assert_eq!(child.close().unwrap_err().buffers(), 1);
             let close = start.elapsed();
-            let stall = Duration::from_nanos(worst.load(Ordering::Relaxed));
-            let ratio = stall.as_secs_f64() / close.as_secs_f64();
-            if ratio < best.0 {
-                best = (ratio, stall, close);
+            // Whatever waited during the close has been measured after a whole turn.
+            let turn = turns.load(Ordering::Relaxed);
+            while turns.load(Ordering::Relaxed) < turn + 2 {
+                thread::yield_now();
             }
+            let stall = Duration::from_nanos(worst.load(Ordering::Relaxed));
+            rounds.push((stall, close));
             drop(buffers);
         }
         stop.store(true, Ordering::Relaxed);
     });
 
-    let (ratio, stall, close) = best;
+    // A thread that the system does not run for a while waits, too; so this looks at a good round, though
+    // not the best, in which the thread may have looked at its clock during the whole close.
+    let ratio = |(stall, close): &(Duration, Duration)| stall.as_secs_f64() / close.as_secs_f64();
+    rounds.sort_by(|a, b| ratio(a).total_cmp(&ratio(b)));
+    let (stall, close) = rounds[ROUNDS / 4];
     println!("a close took {close:?}, and the longest that another thread waited was {stall:?}");
     // A million buffers are in more than 300 chunks, and one is looked at without any lock.
-    assert!(ratio < 0.1, "waited {stall:?} while a close took {close:?}");
+    assert!(
+        ratio(&(stall, close)) < 0.25,
+        "waited {stall:?} while a close took {close:?}: {rounds:?}"
+    );
     drop(held);
 }
+
+const ROUNDS: usize = 16;
 
 #[test]
 fn a_close_that_fails_finds_what_is_outstanding_although_it_ends_its_walk_early() {
