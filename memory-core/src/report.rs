@@ -48,7 +48,8 @@ pub struct SnapshotEntry {
     pub allocated: usize,
     /// Peak of the allocated bytes.
     pub peak: usize,
-    /// The limit; above `isize::MAX`: unlimited.
+    /// The limit; above `isize::MAX`: unlimited, which serializes as `null`.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "limit_or_null"))]
     pub limit: usize,
     /// The initial reservation in bytes.
     pub reservation: usize,
@@ -156,6 +157,17 @@ impl CloseError {
         }
         found.join(", ")
     }
+}
+
+/// Serializes no limit as nothing: the number that stands for it here is not exact in JavaScript or jq.
+#[cfg(feature = "serde")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes the field by reference"
+)]
+fn limit_or_null<S: serde::Serializer>(limit: &usize, serializer: S) -> Result<S::Ok, S::Error> {
+    let limited = Some(limit).filter(|&&limit| limit <= isize::MAX as usize);
+    serde::Serialize::serialize(&limited, serializer)
 }
 
 /// `count noun`, with an s where the language wants it.

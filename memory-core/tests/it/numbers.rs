@@ -85,6 +85,31 @@ fn a_snapshot_has_a_stable_form_in_json() {
     root.release_bytes(7);
 }
 
+/// No limit was once 18446744073709551615, which JavaScript and jq round.
+#[test]
+fn no_limit_is_null_in_json() {
+    let root = root();
+    let free = root.child("free").build().unwrap();
+    let largest = root
+        .child("largest")
+        .limit(isize::MAX as usize)
+        .build()
+        .unwrap();
+
+    let json = serde_json::to_value(root.snapshot()).unwrap();
+
+    let of = |index: usize, field: &str| json["entries"][index][field].clone();
+    assert_eq!(of(0, "limit"), 1 << 20);
+    assert!(of(1, "limit").is_null());
+    assert_eq!(of(2, "limit"), isize::MAX as usize);
+    assert_eq!(free.limit(), usize::MAX);
+    free.set_limit(isize::MAX as usize + 1);
+    largest.set_limit(0);
+    let json = serde_json::to_value(root.snapshot()).unwrap();
+    assert!(json["entries"][1]["limit"].is_null());
+    assert_eq!(json["entries"][2]["limit"], 0);
+}
+
 #[test]
 fn a_peak_can_be_reset_and_read_for_each_epoch() {
     for credit in [0, 1 << 20] {
