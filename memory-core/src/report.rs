@@ -1,6 +1,7 @@
 //! The state of a tree as plain data: what `snapshot()`, `report()` and a failed `close()` return.
 
 use std::fmt;
+use std::sync::Arc;
 
 mod tree;
 
@@ -44,6 +45,9 @@ pub struct SnapshotEntry {
     pub parent: Option<AllocatorId>,
     /// Levels below the snapshot's first entry.
     pub depth: usize,
+    /// The group that was given with [`ChildAllocatorBuilder::group`](crate::ChildAllocatorBuilder::group),
+    /// if any.
+    pub group: Option<Arc<str>>,
     /// Allocated bytes, exact at the instant of the snapshot.
     pub allocated: usize,
     /// Peak of the allocated bytes.

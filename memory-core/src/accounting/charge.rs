@@ -50,9 +50,18 @@ impl Locked<'_> {
     pub(super) fn force(&mut self, node: NodePtr, bytes: usize) -> Result<bool, Refusal> {
         let forced = self.charge_exactly(node, bytes, Mode::Forced, None);
         let over = forced.map_err(|refused| self.end(node, refused))?;
+        self.count_forced(node, bytes);
+        Ok(!over)
+    }
+
+    /// Counts bytes that were charged by force.
+    pub(super) fn count_forced(&mut self, node: NodePtr, bytes: usize) {
         let state = self.state(node);
         state.forced = state.forced.saturating_add(bytes as u64);
-        Ok(!over)
+        // Nobody measures a node that has left its tree.
+        if !state.linked {
+            self.add_to_path(node);
+        }
     }
 
     /// The usual case: grants `bytes` and some credit for later requests, if no level on the way
@@ -142,7 +151,11 @@ impl Locked<'_> {
     }
 
     pub(super) fn refuse(&mut self, at: NodePtr, refusal: Refusal) -> Refused {
-        self.state(at).refusals += 1;
+        let state = self.state(at);
+        state.refusals += 1;
+        if !state.linked {
+            self.add_to_path(at);
+        }
         Refused { at, refusal }
     }
 

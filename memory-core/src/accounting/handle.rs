@@ -43,7 +43,9 @@ impl Handle {
         config: NodeConfig,
     ) -> Result<Self, (Box<Refusal>, AllocatorInfo)> {
         let (limit, reservation) = (config.limit, config.reservation);
-        let child = Node::boxed(config, self.tree.clone(), self.depth + 1);
+        let label = config.group.as_ref().unwrap_or(&config.name);
+        let path = self.tree.paths().child(&self.path, label);
+        let child = Node::boxed(config, self.tree.clone(), self.depth + 1, path);
         let info = child.info.clone();
         if let Some(refusal) = Refusal::of_reservation(&info, limit, reservation) {
             return Err((Box::new(refusal), info));

@@ -137,6 +137,7 @@ impl Locked<'_> {
     /// afterwards.
     fn unlink(&mut self, node: NodePtr) {
         self.loosen(node);
+        self.add_to_path(node);
         let state = self.state(node);
         let returned = std::mem::take(&mut state.obtained);
         (state.parked, state.lent) = (0, 0);

@@ -103,6 +103,8 @@ mod lifecycle;
 mod model;
 mod mutex;
 mod node;
+#[cfg_attr(not(feature = "metrics"), path = "no_paths.rs")]
+mod paths;
 mod refusal;
 mod report;
 mod transfer;
@@ -112,5 +114,7 @@ mod word;
 pub(crate) use handle::{Handle, quietly};
 pub(crate) use lifecycle::Outstanding;
 pub(crate) use node::{Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeConfig, hooks};
+#[cfg(feature = "metrics")]
+pub(crate) use paths::Paths;
 pub(crate) use refusal::Refusal;
 pub(crate) use report::Census;

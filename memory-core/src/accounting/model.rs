@@ -32,6 +32,7 @@ fn root(limit: usize) -> Handle {
 fn node(name: &str, limit: usize, reservation: usize) -> NodeConfig {
     NodeConfig {
         name: Arc::from(name),
+        group: None,
         limit,
         reservation,
         listener: None,

@@ -175,6 +175,7 @@ impl Locked<'_> {
 
     /// The node's entry in a snapshot; measured.
     fn entry(&mut self, node: NodePtr, depth: usize) -> SnapshotEntry {
+        self.add_to_path(node);
         let own = self.look(node).used() - self.look(node).lent;
         let stats = self.stats(node, own);
         let (this, state) = (self.node(node), self.look(node));
@@ -182,6 +183,7 @@ impl Locked<'_> {
             allocator: this.info.clone(),
             parent: state.parent.map(|parent| self.node(parent).info.id),
             depth: this.depth - depth,
+            group: this.group.clone(),
             allocated: state.exact,
             peak: stats.peak_bytes,
             limit: state.limit,

@@ -36,6 +36,7 @@ impl Locked<'_> {
         leaving: bool,
     ) -> Result<bool, Refusal> {
         if self.swap_credit(from, to, bytes) {
+            // It had credit, so it is in its tree: see `count_forced`.
             let state = self.state(to);
             state.forced = state.forced.saturating_add(bytes as u64);
             return Ok(true);
@@ -43,8 +44,7 @@ impl Locked<'_> {
         self.move_through_ancestor(from, to, bytes, leaving, |locked, freed| {
             locked.charge_exactly(to, bytes, Mode::Forced, freed)
         })?;
-        let state = self.state(to);
-        state.forced = state.forced.saturating_add(bytes as u64);
+        self.count_forced(to, bytes);
         Ok(!self.reaches_one_over(to, bytes))
     }
 

@@ -141,6 +141,7 @@ impl RootAllocatorBuilder {
         };
         let root = NodeConfig {
             name: Arc::from(self.name.as_deref().unwrap_or("ROOT")),
+            group: None,
             limit: self.limit.unwrap_or(usize::MAX),
             reservation: 0,
             listener: self.listener,
@@ -186,6 +187,7 @@ fn debug_by_environment() -> bool {
 pub struct ChildAllocatorBuilder {
     parent: BufferAllocator,
     name: Arc<str>,
+    group: Option<Arc<str>>,
     reservation: usize,
     limit: usize,
     listener: Option<Arc<dyn AllocationListener>>,
@@ -199,9 +201,31 @@ impl ChildAllocatorBuilder {
             policy: parent.node().policy.clone(),
             parent,
             name: Arc::from(name),
+            group: None,
             reservation: 0,
             limit: usize::MAX,
         }
+    }
+
+    /// Names the group of allocators that this child belongs to, such as `query` for all queries.
+    ///
+    /// A group stands in for the child's name where numbers are added up by name, that is in the labels
+    /// of metrics (`MetricsExporter`) and in [`SnapshotEntry::group`](crate::SnapshotEntry::group).
+    /// Errors, reports and events go on to use the name. Give a group to children whose names are
+    /// unique, so that they do not add a new label value each; the number of allocators in a group is not
+    /// limited. Without this call the child has no group. Children do not inherit a group.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let query = root.child("query-7").group("query").build()?;
+    /// let entry = &root.snapshot().entries[1];
+    /// assert_eq!((query.name(), entry.group.as_deref()), ("query-7", Some("query")));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    pub fn group(mut self, group: &str) -> Self {
+        self.group = Some(Arc::from(group));
+        self
     }
 
     /// Bytes that the child owns for life; charged to the parent at once. 0 by default.
@@ -238,6 +262,7 @@ impl ChildAllocatorBuilder {
         let Self {
             parent,
             name,
+            group,
             reservation,
             limit,
             listener,
@@ -245,6 +270,7 @@ impl ChildAllocatorBuilder {
         } = self;
         let config = NodeConfig {
             name,
+            group,
             limit,
             reservation,
             listener,

@@ -16,6 +16,7 @@ mod leak_check;
 mod leaks;
 mod limits;
 mod listeners;
+mod metrics;
 mod numbers;
 mod probes;
 mod release;

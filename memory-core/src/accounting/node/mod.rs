@@ -38,6 +38,7 @@ pub(crate) use self::tree::{Tree, TreeConfig};
 pub(crate) use self::watch::hooks;
 use self::watch::{Watch, watched};
 use super::handle::quietly;
+use super::paths::NodePath;
 use super::word::{Held, Kind, Slow, Word};
 use crate::debug::Trail;
 use crate::listener::AllocationListener;
@@ -59,6 +60,8 @@ pub(crate) struct Reserved {
 /// What an allocator is made of, given at its creation.
 pub(crate) struct NodeConfig {
     pub(crate) name: Arc<str>,
+    /// What metrics call it instead of its name.
+    pub(crate) group: Option<Arc<str>>,
     pub(crate) limit: usize,
     pub(crate) reservation: usize,
     pub(crate) listener: Option<Arc<dyn AllocationListener>>,
@@ -130,6 +133,10 @@ pub(crate) struct Node {
     pub(crate) total_allocations: AtomicU64,
     pub(crate) live_allocations: AtomicU64,
     state: UnsafeCell<State>,
+    /// What metrics call the allocator instead of its name.
+    pub(crate) group: Option<Arc<str>>,
+    /// Where its counts are added up with those of others.
+    pub(crate) path: NodePath,
 }
 
 // SAFETY: all but `state` and the pointers in it are atomics or immutable and Send + Sync (as are
@@ -401,9 +408,15 @@ impl NodePtr {
 
 impl Node {
     /// A node that nothing refers to yet, shut, with one handle and no bytes.
-    pub(super) fn boxed(config: NodeConfig, tree: Arc<Tree>, depth: usize) -> Arc<Self> {
+    pub(super) fn boxed(
+        config: NodeConfig,
+        tree: Arc<Tree>,
+        depth: usize,
+        path: NodePath,
+    ) -> Arc<Self> {
         let NodeConfig {
             name,
+            group,
             limit,
             reservation,
             listener,
@@ -449,6 +462,8 @@ impl Node {
             total_allocations: AtomicU64::new(0),
             live_allocations: AtomicU64::new(0),
             state: UnsafeCell::new(State::shut(limit)),
+            group,
+            path,
         })
     }
 }

@@ -1,5 +1,7 @@
 //! What only the holder of the mutex touches: [`State`].
 
+#[cfg(feature = "metrics")]
+use super::super::paths::InPath;
 use super::NodePtr;
 
 /// The numbers of a node that only the holder of the mutex touches, in bytes. The names in
@@ -29,6 +31,9 @@ pub(in crate::accounting) struct State {
     pub(in crate::accounting) recall_cost: usize,
     pub(in crate::accounting) refusals: u64,
     pub(in crate::accounting) forced: u64,
+    /// What of these two was added to the sums of the node's path.
+    #[cfg(feature = "metrics")]
+    pub(in crate::accounting) in_path: InPath,
     /// Non-owning ledgers.
     pub(in crate::accounting) guests: usize,
     /// A walk's own note: the exact allocated bytes.
@@ -65,6 +70,8 @@ impl State {
             recall_cost: 0,
             refusals: 0,
             forced: 0,
+            #[cfg(feature = "metrics")]
+            in_path: InPath::default(),
             guests: 0,
             exact: 0,
             children: 0,

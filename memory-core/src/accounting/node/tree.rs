@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::super::mutex::TreeMutex;
+use super::super::paths::Paths;
 use super::{Locked, Node, NodeConfig, NodePtr};
 use crate::debug::Recorder;
 use crate::manager::AllocationManager;
@@ -24,6 +25,8 @@ pub(crate) struct Tree {
     pub(crate) config: TreeConfig,
     /// In debug mode, what is alive.
     recorder: Option<Box<Recorder>>,
+    /// What the allocators of each path have counted.
+    paths: Paths,
     mutex: TreeMutex,
 }
 
@@ -33,14 +36,22 @@ impl Tree {
         self.recorder.as_deref()
     }
 
+    /// What the allocators of each path have counted.
+    pub(crate) fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
     /// A tree with its root, which has one handle.
     pub(crate) fn with_root(config: TreeConfig, root: NodeConfig) -> NodePtr {
+        let paths = Paths::new(&root.name);
+        let path = paths.root();
         let tree = Arc::new(Self {
             recorder: config.debug.then(|| Box::new(Recorder::new())),
             config,
+            paths,
             mutex: TreeMutex::new(),
         });
-        let mut root = Node::boxed(root, tree, 0);
+        let mut root = Node::boxed(root, tree, 0, path);
         let root_node = Arc::get_mut(&mut root).expect("nobody else has seen the node");
         root_node.state.get_mut().shut = root_node.tree.config.credit == 0;
         let opens = !root_node.state.get_mut().shut;
