@@ -8,6 +8,10 @@ use std::io;
 use crate::manager::ManagerError;
 use crate::outcome::{AllocationOutcome, AllocatorInfo};
 
+mod refused;
+
+pub use refused::Refused;
+
 /// Why an allocation was refused. Nothing is charged when one of these returns.
 ///
 /// ```

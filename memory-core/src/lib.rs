@@ -44,7 +44,8 @@ pub use collections::GlobalAllocManager;
 pub use collections::{AccountedVec, AllocatorManager, TreeAllocator};
 pub use debug::{History, HistoryEvent, OutstandingBuffer, StackFrame, StackTrace};
 pub use error::{
-    AllocError, BackendError, CastError, OutOfBounds, SegmentError, TransferError, VerifyError,
+    AllocError, BackendError, CastError, OutOfBounds, Refused, SegmentError, TransferError,
+    VerifyError,
 };
 pub use guard::{DEBUG_POOL_VARIABLE, GuardAction, GuardedManager, UnknownGuardAction};
 pub use leak_check::{LeakCheck, leak_check};

@@ -78,6 +78,40 @@ impl AllocationReservation {
         Ok(())
     }
 
+    /// Adds `bytes`, whatever the limits say; `true` if they fitted. Zero bytes fit.
+    ///
+    /// For memory that exists anyway. It is counted as
+    /// [`BufferAllocator::force_allocate`] is, and works on a closed allocator, too; but these bytes
+    /// are this reservation's, and nobody else can release them. Takes the tree's lock.
+    ///
+    /// # Panics
+    ///
+    /// If a sum would pass `isize::MAX`; nothing has changed then.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1000);
+    /// let mut reservation = root.new_reservation();
+    /// assert!(!reservation.force_add(1500));
+    /// assert_eq!((reservation.size(), root.is_over_limit()), (1500, true));
+    /// reservation.shrink(600);
+    /// assert!(!root.is_over_limit());
+    /// ```
+    #[track_caller]
+    pub fn force_add(&mut self, bytes: usize) -> bool {
+        if bytes == 0 {
+            return true;
+        }
+        match self.allocator.handle.force_reserved(bytes) {
+            Ok(fits) => {
+                self.set_size(self.size() + bytes);
+                self.note(Operation::Resized, Location::caller());
+                fits
+            }
+            Err(refusal) => panic!("{}", refusal.to_error(bytes)),
+        }
+    }
+
     /// Gives `bytes` back.
     ///
     /// # Panics
@@ -201,6 +235,17 @@ impl AllocationReservation {
         );
         self.set_size(size - bytes);
         self.note(Operation::Resized, Location::caller());
+    }
+
+    /// Takes `bytes`, of which it has as many, off the size, for a room, which has them until it is
+    /// dropped. They stay charged.
+    pub(crate) fn lend(&self, bytes: usize) {
+        self.set_size(self.size() - bytes);
+    }
+
+    /// Takes bytes back that were [lent](Self::lend) and not used.
+    pub(crate) fn take_back(&self, bytes: usize) {
+        self.set_size(self.size() + bytes);
     }
 
     /// Notes what happened, in debug mode.

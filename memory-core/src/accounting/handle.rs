@@ -87,6 +87,15 @@ impl Handle {
         forced.map_err(Box::new)
     }
 
+    /// Charges `bytes` to a reservation, whatever the limits say; `true` if no level is over its limit
+    /// afterwards. The reservation has a handle, so the node may have left its tree: then it counts
+    /// them for itself alone.
+    pub(crate) fn force_reserved(&self, bytes: usize) -> Result<bool, Box<Refusal>> {
+        let forced = self.tree.lock().force(self.0, bytes);
+        // Boxed with the mutex released.
+        forced.map_err(Box::new)
+    }
+
     /// Gives `bytes` back that are charged to this node.
     ///
     /// # Safety

@@ -470,6 +470,11 @@ impl<'a> Charge<'a> {
         Ok(())
     }
 
+    /// Takes over bytes that are charged to the node already, and are the caller's.
+    pub(crate) fn take_over(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
+
     /// Leaves the bytes charged.
     #[inline]
     pub(crate) fn keep(self) {

@@ -357,7 +357,8 @@ impl ArrowBuf {
     /// As [`retain_in`](Self::retain_in), and if this buffer's ledger owns the allocation, its
     /// charge moves to the target in one step, even over the target's limits.
     ///
-    /// This buffer stays valid; drop it to let go of its ledger. Where no reservation is crossed,
+    /// This buffer stays alive, and keeps its ledger outstanding for as long; drop it to let go of it,
+    /// or use [`try_move_to`](Self::try_move_to), which takes it along. Where no reservation is crossed,
     /// a common ancestor does not change, not even for an instant. Takes the tree's lock.
     ///
     /// # Errors
@@ -389,7 +390,7 @@ impl ArrowBuf {
     }
 
     /// As [`transfer_ownership`](Self::transfer_ownership), if the charge fits at every level that
-    /// it reaches.
+    /// it reaches. This buffer stays alive; [`try_move_to`](Self::try_move_to) takes it along.
     ///
     /// # Errors
     ///

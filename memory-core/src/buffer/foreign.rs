@@ -390,20 +390,20 @@ impl ForeignWatch {
     /// A buffer that views `len` bytes at `ptr` on one of the allocation's ledgers, unless its last
     /// buffer has gone. Which allocator's ledger it is, is not specified.
     ///
+    /// This may be called with a lock held: it raises a count, and takes the tree's mutex where the
+    /// allocation has several ledgers. It allocates nothing, and so does not register the buffer in
+    /// debug mode: [`registered`](ArrowBuf::registered) does that afterwards. Do not drop the buffer
+    /// while the lock is held: it may be the last one.
+    ///
     /// # Safety
     ///
     /// * The release of the allocation has not returned, and does not before this does.
     /// * The bytes are initialised, and may be read until the allocation is released.
-    #[track_caller]
     pub unsafe fn upgrade(&self, ptr: NonNull<u8>, len: usize) -> Option<ArrowBuf> {
         // SAFETY: the caller's promise.
         let ledger = unsafe { self.0.upgrade() }?;
         // SAFETY: the caller's promise; the ledger keeps the allocation.
-        let mut buffer = unsafe { ArrowBuf::new(ptr, len, ledger) };
-        if buffer.ledger().node().is_debug() {
-            buffer.register(Operation::Retained, Location::caller());
-        }
-        Some(buffer)
+        Some(unsafe { ArrowBuf::new(ptr, len, ledger) })
     }
 }
 
@@ -414,6 +414,31 @@ impl fmt::Debug for ForeignWatch {
 }
 
 impl ArrowBuf {
+    /// This buffer, registered as made by the caller if its tree is in debug mode and it is not
+    /// registered yet: what [`ForeignWatch::upgrade`] returns is not.
+    ///
+    /// ```
+    /// # use arrow_memory_core::ForeignAllocation;
+    /// # use arrow_memory_system as _;
+    /// let root = arrow_memory_core::RootAllocator::builder().debug(true).build()?;
+    /// let buffer = root.wrap_foreign_allocation(ForeignAllocation::from_owner(vec![1, 2, 3]))?;
+    /// let (watch, start) = (buffer.watch().unwrap(), std::ptr::NonNull::from(&buffer[..]).cast());
+    /// // SAFETY: bytes of the allocation, which `buffer` keeps from being released.
+    /// let found = unsafe { watch.upgrade(start, 3) }.unwrap();
+    /// assert!(!found.to_verbose_string().contains("created at"));
+    /// assert!(found.registered().to_verbose_string().contains("created at"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    #[must_use]
+    #[track_caller]
+    pub fn registered(mut self) -> ArrowBuf {
+        if self.ledger().node().is_debug() && !self.ledger().is_registered() {
+            self.register(Operation::Retained, Location::caller());
+        }
+        self
+    }
+
     /// What finds this buffer's allocation again, if that is foreign.
     pub fn watch(&self) -> Option<ForeignWatch> {
         self.ledger().watch().map(ForeignWatch)
