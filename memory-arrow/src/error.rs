@@ -1,5 +1,7 @@
 //! The one error of this crate.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 
 use arrow_memory_core::{AllocError, ForeignError, TransferError};
@@ -72,6 +74,78 @@ impl MemoryError {
             Self::Io(error) => error.kind() == io::ErrorKind::OutOfMemory,
             _ => false,
         }
+    }
+}
+
+/// The error of an operation that consumes a value: the value, as it was, and the reason.
+///
+/// Take [`value`](Self::value) to try again, or let `?` turn this into a [`MemoryError`] or an
+/// `ArrowError`, which drops the value. As the core's [`Refused`](arrow_memory_core::Refused), it prints
+/// as its source does. It is a type of its own because only that can be converted into an `ArrowError`
+/// here.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_arrow::Accounted;
+/// use arrow_memory_arrow::deps::arrow_array::Int64Array;
+/// use arrow_memory_core::RootAllocator;
+///
+/// let root = RootAllocator::new(100);
+/// let array = Int64Array::from(vec![7; 100]);
+/// let refused = array.adopt(&root).unwrap_err();
+/// assert!(refused.is_out_of_memory());
+///
+/// root.set_limit(1000); // room was made
+/// let array = refused.value.adopt(&root)?;
+/// assert_eq!(root.allocated_memory(), 800);
+/// # drop(array);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[non_exhaustive]
+pub struct Refused<T> {
+    /// What was to be consumed; nothing about it has changed.
+    pub value: T,
+    /// Why it was refused.
+    pub source: MemoryError,
+}
+
+impl<T> Refused<T> {
+    /// Whether a limit stood in the way, so that it is worth trying again with less, or later.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.source.is_out_of_memory()
+    }
+}
+
+impl<T> fmt::Display for Refused<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.source, f)
+    }
+}
+
+impl<T> fmt::Debug for Refused<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.source, f)
+    }
+}
+
+impl<T> Error for Refused<T> {
+    /// The source's source, since this prints as its source.
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.source()
+    }
+}
+
+impl<T> From<Refused<T>> for MemoryError {
+    /// Drops the value.
+    fn from(refused: Refused<T>) -> Self {
+        refused.source
+    }
+}
+
+impl<T> From<arrow_memory_core::Refused<T>> for MemoryError {
+    /// Drops the value.
+    fn from(refused: arrow_memory_core::Refused<T>) -> Self {
+        Self::Transfer(refused.source)
     }
 }
 

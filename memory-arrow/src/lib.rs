@@ -31,7 +31,7 @@
 //! let theirs = Int64Array::from(vec![1, 2, 3, 4]).adopt(&query)?;
 //! let mut builder = Int64Builder::new(&query);
 //! builder.append_slice(&[5, 6])?;
-//! let ours = builder.finish()?;
+//! let ours = builder.finish();
 //! assert_eq!(query.allocated_memory(), 32 + 64);
 //!
 //! assert!(Int64Array::from(vec![0; 10_000]).adopt(&query).is_err());
@@ -77,7 +77,7 @@ pub mod arrow_59;
 #[cfg(feature = "arrow-60")]
 pub mod arrow_60;
 
-pub use error::MemoryError;
+pub use error::{MemoryError, Refused};
 
 #[cfg(all(feature = "arrow-59", not(feature = "arrow-60")))]
 pub use arrow_59::*;

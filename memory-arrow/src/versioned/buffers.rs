@@ -63,6 +63,7 @@ pub fn into_scalar_buffer<T: ArrowNativeType>(buffer: ArrowBuf) -> ScalarBuffer<
 /// Looks at the address where the memory starts, and at its size. A `Buffer` that starts in the
 /// middle of our memory without being a slice of a `Buffer` that was made here (one that came over
 /// the C Data Interface, for instance) is not recognised.
+#[track_caller]
 pub fn arrow_buf(buffer: &Buffer) -> Option<ArrowBuf> {
     let known = known::find(Region::of(buffer)?, None).known?;
     Some(window(&known.view, buffer))
@@ -96,6 +97,7 @@ pub fn arrow_buf(buffer: &Buffer) -> Option<ArrowBuf> {
 /// assert_eq!((root.allocated_memory(), second.len()), (1000, 10));
 /// # Ok::<(), arrow_memory_arrow::MemoryError>(())
 /// ```
+#[track_caller]
 pub fn adopt_buffer(buffer: &Buffer, allocator: &BufferAllocator) -> Result<ArrowBuf, MemoryError> {
     let Some(region) = Region::of(buffer) else {
         return Ok(allocator.empty());
@@ -121,6 +123,7 @@ pub fn adopt_buffer(buffer: &Buffer, allocator: &BufferAllocator) -> Result<Arro
 }
 
 /// The bytes that `buffer` views, of a view of its memory from the start.
+#[track_caller]
 fn window(view: &ArrowBuf, buffer: &Buffer) -> ArrowBuf {
     let start = buffer.ptr_offset();
     view.slice(start..start + buffer.len())
@@ -225,7 +228,7 @@ mod tests {
         values.extend([1, 2, 3]);
         let theirs = Buffer::from_vec(values);
 
-        let first = theirs.adopt(&one).unwrap();
+        let first = theirs.clone().adopt(&one).unwrap();
         assert_eq!(first.capacity(), 3);
         let arrays = first.slice(1).adopt(&two).unwrap();
         let ours = adopt_buffer(&first, &two).unwrap();

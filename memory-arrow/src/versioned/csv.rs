@@ -154,11 +154,11 @@ impl<R: Read> CsvReader<R> {
         };
         let Some(batch) = parsed else { return Ok(None) };
         self.row_bytes = batch.get_array_memory_size() / batch.num_rows().max(1) + 1;
-        match self.destination.place(&batch) {
+        match self.destination.place(batch) {
             Ok(placed) => Ok(Some(placed)),
-            Err(error) => {
-                self.refused = Some(batch);
-                Err(error)
+            Err(refused) => {
+                self.refused = Some(refused.value);
+                Err(refused.source)
             }
         }
     }

@@ -276,6 +276,7 @@ unsafe fn check_schema(schema: &FFI_ArrowSchema) -> Result<(), MemoryError> {
 }
 
 /// Refusal drops the data, which releases the source.
+#[track_caller]
 fn adopt(data: ArrayData, allocator: &BufferAllocator) -> Result<ArrayRef, MemoryError> {
     let adopted = data.adopt(allocator)?;
     guarded(|| Ok(make_array(adopted)))

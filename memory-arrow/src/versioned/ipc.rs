@@ -24,7 +24,8 @@ use crate::guard::guarded;
 
 /// Reads an Arrow IPC stream. An iterator of batches.
 ///
-/// Each message body is read into one buffer of the destination's allocator, aligned to 64 bytes, and
+/// Each message body is read into one buffer of the destination's
+/// [allocator for messages](Destination::with_messages), aligned to 64 bytes, and
 /// decoded there: the arrays of a batch share it. What arrow-rs copies nevertheless (values less
 /// aligned than their type needs, since the writer put them so) is adopted.
 ///
@@ -111,7 +112,7 @@ impl<R: Read> IpcStreamReader<R> {
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, MemoryError> {
         loop {
             if let Some(batch) = self.ready.pop_front() {
-                return self.destination.place(&batch).map(Some);
+                return Ok(Some(self.destination.place(batch)?));
             }
             if !self.read_message()? {
                 return Ok(None);
@@ -132,7 +133,7 @@ impl<R: Read> IpcStreamReader<R> {
         if size == 0 {
             return Ok(false);
         }
-        let allocator = self.destination.allocator();
+        let allocator = self.destination.message_allocator();
         let metadata = read_exactly(&mut self.reader, size, 0, allocator)?;
         let body_size = {
             let message = root_as_message(&metadata)
@@ -197,7 +198,8 @@ fn feed(
 
 /// Reads an Arrow IPC file, batch by batch, in any order.
 ///
-/// As [`IpcStreamReader`], each batch is one buffer of the destination's allocator; or, if the file is
+/// As with [`IpcStreamReader`], each batch is one buffer of the destination's
+/// [allocator for messages](Destination::with_messages); or, if the file is
 /// [mapped](IpcFileReader::map), all batches are parts of the mapping, which is charged as foreign
 /// memory.
 ///
@@ -328,7 +330,7 @@ impl IpcFileReader<Mapped> {
     ) -> Result<Self, MemoryError> {
         let destination = destination.into();
         // SAFETY: the caller's promise.
-        let mapped = unsafe { map(file, destination.allocator()) }?;
+        let mapped = unsafe { map(file, destination.message_allocator()) }?;
         Self::open(Mapped(mapped), destination)
     }
 
@@ -347,7 +349,7 @@ impl IpcFileReader<Mapped> {
 
 impl<S: IpcSource> IpcFileReader<S> {
     fn open(mut source: S, destination: Destination) -> Result<Self, MemoryError> {
-        let allocator = destination.allocator();
+        let allocator = destination.message_allocator();
         let size = source.size()?;
         let Some(end) = size.checked_sub(TRAILER as u64) else {
             return Err(bad("the file is too short"));
@@ -438,10 +440,15 @@ impl<S: IpcSource> IpcFileReader<S> {
             )));
         };
         let size = self.source.size()?;
-        let part = block_of(&mut self.source, block, size, self.destination.allocator())?;
+        let part = block_of(
+            &mut self.source,
+            block,
+            size,
+            self.destination.message_allocator(),
+        )?;
         let batch = guarded(|| Ok(self.decoder.read_record_batch(block, &part)?))?;
         match batch {
-            Some(batch) => self.destination.place(&batch),
+            Some(batch) => Ok(self.destination.place(batch)?),
             None => Err(bad(format!("batch {index} is none"))),
         }
     }

@@ -10,6 +10,7 @@ mod known;
 mod parts;
 #[cfg(feature = "pool")]
 mod pool;
+mod regions;
 
 pub use accounted::{Accounted, claim, claim_batch, to_array};
 pub use buffers::{adopt_buffer, arrow_buf, into_buffer, into_scalar_buffer};

@@ -268,6 +268,7 @@ impl<'a> Scan<'a> {
     fn measure(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
         let measure = &self.trees.measure;
         let held = batch
+            .clone()
             .adopt(measure)
             .map_err(|error| Failure::new(error.to_string()))?;
         let decoded = measure.allocated_memory();
@@ -392,11 +393,11 @@ fn place_columns(
     let columns = batch.columns().iter().zip(&branch.columns);
     let Some(decoding) = &branch.decoding else {
         for (column, allocator) in columns {
-            placed.push(Placed::Adopted(column.adopt(allocator)?));
+            placed.push(Placed::Adopted(column.clone().adopt(allocator)?));
         }
         return Ok(());
     };
-    *decoded = Some(batch.adopt(decoding)?);
+    *decoded = Some(batch.clone().adopt(decoding)?);
     for (column, allocator) in columns {
         placed.push(Placed::Copied(columns::copy_into(
             &column.to_data(),
