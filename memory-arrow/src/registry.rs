@@ -13,7 +13,7 @@
 //! * Inserting an entry and removing it by its place take the same time, however long the chain is.
 //! * A lookup starts at the front and stops where the visitor says so. What answers most lookups
 //!   stands in front: adopted memory first (an entry for each tree that adopted it), then the wrapper
-//!   that was the widest when it was inserted. Slices that are adopted again are wrapped at the full
+//!   that was the widest when it was inserted, or the latest as wide on the ledger that is charged. Slices that are adopted again are wrapped at the full
 //!   length of what they are slices of, so the first entry answers for all of them.
 //! * A lookup passes entries that do not answer it: those of other trees, narrower ones, and ones whose
 //!   last holder is at D1 below.

@@ -75,8 +75,9 @@ impl Destination {
     ///
     /// The batch that is decoded from a message is then shared with the destination, if that is of the
     /// same tree, and the charge moves there (to the first column's allocator, if there is one for each)
-    /// when the reader lets go of the message: before it returns the batch. If the
-    /// destination is of another tree, both are charged for as long as the batch lives.
+    /// when the reader lets go of the message: before it returns the batch. Dictionaries, and a file
+    /// that is mapped, stay with `messages` for as long as the reader has them. If the destination is of
+    /// another tree, both are charged for as long as the batch lives.
     ///
     /// ```
     /// # use arrow_memory_system as _;

@@ -22,7 +22,8 @@ static REGISTRY: Registry<Target> = Registry::new();
 /// What an entry of the registry leads to.
 ///
 /// At an address, adopted memory comes first, an entry for each tree that adopted it; then come the
-/// wrappers, of which one that is wider than the first goes in front of it.
+/// wrappers. One that is wider than the first goes in front of it, since it answers for more regions;
+/// so does one of the same width on the ledger that is charged, which is what a move looks for.
 enum Target {
     /// A buffer of arrow's, `len` bytes long, that holds one of ours.
     Wrapper { owner: Weak<Wrapper>, len: usize },
@@ -215,6 +216,8 @@ struct Search<'a> {
     allocator: Option<&'a BufferAllocator>,
     /// The first find of this rank ends it.
     enough: Rank,
+    /// After so many live entries, any find of the right tree ends it.
+    patience: usize,
     best: Option<(Rank, Found)>,
     passed: Vec<Found>,
     original: Option<Buffer>,
@@ -224,11 +227,17 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(region: Region, allocator: Option<&'a BufferAllocator>, enough: Rank) -> Self {
+    fn new(
+        region: Region,
+        allocator: Option<&'a BufferAllocator>,
+        enough: Rank,
+        patience: usize,
+    ) -> Self {
         Self {
             region,
             allocator,
             enough,
+            patience,
             best: None,
             passed: Vec::new(),
             original: None,
@@ -262,11 +271,23 @@ impl<'a> Search<'a> {
             }
         };
         self.looked_at += 1;
-        let in_tree = self.allocator.is_some() && best >= Rank::Tree;
-        if best >= self.enough || (in_tree && self.looked_at >= ENOUGH) {
+        let will_do = best >= Rank::Tree && self.looked_at >= self.patience;
+        if best >= self.enough || will_do {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
+    }
+
+    #[inline]
+    #[track_caller]
+    fn run(mut self) -> Lookup {
+        let region = self.region;
+        loop {
+            REGISTRY.visit(region.address(), |target| self.look(target));
+            if !self.starts_over() {
+                return self.finish();
+            }
+        }
     }
 
     /// Whether it has to start over; it has more room then. With the lock released.
@@ -308,13 +329,16 @@ pub(super) fn find(region: Region, allocator: Option<&BufferAllocator>) -> Looku
         Some(_) => Rank::Own,
         None => Rank::Owner,
     };
-    let mut search = Search::new(region, allocator, enough);
-    loop {
-        REGISTRY.visit(region.address(), |target| search.look(target));
-        if !search.starts_over() {
-            return search.finish();
-        }
-    }
+    Search::new(region, allocator, enough, ENOUGH).run()
+}
+
+/// What is known of `region`, on the ledger that is charged for it if any entry is on that. Looks at all
+/// of them if it must; but what is wrapped on the ledger that is charged stands in front.
+#[track_caller]
+pub(super) fn find_owner(region: Region) -> Option<Known> {
+    Search::new(region, None, Rank::Owner, usize::MAX)
+        .run()
+        .known
 }
 
 /// What came of an adoption.
@@ -349,7 +373,7 @@ pub(super) fn adopt(
     };
     let mut target = Target::Adopted { watch, original };
     // Another thread may have adopted it meanwhile.
-    let mut search = Search::new(region, Some(allocator), Rank::Tree);
+    let mut search = Search::new(region, Some(allocator), Rank::Tree, ENOUGH);
     loop {
         let look = |target: &Target| search.look(target);
         match REGISTRY.insert_unless(region.address(), target, look) {
@@ -396,14 +420,17 @@ pub(super) fn wrap(held: ArrowBuf) -> Buffer {
         return Buffer::default();
     }
     let place = AtomicUsize::new(NOWHERE);
+    let owns = held.accounted_size() > 0;
     let owner = Arc::new(Wrapper { held, place });
     let target = Target::Wrapper {
         owner: Arc::downgrade(&owner),
         len,
     };
-    let narrower =
-        |first: &Target| matches!(first, Target::Wrapper { len: other, .. } if *other < len);
-    let place = REGISTRY.insert(start.addr().get(), target, narrower);
+    let in_front = |first: &Target| match first {
+        Target::Wrapper { len: other, .. } => *other < len || (owns && *other == len),
+        Target::Adopted { .. } => false,
+    };
+    let place = REGISTRY.insert(start.addr().get(), target, in_front);
     // Relaxed: whoever drops the owner last comes after the drop of ours, by its count.
     owner.place.store(place, Ordering::Relaxed);
     // SAFETY: the owner keeps these bytes, which are initialised and immutable.

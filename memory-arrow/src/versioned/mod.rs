@@ -26,6 +26,8 @@ pub use pool::TreePool;
 #[path = "tests.rs"]
 mod all_types_tests;
 #[cfg(test)]
+mod hand_over_tests;
+#[cfg(test)]
 mod malformed_tests;
 #[cfg(test)]
 mod random;

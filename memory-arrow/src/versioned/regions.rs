@@ -160,7 +160,7 @@ impl<'a> Regions<'a> {
             };
             // Of the ledgers in this tree, the one that owns: its charge is what moves.
             if known.view.accounted_size() == 0
-                && let Some(owner) = known::find(slot.region, None).known
+                && let Some(owner) = known::find_owner(slot.region)
                 && owner.view.shares_root(target)
                 && owner.view.allocation_id() == known.view.allocation_id()
             {

@@ -11,6 +11,7 @@ mod external;
 mod foreign;
 mod foreign_rooms;
 mod foreign_watches;
+mod hand_over;
 mod handles;
 mod leak_check;
 mod leaks;
