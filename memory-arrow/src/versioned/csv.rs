@@ -141,6 +141,7 @@ impl<R: Read> CsvReader<R> {
         }
     }
 
+    #[track_caller]
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, MemoryError> {
         let parsed = match self.refused.take() {
             Some(batch) => Some(batch),
@@ -167,6 +168,7 @@ impl<R: Read> CsvReader<R> {
 impl<R: Read> Iterator for CsvReader<R> {
     type Item = Result<RecordBatch, MemoryError>;
 
+    #[track_caller]
     fn next(&mut self) -> Option<Self::Item> {
         if self.failed {
             return None;

@@ -69,6 +69,7 @@ impl<R: Read> IpcStreamReader<R> {
     ///
     /// [`MemoryError::Io`] if reading fails, [`MemoryError::Arrow`] if this is no such stream,
     /// [`MemoryError::Alloc`] if a message does not fit.
+    #[track_caller]
     pub fn new(reader: R, destination: impl Into<Destination>) -> Result<Self, MemoryError> {
         let mut this = Self {
             reader,
@@ -109,6 +110,7 @@ impl<R: Read> IpcStreamReader<R> {
         self.destination = destination.into();
     }
 
+    #[track_caller]
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, MemoryError> {
         loop {
             if let Some(batch) = self.ready.pop_front() {
@@ -121,6 +123,7 @@ impl<R: Read> IpcStreamReader<R> {
     }
 
     /// Reads one message and hands it to the decoder; `false` at the end of the stream.
+    #[track_caller]
     fn read_message(&mut self) -> Result<bool, MemoryError> {
         let Some(mut length) = self.read_word()? else {
             return Ok(false);
@@ -175,6 +178,7 @@ impl<R: Read> IpcStreamReader<R> {
 impl<R: Read> Iterator for IpcStreamReader<R> {
     type Item = Result<RecordBatch, MemoryError>;
 
+    #[track_caller]
     fn next(&mut self) -> Option<Self::Item> {
         if self.finished {
             return None;
@@ -245,6 +249,7 @@ mod sealed {
 
         /// The bytes from `start`, so that the one at `aligned` lies at a multiple of 64 if that
         /// can be chosen.
+        #[track_caller]
         fn part(
             &mut self,
             start: u64,
@@ -270,6 +275,7 @@ impl<R: Read + Seek> sealed::Source for Seekable<R> {
         Ok(self.0.seek(SeekFrom::End(0))?)
     }
 
+    #[track_caller]
     fn part(
         &mut self,
         start: u64,
@@ -290,6 +296,7 @@ impl sealed::Source for Mapped {
         Ok(self.0.len() as u64)
     }
 
+    #[track_caller]
     fn part(
         &mut self,
         start: u64,
@@ -308,6 +315,7 @@ impl<R: Read + Seek> IpcFileReader<Seekable<R>> {
     /// # Errors
     ///
     /// As [`IpcStreamReader::new`].
+    #[track_caller]
     pub fn new(reader: R, destination: impl Into<Destination>) -> Result<Self, MemoryError> {
         Self::open(Seekable(reader), destination.into())
     }
@@ -324,6 +332,7 @@ impl IpcFileReader<Mapped> {
     ///
     /// Nobody changes or truncates the file as long as its arrays live.
     #[cfg(unix)]
+    #[track_caller]
     pub unsafe fn map(
         file: &File,
         destination: impl Into<Destination>,
@@ -339,6 +348,7 @@ impl IpcFileReader<Mapped> {
     /// # Errors
     ///
     /// As [`IpcStreamReader::new`].
+    #[track_caller]
     pub fn from_buffer(
         file: ArrowBuf,
         destination: impl Into<Destination>,
@@ -348,6 +358,7 @@ impl IpcFileReader<Mapped> {
 }
 
 impl<S: IpcSource> IpcFileReader<S> {
+    #[track_caller]
     fn open(mut source: S, destination: Destination) -> Result<Self, MemoryError> {
         let allocator = destination.message_allocator();
         let size = source.size()?;
@@ -432,6 +443,7 @@ impl<S: IpcSource> IpcFileReader<S> {
     ///
     /// As [`IpcStreamReader::new`]; and [`MemoryError::Value`] if there is no such batch. It can be
     /// tried again.
+    #[track_caller]
     pub fn read_batch(&mut self, index: usize) -> Result<RecordBatch, MemoryError> {
         let Some(block) = self.batches.get(index) else {
             return Err(MemoryError::Value(format!(
@@ -458,6 +470,7 @@ impl<S: IpcSource> Iterator for IpcFileReader<S> {
     type Item = Result<RecordBatch, MemoryError>;
 
     /// The next batch; after an error the one after it.
+    #[track_caller]
     fn next(&mut self) -> Option<Self::Item> {
         if self.next >= self.batches.len() {
             return None;
@@ -468,6 +481,7 @@ impl<S: IpcSource> Iterator for IpcFileReader<S> {
 }
 
 /// A message of the file: its metadata and its body, which is aligned.
+#[track_caller]
 fn block_of(
     source: &mut impl sealed::Source,
     block: &Block,
@@ -496,6 +510,7 @@ fn block_of(
 
 /// Exactly `size` bytes, `skip` bytes into a fresh allocation. One that is said to be large grows as
 /// the bytes come, so that a false size does not take the memory.
+#[track_caller]
 fn read_exactly(
     reader: &mut impl Read,
     size: usize,
@@ -521,6 +536,7 @@ fn read_exactly(
 ///
 /// Nobody changes or truncates the file as long as the buffer lives.
 #[cfg(unix)]
+#[track_caller]
 unsafe fn map(file: &File, allocator: &BufferAllocator) -> Result<ArrowBuf, MemoryError> {
     use std::os::fd::AsRawFd;
     use std::ptr::NonNull;

@@ -77,10 +77,10 @@ fn messages_are_charged_to_their_own_allocator_under_the_same_limit() {
         let (stream, file) = (stream(), file());
 
         let from_stream = IpcStreamReader::new(&stream[..], destination.clone());
-        let from_file = IpcFileReader::new(Cursor::new(&file), destination);
+        let open_file = || IpcFileReader::new(Cursor::new(&file), destination);
         if limit == 100 {
             assert!(from_stream.unwrap_err().is_out_of_memory());
-            assert!(from_file.unwrap_err().is_out_of_memory());
+            assert!(open_file().unwrap_err().is_out_of_memory());
             assert_eq!(root.allocated_memory(), 0);
             continue;
         }
@@ -91,13 +91,25 @@ fn messages_are_charged_to_their_own_allocator_under_the_same_limit() {
         // The reader has gone, and its messages are their batches'.
         assert!(messages.peak_memory_allocation() > 1000);
         assert_eq!(messages.allocated_memory(), 0);
-        held.push(from_file.unwrap().read_batch(0).unwrap());
+        held.push(open_file().unwrap().read_batch(0).unwrap());
         assert_eq!(messages.allocated_memory(), 0);
         assert_eq!(root.allocated_memory(), scan.allocated_memory());
         drop(held);
         assert_eq!(root.allocated_memory(), 0);
         messages.close().unwrap();
     }
+}
+
+#[test]
+fn debug_mode_names_the_line_that_read() {
+    let root = RootAllocator::builder().debug(true).build().unwrap();
+    let mut reader = IpcFileReader::new(Cursor::new(file()), &*root).unwrap();
+    let batch = reader.read_batch(0).unwrap();
+    let here = format!("created at {}:{} ", std::file!(), line!() - 1);
+
+    let text = root.to_verbose_string();
+    assert!(text.contains(&here), "{here} is not in\n{text}");
+    drop(batch);
 }
 
 #[test]

@@ -248,6 +248,8 @@ impl<'a> Search<'a> {
 
     /// Looks at an entry, under the lock.
     fn look(&mut self, target: &Target) -> ControlFlow<()> {
+        #[cfg(test)]
+        LOOKED_AT.set(LOOKED_AT.get() + 1);
         if self.best.is_some() && self.passed.len() == self.passed.capacity() {
             self.out_of_room = true;
             return ControlFlow::Break(());
@@ -320,6 +322,17 @@ impl<'a> Search<'a> {
 /// After so many entries, one of the tree's is as good as one of the allocator's own: another ledger
 /// for that allocator is found, or made, from any of them.
 const ENOUGH: usize = 8;
+
+/// How many entries lookups of this thread looked at.
+#[cfg(test)]
+pub(super) fn looked_at() -> usize {
+    LOOKED_AT.get()
+}
+
+#[cfg(test)]
+thread_local! {
+    static LOOKED_AT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
 
 /// What is known of `region`. Usually the first entry answers.
 #[inline]

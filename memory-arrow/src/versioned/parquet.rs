@@ -126,6 +126,7 @@ impl<T: ChunkReader + 'static> ParquetReader<T> {
         self.destination = destination.into();
     }
 
+    #[track_caller]
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, MemoryError> {
         let mut rows = self.batch_rows();
         let bounded = matches!(self.limit, BatchLimit::Headroom { .. });
@@ -211,6 +212,7 @@ impl<T: ChunkReader + 'static> ParquetReader<T> {
 impl<T: ChunkReader + 'static> Iterator for ParquetReader<T> {
     type Item = Result<RecordBatch, MemoryError>;
 
+    #[track_caller]
     fn next(&mut self) -> Option<Self::Item> {
         if self.failed {
             return None;
