@@ -393,11 +393,13 @@ fn place_columns(
     let columns = batch.columns().iter().zip(&branch.columns);
     let Some(decoding) = &branch.decoding else {
         for (column, allocator) in columns {
-            placed.push(Placed::Adopted(column.clone().adopt(allocator)?));
+            let adopted = column.clone().adopt(allocator);
+            placed.push(Placed::Adopted(adopted.map_err(MemoryError::from)?));
         }
         return Ok(());
     };
-    *decoded = Some(batch.clone().adopt(decoding)?);
+    let adopted = batch.clone().adopt(decoding);
+    *decoded = Some(adopted.map_err(MemoryError::from)?);
     for (column, allocator) in columns {
         placed.push(Placed::Copied(columns::copy_into(
             &column.to_data(),
