@@ -270,7 +270,9 @@ fn debug_mode_names_the_line_that_adopted_or_built() {
     assert_made_here(&held(&root), line!() - 1);
     let again = adopted.slice(1, 2).adopt(&child).unwrap();
     assert_made_here(&held(&child), line!() - 1);
-    drop((adopted, again));
+    let known = adopted.clone().adopt(&root).unwrap();
+    assert_made_here(&held(&root), line!() - 1);
+    drop((adopted, again, known));
     let mut room = root.new_reservation();
     room.add(800).unwrap();
     let from = array().adopt_from(&mut room).unwrap();
