@@ -55,6 +55,7 @@
 use std::ops::ControlFlow;
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::{Entry, OccupiedEntry};
 
 use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, lock};
 
@@ -123,6 +124,14 @@ impl<T> Registry<T> {
         }
     }
 
+    /// Whether there is certainly no entry at `address`, as a lookup without the lock may say.
+    #[inline]
+    pub(crate) fn is_vacant(&self, address: usize) -> bool {
+        let hash = hash(address);
+        // Relaxed: by 6 above.
+        self.shard(hash).count(hash).load(Ordering::Relaxed) == 0
+    }
+
     /// Visits the entries at `address`, from the front, until `visit` breaks.
     ///
     /// `visit` runs under the lock: it must not drop what it makes of an entry, nor allocate, nor call
@@ -147,7 +156,9 @@ impl<T> Registry<T> {
         let hash = hash(address);
         let shard = self.shard(hash);
         let mut table = shard.table_with_room();
-        if table.visit(hash, address, found).is_break() {
+        // Relaxed: under the lock, which orders it.
+        let any = shard.count(hash).load(Ordering::Relaxed) > 0;
+        if any && table.visit(hash, address, found).is_break() {
             drop(table);
             return Err(target);
         }
@@ -183,16 +194,11 @@ impl<T> Registry<T> {
     }
 
     /// Takes out the first entry at `address` of which `is_it`, which runs under the lock, says so.
-    pub(crate) fn remove_first(
-        &self,
-        address: usize,
-        mut is_it: impl FnMut(&T) -> bool,
-    ) -> Option<T> {
+    pub(crate) fn remove_first(&self, address: usize, is_it: impl FnMut(&T) -> bool) -> Option<T> {
         let hash = hash(address);
         let shard = self.shard(hash);
         let mut table = lock(&shard.table);
-        let place = table.find(hash, address, |target| is_it(target))?;
-        let target = table.remove(hash, address, place)?;
+        let target = table.remove_first(hash, address, is_it)?;
         shard.change_count(hash, -1);
         Some(target)
     }
@@ -301,25 +307,16 @@ impl<T> Table<T> {
         address: usize,
         mut visit: impl FnMut(&T) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        match self.find(hash, address, |target| visit(target).is_break()) {
-            Some(_) => ControlFlow::Break(()),
-            None => ControlFlow::Continue(()),
-        }
-    }
-
-    /// The place of the first entry of which `is_it` says so.
-    #[inline]
-    fn find(&self, hash: u64, address: usize, mut is_it: impl FnMut(&T) -> bool) -> Option<usize> {
-        let chain = self.chains.find(hash, |chain| chain.address == address)?;
-        let mut next = Some(chain.first);
+        let chain = self.chains.find(hash, |chain| chain.address == address);
+        let mut next = chain.map(|chain| chain.first);
         while let Some(place) = next {
             let slot = &self.slots[place];
-            if slot.target.as_ref().is_some_and(&mut is_it) {
-                return Some(place);
+            if let Some(target) = &slot.target {
+                visit(target)?;
             }
             next = slot.after;
         }
-        None
+        ControlFlow::Continue(())
     }
 
     /// Inserts an entry, for which there is room.
@@ -331,15 +328,19 @@ impl<T> Table<T> {
         before: impl FnOnce(&T) -> bool,
     ) -> usize {
         let place = self.take_slot(address, target);
-        let Some(chain) = self.chains.find_mut(hash, |chain| chain.address == address) else {
-            let chain = Chain {
-                address,
-                first: place,
-                last: place,
-            };
-            self.chains.insert_unique(hash, chain, Chain::rehash);
-            return place;
+        let at_address = |chain: &Chain| chain.address == address;
+        let mut entry = match self.chains.entry(hash, at_address, Chain::rehash) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(entry) => {
+                entry.insert(Chain {
+                    address,
+                    first: place,
+                    last: place,
+                });
+                return place;
+            }
         };
+        let chain = entry.get_mut();
         if self.slots[chain.first].target.as_ref().is_some_and(before) {
             self.slots[chain.first].before = Some(place);
             self.slots[place].after = Some(chain.first);
@@ -354,20 +355,22 @@ impl<T> Table<T> {
 
     /// A slot with the target, on no chain.
     fn take_slot(&mut self, address: usize, target: T) -> usize {
-        let slot = Slot {
-            address,
-            target: Some(target),
-            before: None,
-            after: None,
-        };
         match self.free {
             Some(place) => {
-                self.free = self.slots[place].after;
-                self.slots[place] = slot;
+                let slot = &mut self.slots[place];
+                self.free = slot.after.take();
+                slot.address = address;
+                slot.target = Some(target);
+                slot.before = None;
                 place
             }
             None => {
-                self.slots.push(slot);
+                self.slots.push(Slot {
+                    address,
+                    target: Some(target),
+                    before: None,
+                    after: None,
+                });
                 self.slots.len() - 1
             }
         }
@@ -380,27 +383,50 @@ impl<T> Table<T> {
             .filter(|slot| slot.address == address)?;
         let target = slot.target.take()?;
         let (before, after) = (slot.before, slot.after);
-        slot.after = self.free;
-        self.free = Some(place);
+        // In the middle of a chain its ends stay what they are.
+        if (before.is_none() || after.is_none())
+            && let Ok(chain) = self
+                .chains
+                .find_entry(hash, |chain| chain.address == address)
+        {
+            shorten(chain, before, after);
+        }
+        self.bridge(place, before, after);
+        Some(target)
+    }
+
+    fn remove_first(
+        &mut self,
+        hash: u64,
+        address: usize,
+        mut is_it: impl FnMut(&T) -> bool,
+    ) -> Option<T> {
+        let chain = self
+            .chains
+            .find_entry(hash, |chain| chain.address == address)
+            .ok()?;
+        let mut place = chain.get().first;
+        while !self.slots[place].target.as_ref().is_some_and(&mut is_it) {
+            place = self.slots[place].after?;
+        }
+        let slot = &mut self.slots[place];
+        let target = slot.target.take()?;
+        let (before, after) = (slot.before, slot.after);
+        shorten(chain, before, after);
+        self.bridge(place, before, after);
+        Some(target)
+    }
+
+    /// Links the neighbours of a slot that was emptied, and puts it on the list of free ones.
+    fn bridge(&mut self, place: usize, before: Option<usize>, after: Option<usize>) {
         if let Some(before) = before {
             self.slots[before].after = after;
         }
         if let Some(after) = after {
             self.slots[after].before = before;
         }
-        // In the middle of a chain there is no more to do.
-        if (before.is_none() || after.is_none())
-            && let Ok(mut entry) = self
-                .chains
-                .find_entry(hash, |chain| chain.address == address)
-        {
-            match (before, after) {
-                (None, None) => drop(entry.remove()),
-                (None, Some(first)) => entry.get_mut().first = first,
-                (Some(last), _) => entry.get_mut().last = last,
-            }
-        }
-        Some(target)
+        self.slots[place].after = self.free;
+        self.free = Some(place);
     }
 
     #[cfg(test)]
@@ -409,6 +435,17 @@ impl<T> Table<T> {
             .iter()
             .filter(|slot| slot.target.is_some())
             .count()
+    }
+}
+
+/// Takes the entry between `before` and `after` off the ends of its chain; the chain goes with its only
+/// entry.
+fn shorten(mut chain: OccupiedEntry<'_, Chain>, before: Option<usize>, after: Option<usize>) {
+    match (before, after) {
+        (None, None) => drop(chain.remove()),
+        (None, Some(first)) => chain.get_mut().first = first,
+        (Some(last), None) => chain.get_mut().last = last,
+        (Some(_), Some(_)) => {}
     }
 }
 

@@ -338,6 +338,12 @@ thread_local! {
 #[inline]
 #[track_caller]
 pub(super) fn find(region: Region, allocator: Option<&BufferAllocator>) -> Lookup {
+    if REGISTRY.is_vacant(region.address()) {
+        return Lookup {
+            known: None,
+            original: None,
+        };
+    }
     let enough = match allocator {
         Some(_) => Rank::Own,
         None => Rank::Owner,
@@ -386,21 +392,30 @@ pub(super) fn adopt(
     };
     let mut target = Target::Adopted { watch, original };
     // Another thread may have adopted it meanwhile.
-    let mut search = Search::new(region, Some(allocator), Rank::Tree, ENOUGH);
+    let mut search = None;
     loop {
-        let look = |target: &Target| search.look(target);
+        let look = |target: &Target| {
+            let search = search
+                .get_or_insert_with(|| Search::new(region, Some(allocator), Rank::Tree, ENOUGH));
+            search.look(target)
+        };
         match REGISTRY.insert_unless(region.address(), target, look) {
             Ok(_) => return Ok(Adoption::Made(view)),
             Err(ours) => target = ours,
         }
-        if !search.starts_over() {
+        if !search.as_mut().is_some_and(Search::starts_over) {
             break;
         }
     }
     // Our charge goes first, then what it was for.
     drop(view);
     drop(target);
-    match search.finish().known {
+    // Not by a closure, which would stand for the caller in debug mode.
+    let found = match search {
+        Some(search) => search.finish().known,
+        None => None,
+    };
+    match found {
         Some(known) => Ok(Adoption::Found(known)),
         // What made us give way is among them; this is for the type.
         None => Err(MemoryError::Value("adopted memory was not found".into())),
