@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # memory-core's modules from bottom to top; a module may import from its own rank and below.
 RANK = {
-    "sync": 0, "size": 0, "outcome": 0, "report": 0, "error": 0,
+    "sync": 0, "size": 0, "text": 0, "outcome": 0, "report": 0, "error": 0,
     "manager": 1, "slots": 1, "tally": 1, "backend": 1, "guard": 1, "wrappers": 1, "rounding": 1, "listener": 1,
     "debug": 2, "accounting": 2, "events": 2, "probes": 2, "sampling": 2,
     "allocator": 3,

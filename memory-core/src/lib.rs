@@ -28,6 +28,7 @@ mod sync;
 mod tally;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod text;
 mod totals;
 mod wrappers;
 
@@ -71,6 +72,8 @@ pub use wrappers::{
 /// What the macros of this crate expand to. Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::text::{Bytes, Escaped, Limit, Size};
+
     #[cfg(all(
         not(miri),
         any(

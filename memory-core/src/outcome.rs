@@ -4,6 +4,8 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use crate::text::Escaped;
+
 /// The identity of an allocator: unique in the process and never used again.
 ///
 /// ```
@@ -31,6 +33,20 @@ impl fmt::Display for AllocatorId {
 }
 
 /// Names an allocator in errors, reports and callbacks. It is plain data and keeps nothing alive.
+///
+/// Prints as its name, in one line and escaped: control characters, quotes, backslashes and what cannot
+/// be seen as in a Rust string literal, `/` and the backtick with a backslash. So a name cannot be
+/// taken for a path, cannot end the quotation that it stands in, and cannot command a terminal. The
+/// empty name prints as `""`.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// let scan = root.child("a/b\n").build()?;
+/// assert_eq!(&*scan.info().name, "a/b\n");
+/// assert_eq!(scan.info().to_string(), r"a\/b\n");
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -53,7 +69,7 @@ impl AllocatorInfo {
 
 impl fmt::Display for AllocatorInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
+        Escaped(&self.name).fmt(f)
     }
 }
 

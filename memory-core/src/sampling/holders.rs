@@ -9,6 +9,7 @@ use crate::debug::StackTrace;
 use crate::outcome::AllocatorId;
 use crate::outcome::AllocatorInfo;
 use crate::report::ReportEntry;
+use crate::text::Path;
 
 /// Who holds memory now: the allocators of all trees that are charged for something, most first.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,7 +25,8 @@ pub struct Holders {
 pub struct Held {
     /// Which allocator.
     pub allocator: AllocatorInfo,
-    /// The names of its ancestors and its own, from the root, joined by `/`.
+    /// The names of its ancestors and its own, from the root, escaped as [`AllocatorInfo`] prints them
+    /// and joined by `/`.
     pub path: String,
     /// Bytes that it is charged for itself, without its children; exact.
     pub charged_bytes: usize,
@@ -88,11 +90,10 @@ fn add_tree(
     } else {
         HashMap::new()
     };
-    let mut path: Vec<String> = Vec::new();
+    let mut path = Path::default();
     for entry in root.snapshot().entries {
         let id = entry.allocator.id;
-        path.truncate(entry.depth);
-        path.push(entry.allocator.name.to_string());
+        let path = path.enter(entry.depth, &entry.allocator.name);
         let stats = entry.stats;
         let charged_bytes = stats.own_bytes + stats.foreign_bytes + stats.external_bytes;
         let known = exact.get(&id);
@@ -104,7 +105,7 @@ fn add_tree(
         sites.sort_by_key(|site| std::cmp::Reverse(site.bytes));
         allocators.push(Held {
             allocator: entry.allocator,
-            path: path.join("/"),
+            path: path.to_owned(),
             charged_bytes,
             total_bytes: stats.total_bytes,
             external_bytes: stats.external_bytes,
