@@ -5,8 +5,9 @@
 //! asked for, by the first of these that says something:
 //!
 //! 1. the environment variable [`ARROW_DEFAULT_MEMORY_POOL`](DEFAULT_POOL_VARIABLE), which is read
-//!    once. Empty is unset; a name that is not linked is answered with one `tracing` warning that
-//!    lists the supported names, and passed over;
+//!    once, in any case of letters. Empty is unset; a name that is not linked is answered with one
+//!    warning that lists the supported names (by `tracing`, and on standard error if there is no
+//!    subscriber), and passed over;
 //! 2. [`set_default`], for the program, so that no transitive dependency decides for it;
 //! 3. the highest [`preference`](BackendRegistration::preference): jemalloc, mimalloc, system.
 //!
@@ -54,6 +55,7 @@ use crate::error::BackendError;
 use crate::events;
 use crate::manager::{AllocationManager, ManagerError};
 use crate::sync::plain::lock;
+use crate::text::Escaped;
 
 /// The environment variable that names the default backend.
 ///
@@ -108,6 +110,7 @@ impl fmt::Debug for BackendRegistration {
 ///
 /// assert!(arrow_memory_core::backend::supported().contains(&"system"));
 /// ```
+#[doc(alias = "SupportedMemoryBackendNames")]
 pub fn supported() -> Vec<&'static str> {
     BACKENDS.supported()
 }
@@ -149,6 +152,7 @@ pub fn manager(name: &str) -> Result<Arc<dyn AllocationManager>, BackendError> {
 /// assert_eq!(backend::default_manager()?.name(), "system");
 /// # Ok::<(), arrow_memory_core::BackendError>(())
 /// ```
+#[doc(alias = "default_memory_pool")]
 pub fn default_manager() -> Result<Arc<dyn AllocationManager>, BackendError> {
     BACKENDS.default_manager()
 }
@@ -444,7 +448,13 @@ impl Backends {
         let allowed = |known: &&BackendRegistration| Some(known.name) != besides;
 
         let named = self.named.get_or_init(self.environment).as_deref();
-        let from_environment = named.and_then(by_name);
+        let in_any_case = |name: &str| {
+            let mut known = known.iter();
+            known
+                .find(|known| known.name.eq_ignore_ascii_case(name.trim()))
+                .copied()
+        };
+        let from_environment = named.and_then(|name| by_name(name).or_else(|| in_any_case(name)));
         if let (Some(named), None) = (named, from_environment) {
             self.warn_once(named, &known);
         }
@@ -469,7 +479,11 @@ impl Backends {
             return;
         }
         let supported: Vec<_> = known.iter().map(|known| known.name).collect();
-        events::backend_not_linked(DEFAULT_POOL_VARIABLE, named, &supported.join(", "));
+        let (named, supported) = (Escaped(named), supported.join(", "));
+        events::variable_ignored(&format!(
+            "{DEFAULT_POOL_VARIABLE} names `{named}`, which is not linked into this program; \
+             supported are: {supported}"
+        ));
     }
 
     fn find(&self, name: &str) -> Result<&'static BackendRegistration, BackendError> {
@@ -533,7 +547,7 @@ impl Backends {
 /// The name in the environment; empty is unset.
 fn environment() -> Option<String> {
     let name = env::var_os(DEFAULT_POOL_VARIABLE)?;
-    Some(name.to_string_lossy().into_owned()).filter(|name| !name.is_empty())
+    Some(name.to_string_lossy().into_owned()).filter(|name| !name.trim().is_empty())
 }
 
 #[cfg(all(test, not(loom)))]

@@ -7,11 +7,13 @@ use super::{BufferAllocator, RootAllocator};
 use crate::accounting::{Handle, NodeConfig, TreeConfig};
 use crate::backend;
 use crate::debug::{Operation, Origin, Trail};
+use crate::environment::Switch;
 use crate::error::{AllocError, BackendError};
 use crate::events;
 use crate::guard::GuardedManager;
 use crate::listener::AllocationListener;
 use crate::manager::AllocationManager;
+use crate::outcome::Purpose;
 use crate::rounding::RoundingPolicy;
 use crate::size::KIB;
 
@@ -19,7 +21,7 @@ use crate::size::KIB;
 pub(crate) const DEFAULT_CREDIT: usize = KIB * KIB;
 
 /// Turns on debug mode for new trees.
-const DEBUG_VARIABLE: &str = "ARROW_MEMORY_DEBUG_ALLOCATOR";
+static DEBUG_SWITCH: Switch = Switch::new("ARROW_MEMORY_DEBUG_ALLOCATOR");
 
 /// Builds a [`RootAllocator`].
 ///
@@ -99,8 +101,9 @@ impl RootAllocatorBuilder {
         self
     }
 
-    /// Debug mode on or off, whatever `ARROW_MEMORY_DEBUG_ALLOCATOR` says. Without this it is also on
-    /// if a `tracing` subscriber wants everything of the target `arrow_memory_core` (level trace).
+    /// Debug mode on or off, whatever `ARROW_MEMORY_DEBUG_ALLOCATOR` says (1, on, true and yes turn it
+    /// on, in any case of letters; another word than those and their opposites is warned of). Without
+    /// this call it is also on if a `tracing` subscriber wants everything of the target `arrow_memory_core` (level trace).
     pub fn debug(mut self, debug: bool) -> Self {
         self.debug = Some(debug);
         self
@@ -136,7 +139,7 @@ impl RootAllocatorBuilder {
         let config = TreeConfig {
             manager: GuardedManager::by_environment(manager),
             credit: self.credit.unwrap_or(DEFAULT_CREDIT),
-            debug: (self.debug).unwrap_or_else(|| debug_by_environment() || events::traced()),
+            debug: (self.debug).unwrap_or_else(|| DEBUG_SWITCH.is_on() || events::traced()),
             statistics: self.statistics,
         };
         let root = NodeConfig {
@@ -159,10 +162,6 @@ fn start_trail(allocator: &BufferAllocator, caller: &'static Location<'static>) 
         let trail = Trail::new(allocator.id().as_u64(), origin);
         allocator.node().set_trail(trail);
     }
-}
-
-fn debug_by_environment() -> bool {
-    std::env::var(DEBUG_VARIABLE).is_ok_and(|value| value.eq_ignore_ascii_case("true"))
 }
 
 /// Builds a child allocator; made by [`BufferAllocator::child`].
@@ -254,7 +253,10 @@ impl ChildAllocatorBuilder {
             .handle
             .new_child(config)
             .map_err(|(refusal, child)| {
-                let error = refusal.to_error(reservation);
+                let purpose = Purpose::Child {
+                    child: child.clone(),
+                };
+                let error = refusal.to_error(reservation, purpose);
                 events::child_refused(&child, reservation, &error);
                 error
             })?;

@@ -178,7 +178,7 @@ fn a_backend_that_fails_to_start_is_asked_again() {
 
     let error = backends.default_manager().unwrap_err();
     assert_eq!(
-        error.to_string(),
+        format!("{error:#}"),
         "memory backend `flaky` did not start: no luck"
     );
     assert_eq!(default_of(&backends), "flaky");
