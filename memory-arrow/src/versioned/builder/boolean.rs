@@ -149,7 +149,7 @@ impl BooleanBuilder {
     pub fn finish(&mut self) -> Result<BooleanArray, MemoryError> {
         let rows = self.len();
         let nulls = self.validity.finish(rows)?;
-        let bits = into_buffer(self.values.finish()?);
+        let bits = into_buffer(self.values.finish());
         Ok(BooleanArray::new(BooleanBuffer::new(bits, 0, rows), nulls))
     }
 }

@@ -284,7 +284,7 @@ impl Validity {
         let Some(mut bits) = self.bits.take() else {
             return Ok(None);
         };
-        let bits = into_buffer(bits.finish()?);
+        let bits = into_buffer(bits.finish());
         Ok(Some(NullBuffer::new(BooleanBuffer::new(bits, 0, rows))))
     }
 }
