@@ -17,6 +17,7 @@ use std::mem;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arrow_memory_core::__private::Bytes;
 use arrow_memory_core::backend;
 use arrow_memory_core::{
     ALIGNMENT, AllocationManager, BufferAllocator, ManagerError, ManagerStats,
@@ -354,7 +355,7 @@ impl Inner {
             result = self.lend_chunk(self.chunk_size);
         }
         result.map_err(|error| {
-            let message = format!("the arena got no chunk of {} bytes", self.chunk_size);
+            let message = format!("the arena got no chunk of {}", Bytes(self.chunk_size));
             ManagerError::new(message).with_source(error)
         })
     }
@@ -419,7 +420,7 @@ pub(crate) const NAME: &str = "arena";
 /// The layout with which a chunk is asked of the parent.
 fn chunk_layout(size: usize) -> Result<Layout, ManagerError> {
     Layout::from_size_align(size, ALIGNMENT)
-        .map_err(|_| ManagerError::new(format!("chunks of {size} bytes cannot be had")))
+        .map_err(|_| ManagerError::new(format!("chunks of {} cannot be had", Bytes(size))))
 }
 
 /// The layout with which a large block is asked of the parent.

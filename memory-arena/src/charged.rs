@@ -12,6 +12,7 @@ use std::mem;
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard};
 
+use arrow_memory_core::__private::Bytes;
 use arrow_memory_core::{
     ALIGNMENT, AllocationManager, ArrowBufMut, BufferAllocator, ManagerError, ManagerStats,
 };
@@ -52,8 +53,8 @@ unsafe impl AllocationManager for Charged {
             .allocator
             .buffer_aligned(layout.size().max(1), layout.align().max(ALIGNMENT));
         let mut buffer = buffer.map_err(|error| {
-            let (size, name) = (layout.size(), self.allocator.name());
-            ManagerError::new(format!("allocator `{name}` gave no {size} bytes")).with_source(error)
+            let (size, name) = (Bytes(layout.size()), self.allocator.info());
+            ManagerError::new(format!("allocator `{name}` gave no {size}")).with_source(error)
         })?;
         let memory = buffer.spare_capacity_mut();
         debug_assert!(memory.len() >= layout.size());

@@ -6,6 +6,7 @@ pub mod backend;
 mod buffer;
 mod collections;
 mod debug;
+mod environment;
 mod error;
 mod events;
 mod guard;
@@ -53,7 +54,7 @@ pub use listener::{AllocationListener, Veto};
 pub use manager::{AllocationManager, ManagerError, ManagerStats};
 #[cfg(feature = "metrics")]
 pub use metrics::{MetricsExporter, Peaks};
-pub use outcome::{AllocationOutcome, AllocatorId, AllocatorInfo, OutcomeEntry};
+pub use outcome::{AllocationOutcome, AllocatorId, AllocatorInfo, OutcomeEntry, Purpose};
 pub use report::{
     AllocatorSnapshot, AllocatorStats, CloseError, MemoryReport, OutstandingLedger,
     OutstandingReservation, ReportEntry, SnapshotEntry,

@@ -1,5 +1,6 @@
 //! The state of a tree as plain data: what `snapshot()`, `report()` and a failed `close()` return.
 
+use std::error::Error;
 use std::fmt;
 
 mod tree;
@@ -7,6 +8,7 @@ mod tree;
 pub use tree::{MemoryReport, OutstandingLedger, OutstandingReservation, ReportEntry};
 
 use crate::outcome::{AllocatorId, AllocatorInfo};
+use crate::text::{Bytes, Size};
 
 /// The numbers of one allocator, in bytes. Taken one after another while others work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,7 +97,10 @@ pub struct AllocatorSnapshot {
 /// # scan.release_bytes(10);
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+///
+/// Prints as a report: a line that sums up, then what is outstanding, in debug mode with the lines that
+/// made it. `{:?}` prints the same, so that `close().unwrap()` is readable; `{:#?}` shows the fields.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseError {
     /// The allocator that was to be closed.
@@ -127,6 +132,12 @@ impl CloseError {
         self.ledgers.iter().map(|ledger| ledger.references).sum()
     }
 
+    /// Buffers that hold a ledger here, whose allocation is charged to another allocator.
+    fn charged_elsewhere(&self) -> usize {
+        let guests = self.ledgers.iter().filter(|ledger| !ledger.owning);
+        guests.map(|ledger| ledger.references).sum()
+    }
+
     /// What is outstanding, in a few words.
     fn summary(&self) -> String {
         let kinds = [
@@ -148,7 +159,7 @@ impl CloseError {
             .map(|(count, one, many)| counted(count, one, many))
             .collect();
         if self.external_bytes > 0 {
-            found.push(format!("{} external bytes", self.external_bytes));
+            found.push(format!("{} external bytes", Size(self.external_bytes)));
         }
         if found.is_empty() {
             // Only seen where buffers went between the decision and the report.
@@ -180,10 +191,27 @@ impl fmt::Display for CloseError {
             report,
             ..
         } = self;
-        let summary = self.summary();
+        let (summary, allocated) = (self.summary(), Bytes(*allocated));
         write!(
             f,
-            "allocator `{allocator}` closed with {summary} ({allocated} bytes)\n{report}"
-        )
+            "allocator `{allocator}` closed with {summary} ({allocated})"
+        )?;
+        let elsewhere = self.charged_elsewhere();
+        if elsewhere > 0 {
+            let are = if elsewhere == 1 { "is" } else { "are" };
+            write!(
+                f,
+                "; {elsewhere} of the buffers {are} charged elsewhere: a transfer moves the charge, and \
+                 the buffer that it was called on stays until it is dropped"
+            )?;
+        }
+        write!(f, "\n{report}")
     }
 }
+
+impl Error for CloseError {}
+
+crate::__debug_as_display!(struct CloseError {
+    allocator, allocated, reservation, peak, limit, children, ledgers, reservations, external_bytes,
+    report,
+});

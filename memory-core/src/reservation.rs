@@ -15,6 +15,7 @@ use crate::buffer::ArrowBufMut;
 use crate::buffer::allocate;
 use crate::debug::Operation;
 use crate::error::AllocError;
+use crate::outcome::Purpose;
 use crate::size::{ALIGNMENT, checked_round_up};
 use crate::sync::Ordering;
 use crate::sync::plain::AtomicUsize;
@@ -66,13 +67,21 @@ impl AllocationReservation {
     #[inline]
     #[track_caller]
     pub fn add(&mut self, bytes: usize) -> Result<(), AllocError> {
+        self.grow(bytes, bytes)
+    }
+
+    /// Adds `bytes`; the caller asked for `asked`, says an error.
+    #[inline]
+    #[track_caller]
+    fn grow(&mut self, bytes: usize, asked: usize) -> Result<(), AllocError> {
         if bytes == 0 {
             return Ok(());
         }
-        self.allocator
-            .handle
-            .charge(bytes)
-            .map_err(|refusal| refusal.report(bytes))?;
+        self.allocator.handle.charge(bytes).map_err(|refusal| {
+            let from = self.size();
+            let to = from.saturating_add(bytes);
+            refusal.report(asked, Purpose::Reservation { from, to })
+        })?;
         self.set_size(self.size() + bytes);
         self.note(Operation::Resized, Location::caller());
         Ok(())
@@ -114,7 +123,7 @@ impl AllocationReservation {
     #[track_caller]
     pub fn resize(&mut self, bytes: usize) -> Result<(), AllocError> {
         match bytes.checked_sub(self.size()) {
-            Some(more) => self.add(more),
+            Some(more) => self.grow(more, bytes),
             None => {
                 self.shrink(self.size() - bytes);
                 Ok(())

@@ -270,7 +270,7 @@ impl<'a> Regions<'a> {
 
     /// Finds what is known, and charges the rest to `allocator`, as a whole.
     fn charge(&mut self, allocator: &BufferAllocator) -> Result<(), MemoryError> {
-        let mut total = 0_usize;
+        let (mut total, mut viewed) = (0_usize, 0_usize);
         for slot in &mut self.slots {
             let lookup = known::find(slot.region, Some(allocator));
             if let Some(known) = lookup.known {
@@ -283,11 +283,13 @@ impl<'a> Regions<'a> {
                 slot.found = Found::Elsewhere(original);
             }
             total = total.saturating_add(slot.region.size);
+            viewed = viewed.saturating_add(slot.widest.len());
         }
         if total == 0 {
             return Ok(());
         }
-        let mut room = allocator.room_for_foreign(total)?;
+        let room = allocator.room_for_foreign(total);
+        let mut room = room.map_err(|error| error.for_buffer(viewed, total))?;
         for slot in &mut self.slots {
             let original = match &slot.found {
                 Found::Nothing => slot.widest,

@@ -43,7 +43,7 @@ pub fn into_buffer(buffer: ArrowBuf) -> Buffer {
 /// # let root = RootAllocator::new(1 << 20);
 /// let mut builder = TypedBufferBuilder::<i64>::new(&root);
 /// builder.append_slice(&[25, 1, 3])?;
-/// let array = Int64Array::new(into_scalar_buffer(builder.finish()?), None);
+/// let array = Int64Array::new(into_scalar_buffer(builder.finish()), None);
 /// assert_eq!((array.value(2), root.allocated_memory()), (3, 64));
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
@@ -106,7 +106,8 @@ pub fn adopt_buffer(buffer: &Buffer, allocator: &BufferAllocator) -> Result<Arro
         None => {
             let original = lookup.original.as_ref();
             let region = original.map_or(region, |original| region.on(original));
-            let mut room = allocator.room_for_foreign(region.size)?;
+            let room = allocator.room_for_foreign(region.size);
+            let mut room = room.map_err(|error| error.for_buffer(buffer.len(), region.size))?;
             match known::adopt(allocator, &mut room, original.unwrap_or(buffer), region)? {
                 Adoption::Made(view) => view,
                 Adoption::Found(known) => known.view,

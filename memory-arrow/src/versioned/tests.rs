@@ -339,3 +339,27 @@ fn name(data_type: &DataType) -> String {
         RunEndEncoded(ends, _) => format!("RunEndEncoded {}", ends.data_type()),
     }
 }
+
+#[test]
+fn a_slice_whose_whole_memory_counts_says_so_when_it_is_refused() {
+    let root = RootAllocator::new(1000);
+    let values: Int64Array = (0..100_000).collect();
+    let slice = values.slice(0, 3);
+
+    let full = slice.clone().adopt(&root).err().unwrap().to_string();
+    root.close().unwrap();
+    let closed = slice.adopt(&root).err().unwrap().to_string();
+
+    let capacity = values.values().inner().capacity();
+    let keeps = format!("24 bytes, which keeps an allocation of {capacity} bytes alive,");
+    let prefix =
+        format!("allocator `ROOT` is out of room: {capacity} bytes requested for a slice of ");
+    assert_eq!(
+        full,
+        format!("{prefix}{keeps} 1000 left of its limit of 1000")
+    );
+    assert_eq!(
+        closed,
+        format!("allocator `ROOT` is closed: a slice of {keeps} refused")
+    );
+}

@@ -118,14 +118,16 @@ impl Refusal {
         else {
             return Err(Failure::bug(error.to_string()));
         };
+        // Names as they were given: they are paths, and whoever prints them escapes them.
+        let refused_by = outcome.failed_allocator().name.to_string();
         let asked_by = outcome.entries.first().map_or_else(
-            || outcome.failed_allocator().to_string(),
-            |entry| entry.allocator.to_string(),
+            || refused_by.clone(),
+            |entry| entry.allocator.name.to_string(),
         );
         Ok(Self {
             asked_by,
             requested: *requested,
-            refused_by: outcome.failed_allocator().to_string(),
+            refused_by,
             limit: outcome.refuser().limit,
             left: outcome.headroom(),
             after_rows: rows,

@@ -97,11 +97,19 @@ impl Locked<'_> {
         self.freeze(from);
         self.state(from).parked += bytes;
         let (mut at, mut freed) = (from, bytes);
+        // How many of the bytes are no longer charged to the level above, and which reservation kept
+        // the most of the others.
+        let (mut moving, mut kept) = (bytes, None::<(NodePtr, usize)>);
         while at != common {
             let Some(parent) = self.look(at).parent else {
                 break;
             };
             self.freeze(parent);
+            let stays = moving - self.released_by(at, moving);
+            if stays > kept.map_or(0, |(_, most)| most) {
+                kept = Some((at, stays));
+            }
+            moving -= stays;
             freed = self.fold(at);
             at = parent;
         }
@@ -112,7 +120,13 @@ impl Locked<'_> {
         }
         let result = charge(self, Some((common, freed)))
             .map(drop)
-            .map_err(|refused| {
+            .map_err(|mut refused| {
+                if let (Some((keeper, bytes)), Refusal::Limit(levels)) =
+                    (kept, &mut refused.refusal)
+                    && self.node(refused.at).depth <= self.node(common).depth
+                {
+                    levels.note_kept(&self.node(keeper).info, bytes);
+                }
                 // Nothing was opened since: the free bytes are all there, up to the common ancestor or
                 // to the refuser, and are put to their old use.
                 self.freeze(from);
@@ -123,6 +137,14 @@ impl Locked<'_> {
         self.settle(common);
         self.thaw(from, common);
         result
+    }
+
+    /// How many of `bytes`, which the node does not use any more, its parent is charged less for it: not
+    /// those that its reservation needs.
+    fn released_by(&self, node: NodePtr, bytes: usize) -> usize {
+        let (used, reservation) = (self.look(node).used(), self.node(node).reservation);
+        let before = used.saturating_add(bytes).max(reservation);
+        before - used.max(reservation)
     }
 
     /// Whether no sum from here up can overflow by `bytes` more.

@@ -35,6 +35,7 @@ impl BufferAllocator {
     /// # root.release_bytes(10);
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[doc(alias = "getAllocatedMemory", alias = "bytes_allocated")]
     pub fn allocated_memory(&self) -> usize {
         self.handle.allocated()
     }
@@ -68,6 +69,7 @@ impl BufferAllocator {
     /// assert_eq!((root.allocated_memory(), root.peak_memory_allocation()), (0, 4096));
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[doc(alias = "getPeakMemoryAllocation", alias = "max_memory")]
     pub fn peak_memory_allocation(&self) -> usize {
         self.handle.peak()
     }
@@ -112,6 +114,7 @@ impl BufferAllocator {
     }
 
     /// Bytes that this allocator owns for life, charged to its parent whether used or not.
+    #[doc(alias = "getInitReservation")]
     pub fn init_reservation(&self) -> usize {
         self.node().reservation
     }
@@ -222,17 +225,19 @@ impl BufferAllocator {
     /// );
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "toVerboseString")]
     pub fn to_verbose_string(&self) -> String {
         format!("{:#}\n", self.report())
     }
 }
 
 impl fmt::Display for BufferAllocator {
-    /// `Allocator(name) reservation/allocated/peak/limit`, in bytes.
+    /// `Allocator(name) reservation/allocated/peak/limit`, in bytes; the name is escaped as in an
+    /// [`AllocatorInfo`](crate::AllocatorInfo).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let limit = limit_text(self.limit());
         let (reservation, allocated) = (self.init_reservation(), self.allocated_memory());
-        let (name, peak) = (self.name(), self.peak_memory_allocation());
+        let (name, peak) = (self.info(), self.peak_memory_allocation());
         write!(
             f,
             "Allocator({name}) {reservation}/{allocated}/{peak}/{limit}"

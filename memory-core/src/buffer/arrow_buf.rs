@@ -348,6 +348,7 @@ impl ArrowBuf {
     /// # drop(shared);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "retain")]
     #[track_caller]
     pub fn retain_in(&self, target: &BufferAllocator) -> Result<ArrowBuf, TransferError> {
         let ledger = self.ledger.retain_in(&target.handle)?;
@@ -375,6 +376,7 @@ impl ArrowBuf {
     /// assert_eq!((scan.allocated_memory(), join.allocated_memory()), (0, 128));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "transferOwnership")]
     #[track_caller]
     pub fn transfer_ownership(
         &self,
@@ -410,7 +412,8 @@ impl ArrowBuf {
         &self,
         target: &BufferAllocator,
     ) -> Result<ArrowBuf, TransferError> {
-        let ledger = self.ledger.try_transfer(&target.handle)?;
+        let moved = self.ledger.try_transfer(&target.handle);
+        let ledger = moved.map_err(|error| error.of_length(self.len))?;
         Ok(self.same_on(ledger, Operation::Transferred, Location::caller()))
     }
 
@@ -585,20 +588,5 @@ impl fmt::Debug for ArrowBuf {
             .field("length", &self.len)
             .field("allocation_size", &self.allocation_size())
             .finish_non_exhaustive()
-    }
-}
-
-impl OutOfBounds {
-    /// Checks that a range lies within `available` bytes.
-    #[inline]
-    pub(crate) fn check(offset: usize, length: usize, available: usize) -> Result<(), Self> {
-        match offset.checked_add(length) {
-            Some(end) if end <= available => Ok(()),
-            _ => Err(Self {
-                offset,
-                length,
-                available,
-            }),
-        }
     }
 }

@@ -292,7 +292,7 @@ impl LedgerRef {
                 Ok(fit) => fit,
                 Err(refusal) => {
                     drop(locked);
-                    return Err(refused(&refusal, size));
+                    return Err(self.refused(target, &refusal, size));
                 }
             };
             let reference = succeed(&mut locked, slot, target, &mut spare);
@@ -307,7 +307,7 @@ impl LedgerRef {
                 Ok(fits) => fit = fits,
                 Err(refusal) => {
                     drop(locked);
-                    return Err(refused(&refusal, size));
+                    return Err(self.refused(target, &refusal, size));
                 }
             }
         }
@@ -332,6 +332,24 @@ impl LedgerRef {
     fn pin_open(target: &Handle) -> Result<Self, TransferError> {
         check_open(&target.tree.lock(), target)?;
         Ok(Self::pin(target))
+    }
+
+    #[cold]
+    fn refused(&self, target: &Handle, refusal: &Refusal, bytes: usize) -> TransferError {
+        match refusal {
+            Refusal::Limit(levels) => TransferError::DoesNotFit {
+                bytes,
+                length: bytes,
+                from: self.node().info.clone(),
+                to: target.info.clone(),
+                outcome: Box::new(levels.to_outcome()),
+            },
+            Refusal::Closed(to) => TransferError::Closed { to: to.clone() },
+            Refusal::Overflow(to) => TransferError::SizeOverflow {
+                bytes,
+                to: to.clone(),
+            },
+        }
     }
 
     fn check_roots(&self, target: &Handle) -> Result<(), TransferError> {
@@ -804,21 +822,6 @@ fn check_open(locked: &Locked<'_>, target: &Handle) -> Result<(), TransferError>
         });
     }
     Ok(())
-}
-
-#[cold]
-fn refused(refusal: &Refusal, bytes: usize) -> TransferError {
-    match refusal {
-        Refusal::Limit(levels) => TransferError::DoesNotFit {
-            bytes,
-            outcome: Box::new(levels.to_outcome()),
-        },
-        Refusal::Closed(to) => TransferError::Closed { to: to.clone() },
-        Refusal::Overflow(to) => TransferError::SizeOverflow {
-            bytes,
-            to: to.clone(),
-        },
-    }
 }
 
 #[cfg(all(test, not(loom)))]

@@ -1,4 +1,4 @@
-//! Who holds memory now, by allocator and site.
+//! Which allocators are charged for memory now, and which sites allocated what is still held.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,8 @@ use crate::outcome::AllocatorInfo;
 use crate::report::ReportEntry;
 use crate::text::Path;
 
-/// Who holds memory now: the allocators of all trees that are charged for something, most first.
+/// What [`who_holds`] found: the allocators of all trees that are charged for something, the largest
+/// charge first, and for each the sites that allocated what is still held.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Holders {
@@ -36,7 +37,8 @@ pub struct Held {
     pub external_bytes: usize,
     /// Whether `sites` is exact, from debug mode, or estimated from samples.
     pub exact: bool,
-    /// Who allocated it, the most bytes first. Empty if the allocator is neither sampled nor in
+    /// The sites that allocated it, those with the most bytes first. Who keeps it alive may be somebody
+    /// else: a clone is no allocation. Empty if the allocator is neither sampled nor in
     /// debug mode.
     pub sites: Vec<HeldSite>,
 }
@@ -53,7 +55,11 @@ pub struct HeldSite {
     pub count: u64,
 }
 
-/// Who holds memory now, in all trees of the process. Takes each tree's lock once.
+/// Which allocators are charged for memory now, in all trees of the process, and which sites allocated
+/// what is still held. Takes each tree's lock once.
+///
+/// The sites are those of allocations. Which clone or slice keeps an allocation alive is known in debug
+/// mode only, where a [report](BufferAllocator::report) lists every buffer with the line that made it.
 pub fn who_holds() -> Holders {
     let mut sampled: HashMap<AllocatorId, Vec<HeldSite>> = HashMap::new();
     for site in report().sites {

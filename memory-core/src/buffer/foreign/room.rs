@@ -5,7 +5,7 @@ use std::fmt;
 use super::{ForeignAllocation, ForeignError};
 use crate::allocator::BufferAllocator;
 use crate::buffer::ArrowBuf;
-use crate::buffer::allocate::{Charge, ask};
+use crate::buffer::allocate::{Charge, ask, rounded};
 use crate::error::AllocError;
 use crate::raw::slot::MOST_SPECIAL;
 
@@ -56,9 +56,10 @@ impl ForeignRoom<'_> {
     fn make(&mut self, allocation: &ForeignAllocation) -> Result<(), AllocError> {
         let handle = &self.allocator.handle;
         allocation.check_size(handle)?;
-        ask(handle, allocation.charge)?;
+        let request = || allocation.request();
+        ask(handle, allocation.charge, request)?;
         let more = allocation.charge.saturating_sub(self.size());
-        self.charge.add(handle, more)
+        self.charge.add(handle, more, request)
     }
 }
 
@@ -94,7 +95,7 @@ impl BufferAllocator {
     pub fn room_for_foreign(&self, bytes: usize) -> Result<ForeignRoom<'_>, AllocError> {
         Ok(ForeignRoom {
             allocator: self,
-            charge: Charge::unheard(&self.handle, bytes)?,
+            charge: Charge::unheard(&self.handle, bytes, rounded(bytes, bytes))?,
         })
     }
 }
