@@ -23,7 +23,7 @@ pub(crate) enum Refusal {
 pub(crate) struct Levels {
     entries: [Option<OutcomeEntry>; AllocationOutcome::MAX_ENTRIES],
     reached: usize,
-    /// As in the outcome.
+    /// The reservation that keeps bytes charged which a transfer would move, and how many.
     kept: Option<(AllocatorInfo, usize)>,
 }
 

@@ -97,8 +97,8 @@ impl Locked<'_> {
         self.freeze(from);
         self.state(from).parked += bytes;
         let (mut at, mut freed) = (from, bytes);
-        // How many of the bytes are no longer charged to the level above, and which reservation kept
-        // the most of the others.
+        // How many of the bytes the levels above are no longer charged for, and the reservation that
+        // keeps the largest part of the others.
         let (mut moving, mut kept) = (bytes, None::<(NodePtr, usize)>);
         while at != common {
             let Some(parent) = self.look(at).parent else {
@@ -106,7 +106,7 @@ impl Locked<'_> {
             };
             self.freeze(parent);
             let stays = moving - self.released_by(at, moving);
-            if stays > kept.map_or(0, |(_, most)| most) {
+            if stays > kept.map_or(0, |(_, largest)| largest) {
                 kept = Some((at, stays));
             }
             moving -= stays;

@@ -140,7 +140,7 @@ impl RootAllocator {
 }
 
 impl fmt::Display for RootAllocator {
-    /// As its [`BufferAllocator`].
+    /// The same text as that of the root's [`BufferAllocator`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.allocator, f)
     }

@@ -81,7 +81,8 @@ impl TreeAllocator {
         }
     }
 
-    /// As [`new`](Self::new), for a collection that says itself what was refused.
+    /// Memory of `allocator`'s, for a collection that returns the refusals itself: they are neither kept nor
+    /// told.
     pub(super) fn silent(allocator: &BufferAllocator) -> Self {
         Self {
             allocator: allocator.clone(),

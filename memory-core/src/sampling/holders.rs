@@ -37,8 +37,8 @@ pub struct Held {
     pub external_bytes: usize,
     /// Whether `sites` is exact, from debug mode, or estimated from samples.
     pub exact: bool,
-    /// The sites that allocated it, those with the most bytes first. Who keeps it alive may be somebody
-    /// else: a clone is no allocation. Empty if the allocator is neither sampled nor in
+    /// The sites that allocated it, those with the most bytes first. A clone or a slice that keeps it
+    /// alive may have been made elsewhere. Empty if the allocator is neither sampled nor in
     /// debug mode.
     pub sites: Vec<HeldSite>,
 }
