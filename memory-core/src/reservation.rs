@@ -9,7 +9,7 @@ use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 
-use crate::accounting::Reserved;
+use crate::accounting::{Refusal, Reserved};
 use crate::allocator::BufferAllocator;
 use crate::buffer::ArrowBufMut;
 use crate::buffer::allocate;
@@ -71,20 +71,26 @@ impl AllocationReservation {
     }
 
     /// Adds `bytes`; the caller asked for `asked`, says an error.
-    #[inline]
+    #[inline(always)] // A call would cost as much as the rest.
     #[track_caller]
     fn grow(&mut self, bytes: usize, asked: usize) -> Result<(), AllocError> {
         if bytes == 0 {
             return Ok(());
         }
-        self.allocator.handle.charge(bytes).map_err(|refusal| {
-            let from = self.size();
-            let to = from.saturating_add(bytes);
-            refusal.report(asked, Purpose::Reservation { from, to })
-        })?;
+        if let Err(refusal) = self.allocator.handle.charge(bytes) {
+            return Err(self.refused(&refusal, bytes, asked));
+        }
         self.set_size(self.size() + bytes);
         self.note(Operation::Resized, Location::caller());
         Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refused(&self, refusal: &Refusal, bytes: usize, asked: usize) -> AllocError {
+        let from = self.size();
+        let to = from.saturating_add(bytes);
+        refusal.report(asked, Purpose::Reservation { from, to })
     }
 
     /// Gives `bytes` back.

@@ -97,19 +97,11 @@ impl Locked<'_> {
         self.freeze(from);
         self.state(from).parked += bytes;
         let (mut at, mut freed) = (from, bytes);
-        // How many of the bytes the levels above are no longer charged for, and the reservation that
-        // keeps the largest part of the others.
-        let (mut moving, mut kept) = (bytes, None::<(NodePtr, usize)>);
         while at != common {
             let Some(parent) = self.look(at).parent else {
                 break;
             };
             self.freeze(parent);
-            let stays = moving - self.released_by(at, moving);
-            if stays > kept.map_or(0, |(_, largest)| largest) {
-                kept = Some((at, stays));
-            }
-            moving -= stays;
             freed = self.fold(at);
             at = parent;
         }
@@ -121,9 +113,9 @@ impl Locked<'_> {
         let result = charge(self, Some((common, freed)))
             .map(drop)
             .map_err(|mut refused| {
-                if let (Some((keeper, bytes)), Refusal::Limit(levels)) =
-                    (kept, &mut refused.refusal)
+                if let Refusal::Limit(levels) = &mut refused.refusal
                     && self.node(refused.at).depth <= self.node(common).depth
+                    && let Some((keeper, bytes)) = self.kept_by_reservation(from, common, bytes)
                 {
                     levels.note_kept(&self.node(keeper).info, bytes);
                 }
@@ -139,12 +131,30 @@ impl Locked<'_> {
         result
     }
 
-    /// How many of `bytes`, which the node does not use any more, its parent is charged less for it: not
-    /// those that its reservation needs.
-    fn released_by(&self, node: NodePtr, bytes: usize) -> usize {
-        let (used, reservation) = (self.look(node).used(), self.node(node).reservation);
-        let before = used.saturating_add(bytes).max(reservation);
-        before - used.max(reservation)
+    /// The level below `common` whose reservation keeps the largest part of `bytes` charged, which `from`
+    /// does not use any more, and how many those are.
+    #[cold]
+    fn kept_by_reservation(
+        &self,
+        from: NodePtr,
+        common: NodePtr,
+        bytes: usize,
+    ) -> Option<(NodePtr, usize)> {
+        let (mut at, mut moving, mut kept) = (from, bytes, None);
+        while at != common {
+            let state = self.look(at);
+            let (used, reservation) = (state.used(), self.node(at).reservation);
+            // What the parent was charged for this level with those bytes, and is without them.
+            let before = used.saturating_add(moving).max(reservation);
+            let released = before - used.max(reservation);
+            let stays = moving - released;
+            if stays > kept.map_or(0, |(_, largest)| largest) {
+                kept = Some((at, stays));
+            }
+            moving = released;
+            at = state.parent?;
+        }
+        kept
     }
 
     /// Whether no sum from here up can overflow by `bytes` more.
