@@ -13,7 +13,7 @@ use arrow_memory_core::{
 use crate::support::{child, ones, over, tracked};
 
 /// The text in one line, and with all that is known.
-fn both(error: &(impl Error + Debug)) -> (String, String) {
+fn both(error: &impl Error) -> (String, String) {
     let (line, whole) = (error.to_string(), format!("{error:#}"));
     assert!(!line.contains('\n'), "{line}");
     assert!(whole.starts_with(&line), "{whole}");
@@ -26,7 +26,7 @@ fn both(error: &(impl Error + Debug)) -> (String, String) {
 }
 
 /// The text in one line.
-fn line(error: &(impl Error + Debug)) -> String {
+fn line(error: &impl Error) -> String {
     both(error).0
 }
 
