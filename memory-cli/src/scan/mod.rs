@@ -145,6 +145,9 @@ impl<'a> Scan<'a> {
             self.take(&batch, &open)?;
             self.rows += batch.num_rows() as u64;
             self.batches += 1;
+            let before = self.trees.root.allocated_memory();
+            drop(batch);
+            self.note_release(before);
             bar.set_position(self.rows);
         }
         let Open { input, branch } = open;
@@ -246,26 +249,39 @@ impl<'a> Scan<'a> {
             self.shown = Moment::of(self.trees, &self.parts);
         }
         outcome?;
+        let before = root.allocated_memory();
         if adopt && keep {
             self.need.keeps(root.peak_memory_allocation());
             self.hold_recurring(&placed);
         }
-        let before = root.allocated_memory();
         if keep && !refused {
             self.kept.append(&mut placed);
         } else {
             drop(placed);
         }
-        if adopt && keep {
-            self.need.let_go(before, self.trees.root.allocated_memory());
-        }
+        self.note_release(before);
         Ok(())
     }
 
+    /// Takes note of what the tree let go of since it held `before`, if it measures what keeping
+    /// everything needs.
+    fn note_release(&mut self, before: usize) {
+        if self.options.adopt && self.options.keep {
+            self.need.let_go(before, self.trees.root.allocated_memory());
+        }
+    }
+
     fn hold_recurring(&mut self, placed: &[Placed]) {
-        for (index, column) in placed.iter().enumerate() {
-            if let Placed::Adopted(array) = column {
-                self.recurring.hold(index, &array.to_data());
+        for (index, placed) in placed.iter().enumerate() {
+            match placed {
+                Placed::Copied(_) => {}
+                Placed::Adopted(array) => self.recurring.hold(index, &array.to_data(), true),
+                Placed::InMessages(batch) => {
+                    for (index, column) in batch.columns().iter().enumerate() {
+                        // What views point to lies in the message of their batch.
+                        self.recurring.hold(index, &column.to_data(), false);
+                    }
+                }
             }
         }
     }

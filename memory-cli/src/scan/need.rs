@@ -96,20 +96,27 @@ pub(super) struct Recurring {
 }
 
 impl Recurring {
-    /// Takes the place of what was held of a column before.
-    pub(super) fn hold(&mut self, column: usize, data: &ArrayData) {
+    /// Takes the place of what was held of a column before. `views`: whether what views point to
+    /// recurs, too.
+    pub(super) fn hold(&mut self, column: usize, data: &ArrayData, views: bool) {
         let mut array = 0;
-        self.walk(column, data, false, &mut array);
+        self.walk(column, data, (false, views), &mut array);
     }
 
     pub(super) fn clear(&mut self) {
         self.held.clear();
     }
 
-    fn walk(&mut self, column: usize, data: &ArrayData, is_dictionary: bool, array: &mut usize) {
+    fn walk(
+        &mut self,
+        column: usize,
+        data: &ArrayData,
+        (is_dictionary, views): (bool, bool),
+        array: &mut usize,
+    ) {
         let buffers = match data.data_type() {
             _ if is_dictionary => data.buffers(),
-            DataType::Utf8View | DataType::BinaryView => data.buffers().get(1..).unwrap_or(&[]),
+            DataType::Utf8View | DataType::BinaryView if views => data.buffers().get(1..).unwrap_or(&[]),
             _ => &[],
         };
         let mut buffers = buffers.to_vec();
@@ -123,7 +130,7 @@ impl Recurring {
         }
         let within = is_dictionary || matches!(data.data_type(), DataType::Dictionary(..));
         for child in data.child_data() {
-            self.walk(column, child, within, array);
+            self.walk(column, child, (within, views), array);
         }
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Branch {
 pub(super) enum Placed {
     Copied(#[expect(dead_code, reason = "held, not read")] Vec<ArrowBuf>),
     Adopted(ArrayRef),
+    /// A whole batch, in messages that are charged to the allocator of these.
+    InMessages(RecordBatch),
 }
 
 /// The allocator of a file. Names are whole, so that an error says all of them.
@@ -82,8 +84,13 @@ impl Branch {
         Ok(())
     }
 
-    /// Charges the columns where they are.
+    /// Charges the columns where they are. Those that lie in a message share it, and it is charged
+    /// already: to none of them, rather than to the one that happens to be the first.
     pub(super) fn adopt(&self, batch: &RecordBatch, placed: &mut Vec<Placed>) -> Result<(), Stop> {
+        if self.messages.is_some() {
+            placed.push(Placed::InMessages(batch.clone()));
+            return Ok(());
+        }
         for (column, allocator) in batch.columns().iter().zip(&self.columns) {
             placed.push(Placed::Adopted(column.adopt(allocator)?));
         }
@@ -93,7 +100,7 @@ impl Branch {
     /// How much of a batch that lies in messages is each column's.
     pub(super) fn add_parts(&self, batch: &RecordBatch, parts: &mut HashMap<AllocatorId, usize>) {
         for (column, allocator) in batch.columns().iter().zip(&self.columns) {
-            let size = column.to_data().get_slice_memory_size().unwrap_or(0);
+            let size = columns::copied_size(&column.to_data(), allocator);
             *parts.entry(allocator.id()).or_default() += size;
         }
     }
