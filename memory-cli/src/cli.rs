@@ -28,7 +28,6 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Show it all on data made here: no arguments, no network
     Demo,
-    /// Read files into a tree with an allocator per file and column
     Scan(Scan),
     /// Do the same work on each backend, in processes of their own
     Compare(Compare),
@@ -54,7 +53,7 @@ pub(crate) struct Completions {
     pub(crate) shell: clap_complete::Shell,
 }
 
-/// Reads files into a tree with an allocator per file and column, and says what they need in memory.
+/// Read files into a tree with an allocator per file and column, and say what they need
 ///
 /// Formats: Parquet; Arrow IPC, files and streams; CSV, also with tabs (.tsv) and compressed (.csv.gz).
 /// Parquet and Arrow IPC are known by their first bytes, CSV by its name or by --csv.

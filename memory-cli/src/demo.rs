@@ -141,10 +141,14 @@ impl Place {
             directory.join("CACHEDIR.TAG").is_file() && !is_open_to_all(directory)
         };
         if let Some(target) = program.ancestors().skip(1).find(is_target) {
-            let place = target.join("arrow-memory-demo").join(format!("tpch-{SCALE}"));
+            let place = target
+                .join("arrow-memory-demo")
+                .join(format!("tpch-{SCALE}"));
             return Ok(Self::Kept(place));
         }
-        let fresh = tempfile::Builder::new().prefix("arrow-memory-demo.").tempdir();
+        let fresh = tempfile::Builder::new()
+            .prefix("arrow-memory-demo.")
+            .tempdir();
         fresh.map(Self::Fresh).map_err(|error| {
             let place = env::temp_dir();
             Failure::new(format!(
@@ -166,7 +170,9 @@ impl Place {
         match self {
             Self::Kept(_) => format!("arrow-memory scan {}", file.display()),
             Self::Fresh(_) => {
-                format!("arrow-memory gen tpch --scale {SCALE} --out tpch && arrow-memory scan tpch")
+                format!(
+                    "arrow-memory gen tpch --scale {SCALE} --out tpch && arrow-memory scan tpch"
+                )
             }
         }
     }

@@ -232,8 +232,8 @@ fn write_table(table: Table, options: &Options) -> Result<Written, Failure> {
         return Err(cannot("write", &"it is a directory"));
     }
     let pending = Pending::beside(&path).map_err(|error| cannot("write", &error))?;
-    let rows = write_file(table, options, &pending)
-        .map_err(|error| cannot("write", &error.as_ref()))?;
+    let rows =
+        write_file(table, options, &pending).map_err(|error| cannot("write", &error.as_ref()))?;
     let published = pending.publish(&path, options.force);
     published.map_err(|error| cannot("write", &error))?;
     let metadata = fs::metadata(&path).map_err(|error| cannot("read", &error))?;

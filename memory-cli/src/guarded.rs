@@ -22,9 +22,7 @@ pub(crate) fn install_hook() {
 }
 
 /// Calls a decoder. That it panics says that the file is corrupt in a way it did not foresee.
-pub(crate) fn guarded<T, E: From<Failure>>(
-    decode: impl FnOnce() -> Result<T, E>,
-) -> Result<T, E> {
+pub(crate) fn guarded<T, E: From<Failure>>(decode: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     let before = READING.replace(true);
     let outcome = panic::catch_unwind(AssertUnwindSafe(decode));
     READING.set(before);

@@ -90,8 +90,14 @@ mod tests {
     #[test]
     fn elements_are_separated_by_commas_outside_of_quotes_and_parentheses() {
         assert_eq!(texts("id, name ,x"), ["id", "name", "x"]);
-        assert_eq!(texts(r#""a,b",c"d"e," ""q"" ""#), ["a,b", "cde", r#" "q" "#]);
-        assert_eq!(texts("p=Decimal128(10, 2),q=Utf8"), ["p=Decimal128(10, 2)", "q=Utf8"]);
+        assert_eq!(
+            texts(r#""a,b",c"d"e," ""q"" ""#),
+            ["a,b", "cde", r#" "q" "#]
+        );
+        assert_eq!(
+            texts("p=Decimal128(10, 2),q=Utf8"),
+            ["p=Decimal128(10, 2)", "q=Utf8"]
+        );
         for bad in ["", "a,", ",a", "a,,b", "\"a", "a, "] {
             assert!(elements(bad).is_err(), "{bad}");
         }

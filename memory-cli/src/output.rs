@@ -35,7 +35,10 @@ pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let before = fs::metadata(&target).ok();
     if before.as_ref().is_some_and(|metadata| !metadata.is_file()) {
         // A device or a pipe takes the bytes; it is nothing to be replaced.
-        return File::options().write(true).open(&target)?.write_all(contents);
+        return File::options()
+            .write(true)
+            .open(&target)?
+            .write_all(contents);
     }
     let mut file = named(directory(&target))?;
     file.write_all(contents)?;
@@ -81,10 +84,7 @@ impl Pending {
             #[cfg(target_os = "linux")]
             Kind::Unnamed(file) => link(&file, path, overwrite),
             Kind::Named(file) if overwrite => file.persist(path).map(drop).map_err(Into::into),
-            Kind::Named(file) => file
-                .persist_noclobber(path)
-                .map(drop)
-                .map_err(Into::into),
+            Kind::Named(file) => file.persist_noclobber(path).map(drop).map_err(Into::into),
         }
     }
 }

@@ -63,7 +63,9 @@ pub(crate) fn width() -> usize {
     const NARROWEST: usize = 40;
 
     let said = std::env::var("COLUMNS").ok();
-    let said = said.and_then(|columns| columns.parse().ok()).filter(|&columns| columns > 0);
+    let said = said
+        .and_then(|columns| columns.parse().ok())
+        .filter(|&columns| columns > 0);
     let found = || {
         let (terminal_size::Width(columns), _) = terminal_size::terminal_size_of(io::stdout())?;
         Some(usize::from(columns)).filter(|&columns| columns > 0)

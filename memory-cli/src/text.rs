@@ -123,7 +123,11 @@ mod tests {
         assert_eq!(cut("short", 5), "short");
         assert_eq!(cut("a_rather_long_name", 10), "a_rath…ame");
         for cells in 0..30 {
-            for name in ["名前名前名前名前名前名前名前", "e\u{301}e\u{301}e\u{301}e\u{301}", "x".repeat(99).as_str()] {
+            for name in [
+                "名前名前名前名前名前名前名前",
+                "e\u{301}e\u{301}e\u{301}e\u{301}",
+                "x".repeat(99).as_str(),
+            ] {
                 assert!(width(&cut(name, cells)) <= cells, "{name} {cells}");
             }
         }

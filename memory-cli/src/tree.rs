@@ -106,7 +106,8 @@ pub(crate) fn render(rows: &[Row], view: View) -> String {
         line(&mut text, cells.trim_end());
     }
     if rows.iter().any(|row| row.part.is_some()) {
-        let note = "Columns in messages share their memory: in parentheses, how much of it is theirs.";
+        let note =
+            "Columns in messages share their memory: in parentheses, how much of it is theirs.";
         line(
             &mut text,
             &format!("\n  {}", crate::text::wrapped(note, 2, 2, view.width)),
@@ -294,8 +295,14 @@ mod tests {
         let text = render(&rows, view(60, Some(1)));
 
         let lines: Vec<&str> = text.lines().collect();
-        assert!(lines[3].contains("├─ b") && lines[3].contains("70 B"), "{text}");
-        assert!(lines[4].contains("└─ (2 more)") && lines[4].contains("30 B"), "{text}");
+        assert!(
+            lines[3].contains("├─ b") && lines[3].contains("70 B"),
+            "{text}"
+        );
+        assert!(
+            lines[4].contains("└─ (2 more)") && lines[4].contains("30 B"),
+            "{text}"
+        );
         assert_eq!(lines.len(), 5, "{text}");
     }
 

@@ -195,7 +195,8 @@ fn counted(number: u64, noun: &str) -> String {
 /// A name of the capture; what a terminal could obey is escaped.
 fn plain(name: &str) -> Cow<'_, str> {
     let harmful = |c: char| {
-        c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
     };
     if !name.contains(harmful) {
         return Cow::Borrowed(name);

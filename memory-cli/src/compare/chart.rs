@@ -124,10 +124,7 @@ fn write_panel(
         "font-weight=\"600\" fill=\"#222\"",
         panel.title,
     )?;
-    let most = outcomes
-        .iter()
-        .filter_map(panel.value)
-        .fold(0.0, f64::max);
+    let most = outcomes.iter().filter_map(panel.value).fold(0.0, f64::max);
     // Where all are 0, or no number, there are no bars.
     let scale = match most.is_normal() {
         true => (PANEL - LABEL - NUMBER) as f64 / most,

@@ -51,12 +51,13 @@ pub(crate) struct Comparison {
 
 /// Runs every backend `rounds` times, in turn, and draws the chart. What is second says whether the
 /// chart was written.
-pub(crate) fn compare(
-    options: &Options,
-) -> Result<(Comparison, Result<(), Failure>), Failure> {
+pub(crate) fn compare(options: &Options) -> Result<(Comparison, Result<(), Failure>), Failure> {
     let names = names(&options.backends)?;
     // Here, so that a bad file is one error and not one of each process.
-    drop(Glance::at(&Source::file(&options.file), &reading(options.batch_size))?);
+    drop(Glance::at(
+        &Source::file(&options.file),
+        &reading(options.batch_size),
+    )?);
     // Before the work, so that it is not lost.
     let cannot = |error| cannot_write("chart", &options.chart, &error, "--chart");
     output::check(&options.chart, Some(&options.file)).map_err(cannot)?;
@@ -135,8 +136,24 @@ impl Comparison {
         let file = style.bold(&cell(&self.file.display().to_string(), room));
         let mut text = format!("{file}{what}\n\n");
         for head in [
-            ["backend", "time", "of it", "accounted", "resident", "page", "resident"],
-            ["", "", "decoding", "at most", "at most", "faults", "after release"],
+            [
+                "backend",
+                "time",
+                "of it",
+                "accounted",
+                "resident",
+                "page",
+                "resident",
+            ],
+            [
+                "",
+                "",
+                "decoding",
+                "at most",
+                "at most",
+                "faults",
+                "after release",
+            ],
         ] {
             let [backend, time, decoding, accounted, resident, faults, after] = head;
             let line = format!(
@@ -173,7 +190,12 @@ impl Comparison {
         if self.rounds > 1 {
             let of = |(outcome, spread): (&Outcome, &Spread)| {
                 let (low, high) = spread.seconds;
-                format!("{} {} to {}", outcome.backend, duration(low), duration(high))
+                format!(
+                    "{} {} to {}",
+                    outcome.backend,
+                    duration(low),
+                    duration(high)
+                )
             };
             let times: Vec<String> = self.backends.iter().zip(&self.spreads).map(of).collect();
             notes.push(format!(

@@ -104,7 +104,10 @@ pub(super) fn open(
 fn text(mut file: File, delimiter: u8) -> Result<BufReader<Text>, Failure> {
     let is_gzip = is_gzip(&mut file)?;
     let input: Box<dyn Read> = match is_gzip {
-        true => Box::new(MultiGzDecoder::new(BufReader::with_capacity(64 << 10, file))),
+        true => Box::new(MultiGzDecoder::new(BufReader::with_capacity(
+            64 << 10,
+            file,
+        ))),
         false => Box::new(file),
     };
     let bounded = BoundedRecords::new(input, delimiter, LONGEST_RECORD);
@@ -144,7 +147,11 @@ fn format(source: &Source, options: &Options) -> Result<(u8, Format), Failure> {
         .with_header(!options.no_header)
         .with_delimiter(delimiter);
     if !options.nulls.is_empty() {
-        let nulls: Vec<String> = options.nulls.iter().map(|null| regex::escape(null)).collect();
+        let nulls: Vec<String> = options
+            .nulls
+            .iter()
+            .map(|null| regex::escape(null))
+            .collect();
         let pattern = format!("^(?:|{})$", nulls.join("|"));
         let nulls = Regex::new(&pattern).map_err(|error| Failure::usage(error.to_string()))?;
         format = format.with_null_regex(nulls);
@@ -198,8 +205,15 @@ fn hints(schema: &Schema, first_row: &str, options: &Options) -> Vec<String> {
 
 /// What else may separate the fields of this row, and how it is written on a command line.
 fn other_delimiter(row: &str) -> Option<(char, &'static str)> {
-    let known = [('\t', "tab"), (';', "';'"), ('|', "'|'"), ('\u{1}', "'\\x01'")];
-    known.into_iter().find(|(delimiter, _)| row.contains(*delimiter))
+    let known = [
+        ('\t', "tab"),
+        (';', "';'"),
+        ('|', "'|'"),
+        ('\u{1}', "'\\x01'"),
+    ];
+    known
+        .into_iter()
+        .find(|(delimiter, _)| row.contains(*delimiter))
 }
 
 /// The failure, with how to go on. `known` has the columns of the file, and from how many rows their
@@ -231,7 +245,8 @@ fn advised(
 
 fn typing_advice(text: &str, schema: &SchemaRef, rows: Option<usize>) -> String {
     let after = |words: &str| text.split_once(words).map(|(_, rest)| rest);
-    let column = after("for column ").and_then(|rest| rest.split(' ').next()?.parse::<usize>().ok());
+    let column =
+        after("for column ").and_then(|rest| rest.split(' ').next()?.parse::<usize>().ok());
     let name = column.and_then(|column| schema.fields().get(column));
     let name = name.map_or("NAME", |field| field.name().as_str());
     let value = after("parsing value '").and_then(|rest| rest.split_once("' as type"));
@@ -243,7 +258,9 @@ fn typing_advice(text: &str, schema: &SchemaRef, rows: Option<usize>) -> String 
         ),
         None => String::new(),
     };
-    format!("{inferred}give --types '{name}=Utf8' to read text there, or --null '{value}' if that stands for a null")
+    format!(
+        "{inferred}give --types '{name}=Utf8' to read text there, or --null '{value}' if that stands for a null"
+    )
 }
 
 /// A delimiter as people write it.
@@ -269,7 +286,10 @@ pub(crate) fn types(text: &str) -> Result<Vec<(String, DataType)>, String> {
             )),
         }
     };
-    crate::lists::elements(text)?.into_iter().map(typed).collect()
+    crate::lists::elements(text)?
+        .into_iter()
+        .map(typed)
+        .collect()
 }
 
 fn data_type_of(text: &str) -> Result<DataType, String> {

@@ -177,7 +177,8 @@ mod tests {
     fn fields_are_found_behind_values_of_every_kind() {
         // Fields 1 to 4: a number, a list of two structs, text, a boolean; then 8, a struct.
         let footer = [
-            0x15, 0x02, 0x19, 0x2C, 0x15, 0x02, 0x00, 0x00, 0x18, 0x02, b'a', b'b', 0x11, 0x4C, 0x00, 0x00,
+            0x15, 0x02, 0x19, 0x2C, 0x15, 0x02, 0x00, 0x00, 0x18, 0x02, b'a', b'b', 0x11, 0x4C,
+            0x00, 0x00,
         ];
         assert_eq!(has(&footer, 8), Some(true));
         assert_eq!(has(&footer, 7), Some(false));
@@ -189,7 +190,9 @@ mod tests {
     #[test]
     fn bytes_that_mean_nothing_end_the_walk() {
         for length in 0..200 {
-            let noise: Vec<u8> = (0..length).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+            let noise: Vec<u8> = (0..length)
+                .map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+                .collect();
             // Any answer will do; what matters is that there is one, soon.
             let _ = has(&noise, 8);
         }

@@ -87,18 +87,21 @@ impl Messages {
     }
 
     /// Makes the batch that was refused the next one. A stream is read again from its start, since a
-    /// part of the message was taken from it.
-    pub(super) fn recover(&mut self) -> Result<(), Stop> {
+    /// part of the message was taken from it. Returns the batch before, as it is read then.
+    pub(super) fn recover(&mut self) -> Result<Option<RecordBatch>, Stop> {
         let Reader::Stream(stream) = &mut self.reader else {
-            return Ok(());
+            return Ok(None);
         };
         let mut file = self.file.try_clone().map_err(io_failure)?;
         file.rewind().map_err(io_failure)?;
         **stream = IpcStreamReader::new(BufReader::new(file), &self.allocator)?;
-        for _ in 0..self.done {
-            stream.next().transpose()?;
+        let mut last = None;
+        for _ in 0..std::mem::take(&mut self.done) {
+            // The batch before goes first.
+            drop(last.take());
+            last = self.next_batch()?;
         }
-        Ok(())
+        Ok(last)
     }
 }
 
@@ -110,7 +113,9 @@ pub(super) fn glance(mut file: File, format: Format, reading: &Reading) -> Resul
         file.seek(SeekFrom::End(-6)).map_err(io_failure)?;
         file.read_exact(&mut end).map_err(io_failure)?;
         if end != *b"ARROW1" {
-            return Err(Failure::new("it does not end as an Arrow IPC file: it is cut off"));
+            return Err(Failure::new(
+                "it does not end as an Arrow IPC file: it is cut off",
+            ));
         }
     }
     let start = match format {
@@ -121,7 +126,9 @@ pub(super) fn glance(mut file: File, format: Format, reading: &Reading) -> Resul
     file.seek(start).map_err(io_failure)?;
     let mut copy = file.try_clone().map_err(io_failure)?;
     let allocator = super::messages()?;
-    let schema = IpcStreamReader::new(file, &*allocator).map_err(said)?.schema();
+    let schema = IpcStreamReader::new(file, &*allocator)
+        .map_err(said)?
+        .schema();
     Selection::of(&schema, &reading.columns)?;
     if cfg!(feature = "codecs") {
         return Ok(());

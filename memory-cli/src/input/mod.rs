@@ -139,7 +139,11 @@ impl Input {
                 }
                 Format::Csv => {
                     let opened = csv::open(file, bytes, source, reading)?;
-                    (opened.schema, opened.hints, Batches::Decoded(opened.batches))
+                    (
+                        opened.schema,
+                        opened.hints,
+                        Batches::Decoded(opened.batches),
+                    )
                 }
             };
             Ok(Self {
@@ -163,10 +167,11 @@ impl Input {
         next.map_err(|stop: Stop| stop.about(|failure| source::failed(&self.name, failure)))
     }
 
-    /// After a refusal: makes the batch that was refused the next one.
-    pub(crate) fn recover(&mut self) -> Result<(), Stop> {
+    /// After a refusal: makes the batch that was refused the next one. Returns the one before if it was
+    /// read again, into other memory.
+    pub(crate) fn recover(&mut self) -> Result<Option<RecordBatch>, Stop> {
         let recovered = guarded(|| match &mut self.batches {
-            Batches::Decoded(_) => Ok(()),
+            Batches::Decoded(_) => Ok(None),
             Batches::Messages(messages) => messages.recover(),
         });
         recovered.map_err(|stop: Stop| stop.about(|failure| source::failed(&self.name, failure)))
@@ -245,12 +250,18 @@ impl Format {
                 let called_so = matches!(extension, Some("csv" | "tsv" | "txt"));
                 if !called_so && !as_csv && !source.is_standard_input() {
                     return Err(Failure::new(match source.is_gzip(head) {
-                        true => "it is compressed with gzip; only CSV is read so, when it is called .csv.gz or with --csv: decompress it first",
-                        false => "it is neither Parquet nor Arrow IPC; to read it as CSV, call it .csv or give --csv",
+                        true => {
+                            "it is compressed with gzip; only CSV is read so, when it is called .csv.gz or with --csv: decompress it first"
+                        }
+                        false => {
+                            "it is neither Parquet nor Arrow IPC; to read it as CSV, call it .csv or give --csv"
+                        }
                     }));
                 }
                 if !source.is_gzip(head) && head.contains(&0) {
-                    return Err(Failure::new("it is called CSV but holds bytes that no text has"));
+                    return Err(Failure::new(
+                        "it is called CSV but holds bytes that no text has",
+                    ));
                 }
                 Ok(Self::Csv)
             }
@@ -339,7 +350,8 @@ pub(crate) fn is_called_a_table(path: &Path) -> bool {
     ];
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.to_ascii_lowercase();
-    known
-        .iter()
-        .any(|known| name.strip_suffix(known).is_some_and(|rest| rest.ends_with('.')))
+    known.iter().any(|known| {
+        name.strip_suffix(known)
+            .is_some_and(|rest| rest.ends_with('.'))
+    })
 }

@@ -46,7 +46,10 @@ pub(super) fn open(
         .build()
         .map_err(said)?;
     let schema = RecordBatchReader::schema(&reader);
-    Ok((schema, Box::new(reader.map(|batch| batch.map_err(arrow_said)))))
+    Ok((
+        schema,
+        Box::new(reader.map(|batch| batch.map_err(arrow_said))),
+    ))
 }
 
 fn builder(file: File) -> Result<Builder, Failure> {
@@ -68,7 +71,8 @@ fn mask(builder: &Builder, reading: &Reading) -> Result<ProjectionMask, Failure>
     let parquet = builder.parquet_schema();
     let chosen = (0..parquet.num_columns()).filter(|&leaf| {
         let root = parquet.get_column_root_idx(leaf);
-        let (Some(choice), Some(field)) = (selection.of_root(root), schema.fields().get(root)) else {
+        let (Some(choice), Some(field)) = (selection.of_root(root), schema.fields().get(root))
+        else {
             return false;
         };
         let column = parquet.column(leaf);

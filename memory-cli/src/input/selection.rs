@@ -39,7 +39,9 @@ impl Selection {
         }
         for column in columns {
             let path = path(fields, column)?;
-            let (name, below) = path.split_first().map_or(("", &[][..]), |(name, below)| (name, below));
+            let (name, below) = path
+                .split_first()
+                .map_or(("", &[][..]), |(name, below)| (name, below));
             for (field, choice) in fields.iter().zip(&mut chosen) {
                 if field.name() == name {
                     add(choice, field, below, &column.text)?;
@@ -257,7 +259,12 @@ mod tests {
             }
             _ => field.name().clone(),
         };
-        Ok(schema.fields().iter().map(text).collect::<Vec<_>>().join(" "))
+        Ok(schema
+            .fields()
+            .iter()
+            .map(text)
+            .collect::<Vec<_>>()
+            .join(" "))
     }
 
     #[test]

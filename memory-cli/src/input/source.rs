@@ -175,7 +175,9 @@ fn walk(directory: &Path, sources: &mut Vec<Source>) -> io::Result<()> {
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let hidden = entry.file_name();
-        if hidden.as_encoded_bytes().starts_with(b".") || hidden.as_encoded_bytes().starts_with(b"_") {
+        if hidden.as_encoded_bytes().starts_with(b".")
+            || hidden.as_encoded_bytes().starts_with(b"_")
+        {
             continue;
         }
         let path = entry.path();
@@ -192,5 +194,6 @@ fn walk(directory: &Path, sources: &mut Vec<Source>) -> io::Result<()> {
 fn starts_as_a_table(path: &Path) -> bool {
     let mut head = [0; 6];
     let read = File::open(path).and_then(|mut file| io::Read::read_exact(&mut file, &mut head));
-    read.is_ok() && (head.starts_with(b"PAR1") || head == *b"ARROW1" || head.starts_with(&[0xFF; 4]))
+    read.is_ok()
+        && (head.starts_with(b"PAR1") || head == *b"ARROW1" || head.starts_with(&[0xFF; 4]))
 }

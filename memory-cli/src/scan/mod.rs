@@ -24,8 +24,8 @@ mod trees;
 use need::{Need, Recurring};
 use place::{Branch, Placed};
 pub(crate) use render::{View, duration};
-use report::{FileReport, Refusal};
 pub(crate) use report::Report;
+use report::{FileReport, Refusal};
 use trees::{Moment, Trees};
 
 /// What a scan is asked to do.
@@ -172,7 +172,7 @@ impl<'a> Scan<'a> {
         let input = match Input::open(source, &self.options.reading, allocator) {
             Err(Stop::Refused(error)) => {
                 self.shown = Moment::of(self.trees, &self.parts);
-                self.refuse(&error, || Ok(()))?;
+                self.refuse(&error, || Ok(None))?;
                 Input::open(source, &self.options.reading, allocator).map_err(Stop::into_failure)?
             }
             opened => opened.map_err(Stop::into_failure)?,
@@ -221,7 +221,7 @@ impl<'a> Scan<'a> {
             Ok(()) => Ok(()),
             Err(Stop::Failed(failure)) => Err(failure),
             Err(Stop::Refused(error)) => {
-                self.refuse(&error, || Ok(()))?;
+                self.refuse(&error, || Ok(None))?;
                 self.place(batch, open).map_err(Stop::into_failure)
             }
         }
@@ -288,7 +288,11 @@ impl<'a> Scan<'a> {
 
     /// Adds what copies of the batch need, while `passing` bytes of messages, or the decoded batch,
     /// are there.
-    fn measure_copies(&mut self, batch: &RecordBatch, passing: Option<usize>) -> Result<(), Failure> {
+    fn measure_copies(
+        &mut self,
+        batch: &RecordBatch,
+        passing: Option<usize>,
+    ) -> Result<(), Failure> {
         let measure = &self.trees.measure;
         let passing = match passing {
             Some(messages) => messages,
@@ -353,11 +357,11 @@ impl<'a> Scan<'a> {
     }
 
     /// Ends the limit, and lets go of what was kept: what is read from here on is measured. `then`
-    /// runs when that is done.
+    /// runs when that is done, and returns the last batch if it was read again.
     fn refuse(
         &mut self,
         error: &AllocError,
-        then: impl FnOnce() -> Result<(), Failure>,
+        then: impl FnOnce() -> Result<Option<RecordBatch>, Failure>,
     ) -> Result<(), Failure> {
         let root = &self.trees.root;
         self.refusal = Some(Refusal::of(error, self.rows, self.total_rows)?);
@@ -371,8 +375,11 @@ impl<'a> Scan<'a> {
         root.set_limit(usize::MAX);
         let before = root.allocated_memory();
         self.kept.clear();
-        then()?;
+        let read_again = then()?;
         if by_tree {
+            if let Some(batch) = read_again {
+                self.hold_recurring(&[Placed::InMessages(batch)]);
+            }
             self.need.let_go(before, root.allocated_memory());
         }
         root.reset_peak();

@@ -116,7 +116,9 @@ impl Recurring {
     ) {
         let buffers = match data.data_type() {
             _ if is_dictionary => data.buffers(),
-            DataType::Utf8View | DataType::BinaryView if views => data.buffers().get(1..).unwrap_or(&[]),
+            DataType::Utf8View | DataType::BinaryView if views => {
+                data.buffers().get(1..).unwrap_or(&[])
+            }
             _ => &[],
         };
         let mut buffers = buffers.to_vec();

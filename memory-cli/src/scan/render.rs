@@ -170,7 +170,10 @@ impl Report {
             ),
             None => "the memory of the decoder".to_owned(),
         };
-        format!("{limit} {}; it does not bound {process}.", bounded.join(" and "))
+        format!(
+            "{limit} {}; it does not bound {process}.",
+            bounded.join(" and ")
+        )
     }
 
     /// What to do about a limit that does not do.
@@ -201,7 +204,9 @@ impl Report {
 
 impl NeedReport {
     fn sentence(&self) -> Option<String> {
-        let kept = self.kept.map(|bytes| format!("{} to keep all of it", human(bytes)));
+        let kept = self
+            .kept
+            .map(|bytes| format!("{} to keep all of it", human(bytes)));
         let batch = self
             .batch
             .map(|bytes| format!("{} to hold a batch at a time", human(bytes)));
@@ -245,7 +250,10 @@ fn write_file(text: &mut String, file: &FileReport, view: View) -> std::fmt::Res
         counted(*columns as u64, "column")
     );
     // A path is cut only where a line could not hold it.
-    let path = cell(path, view.width.saturating_sub(crate::text::width(&what)).max(24));
+    let path = cell(
+        path,
+        view.width.saturating_sub(crate::text::width(&what)).max(24),
+    );
     writeln!(text, "{}{what}", view.style.bold(&path))?;
     for hint in hints {
         let hint = wrapped(&format!("hint: {}", escaped(hint)), 2, 4, view.width);

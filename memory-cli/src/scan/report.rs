@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use arrow_memory_core::AllocError;
 
+use super::Scan;
 use super::need::{Columns, Need};
 use super::trees::Moment;
-use super::Scan;
 use crate::failure::Failure;
 use crate::input::Format;
 use crate::process::ProcessMemory;

@@ -6,7 +6,9 @@ use crate::files;
 use crate::program::{Ran, directory, run, text};
 
 fn scan(file: &Path, options: &[&str]) -> Ran {
-    run(["--json", "scan", "--adopt", text(file)].iter().chain(options))
+    run(["--json", "scan", "--adopt", text(file)]
+        .iter()
+        .chain(options))
 }
 
 fn need(ran: &Ran, which: &str) -> u64 {
@@ -18,11 +20,17 @@ fn need(ran: &Ran, which: &str) -> u64 {
 fn what_batches_share_is_needed_once() {
     let directory = directory("adopt");
     for format in ["parquet", "arrow", "arrows"] {
-        let file = files::write(&directory.join(format!("shared.{format}")), &files::batches());
+        let file = files::write(
+            &directory.join(format!("shared.{format}")),
+            &files::batches(),
+        );
         for batch_size in ["100", "777"] {
             let keep = |limit: u64| {
                 let limit = limit.to_string();
-                scan(&file, &["--keep", "--batch-size", batch_size, "--limit", &limit])
+                scan(
+                    &file,
+                    &["--keep", "--batch-size", batch_size, "--limit", &limit],
+                )
             };
             let unlimited = scan(&file, &["--keep", "--batch-size", batch_size]);
             let needed = need(&unlimited, "kept");
@@ -33,7 +41,11 @@ fn what_batches_share_is_needed_once() {
             for limit in [needed - 1, needed * 2 / 3, needed / 3, 1000, 1] {
                 let refused = keep(limit);
                 assert_eq!(refused.code, Some(3), "{format} {limit}");
-                assert_eq!(need(&refused, "kept"), needed, "{format} {batch_size} {limit}");
+                assert_eq!(
+                    need(&refused, "kept"),
+                    needed,
+                    "{format} {batch_size} {limit}"
+                );
             }
             if format == "parquet" {
                 let passing = scan(&file, &["--batch-size", batch_size]);
@@ -47,7 +59,10 @@ fn what_batches_share_is_needed_once() {
 fn a_batch_at_a_time_needs_what_it_says_however_it_is_read() {
     let directory = directory("adopt-batch");
     for format in ["parquet", "arrow", "arrows"] {
-        let file = files::write(&directory.join(format!("shared.{format}")), &files::batches());
+        let file = files::write(
+            &directory.join(format!("shared.{format}")),
+            &files::batches(),
+        );
         let needed = need(&scan(&file, &["--batch-size", "100"]), "batch");
         let limited = |limit: u64| {
             let limit = limit.to_string();
@@ -68,8 +83,17 @@ fn the_advice_of_a_refusal_is_enough() {
     let directory = directory("adopt-advice");
     let file = files::write(&directory.join("shared.parquet"), &files::batches());
     let scan = |limit: &str| {
-        let options = ["--adopt", "--keep", "--columns", "view", "--batch-size", "100"];
-        run(["scan", text(&file), "--limit", limit].iter().chain(&options))
+        let options = [
+            "--adopt",
+            "--keep",
+            "--columns",
+            "view",
+            "--batch-size",
+            "100",
+        ];
+        run(["scan", text(&file), "--limit", limit]
+            .iter()
+            .chain(&options))
     };
 
     let refused = scan("100KiB").out;
@@ -77,7 +101,10 @@ fn the_advice_of_a_refusal_is_enough() {
     let advised = advised.split([' ', ',', '.']).next().unwrap();
 
     assert_eq!(scan(advised).code, Some(0), "{advised}: {refused}");
-    assert!(advised.ends_with("KiB"), "the table has 400 KB of strings: {advised}");
+    assert!(
+        advised.ends_with("KiB"),
+        "the table has 400 KB of strings: {advised}"
+    );
 }
 
 /// All columns of a batch of Arrow IPC lie in one message.
@@ -91,13 +118,26 @@ fn columns_that_share_a_message_are_told_by_their_parts() {
 
     let row = |name: &str| {
         let rows = tree.as_array().unwrap();
-        let found = rows.iter().find(|row| row["name"].as_str().unwrap().ends_with(name));
-        found.unwrap_or_else(|| panic!("no {name} in {tree}")).clone()
+        let found = rows
+            .iter()
+            .find(|row| row["name"].as_str().unwrap().ends_with(name));
+        found
+            .unwrap_or_else(|| panic!("no {name} in {tree}"))
+            .clone()
     };
     let messages = row("(messages)")["used"].as_u64().unwrap();
-    let parts: u64 = ["id", "view", "dictionary", "s"].map(|name| row(name)["part"].as_u64().unwrap()).iter().sum();
+    let parts: u64 = ["id", "view", "dictionary", "s"]
+        .map(|name| row(name)["part"].as_u64().unwrap())
+        .iter()
+        .sum();
     assert!(row("id")["part"].as_u64() == Some(80_000), "{tree}");
-    assert!(messages * 9 / 10 < parts && parts < messages * 2, "{messages} {parts}");
+    assert!(
+        messages * 9 / 10 < parts && parts < messages * 2,
+        "{messages} {parts}"
+    );
     assert!(text.contains("(78.1 KiB)"), "{text}");
-    assert!(text.contains("Columns in messages share their memory"), "{text}");
+    assert!(
+        text.contains("Columns in messages share their memory"),
+        "{text}"
+    );
 }

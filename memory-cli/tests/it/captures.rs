@@ -112,9 +112,9 @@ fn an_empty_capture_is_not_an_all_clear() {
             feed(command, input).failed(1, &["no allocations in this capture"]);
         }
     }
-    let frees_only = CAPTURE.split(|&byte| byte == b'\n').find(|line| {
-        line.windows(7).any(|word| word == b"release")
-    });
+    let frees_only = CAPTURE
+        .split(|&byte| byte == b'\n')
+        .find(|line| line.windows(7).any(|word| word == b"release"));
     let ran = feed(["dangling"], frees_only.unwrap());
     ran.failed(1, &["no allocations in this capture"]);
     let events = feed(["events"], frees_only.unwrap());

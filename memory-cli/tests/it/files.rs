@@ -26,9 +26,12 @@ pub(crate) fn batches() -> Vec<RecordBatch> {
 
 fn batch(number: i64) -> RecordBatch {
     let rows = number * ROWS..(number + 1) * ROWS;
-    let view = |row: i64| (row / 150 % 4 != 1).then(|| format!("a string of row {row}, which is long"));
+    let view =
+        |row: i64| (row / 150 % 4 != 1).then(|| format!("a string of row {row}, which is long"));
     let views: StringViewArray = rows.clone().map(view).collect();
-    let words: Vec<String> = (0..40).map(|word| format!("word {word} of the dictionary")).collect();
+    let words: Vec<String> = (0..40)
+        .map(|word| format!("word {word} of the dictionary"))
+        .collect();
     let mut dictionary: Vec<&str> = words.iter().map(String::as_str).collect();
     dictionary.extend(rows.clone().map(|row| words[row as usize % 40].as_str()));
     let dictionary: DictionaryArray<Int32Type> = dictionary.into_iter().collect();
@@ -36,7 +39,10 @@ fn batch(number: i64) -> RecordBatch {
     let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.clone()));
     let inner: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.map(|row| row * 2)));
     let structs = StructArray::from(vec![
-        (Arc::new(Field::new("a", DataType::Int64, false)), Arc::clone(&inner)),
+        (
+            Arc::new(Field::new("a", DataType::Int64, false)),
+            Arc::clone(&inner),
+        ),
         (Arc::new(Field::new("b", DataType::Int64, false)), inner),
     ]);
     RecordBatch::try_from_iter([
@@ -60,17 +66,23 @@ pub(crate) fn write(path: &Path, batches: &[RecordBatch]) -> PathBuf {
                 .set_write_batch_size(100)
                 .build();
             let mut writer = ArrowWriter::try_new(file, schema, Some(properties)).unwrap();
-            batches.iter().for_each(|batch| writer.write(batch).unwrap());
+            batches
+                .iter()
+                .for_each(|batch| writer.write(batch).unwrap());
             writer.close().unwrap();
         }
         "arrow" => {
             let mut writer = FileWriter::try_new(file, &schema).unwrap();
-            batches.iter().for_each(|batch| writer.write(batch).unwrap());
+            batches
+                .iter()
+                .for_each(|batch| writer.write(batch).unwrap());
             writer.finish().unwrap();
         }
         _ => {
             let mut writer = StreamWriter::try_new(file, &schema).unwrap();
-            batches.iter().for_each(|batch| writer.write(batch).unwrap());
+            batches
+                .iter()
+                .for_each(|batch| writer.write(batch).unwrap());
             writer.finish().unwrap();
         }
     }

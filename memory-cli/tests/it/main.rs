@@ -3,8 +3,11 @@
 mod adopt;
 mod bad_input;
 mod captures;
+mod columns;
 mod compare;
+mod csv;
 mod demo;
 mod files;
 mod program;
+mod robust;
 mod scan;
