@@ -76,10 +76,16 @@ pub(crate) fn render(rows: &[Row], view: View) -> String {
     let arranged = arranged(rows, view);
     let names = names(&arranged);
     let widest = names.iter().map(|name| width(name)).max().unwrap_or(0);
-    let (name_width, bar_width) = widths(widest.max("allocator".len()), view.width);
+    // Numbers in parentheses take two cells more.
+    let used_width = match rows.iter().any(|row| row.part.is_some()) {
+        true => 12,
+        false => 10,
+    };
+    let room = view.width.saturating_sub(used_width - 10);
+    let (name_width, bar_width) = widths(widest.max("allocator".len()), room);
     let mut text = String::new();
     let head = format!(
-        "  {}  {:>10}  {:>10}  {:>7}",
+        "  {}  {:>used_width$}  {:>10}  {:>7}",
         padded("allocator", name_width),
         "used",
         "peak",
@@ -102,7 +108,7 @@ pub(crate) fn render(rows: &[Row], view: View) -> String {
         };
         let share = row.share * 100.0;
         let bar = view.style.accent(&bar(row.share, bar_width));
-        let cells = format!("  {name}  {used:>10}  {peak:>10}  {share:>5.1} %  {bar}");
+        let cells = format!("  {name}  {used:>used_width$}  {peak:>10}  {share:>5.1} %  {bar}");
         line(&mut text, cells.trim_end());
     }
     if rows.iter().any(|row| row.part.is_some()) {

@@ -348,7 +348,7 @@ mod tests {
     #[test]
     fn records_are_bounded_and_text_of_any_length_is_not() {
         let root = RootAllocator::new(64 << 20);
-        let text = text(50_000);
+        let text = text(60_000);
         let reader = |text: &'static [u8]| {
             let limit = BatchLimit::Rows(100_000);
             CsvReader::new(text, schema(), format(), limit, &*root).with_longest_record(100_000)
@@ -357,7 +357,7 @@ mod tests {
         assert!(text.len() > 10 * 100_000);
         assert_eq!(
             reader(text.as_bytes()).next().unwrap().unwrap().num_rows(),
-            50_000
+            60_000
         );
 
         let open_quote: &'static str = text.replacen("name of 7\n", "\"name of 7\n", 1).leak();

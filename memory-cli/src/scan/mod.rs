@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;
 
-use arrow_memory_arrow::arrow_60::Accounted as _;
 use arrow_memory_arrow::arrow_60::deps::arrow_array::{Array, RecordBatch};
 use arrow_memory_core::{AllocError, AllocatorId};
 use indicatif::ProgressBar;
@@ -320,9 +319,8 @@ impl<'a> Scan<'a> {
         let keeping = &self.trees.keeping;
         let mut placed = Vec::with_capacity(batch.num_columns());
         for column in batch.columns() {
-            let adopted = column.adopt(keeping);
-            let adopted = adopted.map_err(|error| Failure::new(error.to_string()))?;
-            placed.push(Placed::Adopted(adopted));
+            let adopted = place::adopted(column, keeping).map_err(Stop::from);
+            placed.push(Placed::Adopted(adopted.map_err(Stop::into_failure)?));
         }
         let before = keeping.allocated_memory();
         self.need.keeps(before);
@@ -335,9 +333,8 @@ impl<'a> Scan<'a> {
     /// The bytes of the batch by itself, adopted.
     fn measure_batch(&self, batch: &RecordBatch) -> Result<usize, Failure> {
         let measure = &self.trees.measure;
-        let held = batch
-            .adopt(measure)
-            .map_err(|error| Failure::new(error.to_string()))?;
+        let held = place::adopted(batch, measure).map_err(Stop::from);
+        let held = held.map_err(Stop::into_failure)?;
         let bytes = measure.allocated_memory();
         drop(held);
         Ok(bytes)

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use arrow_memory_arrow::MemoryError;
 use arrow_memory_arrow::arrow_60::Accounted;
 use arrow_memory_arrow::arrow_60::deps::arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_memory_arrow::arrow_60::deps::arrow_schema::Schema;
@@ -28,6 +29,15 @@ pub(super) enum Placed {
     Adopted(ArrayRef),
     /// A whole batch, in messages that are charged to the allocator of these.
     InMessages(RecordBatch),
+}
+
+/// The same memory, charged to `allocator`; nothing is copied.
+pub(super) fn adopted<T: Accounted + Clone>(
+    memory: &T,
+    allocator: &BufferAllocator,
+) -> Result<T, MemoryError> {
+    let adopted = memory.clone().adopt(allocator)?;
+    Ok(adopted)
 }
 
 /// The allocator of a file. Names are whole, so that an error says all of them.
@@ -75,7 +85,7 @@ impl Branch {
         placed: &mut Vec<Placed>,
     ) -> Result<(), Stop> {
         if let Some(decoding) = &self.decoding {
-            *decoded = Some(batch.adopt(decoding)?);
+            *decoded = Some(adopted(batch, decoding)?);
         }
         for (column, allocator) in batch.columns().iter().zip(&self.columns) {
             let copied = columns::copy_into(&column.to_data(), allocator)?;
@@ -92,7 +102,7 @@ impl Branch {
             return Ok(());
         }
         for (column, allocator) in batch.columns().iter().zip(&self.columns) {
-            placed.push(Placed::Adopted(column.adopt(allocator)?));
+            placed.push(Placed::Adopted(adopted(column, allocator)?));
         }
         Ok(())
     }
