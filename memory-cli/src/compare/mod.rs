@@ -54,10 +54,7 @@ pub(crate) struct Comparison {
 pub(crate) fn compare(options: &Options) -> Result<(Comparison, Result<(), Failure>), Failure> {
     let names = names(&options.backends)?;
     // Here, so that a bad file is one error and not one of each process.
-    drop(Glance::at(
-        &Source::file(&options.file),
-        &reading(options.batch_size),
-    )?);
+    Glance::at(&Source::file(&options.file), &reading(options.batch_size))?;
     // Before the work, so that it is not lost.
     let cannot = |error| cannot_write("chart", &options.chart, &error, "--chart");
     output::check(&options.chart, Some(&options.file)).map_err(cannot)?;

@@ -5,7 +5,6 @@ use std::io::{BufReader, Read};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use arrow_memory_arrow::arrow_60::deps::arrow_array::RecordBatch;
 use arrow_memory_arrow::arrow_60::deps::arrow_csv;
 use arrow_memory_arrow::arrow_60::deps::arrow_csv::reader::Format;
 use arrow_memory_arrow::arrow_60::deps::arrow_schema::{
@@ -16,7 +15,7 @@ use regex::Regex;
 
 use super::records::BoundedRecords;
 use super::selection::Selection;
-use super::{Reading, Source, io_failure, narrowed, said, source};
+use super::{Decoded, Reading, Source, io_failure, narrowed, said, source};
 use crate::failure::Failure;
 use crate::text::{cut, escaped};
 
@@ -39,7 +38,7 @@ pub(crate) struct Options {
 pub(super) struct Opened {
     pub(super) schema: SchemaRef,
     pub(super) hints: Vec<String>,
-    pub(super) batches: Box<dyn Iterator<Item = Result<RecordBatch, Failure>>>,
+    pub(super) batches: Decoded,
 }
 
 /// The longest record, in bytes.

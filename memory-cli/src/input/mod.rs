@@ -61,10 +61,13 @@ pub(crate) struct Input {
 /// Where batches come from.
 enum Batches {
     /// A decoder with memory of its own.
-    Decoded(Box<dyn Iterator<Item = Result<RecordBatch, Failure>>>),
+    Decoded(Decoded),
     /// Messages in memory of an allocator.
     Messages(Messages),
 }
+
+/// The batches of a decoder with memory of its own.
+type Decoded = Box<dyn Iterator<Item = Result<RecordBatch, Failure>>>;
 
 /// Why there is no batch.
 #[derive(Debug)]

@@ -2,14 +2,14 @@
 
 use std::fs::File;
 
-use arrow_memory_arrow::arrow_60::deps::arrow_array::{RecordBatch, RecordBatchReader};
+use arrow_memory_arrow::arrow_60::deps::arrow_array::RecordBatchReader;
 use arrow_memory_arrow::arrow_60::deps::arrow_schema::SchemaRef;
 use arrow_memory_arrow::arrow_60::deps::parquet::arrow::ProjectionMask;
 use arrow_memory_arrow::arrow_60::deps::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use arrow_memory_arrow::arrow_60::deps::parquet::basic::Compression;
 
 use super::selection::Selection;
-use super::{Reading, arrow_said, encryption, no_codec, said};
+use super::{Decoded, Reading, arrow_said, encryption, no_codec, said};
 use crate::failure::Failure;
 
 type Builder = ParquetRecordBatchReaderBuilder<File>;
@@ -28,16 +28,7 @@ pub(super) fn glance(file: File, reading: &Reading) -> Result<Option<u64>, Failu
     Ok(u64::try_from(builder.metadata().file_metadata().num_rows()).ok())
 }
 
-pub(super) fn open(
-    file: File,
-    reading: &Reading,
-) -> Result<
-    (
-        SchemaRef,
-        Box<dyn Iterator<Item = Result<RecordBatch, Failure>>>,
-    ),
-    Failure,
-> {
+pub(super) fn open(file: File, reading: &Reading) -> Result<(SchemaRef, Decoded), Failure> {
     let builder = builder(file)?;
     let mask = mask(&builder, reading)?;
     let reader = builder

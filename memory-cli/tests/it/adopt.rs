@@ -1,4 +1,5 @@
 //! What adopted buffers need, where batches share them.
+#![expect(clippy::unwrap_used, reason = "for tests, as their own unwraps")]
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
 //! Text as people have it.
+#![expect(clippy::unwrap_used, reason = "for tests, as their own unwraps")]
 
 use std::fs;
 use std::io::Write as _;

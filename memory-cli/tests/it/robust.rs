@@ -1,4 +1,5 @@
 //! Little memory, few descriptors, full disks, killed processes, hostile names.
+#![expect(clippy::unwrap_used, reason = "for tests, as their own unwraps")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
