@@ -201,10 +201,11 @@ fn workers_end_with_the_one_that_started_them() {
         .args([
             "compare",
             text(&file),
+            // Minutes of work.
             "--threads",
-            "40",
-            "--rounds",
             "1000",
+            "--batch-size",
+            "1",
             "--chart",
             text(&chart),
         ])
@@ -219,8 +220,10 @@ fn workers_end_with_the_one_that_started_them() {
     parent.kill().unwrap();
     parent.wait().unwrap();
 
-    let is_gone = || (!is_running(worker)).then_some(());
-    wait_for(is_gone);
+    let killed = Instant::now();
+    wait_for(|| (!is_running(worker)).then_some(()));
+    let took = killed.elapsed();
+    assert!(took < Duration::from_secs(20), "it went on for {took:?}");
 }
 
 #[cfg(target_os = "linux")]
