@@ -8,7 +8,7 @@ pub(super) const ENCRYPTED: &str =
     "it is encrypted Parquet, which this tool does not read: decrypt it first";
 
 /// Whether the footer names an algorithm of encryption, or is encrypted itself.
-pub(super) fn is_encrypted(file: &mut File) -> bool {
+pub(super) fn is_encrypted(file: &File) -> bool {
     let Some(footer) = footer(file) else {
         return false;
     };
@@ -22,7 +22,7 @@ pub(super) fn is_encrypted(file: &mut File) -> bool {
 const ALGORITHM: i16 = 8;
 
 /// The bytes of the footer; `Some(None)` if it is encrypted itself.
-fn footer(file: &mut File) -> Option<Option<Vec<u8>>> {
+fn footer(mut file: &File) -> Option<Option<Vec<u8>>> {
     let mut tail = [0; 8];
     let end = file.seek(SeekFrom::End(-8)).ok()?;
     file.read_exact(&mut tail).ok()?;

@@ -1,5 +1,6 @@
 //! Parquet: the footer first, then batches.
 
+use std::fmt::Display;
 use std::fs::File;
 
 use arrow_memory_arrow::arrow_60::deps::arrow_array::RecordBatchReader;
@@ -9,7 +10,7 @@ use arrow_memory_arrow::arrow_60::deps::parquet::arrow::arrow_reader::ParquetRec
 use arrow_memory_arrow::arrow_60::deps::parquet::basic::Compression;
 
 use super::selection::Selection;
-use super::{Decoded, Reading, arrow_said, encryption, no_codec, said};
+use super::{Decoded, Reading, encryption, io_failure, no_codec, said};
 use crate::failure::Failure;
 
 type Builder = ParquetRecordBatchReaderBuilder<File>;
@@ -29,6 +30,7 @@ pub(super) fn glance(file: File, reading: &Reading) -> Result<Option<u64>, Failu
 }
 
 pub(super) fn open(file: File, reading: &Reading) -> Result<(SchemaRef, Decoded), Failure> {
+    let again = file.try_clone().map_err(io_failure)?;
     let builder = builder(file)?;
     let mask = mask(&builder, reading)?;
     let reader = builder
@@ -37,22 +39,22 @@ pub(super) fn open(file: File, reading: &Reading) -> Result<(SchemaRef, Decoded)
         .build()
         .map_err(said)?;
     let schema = RecordBatchReader::schema(&reader);
-    Ok((
-        schema,
-        Box::new(reader.map(|batch| batch.map_err(arrow_said))),
-    ))
+    // The footer may be in plain text where columns are encrypted.
+    let batches = reader.map(move |batch| batch.map_err(|error| explained(error, &again)));
+    Ok((schema, Box::new(batches)))
 }
 
 fn builder(file: File) -> Result<Builder, Failure> {
-    let copy = file.try_clone();
-    Builder::try_new(file).map_err(|error| {
-        // Without a key, such a footer lacks what its readers need.
-        let encrypted = copy.is_ok_and(|mut copy| encryption::is_encrypted(&mut copy));
-        match encrypted {
-            true => Failure::new(encryption::ENCRYPTED),
-            false => said(error),
-        }
-    })
+    let again = file.try_clone().map_err(io_failure)?;
+    Builder::try_new(file).map_err(|error| explained(error, &again))
+}
+
+/// What the library said, unless the reason is that the file is encrypted, of which it knows nothing.
+fn explained(error: impl Display, file: &File) -> Failure {
+    match encryption::is_encrypted(file) {
+        true => Failure::new(encryption::ENCRYPTED),
+        false => said(error),
+    }
 }
 
 /// The leaves that belong to the chosen columns.
