@@ -15,14 +15,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     builder.append_null()?;
     builder.append_values(&[1, 2], Some(&[true, false]))?;
     builder.append_values(&[3, 4, 5, 6], None)?;
-    let first = builder.finish()?;
+    let first = builder.finish();
     println!("{}", text(&first));
     assert_eq!(text(&first), "[25 (null) 1 (null) 3 4 5 6]");
 
     // `finish` left the builder empty, to be used again.
     assert!(builder.is_empty());
     builder.append_slice(&[7, 8, 9, 10])?;
-    let second = builder.finish()?;
+    let second = builder.finish();
     println!("{}", text(&second));
     assert_eq!(text(&second), "[7 8 9 10]");
 

@@ -11,5 +11,14 @@ pub use arrow_memory_mimalloc::{MimallocManager, MimallocOption};
 #[cfg(feature = "system")]
 pub use arrow_memory_system::SystemManager;
 
-#[cfg(feature = "arrow")]
+#[cfg(any(feature = "arrow", feature = "arrow-59"))]
 pub use arrow_memory_arrow as arrow;
+
+/// The guides of the repository's folder `docs/`.
+pub mod guides {
+    #[doc = include_str!("../docs/maps-and-vectors.md")]
+    pub mod maps_and_vectors {}
+
+    #[doc = include_str!("../docs/events.md")]
+    pub mod events {}
+}

@@ -78,9 +78,11 @@ fn adoption(
         result
     };
     for _ in 0..settings.rounds * 3 {
-        let adopted = timed(&mut adopt, &mut || batch.adopt(allocator).expect("it fits"));
+        let adopted = timed(&mut adopt, &mut || {
+            batch.clone().adopt(allocator).expect("it fits")
+        });
         drop(timed(&mut again, &mut || {
-            adopted.adopt(allocator).expect("it fits")
+            adopted.clone().adopt(allocator).expect("it fits")
         }));
         let moved = timed(&mut transfer, &mut || {
             claim_batch(&adopted, &other).expect("it fits")
@@ -88,7 +90,7 @@ fn adoption(
         assert_eq!(allocator.allocated_memory(), other.allocated_memory());
         drop((adopted, moved));
         // What is measured is the drop of an adoption, not of a transfer.
-        let adopted = batch.adopt(allocator).expect("it fits");
+        let adopted = batch.clone().adopt(allocator).expect("it fits");
         let begun = Instant::now();
         drop(adopted);
         release.push(begun.elapsed().as_nanos() as f64 / buffers);
@@ -119,7 +121,7 @@ fn builders(allocator: &BufferAllocator, settings: &Settings) {
             for value in 0..ITEMS as i64 {
                 builder.append(black_box(value)).expect("it fits");
             }
-            black_box(builder.finish().expect("it fits"));
+            black_box(builder.finish());
         },
         || {
             let mut builder = theirs::Int64Builder::new();
@@ -139,7 +141,7 @@ fn builders(allocator: &BufferAllocator, settings: &Settings) {
                 let value = (value % 10 != 0).then_some(value);
                 builder.append_option(value).expect("it fits");
             }
-            black_box(builder.finish().expect("it fits"));
+            black_box(builder.finish());
         },
         || {
             let mut builder = theirs::Int64Builder::new();
@@ -159,7 +161,7 @@ fn builders(allocator: &BufferAllocator, settings: &Settings) {
             for chunk in values.chunks(1024) {
                 builder.append_slice(black_box(chunk)).expect("it fits");
             }
-            black_box(builder.finish().expect("it fits"));
+            black_box(builder.finish());
         },
         || {
             let mut builder = theirs::Int64Builder::new();
@@ -179,7 +181,7 @@ fn builders(allocator: &BufferAllocator, settings: &Settings) {
             for index in 0..ITEMS {
                 builder.append(text(index)).expect("it fits");
             }
-            black_box(builder.finish().expect("it fits"));
+            black_box(builder.finish());
         },
         || {
             let mut builder = theirs::StringBuilder::new();
@@ -198,7 +200,7 @@ fn builders(allocator: &BufferAllocator, settings: &Settings) {
                 let text = (index % 10 != 0).then(|| text(index));
                 builder.append_option(text).expect("it fits");
             }
-            black_box(builder.finish().expect("it fits"));
+            black_box(builder.finish());
         },
         || {
             let mut builder = theirs::StringBuilder::new();

@@ -209,21 +209,19 @@ fn external(settings: &Settings, report: &mut Report) {
 
 fn transfers_and_children(settings: &Settings, report: &mut Report) {
     let parent = trees::at_depth("mimalloc", 3);
-    let (left, right) = (trees::below(&parent, 1), trees::below(&parent, 1));
-    for side in [&left, &right] {
+    let pair = || (trees::below(&parent, 1), trees::below(&parent, 1));
+    let (used, fresh, sharing) = (pair(), pair(), pair());
+    for side in [&used.0, &used.1] {
         // Leaves credit.
         drop(side.buffer(4 * KIB).expect("it fits"));
     }
-    let mut held = Some(zeroed(&left));
+    let shared = zeroed(&sharing.0);
+    let _held =
+        [&sharing.0, &sharing.1].map(|side| shared.retain_in(side).expect("it is one tree"));
     let mut group = Group::new();
-    group.add("transfer", || {
-        for target in [&right, &left] {
-            if let Some(before) = held.take() {
-                let moved = before.transfer_ownership(target).expect("it is one tree");
-                held = Some(moved.buffer);
-            }
-        }
-    });
+    group.add("used", there_and_back(zeroed(&used.0), &used));
+    group.add("fresh", there_and_back(zeroed(&fresh.0), &fresh));
+    group.add("sharing", there_and_back(shared, &sharing));
     group.add("child", || {
         let child = parent.new_child_allocator(black_box("child"), 0, usize::MAX);
         child
@@ -232,14 +230,37 @@ fn transfers_and_children(settings: &Settings, report: &mut Report) {
             .expect("it is empty");
     });
     let measured = group.measure(settings);
-    let name = "transfer_ownership to a sibling and back";
-    report.nanoseconds(name, measured.time("transfer"), 150.0, 78.0);
+    for (case, target) in [
+        // Each has had other buffers, and has credit left.
+        ("used", ""),
+        ("fresh", " that never had a buffer"),
+        ("sharing", " that holds a buffer of it"),
+    ] {
+        let name = format!("transfer_ownership to a sibling{target} and back");
+        report.nanoseconds(&name, measured.time(case), 150.0, 78.0);
+    }
     report.nanoseconds(
         "child created and closed",
         measured.time("child"),
         200.0,
         120.0,
     );
+}
+
+/// Transfers a buffer to the right one and back, and drops the old handle each time.
+fn there_and_back<'a>(
+    buffer: ArrowBuf,
+    (left, right): &'a (BufferAllocator, BufferAllocator),
+) -> impl FnMut() + 'a {
+    let mut held = Some(buffer);
+    move || {
+        for target in [right, left] {
+            if let Some(before) = held.take() {
+                let moved = before.transfer_ownership(target).expect("it is one tree");
+                held = Some(moved.buffer);
+            }
+        }
+    }
 }
 
 fn threads(settings: &Settings, report: &mut Report) {

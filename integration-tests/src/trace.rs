@@ -61,7 +61,7 @@ impl Step {
 }
 
 /// A line that is not one of a trace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ParseError {
     /// The trace's name.
     pub name: String,
@@ -83,6 +83,8 @@ impl fmt::Display for ParseError {
 }
 
 impl std::error::Error for ParseError {}
+
+arrow_memory_core::__debug_as_display!(struct ParseError { name, line, problem });
 
 impl Trace {
     /// Reads every trace in `data/traces`, in the order of their names.

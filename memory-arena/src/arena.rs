@@ -15,8 +15,9 @@ use std::alloc::Layout;
 use std::fmt;
 use std::mem;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
+use arrow_memory_core::__private::{Bytes, HandedOn, Order, ProcessLock};
 use arrow_memory_core::backend;
 use arrow_memory_core::{
     ALIGNMENT, AllocationManager, BufferAllocator, ManagerError, ManagerStats,
@@ -27,7 +28,6 @@ use crate::chunk::Chunk;
 use crate::error::ArenaError;
 use crate::padded;
 use crate::state::State;
-use crate::sync::lock;
 
 /// Region memory: a backend that cuts blocks from chunks of another one.
 ///
@@ -310,7 +310,7 @@ impl ArenaBuilder {
                 parent,
                 chunk_size: padded(chunk_size),
                 max_chunk_size: padded(max_chunk_size),
-                state: Mutex::new(State::default()),
+                state: STATES.take(|| ProcessLock::new(Order::Inner, State::default())),
             }),
         })
     }
@@ -323,7 +323,10 @@ struct Inner {
     chunk_size: usize,
     /// The largest chunk's bytes: a multiple of 64, at least `chunk_size`.
     max_chunk_size: usize,
-    state: Mutex<State>,
+    /// The books. Under the lock they are looked at and changed; their list of chunks may grow, but no
+    /// manager is called. It is one of the process's, which are never freed, so that a fork can wait for
+    /// it.
+    state: &'static ProcessLock<State>,
 }
 
 impl Inner {
@@ -354,7 +357,7 @@ impl Inner {
             result = self.lend_chunk(self.chunk_size);
         }
         result.map_err(|error| {
-            let message = format!("the arena got no chunk of {} bytes", self.chunk_size);
+            let message = format!("the arena got no chunk of {}", Bytes(self.chunk_size));
             ManagerError::new(message).with_source(error)
         })
     }
@@ -397,21 +400,24 @@ impl Inner {
     /// The books.
     #[inline]
     fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+        self.state.lock_listed()
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let empty = state.take_empty(false);
-        self.give_back(empty);
-        if self.lock().check_empty().is_err() {
+        let mut books = mem::take(&mut *self.lock());
+        STATES.leave(self.state);
+        self.give_back(books.take_empty(false));
+        if books.check_empty().is_err() {
             // Somebody may still look at leaked blocks. The parent must not go either.
             mem::forget(Arc::clone(&self.parent));
         }
     }
 }
+
+/// The locks of arenas that are gone.
+static STATES: HandedOn<State> = HandedOn::new();
 
 /// The name in `ARROW_DEFAULT_MEMORY_POOL` and in reports.
 pub(crate) const NAME: &str = "arena";
@@ -419,7 +425,7 @@ pub(crate) const NAME: &str = "arena";
 /// The layout with which a chunk is asked of the parent.
 fn chunk_layout(size: usize) -> Result<Layout, ManagerError> {
     Layout::from_size_align(size, ALIGNMENT)
-        .map_err(|_| ManagerError::new(format!("chunks of {size} bytes cannot be had")))
+        .map_err(|_| ManagerError::new(format!("chunks of {} cannot be had", Bytes(size))))
 }
 
 /// The layout with which a large block is asked of the parent.

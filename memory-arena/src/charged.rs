@@ -10,32 +10,38 @@ use std::collections::HashMap;
 use std::fmt;
 use std::mem;
 use std::ptr::NonNull;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::MutexGuard;
 
+use arrow_memory_core::__private::{Bytes, HandedOn, Order, ProcessLock};
 use arrow_memory_core::{
     ALIGNMENT, AllocationManager, ArrowBufMut, BufferAllocator, ManagerError, ManagerStats,
 };
 
-use crate::sync::lock;
+type Lent = HashMap<usize, ArrowBufMut>;
+
+/// The locks of parents that are gone.
+static LENT: HandedOn<Lent> = HandedOn::new();
 
 /// Lends the memory of buffers that it holds.
 pub(crate) struct Charged {
     allocator: BufferAllocator,
-    /// The buffers by the address of their memory, which nobody touches through them.
-    lent: Mutex<HashMap<usize, ArrowBufMut>>,
+    /// The buffers by the address of their memory, which nobody touches through them. Under the lock one
+    /// is inserted or taken out, or their sizes are summed; the map may grow, but no buffer is made or
+    /// dropped. As an arena's, it is one of the process's locks.
+    lent: &'static ProcessLock<Lent>,
 }
 
 impl Charged {
     pub(crate) fn new(allocator: BufferAllocator) -> Self {
         Self {
             allocator,
-            lent: Mutex::default(),
+            lent: LENT.take(|| ProcessLock::new(Order::Inner, Lent::new())),
         }
     }
 
     /// Nothing that panics, and no buffer's end, happens under the lock.
-    fn lock(&self) -> MutexGuard<'_, HashMap<usize, ArrowBufMut>> {
-        lock(&self.lent)
+    fn lock(&self) -> MutexGuard<'static, Lent> {
+        self.lent.lock_listed()
     }
 }
 
@@ -52,8 +58,8 @@ unsafe impl AllocationManager for Charged {
             .allocator
             .buffer_aligned(layout.size().max(1), layout.align().max(ALIGNMENT));
         let mut buffer = buffer.map_err(|error| {
-            let (size, name) = (layout.size(), self.allocator.name());
-            ManagerError::new(format!("allocator `{name}` gave no {size} bytes")).with_source(error)
+            let (size, name) = (Bytes(layout.size()), self.allocator.info());
+            ManagerError::new(format!("allocator `{name}` gave no {size}")).with_source(error)
         })?;
         let memory = buffer.spare_capacity_mut();
         debug_assert!(memory.len() >= layout.size());
@@ -84,6 +90,7 @@ impl Drop for Charged {
     fn drop(&mut self) {
         // Blocks that were never given back are valid for ever.
         let never_given_back = mem::take(&mut *self.lock());
+        LENT.leave(self.lent);
         never_given_back.into_values().for_each(mem::forget);
     }
 }

@@ -1,13 +1,16 @@
 //! What can be wrong with an arena's settings, or stand in the way of a reset.
 
+use arrow_memory_core::__private::{Bytes, Size};
 use arrow_memory_core::BackendError;
 
 /// Why an arena was not built or not reset. Nothing has changed.
-#[derive(Clone, Debug, thiserror::Error)]
+///
+/// Prints in one line, `{:?}` as well; `{:#?}` shows the fields.
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArenaError {
     /// The *caller's* fault: chunks have from 1 to `isize::MAX` bytes, and at most the maximum.
-    #[error("chunks of {chunk_size} bytes that grow to {max_chunk_size} cannot be had")]
+    #[error("chunks of {} that grow to {} cannot be had", Bytes(*.chunk_size), Size(*.max_chunk_size))]
     InvalidChunkSize {
         /// The size of the first chunk, in bytes.
         chunk_size: usize,
@@ -16,7 +19,8 @@ pub enum ArenaError {
     },
     /// The *caller's* fault: blocks are live, so their memory cannot be used again.
     #[error(
-        "the arena has {blocks} live blocks of {bytes} bytes, {large_blocks} of them beside its {chunks} chunks"
+        "the arena has {blocks} live blocks of {}, {large_blocks} of them beside its {chunks} chunks",
+        Bytes(*.bytes)
     )]
     StillLive {
         /// How many blocks were not given back.
@@ -29,6 +33,12 @@ pub enum ArenaError {
         chunks: usize,
     },
     /// The *caller's* fault, or the *environment's*: no other backend to take chunks from.
-    #[error("the arena has no parent to take chunks from: {0}")]
-    NoParent(#[source] BackendError),
+    #[error("the arena has no parent to take chunks from: {0:#}")]
+    NoParent(BackendError),
 }
+
+arrow_memory_core::__debug_as_display!(enum ArenaError {
+    InvalidChunkSize { chunk_size, max_chunk_size },
+    StillLive { blocks, bytes, large_blocks, chunks },
+    NoParent(parent),
+});

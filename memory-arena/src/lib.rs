@@ -10,7 +10,6 @@ mod charged;
 mod chunk;
 mod error;
 mod state;
-mod sync;
 
 pub use arena::{Arena, ArenaBuilder};
 pub use error::ArenaError;

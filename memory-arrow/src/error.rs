@@ -1,8 +1,10 @@
 //! The one error of this crate.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 
-use arrow_memory_core::{AllocError, ForeignError, TransferError};
+use arrow_memory_core::{AllocError, CloseError, ForeignError, TransferError};
 
 /// Why memory could not be taken in, moved, read or built upon. Nothing has changed then, unless
 /// the operation says otherwise.
@@ -24,7 +26,10 @@ use arrow_memory_core::{AllocError, ForeignError, TransferError};
 /// let refused = scratch(&RootAllocator::new(100)).unwrap_err();
 /// assert!(MemoryError::from(refused).is_out_of_memory());
 /// ```
-#[derive(Debug, thiserror::Error)]
+///
+/// Prints as what it holds: in one line, but for a failed close, which is a report; with `{:#}` and `{:?}`
+/// with all that is known besides, and with `{:#?}` as the fields.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum MemoryError {
     /// An allocator refused.
@@ -33,6 +38,9 @@ pub enum MemoryError {
     /// A charge could not be shared or moved.
     #[error(transparent)]
     Transfer(#[from] TransferError),
+    /// An allocator was closed and something of it is alive.
+    #[error(transparent)]
+    Close(Box<CloseError>),
     /// The *producer's* fault: what came over the C Data Interface cannot be an array.
     #[error("not a valid Arrow C structure at {path}: {problem}")]
     CData {
@@ -45,12 +53,22 @@ pub enum MemoryError {
     #[error("{0}")]
     Value(String),
     /// What the arrow crates, or the data, said.
-    #[error("{0}")]
+    #[error(transparent)]
     Arrow(Box<dyn std::error::Error + Send + Sync>),
     /// The *environment's* fault.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
+
+arrow_memory_core::__debug_as_display!(enum MemoryError {
+    Alloc(error),
+    Transfer(error),
+    Close(error),
+    CData { path, problem },
+    Value(message),
+    Arrow(error),
+    Io(error),
+});
 
 impl MemoryError {
     /// What an allocator said, if this is a refusal.
@@ -64,14 +82,83 @@ impl MemoryError {
     /// Whether a limit stood in the way, so that it is worth trying again with less, or later.
     pub fn is_out_of_memory(&self) -> bool {
         match self {
-            Self::Alloc(error) => matches!(
-                error,
-                AllocError::OutOfMemory { .. } | AllocError::Manager { .. }
-            ),
-            Self::Transfer(error) => matches!(error, TransferError::DoesNotFit { .. }),
+            Self::Alloc(error) => error.is_out_of_memory(),
+            Self::Transfer(error) => error.is_out_of_memory(),
             Self::Io(error) => error.kind() == io::ErrorKind::OutOfMemory,
             _ => false,
         }
+    }
+}
+
+/// The error of an operation that consumes a value: the value, as it was, and the reason.
+///
+/// Take [`value`](Self::value) to try again, or let `?` turn this into a [`MemoryError`] or an
+/// `ArrowError`, which drops the value. As the core's [`Refused`](arrow_memory_core::Refused), it prints
+/// as its source does. It is a type of its own because only that can be converted into an `ArrowError`
+/// here.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_arrow::Accounted;
+/// use arrow_memory_arrow::deps::arrow_array::Int64Array;
+/// use arrow_memory_core::RootAllocator;
+///
+/// let root = RootAllocator::new(100);
+/// let array = Int64Array::from(vec![7; 100]);
+/// let refused = array.adopt(&root).unwrap_err();
+/// assert!(refused.is_out_of_memory());
+///
+/// root.set_limit(1000); // room was made
+/// let array = refused.value.adopt(&root)?;
+/// assert_eq!(root.allocated_memory(), 800);
+/// # drop(array);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[non_exhaustive]
+pub struct Refused<T> {
+    /// What was to be consumed; nothing about it has changed.
+    pub value: T,
+    /// Why it was refused.
+    pub source: MemoryError,
+}
+
+impl<T> Refused<T> {
+    /// Whether a limit stood in the way, so that it is worth trying again with less, or later.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.source.is_out_of_memory()
+    }
+}
+
+impl<T> fmt::Display for Refused<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.source, f)
+    }
+}
+
+impl<T> fmt::Debug for Refused<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.source, f)
+    }
+}
+
+impl<T> Error for Refused<T> {
+    /// The source's source, since this prints as its source.
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.source()
+    }
+}
+
+impl<T> From<Refused<T>> for MemoryError {
+    /// Drops the value.
+    fn from(refused: Refused<T>) -> Self {
+        refused.source
+    }
+}
+
+impl<T> From<arrow_memory_core::Refused<T>> for MemoryError {
+    /// Drops the value.
+    fn from(refused: arrow_memory_core::Refused<T>) -> Self {
+        Self::Transfer(refused.source)
     }
 }
 
@@ -79,5 +166,74 @@ impl From<ForeignError> for MemoryError {
     /// Drops, and so releases, the memory that was refused.
     fn from(error: ForeignError) -> Self {
         Self::Alloc(error.source)
+    }
+}
+
+impl From<CloseError> for MemoryError {
+    fn from(error: CloseError) -> Self {
+        Self::Close(Box::new(error))
+    }
+}
+
+#[cfg(all(test, feature = "arrow-60"))]
+mod tests {
+    use std::error::Error;
+
+    use arrow_memory_core::RootAllocator;
+    use arrow_memory_system as _;
+
+    use super::*;
+    use crate::deps::arrow_schema::ArrowError;
+
+    #[test]
+    fn every_error_of_a_query_becomes_one_and_prints_as_itself() {
+        fn query(root: &RootAllocator) -> Result<(), MemoryError> {
+            let scan = root.child("scan").build()?;
+            let _buffer = scan.buffer(10)?;
+            scan.close()?;
+            Ok(())
+        }
+        let root = RootAllocator::builder()
+            .limit(64)
+            .debug(false)
+            .build()
+            .unwrap();
+
+        let open = query(&root).unwrap_err();
+        let full = {
+            let _rest = root.buffer(64).unwrap();
+            query(&root).unwrap_err()
+        };
+
+        let report = "allocator `scan` closed with 1 outstanding buffer (64 bytes)\n\
+                      Allocator(scan) 0/64/64/none (res/actual/peak/limit)\n  \
+                        child allocators: 0\n  \
+                        ledgers: 1\n    \
+                          ledger allocator: scan, owning: true, size: 64, references: 1, \
+                          holds 1 buffer\n  \
+                        reservations: 0";
+        assert_eq!(open.to_string(), report);
+        assert_eq!(format!("{open:?}"), report);
+        assert!(matches!(open, MemoryError::Close(_)) && !open.is_out_of_memory());
+        let line = "allocator `ROOT` is out of room: 10 bytes requested (64 after rounding), 0 left \
+                    of its limit of 64";
+        let levels = "\n  allocator `scan`: requested 64, allocated 0, limit none, reservation 0\n  \
+                      allocator `ROOT`: requested 64, allocated 64, limit 64, reservation 0 (refused)";
+        assert_eq!(full.to_string(), line);
+        assert_eq!(format!("{full:?}"), format!("{line}{levels}"));
+        assert!(
+            format!("{full:#?}").starts_with("Alloc(\n    OutOfMemory {\n        requested: 10,")
+        );
+    }
+
+    #[test]
+    fn no_source_is_told_twice() {
+        let broken = io::Error::other("the disk is gone");
+        let arrow = ArrowError::ExternalError(Box::new(MemoryError::from(broken)));
+        let error = MemoryError::Arrow(Box::new(ArrowError::ParseError("line 7".to_owned())));
+
+        assert_eq!(format!("{error:?}"), "Parser error: line 7");
+        assert!(error.source().is_none());
+        assert_eq!(MemoryError::from(arrow).to_string(), "the disk is gone");
     }
 }

@@ -10,8 +10,9 @@
 //!         import_array, readers ───┘   └─── builders
 //! ```
 //!
-//! * [`Accounted`] puts existing arrays and batches under an allocator, as a whole or not at all, moves
-//!   them between allocators, measures them and lets them go. Slices and clones add nothing.
+//! * [`Accounted`] puts existing arrays and batches under an allocator, as a whole or not at all, also out
+//!   of a reservation that was made for them, moves them between allocators, measures them and lets them
+//!   go. Slices and clones add nothing. **What is not adopted is not charged.**
 //! * [`into_buffer`] and [`arrow_buf`] lead from a tree's buffer to arrow's and back to the same one.
 //! * [`builder`] builds arrays from an allocator, with errors where arrow-rs aborts.
 //! * [`export_array`] and [`import_array`] are the C Data Interface, which is not trusted.
@@ -31,7 +32,7 @@
 //! let theirs = Int64Array::from(vec![1, 2, 3, 4]).adopt(&query)?;
 //! let mut builder = Int64Builder::new(&query);
 //! builder.append_slice(&[5, 6])?;
-//! let ours = builder.finish()?;
+//! let ours = builder.finish();
 //! assert_eq!(query.allocated_memory(), 32 + 64);
 //!
 //! assert!(Int64Array::from(vec![0; 10_000]).adopt(&query).is_err());
@@ -43,7 +44,9 @@
 //! # What is counted when
 //!
 //! Adopted and imported buffers are foreign memory, charged at their capacity from the adoption until
-//! the last buffer that came of it goes. Builders and readers allocate from the tree, so that the
+//! the last buffer that came of it goes. **A clone that was made before the adoption is not charged, and
+//! keeps the memory when what was adopted has gone.** What a kernel of arrow-rs makes exists before it is
+//! adopted: [`adopt_from`](Accounted::adopt_from) takes it into bytes that were reserved before. Builders and readers allocate from the tree, so that the
 //! charge comes before the memory. What arrow-rs allocates on its own way (a decoder's scratch, a
 //! schema, the array structures) is not counted.
 //!
@@ -77,7 +80,7 @@ pub mod arrow_59;
 #[cfg(feature = "arrow-60")]
 pub mod arrow_60;
 
-pub use error::MemoryError;
+pub use error::{MemoryError, Refused};
 
 #[cfg(all(feature = "arrow-59", not(feature = "arrow-60")))]
 pub use arrow_59::*;

@@ -4,6 +4,20 @@
 //! memory starts. An entry leads there *weakly*: it keeps no memory alive, and is removed by what
 //! ends the life of its memory (the release of adopted memory, the drop of a wrapper).
 //!
+//! # Many entries at one address
+//!
+//! All slices of a buffer start where the buffer does, as far as this registry can see, and a whole
+//! message of Arrow IPC is one buffer. So thousands of entries may share an address. They form a chain,
+//! a doubly linked list through the shard's slots:
+//!
+//! * Inserting an entry and removing it by its place take the same time, however long the chain is.
+//! * A lookup starts at the front and stops where the visitor says so. What answers most lookups
+//!   stands in front: adopted memory first (an entry for each tree that adopted it), then the wrapper
+//!   that was the widest when it was inserted, or the latest as wide on the ledger that is charged. Slices that are adopted again are wrapped at the full
+//!   length of what they are slices of, so the first entry answers for all of them.
+//! * A lookup passes entries that do not answer it: those of other trees, narrower ones, and ones whose
+//!   last holder is at D1 below.
+//!
 //! # The race: a lookup against the last drop
 //!
 //! The last holder of the memory, on one thread, and a lookup of its address, on another:
@@ -24,6 +38,9 @@
 //!    is not found. There is no third case, and nobody waits for anybody.
 //! 3. What L2 made is dropped at L4 at the earliest: a drop may be the last one, which locks the
 //!    shard (D2). For the same reason entries are dropped after the lock is released.
+//!    An entry's place is its own from its insertion to D3, so D3 removes that entry and no other. Who
+//!    is last may be a thread that found the memory before the thread that inserted the entry wrote its
+//!    place down. The count orders the two: the writer gives its own reference up after that.
 //! 4. An address that is not found may be adopted anew although D5 has not run: the old adoption
 //!    and the new are two, each charged for its own time, as if they had come one after the other.
 //! 5. Two threads that both found nothing and adopt the same memory meet again when they insert,
@@ -35,10 +52,12 @@
 //! 1 and 2 are why the count of a foreign allocation never takes the shortcut of a sole holder (see
 //! `WATCHED` in the core's count). The model below checks them.
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry as Place;
+use std::ops::ControlFlow;
 
-use crate::sync::{AtomicUsize, Mutex, Ordering, lock};
+use hashbrown::HashTable;
+use hashbrown::hash_table::{Entry, OccupiedEntry};
+
+use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, lock};
 
 /// Entries by address, in shards.
 pub(crate) struct Registry<T> {
@@ -46,22 +65,39 @@ pub(crate) struct Registry<T> {
 }
 
 struct Shard<T> {
-    entries: Mutex<HashTable<Entry<T>>>,
+    /// Done under this lock: a hash lookup, links changed, and what `visit` does, which may raise
+    /// counts and take a tree's mutex for that (`ForeignWatch::upgrade`). Nothing is allocated, freed
+    /// or dropped, and no code of a user's runs. So the order of locks is: shard, then tree.
+    table: Mutex<Table<T>>,
     /// How many entries have a hash with certain bits; changed under the lock.
     counts: [AtomicUsize; COUNTS],
 }
 
-struct Entry<T> {
-    key: Key,
-    target: T,
+/// The chains of a shard.
+///
+/// # Invariants
+///
+/// 1. There is one chain for each address that has an entry. From `first` along `after` it leads to
+///    each entry of the address once, and ends at `last`; `before` leads back.
+/// 2. A slot without a target is on the list of free ones, along `after`, and on no chain.
+struct Table<T> {
+    chains: HashTable<Chain>,
+    slots: Vec<Slot<T>>,
+    free: Option<usize>,
 }
 
-/// The identity of an entry, of which there may be several at an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key {
-    pub(crate) address: usize,
-    /// Not another entry's before this one is removed.
-    pub(crate) id: usize,
+/// The ends of a chain, as places.
+struct Chain {
+    address: usize,
+    first: usize,
+    last: usize,
+}
+
+struct Slot<T> {
+    address: usize,
+    target: Option<T>,
+    before: Option<usize>,
+    after: Option<usize>,
 }
 
 impl<T> Registry<T> {
@@ -70,7 +106,7 @@ impl<T> Registry<T> {
         Self {
             shards: [const {
                 Shard {
-                    entries: Mutex::new(HashTable::new()),
+                    table: Mutex::new(Table::new()),
                     counts: [const { AtomicUsize::new(0) }; COUNTS],
                 }
             }; SHARDS],
@@ -80,7 +116,7 @@ impl<T> Registry<T> {
     #[cfg(loom)]
     pub(crate) fn new() -> Self {
         let shard = || Shard {
-            entries: Mutex::new(HashTable::new()),
+            table: Mutex::new(Table::new()),
             counts: std::array::from_fn(|_| AtomicUsize::new(0)),
         };
         Self {
@@ -88,66 +124,81 @@ impl<T> Registry<T> {
         }
     }
 
-    /// Visits the entries at `address`.
+    /// Whether there is certainly no entry at `address`, as a lookup without the lock may say.
+    #[inline]
+    pub(crate) fn is_vacant(&self, address: usize) -> bool {
+        let hash = hash(address);
+        // Relaxed: by 6 above.
+        self.shard(hash).count(hash).load(Ordering::Relaxed) == 0
+    }
+
+    /// Visits the entries at `address`, from the front, until `visit` breaks.
     ///
-    /// `visit` runs under the lock: it must not drop what it makes of an entry, nor call anything
-    /// that may come back here.
-    pub(crate) fn visit(&self, address: usize, visit: impl FnMut(&T)) {
+    /// `visit` runs under the lock: it must not drop what it makes of an entry, nor allocate, nor call
+    /// anything that may come back here.
+    pub(crate) fn visit(&self, address: usize, visit: impl FnMut(&T) -> ControlFlow<()>) {
         let hash = hash(address);
         let shard = self.shard(hash);
         // Relaxed: by 6 above.
         if shard.count(hash).load(Ordering::Relaxed) > 0 {
-            visit_all(&lock(&shard.entries), hash, address, visit);
+            let _ = lock(&shard.table).visit(hash, address, visit);
         }
     }
 
-    /// Inserts an entry, unless `found`, which visits those at the same address as in
-    /// [`visit`](Self::visit), says that one will do.
+    /// Inserts an entry in front, unless `found`, which visits those at the same address as in
+    /// [`visit`](Self::visit), breaks. Returns its place, or gives the target back.
     pub(crate) fn insert_unless(
         &self,
-        key: Key,
+        address: usize,
         target: T,
-        mut found: impl FnMut(&T) -> bool,
-    ) -> Result<(), T> {
-        let hash = hash(key.address);
+        found: impl FnMut(&T) -> ControlFlow<()>,
+    ) -> Result<usize, T> {
+        let hash = hash(address);
         let shard = self.shard(hash);
-        let mut entries = lock(&shard.entries);
-        let at_address = |entry: &Entry<T>| entry.key.address == key.address;
-        match entries.entry(hash, at_address, Entry::rehash) {
-            Place::Vacant(place) => {
-                place.insert(Entry { key, target });
-            }
-            Place::Occupied(_) => {
-                let mut known = false;
-                visit_all(&entries, hash, key.address, |target| {
-                    known = known || found(target);
-                });
-                if known {
-                    return Err(target);
-                }
-                entries.insert_unique(hash, Entry { key, target }, Entry::rehash);
-            }
+        let mut table = shard.table_with_room();
+        // Relaxed: under the lock, which orders it.
+        let any = shard.count(hash).load(Ordering::Relaxed) > 0;
+        if any && table.visit(hash, address, found).is_break() {
+            drop(table);
+            return Err(target);
         }
+        let place = table.insert(hash, address, target, |_| true);
         shard.change_count(hash, 1);
-        Ok(())
+        Ok(place)
     }
 
-    /// Inserts an entry.
-    pub(crate) fn insert(&self, key: Key, target: T) {
-        let hash = hash(key.address);
+    /// Inserts an entry: in front of the first one if `before`, which runs under the lock, says so of
+    /// that; else behind the last. Returns its place.
+    pub(crate) fn insert(
+        &self,
+        address: usize,
+        target: T,
+        before: impl FnOnce(&T) -> bool,
+    ) -> usize {
+        let hash = hash(address);
         let shard = self.shard(hash);
-        let mut entries = lock(&shard.entries);
-        entries.insert_unique(hash, Entry { key, target }, Entry::rehash);
+        let mut table = shard.table_with_room();
+        let place = table.insert(hash, address, target, before);
         shard.change_count(hash, 1);
+        place
     }
 
-    /// Takes an entry out, if it is there.
-    pub(crate) fn remove(&self, key: Key) -> Option<T> {
-        let hash = hash(key.address);
+    /// Takes out the entry that was inserted at `address` and got this place, if it is there.
+    pub(crate) fn remove(&self, address: usize, place: usize) -> Option<T> {
+        let hash = hash(address);
         let shard = self.shard(hash);
-        let mut entries = lock(&shard.entries);
-        let entry = entries.find_entry(hash, |entry| entry.key == key).ok()?;
-        let target = entry.remove().0.target;
+        let mut table = lock(&shard.table);
+        let target = table.remove(hash, address, place)?;
+        shard.change_count(hash, -1);
+        Some(target)
+    }
+
+    /// Takes out the first entry at `address` of which `is_it`, which runs under the lock, says so.
+    pub(crate) fn remove_first(&self, address: usize, is_it: impl FnMut(&T) -> bool) -> Option<T> {
+        let hash = hash(address);
+        let shard = self.shard(hash);
+        let mut table = lock(&shard.table);
+        let target = table.remove_first(hash, address, is_it)?;
         shard.change_count(hash, -1);
         Some(target)
     }
@@ -157,7 +208,7 @@ impl<T> Registry<T> {
     pub(crate) fn len(&self) -> usize {
         self.shards
             .iter()
-            .map(|shard| lock(&shard.entries).len())
+            .map(|shard| lock(&shard.table).len())
             .sum()
     }
 
@@ -178,24 +229,229 @@ impl<T> Shard<T> {
         let value = count.load(Ordering::Relaxed).wrapping_add_signed(by);
         count.store(value, Ordering::Relaxed);
     }
-}
 
-fn visit_all<T>(
-    entries: &HashTable<Entry<T>>,
-    hash: u64,
-    address: usize,
-    mut visit: impl FnMut(&T),
-) {
-    for entry in entries.iter_hash(hash) {
-        if entry.key.address == address {
-            visit(&entry.target);
+    /// The table, locked, with room for one more entry. It grows with the lock released: a larger one
+    /// is allocated before, and the old one freed after the entries have moved.
+    #[inline]
+    fn table_with_room(&self) -> MutexGuard<'_, Table<T>> {
+        let table = lock(&self.table);
+        if table.has_room() {
+            return table;
         }
+        self.grow(table)
+    }
+
+    #[cold]
+    fn grow<'a>(&'a self, mut table: MutexGuard<'a, Table<T>>) -> MutexGuard<'a, Table<T>> {
+        while !table.has_room() {
+            let (chains, slots) = (table.chains.len(), table.slots.len());
+            drop(table);
+            let mut larger = Table::with_capacity(2 * chains + SMALLEST, 2 * slots + SMALLEST);
+            table = lock(&self.table);
+            // Another thread may have filled, or grown, the table meanwhile.
+            if !table.has_room() && larger.can_take(&table) {
+                table.move_to(&mut larger);
+                std::mem::swap(&mut *table, &mut larger);
+            }
+            drop(table);
+            drop(larger);
+            table = lock(&self.table);
+        }
+        table
     }
 }
 
-impl<T> Entry<T> {
+impl<T> Table<T> {
+    const fn new() -> Self {
+        Self {
+            chains: HashTable::new(),
+            slots: Vec::new(),
+            free: None,
+        }
+    }
+
+    fn with_capacity(chains: usize, slots: usize) -> Self {
+        Self {
+            chains: HashTable::with_capacity(chains),
+            slots: Vec::with_capacity(slots),
+            free: None,
+        }
+    }
+
+    /// Whether an entry can be inserted without allocating.
+    fn has_room(&self) -> bool {
+        // Erased chains may take up capacity; that is not counted as capacity then.
+        self.chains.len() < self.chains.capacity()
+            && (self.free.is_some() || self.slots.len() < self.slots.capacity())
+    }
+
+    /// Whether this empty table has room for what `other` has, and one more.
+    fn can_take(&self, other: &Self) -> bool {
+        other.chains.len() < self.chains.capacity() && other.slots.len() < self.slots.capacity()
+    }
+
+    /// Moves everything to an empty table with room for it. Places stay what they are.
+    fn move_to(&mut self, larger: &mut Self) {
+        for chain in self.chains.drain() {
+            let hash = hash(chain.address);
+            larger.chains.insert_unique(hash, chain, Chain::rehash);
+        }
+        larger.slots.append(&mut self.slots);
+        larger.free = self.free.take();
+    }
+
+    #[inline]
+    fn visit(
+        &self,
+        hash: u64,
+        address: usize,
+        mut visit: impl FnMut(&T) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let chain = self.chains.find(hash, |chain| chain.address == address);
+        let mut next = chain.map(|chain| chain.first);
+        while let Some(place) = next {
+            let slot = &self.slots[place];
+            if let Some(target) = &slot.target {
+                visit(target)?;
+            }
+            next = slot.after;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Inserts an entry, for which there is room.
+    fn insert(
+        &mut self,
+        hash: u64,
+        address: usize,
+        target: T,
+        before: impl FnOnce(&T) -> bool,
+    ) -> usize {
+        let place = self.take_slot(address, target);
+        let at_address = |chain: &Chain| chain.address == address;
+        let mut entry = match self.chains.entry(hash, at_address, Chain::rehash) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(entry) => {
+                entry.insert(Chain {
+                    address,
+                    first: place,
+                    last: place,
+                });
+                return place;
+            }
+        };
+        let chain = entry.get_mut();
+        if self.slots[chain.first].target.as_ref().is_some_and(before) {
+            self.slots[chain.first].before = Some(place);
+            self.slots[place].after = Some(chain.first);
+            chain.first = place;
+        } else {
+            self.slots[chain.last].after = Some(place);
+            self.slots[place].before = Some(chain.last);
+            chain.last = place;
+        }
+        place
+    }
+
+    /// A slot with the target, on no chain.
+    fn take_slot(&mut self, address: usize, target: T) -> usize {
+        match self.free {
+            Some(place) => {
+                let slot = &mut self.slots[place];
+                self.free = slot.after.take();
+                slot.address = address;
+                slot.target = Some(target);
+                slot.before = None;
+                place
+            }
+            None => {
+                self.slots.push(Slot {
+                    address,
+                    target: Some(target),
+                    before: None,
+                    after: None,
+                });
+                self.slots.len() - 1
+            }
+        }
+    }
+
+    fn remove(&mut self, hash: u64, address: usize, place: usize) -> Option<T> {
+        let slot = self
+            .slots
+            .get_mut(place)
+            .filter(|slot| slot.address == address)?;
+        let target = slot.target.take()?;
+        let (before, after) = (slot.before, slot.after);
+        // In the middle of a chain its ends stay what they are.
+        if (before.is_none() || after.is_none())
+            && let Ok(chain) = self
+                .chains
+                .find_entry(hash, |chain| chain.address == address)
+        {
+            shorten(chain, before, after);
+        }
+        self.bridge(place, before, after);
+        Some(target)
+    }
+
+    fn remove_first(
+        &mut self,
+        hash: u64,
+        address: usize,
+        mut is_it: impl FnMut(&T) -> bool,
+    ) -> Option<T> {
+        let chain = self
+            .chains
+            .find_entry(hash, |chain| chain.address == address)
+            .ok()?;
+        let mut place = chain.get().first;
+        while !self.slots[place].target.as_ref().is_some_and(&mut is_it) {
+            place = self.slots[place].after?;
+        }
+        let slot = &mut self.slots[place];
+        let target = slot.target.take()?;
+        let (before, after) = (slot.before, slot.after);
+        shorten(chain, before, after);
+        self.bridge(place, before, after);
+        Some(target)
+    }
+
+    /// Links the neighbours of a slot that was emptied, and puts it on the list of free ones.
+    fn bridge(&mut self, place: usize, before: Option<usize>, after: Option<usize>) {
+        if let Some(before) = before {
+            self.slots[before].after = after;
+        }
+        if let Some(after) = after {
+            self.slots[after].before = before;
+        }
+        self.slots[place].after = self.free;
+        self.free = Some(place);
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.slots
+            .iter()
+            .filter(|slot| slot.target.is_some())
+            .count()
+    }
+}
+
+/// Takes the entry between `before` and `after` off the ends of its chain; the chain goes with its only
+/// entry.
+fn shorten(mut chain: OccupiedEntry<'_, Chain>, before: Option<usize>, after: Option<usize>) {
+    match (before, after) {
+        (None, None) => drop(chain.remove()),
+        (None, Some(first)) => chain.get_mut().first = first,
+        (Some(last), None) => chain.get_mut().last = last,
+        (Some(_), Some(_)) => {}
+    }
+}
+
+impl Chain {
     fn rehash(&self) -> u64 {
-        hash(self.key.address)
+        hash(self.address)
     }
 }
 
@@ -221,182 +477,12 @@ const SHARD_SHIFT: u32 = 40;
 /// Other bits again.
 const COUNT_SHIFT: u32 = 46;
 
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
+/// How much more than twice what there is a table has room for after it grew.
+const SMALLEST: usize = 8;
 
-    fn key(address: usize, id: usize) -> Key {
-        Key { address, id }
-    }
-
-    #[test]
-    fn entries_at_one_address_are_told_apart_by_their_keys() {
-        let registry = Registry::new();
-        registry.insert(key(64, 1), 'a');
-        registry.insert_unless(key(64, 2), 'b', |_| false).unwrap();
-
-        assert_eq!(registry.remove(key(64, 1)), Some('a'));
-        assert_eq!(registry.remove(key(64, 1)), None);
-        let mut seen = Vec::new();
-        registry.visit(64, |&target| seen.push(target));
-        assert_eq!((seen, registry.len()), (vec!['b'], 1));
-    }
-
-    #[test]
-    fn an_entry_is_not_inserted_where_another_will_do() {
-        let registry = Registry::new();
-        registry.insert(key(64, 1), 1);
-
-        let inserted = registry.insert_unless(key(64, 2), 2, |&one| one == 1);
-        assert_eq!((inserted, registry.len()), (Err(2), 1));
-    }
-
-    #[test]
-    fn a_thousand_addresses_are_found_again() {
-        let registry = Registry::new();
-        let addresses: Vec<usize> = (1..=1000).map(|page| page * 4096).collect();
-        for &address in &addresses {
-            registry.insert(key(address, 1), address);
-        }
-
-        for address in addresses {
-            let mut seen = Vec::new();
-            registry.visit(address, |&target| seen.push(target));
-            assert_eq!(seen, [address]);
-            assert_eq!(registry.remove(key(address, 1)), Some(address));
-        }
-        let counts = registry.shards.iter().flat_map(|shard| &shard.counts);
-        // Relaxed: one thread.
-        assert!(
-            counts
-                .into_iter()
-                .all(|count| count.load(Ordering::Relaxed) == 0)
-        );
-    }
-}
-
-/// The protocol above on loom's atomics: each pair of racing operations.
 #[cfg(all(test, loom))]
-mod model {
-    use loom::sync::Arc;
-    use loom::sync::atomic::AtomicBool;
-    use loom::thread;
-
-    use super::*;
-
-    /// What stands for foreign memory: a count that is recycled once the memory has been released.
-    struct Memory {
-        count: AtomicUsize,
-        recycled: AtomicBool,
-        /// Adoptions that are charged now.
-        charged: Arc<AtomicUsize>,
-    }
-
-    type Model = Registry<Arc<Memory>>;
-
-    const ADDRESS: usize = 64;
-
-    fn adopt(registry: &Model, charged: &Arc<AtomicUsize>) -> Arc<Memory> {
-        let mut found = None;
-        registry.visit(ADDRESS, |memory| retain(memory, &mut found));
-        if let Some(found) = found {
-            return found;
-        }
-        charged.fetch_add(1, Ordering::Relaxed);
-        let memory = Arc::new(Memory {
-            count: AtomicUsize::new(1),
-            recycled: AtomicBool::new(false),
-            charged: Arc::clone(charged),
-        });
-        let mut found = None;
-        let inserted = registry.insert_unless(key(&memory), Arc::clone(&memory), |known| {
-            retain(known, &mut found);
-            found.is_some()
-        });
-        match (inserted, found) {
-            (Ok(()), _) => memory,
-            (Err(_), Some(found)) => {
-                release(registry, &memory);
-                found
-            }
-            (Err(_), None) => unreachable!(),
-        }
-    }
-
-    fn retain(memory: &Arc<Memory>, found: &mut Option<Arc<Memory>>) {
-        if found.is_some() {
-            return;
-        }
-        assert!(
-            !memory.recycled.load(Ordering::Relaxed),
-            "a recycled count is touched"
-        );
-        let risen = memory
-            .count
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-                (count > 0).then_some(count + 1)
-            });
-        if risen.is_ok() {
-            *found = Some(Arc::clone(memory));
-        }
-    }
-
-    /// The memory is where it is until it is released, as the core's bookkeeping is.
-    fn key(memory: &Arc<Memory>) -> Key {
-        Key {
-            address: ADDRESS,
-            id: std::ptr::from_ref(&**memory).addr(),
-        }
-    }
-
-    fn release(registry: &Model, memory: &Arc<Memory>) {
-        assert!(!memory.recycled.load(Ordering::Relaxed), "released twice");
-        if memory.count.fetch_sub(1, Ordering::AcqRel) != 1 {
-            return;
-        }
-        drop(registry.remove(key(memory)));
-        memory.recycled.store(true, Ordering::Relaxed);
-        memory.charged.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    #[test]
-    fn a_lookup_races_the_last_drop() {
-        loom::model(|| {
-            let (registry, charged) = (Arc::new(Model::new()), Arc::new(AtomicUsize::new(0)));
-            let memory = adopt(&registry, &charged);
-
-            let dropper = thread::spawn({
-                let registry = Arc::clone(&registry);
-                move || release(&registry, &memory)
-            });
-            let again = adopt(&registry, &charged);
-            assert!(again.count.load(Ordering::Relaxed) > 0);
-            dropper.join().unwrap();
-
-            assert_eq!(charged.load(Ordering::Relaxed), 1, "one adoption is alive");
-            assert_eq!(registry.len(), 1, "and it can be found");
-            release(&registry, &again);
-            assert_eq!((charged.load(Ordering::Relaxed), registry.len()), (0, 0));
-        });
-    }
-
-    #[test]
-    fn two_adoptions_of_the_same_memory_end_as_one() {
-        loom::model(|| {
-            let (registry, charged) = (Arc::new(Model::new()), Arc::new(AtomicUsize::new(0)));
-
-            let other = thread::spawn({
-                let (registry, charged) = (Arc::clone(&registry), Arc::clone(&charged));
-                move || adopt(&registry, &charged)
-            });
-            let mine = adopt(&registry, &charged);
-            let theirs = other.join().unwrap();
-
-            assert!(Arc::ptr_eq(&mine, &theirs));
-            assert_eq!((charged.load(Ordering::Relaxed), registry.len()), (1, 1));
-            release(&registry, &mine);
-            release(&registry, &theirs);
-            assert_eq!((charged.load(Ordering::Relaxed), registry.len()), (0, 0));
-        });
-    }
-}
+#[path = "registry_model.rs"]
+mod model;
+#[cfg(all(test, not(loom)))]
+#[path = "registry_tests.rs"]
+mod tests;

@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
 use std::path::Path;
 
-use arrow_memory_profile::{Dangling, DanglingReport, Event, Events, Malformed, StackFrame};
+use arrow_memory_profile::{Call, Dangling, DanglingReport, Event, Events, Malformed, StackFrame};
 
 use crate::failure::{Failure, one_line};
 use crate::terminal;
+use crate::text::counted;
 
 /// How what was never freed is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,10 +21,16 @@ pub(crate) enum Shape {
 }
 
 /// Prints one JSON object per line, as the text comes in.
+///
+/// # Errors
+///
+/// Also if the capture has no events: then it says nothing.
 pub(crate) fn events(file: Option<&Path>) -> Result<(), Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
     let mut open = true;
-    let malformed = for_each_event(file, &mut |event| {
+    let mut allocations = 0_u64;
+    let (malformed, count) = for_each_event(file, &mut |event| {
+        allocations += u64::from(is_allocation(event));
         let written = serde_json::to_writer(&mut out, event).map_err(io::Error::from);
         match written.and_then(|()| out.write_all(b"\n")) {
             // The reader has seen enough, as `head` does.
@@ -40,21 +47,40 @@ pub(crate) fn events(file: Option<&Path>) -> Result<(), Failure> {
         _ => {}
     }
     report(&malformed);
+    if count == 0 {
+        return Err(nothing_captured("it has no events"));
+    }
+    if allocations == 0 && open {
+        eprintln!("warning: no allocations in this capture");
+    }
     Ok(())
 }
 
-/// Prints what was never freed: `top` stacks of it, or all.
+/// Prints what was never freed: `top` stacks of it, or all. Returns its bytes, of all stacks.
+///
+/// # Errors
+///
+/// Also if the capture shows no allocation: then nothing follows from it, least of all that everything
+/// was freed.
 pub(crate) fn dangling(
     file: Option<&Path>,
     top: Option<usize>,
     shape: Shape,
-) -> Result<(), Failure> {
+) -> Result<u64, Failure> {
     let mut dangling = Dangling::default();
-    let malformed = for_each_event(file, &mut |event| {
+    let (malformed, count) = for_each_event(file, &mut |event| {
         dangling.add(event);
         Ok(true)
     })?;
     let mut found = dangling.report();
+    if found.allocations == 0 {
+        report(&malformed);
+        return Err(nothing_captured(match count {
+            0 => "it has no events",
+            _ => "it has events of other kinds only",
+        }));
+    }
+    let bytes = found.bytes();
     let left_out = found.stacks.len().saturating_sub(top.unwrap_or(usize::MAX));
     found.stacks.truncate(top.unwrap_or(usize::MAX));
     match shape {
@@ -63,12 +89,13 @@ pub(crate) fn dangling(
         Shape::Text => {
             terminal::print(&found.to_string())?;
             if left_out > 0 {
-                terminal::print(&format!("{left_out} smaller stacks left out\n"))?;
+                let stacks = counted(left_out as u64, "smaller stack");
+                terminal::print(&format!("{stacks} left out\n"))?;
             }
         }
     }
     report(&malformed);
-    Ok(())
+    Ok(bytes)
 }
 
 /// Opens a file; standard input if there is none, or if it is called `-`.
@@ -86,29 +113,42 @@ pub(crate) fn open(file: Option<&Path>) -> Result<Box<dyn BufRead>, Failure> {
     }
 }
 
-/// Calls `f` with each event until it says that this is enough.
+fn is_allocation(event: &Event) -> bool {
+    matches!(
+        event.call(),
+        Some(Call::Allocated { .. } | Call::Asked { .. } | Call::Resized { .. })
+    )
+}
+
+fn nothing_captured(why: &str) -> Failure {
+    Failure::new(format!(
+        "no allocations in this capture: {why}; see that the probes were recorded (docs/profiling.md)"
+    ))
+}
+
+/// Calls `f` with each event until it says that this is enough. Returns how many there were, too.
 fn for_each_event(
     file: Option<&Path>,
     f: &mut dyn FnMut(&Event) -> Result<bool, Failure>,
-) -> Result<Malformed, Failure> {
+) -> Result<(Malformed, u64), Failure> {
     let name = || file.map_or_else(|| "standard input".into(), Path::to_string_lossy);
     let mut events = Events::new(open(file)?);
-    let mut none = true;
+    let mut count = 0;
     for event in &mut events {
         let event =
             event.map_err(|error| Failure::new(format!("cannot read `{}`: {error}", name())))?;
-        none = false;
+        count += 1;
         if !f(&event)? {
             break;
         }
     }
-    if none && events.malformed().count > 0 {
+    if count == 0 && events.malformed().count > 0 {
         return Err(Failure::new(format!(
             "cannot read `{}`: not one line is of a capture; give it what `perf script` printed",
             name()
         )));
     }
-    Ok(events.malformed().clone())
+    Ok((events.malformed().clone(), count))
 }
 
 /// Says on standard error which lines were not understood.
@@ -116,13 +156,9 @@ fn report(malformed: &Malformed) {
     if malformed.count == 0 {
         return;
     }
-    let count = malformed.count;
-    let (lines, were) = if count == 1 {
-        ("line", "was")
-    } else {
-        ("lines", "were")
-    };
-    eprintln!("warning: {count} {lines} {were} not understood");
+    let lines = counted(malformed.count, "line");
+    let were = if malformed.count == 1 { "was" } else { "were" };
+    eprintln!("warning: {lines} {were} not understood");
     for (number, text) in &malformed.first {
         eprintln!("  line {number}: {}", one_line(text));
     }

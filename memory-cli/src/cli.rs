@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+use arrow_memory_arrow::arrow_60::deps::arrow_schema::DataType;
 use clap::{Args, Parser, Subcommand};
 
 use crate::generate;
+use crate::input::csv;
+use crate::lists::{self, Element};
 use crate::size::Size;
 
 /// See what columnar files need in memory, bound it, and compare allocators.
@@ -25,7 +28,6 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Show it all on data made here: no arguments, no network
     Demo,
-    /// Read files into a tree with an allocator per file and column
     Scan(Scan),
     /// Do the same work on each backend, in processes of their own
     Compare(Compare),
@@ -38,12 +40,29 @@ pub(crate) enum Command {
     /// Make test data
     #[command(subcommand)]
     Gen(Gen),
+    /// Print a script that completes this command line in a shell
+    Completions(Completions),
+    /// Print the manual page
+    Man,
 }
 
-/// Reads Parquet, Arrow IPC and CSV files.
+/// Prints a script for a shell.
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Read files into a tree with an allocator per file and column, and say what they need
+///
+/// Formats: Parquet; Arrow IPC, files and streams; CSV, also with tabs (.tsv) and compressed (.csv.gz).
+/// Parquet and Arrow IPC are known by their first bytes, CSV by its name or by --csv.
+///
+/// Exit codes: 0 done; 1 a file or the machine was at fault; 2 the command line was, a column that is
+/// not there included; 3 it does not fit the limit; 70 memory was not given back, a bug.
 #[derive(Debug, Args)]
 pub(crate) struct Scan {
-    /// The files to read
+    /// The files to read; the tables below a directory; `-` is standard input
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// The most that may be held, for instance 256MiB
@@ -55,15 +74,84 @@ pub(crate) struct Scan {
     /// Rows in a batch (Arrow IPC files keep their own batches)
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     pub(crate) batch_size: u32,
-    /// The columns to read, separated by commas
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
-    pub(crate) columns: Vec<String>,
+    /// The columns to read, separated by commas; s.a is field a of struct s, and names with commas
+    /// or dots stand in double quotes
+    #[arg(long, value_name = "NAME,…", value_parser = columns)]
+    pub(crate) columns: Option<Columns>,
     /// Hold all batches, instead of one at a time
     #[arg(long)]
     pub(crate) keep: bool,
     /// Charge decoded buffers where they are, without copying them to the backend
     #[arg(long)]
     pub(crate) adopt: bool,
+    /// Show only the largest columns and files, the largest first
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) top: Option<u32>,
+    /// The order of columns and files
+    #[arg(long, value_enum, value_name = "ORDER", default_value = "file")]
+    pub(crate) sort: Sort,
+    #[command(flatten)]
+    pub(crate) csv: Csv,
+}
+
+/// The order of a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Sort {
+    /// As in the files
+    File,
+    /// The largest first
+    Size,
+}
+
+/// How text is read.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "CSV")]
+pub(crate) struct Csv {
+    /// Read what is neither Parquet nor Arrow IPC as CSV, whatever it is called
+    #[arg(long)]
+    pub(crate) csv: bool,
+    /// What separates fields: a character, or `tab` [default: a comma; a tab in .tsv]
+    #[arg(long, value_name = "CHAR", value_parser = csv::delimiter)]
+    pub(crate) delimiter: Option<u8>,
+    /// The first row is data; columns are called column_1, column_2, …
+    #[arg(long)]
+    pub(crate) no_header: bool,
+    /// Fields with this text are nulls, as empty ones are; may be given more than once [default: only
+    /// empty fields are: NA, null and NaN are text]
+    #[arg(long = "null", value_name = "TEXT")]
+    pub(crate) nulls: Vec<String>,
+    /// The types of columns, where those that their values suggest are wrong: text, int, float, bool,
+    /// date, timestamp, or one of Arrow's
+    #[arg(long, value_name = "NAME=TYPE,…", value_parser = types)]
+    pub(crate) types: Option<Types>,
+}
+
+impl Csv {
+    pub(crate) fn options(self) -> csv::Options {
+        csv::Options {
+            forced: self.csv,
+            delimiter: self.delimiter,
+            no_header: self.no_header,
+            nulls: self.nulls,
+            types: self.types.map_or_else(Vec::new, |types| types.0),
+        }
+    }
+}
+
+/// Names of columns.
+#[derive(Clone, Debug)]
+pub(crate) struct Columns(pub(crate) Vec<Element>);
+
+/// Types by column.
+#[derive(Clone, Debug)]
+pub(crate) struct Types(Vec<(String, DataType)>);
+
+fn columns(text: &str) -> Result<Columns, String> {
+    lists::elements(text).map(Columns)
+}
+
+fn types(text: &str) -> Result<Types, String> {
+    csv::types(text).map(Types)
 }
 
 /// Decodes, copies, grows, filters and frees, as a query would, on each backend.
@@ -111,6 +199,9 @@ pub(crate) struct Dangling {
     /// Print folded stacks with their bytes, for `arrow-memory flame`; no JSON
     #[arg(long)]
     pub(crate) folded: bool,
+    /// End with exit code 3 if more than this was never freed
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) fail_over: Option<Size>,
 }
 
 /// Draws folded stacks: those of sampling, or of `dangling --folded`.
@@ -148,6 +239,9 @@ pub(crate) struct Tpch {
     /// Only these tables, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…")]
     pub(crate) tables: Vec<generate::Table>,
+    /// Replace files that are there, and try although the disk seems too small
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 fn limit(text: &str) -> Result<Size, String> {

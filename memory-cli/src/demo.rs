@@ -3,11 +3,13 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use tempfile::TempDir;
+
 use crate::failure::{DOES_NOT_FIT, Failure, one_line};
-use crate::input::{Input, messages};
+use crate::input::{Glance, Reading, Source};
+use crate::lifeline;
 use crate::scan::duration;
 use crate::size::human;
 use crate::terminal::{self, Style};
@@ -26,13 +28,14 @@ const DOES_NOT: &str = "32MiB";
 pub(crate) fn demo(json: bool) -> Result<(), Failure> {
     let program = env::current_exe()
         .map_err(|error| Failure::new(format!("cannot find this program: {error}")))?;
-    let directory = cache(&program);
+    let place = Place::find(&program)?;
+    let directory = place.path();
     let file = directory.join("lineitem.parquet");
     let seconds = if is_whole(&file) {
         None
     } else {
         let start = Instant::now();
-        make(&program, &directory)?;
+        make(&program, directory)?;
         Some(start.elapsed().as_secs_f64())
     };
     let file = shortened(&file);
@@ -60,21 +63,21 @@ pub(crate) fn demo(json: bool) -> Result<(), Failure> {
         "{}\n  Every byte of a column was charged before it was allocated, and is back: each scan closed its tree at zero.\n  \
          Next: {} (one batch at a time), or your own files; {} has all of it.\n",
         style.bold("That was all."),
-        style.accent(&format!("arrow-memory scan {}", file.display())),
+        style.accent(&place.next(&file)),
         style.accent("arrow-memory --help"),
     ))
 }
 
 fn demo_json(program: &Path, file: &Path, seconds: Option<f64>) -> Result<(), Failure> {
     let scan = |limit: &str| {
-        let output = Command::new(program)
-            .args(["--json", "scan", "--keep", "--limit", limit])
-            .arg(file)
-            .stderr(Stdio::inherit())
-            .output()
-            .map_err(cannot_start)?;
-        serde_json::from_slice::<serde_json::Value>(&output.stdout)
-            .map_err(|error| Failure::new(format!("the scan under {limit} failed: {error}")))
+        let mut scan = lifeline::again(program);
+        scan.args(["--json", "scan", "--keep", "--limit", limit])
+            .arg(file);
+        let output = lifeline::output(&mut scan).map_err(cannot_start)?;
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).map_err(|error| {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Failure::new(format!("the scan under {limit} failed: {error}; {said}"))
+        })
     };
     let report = serde_json::json!({
         "file": file,
@@ -115,49 +118,94 @@ fn run(
         style.bold(title),
         style.accent(&command)
     ))?;
-    let status = Command::new(program)
-        .arg("scan")
-        .args(arguments)
-        .arg(file)
-        .status()
-        .map_err(cannot_start)?;
+    let mut scan = lifeline::again(program);
+    scan.arg("scan").args(arguments).arg(file);
+    let status = lifeline::status(&mut scan).map_err(cannot_start)?;
     if !status.success() && status.code() != Some(i32::from(DOES_NOT_FIT)) {
         return Err(Failure::new(format!("`{command}` ended with {status}")));
     }
     terminal::print("\n")
 }
 
-/// Where the table is kept: in cargo's target directory if this program was built there, else with
-/// temporary files.
-fn cache(program: &Path) -> PathBuf {
-    let is_target = |directory: &&Path| directory.join("CACHEDIR.TAG").is_file();
-    let directory = match program.ancestors().skip(1).find(is_target) {
-        Some(target) => target.to_owned(),
-        None => env::temp_dir(),
-    };
-    directory
-        .join("arrow-memory-demo")
-        .join(format!("tpch-{SCALE}"))
+/// Where the table is kept.
+enum Place {
+    /// In cargo's target directory, where this program was built: it is there the next time.
+    Kept(PathBuf),
+    /// In a fresh directory that only this user can open; removed at the end.
+    Fresh(TempDir),
+}
+
+impl Place {
+    fn find(program: &Path) -> Result<Self, Failure> {
+        let is_target = |directory: &&Path| {
+            directory.join("CACHEDIR.TAG").is_file() && !is_open_to_all(directory)
+        };
+        if let Some(target) = program.ancestors().skip(1).find(is_target) {
+            let place = target
+                .join("arrow-memory-demo")
+                .join(format!("tpch-{SCALE}"));
+            return Ok(Self::Kept(place));
+        }
+        let fresh = tempfile::Builder::new()
+            .prefix("arrow-memory-demo.")
+            .tempdir();
+        fresh.map(Self::Fresh).map_err(|error| {
+            let place = env::temp_dir();
+            Failure::new(format!(
+                "cannot make a directory for the table in `{}`: {error}",
+                place.display()
+            ))
+        })
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Kept(path) => path,
+            Self::Fresh(directory) => directory.path(),
+        }
+    }
+
+    /// A command to go on with.
+    fn next(&self, file: &Path) -> String {
+        match self {
+            Self::Kept(_) => format!("arrow-memory scan {}", file.display()),
+            Self::Fresh(_) => {
+                format!(
+                    "arrow-memory gen tpch --scale {SCALE} --out tpch && arrow-memory scan tpch"
+                )
+            }
+        }
+    }
+}
+
+/// Whether any user can put files, and links to others' files, there.
+#[cfg(unix)]
+fn is_open_to_all(directory: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+
+    fs::metadata(directory).is_ok_and(|metadata| metadata.permissions().mode() & 0o002 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_open_to_all(_: &Path) -> bool {
+    false
 }
 
 /// Whether the table was made before, by a run that was not disturbed.
 fn is_whole(file: &Path) -> bool {
-    messages()
-        .and_then(|messages| Input::open(file, &[], 1, &messages))
-        .is_ok_and(|input| input.rows.is_some_and(|rows| rows > 0))
+    let glance = Glance::at(&Source::file(file), &Reading::default());
+    glance.is_ok_and(|glance| glance.rows.is_some_and(|rows| rows > 0))
 }
 
 /// In a process of its own: the generator keeps 300 MB of text for as long as it lives.
 fn make(program: &Path, directory: &Path) -> Result<(), Failure> {
-    let output = Command::new(program)
+    let mut generator = lifeline::again(program);
+    generator
         .args([
-            "gen", "tpch", "--tables", "lineitem", "--scale", SCALE, "--out",
+            "gen", "tpch", "--tables", "lineitem", "--scale", SCALE, "--force", "--out",
         ])
-        .arg(directory)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .output()
-        .map_err(cannot_start)?;
+        .arg(directory);
+    let output = lifeline::output(&mut generator).map_err(cannot_start)?;
     if output.status.success() {
         return Ok(());
     }

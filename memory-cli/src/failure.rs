@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::text::is_harmful;
+
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -66,11 +68,12 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The text without line breaks, control characters and runs of blanks; long texts are cut.
+/// The text without line breaks, runs of blanks, and characters that a terminal would obey instead of
+/// showing; long texts are cut.
 pub(crate) fn one_line(text: &str) -> String {
     const LONGEST: usize = 600;
 
-    let plain = text.replace(|c: char| c.is_control(), " ");
+    let plain = text.replace(is_harmful, " ");
     let mut line = String::with_capacity(plain.len());
     for word in plain.split_whitespace() {
         if !line.is_empty() {
@@ -91,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_message_is_one_line_whatever_a_library_said() {
-        let failure = Failure::new("a\n  b\tc\r\n\u{1b}[1m");
+        let failure = Failure::new("a\n  b\tc\r\n\u{1b}[1m\u{202e}");
 
         assert_eq!(failure.to_string(), "a b c [1m");
         assert!(one_line(&"x".repeat(10_000)).len() < 1000);

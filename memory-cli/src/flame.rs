@@ -1,6 +1,5 @@
 //! `flame`: folded stacks as a flame graph.
 
-use std::fs;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +7,8 @@ use inferno::flamegraph::{self, Palette, color::BasicPalette};
 
 use crate::captures;
 use crate::failure::{Failure, one_line};
+use crate::output::{self, cannot_write};
+use crate::text::{counted, escaped};
 
 /// A graph that was drawn.
 #[derive(Debug, serde::Serialize)]
@@ -20,12 +21,14 @@ pub(crate) struct Drawn {
 
 impl Drawn {
     pub(crate) fn line(&self) -> String {
-        format!("{}  {} stacks\n", self.out.display(), self.stacks)
+        let out = escaped(&self.out.display().to_string());
+        format!("{out}  {}\n", counted(self.stacks as u64, "stack"))
     }
 }
 
 /// Draws the stacks of a file, or of standard input, to `out`.
 pub(crate) fn flame(file: Option<&Path>, out: &Path, title: &str) -> Result<Drawn, Failure> {
+    let cannot = |error| cannot_write("graph", out, &error, "--out");
     let mut text = captures::open(file)?;
     let mut stacks = Vec::new();
     let mut malformed = 0;
@@ -44,25 +47,19 @@ pub(crate) fn flame(file: Option<&Path>, out: &Path, title: &str) -> Result<Draw
         }
     }
     if malformed > 0 {
-        let lines = if malformed == 1 {
-            "line was"
-        } else {
-            "lines were"
-        };
-        eprintln!("warning: {malformed} {lines} no `frame;frame;… bytes`");
+        let lines = counted(malformed as u64, "line");
+        let were = if malformed == 1 { "was" } else { "were" };
+        eprintln!("warning: {lines} {were} no `frame;frame;… bytes`");
     }
     if stacks.is_empty() {
         return Err(Failure::new(
             "there are no folded stacks to draw: give it what `sampling::write_folded` or `arrow-memory dangling --folded` wrote",
         ));
     }
+    let input = file.filter(|path| *path != Path::new("-"));
+    output::check(out, input).map_err(cannot)?;
     let svg = draw(&stacks, title)?;
-    fs::write(out, svg).map_err(|error| {
-        Failure::new(format!(
-            "cannot write the graph to `{}`: {error}; choose another place with --out",
-            out.display()
-        ))
-    })?;
+    output::replace(out, &svg).map_err(cannot)?;
     Ok(Drawn {
         out: out.to_owned(),
         stacks: stacks.len(),

@@ -1,8 +1,8 @@
 //! `gen tpch`: the tables of TPC-H as files.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow_memory_arrow::arrow_60::deps::arrow_array::{RecordBatch, RecordBatchReader};
@@ -17,8 +17,10 @@ use tpchgen::generators as rows;
 use tpchgen_arrow as tables;
 
 use crate::failure::Failure;
-use crate::size::{grouped, human};
+use crate::output::{self, Pending};
+use crate::size::human;
 use crate::terminal;
+use crate::text::{counted, escaped};
 
 /// A format that can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -53,6 +55,8 @@ pub(crate) struct Options {
     pub(crate) format: Format,
     /// All if empty.
     pub(crate) tables: Vec<Table>,
+    /// Whether files that are there are replaced, and the disk may seem too small.
+    pub(crate) force: bool,
     pub(crate) progress: bool,
 }
 
@@ -68,9 +72,9 @@ impl Written {
     pub(crate) fn line(&self) -> String {
         let bytes = usize::try_from(self.bytes).unwrap_or(usize::MAX);
         format!(
-            "{}  {} rows, {}\n",
-            self.path.display(),
-            grouped(self.rows),
+            "{}  {}, {}\n",
+            escaped(&self.path.display().to_string()),
+            counted(self.rows, "row"),
             human(bytes)
         )
     }
@@ -90,10 +94,47 @@ pub(crate) fn generate(options: &Options) -> Result<Vec<Written>, Failure> {
     } else {
         options.tables.as_slice()
     };
+    if !options.force {
+        check(tables, options)?;
+    }
     tables
         .iter()
         .map(|&table| write_table(table, options))
         .collect()
+}
+
+/// Refuses to replace files, and to start what the disk has no room for.
+fn check(tables: &[Table], options: &Options) -> Result<(), Failure> {
+    for &table in tables {
+        let path = path_of(table, options);
+        if fs::symlink_metadata(&path).is_ok() {
+            return Err(Failure::new(format!(
+                "`{}` exists: give --force to replace it",
+                path.display()
+            )));
+        }
+    }
+    let needed: f64 = tables
+        .iter()
+        .map(|table| table.bytes(options.format) * options.scale)
+        .sum();
+    let out = options.out.display();
+    match output::free_space(&options.out) {
+        Some(free) if needed > free as f64 => {
+            let size = |bytes: f64| human(bytes as usize);
+            Err(Failure::new(format!(
+                "`{out}` has {} free, and these tables take about {}: give a smaller --scale, or --force to try",
+                size(free as f64),
+                size(needed)
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn path_of(table: Table, options: &Options) -> PathBuf {
+    let name = format!("{}.{}", table.name(), options.format.extension());
+    options.out.join(name)
 }
 
 impl Table {
@@ -119,6 +160,26 @@ impl Table {
             Self::Orders => "orders",
             Self::Lineitem => "lineitem",
         }
+    }
+
+    /// Bytes of its file at scale 1, about: as measured at scale 0.02. (The tables of nations and
+    /// regions have one size.)
+    fn bytes(self, format: Format) -> f64 {
+        let (parquet, ipc, csv) = match self {
+            Self::Nation | Self::Region => (0.0, 0.0, 0.0),
+            Self::Part => (8.0, 41.0, 24.0),
+            Self::Supplier => (1.0, 2.5, 1.5),
+            Self::Partsupp => (46.0, 142.0, 118.0),
+            Self::Customer => (14.0, 37.0, 25.0),
+            Self::Orders => (61.0, 257.0, 167.0),
+            Self::Lineitem => (186.0, 1320.0, 750.0),
+        };
+        let megabytes: f64 = match format {
+            Format::Parquet => parquet,
+            Format::Ipc => ipc,
+            Format::Csv => csv,
+        };
+        megabytes * 1e6
     }
 
     fn batches(self, scale: f64) -> Box<dyn RecordBatchReader> {
@@ -161,36 +222,32 @@ impl Format {
     }
 }
 
+/// The file has no name, or another one, until it is complete.
 fn write_table(table: Table, options: &Options) -> Result<Written, Failure> {
-    let name = format!("{}.{}", table.name(), options.format.extension());
-    let path = options.out.join(&name);
-    // Beside it, so that renaming it is one step; by process, so that two do not write to one.
-    let partial = options.out.join(format!(".{name}.{}", std::process::id()));
-    let cannot = |what: &str, path: &Path, error: &dyn std::fmt::Display| {
+    let path = path_of(table, options);
+    let cannot = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(format!("cannot {what} `{}`: {error}", path.display()))
     };
-    let outcome = write_file(table, options, &partial)
-        .map_err(|error| cannot("write", &path, error.as_ref()))
-        .and_then(|rows| {
-            fs::rename(&partial, &path).map_err(|error| cannot("write", &path, &error))?;
-            Ok(rows)
-        });
-    let rows = outcome.inspect_err(|_| {
-        // What is left of it is of no use; that it cannot go either changes nothing.
-        let _ = fs::remove_file(&partial);
-    })?;
-    let metadata = fs::metadata(&path).map_err(|error| cannot("read", &path, &error))?;
+    if path.is_dir() {
+        return Err(cannot("write", &"it is a directory"));
+    }
+    let pending = Pending::beside(&path).map_err(|error| cannot("write", &error))?;
+    let rows =
+        write_file(table, options, &pending).map_err(|error| cannot("write", &error.as_ref()))?;
+    let published = pending.publish(&path, options.force);
+    published.map_err(|error| cannot("write", &error))?;
+    let metadata = fs::metadata(&path).map_err(|error| cannot("read", &error))?;
     Ok(Written {
-        path,
         rows,
         bytes: metadata.len(),
+        path,
     })
 }
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-fn write_file(table: Table, options: &Options, path: &Path) -> Result<u64, AnyError> {
-    let mut file = BufWriter::new(File::create(path)?);
+fn write_file(table: Table, options: &Options, pending: &Pending) -> Result<u64, AnyError> {
+    let mut file = BufWriter::new(pending.file());
     let batches = table.batches(options.scale);
     let bar = if options.progress {
         terminal::progress(None, table.name())
@@ -207,7 +264,6 @@ fn write_file(table: Table, options: &Options, path: &Path) -> Result<u64, AnyEr
     }
     writer.finish()?;
     file.flush()?;
-    file.into_inner()?.sync_all()?;
     bar.finish_and_clear();
     Ok(rows)
 }

@@ -22,15 +22,15 @@ pub(crate) fn install_hook() {
 }
 
 /// Calls a decoder. That it panics says that the file is corrupt in a way it did not foresee.
-pub(crate) fn guarded<T>(decode: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+pub(crate) fn guarded<T, E: From<Failure>>(decode: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     let before = READING.replace(true);
     let outcome = panic::catch_unwind(AssertUnwindSafe(decode));
     READING.set(before);
     outcome.unwrap_or_else(|payload| {
-        Err(Failure::new(format!(
+        Err(E::from(Failure::new(format!(
             "the file is corrupt: its decoder gave up ({})",
             text(payload.as_ref())
-        )))
+        ))))
     })
 }
 

@@ -2,7 +2,8 @@
 //!
 //! One module per command (`demo`, `scan`, `compare`, `generate`; `captures` has `events` and
 //! `dangling`, `flame` is `flame`) over what they share: `input` reads files,
-//! `columns` copies them into accounted memory, `tree` draws allocators, `terminal` writes.
+//! `columns` copies them into accounted memory, `tree` draws allocators, `text` and `terminal` write,
+//! `output` writes files. `heap` and `lifeline` are about how the process ends.
 
 // Linked, so that each can be asked for by name.
 use arrow_memory_arena as _;
@@ -19,16 +20,21 @@ mod failure;
 mod flame;
 mod generate;
 mod guarded;
+mod heap;
 mod input;
+mod lifeline;
+mod lists;
+mod output;
 mod process;
 mod scan;
 mod size;
 mod terminal;
+mod text;
 mod tree;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use cli::{Cli, Command, Gen};
 use failure::{DOES_NOT_FIT, Failure, one_line};
@@ -36,6 +42,7 @@ use terminal::Style;
 
 fn main() -> ExitCode {
     guarded::install_hook();
+    lifeline::watch();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return explain(&error),
@@ -53,85 +60,120 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let json = cli.json;
     match cli.command {
         Command::Demo => demo::demo(json)?,
-        Command::Scan(arguments) => {
-            let report = scan::scan(&scan::Options {
-                files: arguments.files,
-                limit: arguments.limit.map(|limit| limit.0),
-                backend: arguments.backend,
-                batch_size: arguments.batch_size as usize,
-                columns: arguments.columns,
-                keep: arguments.keep,
-                adopt: arguments.adopt,
-                progress: !json,
-            })?;
-            if json {
-                terminal::print_json(&report)?;
-            } else {
-                terminal::print(&report.render(Style::stdout()))?;
-            }
-            if !report.fits {
-                return Ok(ExitCode::from(DOES_NOT_FIT));
-            }
-        }
-        Command::Compare(arguments) => {
-            let (threads, batch_size) = (arguments.threads.into(), arguments.batch_size as usize);
-            if let Some(backend) = arguments.worker {
-                let outcome = compare::work(&arguments.file, &backend, threads, batch_size)?;
-                terminal::print_json(&outcome)?;
-                return Ok(ExitCode::SUCCESS);
-            }
-            let comparison = compare::compare(&compare::Options {
-                file: arguments.file,
-                threads,
-                batch_size,
-                backends: arguments.backends,
-                rounds: arguments.rounds.into(),
-                chart: arguments.chart,
-                progress: !json,
-            })?;
-            if json {
-                terminal::print_json(&comparison)?;
-            } else {
-                terminal::print(&comparison.render(Style::stdout()))?;
-            }
-        }
+        Command::Scan(arguments) => return scan(arguments, json),
+        Command::Compare(arguments) => compare(arguments, json)?,
         Command::Events(arguments) => captures::events(arguments.file.as_deref())?,
-        Command::Dangling(arguments) => {
-            let shape = if arguments.folded {
-                captures::Shape::Folded
-            } else if json {
-                captures::Shape::Json
-            } else {
-                captures::Shape::Text
-            };
-            captures::dangling(arguments.capture.file.as_deref(), arguments.top, shape)?;
-        }
+        Command::Dangling(arguments) => return dangling(&arguments, json),
         Command::Flame(arguments) => {
             let drawn = flame::flame(arguments.file.as_deref(), &arguments.out, &arguments.title)?;
-            if json {
-                terminal::print_json(&drawn)?;
-            } else {
-                terminal::print(&drawn.line())?;
-            }
+            show(json, &drawn, || drawn.line())?;
         }
-        Command::Gen(Gen::Tpch(arguments)) => {
-            let written = generate::generate(&generate::Options {
-                scale: arguments.scale,
-                out: arguments.out,
-                format: arguments.format,
-                tables: arguments.tables,
-                progress: !json,
-            })?;
-            if json {
-                terminal::print_json(&written)?;
-            } else {
-                for file in &written {
-                    terminal::print(&file.line())?;
-                }
-            }
+        Command::Gen(Gen::Tpch(arguments)) => generate(arguments, json)?,
+        Command::Completions(arguments) => {
+            let mut script = Vec::new();
+            let mut command = Cli::command();
+            clap_complete::generate(arguments.shell, &mut command, "arrow-memory", &mut script);
+            terminal::print(&String::from_utf8_lossy(&script))?;
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            let written = clap_mangen::Man::new(Cli::command()).render(&mut page);
+            written.map_err(|error| Failure::bug(error.to_string()))?;
+            terminal::print(&String::from_utf8_lossy(&page))?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a result for programs or for people.
+fn show(
+    json: bool,
+    result: &impl serde::Serialize,
+    text: impl FnOnce() -> String,
+) -> Result<(), Failure> {
+    match json {
+        true => terminal::print_json(result),
+        false => terminal::print(&text()),
+    }
+}
+
+fn scan(arguments: cli::Scan, json: bool) -> Result<ExitCode, Failure> {
+    let top = arguments.top.map(|top| top as usize);
+    let view = scan::View {
+        style: Style::stdout(),
+        width: terminal::width(),
+        top,
+        by_size: top.is_some() || arguments.sort == cli::Sort::Size,
+    };
+    let report = scan::scan(&scan::Options {
+        files: input::sources(&arguments.files)?,
+        reading: input::Reading {
+            columns: arguments.columns.map_or_else(Vec::new, |columns| columns.0),
+            batch_size: arguments.batch_size as usize,
+            csv: arguments.csv.options(),
+        },
+        limit: arguments.limit.map(|limit| limit.0),
+        backend: arguments.backend,
+        keep: arguments.keep,
+        adopt: arguments.adopt,
+        progress: !json,
+    })?;
+    show(json, &report, || report.render(view))?;
+    Ok(match report.fits {
+        Some(false) => ExitCode::from(DOES_NOT_FIT),
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+fn compare(arguments: cli::Compare, json: bool) -> Result<(), Failure> {
+    let (threads, batch_size) = (arguments.threads.into(), arguments.batch_size as usize);
+    if let Some(backend) = arguments.worker {
+        let outcome = compare::work(&arguments.file, &backend, threads, batch_size)?;
+        return terminal::print_json(&outcome);
+    }
+    let (comparison, drawn) = compare::compare(&compare::Options {
+        file: arguments.file,
+        threads,
+        batch_size,
+        backends: arguments.backends,
+        rounds: arguments.rounds.into(),
+        chart: arguments.chart,
+        progress: !json,
+    })?;
+    show(json, &comparison, || {
+        comparison.render(Style::stdout(), terminal::width())
+    })?;
+    // The numbers are printed even if there is no place for the chart.
+    drawn
+}
+
+fn dangling(arguments: &cli::Dangling, json: bool) -> Result<ExitCode, Failure> {
+    let shape = if arguments.folded {
+        captures::Shape::Folded
+    } else if json {
+        captures::Shape::Json
+    } else {
+        captures::Shape::Text
+    };
+    let bytes = captures::dangling(arguments.capture.file.as_deref(), arguments.top, shape)?;
+    Ok(match arguments.fail_over {
+        Some(allowed) if bytes > allowed.0 as u64 => ExitCode::from(DOES_NOT_FIT),
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+fn generate(arguments: cli::Tpch, json: bool) -> Result<(), Failure> {
+    let written = generate::generate(&generate::Options {
+        scale: arguments.scale,
+        out: arguments.out,
+        format: arguments.format,
+        tables: arguments.tables,
+        force: arguments.force,
+        progress: !json,
+    })?;
+    show(json, &written, || {
+        written.iter().map(generate::Written::line).collect()
+    })
 }
 
 /// What clap has to say: help as it is, errors on one line.

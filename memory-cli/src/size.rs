@@ -37,6 +37,18 @@ pub(crate) fn human(bytes: usize) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// Each of them as [`human`] writes it; in bytes if two that differ would look the same.
+pub(crate) fn told_apart<const N: usize>(sizes: [usize; N]) -> [String; N] {
+    let looks_the_same = |one: usize, other: usize| one != other && human(one) == human(other);
+    let confusing = sizes
+        .iter()
+        .any(|&one| sizes.iter().any(|&other| looks_the_same(one, other)));
+    match confusing {
+        true => sizes.map(|bytes| crate::text::counted(bytes as u64, "byte")),
+        false => sizes.map(human),
+    }
+}
+
 /// `300,005`.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();

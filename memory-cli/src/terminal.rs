@@ -55,6 +55,24 @@ impl Style {
     }
 }
 
+/// The cells of a line: what `COLUMNS` says, or the terminal; elsewhere a width that fits most.
+pub(crate) fn width() -> usize {
+    /// Wide enough for long names in a file or a pager.
+    const ELSEWHERE: usize = 120;
+    /// Narrower than this, nothing could be read.
+    const NARROWEST: usize = 40;
+
+    let said = std::env::var("COLUMNS").ok();
+    let said = said
+        .and_then(|columns| columns.parse().ok())
+        .filter(|&columns| columns > 0);
+    let found = || {
+        let (terminal_size::Width(columns), _) = terminal_size::terminal_size_of(io::stdout())?;
+        Some(usize::from(columns)).filter(|&columns| columns > 0)
+    };
+    said.or_else(found).unwrap_or(ELSEWHERE).max(NARROWEST)
+}
+
 /// Writes to standard output. A reader that has gone, as `head` does, is no failure.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();

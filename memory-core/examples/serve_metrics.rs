@@ -31,11 +31,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         .limit(1 << 30)
         .statistics(true)
         .build()?;
-    let query = root.new_child_allocator("query", 1 << 20, 1 << 24)?;
+    // Each query has a name of its own, and all of them share the series of their group.
+    let query = root
+        .child("query-7")
+        .group("query")
+        .reservation(1 << 20)
+        .limit(1 << 24)
+        .build()?;
     let _columns = [query.buffer(1 << 21)?, query.buffer(4096)?];
     assert!(query.buffer(1 << 25).is_err(), "above the query's limit");
 
-    let mut exporter = MetricsExporter::new(&root).peaks(Peaks::OfEpoch);
+    // Series for the server, its groups, and one level of operators below them.
+    let mut exporter = MetricsExporter::new(&root)
+        .peaks(Peaks::OfEpoch)
+        .max_depth(2);
     let listener = TcpListener::bind(address)?;
     println!("http://{}/metrics", listener.local_addr()?);
     for stream in listener.incoming().take(requests) {

@@ -5,8 +5,9 @@
 //! asked for, by the first of these that says something:
 //!
 //! 1. the environment variable [`ARROW_DEFAULT_MEMORY_POOL`](DEFAULT_POOL_VARIABLE), which is read
-//!    once. Empty is unset; a name that is not linked is answered with one `tracing` warning that
-//!    lists the supported names, and passed over;
+//!    once, in any case of letters. Empty is unset; a name that is not linked is answered with one
+//!    warning that lists the supported names (by `tracing`, and on standard error if there is no
+//!    subscriber), and passed over;
 //! 2. [`set_default`], for the program, so that no transitive dependency decides for it;
 //! 3. the highest [`preference`](BackendRegistration::preference): jemalloc, mimalloc, system.
 //!
@@ -47,13 +48,16 @@
 use std::cmp::Reverse;
 use std::env;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::error::BackendError;
 use crate::events;
 use crate::manager::{AllocationManager, ManagerError};
-use crate::sync::plain::lock;
+use crate::sync::ProcessLock;
+use crate::sync::plain::{copy_out, push};
+use crate::sync::process::Order;
+use crate::text::Escaped;
 
 /// The environment variable that names the default backend.
 ///
@@ -108,6 +112,7 @@ impl fmt::Debug for BackendRegistration {
 ///
 /// assert!(arrow_memory_core::backend::supported().contains(&"system"));
 /// ```
+#[doc(alias = "SupportedMemoryBackendNames")]
 pub fn supported() -> Vec<&'static str> {
     BACKENDS.supported()
 }
@@ -149,6 +154,7 @@ pub fn manager(name: &str) -> Result<Arc<dyn AllocationManager>, BackendError> {
 /// assert_eq!(backend::default_manager()?.name(), "system");
 /// # Ok::<(), arrow_memory_core::BackendError>(())
 /// ```
+#[doc(alias = "default_memory_pool")]
 pub fn default_manager() -> Result<Arc<dyn AllocationManager>, BackendError> {
     BACKENDS.default_manager()
 }
@@ -329,23 +335,29 @@ pub(crate) mod table {
 /// The backends of this process.
 static BACKENDS: Backends = Backends::new(table::linked, environment);
 
-/// The backends of a process. Locks are held for moments: never while a backend starts, and never
-/// while `tracing` runs, so that both may come back here.
+/// The backends of a process. The lock is free while a backend starts, while `tracing` runs and while
+/// anything is allocated or dropped, so that all of these may come back here.
 struct Backends {
     /// What was registered at link time.
     linked: fn() -> &'static [BackendRegistration],
     /// Reads the name in the environment.
     environment: fn() -> Option<String>,
-    /// What `environment` said, once it was asked.
-    named: OnceLock<Option<String>>,
     /// Whether the warning about an unknown name was given.
     warned: AtomicBool,
+    known: ProcessLock<Known>,
+}
+
+/// What a process has learnt of its backends. Under the lock one thing is looked up, set or pushed, or
+/// what was registered is copied.
+struct Known {
+    /// What `environment` said, once it was asked; the name is kept for ever.
+    named: Option<Option<&'static str>>,
     /// What was registered by hand, in order.
-    added: Mutex<Vec<&'static BackendRegistration>>,
-    /// The managers that were started, by name.
-    started: Mutex<Vec<(&'static str, Arc<dyn AllocationManager>)>>,
+    added: Vec<&'static BackendRegistration>,
+    /// The managers that were started, by name; never dropped.
+    started: Vec<(&'static str, Arc<dyn AllocationManager>)>,
     /// How far the choice of the default is.
-    choice: Mutex<Choice>,
+    choice: Choice,
 }
 
 /// How far the choice of the default is.
@@ -367,66 +379,75 @@ impl Backends {
         Self {
             linked,
             environment,
-            named: OnceLock::new(),
             warned: AtomicBool::new(false),
-            added: Mutex::new(Vec::new()),
-            started: Mutex::new(Vec::new()),
-            choice: Mutex::new(Choice::Open),
+            known: ProcessLock::new(
+                Order::Inner,
+                Known {
+                    named: None,
+                    added: Vec::new(),
+                    started: Vec::new(),
+                    choice: Choice::Open,
+                },
+            ),
         }
     }
 
-    fn register(&self, registration: &'static BackendRegistration) {
-        lock(&self.added).push(registration);
+    fn register(&'static self, registration: &'static BackendRegistration) {
+        push(|| self.known.lock(), |known| &mut known.added, registration);
     }
 
-    fn supported(&self) -> Vec<&'static str> {
+    fn supported(&'static self) -> Vec<&'static str> {
         self.registrations()
             .iter()
             .map(|known| known.name)
             .collect()
     }
 
-    fn manager(&self, name: &str) -> Result<Arc<dyn AllocationManager>, BackendError> {
+    fn manager(&'static self, name: &str) -> Result<Arc<dyn AllocationManager>, BackendError> {
         match self.started(name) {
             Some(manager) => Ok(manager),
             None => self.start(self.find(name)?),
         }
     }
 
-    fn default_manager(&self) -> Result<Arc<dyn AllocationManager>, BackendError> {
+    fn default_manager(&'static self) -> Result<Arc<dyn AllocationManager>, BackendError> {
         loop {
-            let before = *lock(&self.choice);
+            let before = self.known.lock().choice;
             if let Choice::InUse(name) = before {
                 return self.manager(name);
             }
             let chosen = self.choose(before, None)?;
             let manager = self.start(chosen)?;
 
-            let mut choice = lock(&self.choice);
-            if *choice == before {
-                *choice = Choice::InUse(chosen.name);
+            let mut known = self.known.lock();
+            if known.choice == before {
+                known.choice = Choice::InUse(chosen.name);
+                drop(known);
                 return Ok(manager);
             }
+            drop(known);
             // Somebody chose or asked while the backend started: what they were told holds.
         }
     }
 
     fn default_manager_besides(
-        &self,
+        &'static self,
         name: &str,
     ) -> Result<Arc<dyn AllocationManager>, BackendError> {
-        let choice = *lock(&self.choice);
+        let choice = self.known.lock().choice;
         self.start(self.choose(choice, Some(name))?)
     }
 
-    fn set_default(&self, name: &str) -> Result<(), BackendError> {
+    fn set_default(&'static self, name: &str) -> Result<(), BackendError> {
         let found = self.find(name)?;
-        let mut choice = lock(&self.choice);
-        match *choice {
-            Choice::Open => {
-                *choice = Choice::Set(found.name);
-                Ok(())
-            }
+        let mut known = self.known.lock();
+        let before = known.choice;
+        if before == Choice::Open {
+            known.choice = Choice::Set(found.name);
+        }
+        drop(known);
+        match before {
+            Choice::Open => Ok(()),
             Choice::Set(current) | Choice::InUse(current) => Err(BackendError::AlreadyChosen {
                 current: current.to_owned(),
             }),
@@ -435,7 +456,7 @@ impl Backends {
 
     /// The default by the rules of the module, as if there were no backend called `besides`.
     fn choose(
-        &self,
+        &'static self,
         choice: Choice,
         besides: Option<&str>,
     ) -> Result<&'static BackendRegistration, BackendError> {
@@ -443,8 +464,14 @@ impl Backends {
         let by_name = |name: &str| known.iter().find(|known| known.name == name).copied();
         let allowed = |known: &&BackendRegistration| Some(known.name) != besides;
 
-        let named = self.named.get_or_init(self.environment).as_deref();
-        let from_environment = named.and_then(by_name);
+        let named = self.named();
+        let in_any_case = |name: &str| {
+            let mut known = known.iter();
+            known
+                .find(|known| known.name.eq_ignore_ascii_case(name.trim()))
+                .copied()
+        };
+        let from_environment = named.and_then(|name| by_name(name).or_else(|| in_any_case(name)));
         if let (Some(named), None) = (named, from_environment) {
             self.warn_once(named, &known);
         }
@@ -463,16 +490,29 @@ impl Backends {
             .ok_or(BackendError::NoneLinked)
     }
 
-    fn warn_once(&self, named: &str, known: &[&BackendRegistration]) {
+    /// What the environment says; asked once.
+    fn named(&'static self) -> Option<&'static str> {
+        let known = self.known.lock().named;
+        known.unwrap_or_else(|| {
+            let named = (self.environment)().map(|name| &*name.leak());
+            *self.known.lock().named.get_or_insert(named)
+        })
+    }
+
+    fn warn_once(&'static self, named: &str, known: &[&BackendRegistration]) {
         // Relaxed: the flag guards no other memory.
         if self.warned.swap(true, Ordering::Relaxed) {
             return;
         }
         let supported: Vec<_> = known.iter().map(|known| known.name).collect();
-        events::backend_not_linked(DEFAULT_POOL_VARIABLE, named, &supported.join(", "));
+        let (named, supported) = (Escaped(named), supported.join(", "));
+        events::variable_ignored(&format!(
+            "{DEFAULT_POOL_VARIABLE} names `{named}`, which is not linked into this program; \
+             supported are: {supported}"
+        ));
     }
 
-    fn find(&self, name: &str) -> Result<&'static BackendRegistration, BackendError> {
+    fn find(&'static self, name: &str) -> Result<&'static BackendRegistration, BackendError> {
         let known = self.registrations();
         if known.is_empty() {
             return Err(BackendError::NoneLinked);
@@ -486,7 +526,7 @@ impl Backends {
 
     /// The manager of `registration`, started if it was not.
     fn start(
-        &self,
+        &'static self,
         registration: &'static BackendRegistration,
     ) -> Result<Arc<dyn AllocationManager>, BackendError> {
         let name = registration.name;
@@ -496,28 +536,41 @@ impl Backends {
         let fresh =
             (registration.manager)().map_err(|source| BackendError::Failed { name, source })?;
 
-        let mut started = lock(&self.started);
-        let first = started.iter().find(|(known, _)| *known == name);
-        if let Some(first) = first.map(|(_, first)| Arc::clone(first)) {
-            // Another thread was faster, and everybody shall see the same one. Ours is dropped
-            // without the lock, since dropping it is code of the backend.
-            drop(started);
-            drop(fresh);
-            return Ok(first);
-        }
-        started.push((name, Arc::clone(&fresh)));
-        Ok(fresh)
+        push(
+            || self.known.lock(),
+            |known| &mut known.started,
+            (name, fresh),
+        );
+        let mut known = self.known.lock();
+        let mut named = (0..).zip(&known.started);
+        let (first, second) = {
+            let mut same = named.by_ref().filter(|(_, (known, _))| *known == name);
+            let first = same.next().map(|(_, (_, first))| Arc::clone(first));
+            (first, same.next().map(|(index, _)| index))
+        };
+        // If another thread was faster, everybody sees its manager, which is the first. Ours is dropped
+        // when the lock is free, since dropping it is code of the backend.
+        let slower = second.map(|index| known.started.remove(index));
+        drop(known);
+        drop(slower);
+        first.ok_or(BackendError::NoneLinked)
     }
 
-    fn started(&self, name: &str) -> Option<Arc<dyn AllocationManager>> {
-        let started = lock(&self.started);
-        let found = started.iter().find(|(known, _)| *known == name);
+    fn started(&'static self, name: &str) -> Option<Arc<dyn AllocationManager>> {
+        let known = self.known.lock();
+        let found = known.started.iter().find(|(known, _)| *known == name);
         found.map(|(_, manager)| Arc::clone(manager))
     }
 
     /// All backends, one of each name, the preferred first, otherwise in alphabetical order.
-    fn registrations(&self) -> Vec<&'static BackendRegistration> {
-        let added = lock(&self.added).clone();
+    fn registrations(&'static self) -> Vec<&'static BackendRegistration> {
+        let mut added = Vec::new();
+        copy_out(
+            &mut added,
+            || self.known.lock(),
+            |known| known.added.len(),
+            |known, copy| copy.extend_from_slice(&known.added),
+        );
         let mut known: Vec<&BackendRegistration> = Vec::new();
         for registration in (self.linked)().iter().chain(added) {
             let name = registration.name;
@@ -533,7 +586,7 @@ impl Backends {
 /// The name in the environment; empty is unset.
 fn environment() -> Option<String> {
     let name = env::var_os(DEFAULT_POOL_VARIABLE)?;
-    Some(name.to_string_lossy().into_owned()).filter(|name| !name.is_empty())
+    Some(name.to_string_lossy().into_owned()).filter(|name| !name.trim().is_empty())
 }
 
 #[cfg(all(test, not(loom)))]

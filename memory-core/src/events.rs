@@ -1,21 +1,22 @@
-//! Every `tracing` event and span of the tree, with its level.
+//! Every `tracing` event and span of the tree. `docs/events.md` lists them, with their fields; a test
+//! compares it with this file.
 //!
-//! | level | what |
-//! |---|---|
-//! | error | a close with memory outstanding; a panic in a callback during a release; a leak check |
-//! | warn | external bytes, and in debug mode buffers, that outlive the last handle; a backend that is not linked |
-//! | debug | child created, refused, closed; refusals; over limit after a transfer; a release after close |
-//! | trace | nothing; a root that is built while this is enabled is in debug mode |
-//!
-//! So `info` shows nothing in normal work. All targets start with `arrow_memory_core`.
+//! `info` shows nothing in normal work. All targets start with `arrow_memory_core`.
 //!
 //! Nothing is emitted while a lock is held, so a subscriber may use the tree that it hears of. While
 //! a thread emits one event it emits no other: a subscriber whose own allocation is refused does not
 //! hear of that, which would have no end.
+//!
+//! A subscriber may panic. Where an event belongs to a call, that panic goes to the caller; where it
+//! may be emitted by a `Drop`, it is caught and ignored ([`once_in_drop`]).
 
+use std::any::Any;
 use std::cell::Cell;
+use std::fmt::Display;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::error::AllocError;
+use crate::error::{AllocError, OneLine};
 use crate::outcome::AllocatorInfo;
 use crate::report::CloseError;
 
@@ -33,6 +34,50 @@ pub(crate) fn once(emit: impl FnOnce()) {
         let _emitting = Emitting;
         emit();
     }
+}
+
+/// As [`once`], for an event that a `Drop` may emit: a subscriber's panic is caught and ignored, since
+/// another event about it would meet the same subscriber.
+#[cold]
+fn once_in_drop(emit: impl FnOnce()) {
+    catch(|| once(emit));
+}
+
+/// Runs what users wrote in a `Drop`: whether it panicked.
+pub(crate) fn catch(run: impl FnOnce()) -> bool {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(()) => false,
+        Err(panic) => {
+            drop_payload(panic);
+            true
+        }
+    }
+}
+
+/// Drops what a panic carried, which may panic, too. What that leaves behind is not dropped.
+#[cold]
+pub(crate) fn drop_payload(panic: Box<dyn Any + Send>) {
+    catch_unwind(AssertUnwindSafe(|| drop(panic))).unwrap_or_else(std::mem::forget);
+}
+
+/// Emits a warning, and writes a line to standard error where that is not heard: without a subscriber,
+/// from inside another event, or if the subscriber panics. Does not unwind.
+pub(crate) fn tell(emit: impl FnOnce(), line: impl FnOnce() -> String) {
+    let mut heard = false;
+    catch(|| {
+        once(|| {
+            emit();
+            heard = tracing::dispatcher::has_been_set();
+        });
+    });
+    if !heard {
+        say(&line());
+    }
+}
+
+/// Writes a line to standard error, which may be closed.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Whether debug mode is asked for by a subscriber that wants everything of this crate.
@@ -58,6 +103,7 @@ pub(crate) fn child_created(
 
 pub(crate) fn child_refused(child: &AllocatorInfo, reservation: usize, error: &AllocError) {
     once(|| {
+        let error = OneLine(error);
         tracing::debug!(allocator = %child, size = reservation, %error, "child allocator refused");
     });
 }
@@ -66,6 +112,7 @@ pub(crate) fn child_refused(child: &AllocatorInfo, reservation: usize, error: &A
 pub(crate) fn refused(size: usize, error: &AllocError) {
     once(|| {
         let allocator = error.allocator().map(tracing::field::display);
+        let error = OneLine(error);
         tracing::debug!(allocator, size, %error, "allocation refused");
     });
 }
@@ -87,6 +134,12 @@ pub(crate) fn slow(
 pub(crate) fn closed(allocator: &AllocatorInfo) {
     once(
         || tracing::debug!(%allocator, id = allocator.id.as_u64(), outcome = "closed", "allocator closed"),
+    );
+}
+
+pub(crate) fn retired(allocator: &AllocatorInfo) {
+    once(
+        || tracing::debug!(%allocator, id = allocator.id.as_u64(), outcome = "retired", "allocator retired"),
     );
 }
 
@@ -116,13 +169,13 @@ pub(crate) fn wants_late_release() -> bool {
 }
 
 pub(crate) fn late_release(allocator: &AllocatorInfo, size: usize) {
-    once(|| {
+    once_in_drop(|| {
         tracing::debug!(%allocator, id = allocator.id.as_u64(), size, "release after close");
     });
 }
 
 pub(crate) fn external_bytes_outlived(allocator: &AllocatorInfo, size: usize) {
-    once(|| {
+    once_in_drop(|| {
         tracing::warn!(
             %allocator, size,
             "external bytes were still charged when the last handle was dropped; released"
@@ -132,28 +185,43 @@ pub(crate) fn external_bytes_outlived(allocator: &AllocatorInfo, size: usize) {
 
 /// The last handle went and memory stays: a leak perhaps, so in debug mode a warning.
 pub(crate) fn outlived(allocator: &AllocatorInfo, size: usize, debug: bool) {
-    const MESSAGE: &str = "last handle dropped with memory outstanding";
-    once(|| {
+    once_in_drop(|| {
         if debug {
-            tracing::warn!(%allocator, size, "{MESSAGE}");
+            tracing::warn!(%allocator, size, "last handle dropped with memory outstanding");
         } else {
-            tracing::debug!(%allocator, size, "{MESSAGE}");
+            tracing::debug!(%allocator, size, "last handle dropped with memory outstanding");
         }
     });
 }
 
 pub(crate) fn callback_panicked(allocator: &AllocatorInfo) {
-    once(|| tracing::error!(%allocator, "a callback panicked during a release; ignored"));
+    once_in_drop(|| tracing::error!(%allocator, "a callback panicked during a release; ignored"));
 }
 
-pub(crate) fn leaked(allocator: &AllocatorInfo, finding: &dyn std::fmt::Display) {
-    once(|| tracing::error!(%allocator, %finding, "leak in a failing test"));
-}
-
-pub(crate) fn backend_not_linked(variable: &str, named: &str, supported: &str) {
-    once(|| {
-        tracing::warn!(
-            "{variable} names `{named}`, which is not linked into this program; supported are: {supported}"
-        );
+pub(crate) fn manager_panicked() {
+    once_in_drop(|| {
+        tracing::error!("a manager panicked when it was dropped with its tree; ignored")
     });
+}
+
+pub(crate) fn leaked(allocator: &AllocatorInfo, finding: &dyn Display) {
+    once_in_drop(|| tracing::error!(%allocator, %finding, "leak in a failing test"));
+}
+
+/// An environment variable has a value that means nothing.
+pub(crate) fn variable_ignored(line: &str) {
+    tell(|| tracing::warn!("{line}"), || line.to_owned());
+}
+
+/// A collection was refused a block; it may be about to abort the program.
+#[cfg(feature = "allocator-api2")]
+#[cold]
+pub(crate) fn collection_refused(error: &AllocError) {
+    let size = error.requested();
+    let allocator = error.allocator().map(tracing::field::display);
+    let error = OneLine(error);
+    tell(
+        || tracing::warn!(allocator, size, %error, "a collection was refused memory"),
+        || format!("a collection was refused memory: {error}"),
+    );
 }

@@ -17,14 +17,17 @@
 use std::alloc::Layout;
 use std::env;
 use std::fmt;
-use std::io::Write as _;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
 use std::ptr::NonNull;
 use std::str::FromStr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use crate::environment::on_or_off;
+use crate::events;
 use crate::manager::{AllocationManager, ManagerError, ManagerStats};
+use crate::sync::ProcessLock;
+use crate::sync::process::Order;
+use crate::text::Escaped;
 
 /// The environment variable that puts guard bytes around the blocks of every tree.
 pub const DEBUG_POOL_VARIABLE: &str = "ARROW_DEBUG_MEMORY_POOL";
@@ -57,12 +60,15 @@ pub enum GuardAction {
 impl FromStr for GuardAction {
     type Err = UnknownGuardAction;
 
+    /// `abort`, `trap`, `warn` or `none`, in any case of letters; `none` may also be written as off,
+    /// 0, false, no, or nothing.
     fn from_str(name: &str) -> Result<Self, UnknownGuardAction> {
-        match name {
+        match name.trim().to_ascii_lowercase().as_str() {
             "abort" => Ok(Self::Abort),
             "trap" => Ok(Self::Trap),
             "warn" => Ok(Self::Warn),
-            "none" | "" => Ok(Self::None),
+            "none" => Ok(Self::None),
+            word if on_or_off(word) == Some(false) => Ok(Self::None),
             _ => Err(UnknownGuardAction {
                 name: name.to_owned(),
             }),
@@ -71,13 +77,15 @@ impl FromStr for GuardAction {
 }
 
 /// The *caller's* fault: a name that is no [`GuardAction`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{name}` is none of abort, trap, warn and none")]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is none of abort, trap, warn and none", Escaped(.name))]
 #[non_exhaustive]
 pub struct UnknownGuardAction {
     /// The name.
     pub name: String,
 }
+
+crate::__debug_as_display!(struct UnknownGuardAction { name });
 
 /// Puts guard bytes around the blocks of another manager and checks them when a block is
 /// reallocated or comes back. It keeps that manager's name.
@@ -116,8 +124,9 @@ impl GuardedManager {
     /// Guards the blocks of `inner` if [`ARROW_DEBUG_MEMORY_POOL`](DEBUG_POOL_VARIABLE) says so,
     /// as the builder of every root does; otherwise this is `inner` itself.
     ///
-    /// The variable is read once. Empty is unset; what is none of `abort`, `trap`, `warn` and
-    /// `none` is answered with one `tracing` warning, and ignored.
+    /// The variable is read once, in any case of letters. Empty is unset, and off, 0, false and no are
+    /// `none`; another word than `abort`, `trap`, `warn` and `none` is ignored with one warning, by
+    /// `tracing`, and on standard error if there is no subscriber.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -204,21 +213,18 @@ impl GuardedManager {
         let name = self.inner.name();
         match self.action {
             GuardAction::Abort => {
-                say(&format!("{damage} (memory pool `{name}`)"));
+                events::say(&format!("{damage} (memory pool `{name}`)"));
                 process::abort();
             }
             GuardAction::Trap => {
-                say(&format!("{damage} (memory pool `{name}`)"));
+                events::say(&format!("{damage} (memory pool `{name}`)"));
                 trap();
             }
             GuardAction::Warn => {
-                // A subscriber may panic, and this is called from `deallocate`.
-                let warned = catch_unwind(AssertUnwindSafe(|| {
-                    tracing::warn!(pool = name, "{damage}");
-                }));
-                if warned.is_err() || !tracing::dispatcher::has_been_set() {
-                    say(&format!("{damage} (memory pool `{name}`)"));
-                }
+                events::tell(
+                    || tracing::warn!(pool = name, "{damage}"),
+                    || format!("{damage} (memory pool `{name}`)"),
+                );
             }
             GuardAction::None => {}
         }
@@ -440,22 +446,19 @@ fn offset(layout: Layout) -> usize {
 
 /// What `ARROW_DEBUG_MEMORY_POOL` said when it was first asked for.
 fn action_by_environment() -> GuardAction {
-    if let Some(known) = BY_ENVIRONMENT.get() {
-        return *known;
+    let known = *BY_ENVIRONMENT.lock();
+    if let Some(known) = known {
+        return known;
     }
     let name = env::var_os(DEBUG_POOL_VARIABLE).unwrap_or_default();
     let parsed = name.to_string_lossy().parse();
     let action = parsed.clone().unwrap_or(GuardAction::None);
     // The one that comes first warns, after the fact: a subscriber may come back here.
-    if let (Ok(()), Err(error)) = (BY_ENVIRONMENT.set(action), parsed) {
-        tracing::warn!("{DEBUG_POOL_VARIABLE} is ignored: {error}");
+    let before = BY_ENVIRONMENT.lock().replace(action);
+    if let (None, Err(error)) = (before, parsed) {
+        events::variable_ignored(&format!("{DEBUG_POOL_VARIABLE} is ignored: {error}"));
     }
-    BY_ENVIRONMENT.get().copied().unwrap_or(action)
-}
-
-/// Writes a line to standard error, which may be closed.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    action
 }
 
 /// Stops in the debugger, or ends the process where there is no such instruction.
@@ -475,7 +478,7 @@ fn trap() {
 }
 
 /// What the environment said.
-static BY_ENVIRONMENT: OnceLock<GuardAction> = OnceLock::new();
+static BY_ENVIRONMENT: ProcessLock<Option<GuardAction>> = ProcessLock::new(Order::Inner, None);
 
 /// Bytes before and behind a block: enough to catch a loop that runs over by one element.
 const GUARD: usize = 64;

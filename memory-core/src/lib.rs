@@ -6,6 +6,7 @@ pub mod backend;
 mod buffer;
 mod collections;
 mod debug;
+mod environment;
 mod error;
 mod events;
 mod guard;
@@ -23,11 +24,12 @@ mod reservation;
 mod rounding;
 pub mod sampling;
 mod size;
-mod slots;
 mod sync;
 mod tally;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod text;
+mod thread;
 mod totals;
 mod wrappers;
 
@@ -44,7 +46,8 @@ pub use collections::GlobalAllocManager;
 pub use collections::{AccountedVec, AllocatorManager, TreeAllocator};
 pub use debug::{History, HistoryEvent, OutstandingBuffer, StackFrame, StackTrace};
 pub use error::{
-    AllocError, BackendError, CastError, OutOfBounds, SegmentError, TransferError, VerifyError,
+    AllocError, BackendError, CastError, OutOfBounds, Refused, SegmentError, TransferError,
+    VerifyError,
 };
 pub use guard::{DEBUG_POOL_VARIABLE, GuardAction, GuardedManager, UnknownGuardAction};
 pub use leak_check::{LeakCheck, leak_check};
@@ -52,7 +55,7 @@ pub use listener::{AllocationListener, Veto};
 pub use manager::{AllocationManager, ManagerError, ManagerStats};
 #[cfg(feature = "metrics")]
 pub use metrics::{MetricsExporter, Peaks};
-pub use outcome::{AllocationOutcome, AllocatorId, AllocatorInfo, OutcomeEntry};
+pub use outcome::{AllocationOutcome, AllocatorId, AllocatorInfo, OutcomeEntry, Purpose};
 pub use report::{
     AllocatorSnapshot, AllocatorStats, CloseError, MemoryReport, OutstandingLedger,
     OutstandingReservation, ReportEntry, SnapshotEntry,
@@ -63,14 +66,19 @@ pub use rounding::{
 };
 pub use size::{ALIGNMENT, MAX_ALIGNMENT};
 pub use tally::Tally;
+pub use thread::thread_number;
 pub use totals::MemoryTotals;
 pub use wrappers::{
     BlockCache, CacheLimits, CachingManager, CappedManager, LoggingManager, ProxyManager,
 };
 
-/// What the macros of this crate expand to. Not for use by hand.
+/// What the macros of this crate expand to, and what the other crates of this workspace share with it.
+/// Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::sync::process::{HandedOn, Order, ProcessGuard, ProcessLock};
+    pub use crate::text::{Bytes, Escaped, Limit, Size};
+
     #[cfg(all(
         not(miri),
         any(
@@ -84,4 +92,5 @@ pub mod __private {
         )
     ))]
     pub use crate::backend::table::{LINKED, linkme};
+    pub use crate::thread::{AtEnd, at_end};
 }

@@ -136,7 +136,7 @@ pub trait AllocationListener: Send + Sync {
 /// assert!(matches!(root.buffer(2000), Err(AllocError::Vetoed { .. })));
 /// # Ok::<(), arrow_memory_core::BackendError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Veto {
     reason: String,
 }
@@ -157,3 +157,5 @@ impl fmt::Display for Veto {
 }
 
 impl Error for Veto {}
+
+crate::__debug_as_display!(struct Veto { reason });

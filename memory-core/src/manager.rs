@@ -9,6 +9,9 @@ use std::error::Error;
 use std::fmt;
 use std::ptr::NonNull;
 
+use crate::error::write_sources;
+use crate::text::Bytes;
+
 /// A backend: hands out raw blocks of memory and takes them back.
 ///
 /// (Arrow Java calls this `AllocationManager.Factory`, Arrow C++ `MemoryPool`.) A tree of
@@ -63,6 +66,7 @@ use std::ptr::NonNull;
 /// assert_eq!(root.buffer_zeroed(100)?[99], 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[doc(alias = "MemoryPool")]
 pub unsafe trait AllocationManager: Send + Sync + fmt::Debug {
     /// The backend's name as used in `ARROW_DEFAULT_MEMORY_POOL` and in reports.
     fn name(&self) -> &str;
@@ -198,10 +202,11 @@ pub struct ManagerStats {
 pub struct ManagerError(Box<Cause>);
 
 /// What a [`ManagerError`] says.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Cause {
     message: String,
     source: Option<std::sync::Arc<dyn Error + Send + Sync>>,
+    out_of_memory: bool,
 }
 
 impl ManagerError {
@@ -210,14 +215,22 @@ impl ManagerError {
         Self(Box::new(Cause {
             message: message.into(),
             source: None,
+            out_of_memory: false,
         }))
     }
 
     /// The error that a backend answers with when it has no memory for `layout`.
     #[cold]
     pub fn out_of_memory(layout: Layout) -> Self {
-        let (size, align) = (layout.size(), layout.align());
-        Self::new(format!("no memory for {size} bytes aligned to {align}"))
+        let (size, align) = (Bytes(layout.size()), layout.align());
+        let mut error = Self::new(format!("no memory for {size} aligned to {align}"));
+        error.0.out_of_memory = true;
+        error
+    }
+
+    /// Whether this was made by [`out_of_memory`](Self::out_of_memory).
+    pub fn is_out_of_memory(&self) -> bool {
+        self.0.out_of_memory
     }
 
     /// Adds the error that caused this one.
@@ -228,18 +241,12 @@ impl ManagerError {
     }
 }
 
-impl fmt::Debug for ManagerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ManagerError")
-            .field("message", &self.0.message)
-            .field("source", &self.0.source)
-            .finish()
-    }
-}
+crate::__debug_as_display!(struct ManagerError (cause));
 
 impl fmt::Display for ManagerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)
+        f.write_str(&self.0.message)?;
+        write_sources(f, self)
     }
 }
 

@@ -1,12 +1,15 @@
 //! The state of a tree as plain data: what `snapshot()`, `report()` and a failed `close()` return.
 
+use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
 mod tree;
 
 pub use tree::{MemoryReport, OutstandingLedger, OutstandingReservation, ReportEntry};
 
 use crate::outcome::{AllocatorId, AllocatorInfo};
+use crate::text::{Bytes, Size};
 
 /// The numbers of one allocator, in bytes. Taken one after another while others work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,11 +47,15 @@ pub struct SnapshotEntry {
     pub parent: Option<AllocatorId>,
     /// Levels below the snapshot's first entry.
     pub depth: usize,
+    /// The group that was given with [`ChildAllocatorBuilder::group`](crate::ChildAllocatorBuilder::group),
+    /// if any.
+    pub group: Option<Arc<str>>,
     /// Allocated bytes, exact at the instant of the snapshot.
     pub allocated: usize,
     /// Peak of the allocated bytes.
     pub peak: usize,
-    /// The limit; above `isize::MAX`: unlimited.
+    /// The limit; above `isize::MAX`: unlimited, which serializes as `null`.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "limit_or_null"))]
     pub limit: usize,
     /// The initial reservation in bytes.
     pub reservation: usize,
@@ -95,7 +102,10 @@ pub struct AllocatorSnapshot {
 /// # scan.release_bytes(10);
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+///
+/// Prints as a report: a line that sums up, then what is outstanding, in debug mode with the lines that
+/// made it. `{:?}` prints the same, so that `close().unwrap()` is readable; `{:#?}` shows the fields.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseError {
     /// The allocator that was to be closed.
@@ -127,6 +137,12 @@ impl CloseError {
         self.ledgers.iter().map(|ledger| ledger.references).sum()
     }
 
+    /// Buffers that hold a ledger here, whose allocation is charged to another allocator.
+    fn charged_elsewhere(&self) -> usize {
+        let guests = self.ledgers.iter().filter(|ledger| !ledger.owning);
+        guests.map(|ledger| ledger.references).sum()
+    }
+
     /// What is outstanding, in a few words.
     fn summary(&self) -> String {
         let kinds = [
@@ -148,7 +164,7 @@ impl CloseError {
             .map(|(count, one, many)| counted(count, one, many))
             .collect();
         if self.external_bytes > 0 {
-            found.push(format!("{} external bytes", self.external_bytes));
+            found.push(format!("{} external bytes", Size(self.external_bytes)));
         }
         if found.is_empty() {
             // Only seen where buffers went between the decision and the report.
@@ -156,6 +172,17 @@ impl CloseError {
         }
         found.join(", ")
     }
+}
+
+/// Serializes no limit as nothing: the number that stands for it here is not exact in JavaScript or jq.
+#[cfg(feature = "serde")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes the field by reference"
+)]
+fn limit_or_null<S: serde::Serializer>(limit: &usize, serializer: S) -> Result<S::Ok, S::Error> {
+    let limited = Some(limit).filter(|&&limit| limit <= isize::MAX as usize);
+    serde::Serialize::serialize(&limited, serializer)
 }
 
 /// `count noun`, with an s where the language wants it.
@@ -180,10 +207,27 @@ impl fmt::Display for CloseError {
             report,
             ..
         } = self;
-        let summary = self.summary();
+        let (summary, allocated) = (self.summary(), Bytes(*allocated));
         write!(
             f,
-            "allocator `{allocator}` closed with {summary} ({allocated} bytes)\n{report}"
-        )
+            "allocator `{allocator}` closed with {summary} ({allocated})"
+        )?;
+        let elsewhere = self.charged_elsewhere();
+        if elsewhere > 0 {
+            let are = if elsewhere == 1 { "is" } else { "are" };
+            write!(
+                f,
+                "; {elsewhere} of the buffers {are} charged elsewhere: a transfer moves the charge, and \
+                 the buffer that it was called on stays until it is dropped"
+            )?;
+        }
+        write!(f, "\n{report}")
     }
 }
+
+impl Error for CloseError {}
+
+crate::__debug_as_display!(struct CloseError {
+    allocator, allocated, reservation, peak, limit, children, ledgers, reservations, external_bytes,
+    report,
+});

@@ -9,15 +9,15 @@ use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 
-use crate::accounting::Reserved;
+use crate::accounting::{Refusal, Reserved};
 use crate::allocator::BufferAllocator;
 use crate::buffer::ArrowBufMut;
 use crate::buffer::allocate;
 use crate::debug::Operation;
 use crate::error::AllocError;
+use crate::outcome::Purpose;
 use crate::size::{ALIGNMENT, checked_round_up};
 use crate::sync::Ordering;
-use crate::sync::plain::AtomicUsize;
 
 /// Bytes set aside for a while: charged to an allocator without a block, released on drop.
 ///
@@ -35,10 +35,8 @@ use crate::sync::plain::AtomicUsize;
 /// ```
 pub struct AllocationReservation {
     allocator: BufferAllocator,
-    /// Bytes charged, and in debug mode where they come from.
+    /// Bytes charged, and in debug mode where they come from; in the node's list.
     reserved: Arc<Reserved>,
-    /// The entry in the node's list.
-    key: usize,
 }
 
 impl AllocationReservation {
@@ -46,15 +44,12 @@ impl AllocationReservation {
     fn with(allocator: &BufferAllocator, bytes: usize) -> Self {
         let caller = Location::caller();
         let node = allocator.node();
-        let reserved = Arc::new(Reserved {
-            size: AtomicUsize::new(bytes),
-            trail: node.tree.recorder().map(|recorder| recorder.trail(caller)),
-        });
-        let key = node.reservations().insert(Arc::clone(&reserved));
+        let trail = node.tree.recorder().map(|recorder| recorder.trail(caller));
+        let reserved = Reserved::new(bytes, trail);
+        allocator.handle.list_reservation(&reserved);
         Self {
             allocator: allocator.clone(),
             reserved,
-            key,
         }
     }
 
@@ -66,16 +61,69 @@ impl AllocationReservation {
     #[inline]
     #[track_caller]
     pub fn add(&mut self, bytes: usize) -> Result<(), AllocError> {
+        self.grow(bytes, bytes)
+    }
+
+    /// Adds `bytes`; the caller asked for `asked`, says an error.
+    #[inline(always)] // A call would cost as much as the rest.
+    #[track_caller]
+    fn grow(&mut self, bytes: usize, asked: usize) -> Result<(), AllocError> {
         if bytes == 0 {
             return Ok(());
         }
-        self.allocator
-            .handle
-            .charge(bytes)
-            .map_err(|refusal| refusal.report(bytes))?;
+        if let Err(refusal) = self.allocator.handle.charge(bytes) {
+            return Err(self.refused(&refusal, bytes, asked));
+        }
         self.set_size(self.size() + bytes);
         self.note(Operation::Resized, Location::caller());
         Ok(())
+    }
+
+    /// Adds `bytes`, whatever the limits say; `true` if they fitted. Zero bytes fit.
+    ///
+    /// For memory that exists anyway. It is counted as
+    /// [`BufferAllocator::force_allocate`] is, and works on a closed allocator, too; but these bytes
+    /// are this reservation's, and nobody else can release them. Takes the tree's lock.
+    ///
+    /// # Panics
+    ///
+    /// If a sum would pass `isize::MAX`; nothing has changed then.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1000);
+    /// let mut reservation = root.new_reservation();
+    /// assert!(!reservation.force_add(1500));
+    /// assert_eq!((reservation.size(), root.is_over_limit()), (1500, true));
+    /// reservation.shrink(600);
+    /// assert!(!root.is_over_limit());
+    /// ```
+    #[track_caller]
+    pub fn force_add(&mut self, bytes: usize) -> bool {
+        if bytes == 0 {
+            return true;
+        }
+        match self.allocator.handle.force_reserved(bytes) {
+            Ok(fits) => {
+                self.set_size(self.size() + bytes);
+                self.note(Operation::Resized, Location::caller());
+                fits
+            }
+            Err(refusal) => panic!("{}", refusal.to_error(bytes, self.purpose(bytes))),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refused(&self, refusal: &Refusal, bytes: usize, asked: usize) -> AllocError {
+        refusal.report(asked, self.purpose(bytes))
+    }
+
+    /// What `bytes` more are for, says an error.
+    fn purpose(&self, bytes: usize) -> Purpose {
+        let from = self.size();
+        let to = from.saturating_add(bytes);
+        Purpose::Reservation { from, to }
     }
 
     /// Gives `bytes` back.
@@ -114,7 +162,7 @@ impl AllocationReservation {
     #[track_caller]
     pub fn resize(&mut self, bytes: usize) -> Result<(), AllocError> {
         match bytes.checked_sub(self.size()) {
-            Some(more) => self.add(more),
+            Some(more) => self.grow(more, bytes),
             None => {
                 self.shrink(self.size() - bytes);
                 Ok(())
@@ -125,8 +173,7 @@ impl AllocationReservation {
     /// Bytes charged.
     #[inline]
     pub fn size(&self) -> usize {
-        // Relaxed: written by this value alone.
-        self.reserved.size.load(Ordering::Relaxed)
+        self.reserved.size()
     }
 
     /// Turns the reservation into a buffer whose capacity is its size, rounded up to a multiple of
@@ -203,6 +250,17 @@ impl AllocationReservation {
         self.note(Operation::Resized, Location::caller());
     }
 
+    /// Takes `bytes`, of which it has as many, off the size, for a room, which has them until it is
+    /// dropped. They stay charged.
+    pub(crate) fn lend(&self, bytes: usize) {
+        self.set_size(self.size() - bytes);
+    }
+
+    /// Takes bytes back that were [lent](Self::lend) and not used.
+    pub(crate) fn take_back(&self, bytes: usize) {
+        self.set_size(self.size() + bytes);
+    }
+
     /// Notes what happened, in debug mode.
     #[inline]
     fn note(&self, operation: Operation, caller: &'static Location<'static>) {
@@ -213,7 +271,7 @@ impl AllocationReservation {
 
     #[inline]
     fn set_size(&self, size: usize) {
-        // Relaxed: as in `size`.
+        // Relaxed: written by this value alone; a number for readers.
         self.reserved.size.store(size, Ordering::Relaxed);
     }
 }
@@ -223,7 +281,7 @@ impl Drop for AllocationReservation {
         let size = self.size();
         let handle = &self.allocator.handle;
         // First, so that a closed allocator that waits for this one sees it gone.
-        handle.reservations().remove(self.key);
+        handle.unlist_reservation(&self.reserved);
         if size > 0 {
             // SAFETY: they are this reservation's, by its size, and it goes.
             unsafe { handle.uncharge(size) };

@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::allocator::BufferAllocator;
+use crate::manager::ManagerStats;
 
 /// Three measures of the same memory, in bytes, that differ for good reasons.
 ///
@@ -39,16 +40,21 @@ impl BufferAllocator {
         let stats = self.allocation_manager().stats();
         MemoryTotals {
             accounted_bytes: self.root_allocator().allocated_memory(),
-            held_bytes: stats
-                .live_bytes
-                .map(|live| live + stats.cached_bytes.unwrap_or(0)),
+            held_bytes: held_bytes(&stats),
             resident_bytes: resident_bytes(),
         }
     }
 }
 
+/// What a backend has handed out or keeps for reuse.
+pub(crate) fn held_bytes(stats: &ManagerStats) -> Option<usize> {
+    stats
+        .live_bytes
+        .map(|live| live + stats.cached_bytes.unwrap_or(0))
+}
+
 /// Physical memory of this process.
-fn resident_bytes() -> Option<usize> {
+pub(crate) fn resident_bytes() -> Option<usize> {
     if !cfg!(target_os = "linux") {
         return None;
     }

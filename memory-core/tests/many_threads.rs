@@ -1,4 +1,4 @@
-//! More threads at once than the 128 that have something of their own. A process for itself: other
+//! More threads at once than the 1,024 that have something of their own. A process for itself: other
 //! tests would find nothing left for their threads.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
@@ -7,9 +7,12 @@ use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use arrow_memory_core::testing::{Block, TrackingManager};
-use arrow_memory_core::{AllocationManager, CachingManager, Tally};
+use arrow_memory_core::{AllocationManager, CachingManager, Tally, thread_number};
 
-const THREADS: usize = 150;
+const THREADS: usize = 1_100;
+
+/// What they do needs no more.
+const STACK: usize = 512 * 1024;
 
 /// One test at a time: each needs to know who has what.
 fn alone() -> MutexGuard<'static, ()> {
@@ -22,11 +25,13 @@ fn on_all_at_once(work: impl Fn() + Sync) {
     let all_there = Barrier::new(THREADS);
     thread::scope(|scope| {
         let threads = (0..THREADS).map(|_| {
-            scope.spawn(|| {
+            let thread = thread::Builder::new().stack_size(STACK);
+            let thread = thread.spawn_scoped(scope, || {
                 all_there.wait();
                 work();
                 all_there.wait();
-            })
+            });
+            thread.unwrap()
         });
         // A scope waits for what its threads do, not for what their locals do at the end.
         for thread in threads.collect::<Vec<_>>() {
@@ -82,11 +87,13 @@ fn a_thread_that_came_when_all_was_taken_gets_its_own_when_others_have_ended() {
 
     thread::scope(|scope| {
         let others = (0..THREADS).map(|_| {
-            scope.spawn(|| {
+            let thread = thread::Builder::new().stack_size(STACK);
+            let thread = thread.spawn_scoped(scope, || {
                 tally.lent(1);
                 taken.wait();
                 tried.wait();
-            })
+            });
+            thread.unwrap()
         });
         let others: Vec<_> = others.collect();
         taken.wait();
@@ -100,4 +107,48 @@ fn a_thread_that_came_when_all_was_taken_gets_its_own_when_others_have_ended() {
         });
         assert_eq!(late.join().unwrap(), (0, layout.size()));
     });
+}
+
+#[test]
+fn numbers_are_dense_and_serve_the_next_threads() {
+    let _alone = alone();
+    let numbers = || {
+        let numbers = Mutex::new(Vec::new());
+        on_all_at_once(|| numbers.lock().unwrap().push(thread_number()));
+        let mut numbers = numbers.into_inner().unwrap();
+        numbers.sort_unstable();
+        numbers
+    };
+
+    let first = numbers();
+    assert!(first.windows(2).all(|pair| pair[0] < pair[1]));
+    // All 1,024 but for those of this thread and of the harness.
+    assert!(first[1_000] < 1_024, "{first:?}");
+    assert!(first[1_024] > THREADS, "{first:?}");
+    assert_eq!(numbers()[..1_000], first[..1_000]);
+}
+
+#[test]
+fn the_peak_is_seen_of_threads_with_high_numbers_and_of_those_that_share() {
+    const BLOCK: usize = 1 << 20;
+    let _alone = alone();
+    let tally = Tally::new();
+    let all_lent = Barrier::new(THREADS);
+
+    on_all_at_once(|| {
+        tally.lent(BLOCK);
+        all_lent.wait();
+        tally.resized(BLOCK, 2 * BLOCK);
+        tally.returned(2 * BLOCK);
+    });
+
+    let stats = tally.stats();
+    assert_eq!(
+        (stats.live_bytes, stats.allocations),
+        (Some(0), Some(THREADS as u64))
+    );
+    let peak = stats.peak_bytes.unwrap();
+    // Each thread may keep 256 KiB to itself, and may have doubled its block before others gave theirs back.
+    assert!(peak >= THREADS * (BLOCK - 256 * 1024), "{peak}");
+    assert!(peak <= THREADS * (2 * BLOCK + 256 * 1024), "{peak}");
 }

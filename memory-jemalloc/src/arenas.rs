@@ -7,11 +7,13 @@
 //! jemalloc can destroy an arena only with everything in it, and a block may be leaked for good. So
 //! arenas are not destroyed but purged and handed to the next manager.
 
-use std::cell::Cell;
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::mem;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
+use arrow_memory_core::__private::{Order, ProcessLock};
+use arrow_memory_core::thread_number;
 use tikv_jemalloc_sys::MALLOCX_ARENA;
 
 use crate::error::JemallocError;
@@ -20,10 +22,13 @@ use crate::mallctl;
 /// A manager's arenas, made when a thread first needs one.
 #[derive(Debug)]
 pub(crate) struct OwnArenas {
-    /// Threads are dealt to slots in turn. A slot holds the flags that name its arena, or 0 if
-    /// jemalloc could not make one, whereupon its own choice of arena must do.
-    slots: Box<[OnceLock<c_int>]>,
-    /// What new arenas get, and those that were made.
+    /// A thread uses the slot of its number, modulo how many there are. A slot holds the flags that name
+    /// its arena, 0 if jemalloc could not make one, whereupon its own choice of arena must do, or
+    /// [`UNMADE`].
+    slots: Box<[AtomicI32]>,
+    /// What new arenas get, and those that were made. Locked only under [`LEFT`], by
+    /// [`with_state`](Self::with_state), so that no thread has it locked at the instant of a fork. A few
+    /// words are copied or written under it; nothing is allocated, and jemalloc is not called.
     state: Mutex<State>,
 }
 
@@ -31,7 +36,7 @@ impl OwnArenas {
     /// At most `count` arenas (at least 1), none of them made yet.
     pub(crate) fn new(count: usize, decay: Decay) -> Self {
         Self {
-            slots: (0..count.max(1)).map(|_| OnceLock::new()).collect(),
+            slots: (0..count.max(1)).map(|_| AtomicI32::new(UNMADE)).collect(),
             state: Mutex::new(State {
                 decay,
                 made: Vec::new(),
@@ -42,63 +47,137 @@ impl OwnArenas {
     /// The flags that send a block of the calling thread to its arena; 0 if there is none.
     #[inline]
     pub(crate) fn flags(&self) -> c_int {
-        let slot = &self.slots[thread_ordinal() % self.slots.len()];
-        match slot.get() {
-            Some(flags) => *flags,
-            None => {
-                *slot.get_or_init(|| self.make().map_or(0, |arena| MALLOCX_ARENA(arena as usize)))
-            }
+        let slot = &self.slots[thread_number() % self.slots.len()];
+        // Relaxed: jemalloc knows the arena by its number, and orders what it has of it.
+        match slot.load(Ordering::Relaxed) {
+            UNMADE => self.make_for(slot),
+            flags => flags,
+        }
+    }
+
+    /// Makes the arena of a slot. If two threads do so at once, both use the first one's; the other arena
+    /// serves nobody until another manager gets it.
+    #[cold]
+    fn make_for(&self, slot: &AtomicI32) -> c_int {
+        let made = self.make().map_or(0, |arena| MALLOCX_ARENA(arena as usize));
+        // Relaxed, both: as in `flags`.
+        match slot.compare_exchange(UNMADE, made, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => made,
+            Err(first) => first,
         }
     }
 
     /// Makes an arena, or takes one that another manager left.
     pub(crate) fn make(&self) -> Result<u32, JemallocError> {
-        let mut state = lock(&self.state);
-        let left = lock(&LEFT).pop();
+        let left = LEFT.lock().pop();
         let arena = match left {
             Some(arena) => arena,
             None => mallctl::create("arenas.create")?,
         };
-        state.made.push(arena);
+        let decay = self.add(arena);
         // What jemalloc calls oversize is purged when it is freed, whatever the decay time says.
         // Every byte of a large block would fault again each time, so here nothing is oversize.
         mallctl::write(&format!("arena.{arena}.oversize_threshold"), usize::MAX)?;
-        state.decay.apply(arena)?;
+        decay.apply(arena)?;
+        // Whoever changed the times meanwhile may have set them before the line above.
+        let now = self.with_state(|state| state.decay);
+        if now != decay {
+            self.apply_latest()?;
+        }
         Ok(arena)
+    }
+
+    /// Adds an arena to those that were made, and returns what its decay times shall be.
+    fn add(&self, arena: u32) -> Decay {
+        let mut spare = Vec::new();
+        loop {
+            let added = self.with_state(|state| {
+                let made = &mut state.made;
+                if made.len() == made.capacity() {
+                    if spare.capacity() <= made.len() {
+                        return Err(made.len());
+                    }
+                    spare.append(made);
+                    mem::swap(made, &mut spare);
+                }
+                made.push(arena);
+                Ok(state.decay)
+            });
+            match added {
+                Ok(decay) => return decay,
+                Err(count) => spare = Vec::with_capacity((2 * count).max(4)),
+            }
+        }
     }
 
     /// Sets the decay times of the arenas that were made, and of those to come.
     pub(crate) fn set_decay(&self, change: impl FnOnce(&mut Decay)) -> Result<(), JemallocError> {
-        let mut state = lock(&self.state);
-        let mut decay = state.decay;
+        let before = self.with_state(|state| state.decay);
+        let mut decay = before;
         change(&mut decay);
         decay.check()?;
-        for &arena in &state.made {
-            decay.apply(arena)?;
+        self.with_state(|state| state.decay = decay);
+        // What `check` lets through fails only if there were no such arena.
+        self.apply_latest()
+    }
+
+    /// Applies the decay times to all arenas, until they are the latest: others may set them, too.
+    fn apply_latest(&self) -> Result<(), JemallocError> {
+        loop {
+            let decay = self.with_state(|state| state.decay);
+            for arena in self.made() {
+                decay.apply(arena)?;
+            }
+            if self.with_state(|state| state.decay) == decay {
+                return Ok(());
+            }
         }
-        state.decay = decay;
-        Ok(())
     }
 
     /// Gives every page that no block uses back to the operating system.
     pub(crate) fn purge(&self) {
-        let state = lock(&self.state);
-        for arena in &state.made {
+        for arena in self.made() {
             // It fails only if there were no such arena.
             let _ = mallctl::act(&format!("arena.{arena}.purge"));
         }
+    }
+
+    /// The arenas that were made.
+    fn made(&self) -> Vec<u32> {
+        let mut copy = Vec::new();
+        loop {
+            let count = self.with_state(|state| {
+                if state.made.len() <= copy.capacity() {
+                    copy.extend_from_slice(&state.made);
+                }
+                state.made.len()
+            });
+            if copy.len() == count {
+                return copy;
+            }
+            copy.reserve(count);
+        }
+    }
+
+    /// Runs `with` with the state locked: it must neither allocate nor free.
+    fn with_state<T>(&self, with: impl FnOnce(&mut State) -> T) -> T {
+        let _shared = LEFT.lock();
+        // Nothing panics while it is locked, so a poisoned one is whole.
+        with(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Drop for OwnArenas {
     fn drop(&mut self) {
         self.purge();
-        lock(&LEFT).append(&mut lock(&self.state).made);
+        for arena in self.made() {
+            LEFT.push(arena);
+        }
     }
 }
 
 /// When pages that nobody uses go back to the operating system: milliseconds, -1 for never.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Decay {
     /// Until a dirty page becomes muzzy: it may be taken away, but is not yet.
     pub(crate) dirty: isize,
@@ -139,28 +218,9 @@ struct State {
     made: Vec<u32>,
 }
 
-/// The how-manieth thread this is of those that asked.
-#[inline]
-fn thread_ordinal() -> usize {
-    thread_local! {
-        static ORDINAL: Cell<usize> = const { Cell::new(usize::MAX) };
-    }
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
+/// In a slot: no arena was made for it yet. (No flags are negative.)
+const UNMADE: c_int = c_int::MIN;
 
-    let known = ORDINAL.get();
-    if known != usize::MAX {
-        return known;
-    }
-    // Relaxed: a number that guards nothing.
-    let new = NEXT.fetch_add(1, Ordering::Relaxed);
-    ORDINAL.set(new);
-    new
-}
-
-/// Nothing panics while it holds one of these locks, so a poisoned one is whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Arenas whose managers are gone.
-static LEFT: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+/// Arenas whose managers are gone. Under the lock one is pushed or popped, or a manager's state is looked
+/// at. A fork waits for it.
+static LEFT: ProcessLock<Vec<u32>> = ProcessLock::new(Order::Inner, Vec::new());

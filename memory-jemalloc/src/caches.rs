@@ -8,7 +8,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
+use std::mem::ManuallyDrop;
 
+use arrow_memory_core::__private::{AtEnd, at_end};
 use tikv_jemalloc_sys::{MALLOCX_TCACHE, MALLOCX_TCACHE_NONE};
 
 use crate::mallctl;
@@ -22,14 +24,7 @@ pub(crate) fn flags(arena: u32) -> c_int {
 
 /// Gives the blocks in the calling thread's cache for `arena` back to the arena.
 pub(crate) fn flush(arena: u32) {
-    let cache = CACHES.try_with(|caches| {
-        let caches = caches.made.borrow();
-        caches
-            .iter()
-            .find(|made| made.0 == arena)
-            .map(|made| made.1)
-    });
-    if let Ok(Some(cache)) = cache {
+    if let Some(cache) = CACHES.with(|made| find(&made.borrow(), arena)) {
         // It fails only if there were no such cache.
         let _ = mallctl::write("tcache.flush", cache);
     }
@@ -37,46 +32,50 @@ pub(crate) fn flush(arena: u32) {
 
 #[cold]
 fn look_up(arena: u32) -> c_int {
-    let cache = CACHES.try_with(|caches| {
-        let mut made = caches.made.borrow_mut();
-        if let Some(found) = made.iter().find(|made| made.0 == arena) {
-            return Some(found.1);
-        }
-        // jemalloc has about 4000 caches; without one, the block goes to the arena itself.
-        let cache = mallctl::create("tcache.create").ok()?;
-        made.push((arena, cache));
-        Some(cache)
+    let cache = CACHES.with(|made| {
+        let known = find(&made.borrow(), arena);
+        known.or_else(|| {
+            // A thread that is ending would keep its cache for good.
+            if !at_end(&DESTROY) {
+                return None;
+            }
+            // jemalloc has about 4000 caches; without one, the block goes to the arena itself.
+            let cache = mallctl::create("tcache.create").ok()?;
+            made.borrow_mut().push((arena, cache));
+            Some(cache)
+        })
     });
     match cache {
-        Ok(Some(cache)) => {
+        Some(cache) => {
             let flags = MALLOCX_TCACHE(cache as usize);
             LAST.set((arena, flags));
             flags
         }
-        // No cache to be had, or the thread is ending.
-        _ => MALLOCX_TCACHE_NONE,
+        None => MALLOCX_TCACHE_NONE,
     }
 }
 
-/// The caches of one thread, by arena.
-struct Caches {
-    made: RefCell<Vec<(u32, u32)>>,
+/// The caches of one thread, each with its arena.
+type Made = Vec<(u32, u32)>;
+
+fn find(made: &Made, arena: u32) -> Option<u32> {
+    made.iter().find(|made| made.0 == arena).map(|made| made.1)
 }
 
-impl Drop for Caches {
-    fn drop(&mut self) {
-        LAST.set(NONE);
-        for (_, cache) in self.made.take() {
-            // It fails only if there were no such cache.
-            let _ = mallctl::write("tcache.destroy", cache);
-        }
+/// Destroys the caches of a thread that ends.
+static DESTROY: AtEnd = AtEnd(|_number| {
+    LAST.set(NONE);
+    for (_, cache) in CACHES.with(|made| made.take()) {
+        // It fails only if there were no such cache.
+        let _ = mallctl::write("tcache.destroy", cache);
     }
-}
+});
 
 thread_local! {
-    /// The arena used last and the flags of its cache. It has no destructor.
+    /// The arena used last and the flags of its cache.
     static LAST: Cell<(u32, c_int)> = const { Cell::new(NONE) };
-    static CACHES: Caches = const { Caches { made: RefCell::new(Vec::new()) } };
+    /// Without a destructor, like `LAST`: `DESTROY` empties it.
+    static CACHES: ManuallyDrop<RefCell<Made>> = const { ManuallyDrop::new(RefCell::new(Vec::new())) };
 }
 
 /// No arena has this number.

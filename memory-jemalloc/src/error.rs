@@ -1,7 +1,11 @@
 //! What can be wrong with a setting or the name of a statistic.
 
+use arrow_memory_core::__private::Escaped;
+
 /// Why jemalloc's settings or statistics could not be reached. Nothing has changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+///
+/// Prints in one line, `{:?}` as well; `{:#?}` shows the fields.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JemallocError {
     /// The *caller's* fault: a decay time is -1 (never), 0 (at once) or milliseconds.
@@ -11,19 +15,19 @@ pub enum JemallocError {
         milliseconds: isize,
     },
     /// The *caller's* fault: jemalloc has nothing of this name.
-    #[error("jemalloc has no statistic called `{name}`")]
+    #[error("jemalloc has no statistic called `{}`", Escaped(.name))]
     UnknownStatistic {
         /// The name asked for.
         name: String,
     },
     /// The *caller's* fault: the name stands for an action or a text, not for a number.
-    #[error("`{name}` of jemalloc is not a number that can be read")]
+    #[error("`{}` of jemalloc is not a number that can be read", Escaped(.name))]
     NotANumber {
         /// The name asked for.
         name: String,
     },
     /// The *environment's*: jemalloc refused.
-    #[error("jemalloc refused `{name}` with error {code}")]
+    #[error("jemalloc refused `{}` with error {code}", Escaped(.name))]
     Refused {
         /// What was read, written or done.
         name: String,
@@ -31,3 +35,10 @@ pub enum JemallocError {
         code: i32,
     },
 }
+
+arrow_memory_core::__debug_as_display!(enum JemallocError {
+    InvalidDecay { milliseconds },
+    UnknownStatistic { name },
+    NotANumber { name },
+    Refused { name, code },
+});

@@ -11,8 +11,8 @@
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::{Mutex, PoisonError};
 
+use arrow_memory_core::__private::{Order, ProcessLock};
 use libmimalloc_sys as mimalloc;
 
 /// Where a manager's blocks come from.
@@ -32,7 +32,7 @@ impl Heap {
         if !is_version_3() {
             return Self { own: None };
         }
-        let left = LEFT.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let left = LEFT.lock().pop();
         let own = left.or_else(|| {
             // SAFETY: any thread may make a heap at any time.
             NonNull::new(unsafe { mimalloc::mi_heap_new() }).map(OwnHeap)
@@ -106,9 +106,7 @@ impl Drop for Heap {
         if let Some(own) = self.own.take() {
             // SAFETY: by invariant 1 the heap is alive and serves this thread.
             unsafe { mimalloc::mi_heap_collect(own.0.as_ptr(), true) };
-            LEFT.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(own);
+            LEFT.push(own);
         }
     }
 }
@@ -202,5 +200,5 @@ unsafe extern "C" {
     fn mi_stats_get_json(buf_size: usize, buf: *mut c_char) -> *mut c_char;
 }
 
-/// Heaps whose managers are gone.
-static LEFT: Mutex<Vec<OwnHeap>> = Mutex::new(Vec::new());
+/// Heaps whose managers are gone. Under the lock one is pushed or popped. A fork waits for it.
+static LEFT: ProcessLock<Vec<OwnHeap>> = ProcessLock::new(Order::Inner, Vec::new());

@@ -1,5 +1,6 @@
 //! What was allocated and never freed, by stack.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
@@ -13,6 +14,7 @@ pub struct Dangling {
     /// By thread: what it asked for, until the return says where that is.
     asked: HashMap<u32, Asked>,
     live: HashMap<u64, Block>,
+    allocations: u64,
     unmatched: u64,
     unreadable: u64,
 }
@@ -36,6 +38,9 @@ struct Block {
 pub struct DanglingReport {
     /// By stack, the most bytes first.
     pub stacks: Vec<DanglingStack>,
+    /// Blocks that the capture shows to be allocated, freed or not. If this is 0, the capture says
+    /// nothing about memory: that no stack is listed does not mean that everything was freed.
+    pub allocations: u64,
     /// Frees and resizes of blocks that the capture does not know: allocated before it began.
     pub unmatched: u64,
     /// Events of known names whose arguments are missing or no numbers.
@@ -96,6 +101,7 @@ impl Dangling {
 
     fn allocate(&mut self, address: u64, size: u64, event: &Event) {
         let stack = event.stack.clone();
+        self.allocations += 1;
         self.live.insert(address, Block { size, stack });
     }
 
@@ -127,14 +133,24 @@ impl Dangling {
         });
         DanglingReport {
             stacks,
+            allocations: self.allocations,
             unmatched: self.unmatched,
             unreadable: self.unreadable,
         }
     }
 }
 
+impl DanglingReport {
+    /// The bytes that were never freed, of all stacks.
+    pub fn bytes(&self) -> u64 {
+        let bytes = self.stacks.iter().map(|stack| stack.bytes);
+        bytes.fold(0, u64::saturating_add)
+    }
+}
+
 impl fmt::Display for DanglingReport {
-    /// The stacks, largest first, each with its bytes and blocks.
+    /// The stacks, largest first, each with its bytes and blocks. Names of the capture are printed as
+    /// they are, except for control characters, which are escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for DanglingStack {
             count,
@@ -142,33 +158,56 @@ impl fmt::Display for DanglingReport {
             stack,
         } in &self.stacks
         {
-            let blocks = if *count == 1 { "block" } else { "blocks" };
-            writeln!(f, "{bytes} bytes in {count} {blocks} never freed")?;
+            let (bytes, count) = (counted(*bytes, "byte"), counted(*count, "block"));
+            writeln!(f, "{bytes} in {count} never freed")?;
             for frame in stack {
                 writeln!(
                     f,
                     "    {} {} ({})",
-                    frame.address, frame.symbol, frame.module
+                    plain(&frame.address),
+                    plain(&frame.symbol),
+                    plain(&frame.module)
                 )?;
             }
         }
-        if self.stacks.is_empty() {
+        if self.allocations == 0 {
+            writeln!(f, "no allocations in this capture")?;
+        } else if self.stacks.is_empty() {
             writeln!(f, "everything was freed")?;
         }
         if self.unmatched > 0 {
-            writeln!(
-                f,
-                "{} frees of blocks that the capture does not know",
-                self.unmatched
-            )?;
+            let frees = counted(self.unmatched, "free");
+            writeln!(f, "{frees} of blocks that the capture does not know")?;
         }
         if self.unreadable > 0 {
-            writeln!(
-                f,
-                "{} events with arguments that cannot be read",
-                self.unreadable
-            )?;
+            let events = counted(self.unreadable, "event");
+            writeln!(f, "{events} with arguments that cannot be read")?;
         }
         Ok(())
     }
+}
+
+fn counted(number: u64, noun: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{ending}")
+}
+
+/// A name of the capture; what a terminal could obey is escaped.
+fn plain(name: &str) -> Cow<'_, str> {
+    let harmful = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+    };
+    if !name.contains(harmful) {
+        return Cow::Borrowed(name);
+    }
+    let mut text = String::with_capacity(name.len() + 8);
+    for c in name.chars() {
+        if harmful(c) {
+            text.extend(c.escape_default());
+        } else {
+            text.push(c);
+        }
+    }
+    Cow::Owned(text)
 }

@@ -156,8 +156,9 @@ fn split_time(line: &str) -> Option<(&str, &str, &str)> {
     while let Some(colon) = line[from..].find(':') {
         let colon = from + colon;
         let start = line[..colon]
-            .rfind(char::is_whitespace)
-            .map_or(0, |at| at + 1);
+            .char_indices()
+            .rfind(|(_, c)| c.is_whitespace())
+            .map_or(0, |(at, c)| at + c.len_utf8());
         let time = &line[start..colon];
         let is_time = time.split_once('.').is_some_and(|(seconds, fraction)| {
             let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());

@@ -55,6 +55,9 @@ fn main() {
         allocate_some(&right, 4096);
         let moved = left.buffer_zeroed(4096).map(|buffer| buffer.freeze());
         op_transfer(moved.expect("it fits"), &left, &right);
+        let (left, right) = (below(&depth_1, 1), below(&depth_1, 1));
+        let moved = left.buffer_zeroed(4096).map(|buffer| buffer.freeze());
+        op_transfer_new(moved.expect("it fits"), &left, &right);
         op_child(&depth_3);
         op_append(&depth_3);
         ref_raw_4k();
@@ -129,6 +132,20 @@ fn op_external(allocator: &BufferAllocator) {
 /// To a sibling and back, dropping the old handle each time.
 #[inline(never)]
 fn op_transfer(mut buffer: ArrowBuf, left: &BufferAllocator, right: &BufferAllocator) {
+    for _ in 0..TIMES {
+        for target in [right, left] {
+            let moved = buffer.transfer_ownership(target).expect("one tree");
+            buffer = moved.buffer;
+        }
+    }
+    black_box(buffer);
+}
+
+/// The same, where the right one never had a buffer, and so has no credit.
+#[inline(never)]
+fn op_transfer_new(mut buffer: ArrowBuf, left: &BufferAllocator, right: &BufferAllocator) {
+    // Functions that are alike would be merged into one.
+    black_box(7);
     for _ in 0..TIMES {
         for target in [right, left] {
             let moved = buffer.transfer_ownership(target).expect("one tree");

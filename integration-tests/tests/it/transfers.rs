@@ -1,6 +1,7 @@
 //! Transfers at and over limits, where a reservation is crossed or a charge stays within a subtree.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 
 use arrow_memory_core::{
     AllocationManager, ArrowBuf, BufferAllocator, RootAllocator, TransferError,
@@ -17,6 +18,7 @@ for_every_backend!(
     a_transfer_below_a_reservation_that_covers_it_fits_whatever_is_above,
     a_transfer_of_a_guest_moves_no_charge,
     ownership_goes_to_the_ledger_that_was_associated_longest,
+    what_two_threads_read_through_another_ledger_comes_before_what_the_sole_owner_writes,
 );
 
 fn root(backend: &Backend, limit: usize, credit: Option<usize>) -> BufferAllocator {
@@ -182,4 +184,51 @@ fn ownership_goes_to_the_ledger_that_was_associated_longest(backend: &Backend) {
     assert_eq!(owners(), [0, 640, 0, 0]);
     drop(in_second);
     assert_eq!(owners(), [0, 0, 0, 0]);
+}
+
+/// Once, nothing ordered what the one thread reads, which drops a clone and never has the tree's mutex,
+/// before what is written once the target's buffer is the only one: the other thread, which takes the
+/// ledger off the list, had seen the drop without acquiring it. ThreadSanitizer sees that; else this
+/// shows that nobody writes too early.
+fn what_two_threads_read_through_another_ledger_comes_before_what_the_sole_owner_writes(
+    backend: &Backend,
+) {
+    let rounds = if cfg!(tsan) { 60_000 } else { 2_000 };
+    let root = root(backend, usize::MAX, None);
+    let [source, target] = ["source", "target"].map(|name| root.child(name).build().unwrap());
+    thread::scope(|scope| {
+        // Nothing comes back from these threads but what the buffers' counts say.
+        let readers = [7, 8].map(|step| {
+            let (sender, buffers) = mpsc::channel::<ArrowBuf>();
+            scope.spawn(move || {
+                for (round, buffer) in buffers.iter().enumerate() {
+                    assert_eq!(buffer.as_slice()[0], 1);
+                    for _ in 0..(round * step) % 40 {
+                        std::hint::spin_loop();
+                    }
+                    drop(buffer);
+                }
+            });
+            sender
+        });
+        for _ in 0..rounds {
+            let mut filled = source.buffer(64).unwrap();
+            filled.extend_from_slice(&[1; 64]).unwrap();
+            let guest = filled.freeze();
+            let mut owner = guest.transfer_ownership(&target).unwrap().buffer;
+            readers[0].send(guest.clone()).unwrap();
+            readers[1].send(guest).unwrap();
+            loop {
+                match owner.try_into_mut() {
+                    Ok(mut sole) => {
+                        sole.as_mut_slice().fill(9);
+                        break;
+                    }
+                    Err(shared) => owner = shared,
+                }
+                thread::yield_now();
+            }
+        }
+    });
+    assert_eq!(root.allocated_memory(), 0);
 }

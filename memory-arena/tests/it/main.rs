@@ -199,6 +199,7 @@ fn an_arena_with_live_blocks_is_not_reset_and_says_what_is_live() {
     );
     let text = "the arena has 2 live blocks of 5100 bytes, 1 of them beside its 1 chunks";
     assert_eq!(error.to_string(), text);
+    assert_eq!(format!("{error:?}"), text);
     drop(small);
     drop(large);
     arena.reset().unwrap();
@@ -278,8 +279,9 @@ fn sizes_that_no_chunk_can_have_are_typed_errors() {
         );
     }
     let error = Arena::builder().chunk_size(0).build().unwrap_err();
-    let text = "chunks of 0 bytes that grow to 4194304 cannot be had";
+    let text = "chunks of 0 bytes that grow to 4194304 (4.0 MiB) cannot be had";
     assert_eq!(error.to_string(), text);
+    assert_eq!(format!("{error:?}"), text);
     assert!(build(1, 1).is_ok());
     assert!(build(1, isize::MAX as usize - 64).is_ok());
 }

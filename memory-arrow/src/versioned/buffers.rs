@@ -43,7 +43,7 @@ pub fn into_buffer(buffer: ArrowBuf) -> Buffer {
 /// # let root = RootAllocator::new(1 << 20);
 /// let mut builder = TypedBufferBuilder::<i64>::new(&root);
 /// builder.append_slice(&[25, 1, 3])?;
-/// let array = Int64Array::new(into_scalar_buffer(builder.finish()?), None);
+/// let array = Int64Array::new(into_scalar_buffer(builder.finish()), None);
 /// assert_eq!((array.value(2), root.allocated_memory()), (3, 64));
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
@@ -63,6 +63,7 @@ pub fn into_scalar_buffer<T: ArrowNativeType>(buffer: ArrowBuf) -> ScalarBuffer<
 /// Looks at the address where the memory starts, and at its size. A `Buffer` that starts in the
 /// middle of our memory without being a slice of a `Buffer` that was made here (one that came over
 /// the C Data Interface, for instance) is not recognised.
+#[track_caller]
 pub fn arrow_buf(buffer: &Buffer) -> Option<ArrowBuf> {
     let known = known::find(Region::of(buffer)?, None).known?;
     Some(window(&known.view, buffer))
@@ -96,6 +97,7 @@ pub fn arrow_buf(buffer: &Buffer) -> Option<ArrowBuf> {
 /// assert_eq!((root.allocated_memory(), second.len()), (1000, 10));
 /// # Ok::<(), arrow_memory_arrow::MemoryError>(())
 /// ```
+#[track_caller]
 pub fn adopt_buffer(buffer: &Buffer, allocator: &BufferAllocator) -> Result<ArrowBuf, MemoryError> {
     let Some(region) = Region::of(buffer) else {
         return Ok(allocator.empty());
@@ -106,7 +108,8 @@ pub fn adopt_buffer(buffer: &Buffer, allocator: &BufferAllocator) -> Result<Arro
         None => {
             let original = lookup.original.as_ref();
             let region = original.map_or(region, |original| region.on(original));
-            let mut room = allocator.room_for_foreign(region.size)?;
+            let room = allocator.room_for_foreign(region.size);
+            let mut room = room.map_err(|error| error.for_buffer(buffer.len(), region.size))?;
             match known::adopt(allocator, &mut room, original.unwrap_or(buffer), region)? {
                 Adoption::Made(view) => view,
                 Adoption::Found(known) => known.view,
@@ -121,6 +124,7 @@ pub fn adopt_buffer(buffer: &Buffer, allocator: &BufferAllocator) -> Result<Arro
 }
 
 /// The bytes that `buffer` views, of a view of its memory from the start.
+#[track_caller]
 fn window(view: &ArrowBuf, buffer: &Buffer) -> ArrowBuf {
     let start = buffer.ptr_offset();
     view.slice(start..start + buffer.len())
@@ -225,7 +229,7 @@ mod tests {
         values.extend([1, 2, 3]);
         let theirs = Buffer::from_vec(values);
 
-        let first = theirs.adopt(&one).unwrap();
+        let first = theirs.clone().adopt(&one).unwrap();
         assert_eq!(first.capacity(), 3);
         let arrays = first.slice(1).adopt(&two).unwrap();
         let ours = adopt_buffer(&first, &two).unwrap();

@@ -48,6 +48,10 @@ pub struct CsvReader<R> {
     row_bytes: usize,
     /// A batch was decoded, so the header is behind us.
     started: bool,
+    /// The most bytes that one record may take.
+    longest_record: usize,
+    /// Bytes that the decoder has of a record that is not complete.
+    open_record: usize,
     limit: BatchLimit,
     destination: Destination,
     /// A batch that was refused.
@@ -76,6 +80,8 @@ impl<R: Read> CsvReader<R> {
             rows,
             row_bytes: 0,
             started: false,
+            longest_record: LONGEST_RECORD,
+            open_record: 0,
             limit,
             destination: destination.into(),
             refused: None,
@@ -95,6 +101,32 @@ impl<R: Read> CsvReader<R> {
         Ok(self)
     }
 
+    /// Allows records of up to `bytes` bytes of text, 64 MiB by default. A longer one is an error.
+    ///
+    /// A record is held by the decoder, which no limit covers, until it is complete. Text without line
+    /// breaks, or with a quotation mark that is never closed, is one record up to its end. The bound is
+    /// kept up to the 64 KiB that are read at once.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # use std::sync::Arc;
+    /// # use arrow_memory_arrow::BatchLimit;
+    /// # use arrow_memory_arrow::csv::CsvReader;
+    /// # use arrow_memory_arrow::deps::arrow_csv::reader::Format;
+    /// # use arrow_memory_arrow::deps::arrow_schema::{DataType, Field, Schema};
+    /// # use arrow_memory_core::RootAllocator;
+    /// # let root = RootAllocator::new(1 << 20);
+    /// # let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Utf8, true)]));
+    /// let text = "x".repeat(1 << 20);
+    /// let reader = CsvReader::new(text.as_bytes(), schema, Format::default(), BatchLimit::Rows(10), &*root);
+    /// let mut reader = reader.with_longest_record(256 << 10);
+    /// assert!(reader.next().unwrap().unwrap_err().to_string().contains("longer than 262144 bytes"));
+    /// ```
+    pub fn with_longest_record(mut self, bytes: usize) -> Self {
+        self.longest_record = bytes;
+        self
+    }
+
     /// The schema of all batches.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
@@ -110,8 +142,18 @@ impl<R: Read> CsvReader<R> {
         loop {
             let available = self.input.fill_buf()?;
             let end = available.is_empty();
+            let before = self.decoder.capacity();
             let consumed = self.decoder.decode(available)?;
             self.input.consume(consumed);
+            // What is consumed without a record being complete is of one record.
+            self.open_record = match self.decoder.capacity() == before {
+                true => self.open_record.saturating_add(consumed),
+                false => 0,
+            };
+            if self.open_record > self.longest_record {
+                let message = format!("a record is longer than {} bytes", self.longest_record);
+                return Err(MemoryError::Arrow(message.into()));
+            }
             if consumed == 0 || self.decoder.capacity() == 0 {
                 self.started |= !end;
                 return Ok(self.decoder.flush()?);
@@ -141,6 +183,7 @@ impl<R: Read> CsvReader<R> {
         }
     }
 
+    #[track_caller]
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, MemoryError> {
         let parsed = match self.refused.take() {
             Some(batch) => Some(batch),
@@ -154,11 +197,11 @@ impl<R: Read> CsvReader<R> {
         };
         let Some(batch) = parsed else { return Ok(None) };
         self.row_bytes = batch.get_array_memory_size() / batch.num_rows().max(1) + 1;
-        match self.destination.place(&batch) {
+        match self.destination.place(batch) {
             Ok(placed) => Ok(Some(placed)),
-            Err(error) => {
-                self.refused = Some(batch);
-                Err(error)
+            Err(refused) => {
+                self.refused = Some(refused.value);
+                Err(refused.source)
             }
         }
     }
@@ -167,6 +210,7 @@ impl<R: Read> CsvReader<R> {
 impl<R: Read> Iterator for CsvReader<R> {
     type Item = Result<RecordBatch, MemoryError>;
 
+    #[track_caller]
     fn next(&mut self) -> Option<Self::Item> {
         if self.failed {
             return None;
@@ -189,6 +233,9 @@ fn decoder(
     }
     builder.build_decoder()
 }
+
+/// The most bytes of a record unless another bound was set.
+const LONGEST_RECORD: usize = 64 << 20;
 
 /// The rows of a first batch that is bounded.
 const FIRST_ROWS: usize = 64;
@@ -298,6 +345,34 @@ mod tests {
 
         assert_eq!(reader.next().unwrap().unwrap().num_rows(), 100);
         assert!(reader.next().is_none());
+    }
+
+    #[test]
+    fn records_are_bounded_and_text_of_any_length_is_not() {
+        let root = RootAllocator::new(64 << 20);
+        let text = text(60_000);
+        let reader = |text: &'static [u8]| {
+            let limit = BatchLimit::Rows(100_000);
+            CsvReader::new(text, schema(), format(), limit, &*root).with_longest_record(100_000)
+        };
+        let text: &'static str = text.leak();
+        assert!(text.len() > 10 * 100_000);
+        assert_eq!(
+            reader(text.as_bytes()).next().unwrap().unwrap().num_rows(),
+            60_000
+        );
+
+        let open_quote: &'static str = text.replacen("name of 7\n", "\"name of 7\n", 1).leak();
+        let long_line: &'static str = format!("id,name\n1,{}\n", "x".repeat(300_000)).leak();
+        for text in [open_quote, long_line] {
+            let error = reader(text.as_bytes()).next().unwrap().unwrap_err();
+            assert!(
+                error.to_string().contains("longer than 100000 bytes"),
+                "{error}"
+            );
+        }
+        let long_enough: &'static str = format!("id,name\n1,{}\n", "x".repeat(90_000)).leak();
+        assert!(reader(long_enough.as_bytes()).next().unwrap().is_ok());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use arrow_memory_core::{AllocError, BufferAllocator};
 use super::accounted::Accounted;
 use super::deps::arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use super::deps::arrow_schema::Schema;
-use crate::error::MemoryError;
+use crate::error::{MemoryError, Refused};
 
 /// The allocators that a reader charges.
 ///
@@ -13,6 +13,8 @@ use crate::error::MemoryError;
 #[derive(Clone, Debug)]
 pub struct Destination {
     all: BufferAllocator,
+    /// The allocator of messages, if it is another one.
+    messages: Option<BufferAllocator>,
     /// One for each column, if each is charged by itself.
     columns: Vec<BufferAllocator>,
 }
@@ -21,6 +23,7 @@ impl From<&BufferAllocator> for Destination {
     fn from(allocator: &BufferAllocator) -> Self {
         Self {
             all: allocator.clone(),
+            messages: None,
             columns: Vec::new(),
         }
     }
@@ -29,8 +32,9 @@ impl From<&BufferAllocator> for Destination {
 impl Destination {
     /// One child of `file` for each column of `schema`, called as the column is.
     ///
-    /// What a reader needs besides columns (a whole message of Arrow IPC, which all its columns
-    /// share) is charged to `file` itself.
+    /// A message of Arrow IPC is charged to `file` itself while it is read and decoded, or to the
+    /// allocator for messages if there is [another](Self::with_messages). All columns of a batch share
+    /// its memory; the charge then goes to the allocator of the first of them that is on it.
     ///
     /// # Errors
     ///
@@ -48,7 +52,7 @@ impl Destination {
     /// let batch = RecordBatch::try_from_iter([("price", column)]).unwrap();
     ///
     /// let columns = Destination::columns(&file, &batch.schema())?;
-    /// let placed = columns.place(&batch)?;
+    /// let placed = columns.place(batch)?;
     /// let price = &file.child_allocators()[0];
     /// assert_eq!((price.name(), price.allocated_memory()), ("price", 24));
     /// # Ok::<(), arrow_memory_arrow::MemoryError>(())
@@ -61,8 +65,54 @@ impl Destination {
             .collect::<Result<_, _>>()?;
         Ok(Self {
             all: file.clone(),
+            messages: None,
             columns,
         })
+    }
+
+    /// Has readers of Arrow IPC read messages into memory of `messages`: a child of the destination's
+    /// allocator, say, so that what is being decoded is bounded by the same limits and shows by itself.
+    ///
+    /// The batch that is decoded from a message is then shared with the destination, if that is of the
+    /// same tree, and the charge moves there (to the first column's allocator, if there is one for each)
+    /// when the reader lets go of the message: before it returns the batch. Dictionaries, and a file
+    /// that is mapped, stay with `messages` for as long as the reader has them. If the destination is of
+    /// another tree, both are charged for as long as the batch lives.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # use arrow_memory_arrow::deps::arrow_array::{ArrayRef, Int64Array, RecordBatch};
+    /// # use arrow_memory_arrow::deps::arrow_ipc::writer::StreamWriter;
+    /// use arrow_memory_arrow::Destination;
+    /// use arrow_memory_arrow::ipc::IpcStreamReader;
+    /// use arrow_memory_core::RootAllocator;
+    ///
+    /// # let column: ArrayRef = std::sync::Arc::new(Int64Array::from(vec![1; 1000]));
+    /// # let batch = RecordBatch::try_from_iter([("a", column)])?;
+    /// # let mut stream = Vec::new();
+    /// # let mut writer = StreamWriter::try_new(&mut stream, &batch.schema())?;
+    /// # writer.write(&batch)?;
+    /// # writer.finish()?;
+    /// # drop(writer);
+    /// let root = RootAllocator::new(1 << 20);
+    /// let (scan, messages) = (root.child("scan").build()?, root.child("messages").build()?);
+    /// let destination = Destination::from(&scan).with_messages(&messages);
+    /// let mut reader = IpcStreamReader::new(&stream[..], destination)?;
+    /// let batch = reader.next().unwrap()?;
+    /// assert!(messages.peak_memory_allocation() >= 8000);
+    /// assert_eq!((messages.allocated_memory(), scan.allocated_memory() >= 8000), (0, true));
+    /// # drop(batch);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn with_messages(mut self, messages: &BufferAllocator) -> Self {
+        self.messages = Some(messages.clone());
+        self
+    }
+
+    /// The allocator of the messages of Arrow IPC.
+    pub fn message_allocator(&self) -> &BufferAllocator {
+        self.messages.as_ref().unwrap_or(&self.all)
     }
 
     /// The allocator of what is no column's.
@@ -80,18 +130,29 @@ impl Destination {
     ///
     /// # Errors
     ///
-    /// As [`Accounted::adopt`]. Columns that were adopted by then have been released.
-    pub fn place(&self, batch: &RecordBatch) -> Result<RecordBatch, MemoryError> {
+    /// The same as for [`Accounted::adopt`], with the batch. Columns that were adopted by then have been
+    /// released.
+    #[track_caller]
+    pub fn place(&self, batch: RecordBatch) -> Result<RecordBatch, Refused<RecordBatch>> {
         if self.columns.is_empty() {
             return batch.adopt(&self.all);
         }
+        match self.place_columns(&batch) {
+            Ok(placed) => Ok(placed),
+            Err(source) => Err(Refused {
+                value: batch,
+                source,
+            }),
+        }
+    }
+
+    #[track_caller]
+    fn place_columns(&self, batch: &RecordBatch) -> Result<RecordBatch, MemoryError> {
         let allocators = self.columns.iter().chain(std::iter::repeat(&self.all));
-        let columns = batch
-            .columns()
-            .iter()
-            .zip(allocators)
-            .map(|(column, allocator)| column.adopt(allocator))
-            .collect::<Result<Vec<ArrayRef>, _>>()?;
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(batch.num_columns());
+        for (column, allocator) in batch.columns().iter().zip(allocators) {
+            columns.push(column.clone().adopt(allocator)?);
+        }
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         Ok(RecordBatch::try_new_with_options(
             batch.schema(),

@@ -1,7 +1,7 @@
 //! Between this crate's error and arrow's.
 
 use super::deps::arrow_schema::ArrowError;
-use crate::error::MemoryError;
+use crate::error::{MemoryError, Refused};
 
 impl From<MemoryError> for ArrowError {
     /// What arrow said itself is itself again; the rest is an `ExternalError`, or an `IoError`.
@@ -14,6 +14,13 @@ impl From<MemoryError> for ArrowError {
             MemoryError::Io(error) => ArrowError::IoError(error.to_string(), error),
             error => ArrowError::ExternalError(Box::new(error)),
         }
+    }
+}
+
+impl<T> From<Refused<T>> for ArrowError {
+    /// Drops the value.
+    fn from(refused: Refused<T>) -> Self {
+        refused.source.into()
     }
 }
 

@@ -152,6 +152,7 @@ pub unsafe fn export_array_into(
 /// assert_eq!((imported.len(), root.allocated_memory()), (3, 12));
 /// # Ok::<(), arrow_memory_arrow::MemoryError>(())
 /// ```
+#[track_caller]
 pub unsafe fn import_array(
     array: FFI_ArrowArray,
     schema: &FFI_ArrowSchema,
@@ -172,6 +173,7 @@ pub unsafe fn import_array(
 /// # Safety
 ///
 /// As there; and the values are valid for the type.
+#[track_caller]
 pub unsafe fn import_trusted(
     array: FFI_ArrowArray,
     schema: &FFI_ArrowSchema,
@@ -191,6 +193,7 @@ pub unsafe fn import_trusted(
 /// # Safety
 ///
 /// As there.
+#[track_caller]
 pub unsafe fn import_batch(
     array: FFI_ArrowArray,
     schema: &FFI_ArrowSchema,
@@ -276,6 +279,7 @@ unsafe fn check_schema(schema: &FFI_ArrowSchema) -> Result<(), MemoryError> {
 }
 
 /// Refusal drops the data, which releases the source.
+#[track_caller]
 fn adopt(data: ArrayData, allocator: &BufferAllocator) -> Result<ArrayRef, MemoryError> {
     let adopted = data.adopt(allocator)?;
     guarded(|| Ok(make_array(adopted)))

@@ -24,7 +24,8 @@ use crate::guard::guarded;
 
 /// Reads an Arrow IPC stream. An iterator of batches.
 ///
-/// Each message body is read into one buffer of the destination's allocator, aligned to 64 bytes, and
+/// Each message body is read into one buffer of the destination's
+/// [allocator for messages](Destination::with_messages), aligned to 64 bytes, and
 /// decoded there: the arrays of a batch share it. What arrow-rs copies nevertheless (values less
 /// aligned than their type needs, since the writer put them so) is adopted.
 ///
@@ -68,6 +69,7 @@ impl<R: Read> IpcStreamReader<R> {
     ///
     /// [`MemoryError::Io`] if reading fails, [`MemoryError::Arrow`] if this is no such stream,
     /// [`MemoryError::Alloc`] if a message does not fit.
+    #[track_caller]
     pub fn new(reader: R, destination: impl Into<Destination>) -> Result<Self, MemoryError> {
         let mut this = Self {
             reader,
@@ -108,10 +110,11 @@ impl<R: Read> IpcStreamReader<R> {
         self.destination = destination.into();
     }
 
+    #[track_caller]
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, MemoryError> {
         loop {
             if let Some(batch) = self.ready.pop_front() {
-                return self.destination.place(&batch).map(Some);
+                return Ok(Some(self.destination.place(batch)?));
             }
             if !self.read_message()? {
                 return Ok(None);
@@ -120,6 +123,7 @@ impl<R: Read> IpcStreamReader<R> {
     }
 
     /// Reads one message and hands it to the decoder; `false` at the end of the stream.
+    #[track_caller]
     fn read_message(&mut self) -> Result<bool, MemoryError> {
         let Some(mut length) = self.read_word()? else {
             return Ok(false);
@@ -132,7 +136,7 @@ impl<R: Read> IpcStreamReader<R> {
         if size == 0 {
             return Ok(false);
         }
-        let allocator = self.destination.allocator();
+        let allocator = self.destination.message_allocator();
         let metadata = read_exactly(&mut self.reader, size, 0, allocator)?;
         let body_size = {
             let message = root_as_message(&metadata)
@@ -174,6 +178,7 @@ impl<R: Read> IpcStreamReader<R> {
 impl<R: Read> Iterator for IpcStreamReader<R> {
     type Item = Result<RecordBatch, MemoryError>;
 
+    #[track_caller]
     fn next(&mut self) -> Option<Self::Item> {
         if self.finished {
             return None;
@@ -197,7 +202,8 @@ fn feed(
 
 /// Reads an Arrow IPC file, batch by batch, in any order.
 ///
-/// As [`IpcStreamReader`], each batch is one buffer of the destination's allocator; or, if the file is
+/// As with [`IpcStreamReader`], each batch is one buffer of the destination's
+/// [allocator for messages](Destination::with_messages); or, if the file is
 /// [mapped](IpcFileReader::map), all batches are parts of the mapping, which is charged as foreign
 /// memory.
 ///
@@ -243,6 +249,7 @@ mod sealed {
 
         /// The bytes from `start`, so that the one at `aligned` lies at a multiple of 64 if that
         /// can be chosen.
+        #[track_caller]
         fn part(
             &mut self,
             start: u64,
@@ -268,6 +275,7 @@ impl<R: Read + Seek> sealed::Source for Seekable<R> {
         Ok(self.0.seek(SeekFrom::End(0))?)
     }
 
+    #[track_caller]
     fn part(
         &mut self,
         start: u64,
@@ -288,6 +296,7 @@ impl sealed::Source for Mapped {
         Ok(self.0.len() as u64)
     }
 
+    #[track_caller]
     fn part(
         &mut self,
         start: u64,
@@ -306,6 +315,7 @@ impl<R: Read + Seek> IpcFileReader<Seekable<R>> {
     /// # Errors
     ///
     /// As [`IpcStreamReader::new`].
+    #[track_caller]
     pub fn new(reader: R, destination: impl Into<Destination>) -> Result<Self, MemoryError> {
         Self::open(Seekable(reader), destination.into())
     }
@@ -322,13 +332,14 @@ impl IpcFileReader<Mapped> {
     ///
     /// Nobody changes or truncates the file as long as its arrays live.
     #[cfg(unix)]
+    #[track_caller]
     pub unsafe fn map(
         file: &File,
         destination: impl Into<Destination>,
     ) -> Result<Self, MemoryError> {
         let destination = destination.into();
         // SAFETY: the caller's promise.
-        let mapped = unsafe { map(file, destination.allocator()) }?;
+        let mapped = unsafe { map(file, destination.message_allocator()) }?;
         Self::open(Mapped(mapped), destination)
     }
 
@@ -337,6 +348,7 @@ impl IpcFileReader<Mapped> {
     /// # Errors
     ///
     /// As [`IpcStreamReader::new`].
+    #[track_caller]
     pub fn from_buffer(
         file: ArrowBuf,
         destination: impl Into<Destination>,
@@ -346,8 +358,9 @@ impl IpcFileReader<Mapped> {
 }
 
 impl<S: IpcSource> IpcFileReader<S> {
+    #[track_caller]
     fn open(mut source: S, destination: Destination) -> Result<Self, MemoryError> {
-        let allocator = destination.allocator();
+        let allocator = destination.message_allocator();
         let size = source.size()?;
         let Some(end) = size.checked_sub(TRAILER as u64) else {
             return Err(bad("the file is too short"));
@@ -430,6 +443,7 @@ impl<S: IpcSource> IpcFileReader<S> {
     ///
     /// As [`IpcStreamReader::new`]; and [`MemoryError::Value`] if there is no such batch. It can be
     /// tried again.
+    #[track_caller]
     pub fn read_batch(&mut self, index: usize) -> Result<RecordBatch, MemoryError> {
         let Some(block) = self.batches.get(index) else {
             return Err(MemoryError::Value(format!(
@@ -438,10 +452,15 @@ impl<S: IpcSource> IpcFileReader<S> {
             )));
         };
         let size = self.source.size()?;
-        let part = block_of(&mut self.source, block, size, self.destination.allocator())?;
+        let part = block_of(
+            &mut self.source,
+            block,
+            size,
+            self.destination.message_allocator(),
+        )?;
         let batch = guarded(|| Ok(self.decoder.read_record_batch(block, &part)?))?;
         match batch {
-            Some(batch) => self.destination.place(&batch),
+            Some(batch) => Ok(self.destination.place(batch)?),
             None => Err(bad(format!("batch {index} is none"))),
         }
     }
@@ -451,6 +470,7 @@ impl<S: IpcSource> Iterator for IpcFileReader<S> {
     type Item = Result<RecordBatch, MemoryError>;
 
     /// The next batch; after an error the one after it.
+    #[track_caller]
     fn next(&mut self) -> Option<Self::Item> {
         if self.next >= self.batches.len() {
             return None;
@@ -461,6 +481,7 @@ impl<S: IpcSource> Iterator for IpcFileReader<S> {
 }
 
 /// A message of the file: its metadata and its body, which is aligned.
+#[track_caller]
 fn block_of(
     source: &mut impl sealed::Source,
     block: &Block,
@@ -489,6 +510,7 @@ fn block_of(
 
 /// Exactly `size` bytes, `skip` bytes into a fresh allocation. One that is said to be large grows as
 /// the bytes come, so that a false size does not take the memory.
+#[track_caller]
 fn read_exactly(
     reader: &mut impl Read,
     size: usize,
@@ -514,6 +536,7 @@ fn read_exactly(
 ///
 /// Nobody changes or truncates the file as long as the buffer lives.
 #[cfg(unix)]
+#[track_caller]
 unsafe fn map(file: &File, allocator: &BufferAllocator) -> Result<ArrowBuf, MemoryError> {
     use std::os::fd::AsRawFd;
     use std::ptr::NonNull;

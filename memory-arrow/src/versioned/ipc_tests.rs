@@ -65,6 +65,53 @@ fn file() -> Vec<u8> {
     bytes
 }
 
+/// Messages were charged to the destination, or, by who wanted them apart, to a tree that no limit
+/// covered.
+#[test]
+fn messages_are_charged_to_their_own_allocator_under_the_same_limit() {
+    for limit in [100, 1 << 20] {
+        let root = RootAllocator::new(limit);
+        let scan = root.child("scan").build().unwrap();
+        let messages = root.child("messages").build().unwrap();
+        let destination = Destination::from(&scan).with_messages(&messages);
+        let (stream, file) = (stream(), file());
+
+        let from_stream = IpcStreamReader::new(&stream[..], destination.clone());
+        let open_file = || IpcFileReader::new(Cursor::new(&file), destination);
+        if limit == 100 {
+            assert!(from_stream.unwrap_err().is_out_of_memory());
+            assert!(open_file().unwrap_err().is_out_of_memory());
+            assert_eq!(root.allocated_memory(), 0);
+            continue;
+        }
+        let mut held = Vec::new();
+        for batch in from_stream.unwrap() {
+            held.push(batch.unwrap());
+        }
+        // The reader has gone, and its messages are their batches'.
+        assert!(messages.peak_memory_allocation() > 1000);
+        assert_eq!(messages.allocated_memory(), 0);
+        held.push(open_file().unwrap().read_batch(0).unwrap());
+        assert_eq!(messages.allocated_memory(), 0);
+        assert_eq!(root.allocated_memory(), scan.allocated_memory());
+        drop(held);
+        assert_eq!(root.allocated_memory(), 0);
+        messages.close().unwrap();
+    }
+}
+
+#[test]
+fn debug_mode_names_the_line_that_read() {
+    let root = RootAllocator::builder().debug(true).build().unwrap();
+    let mut reader = IpcFileReader::new(Cursor::new(file()), &*root).unwrap();
+    let batch = reader.read_batch(0).unwrap();
+    let here = format!("created at {}:{} ", std::file!(), line!() - 1);
+
+    let text = root.to_verbose_string();
+    assert!(text.contains(&here), "{here} is not in\n{text}");
+    drop(batch);
+}
+
 #[test]
 fn a_stream_comes_back_in_memory_of_the_tree() {
     let root = RootAllocator::new(1 << 20);

@@ -4,21 +4,26 @@
     reason = "views memory that an entry of the registry keeps"
 )]
 
+use std::ops::ControlFlow;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use arrow_memory_core::{
-    ArrowBuf, BufferAllocator, ForeignAllocation, ForeignId, ForeignRoom, ForeignWatch,
-    SharedRelease,
+    ArrowBuf, BufferAllocator, ForeignAllocation, ForeignRoom, ForeignWatch, SharedRelease,
 };
 
 use super::deps::arrow_buffer::Buffer;
 use crate::error::MemoryError;
-use crate::registry::{Key, Registry};
+use crate::registry::Registry;
 
 static REGISTRY: Registry<Target> = Registry::new();
 
 /// What an entry of the registry leads to.
+///
+/// At an address, adopted memory comes first, an entry for each tree that adopted it; then come the
+/// wrappers. One that is wider than the first goes in front of it, since it answers for more regions;
+/// so does one of the same width on the ledger that is charged, which is what a move looks for.
 enum Target {
     /// A buffer of arrow's, `len` bytes long, that holds one of ours.
     Wrapper { owner: Weak<Wrapper>, len: usize },
@@ -33,37 +38,32 @@ enum Target {
 /// The owner of a `Buffer` that we made of an [`ArrowBuf`].
 struct Wrapper {
     held: ArrowBuf,
+    /// The place of its entry, or [`NOWHERE`] until that is inserted.
+    place: AtomicUsize,
 }
 
-impl Wrapper {
-    /// Told apart by where it is, which it leaves after its entry is gone.
-    fn key(&self) -> Key {
-        Key {
-            address: self.held.as_ptr().addr(),
-            id: std::ptr::from_ref(self).addr(),
-        }
-    }
-}
+/// No entry has this place.
+const NOWHERE: usize = usize::MAX;
 
 impl Drop for Wrapper {
     fn drop(&mut self) {
+        // Relaxed: whoever drops the last reference comes after the thread that made this, and wrote
+        // the place before it gave its own reference up.
+        let place = self.place.load(Ordering::Relaxed);
         // The entry is dropped here, with the lock released.
-        drop(REGISTRY.remove(self.key()));
+        drop(REGISTRY.remove(self.held.as_ptr().addr(), place));
     }
 }
 
 /// Ends an adoption: removes its entry, if it came to that, and so lets go of what was adopted.
 static RELEASE: SharedRelease = SharedRelease::new(|start, id| {
-    drop(id.and_then(|id| REGISTRY.remove(adoption(start, id))));
+    // A foreign allocation's identity is its own until it is released.
+    let is_it = |target: &Target| match target {
+        Target::Adopted { watch, .. } => Some(watch.id()) == id,
+        Target::Wrapper { .. } => false,
+    };
+    drop(REGISTRY.remove_first(start.addr().get(), is_it));
 });
-
-/// The key of adopted memory: a foreign allocation's identity is its own until it is released.
-fn adoption(start: NonNull<u8>, id: ForeignId) -> Key {
-    Key {
-        address: start.addr().get(),
-        id: id.get(),
-    }
-}
 
 /// Where a `Buffer`'s memory starts, and how much of it there is.
 #[derive(Clone, Copy, Debug)]
@@ -116,7 +116,7 @@ impl Region {
 
 /// Memory that a tree is charged for.
 pub(super) struct Known {
-    /// A view of what was `seen` of the region, on some ledger.
+    /// A view from the region's start of at least what was `seen` of it, on some ledger.
     pub(super) view: ArrowBuf,
     /// Whether the region is found by its adoption, whatever becomes of wrappers.
     pub(super) adopted: bool,
@@ -137,7 +137,8 @@ enum Found {
 }
 
 impl Target {
-    /// What keeps `region` alive, if this does and is alive. Drops nothing.
+    /// What keeps `region` alive, if this does and is alive. Under the shard's lock, so it neither
+    /// drops nor allocates anything.
     fn upgrade(&self, region: Region) -> Option<Found> {
         match self {
             Self::Wrapper { owner, len } if *len >= region.size => {
@@ -165,63 +166,198 @@ impl Found {
         }
     }
 
-    /// How good a find this is for `allocator`: its own ledger, the owner, another of its tree.
-    fn rank(&self, allocator: Option<&BufferAllocator>) -> u8 {
+    /// How good a find this is for `allocator`.
+    fn rank(&self, allocator: Option<&BufferAllocator>) -> Rank {
         let held = self.held();
         match allocator {
-            Some(allocator) if held.belongs_to(allocator) => 4,
-            Some(allocator) if !held.shares_root(allocator) => 0,
-            _ if held.accounted_size() > 0 => 3,
-            _ => 2,
+            Some(allocator) if held.belongs_to(allocator) => Rank::Own,
+            Some(allocator) if !held.shares_root(allocator) => Rank::Elsewhere,
+            _ if held.accounted_size() > 0 => Rank::Owner,
+            _ => Rank::Tree,
         }
     }
 
-    fn into_known(self, region: Region) -> Known {
+    #[track_caller]
+    fn into_known(self) -> Known {
         match self {
+            // All of it, so that what is made of this is as wide, and is found as soon.
             Self::Wrapper(wrapper) => Known {
-                view: match region.seen {
-                    // A slice of nothing would let go of the allocation.
-                    0 => wrapper.held.clone(),
-                    seen => wrapper.held.slice(..seen),
-                },
+                view: wrapper.held.clone(),
                 adopted: false,
             },
             Self::Adopted(view, _) => Known {
-                view,
+                view: view.registered(),
                 adopted: true,
             },
         }
     }
 }
 
-/// What is known of `region`.
+/// How good a find is, from worst to best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// On a ledger of another tree than that of the allocator that asked.
+    Elsewhere,
+    /// On a ledger of its tree, or of any, if no allocator asked.
+    Tree,
+    /// As `Tree`, on the ledger that is charged.
+    Owner,
+    /// On its own ledger.
+    Own,
+}
+
+/// A lookup under way.
+///
+/// What it makes of entries is kept until the lock is released, since a drop may be the last one: the
+/// best, and in `passed` all others. `passed` does not grow under the lock: a lookup that has no room
+/// left in it is broken off, and starts over with more.
+struct Search<'a> {
+    region: Region,
+    allocator: Option<&'a BufferAllocator>,
+    /// The first find of this rank ends it.
+    enough: Rank,
+    /// After so many live entries, any find of the right tree ends it.
+    patience: usize,
+    best: Option<(Rank, Found)>,
+    passed: Vec<Found>,
+    original: Option<Buffer>,
+    /// How many live entries were looked at.
+    looked_at: usize,
+    out_of_room: bool,
+}
+
+impl<'a> Search<'a> {
+    fn new(
+        region: Region,
+        allocator: Option<&'a BufferAllocator>,
+        enough: Rank,
+        patience: usize,
+    ) -> Self {
+        Self {
+            region,
+            allocator,
+            enough,
+            patience,
+            best: None,
+            passed: Vec::new(),
+            original: None,
+            looked_at: 0,
+            out_of_room: false,
+        }
+    }
+
+    /// Looks at an entry, under the lock.
+    fn look(&mut self, target: &Target) -> ControlFlow<()> {
+        #[cfg(test)]
+        LOOKED_AT.set(LOOKED_AT.get() + 1);
+        if self.best.is_some() && self.passed.len() == self.passed.capacity() {
+            self.out_of_room = true;
+            return ControlFlow::Break(());
+        }
+        let Some(found) = target.upgrade(self.region) else {
+            return ControlFlow::Continue(());
+        };
+        if let (Found::Adopted(_, original), None) = (&found, &self.original) {
+            self.original = Some(original.clone());
+        }
+        let rank = found.rank(self.allocator);
+        let best = match &self.best {
+            Some((best, _)) if *best >= rank => {
+                self.passed.push(found);
+                *best
+            }
+            _ => {
+                let before = self.best.replace((rank, found));
+                self.passed.extend(before.map(|(_, before)| before));
+                rank
+            }
+        };
+        self.looked_at += 1;
+        let will_do = best >= Rank::Tree && self.looked_at >= self.patience;
+        if best >= self.enough || will_do {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+
+    #[inline]
+    #[track_caller]
+    fn run(mut self) -> Lookup {
+        let region = self.region;
+        loop {
+            REGISTRY.visit(region.address(), |target| self.look(target));
+            if !self.starts_over() {
+                return self.finish();
+            }
+        }
+    }
+
+    /// Whether it has to start over; it has more room then. With the lock released.
+    fn starts_over(&mut self) -> bool {
+        if !std::mem::take(&mut self.out_of_room) {
+            return false;
+        }
+        self.best = None;
+        self.original = None;
+        self.looked_at = 0;
+        self.passed.clear();
+        self.passed.reserve(4 * self.passed.capacity() + ENOUGH);
+        true
+    }
+
+    /// What was found in the tree of the allocator that asked, or in any. With the lock released.
+    #[track_caller]
+    fn finish(self) -> Lookup {
+        let known = match self.best {
+            None | Some((Rank::Elsewhere, _)) => None,
+            Some((_, found)) => Some(found.into_known()),
+        };
+        Lookup {
+            known,
+            original: self.original,
+        }
+    }
+}
+
+/// After so many entries, one of the tree's is as good as one of the allocator's own: another ledger
+/// for that allocator is found, or made, from any of them.
+const ENOUGH: usize = 8;
+
+/// How many entries lookups of this thread looked at.
+#[cfg(test)]
+pub(super) fn looked_at() -> usize {
+    LOOKED_AT.get()
+}
+
+#[cfg(test)]
+thread_local! {
+    static LOOKED_AT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// What is known of `region`. Usually the first entry answers.
+#[inline]
+#[track_caller]
 pub(super) fn find(region: Region, allocator: Option<&BufferAllocator>) -> Lookup {
-    let mut all = Vec::new();
-    REGISTRY.visit(region.address(), |target| {
-        all.extend(target.upgrade(region));
-    });
-    if all.is_empty() {
+    if REGISTRY.is_vacant(region.address()) {
         return Lookup {
             known: None,
             original: None,
         };
     }
-    let original = all.iter().find_map(|found| match found {
-        Found::Adopted(_, original) => Some(original.clone()),
-        Found::Wrapper(_) => None,
-    });
-    Lookup {
-        known: best(all, region, allocator),
-        original,
-    }
+    let enough = match allocator {
+        Some(_) => Rank::Own,
+        None => Rank::Owner,
+    };
+    Search::new(region, allocator, enough, ENOUGH).run()
 }
 
-fn best(all: Vec<Found>, region: Region, allocator: Option<&BufferAllocator>) -> Option<Known> {
-    let best = all
-        .into_iter()
-        .max_by_key(|found| found.rank(allocator))
-        .filter(|found| found.rank(allocator) > 0)?;
-    Some(best.into_known(region))
+/// What is known of `region`, on the ledger that is charged for it if any entry is on that. Looks at all
+/// of them if it must; but what is wrapped on the ledger that is charged stands in front.
+#[track_caller]
+pub(super) fn find_owner(region: Region) -> Option<Known> {
+    Search::new(region, None, Rank::Owner, usize::MAX)
+        .run()
+        .known
 }
 
 /// What came of an adoption.
@@ -235,6 +371,7 @@ pub(super) enum Adoption {
 /// Puts a region that nobody knew under `allocator`, where there is `room` for it. `original` is a
 /// buffer on it that keeps all of it.
 #[inline]
+#[track_caller]
 pub(super) fn adopt(
     allocator: &BufferAllocator,
     room: &mut ForeignRoom<'_>,
@@ -253,23 +390,32 @@ pub(super) fn adopt(
         let adopted = false;
         return Ok(Adoption::Found(Known { view, adopted }));
     };
-    let key = adoption(region.start, watch.id());
-    let target = Target::Adopted { watch, original };
+    let mut target = Target::Adopted { watch, original };
     // Another thread may have adopted it meanwhile.
-    let mut all = Vec::new();
-    let inserted = REGISTRY.insert_unless(key, target, |target| {
-        let found = target.upgrade(region);
-        let fits = matches!(&found, Some(found) if found.held().shares_root(allocator));
-        all.extend(found);
-        fits
-    });
-    let Err(ours) = inserted else {
-        return Ok(Adoption::Made(view));
-    };
+    let mut search = None;
+    loop {
+        let look = |target: &Target| {
+            let search = search
+                .get_or_insert_with(|| Search::new(region, Some(allocator), Rank::Tree, ENOUGH));
+            search.look(target)
+        };
+        match REGISTRY.insert_unless(region.address(), target, look) {
+            Ok(_) => return Ok(Adoption::Made(view)),
+            Err(ours) => target = ours,
+        }
+        if !search.as_mut().is_some_and(Search::starts_over) {
+            break;
+        }
+    }
     // Our charge goes first, then what it was for.
     drop(view);
-    drop(ours);
-    match best(all, region, Some(allocator)) {
+    drop(target);
+    // Not by a closure, which would stand for the caller in debug mode.
+    let found = match search {
+        Some(search) => search.finish().known,
+        None => None,
+    };
+    match found {
         Some(known) => Ok(Adoption::Found(known)),
         // What made us give way is among them; this is for the type.
         None => Err(MemoryError::Value("adopted memory was not found".into())),
@@ -301,12 +447,20 @@ pub(super) fn wrap(held: ArrowBuf) -> Buffer {
     if len == 0 {
         return Buffer::default();
     }
-    let owner = Arc::new(Wrapper { held });
+    let place = AtomicUsize::new(NOWHERE);
+    let owns = held.accounted_size() > 0;
+    let owner = Arc::new(Wrapper { held, place });
     let target = Target::Wrapper {
         owner: Arc::downgrade(&owner),
         len,
     };
-    REGISTRY.insert(owner.key(), target);
+    let in_front = |first: &Target| match first {
+        Target::Wrapper { len: other, .. } => *other < len || (owns && *other == len),
+        Target::Adopted { .. } => false,
+    };
+    let place = REGISTRY.insert(start.addr().get(), target, in_front);
+    // Relaxed: whoever drops the owner last comes after the drop of ours, by its count.
+    owner.place.store(place, Ordering::Relaxed);
     // SAFETY: the owner keeps these bytes, which are initialised and immutable.
     unsafe { Buffer::from_custom_allocation(start, len, owner) }
 }

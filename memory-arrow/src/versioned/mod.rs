@@ -10,6 +10,7 @@ mod known;
 mod parts;
 #[cfg(feature = "pool")]
 mod pool;
+mod regions;
 
 pub use accounted::{Accounted, claim, claim_batch, to_array};
 pub use buffers::{adopt_buffer, arrow_buf, into_buffer, into_scalar_buffer};
@@ -24,6 +25,8 @@ pub use pool::TreePool;
 #[cfg(test)]
 #[path = "tests.rs"]
 mod all_types_tests;
+#[cfg(test)]
+mod hand_over_tests;
 #[cfg(test)]
 mod malformed_tests;
 #[cfg(test)]

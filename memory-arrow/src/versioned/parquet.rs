@@ -126,6 +126,7 @@ impl<T: ChunkReader + 'static> ParquetReader<T> {
         self.destination = destination.into();
     }
 
+    #[track_caller]
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, MemoryError> {
         let mut rows = self.batch_rows();
         let bounded = matches!(self.limit, BatchLimit::Headroom { .. });
@@ -141,22 +142,27 @@ impl<T: ChunkReader + 'static> ParquetReader<T> {
                     }
                 },
             };
-            match self.destination.place(&batch) {
+            let bytes = if bounded {
+                batch.get_array_memory_size()
+            } else {
+                0
+            };
+            match self.destination.place(batch) {
                 Ok(placed) => {
                     self.done += placed.num_rows();
                     if bounded {
-                        let bytes = batch.get_array_memory_size();
                         self.row_bytes = bytes / placed.num_rows().max(1) + 1;
                     }
                     return Ok(Some(placed));
                 }
-                Err(error) => {
-                    if !bounded || !error.is_out_of_memory() || batch.num_rows() <= 1 {
-                        self.refused = Some(batch);
-                        return Err(error);
+                Err(refused) => {
+                    let tried = refused.value.num_rows();
+                    if !bounded || !refused.is_out_of_memory() || tried <= 1 {
+                        self.refused = Some(refused.value);
+                        return Err(refused.source);
                     }
                     // Again, from the same row.
-                    rows = batch.num_rows() / 2;
+                    rows = tried / 2;
                     self.reader = None;
                 }
             }
@@ -206,6 +212,7 @@ impl<T: ChunkReader + 'static> ParquetReader<T> {
 impl<T: ChunkReader + 'static> Iterator for ParquetReader<T> {
     type Item = Result<RecordBatch, MemoryError>;
 
+    #[track_caller]
     fn next(&mut self) -> Option<Self::Item> {
         if self.failed {
             return None;

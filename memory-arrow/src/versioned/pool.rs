@@ -1,6 +1,6 @@
 //! arrow-rs' own pool trait over an allocator.
 
-use arrow_memory_core::BufferAllocator;
+use arrow_memory_core::{AllocationReservation, BufferAllocator};
 
 use super::deps::arrow_buffer::{MemoryPool, MemoryReservation};
 
@@ -40,11 +40,9 @@ impl TreePool {
 
 impl MemoryPool for TreePool {
     fn reserve(&self, size: usize) -> Box<dyn MemoryReservation> {
-        self.allocator.force_allocate(size);
-        Box::new(Reservation {
-            allocator: self.allocator.clone(),
-            size,
-        })
+        let mut charge = self.allocator.new_reservation();
+        charge.force_add(size);
+        Box::new(Reservation(charge))
     }
 
     fn available(&self) -> isize {
@@ -60,39 +58,29 @@ impl MemoryPool for TreePool {
     }
 }
 
+/// Bytes that nobody else can release: not external bytes of the allocator, which anyone may.
 #[derive(Debug)]
-struct Reservation {
-    allocator: BufferAllocator,
-    /// External bytes that are this reservation's.
-    size: usize,
-}
+struct Reservation(AllocationReservation);
 
 impl MemoryReservation for Reservation {
     fn size(&self) -> usize {
-        self.size
+        self.0.size()
     }
 
     fn resize(&mut self, new_size: usize) {
-        match new_size.checked_sub(self.size) {
+        match new_size.checked_sub(self.0.size()) {
             Some(more) => {
-                self.allocator.force_allocate(more);
+                self.0.force_add(more);
             }
-            None => self.allocator.release_bytes(self.size - new_size),
-        }
-        self.size = new_size;
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        if self.size > 0 {
-            self.allocator.release_bytes(self.size);
+            None => self.0.shrink(self.0.size() - new_size),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use arrow_memory_core::RootAllocator;
     use arrow_memory_system as _;
 
@@ -115,6 +103,39 @@ mod tests {
         drop(reservation);
         assert_eq!(root.allocated_memory(), 0);
         assert!(root.stats().forced_bytes >= 700);
+    }
+
+    /// The reservation's bytes were external ones, which anyone may release; then `resize` panicked,
+    /// and so did `drop`.
+    #[test]
+    fn bytes_of_a_reservation_cannot_be_released_by_others() {
+        let root = RootAllocator::new(1000);
+        let mut reservation = TreePool::new(&root).reserve(100);
+
+        let releasing = catch_unwind(AssertUnwindSafe(|| root.release_bytes(100)));
+        assert!(releasing.is_err(), "they are the reservation's");
+        root.allocate_bytes(60).unwrap();
+        root.release_bytes(60);
+
+        reservation.resize(40);
+        assert_eq!((reservation.size(), root.allocated_memory()), (40, 40));
+        drop(reservation);
+        assert_eq!(root.allocated_memory(), 0);
+        root.close().unwrap();
+    }
+
+    #[test]
+    fn a_closed_allocator_is_charged_too_and_gets_all_back() {
+        let root = RootAllocator::new(1000);
+        let child = root.child("query").build().unwrap();
+        child.close().unwrap();
+
+        let mut reservation = TreePool::new(&child).reserve(100);
+        reservation.resize(10);
+        assert_eq!(reservation.size(), 10);
+        drop((reservation, child));
+        assert_eq!(root.allocated_memory(), 0);
+        root.close().unwrap();
     }
 
     #[test]

@@ -33,16 +33,16 @@ fn through_everything(array: &ArrayRef, from: usize, len: usize) {
     );
     let before = array.to_data();
 
-    let adopted = array.adopt(&scan).unwrap();
+    let adopted = array.clone().adopt(&scan).unwrap();
     let charged = scan.allocated_memory();
     assert_same(&adopted.to_data(), &before);
     assert_eq!(adopted.accounted_size(), charged);
     adopted.to_data().validate_full().unwrap();
 
     // Again, and a slice of it: nothing is charged twice.
-    let again = array.adopt(&scan).unwrap();
+    let again = array.clone().adopt(&scan).unwrap();
     let slice = adopted.slice(from, len);
-    let adopted_slice = slice.adopt(&scan).unwrap();
+    let adopted_slice = slice.clone().adopt(&scan).unwrap();
     assert_eq!(scan.allocated_memory(), charged);
     assert_same(&adopted_slice.to_data(), &array.slice(from, len).to_data());
     drop((again, adopted_slice));
@@ -105,7 +105,7 @@ proptest! {
         let batch = random_batch(&mut random, rows);
         let root = RootAllocator::new(1 << 30);
 
-        let adopted = batch.adopt(&root).unwrap();
+        let adopted = batch.clone().adopt(&root).unwrap();
         prop_assert_eq!(&adopted, &batch);
         let (array, schema) = export_batch(&adopted).unwrap();
         // SAFETY: made by arrow-rs, from a valid batch.
@@ -135,13 +135,14 @@ fn a_batch_that_does_not_fit_is_refused_as_a_whole() {
     let batch = RecordBatch::try_from_iter(["a", "b", "c", "d"].into_iter().zip(columns)).unwrap();
     let root = RootAllocator::new(3199);
 
-    assert!(batch.adopt(&root).unwrap_err().is_out_of_memory());
+    let refused = batch.adopt(&root).unwrap_err();
+    assert!(refused.is_out_of_memory());
     assert_eq!(
         (root.allocated_memory(), root.peak_memory_allocation()),
         (0, 0)
     );
     root.set_limit(3200);
-    let adopted = batch.adopt(&root).unwrap();
+    let adopted = refused.value.adopt(&root).unwrap();
     assert_eq!(root.allocated_memory(), 3200);
     drop(adopted);
     root.close().unwrap();
@@ -156,7 +157,7 @@ fn columns_that_share_memory_are_charged_once() {
         .collect();
     let batch = RecordBatch::try_from_iter(["a", "b", "c", "d"].into_iter().zip(columns)).unwrap();
 
-    let adopted = batch.adopt(&root).unwrap();
+    let adopted = batch.clone().adopt(&root).unwrap();
 
     assert_eq!(
         (root.allocated_memory(), adopted.accounted_size()),
@@ -213,7 +214,6 @@ fn detached_memory_can_be_written_in_place_again() {
     let array = Int64Array::from(vec![1, 2, 3]);
     let address = array.values().as_ptr();
     let adopted = array.adopt(&root).unwrap();
-    drop(array);
     let adopted = adopted.unary_mut(|value| value + 1).unwrap_err();
 
     let detached = adopted.detach();
@@ -338,4 +338,28 @@ fn name(data_type: &DataType) -> String {
         Dictionary(key, _) => format!("Dictionary {key}"),
         RunEndEncoded(ends, _) => format!("RunEndEncoded {}", ends.data_type()),
     }
+}
+
+#[test]
+fn a_slice_whose_whole_memory_counts_says_so_when_it_is_refused() {
+    let root = RootAllocator::new(1000);
+    let values: Int64Array = (0..100_000).collect();
+    let slice = values.slice(0, 3);
+
+    let full = slice.clone().adopt(&root).err().unwrap().to_string();
+    root.close().unwrap();
+    let closed = slice.adopt(&root).err().unwrap().to_string();
+
+    let capacity = values.values().inner().capacity();
+    let keeps = format!("24 bytes, which keeps an allocation of {capacity} bytes alive,");
+    let prefix =
+        format!("allocator `ROOT` is out of room: {capacity} bytes requested for a slice of ");
+    assert_eq!(
+        full,
+        format!("{prefix}{keeps} 1000 left of its limit of 1000")
+    );
+    assert_eq!(
+        closed,
+        format!("allocator `ROOT` is closed: a slice of {keeps} refused")
+    );
 }

@@ -6,6 +6,7 @@ use super::Comparison;
 use super::work::Outcome;
 use crate::scan::duration;
 use crate::size::{grouped, human};
+use crate::text::{cell, counted};
 
 const WIDTH: usize = 900;
 const MARGIN: usize = 24;
@@ -91,10 +92,14 @@ fn write_chart(svg: &mut String, comparison: &Comparison) -> std::fmt::Result {
         "One query's memory on each backend",
     )?;
     let (threads, rounds) = (comparison.threads, comparison.rounds);
+    let timing = match threads {
+        1 => "",
+        _ => "; what is accounted at most depends on timing",
+    };
     let about = format!(
-        "{}, {} rows; threads: {threads}; medians of {rounds}; less is better",
-        name.to_string_lossy(),
-        grouped(comparison.rows)
+        "{}, {}; threads: {threads}; medians of {rounds}; less is better{timing}",
+        cell(&name.to_string_lossy(), 60),
+        counted(comparison.rows, "row")
     );
     text(svg, MARGIN, 60, "fill=\"#666\"", &about)?;
     for (index, panel) in PANELS.iter().enumerate() {
@@ -119,11 +124,12 @@ fn write_panel(
         "font-weight=\"600\" fill=\"#222\"",
         panel.title,
     )?;
-    let most = outcomes
-        .iter()
-        .filter_map(panel.value)
-        .fold(f64::MIN_POSITIVE, f64::max);
-    let scale = (PANEL - LABEL - NUMBER) as f64 / most;
+    let most = outcomes.iter().filter_map(panel.value).fold(0.0, f64::max);
+    // Where all are 0, or no number, there are no bars.
+    let scale = match most.is_normal() {
+        true => (PANEL - LABEL - NUMBER) as f64 / most,
+        false => 0.0,
+    };
     for (index, outcome) in outcomes.iter().enumerate() {
         let top = y + 32 + index * STEP;
         let colour = COLOURS[index % COLOURS.len()];
@@ -171,6 +177,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn numbers_that_are_all_zero_have_bars_without_a_length() {
+        let nothing = Outcome {
+            backend: "one".to_owned(),
+            rows: 0,
+            seconds: 0.0,
+            decoding_seconds: 0.0,
+            peak_accounted: 0,
+            peak_resident: Some(0),
+            page_faults: Some(0),
+            resident_before: Some(0),
+            resident_after_release: Some(0),
+        };
+        let svg = draw(&Comparison {
+            file: PathBuf::from("empty.parquet"),
+            rows: 0,
+            threads: 1,
+            rounds: 1,
+            chart: PathBuf::new(),
+            backends: vec![nothing],
+            spreads: Vec::new(),
+        });
+
+        assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        assert_eq!(svg.matches("width=\"0.0\"").count(), 5, "{svg}");
+    }
+
+    #[test]
     fn a_chart_has_a_bar_for_each_number_and_says_which_are_unknown() {
         let outcome = |backend: &str, page_faults| Outcome {
             backend: backend.to_owned(),
@@ -190,11 +223,12 @@ mod tests {
             rounds: 1,
             chart: PathBuf::new(),
             backends: vec![outcome("one", Some(7)), outcome("two", None)],
+            spreads: Vec::new(),
         };
 
         let svg = draw(&comparison);
 
-        assert!(svg.contains("a&lt;b>&amp; .csv"), "{svg}");
+        assert!(svg.contains("a&lt;b>&amp;\\u{7}.csv"), "{svg}");
         assert_eq!(svg.matches("not known here").count(), 1);
         // The background, nine bars, and what the decoder took of two of them.
         assert_eq!(svg.matches("<rect").count(), 1 + 9 + 2);

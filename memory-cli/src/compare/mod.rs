@@ -1,17 +1,18 @@
 //! `compare`: the same work on each backend, in processes of their own.
 
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use arrow_memory_core::backend;
 
 use crate::failure::{Failure, one_line};
-use crate::input::{Input, messages};
+use crate::input::{Glance, Reading, Source};
+use crate::lifeline;
+use crate::output::{self, cannot_write};
 use crate::scan::duration;
 use crate::size::{grouped, human};
 use crate::terminal::{self, Style};
+use crate::text::{cell, counted, wrapped};
 
 mod chart;
 mod work;
@@ -44,21 +45,19 @@ pub(crate) struct Comparison {
     pub(crate) rounds: usize,
     pub(crate) chart: PathBuf,
     pub(crate) backends: Vec<Outcome>,
+    /// Of each backend, in the same order.
+    pub(crate) spreads: Vec<Spread>,
 }
 
-/// Runs every backend `rounds` times, in turn, and draws the chart.
-pub(crate) fn compare(options: &Options) -> Result<Comparison, Failure> {
+/// Runs every backend `rounds` times, in turn, and draws the chart. What is second says whether the
+/// chart was written.
+pub(crate) fn compare(options: &Options) -> Result<(Comparison, Result<(), Failure>), Failure> {
     let names = names(&options.backends)?;
     // Here, so that a bad file is one error and not one of each process.
-    let messages = messages()?;
-    drop(Input::open(
-        &options.file,
-        &[],
-        options.batch_size,
-        &messages,
-    )?);
+    Glance::at(&Source::file(&options.file), &reading(options.batch_size))?;
     // Before the work, so that it is not lost.
-    write_chart(&options.chart, "")?;
+    let cannot = |error| cannot_write("chart", &options.chart, &error, "--chart");
+    output::check(&options.chart, Some(&options.file)).map_err(cannot)?;
     let program = env::current_exe()
         .map_err(|error| Failure::new(format!("cannot find this program: {error}")))?;
     let runs = names.len() * options.rounds;
@@ -75,6 +74,8 @@ pub(crate) fn compare(options: &Options) -> Result<Comparison, Failure> {
         }
     }
     bar.finish_and_clear();
+    let spread = |outcomes: &Vec<Outcome>| Spread::of(outcomes);
+    let spreads: Vec<Spread> = outcomes.iter().map(spread).collect();
     let backends: Vec<Outcome> = outcomes.into_iter().filter_map(Outcome::median).collect();
     let comparison = Comparison {
         file: options.file.clone(),
@@ -83,38 +84,85 @@ pub(crate) fn compare(options: &Options) -> Result<Comparison, Failure> {
         rounds: options.rounds,
         chart: options.chart.clone(),
         backends,
+        spreads,
     };
-    write_chart(&options.chart, &chart::draw(&comparison))?;
-    Ok(comparison)
+    let svg = chart::draw(&comparison);
+    let drawn = output::replace(&options.chart, svg.as_bytes()).map_err(cannot);
+    Ok((comparison, drawn))
+}
+
+fn reading(batch_size: usize) -> Reading {
+    Reading {
+        batch_size,
+        ..Reading::default()
+    }
+}
+
+/// The lowest and the highest of a number over the rounds.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub(crate) struct Spread {
+    pub(crate) seconds: (f64, f64),
+    pub(crate) peak_accounted: (usize, usize),
+}
+
+impl Spread {
+    fn of(outcomes: &[Outcome]) -> Self {
+        let seconds = outcomes.iter().map(|outcome| outcome.seconds);
+        let accounted = outcomes.iter().map(|outcome| outcome.peak_accounted);
+        Self {
+            seconds: (
+                seconds.clone().fold(f64::INFINITY, f64::min),
+                seconds.fold(0.0, f64::max),
+            ),
+            peak_accounted: (
+                accounted.clone().min().unwrap_or(0),
+                accounted.max().unwrap_or(0),
+            ),
+        }
+    }
 }
 
 impl Comparison {
     /// The comparison as people read it.
-    pub(crate) fn render(&self, style: Style) -> String {
-        let file = self.file.display().to_string();
-        let (threads, rounds) = (self.threads, self.rounds);
-        let (threads, rounds) = (counted(threads, "thread"), counted(rounds, "round"));
-        let mut text = format!(
-            "{}: {} rows, {threads}, medians of {rounds}\n\n",
-            style.bold(&file),
-            grouped(self.rows)
-        );
-        let head = format!(
-            "  {:<9} {:>10} {:>11} {:>12} {:>12} {:>12} {:>14}",
-            "backend", "time", "of it", "accounted", "resident", "page", "resident"
-        );
-        text.push_str(&style.dim(&head));
-        text.push('\n');
-        let head = format!(
-            "  {:<9} {:>10} {:>11} {:>12} {:>12} {:>12} {:>14}",
-            "", "", "decoding", "at most", "at most", "faults", "after release"
-        );
-        text.push_str(&style.dim(&head));
-        text.push('\n');
+    pub(crate) fn render(&self, style: Style, width: usize) -> String {
+        let rounds = counted(self.rounds as u64, "round");
+        let rows = counted(self.rows, "row");
+        let threads = counted(self.threads as u64, "thread");
+        let what = format!(": {rows}, {threads}, medians of {rounds}");
+        let room = width.saturating_sub(what.len()).max(24);
+        let file = style.bold(&cell(&self.file.display().to_string(), room));
+        let mut text = format!("{file}{what}\n\n");
+        for head in [
+            [
+                "backend",
+                "time",
+                "of it",
+                "accounted",
+                "resident",
+                "page",
+                "resident",
+            ],
+            [
+                "",
+                "",
+                "decoding",
+                "at most",
+                "at most",
+                "faults",
+                "after release",
+            ],
+        ] {
+            let [backend, time, decoding, accounted, resident, faults, after] = head;
+            let line = format!(
+                "  {backend:<9} {time:>10} {decoding:>11} {accounted:>12} {resident:>12} {faults:>12} {after:>14}"
+            );
+            text.push_str(&style.dim(&line));
+            text.push('\n');
+        }
         for outcome in &self.backends {
             let size = |bytes: Option<usize>| bytes.map_or_else(|| "?".to_owned(), human);
             let faults = outcome.page_faults.map_or_else(|| "?".to_owned(), grouped);
-            let line = format!(
+            text.push_str(&format!(
                 "  {:<9} {:>10} {:>11} {:>12} {:>12} {faults:>12} {:>14}\n",
                 outcome.backend,
                 duration(outcome.seconds),
@@ -122,21 +170,46 @@ impl Comparison {
                 human(outcome.peak_accounted),
                 size(outcome.peak_resident),
                 size(outcome.resident_after_release),
-            );
-            text.push_str(&line);
+            ));
         }
-        text.push_str(&format!(
-            "\n  Each thread decodes every batch, copies it, appends it to buffers that grow, filters half of\n  \
-             its rows, and frees in operator order. Resident memory has the decoder in it.\n  Chart: {}\n",
-            self.chart.display()
-        ));
+        for note in self.notes() {
+            text.push_str(&format!("\n  {}\n", wrapped(&note, 2, 2, width.min(100))));
+        }
         text
     }
-}
 
-fn counted(number: usize, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {noun}{plural}")
+    /// What the numbers are about, and how far they can be trusted.
+    fn notes(&self) -> Vec<String> {
+        let mut notes = vec![
+            "Each thread decodes every batch, copies it, appends it to buffers that grow, filters half of its rows, and frees in operator order. Resident memory has the decoder in it."
+                .to_owned(),
+        ];
+        if self.rounds > 1 {
+            let of = |(outcome, spread): (&Outcome, &Spread)| {
+                let (low, high) = spread.seconds;
+                format!(
+                    "{} {} to {}",
+                    outcome.backend,
+                    duration(low),
+                    duration(high)
+                )
+            };
+            let times: Vec<String> = self.backends.iter().zip(&self.spreads).map(of).collect();
+            notes.push(format!(
+                "Lowest and highest times: {}. Differences within these ranges say nothing.",
+                times.join(", ")
+            ));
+        }
+        if self.threads > 1 {
+            notes.push(
+                "What is accounted at most depends on when the threads were at their highest, which differs from run to run: it does not compare the backends."
+                    .to_owned(),
+            );
+        }
+        let chart = crate::text::escaped(&self.chart.display().to_string());
+        notes.push(format!("Chart: {chart}"));
+        notes
+    }
 }
 
 fn names(wanted: &[String]) -> Result<Vec<String>, Failure> {
@@ -152,15 +225,15 @@ fn names(wanted: &[String]) -> Result<Vec<String>, Failure> {
 
 fn run(program: &Path, name: &str, options: &Options) -> Result<Outcome, Failure> {
     let failed = |what: &str| Failure::new(format!("backend `{name}`: {what}"));
-    let output = Command::new(program)
+    let mut worker = lifeline::again(program);
+    worker
         .arg("compare")
         .arg(format!("--worker={name}"))
         .arg(format!("--threads={}", options.threads))
         .arg(format!("--batch-size={}", options.batch_size))
         .arg("--")
-        .arg(&options.file)
-        .stdin(Stdio::null())
-        .output()
+        .arg(&options.file);
+    let output = lifeline::output(&mut worker)
         .map_err(|error| failed(&format!("cannot start this program again: {error}")))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
@@ -168,13 +241,4 @@ fn run(program: &Path, name: &str, options: &Options) -> Result<Outcome, Failure
         return Err(failed(&format!("{said} ({})", output.status)));
     }
     serde_json::from_slice(&output.stdout).map_err(|error| failed(&error.to_string()))
-}
-
-fn write_chart(path: &Path, svg: &str) -> Result<(), Failure> {
-    fs::write(path, svg).map_err(|error| {
-        let path = path.display();
-        Failure::new(format!(
-            "cannot write the chart to `{path}`: {error}; choose another place with --chart"
-        ))
-    })
 }

@@ -12,7 +12,7 @@ use arrow_memory_core::{AllocError, ArrowBuf, ArrowBufMut, BufferAllocator, Root
 
 use crate::columns;
 use crate::failure::Failure;
-use crate::input::{Input, messages};
+use crate::input::{Input, Source, Stop, messages};
 use crate::process::ProcessMemory;
 
 /// What one backend took for the work.
@@ -49,15 +49,23 @@ pub(crate) fn work(
         let running: Vec<_> = (0..threads)
             .map(|thread| {
                 let root = &root;
-                scope.spawn(move || Query::plan(root, thread)?.run(file, batch_size))
+                let work = move || Query::plan(root, thread)?.run(file, batch_size);
+                thread::Builder::new().spawn_scoped(scope, work)
             })
             .collect();
-        let joined = running.into_iter().map(|thread| {
-            thread
-                .join()
-                .unwrap_or_else(|_| Err(Failure::bug("a thread panicked")))
-        });
-        joined.collect::<Result<Vec<_>, _>>()
+        // Those that were started are waited for, whatever became of the others.
+        let joined: Vec<_> = running
+            .into_iter()
+            .map(|thread| match thread {
+                Ok(thread) => thread
+                    .join()
+                    .unwrap_or_else(|_| Err(Failure::bug("a thread panicked"))),
+                Err(error) => Err(Failure::new(format!(
+                    "cannot start {threads} threads: {error}; give it fewer --threads"
+                ))),
+            })
+            .collect();
+        joined.into_iter().collect::<Result<Vec<_>, _>>()
     });
     let seconds = start.elapsed().as_secs_f64();
     let after = ProcessMemory::now();
@@ -149,14 +157,16 @@ impl Query {
 
     fn run(mut self, file: &Path, batch_size: usize) -> Result<Done, Failure> {
         let messages = messages()?;
-        let mut input = Input::open(file, &[], batch_size, &messages)?;
+        let source = Source::file(file);
+        let input = Input::open(&source, &super::reading(batch_size), &messages);
+        let mut input = input.map_err(Stop::into_failure)?;
         let mut done = Done {
             rows: 0,
             decoding: Duration::ZERO,
         };
         loop {
             let start = Instant::now();
-            let batch = input.next_batch()?;
+            let batch = input.next_batch().map_err(Stop::into_failure)?;
             done.decoding += start.elapsed();
             let Some(batch) = batch else {
                 return Ok(done);

@@ -1,42 +1,41 @@
 //! `scan`: files read into a tree with an allocator per file and column.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Instant;
 
-use arrow_memory_arrow::MemoryError;
-use arrow_memory_arrow::arrow_60::Accounted;
-use arrow_memory_arrow::arrow_60::deps::arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_memory_core::{
-    AllocError, AllocationManager, AllocatorSnapshot, ArrowBuf, BufferAllocator, ManagerStats,
-    ProxyManager, RootAllocator, backend,
-};
+use arrow_memory_arrow::arrow_60::deps::arrow_array::{Array, RecordBatch};
+use arrow_memory_core::{AllocError, AllocatorId};
+use indicatif::ProgressBar;
 
 use crate::columns;
 use crate::failure::Failure;
-use crate::input::{Input, messages};
+use crate::input::{Format, Glance, Input, Reading, Source, Stop};
 use crate::process::ProcessMemory;
 use crate::terminal;
-use crate::tree;
 
+mod need;
+mod place;
+mod render;
 mod report;
+mod trees;
 
-use report::{Accounted as AccountedBytes, BackendReport, FileReport, Need, Refusal, Resident};
-pub(crate) use report::{Report, duration};
+use need::{Need, Recurring};
+use place::{Branch, Placed};
+pub(crate) use render::{View, duration};
+pub(crate) use report::Report;
+use report::{FileReport, Refusal};
+use trees::{Moment, Trees};
 
 /// What a scan is asked to do.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    pub(crate) files: Vec<PathBuf>,
+    pub(crate) files: Vec<Source>,
+    pub(crate) reading: Reading,
     /// Bytes that the tree may hold; no limit if `None`.
     pub(crate) limit: Option<usize>,
     /// The backend's name; the default one if `None`.
     pub(crate) backend: Option<String>,
-    /// Rows in a batch of Parquet or CSV.
-    pub(crate) batch_size: usize,
-    /// The columns to read; all if empty.
-    pub(crate) columns: Vec<String>,
     /// Whether batches are held until the end.
     pub(crate) keep: bool,
     /// Whether decoded buffers are charged where they are, instead of copied to the backend.
@@ -49,13 +48,13 @@ pub(crate) struct Options {
 pub(crate) fn scan(options: &Options) -> Result<Report, Failure> {
     let before = ProcessMemory::now();
     let trees = Trees::plant(options)?;
-    let open = |path| Input::open(path, &options.columns, options.batch_size, &trees.messages);
-    let inputs = options
+    // All of them first, so that what a file lacks is told before the work. One is open at a time.
+    let glances = options
         .files
         .iter()
-        .map(|path| open(path))
+        .map(|source| Glance::at(source, &options.reading))
         .collect::<Result<Vec<_>, _>>();
-    let scanned = inputs.and_then(|inputs| Scan::new(&trees, options).run(inputs, before));
+    let scanned = glances.and_then(|glances| Scan::new(&trees, options).run(&glances, before));
     // Whether or not it went well, everything has to be back.
     let closed = trees.close();
     let mut report = scanned?;
@@ -63,108 +62,34 @@ pub(crate) fn scan(options: &Options) -> Result<Report, Failure> {
     Ok(report)
 }
 
-/// The tree of the scan, and two beside it.
-struct Trees {
-    root: RootAllocator,
-    /// Unlimited; holds a decoded batch at a time, without a copy.
-    measure: RootAllocator,
-    /// Where decoded batches come from, if they are of Arrow IPC.
-    messages: RootAllocator,
-    /// Counts what the backend handed out to the first two.
-    counted: Arc<ProxyManager>,
-    backend: Arc<dyn AllocationManager>,
-}
-
-impl Trees {
-    fn plant(options: &Options) -> Result<Self, Failure> {
-        let backend = match &options.backend {
-            Some(name) => backend::manager(name),
-            None => backend::default_manager(),
-        };
-        let backend = backend.map_err(|error| Failure::usage(error.to_string()))?;
-        let counted = Arc::new(ProxyManager::new(Arc::clone(&backend)));
-        let plant = |name, limit| {
-            let manager: Arc<dyn AllocationManager> = Arc::clone(&counted) as _;
-            RootAllocator::builder()
-                .name(name)
-                .limit(limit)
-                // Exact peaks, at every level.
-                .credit(0)
-                .allocation_manager(manager)
-                .build()
-                .map_err(|error| Failure::new(error.to_string()))
-        };
-        Ok(Self {
-            root: plant("scan", options.limit.unwrap_or(usize::MAX))?,
-            measure: plant("measure", usize::MAX)?,
-            messages: messages()?,
-            counted,
-            backend,
-        })
-    }
-
-    /// Closes the trees, and says what is resident then.
-    fn close(self) -> Result<ProcessMemory, Failure> {
-        for root in [&self.root, &self.measure, &self.messages] {
-            root.close()
-                .map_err(|error| Failure::bug(format!("memory was not given back: {error}")))?;
-        }
-        match self.counted.stats().live_bytes {
-            Some(0) | None => {}
-            Some(left) => {
-                let name = self.counted.name();
-                let message = format!("{left} bytes were not given back to backend `{name}`");
-                return Err(Failure::bug(message));
-            }
-        }
-        self.backend.release_unused();
-        Ok(ProcessMemory::now())
-    }
-}
-
-/// A scan under way. Holds what was read; all of it is back when this has gone.
+/// A scan under way. Holds what was read; all of it is back when this is dropped.
 struct Scan<'a> {
     trees: &'a Trees,
     options: &'a Options,
     kept: Vec<Placed>,
+    /// Of the files that were read: so that the tree has all of them.
+    branches: Vec<Branch>,
+    /// What the tree that measures the need of keeping holds of earlier batches.
+    recurring: Recurring,
     refusal: Option<Refusal>,
     need: Need,
     /// When the tree held most, or a request was refused.
     shown: Moment,
+    /// The peak of the root up to the refusal.
+    peak: Option<usize>,
+    /// The peaks of allocators whose own were reset.
+    peaks: HashMap<AllocatorId, usize>,
+    /// Of columns whose memory lies in messages, how much is theirs.
+    parts: HashMap<AllocatorId, usize>,
     rows: u64,
+    total_rows: Option<u64>,
     batches: u64,
 }
 
-/// What everybody held at one time.
-#[derive(Default)]
-struct Moment {
-    tree: AllocatorSnapshot,
-    /// What the backend handed out to the trees.
-    counted: ManagerStats,
-    /// What the backend says of itself.
-    own: ManagerStats,
-    process: ProcessMemory,
-}
-
-/// One file's allocators.
-struct Branch {
-    /// Held so that the columns have a parent with the file's name.
-    _file: BufferAllocator,
-    columns: Vec<BufferAllocator>,
-    /// Where a batch is charged between decoding and copying.
-    decoding: Option<BufferAllocator>,
-}
-
-/// One column of one batch, charged to its allocator.
-enum Placed {
-    Copied(#[expect(dead_code, reason = "held, not read")] Vec<ArrowBuf>),
-    Adopted(#[expect(dead_code, reason = "held, not read")] ArrayRef),
-}
-
-/// Why a batch could not be placed.
-enum Stop {
-    Refused(AllocError),
-    Failed(Failure),
+/// A file that is being read.
+struct Open {
+    input: Input,
+    branch: Branch,
 }
 
 impl<'a> Scan<'a> {
@@ -173,275 +98,336 @@ impl<'a> Scan<'a> {
             trees,
             options,
             kept: Vec::new(),
+            branches: Vec::new(),
+            recurring: Recurring::default(),
             refusal: None,
             need: Need::default(),
             shown: Moment::default(),
+            peak: None,
+            peaks: HashMap::new(),
+            parts: HashMap::new(),
             rows: 0,
+            total_rows: None,
             batches: 0,
         }
     }
 
-    fn run(mut self, inputs: Vec<Input>, before: ProcessMemory) -> Result<Report, Failure> {
+    fn run(mut self, glances: &[Glance], before: ProcessMemory) -> Result<Report, Failure> {
         let start = Instant::now();
-        let total = inputs.iter().map(|input| input.rows).sum::<Option<u64>>();
+        self.total_rows = glances.iter().map(|glance| glance.rows).sum();
         let bar = if self.options.progress {
-            terminal::progress(total, "scanning")
+            terminal::progress(self.total_rows, "scanning")
         } else {
-            indicatif::ProgressBar::hidden()
+            ProgressBar::hidden()
         };
         let labels = labels(&self.options.files);
-        let branches = inputs
-            .iter()
-            .zip(labels)
-            .map(|(input, label)| self.branch(&label, input))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut files = Vec::with_capacity(inputs.len());
-        for (mut input, branch) in inputs.into_iter().zip(&branches) {
-            let rows_before = self.rows;
-            while let Some(batch) = input.next_batch()? {
-                self.take(&batch, branch, total)?;
-                bar.set_position(self.rows);
-            }
-            files.push(FileReport {
-                path: input.path,
-                format: input.format,
-                bytes: input.bytes,
-                rows: self.rows - rows_before,
-                columns: input.schema.fields().len(),
-            });
+        let mut files = Vec::with_capacity(glances.len());
+        for ((source, label), glance) in self.options.files.iter().zip(&labels).zip(glances) {
+            files.push(self.read(source, label, glance.format, &bar)?);
         }
         bar.finish_and_clear();
+        self.settle_needs();
         Ok(self.report(files, before, start))
     }
 
-    /// Makes the allocators of a file. Names are whole, so that an error says all of it.
-    fn branch(&self, label: &str, input: &Input) -> Result<Branch, Failure> {
-        let child = |parent: &BufferAllocator, name: &str| {
-            parent
-                .child(name)
-                .build()
-                .map_err(|error| Failure::new(error.to_string()))
-        };
-        let file = child(&self.trees.root, label)?;
-        let columns = input
-            .schema
-            .fields()
-            .iter()
-            .map(|field| child(&file, &format!("{label}/{}", field.name())))
-            .collect::<Result<_, _>>()?;
-        let decoding = if self.options.adopt {
-            None
-        } else {
-            Some(child(&file, &format!("{label}/(decoding)"))?)
-        };
-        Ok(Branch {
-            _file: file,
-            columns,
-            decoding,
+    /// Reads one file.
+    fn read(
+        &mut self,
+        source: &Source,
+        label: &str,
+        format: Format,
+        bar: &ProgressBar,
+    ) -> Result<FileReport, Failure> {
+        let rows_before = self.rows;
+        let mut open = self.open(source, label, format)?;
+        while let Some(batch) = self.next_batch(&mut open)? {
+            self.take(&batch, &open)?;
+            self.rows += batch.num_rows() as u64;
+            self.batches += 1;
+            let before = self.trees.root.allocated_memory();
+            drop(batch);
+            self.note_release(before);
+            bar.set_position(self.rows);
+        }
+        let Open { input, branch } = open;
+        self.branches.push(branch);
+        Ok(FileReport {
+            path: source.name.clone(),
+            format: input.format,
+            bytes: input.bytes,
+            rows: self.rows - rows_before,
+            columns: input.schema.fields().len(),
+            hints: input.hints,
         })
     }
 
-    /// Takes one batch in, or, once one was refused, only measures it.
-    fn take(
-        &mut self,
-        batch: &RecordBatch,
-        branch: &Branch,
-        total: Option<u64>,
-    ) -> Result<(), Failure> {
-        self.measure(batch)?;
-        if self.refusal.is_none() {
-            match self.place(batch, branch) {
-                Ok(()) => {}
-                Err(Stop::Failed(failure)) => return Err(failure),
-                Err(Stop::Refused(error)) => {
-                    self.kept.clear();
-                    self.refusal = Some(Refusal::of(&error, self.rows, total)?);
-                }
+    /// Opens a file, and makes its allocators.
+    fn open(&mut self, source: &Source, label: &str, format: Format) -> Result<Open, Failure> {
+        let file = place::file(&self.trees.root, label)?;
+        let in_messages = matches!(format, Format::Ipc | Format::IpcStream);
+        let messages = in_messages.then(|| place::messages(&file)).transpose()?;
+        // Of another format nothing is charged to it.
+        let allocator = messages.as_ref().unwrap_or(&self.trees.measure);
+        let input = match Input::open(source, &self.options.reading, allocator) {
+            Err(Stop::Refused(error)) => {
+                self.shown = Moment::of(self.trees, &self.parts);
+                self.refuse(&error, || Ok(None))?;
+                Input::open(source, &self.options.reading, allocator).map_err(Stop::into_failure)?
             }
-        }
-        self.rows += batch.num_rows() as u64;
-        self.batches += 1;
-        Ok(())
+            opened => opened.map_err(Stop::into_failure)?,
+        };
+        let has_memory_of_its_own = !input.has_messages();
+        let decoding = has_memory_of_its_own && !self.options.adopt;
+        let branch = Branch::grow(file, messages, &input.schema, decoding)?;
+        let open = Open { input, branch };
+        self.note_messages(&open);
+        Ok(open)
     }
 
-    /// Adds what the batch needs.
-    fn measure(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
-        let measure = &self.trees.measure;
-        let held = batch
-            .adopt(measure)
-            .map_err(|error| Failure::new(error.to_string()))?;
-        let decoded = measure.allocated_memory();
-        drop(held);
-        let (placed, passing) = if self.options.adopt {
-            (decoded, 0)
+    /// The next batch. One whose message is refused is read without a limit, to be measured.
+    fn next_batch(&mut self, open: &mut Open) -> Result<Option<RecordBatch>, Failure> {
+        self.mark_after_refusal();
+        match open.input.next_batch() {
+            Err(Stop::Refused(error)) => {
+                self.shown = Moment::of(self.trees, &self.parts);
+                let recover = || open.input.recover().map_err(Stop::into_failure);
+                self.refuse(&error, recover)?;
+                if let Some(messages) = &open.branch.messages {
+                    messages.reset_peak();
+                }
+                open.input.next_batch().map_err(Stop::into_failure)
+            }
+            next => next.map_err(Stop::into_failure),
+        }
+    }
+
+    /// Takes one batch in, or, once one was refused, only measures it.
+    fn take(&mut self, batch: &RecordBatch, open: &Open) -> Result<(), Failure> {
+        let in_messages = open.branch.messages.is_some();
+        let passing = self.note_messages(open);
+        if self.options.adopt {
+            self.measure_adopted(batch, in_messages)?;
         } else {
-            let columns = batch.columns().iter();
-            let copies = columns.map(|column| columns::copied_size(&column.to_data(), measure));
-            (copies.sum(), decoded)
-        };
-        self.need.add(placed, passing);
-        Ok(())
+            self.measure_copies(batch, passing)?;
+        }
+        if in_messages && self.options.adopt {
+            if !self.options.keep {
+                self.parts.clear();
+            }
+            open.branch.add_parts(batch, &mut self.parts);
+        }
+        match self.place(batch, open) {
+            Ok(()) => Ok(()),
+            Err(Stop::Failed(failure)) => Err(failure),
+            Err(Stop::Refused(error)) => {
+                self.refuse(&error, || Ok(None))?;
+                self.place(batch, open).map_err(Stop::into_failure)
+            }
+        }
     }
 
     /// Charges the batch, column by column; lets it go again, unless batches are kept.
-    fn place(&mut self, batch: &RecordBatch, branch: &Branch) -> Result<(), Stop> {
+    fn place(&mut self, batch: &RecordBatch, open: &Open) -> Result<(), Stop> {
+        let (keep, adopt) = (self.options.keep, self.options.adopt);
+        let refused = self.refusal.is_some();
+        if refused && !(adopt && (keep || open.branch.messages.is_some())) {
+            // The needs are computed without this tree.
+            return Ok(());
+        }
         let mut decoded = None;
-        let mut placed = Vec::with_capacity(branch.columns.len());
-        let outcome = place_columns(batch, branch, &mut decoded, &mut placed);
-        let fuller = || self.trees.root.allocated_memory() > self.shown.allocated();
+        let mut placed = Vec::with_capacity(open.branch.columns.len());
+        let outcome = if adopt {
+            open.branch.adopt(batch, &mut placed)
+        } else {
+            open.branch.copy(batch, &mut decoded, &mut placed)
+        };
+        let root = &self.trees.root;
+        let fuller = || root.allocated_memory() > self.shown.allocated();
         // What is kept is most when all of it is there.
-        if outcome.is_err() || (!self.options.keep && fuller()) {
-            self.shown = Moment::of(self.trees);
+        if !refused && (outcome.is_err() || (!keep && fuller())) {
+            self.shown = Moment::of(self.trees, &self.parts);
         }
         outcome?;
-        if self.options.keep {
-            self.kept.append(&mut placed);
+        let before = root.allocated_memory();
+        if adopt && keep {
+            self.need.keeps(root.peak_memory_allocation());
+            self.hold_recurring(&placed);
         }
+        if keep && !refused {
+            self.kept.append(&mut placed);
+        } else {
+            drop(placed);
+        }
+        self.note_release(before);
         Ok(())
     }
 
-    fn report(mut self, files: Vec<FileReport>, before: ProcessMemory, start: Instant) -> Report {
-        let seconds = start.elapsed().as_secs_f64();
-        if self.shown.tree.entries.is_empty() {
-            self.shown = Moment::of(self.trees);
-        }
-        let Trees {
-            root,
-            counted,
-            backend,
-            ..
-        } = self.trees;
-        let all = counted.stats();
-        let mut shown = self.shown;
-        shown.set_peaks(&root.snapshot());
-        Report {
-            fits: self.refusal.is_none(),
-            limit: self.options.limit,
-            keep: self.options.keep,
-            adopt: self.options.adopt,
-            batch_size: self.options.batch_size,
-            rows: self.rows,
-            batches: self.batches,
-            seconds,
-            accounted: AccountedBytes {
-                used: shown.allocated(),
-                peak: root.peak_memory_allocation(),
-            },
-            backend: BackendReport {
-                name: backend.name().to_owned(),
-                live: shown.counted.live_bytes,
-                peak: all.peak_bytes,
-                blocks: all.allocations,
-                resident: shown.own.resident_bytes,
-                cached: shown.own.cached_bytes,
-            },
-            resident: Resident {
-                before: before.resident,
-                used: shown.process.resident,
-                // The kernel's own peak may lag behind what it says is resident.
-                peak: ProcessMemory::now()
-                    .peak_resident
-                    .max(shown.process.resident),
-                after_release: None,
-            },
-            need: self.need,
-            refusal: self.refusal,
-            tree: tree::rows(&shown.tree),
-            files,
-        }
-    }
-}
-
-impl Moment {
-    fn of(trees: &Trees) -> Self {
-        Self {
-            tree: trees.root.snapshot(),
-            counted: trees.counted.stats(),
-            own: trees.backend.stats(),
-            process: ProcessMemory::now(),
+    /// Takes note of what the tree let go of since it held `before`, if it measures what keeping
+    /// everything needs.
+    fn note_release(&mut self, before: usize) {
+        if self.options.adopt && self.options.keep {
+            self.need.let_go(before, self.trees.root.allocated_memory());
         }
     }
 
-    /// Takes the peaks of a later time.
-    fn set_peaks(&mut self, later: &AllocatorSnapshot) {
-        let peaks: HashMap<_, _> = later
-            .entries
-            .iter()
-            .map(|entry| (entry.allocator.id, entry.peak))
-            .collect();
-        for entry in &mut self.tree.entries {
-            if let Some(&peak) = peaks.get(&entry.allocator.id) {
-                entry.peak = peak;
+    fn hold_recurring(&mut self, placed: &[Placed]) {
+        for (index, placed) in placed.iter().enumerate() {
+            match placed {
+                Placed::Copied(_) => {}
+                Placed::Adopted(array) => self.recurring.hold(index, &array.to_data(), true),
+                Placed::InMessages(batch) => {
+                    for (index, column) in batch.columns().iter().enumerate() {
+                        // What views point to lies in the message of their batch.
+                        self.recurring.hold(index, &column.to_data(), false);
+                    }
+                }
             }
         }
     }
 
-    /// Bytes allocated from the root.
-    fn allocated(&self) -> usize {
-        self.tree.entries.first().map_or(0, |root| root.allocated)
+    /// Adds what copies of the batch need, while `passing` bytes of messages, or the decoded batch,
+    /// are there.
+    fn measure_copies(
+        &mut self,
+        batch: &RecordBatch,
+        passing: Option<usize>,
+    ) -> Result<(), Failure> {
+        let measure = &self.trees.measure;
+        let passing = match passing {
+            Some(messages) => messages,
+            None => self.measure_batch(batch)?,
+        };
+        let columns = batch.columns().iter();
+        let copies = columns.map(|column| columns::copied_size(&column.to_data(), measure));
+        self.need.add_copies(copies.sum(), passing);
+        Ok(())
     }
-}
 
-/// `decoded` holds the batch while its columns are copied.
-fn place_columns(
-    batch: &RecordBatch,
-    branch: &Branch,
-    decoded: &mut Option<RecordBatch>,
-    placed: &mut Vec<Placed>,
-) -> Result<(), Stop> {
-    let columns = batch.columns().iter().zip(&branch.columns);
-    let Some(decoding) = &branch.decoding else {
-        for (column, allocator) in columns {
-            placed.push(Placed::Adopted(column.adopt(allocator)?));
+    /// Adds what the batch needs where it is.
+    fn measure_adopted(&mut self, batch: &RecordBatch, in_messages: bool) -> Result<(), Failure> {
+        if in_messages {
+            // This tree has the messages, and measures the one need that it shows.
+            self.need.kept_is_unknown |= !self.options.keep;
+            self.need.batch_is_unknown |= self.options.keep;
+            return Ok(());
         }
-        return Ok(());
-    };
-    *decoded = Some(batch.adopt(decoding)?);
-    for (column, allocator) in columns {
-        placed.push(Placed::Copied(columns::copy_into(
-            &column.to_data(),
-            allocator,
-        )?));
+        let decoded = self.measure_batch(batch)?;
+        self.need.holds_a_batch(decoded);
+        if self.options.keep {
+            return Ok(());
+        }
+        let keeping = &self.trees.keeping;
+        let mut placed = Vec::with_capacity(batch.num_columns());
+        for column in batch.columns() {
+            let adopted = place::adopted(column, keeping).map_err(Stop::from);
+            placed.push(Placed::Adopted(adopted.map_err(Stop::into_failure)?));
+        }
+        let before = keeping.allocated_memory();
+        self.need.keeps(before);
+        self.hold_recurring(&placed);
+        drop(placed);
+        self.need.let_go(before, keeping.allocated_memory());
+        Ok(())
     }
-    Ok(())
+
+    /// The bytes of the batch by itself, adopted.
+    fn measure_batch(&self, batch: &RecordBatch) -> Result<usize, Failure> {
+        let measure = &self.trees.measure;
+        let held = place::adopted(batch, measure).map_err(Stop::from);
+        let held = held.map_err(Stop::into_failure)?;
+        let bytes = measure.allocated_memory();
+        drop(held);
+        Ok(bytes)
+    }
+
+    /// Takes note of what messages took since the last time. Returns what they take now.
+    fn note_messages(&mut self, open: &Open) -> Option<usize> {
+        let messages = open.branch.messages.as_ref()?;
+        let peak = messages.reset_peak();
+        let highest = self.peaks.entry(messages.id()).or_default();
+        *highest = peak.max(*highest);
+        self.need.has_messages(peak);
+        if !self.options.adopt {
+            self.need.passed(peak);
+        }
+        Some(messages.allocated_memory())
+    }
+
+    /// Ends the limit, and lets go of what was kept: what is read from here on is measured. `then`
+    /// runs when that is done, and returns the last batch if it was read again.
+    fn refuse(
+        &mut self,
+        error: &AllocError,
+        then: impl FnOnce() -> Result<Option<RecordBatch>, Failure>,
+    ) -> Result<(), Failure> {
+        let root = &self.trees.root;
+        self.refusal = Some(Refusal::of(error, self.rows, self.total_rows)?);
+        self.shown.set_peaks(&root.snapshot(), &self.peaks);
+        let peak = root.peak_memory_allocation();
+        self.peak = Some(peak);
+        let by_tree = self.options.adopt && self.options.keep;
+        if by_tree {
+            self.need.keeps(peak);
+        }
+        root.set_limit(usize::MAX);
+        let before = root.allocated_memory();
+        self.kept.clear();
+        let read_again = then()?;
+        if by_tree {
+            if let Some(batch) = read_again {
+                self.hold_recurring(&[Placed::InMessages(batch)]);
+            }
+            self.need.let_go(before, root.allocated_memory());
+        }
+        root.reset_peak();
+        Ok(())
+    }
+
+    /// After a refusal, the peak of the tree is that of each batch by itself.
+    fn mark_after_refusal(&mut self) {
+        if self.refusal.is_none() {
+            return;
+        }
+        let peak = self.trees.root.reset_peak();
+        if self.is_batch_need_in_tree() {
+            self.need.batch = self.need.batch.max(peak);
+        }
+    }
+
+    /// Whether the need of holding a batch is the peak of the tree.
+    fn is_batch_need_in_tree(&self) -> bool {
+        self.options.adopt && !self.options.keep && self.need.messages.is_some()
+    }
+
+    /// Takes the need that the tree itself shows.
+    fn settle_needs(&mut self) {
+        self.recurring.clear();
+        let peak = self.trees.root.peak_memory_allocation();
+        if self.is_batch_need_in_tree() {
+            self.need.batch = self.need.batch.max(peak).max(self.peak.unwrap_or(0));
+        } else if self.options.adopt && self.options.keep && self.refusal.is_none() {
+            self.need.keeps(peak);
+        }
+    }
 }
 
 /// The names of files, or their whole paths where two have the same name.
-fn labels(paths: &[PathBuf]) -> Vec<String> {
-    let name = |path: &PathBuf| {
-        path.file_name()
-            .unwrap_or(path.as_os_str())
-            .to_string_lossy()
-            .into_owned()
+fn labels(sources: &[Source]) -> Vec<String> {
+    let name = |source: &Source| {
+        let path = Path::new(&source.name);
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        name.to_string_lossy().into_owned()
     };
-    let names: Vec<String> = paths.iter().map(name).collect();
-    let label = |(path, name): (&PathBuf, &String)| {
-        let same = names.iter().filter(|other| *other == name).count();
-        if same > 1 {
-            path.display().to_string()
-        } else {
-            name.clone()
-        }
+    let names: Vec<String> = sources.iter().map(name).collect();
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for name in &names {
+        *counts.entry(name).or_default() += 1;
+    }
+    let label = |(source, name): (&Source, &String)| match counts[name.as_str()] {
+        1 => name.clone(),
+        _ => source.name.clone(),
     };
-    paths.iter().zip(&names).map(label).collect()
-}
-
-impl From<AllocError> for Stop {
-    fn from(error: AllocError) -> Self {
-        match error {
-            AllocError::OutOfMemory { .. } => Self::Refused(error),
-            error => Self::Failed(Failure::new(error.to_string())),
-        }
-    }
-}
-
-impl From<MemoryError> for Stop {
-    fn from(error: MemoryError) -> Self {
-        match error {
-            MemoryError::Alloc(error) => error.into(),
-            error => Self::Failed(Failure::new(error.to_string())),
-        }
-    }
+    sources.iter().zip(&names).map(label).collect()
 }
 
 #[cfg(test)]
@@ -450,7 +436,7 @@ mod tests {
 
     #[test]
     fn files_of_one_name_are_told_apart_by_their_paths() {
-        let paths = ["a/x.csv", "b/x.csv", "b/y.csv"].map(PathBuf::from);
-        assert_eq!(labels(&paths), ["a/x.csv", "b/x.csv", "y.csv"]);
+        let sources = ["a/x.csv", "b/x.csv", "b/y.csv"].map(|path| Source::file(Path::new(path)));
+        assert_eq!(labels(&sources), ["a/x.csv", "b/x.csv", "y.csv"]);
     }
 }

@@ -1,21 +1,22 @@
-//! What a scan found: plain data, and the text of it.
+//! What a scan found, as data.
 
-use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::time::Instant;
 
 use arrow_memory_core::AllocError;
 
+use super::Scan;
+use super::need::{Columns, Need};
+use super::trees::Moment;
 use crate::failure::Failure;
 use crate::input::Format;
-use crate::size::{grouped, human};
-use crate::terminal::Style;
+use crate::process::ProcessMemory;
 use crate::tree::{self, Row};
 
 /// The result of a scan.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct Report {
-    /// Whether the limit allowed it.
-    pub(crate) fits: bool,
+    /// Whether the limit allowed it; `None` if there is no limit.
+    pub(crate) fits: Option<bool>,
     pub(crate) limit: Option<usize>,
     pub(crate) keep: bool,
     pub(crate) adopt: bool,
@@ -26,7 +27,7 @@ pub(crate) struct Report {
     pub(crate) accounted: Accounted,
     pub(crate) backend: BackendReport,
     pub(crate) resident: Resident,
-    pub(crate) need: Need,
+    pub(crate) need: NeedReport,
     pub(crate) refusal: Option<Refusal>,
     /// The tree at the end if batches are kept, else when it held most; or at the refusal.
     pub(crate) tree: Vec<Row>,
@@ -65,32 +66,31 @@ pub(crate) struct Resident {
 /// One file.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct FileReport {
-    pub(crate) path: PathBuf,
+    pub(crate) path: String,
     pub(crate) format: Format,
     pub(crate) bytes: u64,
     pub(crate) rows: u64,
     pub(crate) columns: usize,
+    /// What a person may want to change about how it is read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) hints: Vec<String>,
 }
 
-/// The least limits that would do.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
-pub(crate) struct Need {
-    /// To hold everything.
-    pub(crate) kept: usize,
-    /// To hold one batch at a time.
-    pub(crate) batch: usize,
-    /// What all batches before the next one take.
-    #[serde(skip)]
-    sum: usize,
-}
-
-impl Need {
-    /// Adds a batch that takes `placed` bytes, and `passing` more while it arrives.
-    pub(crate) fn add(&mut self, placed: usize, passing: usize) {
-        self.kept = self.kept.max(self.sum + placed + passing);
-        self.batch = self.batch.max(placed + passing);
-        self.sum += placed;
-    }
+/// The least limits that would do, and what they are made of.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub(crate) struct NeedReport {
+    /// To hold everything; `None` where this scan could not tell.
+    pub(crate) kept: Option<usize>,
+    /// To hold one batch at a time; `None` where this scan could not tell.
+    pub(crate) batch: Option<usize>,
+    /// Of that, the columns; `None` where they lie in messages.
+    pub(crate) columns: Option<Columns>,
+    /// Of that, the messages of Arrow IPC at a time; `None` if there are none.
+    pub(crate) messages: Option<usize>,
+    /// The most that was resident in the process.
+    pub(crate) process: Option<usize>,
+    /// Which of these `--limit` bounds; `None` if there is no limit.
+    pub(crate) bounded_by_limit: Option<&'static [&'static str]>,
 }
 
 /// Who stopped a scan.
@@ -111,21 +111,23 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn of(error: &AllocError, rows: u64, total: Option<u64>) -> Result<Self, Failure> {
+    pub(super) fn of(error: &AllocError, rows: u64, total: Option<u64>) -> Result<Self, Failure> {
         let AllocError::OutOfMemory {
             requested, outcome, ..
         } = error
         else {
             return Err(Failure::bug(error.to_string()));
         };
+        // Names as they were given: they are paths, and whoever prints them escapes them.
+        let refused_by = outcome.failed_allocator().name.to_string();
         let asked_by = outcome.entries.first().map_or_else(
-            || outcome.failed_allocator().to_string(),
-            |entry| entry.allocator.to_string(),
+            || refused_by.clone(),
+            |entry| entry.allocator.name.to_string(),
         );
         Ok(Self {
             asked_by,
             requested: *requested,
-            refused_by: outcome.failed_allocator().to_string(),
+            refused_by,
             limit: outcome.refuser().limit,
             left: outcome.headroom(),
             after_rows: rows,
@@ -134,206 +136,79 @@ impl Refusal {
     }
 }
 
-impl Report {
-    /// The report as people read it.
-    pub(crate) fn render(&self, style: Style) -> String {
-        let mut text = String::new();
-        // Writing to a String cannot fail.
-        let _ = self.write(&mut text, style);
-        text
-    }
-
-    fn write(&self, text: &mut String, style: Style) -> std::fmt::Result {
-        for file in &self.files {
-            let FileReport {
-                path,
-                format,
-                bytes,
-                rows,
-                columns,
-            } = file;
-            let size = human(usize::try_from(*bytes).unwrap_or(usize::MAX));
-            writeln!(
-                text,
-                "{}  {format}, {size}: {} rows, {columns} columns",
-                style.bold(&path.display().to_string()),
-                grouped(*rows),
-            )?;
-        }
-        let (batches, plural) = (
-            grouped(self.batches),
-            if self.batches == 1 { "" } else { "es" },
-        );
-        writeln!(
-            text,
-            "{} rows in {batches} batch{plural}, {}; {}\n",
-            grouped(self.rows),
-            duration(self.seconds),
-            self.what_is_shown(),
-        )?;
-        text.push_str(&tree::render(&self.tree, style));
-        text.push('\n');
-        self.write_totals(text, style)?;
-        text.push('\n');
-        self.write_verdict(text, style)
-    }
-
-    fn what_is_shown(&self) -> &'static str {
-        match (&self.refusal, self.keep) {
-            (Some(_), _) => "the tree when a request was refused",
-            (None, true) => "the tree with all of it in memory",
-            (None, false) => "the tree when it held most",
-        }
-    }
-
-    fn write_totals(&self, text: &mut String, style: Style) -> std::fmt::Result {
-        let head = format!("  {:<9}  {:>10}  {:>10}", "", "then", "at most");
-        writeln!(text, "{}", style.dim(&head))?;
-        let mut line = |what: &str, used: Option<usize>, peak: Option<usize>, notes: &[String]| {
-            let size = |bytes: Option<usize>| bytes.map_or_else(|| "?".to_owned(), human);
-            let notes = notes.join(", ");
-            let (used, peak) = (size(used), size(peak));
-            writeln!(text, "  {what:<9}  {used:>10}  {peak:>10}  {notes}")
+impl NeedReport {
+    fn of(need: &Need, adopt: bool, process: Option<usize>, limit: Option<usize>) -> Self {
+        let bounded: &[&str] = match need.messages {
+            Some(_) => &["columns", "messages"],
+            None => &["columns"],
         };
-        let limit = match self.limit {
-            Some(limit) => format!("of {} allowed", human(limit)),
-            None => "no limit".to_owned(),
-        };
-        let Accounted { used, peak } = self.accounted;
-        line("accounted", Some(used), Some(peak), &[limit])?;
-        let BackendReport {
-            name,
-            live,
-            peak,
-            blocks,
-            resident,
-            ..
-        } = &self.backend;
-        let mut notes = vec![name.clone()];
-        notes.extend(blocks.map(|blocks| format!("{} blocks", grouped(blocks))));
-        notes.extend(resident.map(|bytes| format!("{} of pages", human(bytes))));
-        line("backend", *live, *peak, &notes)?;
-        let Resident {
-            before,
-            used: Some(used),
-            peak,
-            after_release,
-        } = self.resident
-        else {
-            return Ok(());
-        };
-        let mut notes = vec!["this process, decoder and all".to_owned()];
-        notes.extend(before.map(|bytes| format!("{} before", human(bytes))));
-        notes.extend(after_release.map(|bytes| format!("{} after release", human(bytes))));
-        line("resident", Some(used), peak, &notes)
-    }
-
-    fn write_verdict(&self, text: &mut String, style: Style) -> std::fmt::Result {
-        let Need { kept, batch, .. } = self.need;
-        let need = format!(
-            "{} to keep all of it, {} to hold a batch at a time",
-            human(kept),
-            human(batch)
-        );
-        let Some(refusal) = &self.refusal else {
-            return writeln!(text, "  {} It needs {need}.", style.good("✓ Fits."));
-        };
-        let Refusal {
-            asked_by,
-            requested,
-            refused_by,
-            limit,
-            left,
-            after_rows,
-            of_rows,
-        } = refusal;
-        let of_rows = of_rows.map_or_else(String::new, |rows| format!(" of {}", grouped(rows)));
-        writeln!(
-            text,
-            "  {} `{asked_by}` asked for {}; `{refused_by}` had {} left of {}.",
-            style.bad("✗ Does not fit."),
-            human(*requested),
-            human(*left),
-            human(*limit),
-        )?;
-        writeln!(
-            text,
-            "    Refused after {}{of_rows} rows; the rest was measured, and not held.",
-            grouped(*after_rows),
-        )?;
-        writeln!(text, "    It would have needed {need}.")?;
-        writeln!(text, "    {}", self.advice())
-    }
-
-    /// What to do about a limit that does not do.
-    fn advice(&self) -> String {
-        let Need { kept, batch, .. } = self.need;
-        let whole = |bytes: usize| format!("--limit {}", round_up(bytes));
-        match (self.keep, self.limit) {
-            (true, Some(limit)) if batch <= limit => {
-                format!("Give it {}, or leave --keep out.", whole(kept))
-            }
-            (true, _) => format!(
-                "Give it {}, or leave --keep out with {}.",
-                whole(kept),
-                whole(batch)
-            ),
-            (false, _) => format!(
-                "Give it {}, fewer --columns, or a --batch-size below {}.",
-                whole(batch),
-                grouped(self.batch_size as u64)
-            ),
+        Self {
+            kept: (!need.kept_is_unknown).then_some(need.kept),
+            batch: (!need.batch_is_unknown).then_some(need.batch),
+            columns: (!adopt || need.messages.is_none()).then_some(need.columns),
+            messages: need.messages,
+            process,
+            bounded_by_limit: limit.map(|_| bounded),
         }
     }
 }
 
-/// A size that covers `bytes`, short enough to type.
-fn round_up(bytes: usize) -> String {
-    const KIB: usize = 1 << 10;
-    const MIB: usize = 1 << 20;
-
-    if bytes > 16 * MIB {
-        format!("{}MiB", bytes.div_ceil(MIB))
-    } else if bytes > 16 * KIB {
-        format!("{}KiB", bytes.div_ceil(KIB))
-    } else {
-        bytes.to_string()
-    }
-}
-
-/// Seconds as people read them.
-pub(crate) fn duration(seconds: f64) -> String {
-    if seconds >= 1.0 {
-        format!("{seconds:.2} s")
-    } else {
-        format!("{:.1} ms", seconds * 1000.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_needed_is_the_highest_that_holding_would_reach() {
-        let mut need = Need::default();
-        need.add(100, 50);
-        need.add(10, 200);
-        need.add(10, 0);
-
-        assert_eq!((need.kept, need.batch), (310, 210));
-    }
-
-    #[test]
-    fn a_limit_that_is_advised_covers_the_need() {
-        let cases = [
-            (1, "1"),
-            (16 << 10, "16384"),
-            ((16 << 10) + 1, "17KiB"),
-            ((16 << 20) + 1, "17MiB"),
-        ];
-        for (bytes, text) in cases {
-            assert_eq!(round_up(bytes), text);
+impl Scan<'_> {
+    pub(super) fn report(
+        mut self,
+        files: Vec<FileReport>,
+        before: ProcessMemory,
+        start: Instant,
+    ) -> Report {
+        let seconds = start.elapsed().as_secs_f64();
+        if self.shown.tree.entries.is_empty() {
+            self.shown = Moment::of(self.trees, &self.parts);
+        }
+        let root = &self.trees.root;
+        let mut shown = self.shown;
+        let mut all = self.trees.handed_out();
+        let end = root.snapshot();
+        if self.refusal.is_none() {
+            shown.set_peaks(&end, &self.peaks);
+        } else {
+            all = shown.counted;
+        }
+        shown.add_missing(end, self.refusal.is_none());
+        // The kernel's own peak may lag behind what it says is resident.
+        let now = ProcessMemory::now();
+        let process = now.peak_resident.max(shown.process.resident);
+        let options = self.options;
+        Report {
+            fits: options.limit.map(|_| self.refusal.is_none()),
+            limit: options.limit,
+            keep: options.keep,
+            adopt: options.adopt,
+            batch_size: options.reading.batch_size,
+            rows: self.rows,
+            batches: self.batches,
+            seconds,
+            accounted: Accounted {
+                used: shown.allocated(),
+                peak: self.peak.unwrap_or_else(|| root.peak_memory_allocation()),
+            },
+            backend: BackendReport {
+                name: self.trees.backend_name().to_owned(),
+                live: shown.counted.live_bytes,
+                peak: all.peak_bytes,
+                blocks: all.allocations,
+                resident: shown.own.resident_bytes,
+                cached: shown.own.cached_bytes,
+            },
+            resident: Resident {
+                before: before.resident,
+                used: shown.process.resident,
+                peak: process,
+                after_release: None,
+            },
+            need: NeedReport::of(&self.need, options.adopt, process, options.limit),
+            refusal: self.refusal,
+            tree: tree::rows(&shown.tree, &shown.parts),
+            files,
         }
     }
 }

@@ -53,8 +53,6 @@ fn a_file_without_one_line_of_a_capture_is_an_error() {
             assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
         }
     }
-    let nothing = feed(["events"], b"");
-    assert_eq!(nothing.code, Some(0), "{nothing:?}");
 }
 
 #[test]
@@ -69,7 +67,7 @@ fn what_was_never_freed_is_listed_largest_first() {
     let join = all.out.find("4096 bytes in 1 block").unwrap();
     let read = all.out.find("64 bytes in 1 block").unwrap();
     assert!(join < read, "{}", all.out);
-    assert!(top.out.contains("1 smaller stacks left out"), "{}", top.out);
+    assert!(top.out.contains("1 smaller stack left out"), "{}", top.out);
     assert_eq!(json["stacks"][0]["bytes"], 4096);
 }
 
@@ -97,13 +95,61 @@ fn dangling_stacks_are_folded_and_drawn() {
 }
 
 #[test]
-fn captures_cut_short_and_nothing_at_all_are_no_failure() {
-    for input in [&b""[..], b"\n\n", &CAPTURE[..300]] {
-        for command in ["events", "dangling"] {
-            let ran = feed([command], input);
-            assert_eq!(ran.code, Some(0), "{ran:?}");
-        }
+fn captures_cut_short_are_no_failure() {
+    for command in ["events", "dangling"] {
+        let ran = feed([command], &CAPTURE[..300]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
     }
     feed(["flame"], b"").failed(1, &["no folded stacks"]);
     run(["events", "no-such-capture.txt"]).failed(1, &["no-such-capture.txt"]);
+}
+
+/// `perf record` may record nothing, and says so in nobody's words: that is no all-clear.
+#[test]
+fn an_empty_capture_is_not_an_all_clear() {
+    for input in [&b""[..], b"\n\n"] {
+        for command in [&["events"][..], &["dangling"], &["dangling", "--json"]] {
+            feed(command, input).failed(1, &["no allocations in this capture"]);
+        }
+    }
+    let frees_only = CAPTURE
+        .split(|&byte| byte == b'\n')
+        .find(|line| line.windows(7).any(|word| word == b"release"));
+    let ran = feed(["dangling"], frees_only.unwrap());
+    ran.failed(1, &["no allocations in this capture"]);
+    let events = feed(["events"], frees_only.unwrap());
+    assert_eq!(events.code, Some(0), "{events:?}");
+    assert!(events.err.contains("no allocations"), "{}", events.err);
+}
+
+/// Thread names may contain any character.
+#[test]
+fn blanks_of_more_than_a_byte_before_a_colon_are_read() {
+    for blank in ["\u{3000}", "\u{2003}", "\u{85}"] {
+        let line = format!(
+            "x{blank}a:b 5 [000] 1.000002: sdt_arrow_memory:allocate: (55d0) arg1=1 arg2=2 arg3=3 arg4=4\n"
+        );
+        let ran = feed(["events"], line.as_bytes());
+
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert!(ran.out.contains("\"tid\":5"), "{}", ran.out);
+    }
+    let binary = fs::read(crate::program::table("parquet")).unwrap();
+    feed(["events"], &binary[..4000]).failed(1, &["not one line is of a capture"]);
+}
+
+#[test]
+fn a_capture_can_be_a_gate() {
+    let gate = |allowed: &str| feed(["dangling", "--fail-over", allowed], CAPTURE).code;
+    assert_eq!(gate("4160"), Some(0));
+    assert_eq!(gate("4159"), Some(3));
+}
+
+#[test]
+fn names_of_a_capture_cannot_reach_the_terminal_as_commands() {
+    let capture = String::from_utf8_lossy(CAPTURE).replace("scan::join", "\u{1b}[31mjoin");
+    let ran = feed(["dangling"], capture.as_bytes());
+
+    assert!(!ran.out.contains('\u{1b}'), "{}", ran.out);
+    assert!(ran.out.contains("\\u{1b}[31mjoin"), "{}", ran.out);
 }

@@ -10,7 +10,7 @@ fn each_format_is_read_into_a_tree_with_an_allocator_per_column() {
         let file = table(format);
         let report = run(["--json", "scan", "--keep", text(&file)]).json();
 
-        assert_eq!(report["fits"], true, "{report}");
+        assert!(report["fits"].is_null(), "no limit: {report}");
         assert_eq!(report["rows"], ROWS);
         let tree = report["tree"].as_array().unwrap();
         let names: Vec<&str> = tree
@@ -33,7 +33,7 @@ fn each_format_is_read_into_a_tree_with_an_allocator_per_column() {
 
 #[test]
 fn the_text_has_the_tree_the_totals_and_the_verdict() {
-    let ran = run(["scan", text(&table("parquet"))]);
+    let ran = run(["scan", "--limit", "1GiB", text(&table("parquet"))]);
 
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert_eq!(ran.err, "");
@@ -142,7 +142,9 @@ fn adopted_buffers_are_charged_where_they_are() {
 
         let report = ran.json();
         assert_eq!(ran.code, Some(0));
-        assert_eq!(report["backend"]["peak"], 0, "{report}");
+        // Messages are memory of the tree; other decoders have their own.
+        let from_backend = report["backend"]["peak"].as_u64().unwrap();
+        assert_eq!(from_backend > 0, format == "arrow", "{report}");
         assert!(
             report["accounted"]["used"].as_u64().unwrap() > 100_000,
             "{report}"

@@ -36,7 +36,6 @@ pub(super) type Freed = Option<(NodePtr, usize)>;
 impl Locked<'_> {
     /// Charges `bytes` to `node`, or refuses; the caller has a handle or bytes of it.
     pub(super) fn charge(&mut self, node: NodePtr, bytes: usize) -> Result<(), Refusal> {
-        self.stripe_if_contended(node);
         if !self.look(node).shut && self.charge_with_quantum(node, bytes) {
             return Ok(());
         }
@@ -50,9 +49,18 @@ impl Locked<'_> {
     pub(super) fn force(&mut self, node: NodePtr, bytes: usize) -> Result<bool, Refusal> {
         let forced = self.charge_exactly(node, bytes, Mode::Forced, None);
         let over = forced.map_err(|refused| self.end(node, refused))?;
+        self.count_forced(node, bytes);
+        Ok(!over)
+    }
+
+    /// Counts bytes that were charged by force.
+    pub(super) fn count_forced(&mut self, node: NodePtr, bytes: usize) {
         let state = self.state(node);
         state.forced = state.forced.saturating_add(bytes as u64);
-        Ok(!over)
+        // Nobody measures a node that has left its tree.
+        if !state.linked {
+            self.add_to_path(node);
+        }
     }
 
     /// The usual case: grants `bytes` and some credit for later requests, if no level on the way
@@ -142,7 +150,11 @@ impl Locked<'_> {
     }
 
     pub(super) fn refuse(&mut self, at: NodePtr, refusal: Refusal) -> Refused {
-        self.state(at).refusals += 1;
+        let state = self.state(at);
+        state.refusals += 1;
+        if !state.linked {
+            self.add_to_path(at);
+        }
         Refused { at, refusal }
     }
 
@@ -227,7 +239,6 @@ impl Locked<'_> {
 
     /// Gives back `bytes` that are charged to `node`.
     pub(super) fn release(&mut self, node: NodePtr, bytes: usize) {
-        self.stripe_if_contended(node);
         self.freeze_mine(node);
         self.state(node).parked += bytes;
         self.settle(node);

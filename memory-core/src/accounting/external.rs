@@ -21,7 +21,11 @@ impl Handle {
 
     #[cold]
     fn charge_external_slowly(&self, bytes: usize) -> Result<(), Box<Refusal>> {
-        let charged = self.tree.lock().charge_external(self.ptr(), bytes);
+        let mut stripes = self.stripes_if_contended();
+        let mut locked = self.tree.lock();
+        locked.install_stripes(self.ptr(), &mut stripes);
+        let charged = locked.charge_external(self.ptr(), bytes);
+        drop(locked);
         // Boxed with the mutex released.
         charged.map_err(Box::new)
     }
@@ -51,7 +55,9 @@ impl Handle {
     #[track_caller]
     fn release_external_slowly(&self, bytes: usize) {
         let wants_late = events::wants_late_release();
+        let mut stripes = self.stripes_if_contended();
         let mut locked = self.tree.lock();
+        locked.install_stripes(self.ptr(), &mut stripes);
         match locked.take_external(self.ptr(), bytes) {
             Ok(()) => release_under(locked, self.ptr(), bytes, wants_late),
             Err(external) => {

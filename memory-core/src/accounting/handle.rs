@@ -7,10 +7,10 @@
 use std::any::Any;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use super::lifecycle::Outstanding;
-use super::node::{Departures, Locked, Node, NodeConfig, NodePtr, Tree, TreeConfig};
+use super::node::{Departures, Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeConfig};
 use super::refusal::Refusal;
 use super::word::Kind;
 use crate::events;
@@ -43,7 +43,9 @@ impl Handle {
         config: NodeConfig,
     ) -> Result<Self, (Box<Refusal>, AllocatorInfo)> {
         let (limit, reservation) = (config.limit, config.reservation);
-        let child = Node::boxed(config, self.tree.clone(), self.depth + 1);
+        let label = config.group.as_ref().unwrap_or(&config.name);
+        let path = self.tree.paths().child(&self.path, label);
+        let child = Node::boxed(config, self.tree.clone(), self.depth + 1, path);
         let info = child.info.clone();
         if let Some(refusal) = Refusal::of_reservation(&info, limit, reservation) {
             return Err((Box::new(refusal), info));
@@ -87,6 +89,15 @@ impl Handle {
         forced.map_err(Box::new)
     }
 
+    /// Charges `bytes` to a reservation, whatever the limits say; `true` if no level is over its limit
+    /// afterwards. The reservation has a handle, so the node may have left its tree: then it counts
+    /// them for itself alone.
+    pub(crate) fn force_reserved(&self, bytes: usize) -> Result<bool, Box<Refusal>> {
+        let forced = self.tree.lock().force(self.0, bytes);
+        // Boxed with the mutex released.
+        forced.map_err(Box::new)
+    }
+
     /// Gives `bytes` back that are charged to this node.
     ///
     /// # Safety
@@ -115,6 +126,27 @@ impl Handle {
         let departures = locked.take_departures();
         drop(locked);
         departures.tell_quietly();
+    }
+
+    /// Lists a reservation.
+    pub(crate) fn list_reservation(&self, reserved: &Arc<Reserved>) {
+        let mut spare = Vec::new();
+        loop {
+            let mut locked = self.tree.lock();
+            let listed = locked.list_reservation(self.0, reserved, &mut spare);
+            drop(locked);
+            match listed {
+                Ok(()) => return,
+                // The memory is found while the mutex is free.
+                Err(count) => spare = Vec::with_capacity((2 * count).max(4)),
+            }
+        }
+    }
+
+    /// Takes a reservation off the list.
+    pub(crate) fn unlist_reservation(&self, reserved: &Reserved) {
+        let gone = self.tree.lock().unlist_reservation(self.0, reserved);
+        drop(gone);
     }
 
     /// Whether the node refuses new work.
@@ -193,7 +225,8 @@ impl Deref for Handle {
 impl Drop for Handle {
     #[inline]
     fn drop(&mut self) {
-        if !self.drop_handle_unless_last() {
+        // SAFETY: the handle is this one, which is given up.
+        if !unsafe { self.0.drop_handle_unless_last() } {
             drop_last_handle(self);
         }
     }
@@ -240,7 +273,11 @@ impl NodePtr {
     unsafe fn charge_slowly(self, bytes: usize) -> Result<(), Box<Refusal>> {
         // SAFETY: the caller's promise.
         let node = unsafe { self.node() };
-        let result = node.tree.lock().charge(self, bytes);
+        let mut stripes = node.stripes_if_contended();
+        let mut locked = node.tree.lock();
+        locked.install_stripes(self, &mut stripes);
+        let result = locked.charge(self, bytes);
+        drop(locked);
         // Boxed with the mutex released.
         result.map_err(Box::new)
     }
@@ -264,7 +301,10 @@ impl NodePtr {
         // SAFETY: the bytes are still charged, so the node is alive.
         let node = unsafe { self.node() };
         let wants_late = events::wants_late_release();
-        release_under(node.tree.lock(), self, bytes, wants_late);
+        let mut stripes = node.stripes_if_contended();
+        let mut locked = node.tree.lock();
+        locked.install_stripes(self, &mut stripes);
+        release_under(locked, self, bytes, wants_late);
     }
 
     /// Gives `bytes` back that are charged to the node, and then calls `tell`, for which the node
@@ -324,10 +364,10 @@ impl NodePtr {
     /// The caller has that pin.
     #[inline]
     pub(crate) unsafe fn unpin(self) {
-        // SAFETY: the pin keeps the node alive.
-        let node = unsafe { self.node() };
-        if !node.drop_pin_unless_last() {
-            drop_last_pin(self, node);
+        // SAFETY: the pin is the caller's, which gives it up.
+        if !unsafe { self.drop_pin_unless_last() } {
+            // SAFETY: it was not given up yet.
+            unsafe { drop_last_pin(self) };
         }
     }
 }
@@ -347,9 +387,16 @@ pub(super) fn release_under(mut locked: Locked<'_>, node: NodePtr, bytes: usize,
     }
 }
 
+/// Gives up a pin that may be the last one. It takes a pointer, since the node may be freed before it
+/// returns.
+///
+/// # Safety
+///
+/// The caller has that pin.
 #[cold]
-fn drop_last_pin(ptr: NodePtr, node: &Node) {
-    let mut locked = node.tree.lock();
+unsafe fn drop_last_pin(ptr: NodePtr) {
+    // SAFETY: the pin keeps the node alive.
+    let mut locked = unsafe { ptr.node() }.tree.lock();
     locked.drop_pin(ptr);
     if locked.look(ptr).linked {
         locked.reconsider(ptr);
@@ -372,7 +419,15 @@ impl Departures {
     }
 
     /// The same for a `Drop`: panics are caught and reported.
-    pub(crate) fn tell_quietly(mut self) {
+    #[inline]
+    pub(crate) fn tell_quietly(self) {
+        if !self.is_empty() {
+            self.tell_some_quietly();
+        }
+    }
+
+    #[cold]
+    fn tell_some_quietly(mut self) {
         for (parent, child) in &mut self {
             if let Some(listener) = &parent.listener {
                 quietly(&parent.info, || {
@@ -393,7 +448,6 @@ pub(crate) fn quietly(allocator: &AllocatorInfo, callback: impl FnOnce()) {
 
 #[cold]
 fn panicked(allocator: &AllocatorInfo, panic: Box<dyn Any + Send>) {
-    // The payload may panic, too, when it is dropped. What that leaves behind is not dropped.
-    catch_unwind(AssertUnwindSafe(|| drop(panic))).unwrap_or_else(std::mem::forget);
+    events::drop_payload(panic);
     events::callback_panicked(allocator);
 }

@@ -3,16 +3,27 @@
 //! The listener hears of a release when the bytes are free again, and from then on nothing of the
 //! thread's keeps the node. A pin would, for two read-modify-writes. Instead each thread has a
 //! *record*, and writes there, with a plain store, which node it still needs; whoever frees a node
-//! that has a listener reads all records first. Freeing such a node is rare, releasing is not.
+//! that has a listener reads all open records first. Freeing such a node is rare, releasing is not.
+//!
+//! Records lie in an array by [thread number](crate::thread). A thread's record is *open* from its first
+//! release that a listener hears of until the thread ends; the numbers of open records are a
+//! [`NumberSet`](crate::thread::NumberSet).
 //!
 //! # Invariants
 //!
 //! 1. A thread holds a node in its record *before* it gives up what keeps it, by a Release (`give`)
 //!    that whoever frees the node has acquired (see the essay in `accounting`). So the one who
 //!    frees finds it there, or finds a later value, which the thread stored when it was done.
-//! 2. A node that is retired is in nobody's reach but of the records that hold it: no record comes
+//! 2. The thread opens its record before it holds anything there. The one who frees a node happens after
+//!    the `give` of invariant 1 and so after the opening: its scan visits the record, or finds the number
+//!    removed and then happens after `end` (that is what `NumberSet` promises). So the scan needs no
+//!    lock and no fence, and records of threads that have ended cost nothing.
+//! 3. A record's pointer is written by Releases only, by one thread after another, each of which has
+//!    acquired the number from the last. So a scan that reads any value but the node comes
+//!    after all that the thread did with the node, whichever later value it is.
+//! 4. A node that is retired is in nobody's reach but of the records that hold it: no record comes
 //!    to hold it afterwards.
-//! 3. A retired node is freed once, by whoever finds it in no record; until then it is in the hands
+//! 5. A retired node is freed once, by whoever finds it in no record; until then it is in the hands
 //!    of one thread, or *left* with a record that held it. What is left there is retired anew by
 //!    the record's thread when it is done, or by the next one who leaves something there.
 //!
@@ -40,9 +51,11 @@ pub(super) struct Record<T> {
 }
 
 impl<T> Record<T> {
-    pub(super) fn new() -> Self {
+    /// A record that holds `held`: null, but for one that can never hold anything.
+    #[cfg(not(loom))]
+    const fn holding(held: *mut T) -> Self {
         Self {
-            held: AtomicPtr::new(null_mut()),
+            held: AtomicPtr::new(held),
             left: AtomicPtr::new(null_mut()),
         }
     }
@@ -55,8 +68,9 @@ impl<T> Record<T> {
         if !self.held.load(Ordering::Relaxed).is_null() {
             return false;
         }
-        // Relaxed: the Release by which the thread gives the node up comes after it (invariant 1).
-        self.held.store(this.as_ptr(), Ordering::Relaxed);
+        // Release: who reads it instead of the node that was held before comes after what the thread did
+        // with that one (invariant 3); the partner is the Acquire in `holds`.
+        self.held.store(this.as_ptr(), Ordering::Release);
         true
     }
 
@@ -135,20 +149,17 @@ pub(super) use threads::{Hold, records};
 mod threads {
     use std::cell::Cell;
     use std::ptr::{NonNull, null_mut};
-    use std::sync::OnceLock;
-    use std::sync::atomic::AtomicBool;
 
     use super::super::node::{Node, NodePtr};
     use super::Record;
-    use crate::sync::plain::{Mutex, lock};
-    use crate::sync::{AtomicPtr, Ordering};
+    use crate::thread::{self, AtEnd, NUMBERS, NumberSet};
 
     /// A node that the calling thread's record holds until this is dropped.
     pub(in super::super) struct Hold(&'static Record<Node>);
 
     impl Hold {
         /// Holds the node; `None` if the thread's record holds another one (a release inside a
-        /// callback), or the thread is ending.
+        /// callback), or the thread has no record: it is ending, or has no number.
         #[inline]
         pub(in super::super) fn on(node: NodePtr) -> Option<Self> {
             let record = RECORD.get();
@@ -165,7 +176,7 @@ mod threads {
             if !std::ptr::eq(RECORD.get(), &raw const NONE) {
                 return None;
             }
-            let record = claim()?;
+            let record = open()?;
             record.hold(node.as_ptr()).then_some(Self(record))
         }
     }
@@ -180,83 +191,57 @@ mod threads {
         }
     }
 
-    /// A record for one thread at a time. Records are never freed: there are as many as threads ever
-    /// had one at once. Their threads write to them at each release, so no two share a pair of cache
-    /// lines.
-    #[repr(align(128))]
-    struct Entry {
-        record: Record<Node>,
-        taken: AtomicBool,
-        /// The one that was made before.
-        next: Option<&'static Entry>,
-    }
-
-    /// All records that there ever were.
-    pub(in super::super) fn records() -> impl Iterator<Item = &'static Record<Node>> {
-        entries().map(|entry| &entry.record)
-    }
-
-    fn entries() -> impl Iterator<Item = &'static Entry> {
-        std::iter::successors(*lock(&NEWEST), |entry| entry.next)
-    }
-
+    /// Opens the record of the calling thread's number, before the thread holds anything in it.
     #[cold]
-    fn claim() -> Option<&'static Record<Node>> {
-        let entry = LEASE.try_with(|lease| *lease.0.get_or_init(entry)).ok()?;
-        RECORD.set(&entry.record);
-        Some(&entry.record)
-    }
-
-    /// An entry that no other thread has.
-    fn entry() -> &'static Entry {
-        let idle = entries().find(|entry| {
-            // Acquire: partner of the Release in `Lease::drop`. Relaxed: a look before that.
-            !entry.taken.load(Ordering::Relaxed) && !entry.taken.swap(true, Ordering::Acquire)
-        });
-        idle.unwrap_or_else(|| {
-            let mut newest = lock(&NEWEST);
-            let entry = Box::leak(Box::new(Entry {
-                record: Record::new(),
-                taken: AtomicBool::new(true),
-                next: *newest,
-            }));
-            *newest = Some(entry);
-            entry
-        })
-    }
-
-    /// A thread's hold on its entry; dropped with the thread's locals.
-    struct Lease(OnceLock<&'static Entry>);
-
-    impl Drop for Lease {
-        fn drop(&mut self) {
-            RECORD.set(&NONE);
-            let Some(entry) = self.0.get() else { return };
-            if let Some(left) = entry.record.end() {
-                // SAFETY: it was left with this record.
-                unsafe { NodePtr::from_ptr(left).retire() };
-            }
-            // Release: partner of the Acquire in `entry`.
-            entry.taken.store(false, Ordering::Release);
+    fn open() -> Option<&'static Record<Node>> {
+        let number = thread::number()?;
+        if !thread::at_end(&CLOSE) {
+            return None;
         }
+        let record = &RECORDS[number].0;
+        OPEN.insert(number);
+        RECORD.set(record);
+        Some(record)
     }
+
+    /// Closes the record of a thread that ends. Only threads with a number have one.
+    static CLOSE: AtEnd = AtEnd(|number| {
+        RECORD.set(&NONE);
+        let Some(number) = number else { return };
+        if let Some(left) = RECORDS[number].0.end() {
+            // SAFETY: it was left with this record.
+            unsafe { NodePtr::from_ptr(left).retire() };
+        }
+        // After `end`: a scan that does not find the number comes after all that the thread did.
+        OPEN.remove(number);
+    });
+
+    /// The open records. A scan costs a cache line for each thread that is alive and has told a listener of a
+    /// release, and nothing for threads that have ended.
+    pub(in super::super) fn records() -> impl Iterator<Item = &'static Record<Node>> {
+        OPEN.iter().map(|number| &RECORDS[number].0)
+    }
+
+    /// A record alone on its pair of cache lines (they are prefetched in pairs): its thread writes to it
+    /// at each release.
+    #[repr(align(128))]
+    struct Alone(Record<Node>);
 
     thread_local! {
         /// This thread's record, or `NONE`. Without a destructor, so that it is there to the very end.
         static RECORD: Cell<&'static Record<Node>> = const { Cell::new(&NONE) };
-        /// What gives it back.
-        static LEASE: Lease = const { Lease(OnceLock::new()) };
     }
 
     /// Stands for the record of a thread that has none: it can hold nothing, since it is taken for
     /// one that holds a node already, and is not among `records`.
-    static NONE: Record<Node> = Record {
-        held: AtomicPtr::new(NonNull::dangling().as_ptr()),
-        left: AtomicPtr::new(null_mut()),
-    };
+    static NONE: Record<Node> = Record::holding(NonNull::dangling().as_ptr());
 
-    /// The entry that was made last.
-    static NEWEST: Mutex<Option<&'static Entry>> = Mutex::new(None);
+    /// The numbers whose records are open.
+    static OPEN: NumberSet = NumberSet::new();
+
+    /// One record for each number. They are zeros at first: 128 KiB of addresses, of which only those pages
+    /// become memory that an open record lies in.
+    static RECORDS: [Alone; NUMBERS] = [const { Alone(Record::holding(null_mut())) }; NUMBERS];
 }
 
 #[cfg(all(test, not(loom)))]
@@ -303,6 +288,9 @@ mod tests {
 
 #[cfg(all(test, loom))]
 mod model {
+    //! Mutations that these models catch, each tried: Relaxed in place of the Release in `hold` or in
+    //! `let_go`, or of the Acquire in `holds`; no fence in `end`; a record that is used
+    //! before it is open; and those of `NumberSet` that let a scan miss a record.
     use std::sync::Arc;
 
     use loom::cell::UnsafeCell;
@@ -310,6 +298,7 @@ mod model {
     use loom::thread;
 
     use super::*;
+    use crate::thread::{NUMBERS, NumberSet};
 
     /// Stands for a node: credit that is given back, and memory that is read and then freed. Leaked
     /// at the end, so that a model may look at it.
@@ -340,43 +329,70 @@ mod model {
         }
     }
 
+    /// Two nodes, and the records of as many threads as there are numbers.
     struct World {
         object: Object,
-        records: Vec<Record<Object>>,
+        later: Object,
+        open: NumberSet,
+        records: [Record<Object>; NUMBERS],
     }
 
     impl World {
-        fn new(threads: usize) -> Arc<Self> {
+        fn new() -> Arc<Self> {
+            let record = |_| Record {
+                held: AtomicPtr::new(null_mut()),
+                left: AtomicPtr::new(null_mut()),
+            };
             Arc::new(Self {
                 object: Object::new(),
-                records: (0..threads).map(|_| Record::new()).collect(),
+                later: Object::new(),
+                open: NumberSet::new(),
+                records: std::array::from_fn(record),
             })
         }
 
         fn retire(&self, object: NonNull<Object>) {
             retire(
                 object,
-                || self.records.iter(),
+                || self.open.iter().map(|number| &self.records[number]),
                 // SAFETY: the world, and the object with it, is alive.
                 |object| unsafe { object.as_ref() }.free(),
             );
         }
 
-        /// Gives one of the object's bytes back, tells a listener, and ends.
-        fn release(&self, thread: usize) {
-            let (record, object) = (&self.records[thread], NonNull::from(&self.object));
-            assert!(record.hold(object));
+        /// A thread that opens a record, tells a listener of a release of each object in turn, and ends.
+        fn thread(&self, objects: &[&Object]) {
+            let number = self.open.claim().expect("a number for each");
+            self.with_record(number, objects);
+            self.open.remove(number);
+        }
+
+        /// The same for a thread whose record is open before and after.
+        fn with_record(&self, number: usize, objects: &[&Object]) {
+            let record = &self.records[number];
+            for object in objects {
+                self.release(record, object);
+            }
+            self.end(record);
+        }
+
+        fn end(&self, record: &Record<Object>) {
+            if let Some(left) = record.end() {
+                self.retire(left);
+            }
+        }
+
+        /// Gives one of the object's bytes back and tells a listener.
+        fn release(&self, record: &Record<Object>, object: &Object) {
+            assert!(record.hold(NonNull::from(object)));
             // Release: as `Word::give`.
-            self.object.given.fetch_add(1, Ordering::Release);
+            object.given.fetch_add(1, Ordering::Release);
             assert_eq!(
-                self.object.read(),
+                object.read(),
                 0,
                 "it was freed before the listener was told"
             );
             if let Some(left) = record.let_go() {
-                self.retire(left);
-            }
-            if let Some(left) = record.end() {
                 self.retire(left);
             }
         }
@@ -390,37 +406,82 @@ mod model {
             self.retire(NonNull::from(&self.object));
             true
         }
+
+        /// Runs `threads` beside one that frees the object if `given` bytes were given back.
+        fn run(given: usize, threads: &[fn(&Self)]) {
+            Self::new().run_on(given, threads, |_| ());
+        }
+
+        fn run_on(self: Arc<Self>, given: usize, threads: &[fn(&Self)], at_last: fn(&Self)) {
+            let threads: Vec<_> = threads
+                .iter()
+                .map(|&work| {
+                    let world = Arc::clone(&self);
+                    thread::spawn(move || work(&world))
+                })
+                .collect();
+
+            let freed = self.free_if(given);
+
+            for thread in threads {
+                thread.join().unwrap();
+            }
+            at_last(&self);
+            assert_eq!(self.object.read(), usize::from(freed));
+        }
     }
 
     #[test]
     fn a_node_is_freed_once_and_not_before_its_listener_was_told() {
-        loom::model(|| {
-            let world = World::new(1);
-            let other = Arc::clone(&world);
-            let thread = thread::spawn(move || other.release(0));
-
-            let freed = world.free_if(1);
-
-            thread.join().unwrap();
-            assert_eq!(world.object.read(), usize::from(freed));
-        });
+        loom::model(|| World::run(1, &[|world| world.thread(&[&world.object])]));
     }
 
     #[test]
     fn a_node_that_two_threads_hold_is_freed_by_the_last() {
         loom::model(|| {
-            let world = World::new(2);
-            let others = [0, 1].map(|thread| {
-                let other = Arc::clone(&world);
-                thread::spawn(move || other.release(thread))
-            });
+            let world = World::new();
+            [0, 1]
+                .into_iter()
+                .for_each(|number| world.open.insert(number));
+            world.run_on(
+                2,
+                &[
+                    |world| world.with_record(0, &[&world.object]),
+                    |world| world.with_record(1, &[&world.object]),
+                ],
+                |_| (),
+            );
+        });
+    }
 
-            let freed = world.free_if(2);
+    #[test]
+    fn a_record_that_holds_a_later_node_says_that_its_thread_is_done_with_the_first() {
+        loom::model(|| World::run(1, &[|world| world.thread(&[&world.object, &world.later])]));
+    }
 
-            for other in others {
-                other.join().unwrap();
-            }
-            assert_eq!(world.object.read(), usize::from(freed));
+    #[test]
+    fn a_record_whose_thread_has_ended_serves_the_next_one() {
+        let mut builder = loom::model::Builder::new();
+        // All interleavings of three threads would take hours.
+        builder.preemption_bound = Some(3);
+        builder.check(|| {
+            World::new().run_on(
+                1,
+                &[
+                    |world| world.thread(&[&world.object]),
+                    |world| {
+                        // It may get the record that the other thread had.
+                        let number = world.open.claim().expect("a number for each");
+                        let record = &world.records[number];
+                        assert!(record.hold(NonNull::from(&world.later)));
+                        if let Some(left) = record.let_go() {
+                            world.retire(left);
+                        }
+                    },
+                ],
+                // The second thread has not ended yet.
+                |world| world.records.iter().for_each(|record| world.end(record)),
+            );
         });
     }
 }

@@ -62,7 +62,7 @@ impl Locked<'_> {
             peak: state.peak,
             limit: state.limit,
         };
-        self.settle(node);
+        self.settle_what_was_obtained(node);
         self.reconsider(node);
         if self.look(node).linked {
             Err(outstanding)
@@ -95,31 +95,56 @@ impl Locked<'_> {
         };
         let news = left.allocated > 0 && !state.outlived;
         state.outlived |= news;
-        self.settle(node);
+        self.settle_what_was_obtained(node);
         self.reconsider(node);
         (external, news.then_some(left))
+    }
+
+    /// Settles a node that is closed or has no handles, and so stays shut, unless its parent is
+    /// charged nothing for it: then there is nothing to return, and to look for tight levels above,
+    /// of which there may be many, would be for nothing.
+    fn settle_what_was_obtained(&mut self, node: NodePtr) {
+        let state = self.look(node);
+        debug_assert!(state.shut);
+        if state.obtained > 0 {
+            self.settle(node);
+        }
     }
 
     /// Unlinks the node if nothing keeps it in the tree, then its parent likewise, and so on.
     ///
     /// A node stays for the sake of children, charged bytes, non-owning ledgers and reservations;
     /// unless it is closed, also for handles and pins.
+    #[inline]
     pub(crate) fn reconsider(&mut self, node: NodePtr) {
+        if self.may_leave(node) {
+            self.leave(node);
+        }
+    }
+
+    /// `reconsider`, for a node that may leave.
+    #[inline(never)]
+    fn leave(&mut self, node: NodePtr) {
         let mut at = node;
-        while self.may_leave(at) {
+        let returned = loop {
             let parent = self.look(at).parent;
-            self.unlink(at);
+            let returned = self.unlink(at);
             self.bury_if_free(at);
             let Some(parent) = parent else { return };
             at = parent;
-        }
-        // Once, at the node that stays: settling looks at all levels above, and there may be many.
-        if at != node {
+            if !self.may_leave(at) {
+                break returned;
+            }
+        };
+        // Once, at the node that stays, and only if something came back to it: settling looks at all
+        // levels above while they are shut, and there may be many.
+        if returned > 0 {
             self.settle(at);
         }
     }
 
     /// Whether nothing keeps the node in the tree.
+    #[inline]
     fn may_leave(&self, node: NodePtr) -> bool {
         let kept = self.node(node).handles() > 0 || self.pins(node) > 0;
         let state = self.look(node);
@@ -130,13 +155,14 @@ impl Locked<'_> {
         debug_assert!(state.shut);
         let own = state.used() - state.lent;
         let held = own > 0 || state.children > 0 || state.guests > 0;
-        !held && self.node(node).reservations().is_empty()
+        !held && state.reservations.is_empty()
     }
 
-    /// Takes an empty node out of its tree and gives its reservation back. The parent is frozen
-    /// afterwards.
-    fn unlink(&mut self, node: NodePtr) {
+    /// Takes an empty node out of its tree, gives back what it obtained, its reservation, and says
+    /// how much that was. If it was anything, the parent is frozen afterwards.
+    fn unlink(&mut self, node: NodePtr) -> usize {
         self.loosen(node);
+        self.add_to_path(node);
         let state = self.state(node);
         let returned = std::mem::take(&mut state.obtained);
         (state.parked, state.lent) = (0, 0);
@@ -150,8 +176,10 @@ impl Locked<'_> {
         if let Some(previous) = previous {
             self.state(previous).next_sibling = next;
         }
-        let Some(parent) = parent else { return };
-        self.freeze_mine(parent);
+        let Some(parent) = parent else { return 0 };
+        if returned > 0 {
+            self.freeze_mine(parent);
+        }
         let above = self.state(parent);
         if previous.is_none() {
             above.first_child = next;
@@ -163,6 +191,7 @@ impl Locked<'_> {
         above.lent -= returned;
         above.parked += returned;
         self.note_departure(node, parent);
+        returned
     }
 
     /// Changes the node's limit. Lowering it revokes nothing.

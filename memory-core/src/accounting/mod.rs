@@ -66,17 +66,20 @@
 //!   keeps asking for too much costs the others the mutex and no more. Nodes below reopen one by
 //!   one, when they are next used.
 //! * **force**: as charge, but recalls what it would pass and passes it if it must.
-//! * **transfer** ([`transfer`]): two exchanges under M if the target has the credit; else the bytes
-//!   go up to the common ancestor and down again before M is released. Readers, limits and peaks
-//!   all need M, so for them it is one step.
+//! * **transfer** ([`transfer`]): where both nodes are open and no reservation has a part in it, O
+//!   and S change along the way from the source to the common ancestor and from there to the target,
+//!   and no word and no level above does; else two exchanges, if the target has the credit; else
+//!   the bytes go up to the common ancestor and down again before M is released. Readers, limits and
+//!   peaks all need M, so for them it is one step.
 //! * **peak**: max(peak, O − P − low) whenever a word is shut: exact for a leaf without another
 //!   atomic. For a node with children S counts their credit, so it may be too high by that.
 //! * **stripes**: once threads were seen to collide on a node's word it is shut for good, and each
 //!   thread uses one of several others, by the same protocol. A node's credit is their sum.
 //! * With a credit of 0 words are never opened, and every sum and every peak is exact.
 //!
-//! No operation recurses over the tree, allocates under M (but for stripes, once per node), or
-//! calls anything of the user's there.
+//! No operation recurses over the tree, allocates or frees under M, or calls anything of the user's
+//! there. What is needed under M is made before it is taken (stripes, the memory of a list), and what
+//! is left over is dropped after it is released.
 //!
 //! # Orderings
 //!
@@ -103,6 +106,8 @@ mod lifecycle;
 mod model;
 mod mutex;
 mod node;
+#[cfg_attr(not(feature = "metrics"), path = "no_paths.rs")]
+mod paths;
 mod refusal;
 mod report;
 mod transfer;
@@ -112,5 +117,7 @@ mod word;
 pub(crate) use handle::{Handle, quietly};
 pub(crate) use lifecycle::Outstanding;
 pub(crate) use node::{Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeConfig, hooks};
+#[cfg(feature = "metrics")]
+pub(crate) use paths::Paths;
 pub(crate) use refusal::Refusal;
-pub(crate) use report::Census;
+pub(crate) use report::{Census, Counted};

@@ -15,13 +15,14 @@ use std::sync::Arc;
 use loom::thread;
 
 use super::handle::Handle;
-use super::node::{NodeConfig, STRIPE, TreeConfig};
+use super::node::{ModelStripes as Stripes, NodeConfig, TreeConfig};
 use crate::testing::StdManager;
+use crate::thread::CHOSEN;
 
 /// A root with the default credit.
 fn root(limit: usize) -> Handle {
     let config = TreeConfig {
-        manager: Arc::new(StdManager::default()),
+        manager: Some(Arc::new(StdManager::default())),
         credit: 1 << 20,
         debug: false,
         statistics: false,
@@ -32,6 +33,7 @@ fn root(limit: usize) -> Handle {
 fn node(name: &str, limit: usize, reservation: usize) -> NodeConfig {
     NodeConfig {
         name: Arc::from(name),
+        group: None,
         limit,
         reservation,
         listener: None,
@@ -370,12 +372,12 @@ fn stripes_share_one_limit() {
     check(|| {
         let root = root(64);
         let lock = || root.tree.lock();
-        lock().install_stripes(root.ptr(), 2);
+        lock().install_stripes(root.ptr(), &mut Some(Stripes::new(2)));
         root.charge(4).unwrap();
         uncharge(&root, 4);
         let other = root.clone();
         let thread = thread::spawn(move || {
-            STRIPE.with(|stripe| stripe.set(1));
+            CHOSEN.with(|number| number.set(1));
             other.charge(24).expect("24 beside 40");
             uncharge(&other, 8);
         });
@@ -433,11 +435,13 @@ fn of_two_that_release_the_same_external_bytes_one_does() {
 fn external_bytes_are_released_on_another_stripe_than_they_were_charged_on() {
     check(|| {
         let root = root(1 << 10);
-        root.tree.lock().install_stripes(root.ptr(), 2);
+        root.tree
+            .lock()
+            .install_stripes(root.ptr(), &mut Some(Stripes::new(2)));
         root.charge_external(16).unwrap();
         let other = root.clone();
         let thread = thread::spawn(move || {
-            STRIPE.with(|stripe| stripe.set(1));
+            CHOSEN.with(|number| number.set(1));
             other.release_external(12);
         });
 

@@ -3,11 +3,13 @@
 //! Whoever gives up what keeps a tree alive does so under its mutex, and then has to release that.
 //! If the mutex went with the tree, it would have to be kept from going by a count, two
 //! read-modify-writes at every such release. So mutexes are never freed: a tree gets one that
-//! another tree has left, or a new one. There are as many as trees ever lived at once.
+//! another tree has left, or a new one. There are as many as trees ever lived at once. A fork takes
+//! them all: see [`process`](crate::sync::process).
 
 use super::node::NodePtr;
 #[cfg(not(loom))]
-use crate::sync::plain;
+use crate::sync::process::{HandedOn, Order, ProcessGuard, ProcessLock};
+#[cfg(loom)]
 use crate::sync::{Mutex, MutexGuard, lock};
 
 /// What the mutex protects besides the states of the nodes.
@@ -21,27 +23,29 @@ pub(super) struct Shared {
     pub(super) tight: usize,
 }
 
+/// A tree's mutex, held.
+#[cfg(not(loom))]
+pub(super) type SharedGuard = ProcessGuard<Shared>;
+#[cfg(loom)]
+pub(super) type SharedGuard = MutexGuard<'static, Shared>;
+
 /// A mutex for one tree, until it is dropped.
-pub(super) struct TreeMutex(&'static Line);
+#[cfg(not(loom))]
+pub(super) struct TreeMutex(&'static ProcessLock<Shared>);
+#[cfg(loom)]
+pub(super) struct TreeMutex(&'static Mutex<Shared>);
 
-/// Alone on its cache line.
-#[repr(align(64))]
-struct Line(Mutex<Shared>);
-
+#[cfg(not(loom))]
 impl TreeMutex {
     /// A mutex that no other tree has.
     pub(super) fn new() -> Self {
-        #[cfg(not(loom))]
-        if let Some(left) = plain::lock(&LEFT).pop() {
-            return Self(left);
-        }
-        Self(Box::leak(Box::new(Line(Mutex::new(Shared::default())))))
+        Self(LEFT.take(|| ProcessLock::new(Order::Tree, Shared::default())))
     }
 
     /// Takes the mutex.
     #[inline]
-    pub(super) fn lock(&self) -> MutexGuard<'static, Shared> {
-        lock(&self.0.0)
+    pub(super) fn lock(&self) -> SharedGuard {
+        self.0.lock()
     }
 }
 
@@ -50,11 +54,22 @@ impl Drop for TreeMutex {
     /// Leaves the mutex to the next tree; the thread that freed the tree, or another one that gave
     /// up something of it, may be about to release it, which is no harm.
     fn drop(&mut self) {
-        plain::lock(&LEFT).push(self.0);
+        LEFT.leave(self.0);
     }
 }
 
-/// Mutexes whose trees are gone. (In a model each tree has a new one: loom's cannot be kept from one
+/// Mutexes whose trees are gone. (In a model each tree has a new mutex: loom's cannot be kept from one
 /// execution to the next.)
 #[cfg(not(loom))]
-static LEFT: plain::Mutex<Vec<&'static Line>> = plain::Mutex::new(Vec::new());
+static LEFT: HandedOn<Shared> = HandedOn::new();
+
+#[cfg(loom)]
+impl TreeMutex {
+    pub(super) fn new() -> Self {
+        Self(Box::leak(Box::new(Mutex::new(Shared::default()))))
+    }
+
+    pub(super) fn lock(&self) -> SharedGuard {
+        lock(self.0)
+    }
+}

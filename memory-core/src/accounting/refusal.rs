@@ -2,7 +2,7 @@
 
 use crate::error::AllocError;
 use crate::events;
-use crate::outcome::{AllocationOutcome, AllocatorInfo, OutcomeEntry};
+use crate::outcome::{AllocationOutcome, AllocatorInfo, OutcomeEntry, Purpose};
 use crate::probes;
 use crate::size::MAX_SIZE;
 
@@ -23,6 +23,8 @@ pub(crate) enum Refusal {
 pub(crate) struct Levels {
     entries: [Option<OutcomeEntry>; AllocationOutcome::MAX_ENTRIES],
     reached: usize,
+    /// The reservation that keeps bytes charged which a transfer would move, and how many.
+    kept: Option<(AllocatorInfo, usize)>,
 }
 
 impl Levels {
@@ -32,12 +34,18 @@ impl Levels {
         self.reached += 1;
     }
 
+    /// Notes that the reservation of `keeper` keeps `bytes` charged that a transfer would move.
+    pub(super) fn note_kept(&mut self, keeper: &AllocatorInfo, bytes: usize) {
+        self.kept = Some((keeper.clone(), bytes));
+    }
+
     /// The outcome for an error or a listener. Allocates: not under the mutex.
     pub(crate) fn to_outcome(&self) -> AllocationOutcome {
         let omitted = self.reached.saturating_sub(self.entries.len());
         AllocationOutcome {
             entries: self.entries.iter().flatten().cloned().collect(),
             omitted,
+            kept: self.kept.clone(),
         }
     }
 }
@@ -66,29 +74,33 @@ impl Refusal {
         Some(Self::Limit(levels))
     }
 
-    /// The error for a request of `requested` bytes.
+    /// The error for a request of `requested` bytes, as the caller gave them.
     #[cold]
-    pub(crate) fn to_error(&self, requested: usize) -> AllocError {
+    pub(crate) fn to_error(&self, requested: usize, purpose: Purpose) -> AllocError {
+        let purpose = Box::new(purpose);
         match self {
             Self::Limit(levels) => AllocError::OutOfMemory {
                 requested,
+                purpose,
                 outcome: Box::new(levels.to_outcome()),
             },
             Self::Closed(allocator) => AllocError::Closed {
                 allocator: allocator.clone(),
                 requested,
+                purpose,
             },
             Self::Overflow(allocator) => AllocError::SizeOverflow {
                 allocator: allocator.clone(),
                 requested,
+                purpose,
             },
         }
     }
 
     /// The same, told to whoever watches for refusals.
     #[cold]
-    pub(crate) fn report(&self, requested: usize) -> AllocError {
-        let error = self.to_error(requested);
+    pub(crate) fn report(&self, requested: usize, purpose: Purpose) -> AllocError {
+        let error = self.to_error(requested, purpose);
         events::refused(requested, &error);
         if let Some(allocator) = error.allocator() {
             probes::refuse(requested, allocator);

@@ -3,17 +3,29 @@
 use std::sync::Arc;
 
 use super::handle::Handle;
-use super::node::{Locked, Node, NodePtr};
+use super::node::{Locked, Node, NodePtr, Reserved};
 use crate::error::VerifyError;
 use crate::outcome::AllocatorInfo;
 use crate::report::{AllocatorSnapshot, AllocatorStats, SnapshotEntry};
 use crate::sync::Ordering;
 
-/// A snapshot, with each entry's node beside it, and that node's external bytes without those of
-/// reservations.
+/// A snapshot, with what only reports need of each entry's node beside it.
 pub(crate) struct Census {
     pub(crate) snapshot: AllocatorSnapshot,
-    pub(crate) nodes: Vec<(Arc<Node>, usize)>,
+    pub(crate) nodes: Vec<Counted>,
+}
+
+/// A node at the instant of a census.
+pub(crate) struct Counted {
+    /// The node's memory; the allocator may be gone.
+    pub(crate) node: Arc<Node>,
+    /// External bytes without those of reservations.
+    pub(crate) external: usize,
+    /// Bytes that are charged to it for ledgers that own.
+    pub(crate) owned: usize,
+    /// How many ledgers it has that do not own.
+    pub(crate) guests: usize,
+    pub(crate) reservations: Vec<Arc<Reserved>>,
 }
 
 impl Handle {
@@ -74,27 +86,37 @@ impl Handle {
         let top = self.ptr();
         let mut entries = Vec::new();
         let mut nodes = Vec::new();
+        // The reservations of all nodes, with the index of each one's entry.
+        let mut reserved: Vec<(usize, Arc<Reserved>)> = Vec::new();
         loop {
             // The memory is found before the mutex is taken.
-            let count = self.tree.lock().count_subtree(top);
+            let (count, reservations) = self.tree.lock().count_subtree(top);
             entries.reserve(count);
             nodes.reserve(count);
+            reserved.reserve(reservations);
             let mut locked = self.tree.lock();
-            if locked.count_subtree(top) > entries.capacity().min(nodes.capacity()) {
+            let (count, reservations) = locked.count_subtree(top);
+            if count > entries.capacity().min(nodes.capacity())
+                || reservations > reserved.capacity()
+            {
                 continue;
             }
             locked.measure_subtree(top);
             let depth = locked.node(top).depth;
             let mut next = Some(top);
             while let Some(node) = next {
+                for reservation in &locked.look(node).reservations {
+                    reserved.push((entries.len(), Arc::clone(reservation)));
+                }
                 entries.push(locked.entry(node, depth));
-                nodes.push((locked.keep(node), locked.external(node)));
+                nodes.push(locked.counted(node));
                 next = locked.next_preorder(node, top);
             }
             locked.thaw_subtree(top);
             drop(locked);
-            for (entry, (node, _)) in entries.iter_mut().zip(&nodes) {
-                entry.reservations = node.reservation_sizes();
+            for (index, reserved) in reserved {
+                entries[index].reservations.push(reserved.size());
+                nodes[index].reservations.push(reserved);
             }
             return Census {
                 snapshot: AllocatorSnapshot { entries },
@@ -142,7 +164,7 @@ impl Locked<'_> {
         let this = self.node(node);
         // Relaxed, all: numbers for readers.
         let foreign = this.foreign.load(Ordering::Relaxed);
-        let external = self.external(node) + this.reserved_bytes();
+        let external = self.external(node) + self.reserved_bytes(node);
         let kept = |counter: &crate::sync::AtomicU64| {
             this.tree
                 .config
@@ -164,17 +186,34 @@ impl Locked<'_> {
         }
     }
 
-    fn count_subtree(&self, top: NodePtr) -> usize {
-        let (mut count, mut next) = (0, Some(top));
+    /// How many nodes the subtree has, and how many reservations.
+    fn count_subtree(&self, top: NodePtr) -> (usize, usize) {
+        let (mut count, mut reservations, mut next) = (0, 0, Some(top));
         while let Some(node) = next {
             count += 1;
+            reservations += self.look(node).reservations.len();
             next = self.next_preorder(node, top);
         }
-        count
+        (count, reservations)
+    }
+
+    /// What a report needs of a measured node, without its reservations.
+    fn counted(&self, node: NodePtr) -> Counted {
+        let state = self.look(node);
+        let external = self.external(node);
+        let besides = external + self.reserved_bytes(node);
+        Counted {
+            node: self.keep(node),
+            external,
+            owned: (state.used() - state.lent).saturating_sub(besides),
+            guests: state.guests,
+            reservations: Vec::new(),
+        }
     }
 
     /// The node's entry in a snapshot; measured.
     fn entry(&mut self, node: NodePtr, depth: usize) -> SnapshotEntry {
+        self.add_to_path(node);
         let own = self.look(node).used() - self.look(node).lent;
         let stats = self.stats(node, own);
         let (this, state) = (self.node(node), self.look(node));
@@ -182,6 +221,7 @@ impl Locked<'_> {
             allocator: this.info.clone(),
             parent: state.parent.map(|parent| self.node(parent).info.id),
             depth: this.depth - depth,
+            group: this.group.clone(),
             allocated: state.exact,
             peak: stats.peak_bytes,
             limit: state.limit,

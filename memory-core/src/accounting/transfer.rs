@@ -35,7 +35,8 @@ impl Locked<'_> {
         bytes: usize,
         leaving: bool,
     ) -> Result<bool, Refusal> {
-        if self.swap_credit(from, to, bytes) {
+        if self.move_unseen(from, to, bytes) {
+            // `to` is open, or had credit, so it is in its tree: see `count_forced`.
             let state = self.state(to);
             state.forced = state.forced.saturating_add(bytes as u64);
             return Ok(true);
@@ -43,8 +44,7 @@ impl Locked<'_> {
         self.move_through_ancestor(from, to, bytes, leaving, |locked, freed| {
             locked.charge_exactly(to, bytes, Mode::Forced, freed)
         })?;
-        let state = self.state(to);
-        state.forced = state.forced.saturating_add(bytes as u64);
+        self.count_forced(to, bytes);
         Ok(!self.reaches_one_over(to, bytes))
     }
 
@@ -55,7 +55,7 @@ impl Locked<'_> {
         to: NodePtr,
         bytes: usize,
     ) -> Result<(), Refusal> {
-        if self.swap_credit(from, to, bytes) {
+        if self.move_unseen(from, to, bytes) {
             return Ok(());
         }
         self.move_through_ancestor(from, to, bytes, false, |locked, freed| {
@@ -67,7 +67,87 @@ impl Locked<'_> {
         })
     }
 
-    /// The usual case: `to` has credit and `from` may have more of it. What their parents are
+    /// Moves the bytes where no level changes that both have above them, and no level that the charge
+    /// reaches is over its limit. `false`: not so easy, and nothing has changed.
+    fn move_unseen(&mut self, from: NodePtr, to: NodePtr, bytes: usize) -> bool {
+        self.move_obtained(from, to, bytes) || self.swap_credit(from, to, bytes)
+    }
+
+    /// The usual case, for two open nodes: up to their common ancestor, each level on one side
+    /// returns what it has obtained for the bytes, and each on the other side obtains as much. What
+    /// the common ancestor lends and uses stays as it was, so that nothing changes from there up.
+    /// All words stay as they are, but where a low mark must start anew.
+    ///
+    /// Not where a reservation has a part in it: one that covers the bytes at their source keeps
+    /// what was obtained for them, and one at the target may cover them with what it has.
+    fn move_obtained(&mut self, from: NodePtr, to: NodePtr, bytes: usize) -> bool {
+        let (source, target) = (self.look(from), self.look(to));
+        // That both are open says that no level at or above them is over its limit (I2), and that
+        // neither is closed or about to leave.
+        if source.shut || target.shut {
+            return false;
+        }
+        // As nearly always: what their parent lends stays the same.
+        let siblings = source.parent == target.parent && source.parent.is_some();
+        if !siblings {
+            return self.move_obtained_far(from, to, bytes);
+        }
+        if !self.can_return(from, bytes) || !self.can_obtain(to, bytes) {
+            return false;
+        }
+        self.obtain_less(from, bytes);
+        self.obtain_more(to, bytes);
+        true
+    }
+
+    /// The same for nodes that are no siblings.
+    #[inline(never)]
+    fn move_obtained_far(&mut self, from: NodePtr, to: NodePtr, bytes: usize) -> bool {
+        let common = self.common_ancestor(from, to);
+        let possible = self.all_below(common, from, |at| self.can_return(at, bytes))
+            && self.all_below(common, to, |at| self.can_obtain(at, bytes));
+        if !possible {
+            return false;
+        }
+        let mut at = from;
+        while let Some(parent) = self.look(at).parent.filter(|_| at != common) {
+            self.obtain_less(at, bytes);
+            self.state(parent).lent -= bytes;
+            at = parent;
+        }
+        at = to;
+        while let Some(parent) = self.look(at).parent.filter(|_| at != common) {
+            self.obtain_more(at, bytes);
+            self.state(parent).lent += bytes;
+            at = parent;
+        }
+        true
+    }
+
+    /// Whether all levels from `node` up to `common`, which is not asked, are as `suits` says.
+    fn all_below(&self, common: NodePtr, node: NodePtr, suits: impl Fn(NodePtr) -> bool) -> bool {
+        let mut at = node;
+        while at != common {
+            let parent = self.look(at).parent.filter(|_| suits(at));
+            let Some(parent) = parent else { return false };
+            at = parent;
+        }
+        true
+    }
+
+    /// Whether its reservation does not keep what the node has obtained for `bytes`.
+    fn can_return(&self, node: NodePtr, bytes: usize) -> bool {
+        self.look(node).obtained - self.node(node).reservation >= bytes
+    }
+
+    /// Whether `bytes` more fit into the node, whatever it has free.
+    fn can_obtain(&self, node: NodePtr, bytes: usize) -> bool {
+        let state = self.look(node);
+        let room = state.bound().saturating_sub(state.used());
+        bytes <= room && !state.closed && self.node(node).reservation == 0
+    }
+
+    /// `to` has credit and `from` may have more of it. What their parents are
     /// charged stays, so no ancestor changes, and whoever needs both numbers needs the mutex that
     /// we hold. That `to` is open says that no level above it is over its limit (I2).
     fn swap_credit(&mut self, from: NodePtr, to: NodePtr, bytes: usize) -> bool {
@@ -112,7 +192,13 @@ impl Locked<'_> {
         }
         let result = charge(self, Some((common, freed)))
             .map(drop)
-            .map_err(|refused| {
+            .map_err(|mut refused| {
+                if let Refusal::Limit(levels) = &mut refused.refusal
+                    && self.node(refused.at).depth <= self.node(common).depth
+                    && let Some((keeper, bytes)) = self.kept_by_reservation(from, common, bytes)
+                {
+                    levels.note_kept(&self.node(keeper).info, bytes);
+                }
                 // Nothing was opened since: the free bytes are all there, up to the common ancestor or
                 // to the refuser, and are put to their old use.
                 self.freeze(from);
@@ -123,6 +209,32 @@ impl Locked<'_> {
         self.settle(common);
         self.thaw(from, common);
         result
+    }
+
+    /// The level below `common` whose reservation keeps the largest part of `bytes` charged, which `from`
+    /// does not use any more, and how many those are.
+    #[cold]
+    fn kept_by_reservation(
+        &self,
+        from: NodePtr,
+        common: NodePtr,
+        bytes: usize,
+    ) -> Option<(NodePtr, usize)> {
+        let (mut at, mut moving, mut kept) = (from, bytes, None);
+        while at != common {
+            let state = self.look(at);
+            let (used, reservation) = (state.used(), self.node(at).reservation);
+            // What the parent was charged for this level with those bytes, and is without them.
+            let before = used.saturating_add(moving).max(reservation);
+            let released = before - used.max(reservation);
+            let stays = moving - released;
+            if stays > kept.map_or(0, |(_, largest)| largest) {
+                kept = Some((at, stays));
+            }
+            moving = released;
+            at = state.parent?;
+        }
+        kept
     }
 
     /// Whether no sum from here up can overflow by `bytes` more.

@@ -7,11 +7,13 @@ use super::{BufferAllocator, RootAllocator};
 use crate::accounting::{Handle, NodeConfig, TreeConfig};
 use crate::backend;
 use crate::debug::{Operation, Origin, Trail};
+use crate::environment::Switch;
 use crate::error::{AllocError, BackendError};
 use crate::events;
 use crate::guard::GuardedManager;
 use crate::listener::AllocationListener;
 use crate::manager::AllocationManager;
+use crate::outcome::Purpose;
 use crate::rounding::RoundingPolicy;
 use crate::size::KIB;
 
@@ -19,7 +21,7 @@ use crate::size::KIB;
 pub(crate) const DEFAULT_CREDIT: usize = KIB * KIB;
 
 /// Turns on debug mode for new trees.
-const DEBUG_VARIABLE: &str = "ARROW_MEMORY_DEBUG_ALLOCATOR";
+static DEBUG_SWITCH: Switch = Switch::new("ARROW_MEMORY_DEBUG_ALLOCATOR");
 
 /// Builds a [`RootAllocator`].
 ///
@@ -99,8 +101,9 @@ impl RootAllocatorBuilder {
         self
     }
 
-    /// Debug mode on or off, whatever `ARROW_MEMORY_DEBUG_ALLOCATOR` says. Without this it is also on
-    /// if a `tracing` subscriber wants everything of the target `arrow_memory_core` (level trace).
+    /// Debug mode on or off, whatever `ARROW_MEMORY_DEBUG_ALLOCATOR` says (1, on, true and yes turn it
+    /// on, in any case of letters; another word than those and their opposites is warned of). Without
+    /// this call it is also on if a `tracing` subscriber wants everything of the target `arrow_memory_core` (level trace).
     pub fn debug(mut self, debug: bool) -> Self {
         self.debug = Some(debug);
         self
@@ -134,13 +137,14 @@ impl RootAllocatorBuilder {
             (None, None) => backend::default_manager()?,
         };
         let config = TreeConfig {
-            manager: GuardedManager::by_environment(manager),
+            manager: Some(GuardedManager::by_environment(manager)),
             credit: self.credit.unwrap_or(DEFAULT_CREDIT),
-            debug: (self.debug).unwrap_or_else(|| debug_by_environment() || events::traced()),
+            debug: (self.debug).unwrap_or_else(|| DEBUG_SWITCH.is_on() || events::traced()),
             statistics: self.statistics,
         };
         let root = NodeConfig {
             name: Arc::from(self.name.as_deref().unwrap_or("ROOT")),
+            group: None,
             limit: self.limit.unwrap_or(usize::MAX),
             reservation: 0,
             listener: self.listener,
@@ -159,10 +163,6 @@ fn start_trail(allocator: &BufferAllocator, caller: &'static Location<'static>) 
         let trail = Trail::new(allocator.id().as_u64(), origin);
         allocator.node().set_trail(trail);
     }
-}
-
-fn debug_by_environment() -> bool {
-    std::env::var(DEBUG_VARIABLE).is_ok_and(|value| value.eq_ignore_ascii_case("true"))
 }
 
 /// Builds a child allocator; made by [`BufferAllocator::child`].
@@ -186,6 +186,7 @@ fn debug_by_environment() -> bool {
 pub struct ChildAllocatorBuilder {
     parent: BufferAllocator,
     name: Arc<str>,
+    group: Option<Arc<str>>,
     reservation: usize,
     limit: usize,
     listener: Option<Arc<dyn AllocationListener>>,
@@ -199,9 +200,31 @@ impl ChildAllocatorBuilder {
             policy: parent.node().policy.clone(),
             parent,
             name: Arc::from(name),
+            group: None,
             reservation: 0,
             limit: usize::MAX,
         }
+    }
+
+    /// Names the group of allocators that this child belongs to, such as `query` for all queries.
+    ///
+    /// A group stands in for the child's name where numbers are added up by name, that is in the labels
+    /// of metrics (`MetricsExporter`) and in [`SnapshotEntry::group`](crate::SnapshotEntry::group).
+    /// Errors, reports and events go on to use the name. Give a group to children whose names are
+    /// unique, so that they do not add a new label value each; the number of allocators in a group is not
+    /// limited. Without this call the child has no group. Children do not inherit a group.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let query = root.child("query-7").group("query").build()?;
+    /// let entry = &root.snapshot().entries[1];
+    /// assert_eq!((query.name(), entry.group.as_deref()), ("query-7", Some("query")));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    pub fn group(mut self, group: &str) -> Self {
+        self.group = Some(Arc::from(group));
+        self
     }
 
     /// Bytes that the child owns for life; charged to the parent at once. 0 by default.
@@ -238,6 +261,7 @@ impl ChildAllocatorBuilder {
         let Self {
             parent,
             name,
+            group,
             reservation,
             limit,
             listener,
@@ -245,6 +269,7 @@ impl ChildAllocatorBuilder {
         } = self;
         let config = NodeConfig {
             name,
+            group,
             limit,
             reservation,
             listener,
@@ -254,7 +279,10 @@ impl ChildAllocatorBuilder {
             .handle
             .new_child(config)
             .map_err(|(refusal, child)| {
-                let error = refusal.to_error(reservation);
+                let purpose = Purpose::Child {
+                    child: child.clone(),
+                };
+                let error = refusal.to_error(reservation, purpose);
                 events::child_refused(&child, reservation, &error);
                 error
             })?;

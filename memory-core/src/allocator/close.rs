@@ -1,4 +1,4 @@
-//! Closing: succeeds, or refuses new work and says what is outstanding.
+//! Closing: succeeds, or refuses new work and says what is outstanding. Retiring: refuses new work.
 
 use std::panic::Location;
 
@@ -11,6 +11,10 @@ use crate::report::{CloseError, MemoryReport};
 impl BufferAllocator {
     /// Closes this allocator: it refuses new work from now on, and leaves its tree if nothing is
     /// outstanding.
+    ///
+    /// Nothing needs to be closed: an allocator leaves its tree by itself when its last handle was
+    /// dropped and its last byte released. Closing verifies that nothing is left. Where something is
+    /// expected to be left, and new work shall end at once, [`retire`](Self::retire) it.
     ///
     /// Idempotent once it succeeded. After a failure a later `close` looks again; meanwhile buffers
     /// stay valid, releases, transfers away and forced bytes are accepted, and open descendants
@@ -58,7 +62,40 @@ impl BufferAllocator {
         }
     }
 
-    /// Whether [`close`](Self::close) was called, or the allocator has left its tree.
+    /// Retires this allocator: it refuses new work from now on, as a closed one does, and leaves its tree
+    /// with its last byte. For a query that was cancelled while its workers still drain.
+    ///
+    /// Unlike [`close`](Self::close) this makes no report of what is outstanding, since something is
+    /// expected to be; it succeeds whatever is outstanding, and emits one `tracing` event of level
+    /// debug. It takes the tree's lock for a walk over the allocators below this one, which give the
+    /// credit back that they do not use; it looks at no allocation. Idempotent, and `close` may follow,
+    /// which then says whether anything is left.
+    ///
+    /// Children stay open. They may use what their own reservations cover; for all else they would need
+    /// memory of this allocator, which refuses it as [`AllocError::Closed`](crate::AllocError). A child
+    /// keeps a retired allocator in its tree for as long as it is there itself: until it was closed,
+    /// retired, or dropped with its last handle, and its last byte was released.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let query = root.child("query-7").build()?;
+    /// let scan = query.child("scan").build()?;
+    /// let batch = scan.buffer(1000)?; // a worker is still at it
+    /// query.retire();
+    /// assert!(query.is_closed() && scan.buffer(64).is_err());
+    /// drop((batch, scan));
+    /// assert!(root.child_allocators().is_empty()); // gone with its last byte
+    /// assert!(query.close().is_ok());
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    pub fn retire(&self) {
+        // What is outstanding is no news.
+        let _: Result<(), Outstanding> = self.handle.close();
+        events::retired(self.info());
+    }
+
+    /// Whether [`close`](Self::close) or [`retire`](Self::retire) was called, or the allocator has left its tree.
     ///
     /// ```
     /// # use arrow_memory_system as _;

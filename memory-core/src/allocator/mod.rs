@@ -10,7 +10,7 @@ use crate::debug::Operation;
 use crate::error::{AllocError, BackendError};
 use crate::events;
 use crate::manager::AllocationManager;
-use crate::outcome::{AllocatorId, AllocatorInfo};
+use crate::outcome::{AllocatorId, AllocatorInfo, Purpose};
 use crate::rounding::{PaddingRoundingPolicy, RoundingPolicy};
 
 mod builder;
@@ -58,6 +58,7 @@ pub struct BufferAllocator {
 /// assert_eq!(buffer.allocator().allocated_memory(), 64); // buffers keep their tree
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
+#[doc(alias = "MemoryPool")]
 #[derive(Clone, Debug)]
 pub struct RootAllocator {
     allocator: BufferAllocator,
@@ -82,7 +83,7 @@ impl RootAllocator {
     pub fn new(limit: usize) -> Self {
         match Self::try_new(limit) {
             Ok(root) => root,
-            Err(error) => panic!("{error}"),
+            Err(error) => panic!("{error:#}"),
         }
     }
 
@@ -138,6 +139,13 @@ impl RootAllocator {
     }
 }
 
+impl fmt::Display for RootAllocator {
+    /// The same text as that of the root's [`BufferAllocator`].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.allocator, f)
+    }
+}
+
 impl Deref for RootAllocator {
     type Target = BufferAllocator;
 
@@ -178,6 +186,7 @@ impl BufferAllocator {
     /// assert_eq!((child.allocated_memory(), root.allocated_memory()), (0, 4096));
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[doc(alias = "newChildAllocator")]
     #[track_caller]
     pub fn new_child_allocator(
         &self,
@@ -289,7 +298,7 @@ impl BufferAllocator {
     /// root.release_unused(); // asks it to give cached memory back
     /// ```
     pub fn allocation_manager(&self) -> &Arc<dyn AllocationManager> {
-        &self.handle.tree.config.manager
+        self.handle.tree.manager()
     }
 
     /// Whether debug mode is on in this tree.
@@ -334,7 +343,7 @@ impl BufferAllocator {
         }
         self.handle
             .charge_external(bytes)
-            .map_err(|refusal| refusal.report(bytes))?;
+            .map_err(|refusal| refusal.report(bytes, Purpose::Bytes))?;
         self.note(Operation::ExternalCharged, bytes, Location::caller());
         Ok(())
     }
@@ -357,6 +366,7 @@ impl BufferAllocator {
     /// assert!(root.is_over_limit());
     /// root.release_bytes(1500);
     /// ```
+    #[doc(alias = "forceAllocate")]
     #[track_caller]
     pub fn force_allocate(&self, bytes: usize) -> bool {
         if bytes == 0 {
@@ -367,7 +377,7 @@ impl BufferAllocator {
                 self.note(Operation::ExternalCharged, bytes, Location::caller());
                 fits
             }
-            Err(refusal) => panic!("{}", refusal.to_error(bytes)),
+            Err(refusal) => panic!("{}", refusal.to_error(bytes, Purpose::Bytes)),
         }
     }
 
@@ -410,6 +420,7 @@ impl BufferAllocator {
             return Err(AllocError::Closed {
                 allocator: self.info().clone(),
                 requested,
+                purpose: Box::new(Purpose::Bytes),
             });
         }
         Ok(())

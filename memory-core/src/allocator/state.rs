@@ -7,15 +7,15 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use super::BufferAllocator;
-use crate::accounting::{Census, Node, Reserved};
+use crate::accounting::{Census, Counted};
 use crate::debug::{History, Operation, Recorder};
 use crate::error::VerifyError;
 use crate::raw::pool;
+use crate::raw::slot::Face;
 use crate::report::{
     AllocatorSnapshot, AllocatorStats, MemoryReport, OutstandingLedger, OutstandingReservation,
     ReportEntry, limit_text,
 };
-use crate::sync::Ordering;
 
 impl BufferAllocator {
     /// Bytes allocated from this allocator: its own and foreign blocks, external bytes, and for
@@ -35,6 +35,7 @@ impl BufferAllocator {
     /// # root.release_bytes(10);
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[doc(alias = "getAllocatedMemory", alias = "bytes_allocated")]
     pub fn allocated_memory(&self) -> usize {
         self.handle.allocated()
     }
@@ -68,6 +69,7 @@ impl BufferAllocator {
     /// assert_eq!((root.allocated_memory(), root.peak_memory_allocation()), (0, 4096));
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[doc(alias = "getPeakMemoryAllocation", alias = "max_memory")]
     pub fn peak_memory_allocation(&self) -> usize {
         self.handle.peak()
     }
@@ -112,6 +114,7 @@ impl BufferAllocator {
     }
 
     /// Bytes that this allocator owns for life, charged to its parent whether used or not.
+    #[doc(alias = "getInitReservation")]
     pub fn init_reservation(&self) -> usize {
         self.node().reservation
     }
@@ -222,17 +225,19 @@ impl BufferAllocator {
     /// );
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "toVerboseString")]
     pub fn to_verbose_string(&self) -> String {
         format!("{:#}\n", self.report())
     }
 }
 
 impl fmt::Display for BufferAllocator {
-    /// `Allocator(name) reservation/allocated/peak/limit`, in bytes.
+    /// `Allocator(name) reservation/allocated/peak/limit`, in bytes; the name is escaped as in an
+    /// [`AllocatorInfo`](crate::AllocatorInfo).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let limit = limit_text(self.limit());
         let (reservation, allocated) = (self.init_reservation(), self.allocated_memory());
-        let (name, peak) = (self.name(), self.peak_memory_allocation());
+        let (name, peak) = (self.info(), self.peak_memory_allocation());
         write!(
             f,
             "Allocator({name}) {reservation}/{allocated}/{peak}/{limit}"
@@ -245,7 +250,7 @@ fn to_report(census: Census) -> MemoryReport {
     let ledgers = ledgers_of(&census);
     let Census { snapshot, nodes } = census;
     let entries = snapshot.entries.into_iter().zip(nodes).zip(ledgers);
-    let entries = entries.map(|((entry, (node, external_bytes)), ledgers)| ReportEntry {
+    let entries = entries.map(|((entry, counted), ledgers)| ReportEntry {
         allocator: entry.allocator,
         parent: entry.parent,
         depth: entry.depth,
@@ -253,27 +258,22 @@ fn to_report(census: Census) -> MemoryReport {
         allocated: entry.allocated,
         peak: entry.peak,
         limit: entry.limit,
-        external_bytes,
-        history: node.trail().map(History::of),
+        external_bytes: counted.external,
+        history: counted.node.trail().map(History::of),
         ledgers,
-        reservations: reservations_of(&node),
+        reservations: reservations_of(&counted),
     });
     MemoryReport {
         entries: entries.collect(),
     }
 }
 
-fn reservations_of(node: &Node) -> Vec<OutstandingReservation> {
-    let reserved: Vec<Arc<Reserved>> = node
-        .reservations()
-        .iter()
-        .map(|(_, reserved)| Arc::clone(reserved))
-        .collect();
-    let mut reservations: Vec<OutstandingReservation> = reserved
+fn reservations_of(counted: &Counted) -> Vec<OutstandingReservation> {
+    let mut reservations: Vec<OutstandingReservation> = counted
+        .reservations
         .iter()
         .map(|reserved| OutstandingReservation {
-            // Relaxed: a number for a report.
-            size: reserved.size.load(Ordering::Relaxed),
+            size: reserved.size(),
             history: reserved.trail.as_ref().map(History::of),
         })
         .collect();
@@ -281,34 +281,92 @@ fn reservations_of(node: &Node) -> Vec<OutstandingReservation> {
     reservations
 }
 
-/// The ledgers of each entry's allocator, found by one walk over all slots.
+/// The ledgers of each entry's allocator, found by one walk over the slots in use.
+///
+/// The walk holds no lock, so what is done here may allocate. It ends early when what it found
+/// explains all that the census counted.
 fn ledgers_of(census: &Census) -> Vec<Vec<OutstandingLedger>> {
     let index_of: HashMap<usize, usize> = census
         .nodes
         .iter()
         .enumerate()
-        .map(|(index, (node, _))| (Arc::as_ptr(node).addr(), index))
+        .map(|(index, counted)| (Arc::as_ptr(&counted.node).addr(), index))
         .collect();
-    let mut ledgers = vec![Vec::new(); census.nodes.len()];
-    for found in find_ledgers(|address| index_of.contains_key(&address)) {
-        if let Some(&index) = index_of.get(&found.node) {
-            let recorder = census.nodes[index].0.tree.recorder();
-            ledgers[index].push(found.to_outstanding(recorder));
-        }
-    }
-    for ledgers in &mut ledgers {
-        ledgers.sort_by_key(|ledger| {
-            let age = ledger.history.as_ref().map(|history| history.id);
-            (Reverse((ledger.owning, ledger.size)), age)
+    let mut found: Vec<Vec<Found>> = census.nodes.iter().map(|_| Vec::new()).collect();
+    let mut missing = Missing::of(census);
+    if missing.nodes > 0 {
+        pool::for_each_in_use(|face| {
+            if let Some(&index) = index_of.get(&face.node_address().addr()) {
+                let ledger = Found::of(face);
+                missing.explain(index, &ledger);
+                found[index].push(ledger);
+            }
+            missing.nodes > 0
         });
     }
-    ledgers
+    let nodes = census.nodes.iter();
+    nodes
+        .zip(found)
+        .map(|(counted, found)| {
+            let recorder = counted.node.tree.recorder();
+            let ledgers = found.iter().map(|found| found.to_outstanding(recorder));
+            let mut ledgers: Vec<OutstandingLedger> = ledgers.collect();
+            ledgers.sort_by_key(|ledger| {
+                let age = ledger.history.as_ref().map(|history| history.id);
+                (Reverse((ledger.owning, ledger.size)), age)
+            });
+            ledgers
+        })
+        .collect()
+}
+
+/// What the census counted and no ledger explains yet: by entry, owned bytes and ledgers that do not
+/// own.
+struct Missing {
+    by_entry: Vec<(usize, usize)>,
+    /// How many entries miss something.
+    nodes: usize,
+}
+
+impl Missing {
+    /// An allocator that is open and has buffers may get others while the walk is on its way, which
+    /// would stand for those that were counted. So what it misses is never found, and the walk looks at
+    /// all slots.
+    fn of(census: &Census) -> Self {
+        let entries = census.snapshot.entries.iter().zip(&census.nodes);
+        let by_entry: Vec<(usize, usize)> = entries
+            .map(|(entry, counted)| match (counted.owned, counted.guests) {
+                (0, 0) => (0, 0),
+                _ if !entry.closed => (usize::MAX, usize::MAX),
+                missing => missing,
+            })
+            .collect();
+        let nodes = by_entry.iter().filter(|missing| **missing != (0, 0));
+        Self {
+            nodes: nodes.count(),
+            by_entry,
+        }
+    }
+
+    fn explain(&mut self, index: usize, ledger: &Found) {
+        let (owned, guests) = &mut self.by_entry[index];
+        let before = (*owned, *guests) != (0, 0);
+        if *owned < usize::MAX {
+            if ledger.owning {
+                *owned = owned.saturating_sub(ledger.size);
+            } else {
+                *guests = guests.saturating_sub(1);
+            }
+        }
+        if before && (*owned, *guests) == (0, 0) {
+            self.nodes -= 1;
+        }
+    }
 }
 
 /// A ledger in use, found by a walk.
 struct Found {
-    /// The addresses of its node and of its slot.
-    node: usize,
+    /// The address of its slot.
     slot: usize,
     owning: bool,
     foreign: bool,
@@ -317,6 +375,17 @@ struct Found {
 }
 
 impl Found {
+    fn of(face: &Face) -> Self {
+        Self {
+            // The face is a slot's first field.
+            slot: std::ptr::from_ref(face).addr(),
+            owning: face.count.is_owning(),
+            foreign: face.is_foreign(),
+            size: face.size(),
+            references: face.count.buffers(),
+        }
+    }
+
     /// The same with what debug mode knows of it. (If the slot was recycled since the walk, that is
     /// of its next user: a report of a tree at work is a blend of instants anyway.)
     fn to_outstanding(&self, recorder: Option<&Recorder>) -> OutstandingLedger {
@@ -331,27 +400,4 @@ impl Found {
             buffers: buffers.unwrap_or_default(),
         }
     }
-}
-
-/// The ledgers in use whose node's address is wanted.
-fn find_ledgers(wanted: impl Fn(usize) -> bool) -> Vec<Found> {
-    // Counted first, so that the walk asks for no memory; those that come later are left out.
-    let mut count = 0;
-    pool::for_each_in_use(|ledger| count += usize::from(wanted(ledger.node_address().addr())));
-    let mut found = Vec::with_capacity(count);
-    pool::for_each_in_use(|ledger| {
-        let node = ledger.node_address().addr();
-        if found.len() < count && wanted(node) {
-            found.push(Found {
-                node,
-                // The face is a slot's first field.
-                slot: std::ptr::from_ref(ledger).addr(),
-                owning: ledger.count.is_owning(),
-                foreign: ledger.is_foreign(),
-                size: ledger.size(),
-                references: ledger.count.buffers(),
-            });
-        }
-    });
-    found
 }

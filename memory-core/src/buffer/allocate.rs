@@ -23,7 +23,7 @@ use crate::error::AllocError;
 use crate::ledger::LedgerRef;
 use crate::listener::AllocationListener;
 use crate::manager::ManagerError;
-use crate::outcome::AllocationOutcome;
+use crate::outcome::{AllocationOutcome, Purpose};
 use crate::probes;
 use crate::raw::slot::Block;
 use crate::rounding;
@@ -60,6 +60,7 @@ impl BufferAllocator {
     /// assert_eq!((buffer.len(), buffer.capacity()), (3, 128));
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[doc(alias = "AllocateBuffer")]
     #[inline]
     #[track_caller]
     pub fn buffer(&self, size: usize) -> Result<ArrowBufMut, AllocError> {
@@ -188,7 +189,7 @@ impl BufferAllocator {
                     return with_extras();
                 }
                 let asked = node.hearer().on_pre_allocation(&node.info, capacity);
-                asked.map_err(|veto| boxed_veto(node, capacity, veto))?;
+                asked.map_err(|veto| boxed_veto(node, size, capacity, veto))?;
             } else if sampling::comes_to_point(size, watch.scale_without_hooks()) {
                 return self
                     .allocate_at_point(size, alignment, contents)
@@ -198,8 +199,8 @@ impl BufferAllocator {
         // SAFETY: a power of two by `buffer_aligned`; the size is at most MAX_SIZE rounded down
         // to a multiple of the alignment.
         let layout = unsafe { Layout::from_size_align_unchecked(capacity, alignment) };
-        let charge = Charge::boxed(&self.handle, capacity)?;
-        allocate_and(charge, layout, contents, |node| {
+        let charge = Charge::boxed(&self.handle, capacity, size)?;
+        allocate_and(charge, layout, size, contents, |node| {
             // What was looked at above, read anew rather than kept; hooks do not change.
             if node.hooks & hooks::LISTENER != 0 {
                 node.hearer().on_allocation(&node.info, layout.size());
@@ -226,7 +227,7 @@ impl BufferAllocator {
         else {
             return Err(Box::new(self.too_large(size)));
         };
-        allocate_watched(&self.handle, layout, contents, caller)
+        allocate_watched(&self.handle, layout, size, contents, caller)
     }
 
     /// An allocation that is probably to be sampled, of a node that has no hooks.
@@ -246,8 +247,8 @@ impl BufferAllocator {
         let Some(layout) = layout else {
             return Err(Box::new(self.too_large(size)));
         };
-        let charge = Charge::boxed(&self.handle, layout.size())?;
-        let buffer = allocate_charged(charge, layout, contents)?;
+        let charge = Charge::boxed(&self.handle, layout.size(), size)?;
+        let buffer = allocate_charged(charge, layout, size, contents)?;
         if due {
             buffer.record_sample(size, scale);
         }
@@ -257,10 +258,7 @@ impl BufferAllocator {
     #[cold]
     fn too_large(&self, requested: usize) -> AllocError {
         if self.is_closed() {
-            return AllocError::Closed {
-                allocator: self.info().clone(),
-                requested,
-            };
+            return closed(self.node(), requested, Purpose::Bytes);
         }
         overflow(self.node(), requested)
     }
@@ -268,10 +266,7 @@ impl BufferAllocator {
     #[cold]
     fn pin_open(&self) -> Result<LedgerRef, Box<AllocError>> {
         if self.is_closed() {
-            return Err(Box::new(AllocError::Closed {
-                allocator: self.info().clone(),
-                requested: 0,
-            }));
+            return Err(Box::new(closed(self.node(), 0, Purpose::Bytes)));
         }
         Ok(LedgerRef::pin(&self.handle))
     }
@@ -285,14 +280,15 @@ pub(crate) enum Contents {
 }
 
 /// A new buffer with a capacity of `layout`'s size, given that what was not charged for it before is charged now;
-/// after an error that is given back.
+/// after an error that is given back. The caller asked for `asked` bytes, says that error.
 #[inline(always)] // The layout and the contents are constants, nearly.
 pub(crate) fn allocate_charged(
     charge: Charge<'_>,
     layout: Layout,
+    asked: usize,
     contents: Contents,
 ) -> Result<ArrowBufMut, Box<AllocError>> {
-    allocate_and(charge, layout, contents, |_| ())
+    allocate_and(charge, layout, asked, contents, |_| ())
 }
 
 /// As `allocate_charged`, and calls `then` when the allocation is complete. If that panics, all is
@@ -301,6 +297,7 @@ pub(crate) fn allocate_charged(
 fn allocate_and(
     charge: Charge<'_>,
     layout: Layout,
+    asked: usize,
     contents: Contents,
     then: impl FnOnce(&Node),
 ) -> Result<ArrowBufMut, Box<AllocError>> {
@@ -315,7 +312,10 @@ fn allocate_and(
     };
     let ptr = match block {
         Ok(ptr) => ptr,
-        Err(source) => return Err(Box::new(manager_failed(node, layout.size(), source))),
+        Err(source) => {
+            let purpose = Purpose::rounded(asked, layout.size());
+            return Err(Box::new(manager_failed(node, asked, purpose, source)));
+        }
     };
     debug_assert!(
         ptr.addr().get().is_multiple_of(layout.align()),
@@ -346,15 +346,16 @@ pub(crate) fn allocate_reserved(
     hand_over: impl FnOnce(),
 ) -> Result<ArrowBufMut, AllocError> {
     let size = layout.size();
-    ask(handle, size)?;
+    let purpose = || Purpose::ReservedBuffer {
+        reserved,
+        capacity: size,
+    };
+    ask(handle, size, || (reserved, purpose()))?;
     if handle.is_closed() {
-        return Err(AllocError::Closed {
-            allocator: handle.info.clone(),
-            requested: size,
-        });
+        return Err(closed(handle, reserved, purpose()));
     }
-    let charge = Charge::unheard(handle, size - reserved)?;
-    let buffer = allocate_charged(charge, layout, Contents::Unspecified);
+    let charge = Charge::unheard(handle, size - reserved, || (reserved, purpose()))?;
+    let buffer = allocate_charged(charge, layout, reserved, Contents::Unspecified);
     let mut buffer = buffer.map_err(|error| *error)?;
     hand_over();
     if handle.is_debug() {
@@ -367,12 +368,22 @@ pub(crate) fn allocate_reserved(
 }
 
 /// Asks the listener, if it hears of allocations.
-pub(crate) fn ask(handle: &Handle, size: usize) -> Result<(), AllocError> {
+pub(crate) fn ask(handle: &Handle, size: usize, request: impl Request) -> Result<(), AllocError> {
     if let Some(listener) = handle.hearing() {
         let asked = listener.on_pre_allocation(&handle.info, size);
-        asked.map_err(|veto| vetoed(handle, size, veto))?;
+        asked.map_err(|veto| vetoed(handle, request(), veto))?;
     }
     Ok(())
+}
+
+/// What the caller asked for, in bytes, and for what: called after a refusal.
+pub(crate) trait Request: FnOnce() -> (usize, Purpose) {}
+
+impl<F: FnOnce() -> (usize, Purpose)> Request for F {}
+
+/// A request for `size` bytes that became one for `capacity`.
+pub(crate) fn rounded(size: usize, capacity: usize) -> impl Request + Copy {
+    move || (size, Purpose::rounded(size, capacity))
 }
 
 /// Bytes that are charged and given back unless they are kept.
@@ -387,39 +398,52 @@ impl<'a> Charge<'a> {
     /// Charges `bytes` (perhaps none), asking the listener as for an allocation: it may veto, and
     /// it has one chance to make room.
     #[inline(always)] // Its result would be returned through memory.
-    pub(crate) fn new(handle: &'a Handle, bytes: usize) -> Result<Self, AllocError> {
+    pub(crate) fn new(
+        handle: &'a Handle,
+        bytes: usize,
+        request: impl Request,
+    ) -> Result<Self, AllocError> {
         let Some(listener) = handle.listener.as_deref().filter(|_| bytes > 0) else {
-            return Self::unheard(handle, bytes);
+            return Self::unheard(handle, bytes, request);
         };
         if let Some(listener) = handle.hearing()
             && let Err(veto) = listener.on_pre_allocation(&handle.info, bytes)
         {
-            return Err(vetoed(handle, bytes, veto));
+            return Err(vetoed(handle, request(), veto));
         }
         if let Err(refusal) = handle.charge(bytes) {
-            charge_again(handle, listener, bytes, &refusal)?;
+            charge_again(handle, listener, bytes, request(), &refusal)?;
         }
         Ok(Self::of(handle, bytes))
     }
 
     /// Charges `bytes` (perhaps none) if the listener has nothing against it; it is not told of a
     /// refusal.
-    pub(crate) fn allowed(handle: &'a Handle, bytes: usize) -> Result<Self, AllocError> {
-        if let Some(listener) = handle.hearing().filter(|_| bytes > 0) {
-            listener
-                .on_pre_allocation(&handle.info, bytes)
-                .map_err(|veto| vetoed(handle, bytes, veto))?;
+    pub(crate) fn allowed(
+        handle: &'a Handle,
+        bytes: usize,
+        request: impl Request,
+    ) -> Result<Self, AllocError> {
+        if let Some(listener) = handle.hearing().filter(|_| bytes > 0)
+            && let Err(veto) = listener.on_pre_allocation(&handle.info, bytes)
+        {
+            return Err(vetoed(handle, request(), veto));
         }
-        Self::unheard(handle, bytes)
+        Self::unheard(handle, bytes, request)
     }
 
     /// Charges `bytes` (perhaps none) without asking the listener.
     #[inline(always)] // As for `new`.
-    pub(crate) fn unheard(handle: &'a Handle, bytes: usize) -> Result<Self, AllocError> {
+    pub(crate) fn unheard(
+        handle: &'a Handle,
+        bytes: usize,
+        request: impl Request,
+    ) -> Result<Self, AllocError> {
         if bytes > 0 {
-            handle
-                .charge(bytes)
-                .map_err(|refusal| refusal.report(bytes))?;
+            handle.charge(bytes).map_err(|refusal| {
+                let (requested, purpose) = request();
+                refusal.report(requested, purpose)
+            })?;
         }
         Ok(Self::of(handle, bytes))
     }
@@ -427,9 +451,9 @@ impl<'a> Charge<'a> {
     /// As `new`, for at least one byte, where the listener was asked or does not hear of
     /// allocations; with an error that fits in a register.
     #[inline(always)] // As for `new`.
-    fn boxed(handle: &'a Handle, bytes: usize) -> Result<Self, Box<AllocError>> {
+    fn boxed(handle: &'a Handle, bytes: usize, asked: usize) -> Result<Self, Box<AllocError>> {
         if let Err(refusal) = handle.charge(bytes) {
-            Self::boxed_again(handle, bytes, &refusal)?;
+            Self::boxed_again(handle, bytes, asked, &refusal)?;
         }
         Ok(Self::of(handle, bytes))
     }
@@ -439,11 +463,16 @@ impl<'a> Charge<'a> {
     fn boxed_again(
         handle: &Handle,
         bytes: usize,
+        asked: usize,
         refusal: &Refusal,
     ) -> Result<(), Box<AllocError>> {
+        let purpose = Purpose::rounded(asked, bytes);
         match &handle.listener {
-            Some(listener) => Ok(charge_again(handle, &**listener, bytes, refusal)?),
-            None => Err(Box::new(refusal.report(bytes))),
+            Some(listener) => {
+                let request = (asked, purpose);
+                Ok(charge_again(handle, &**listener, bytes, request, refusal)?)
+            }
+            None => Err(Box::new(refusal.report(asked, purpose))),
         }
     }
 
@@ -464,10 +493,20 @@ impl<'a> Charge<'a> {
     }
 
     /// Charges more bytes.
-    pub(crate) fn add(&mut self, handle: &Handle, bytes: usize) -> Result<(), AllocError> {
-        Charge::unheard(handle, bytes)?.keep();
+    pub(crate) fn add(
+        &mut self,
+        handle: &Handle,
+        bytes: usize,
+        request: impl Request,
+    ) -> Result<(), AllocError> {
+        Charge::unheard(handle, bytes, request)?.keep();
         self.bytes += bytes;
         Ok(())
+    }
+
+    /// Takes over bytes that are charged to the node already, and are the caller's.
+    pub(crate) fn take_over(&mut self, bytes: usize) {
+        self.bytes += bytes;
     }
 
     /// Leaves the bytes charged.
@@ -498,16 +537,18 @@ impl Drop for Charge<'_> {
 fn allocate_watched(
     handle: &Handle,
     layout: Layout,
+    asked: usize,
     contents: Contents,
     caller: &'static Location<'static>,
 ) -> Result<LedgerRef, Box<AllocError>> {
-    let charge = Charge::new(handle, layout.size()).map_err(|error| {
+    let charge = Charge::new(handle, layout.size(), rounded(asked, layout.size()));
+    let charge = charge.map_err(|error| {
         if let Some(trail) = handle.trail() {
             trail.note(Operation::Refused, layout.size(), Some(caller));
         }
         Box::new(error)
     })?;
-    let mut buffer = allocate_charged(charge, layout, contents)?;
+    let mut buffer = allocate_charged(charge, layout, asked, contents)?;
     if handle.is_debug() {
         buffer.register(Operation::Created, caller);
     }
@@ -548,42 +589,51 @@ fn charge_again(
     handle: &Handle,
     listener: &dyn AllocationListener,
     bytes: usize,
+    (requested, purpose): (usize, Purpose),
     first: &Refusal,
 ) -> Result<(), AllocError> {
     let Refusal::Limit(levels) = first else {
-        return Err(first.report(bytes));
+        return Err(first.report(requested, purpose));
     };
     let outcome: AllocationOutcome = levels.to_outcome();
     if listener.on_failed_allocation(&handle.info, bytes, &outcome) {
         return handle
             .charge(bytes)
-            .map_err(|refusal| refusal.report(bytes));
+            .map_err(|refusal| refusal.report(requested, purpose));
     }
-    Err(first.report(bytes))
+    Err(first.report(requested, purpose))
 }
 
 #[cold]
 #[inline(never)]
-fn boxed_veto(node: &Node, requested: usize, veto: Veto) -> Box<AllocError> {
-    Box::new(vetoed(node, requested, veto))
+fn boxed_veto(node: &Node, asked: usize, capacity: usize, veto: Veto) -> Box<AllocError> {
+    let request = (asked, Purpose::rounded(asked, capacity));
+    Box::new(vetoed(node, request, veto))
 }
 
 #[cold]
-fn vetoed(node: &Node, requested: usize, veto: Veto) -> AllocError {
+fn vetoed(node: &Node, (requested, purpose): (usize, Purpose), veto: Veto) -> AllocError {
     AllocError::Vetoed {
         allocator: node.info.clone(),
         requested,
+        purpose: Box::new(purpose),
         veto,
     }
 }
 
 #[cold]
-pub(crate) fn manager_failed(node: &Node, requested: usize, source: ManagerError) -> AllocError {
+pub(crate) fn manager_failed(
+    node: &Node,
+    requested: usize,
+    purpose: Purpose,
+    source: ManagerError,
+) -> AllocError {
     let manager = node.manager().name().to_owned();
     AllocError::Manager {
         allocator: node.info.clone(),
         manager,
         requested,
+        purpose: Box::new(purpose),
         source,
     }
 }
@@ -593,6 +643,16 @@ pub(crate) fn overflow(node: &Node, requested: usize) -> AllocError {
     AllocError::SizeOverflow {
         allocator: node.info.clone(),
         requested,
+        purpose: Box::new(Purpose::Bytes),
+    }
+}
+
+#[cold]
+pub(crate) fn closed(node: &Node, requested: usize, purpose: Purpose) -> AllocError {
+    AllocError::Closed {
+        allocator: node.info.clone(),
+        requested,
+        purpose: Box::new(purpose),
     }
 }
 

@@ -348,6 +348,7 @@ impl ArrowBuf {
     /// # drop(shared);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "retain")]
     #[track_caller]
     pub fn retain_in(&self, target: &BufferAllocator) -> Result<ArrowBuf, TransferError> {
         let ledger = self.ledger.retain_in(&target.handle)?;
@@ -357,7 +358,8 @@ impl ArrowBuf {
     /// As [`retain_in`](Self::retain_in), and if this buffer's ledger owns the allocation, its
     /// charge moves to the target in one step, even over the target's limits.
     ///
-    /// This buffer stays valid; drop it to let go of its ledger. Where no reservation is crossed,
+    /// This buffer stays alive, and keeps its ledger outstanding for as long; drop it to let go of it,
+    /// or use [`try_move_to`](Self::try_move_to), which takes it along. Where no reservation is crossed,
     /// a common ancestor does not change, not even for an instant. Takes the tree's lock.
     ///
     /// # Errors
@@ -375,6 +377,7 @@ impl ArrowBuf {
     /// assert_eq!((scan.allocated_memory(), join.allocated_memory()), (0, 128));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "transferOwnership")]
     #[track_caller]
     pub fn transfer_ownership(
         &self,
@@ -389,7 +392,7 @@ impl ArrowBuf {
     }
 
     /// As [`transfer_ownership`](Self::transfer_ownership), if the charge fits at every level that
-    /// it reaches.
+    /// it reaches. This buffer stays alive; [`try_move_to`](Self::try_move_to) takes it along.
     ///
     /// # Errors
     ///
@@ -410,7 +413,8 @@ impl ArrowBuf {
         &self,
         target: &BufferAllocator,
     ) -> Result<ArrowBuf, TransferError> {
-        let ledger = self.ledger.try_transfer(&target.handle)?;
+        let moved = self.ledger.try_transfer(&target.handle);
+        let ledger = moved.map_err(|error| error.of_length(self.len))?;
         Ok(self.same_on(ledger, Operation::Transferred, Location::caller()))
     }
 
@@ -585,20 +589,5 @@ impl fmt::Debug for ArrowBuf {
             .field("length", &self.len)
             .field("allocation_size", &self.allocation_size())
             .finish_non_exhaustive()
-    }
-}
-
-impl OutOfBounds {
-    /// Checks that a range lies within `available` bytes.
-    #[inline]
-    pub(crate) fn check(offset: usize, length: usize, available: usize) -> Result<(), Self> {
-        match offset.checked_add(length) {
-            Some(end) if end <= available => Ok(()),
-            _ => Err(Self {
-                offset,
-                length,
-                available,
-            }),
-        }
     }
 }

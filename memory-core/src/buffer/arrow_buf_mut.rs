@@ -21,6 +21,7 @@ use crate::allocator::BufferAllocator;
 use crate::debug::{Operation, Seen};
 use crate::error::{AllocError, TransferError};
 use crate::ledger::LedgerRef;
+use crate::outcome::Purpose;
 use crate::probes;
 use crate::rounding;
 use crate::size::{ALIGNMENT, checked_round_up, checked_sum};
@@ -238,10 +239,13 @@ impl ArrowBufMut {
     /// assert_eq!((buffer.len(), buffer.capacity()), (1, 128));
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[doc(alias = "Resize")]
     #[track_caller]
     pub fn resize(&mut self, len: usize, value: u8) -> Result<(), AllocError> {
         if let Some(more) = len.checked_sub(self.len) {
-            self.try_reserve(more)?;
+            if more > self.capacity - self.len {
+                self.grow(more, len)?;
+            }
             for byte in &mut self.spare_capacity_mut()[..more] {
                 byte.write(value);
             }
@@ -276,7 +280,7 @@ impl ArrowBufMut {
         if additional <= self.capacity - self.len {
             return Ok(());
         }
-        self.grow(additional)
+        self.grow(additional, additional)
     }
 
     /// Appends `bytes`.
@@ -436,7 +440,12 @@ impl ArrowBufMut {
             return Ok(());
         }
         let handle = self.ledger.allocator();
-        self.reallocate(&handle, block_size, fitting)?;
+        let shrinking = Resizing {
+            asked: self.len,
+            from: block_size,
+            to: fitting,
+        };
+        self.reallocate(&handle, block_size, shrinking)?;
         let given = block_size - fitting;
         self.ledger.samples_resized(block_size, fitting);
         self.note(Operation::Resized, Location::caller());
@@ -566,12 +575,13 @@ impl ArrowBufMut {
         self.ledger.note(seen, operation, self.capacity, caller);
     }
 
+    /// Grows for `additional` bytes; the caller asked for `asked`, says an error.
     #[cold]
     #[track_caller]
-    fn grow(&mut self, additional: usize) -> Result<(), AllocError> {
+    fn grow(&mut self, additional: usize, asked: usize) -> Result<(), AllocError> {
         let handle = self.ledger.allocator();
         let Some(needed) = checked_sum(self.len, additional) else {
-            return Err(overflow(&handle, additional));
+            return Err(overflow(&handle, asked));
         };
         let block_size = self.whole_block();
         if let Some(block_size) = block_size
@@ -585,13 +595,25 @@ impl ArrowBufMut {
         if doubled > needed
             && let Some(size) = capacity_for(&handle, doubled)
             && self
-                .grow_to(&handle, block_size, size, Charge::allowed)
+                .grow_to(
+                    &handle,
+                    block_size,
+                    size,
+                    asked,
+                    |handle, bytes, resizing| Charge::allowed(handle, bytes, || resizing.request()),
+                )
                 .is_ok()
         {
             return Ok(());
         }
-        let size = capacity_for(&handle, needed).ok_or_else(|| overflow(&handle, needed))?;
-        self.grow_to(&handle, block_size, size, Charge::new)
+        let size = capacity_for(&handle, needed).ok_or_else(|| overflow(&handle, asked))?;
+        self.grow_to(
+            &handle,
+            block_size,
+            size,
+            asked,
+            |handle, bytes, resizing| Charge::new(handle, bytes, || resizing.request()),
+        )
     }
 
     /// Grows to a capacity of `size`: the block, if it is all ours, else into a new one.
@@ -601,23 +623,29 @@ impl ArrowBufMut {
         handle: &'a Handle,
         block_size: Option<usize>,
         size: usize,
-        charge: impl FnOnce(&'a Handle, usize) -> Result<Charge<'a>, AllocError>,
+        asked: usize,
+        charge: impl FnOnce(&'a Handle, usize, Resizing) -> Result<Charge<'a>, AllocError>,
     ) -> Result<(), AllocError> {
         let layout =
-            Layout::from_size_align(size, self.alignment()).map_err(|_| overflow(handle, size))?;
+            Layout::from_size_align(size, self.alignment()).map_err(|_| overflow(handle, asked))?;
         let added = size - block_size.unwrap_or(0);
-        let charge = charge(handle, added)?;
+        let growing = Resizing {
+            asked,
+            from: self.capacity,
+            to: size,
+        };
+        let charge = charge(handle, added, growing)?;
         match block_size {
             Some(block_size) => {
-                self.reallocate(handle, block_size, size)?;
+                self.reallocate(handle, block_size, growing)?;
                 charge.keep();
                 count_growth(handle, added);
                 self.sample(added);
                 self.note(Operation::Resized, Location::caller());
             }
             None => {
-                let moved = allocate_charged(charge, layout, Contents::Unspecified);
-                let mut moved = moved.map_err(|error| *error)?;
+                let moved = allocate_charged(charge, layout, asked, Contents::Unspecified);
+                let mut moved = moved.map_err(|error| growing.explain(*error))?;
                 // SAFETY: our `len` bytes are initialised and the new block, which is another,
                 // has room for them.
                 unsafe {
@@ -642,8 +670,9 @@ impl ArrowBufMut {
         &mut self,
         handle: &Handle,
         old_size: usize,
-        new_size: usize,
+        growing: Resizing,
     ) -> Result<(), AllocError> {
+        let new_size = growing.to;
         let Some(slot) = self.ledger.slot() else {
             return Ok(());
         };
@@ -655,7 +684,10 @@ impl ArrowBufMut {
         // SAFETY: the block came from this manager with this layout. The new size is not 0, and with
         // the alignment it makes a valid layout: it is less than the old one, or `grow_to` checked.
         let moved = unsafe { handle.manager().reallocate(self.ptr, layout, new_size) };
-        let ptr = moved.map_err(|source| manager_failed(handle, new_size, source))?;
+        let ptr = moved.map_err(|source| {
+            let (asked, purpose) = growing.request();
+            manager_failed(handle, asked, purpose, source)
+        })?;
         probes::reallocate(self.ptr, old_size, ptr, new_size, handle);
         // SAFETY: as above: nobody else reads it.
         unsafe { slot.set_block(ptr, new_size) };
@@ -674,6 +706,28 @@ impl ArrowBufMut {
         self.ledger
             .slot()
             .map_or(ALIGNMENT, |slot| unsafe { slot.home().block() }.align)
+    }
+}
+
+/// What a change of the capacity is for.
+#[derive(Clone, Copy)]
+struct Resizing {
+    /// What the caller asked for, in bytes.
+    asked: usize,
+    /// The old and the new capacity.
+    from: usize,
+    to: usize,
+}
+
+impl Resizing {
+    fn request(self) -> (usize, Purpose) {
+        let Self { asked, from, to } = self;
+        (asked, Purpose::Growth { from, to })
+    }
+
+    fn explain(self, error: AllocError) -> AllocError {
+        let (asked, purpose) = self.request();
+        error.for_request(asked, purpose)
     }
 }
 

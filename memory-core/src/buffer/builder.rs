@@ -19,7 +19,7 @@ use crate::ledger::LedgerRef;
 /// builder.append_slice(b"ab")?;
 /// builder.append_n(2, b'c')?;
 /// builder.append(b'd')?;
-/// assert_eq!(builder.finish()?.as_slice(), b"abccd");
+/// assert_eq!(builder.finish().as_slice(), b"abccd");
 /// assert!(builder.is_empty());
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
@@ -133,14 +133,10 @@ impl BufferBuilder {
     }
 
     /// The buffer built so far; the builder is empty then and can be used again.
-    ///
-    /// # Errors
-    ///
-    /// None today; kept for builders that shrink.
     #[track_caller]
-    pub fn finish(&mut self) -> Result<ArrowBuf, AllocError> {
+    pub fn finish(&mut self) -> ArrowBuf {
         let next = self.buffer.new_empty();
-        Ok(std::mem::replace(&mut self.buffer, next).freeze())
+        std::mem::replace(&mut self.buffer, next).freeze()
     }
 }
 
@@ -159,7 +155,7 @@ impl BufferBuilder {
 /// builder.advance(1)?;
 /// assert_eq!((builder.len(), builder.capacity(), builder.is_empty()), (6, 8, false));
 /// assert_eq!(builder.as_slice(), [25, 1, 3, 7, 7, 0]);
-/// assert_eq!(builder.finish()?.typed::<i64>().unwrap(), [25, 1, 3, 7, 7, 0]);
+/// assert_eq!(builder.finish().typed::<i64>().unwrap(), [25, 1, 3, 7, 7, 0]);
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
 #[derive(Debug)]
@@ -270,12 +266,8 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     }
 
     /// The buffer built so far; the builder is empty then and can be used again.
-    ///
-    /// # Errors
-    ///
-    /// As [`BufferBuilder::finish`].
     #[track_caller]
-    pub fn finish(&mut self) -> Result<ArrowBuf, AllocError> {
+    pub fn finish(&mut self) -> ArrowBuf {
         self.bytes.finish()
     }
 }
@@ -291,7 +283,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
 /// builder.append_slice(&[true, false, true])?;
 /// builder.append_n(6, true)?;
 /// assert_eq!((builder.len(), builder.is_empty()), (9, false));
-/// assert_eq!(builder.finish()?.as_slice(), [0b1111_1101, 0b1]);
+/// assert_eq!(builder.finish().as_slice(), [0b1111_1101, 0b1]);
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
 #[derive(Debug)]
@@ -456,12 +448,8 @@ impl BooleanBufferBuilder {
     }
 
     /// The bitmap built so far; the builder is empty then and can be used again.
-    ///
-    /// # Errors
-    ///
-    /// As [`BufferBuilder::finish`].
     #[track_caller]
-    pub fn finish(&mut self) -> Result<ArrowBuf, AllocError> {
+    pub fn finish(&mut self) -> ArrowBuf {
         self.len = 0;
         self.bytes.finish()
     }

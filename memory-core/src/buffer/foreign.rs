@@ -2,7 +2,6 @@
 #![expect(unsafe_code, reason = "views memory that somebody else made")]
 
 use std::fmt;
-use std::io;
 use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::ptr::NonNull;
@@ -14,15 +13,17 @@ use crate::allocator::BufferAllocator;
 use crate::debug::Operation;
 use crate::error::AllocError;
 use crate::ledger::{LedgerRef, Watch};
-use crate::outcome::AllocatorInfo;
+use crate::outcome::{AllocatorInfo, Purpose};
 use crate::probes;
 use crate::raw::release::{ForeignId, Release, SharedRelease};
 use crate::raw::slot::{Block, MOST_SPECIAL};
 use crate::size::{ALIGNMENT, MAX_SIZE};
 use crate::sync::Ordering;
 
+mod error;
 mod room;
 
+pub use error::ForeignError;
 pub use room::ForeignRoom;
 
 /// Memory that somebody else made, to be put under an allocator by
@@ -216,6 +217,11 @@ impl ForeignAllocation {
         self.charge
     }
 
+    /// What an error says was asked for: where more is charged than what is seen, that is said.
+    fn request(&self) -> (usize, Purpose) {
+        Purpose::of_buffer(self.size, self.charge)
+    }
+
     /// Refuses what the bookkeeping of foreign memory cannot express, for `handle`.
     pub(crate) fn check_size(&self, handle: &Handle) -> Result<(), AllocError> {
         if self.charge > MOST_SPECIAL {
@@ -268,38 +274,6 @@ impl fmt::Debug for ForeignAllocation {
     }
 }
 
-/// Foreign memory that could not be charged. Take the allocation to try again, or drop this, which
-/// releases it.
-///
-/// ```
-/// # use arrow_memory_system as _;
-/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
-/// # use arrow_memory_core::ForeignAllocation;
-/// root.set_limit(10);
-/// let foreign = ForeignAllocation::from_owner(vec![1; 60]);
-/// let refused = root.wrap_foreign_allocation(foreign).unwrap_err();
-/// root.set_limit(100); // room was made
-/// let buffer = root.wrap_foreign_allocation(refused.allocation)?;
-/// assert_eq!(buffer.len(), 60);
-/// # Ok::<(), arrow_memory_core::ForeignError>(())
-/// ```
-#[derive(Debug, thiserror::Error)]
-#[error("foreign memory of {} bytes was not taken in: {source}", .allocation.charge)]
-#[non_exhaustive]
-pub struct ForeignError {
-    /// The allocation, as it was.
-    pub allocation: ForeignAllocation,
-    /// Why it was refused.
-    pub source: AllocError,
-}
-
-impl From<ForeignError> for io::Error {
-    /// Keeps the allocation: it is released with this error.
-    fn from(error: ForeignError) -> Self {
-        io::Error::new(io::ErrorKind::OutOfMemory, error)
-    }
-}
-
 impl BufferAllocator {
     /// Takes foreign memory in: a buffer on it, charged to this allocator at its exact size.
     ///
@@ -310,6 +284,7 @@ impl BufferAllocator {
     /// [`ForeignError`] as for [`buffer`](Self::buffer); it hands the allocation back. One that is
     /// [`forced`](ForeignAllocation::forced) is refused only by an allocator that has left its
     /// tree, or if a sum would pass `isize::MAX`.
+    #[doc(alias = "wrapForeignAllocation")]
     #[track_caller]
     pub fn wrap_foreign_allocation(
         &self,
@@ -321,7 +296,7 @@ impl BufferAllocator {
         // From here on a panic of the listener drops the allocation, or the buffer.
         let charged = allocation
             .check_size(&self.handle)
-            .and_then(|()| charge(&self.handle, allocation.charge, allocation.forced));
+            .and_then(|()| charge(&self.handle, &allocation));
         match charged {
             Ok(()) => Ok(self.wrap_charged(allocation)),
             Err(source) => Err(ForeignError { allocation, source }),
@@ -390,20 +365,20 @@ impl ForeignWatch {
     /// A buffer that views `len` bytes at `ptr` on one of the allocation's ledgers, unless its last
     /// buffer has gone. Which allocator's ledger it is, is not specified.
     ///
+    /// This may be called with a lock held: it raises a count, and takes the tree's mutex where the
+    /// allocation has several ledgers. It allocates nothing, and so does not register the buffer in
+    /// debug mode: [`registered`](ArrowBuf::registered) does that afterwards. Do not drop the buffer
+    /// while the lock is held: it may be the last one.
+    ///
     /// # Safety
     ///
     /// * The release of the allocation has not returned, and does not before this does.
     /// * The bytes are initialised, and may be read until the allocation is released.
-    #[track_caller]
     pub unsafe fn upgrade(&self, ptr: NonNull<u8>, len: usize) -> Option<ArrowBuf> {
         // SAFETY: the caller's promise.
         let ledger = unsafe { self.0.upgrade() }?;
         // SAFETY: the caller's promise; the ledger keeps the allocation.
-        let mut buffer = unsafe { ArrowBuf::new(ptr, len, ledger) };
-        if buffer.ledger().node().is_debug() {
-            buffer.register(Operation::Retained, Location::caller());
-        }
-        Some(buffer)
+        Some(unsafe { ArrowBuf::new(ptr, len, ledger) })
     }
 }
 
@@ -414,6 +389,31 @@ impl fmt::Debug for ForeignWatch {
 }
 
 impl ArrowBuf {
+    /// This buffer, registered as made by the caller if its tree is in debug mode and it is not
+    /// registered yet: what [`ForeignWatch::upgrade`] returns is not.
+    ///
+    /// ```
+    /// # use arrow_memory_core::ForeignAllocation;
+    /// # use arrow_memory_system as _;
+    /// let root = arrow_memory_core::RootAllocator::builder().debug(true).build()?;
+    /// let buffer = root.wrap_foreign_allocation(ForeignAllocation::from_owner(vec![1, 2, 3]))?;
+    /// let (watch, start) = (buffer.watch().unwrap(), std::ptr::NonNull::from(&buffer[..]).cast());
+    /// // SAFETY: bytes of the allocation, which `buffer` keeps from being released.
+    /// let found = unsafe { watch.upgrade(start, 3) }.unwrap();
+    /// assert!(!found.to_verbose_string().contains("created at"));
+    /// assert!(found.registered().to_verbose_string().contains("created at"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    #[must_use]
+    #[track_caller]
+    pub fn registered(mut self) -> ArrowBuf {
+        if self.ledger().node().is_debug() && !self.ledger().is_registered() {
+            self.register(Operation::Retained, Location::caller());
+        }
+        self
+    }
+
     /// What finds this buffer's allocation again, if that is foreign.
     pub fn watch(&self) -> Option<ForeignWatch> {
         self.ledger().watch().map(ForeignWatch)
@@ -446,13 +446,17 @@ impl ArrowBuf {
     }
 }
 
-fn charge(handle: &Handle, size: usize, forced: bool) -> Result<(), AllocError> {
-    if !forced {
-        Charge::new(handle, size)?.keep();
+fn charge(handle: &Handle, allocation: &ForeignAllocation) -> Result<(), AllocError> {
+    let size = allocation.charge;
+    if !allocation.forced {
+        Charge::new(handle, size, || allocation.request())?.keep();
         return Ok(());
     }
     match handle.force_block(size) {
         Ok(_) => Ok(()),
-        Err(refusal) => Err(refusal.to_error(size)),
+        Err(refusal) => {
+            let (requested, purpose) = allocation.request();
+            Err(refusal.to_error(requested, purpose))
+        }
     }
 }

@@ -7,6 +7,7 @@ mod builder;
 #[cfg(feature = "bytes")]
 mod bytes_impls;
 mod foreign;
+mod hand_over;
 mod typed;
 
 pub use arrow_buf::{ArrowBuf, TransferResult};

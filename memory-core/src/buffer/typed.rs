@@ -62,7 +62,8 @@ impl ArrowBufMut {
     /// ```
     #[inline]
     pub fn set<T: NoUninit>(&mut self, offset: usize, value: T) -> Result<(), OutOfBounds> {
-        OutOfBounds::check(offset, size_of::<T>(), self.len())?;
+        OutOfBounds::check(offset, size_of::<T>(), self.len())
+            .map_err(|error| error.with_capacity(self.capacity()))?;
         self[offset..offset + size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&value));
         Ok(())
     }
@@ -74,7 +75,7 @@ impl ArrowBufMut {
     /// [`OutOfBounds`] if it does not lie within the length.
     #[inline]
     pub fn get<T: AnyBitPattern>(&self, offset: usize) -> Result<T, OutOfBounds> {
-        read(self, offset)
+        read(self, offset).map_err(|error| error.with_capacity(self.capacity()))
     }
 
     /// The initialised bytes as a slice of `T`.

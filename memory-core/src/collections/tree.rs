@@ -1,30 +1,42 @@
-//! `allocator-api2`, both ways: a tree as an `Allocator`, and an `Allocator` as a backend.
+//! A tree as an `Allocator` of `allocator-api2`: [`TreeAllocator`].
 #![expect(
     unsafe_code,
-    reason = "implements the unsafe traits of two allocator interfaces"
+    reason = "implements the unsafe trait of an allocator interface, over a manager"
 )]
 
 use std::alloc::Layout;
 use std::fmt;
 use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use allocator_api2::alloc::{AllocError as Refused, Allocator};
 
 use crate::accounting::quietly;
 use crate::allocator::BufferAllocator;
-use crate::buffer::allocate::{Charge, tell_allocation};
+use crate::buffer::allocate::{
+    Charge, Request, manager_failed, overflow, rounded, tell_allocation,
+};
 use crate::error::AllocError;
+use crate::events;
 use crate::manager::{AllocationManager, ManagerError};
+use crate::outcome::Purpose;
 use crate::size::ALIGNMENT;
+use crate::sync::plain::{Mutex, lock};
 
 /// A [`BufferAllocator`] as an `Allocator` of `allocator-api2` 0.2, so that collections which take one
 /// (hashbrown's, bumpalo's, `allocator_api2::vec::Vec`) are charged in place.
 ///
 /// Each block is charged at its size, rounded up to a multiple of 64, before it is allocated and
 /// until it has been freed. A refusal is an `AllocError` of `allocator-api2`, which says nothing; a
-/// collection's `try_reserve` returns it, other methods abort: see
-/// [`AccountedVec`](crate::AccountedVec) for one that says why, and [`check`](Self::check). A panic of
-/// the listener's `on_allocation` is caught and reported, for the collection cannot undo the step.
+/// collection's `try_reserve` returns it, and other methods that grow abort the program. What stood in
+/// the way is kept, as [`refusal`](Self::refusal), and is told before a collection can abort: as a
+/// `tracing` event of level warn, and on standard error if there is no subscriber. (That may be after a
+/// `try_reserve`, too, so it is told once a second at most.) [`AccountedVec`](crate::AccountedVec) is a
+/// vector whose own methods return the error. A panic of the listener's `on_allocation` is caught and
+/// reported, for the collection cannot undo the step.
+///
+/// Clones share the refusal. A clone costs two atomic additions, a new one a small allocation.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -36,12 +48,28 @@ use crate::size::ALIGNMENT;
 /// values.try_reserve_exact(100).unwrap();
 /// assert_eq!(root.allocated_memory(), 832);
 /// assert!(values.try_reserve_exact(200).is_err());
+/// let refusal = values.allocator().refusal().expect("that was too much");
+/// assert_eq!(
+///     refusal.to_string(),
+///     "allocator `ROOT` is out of room: 1600 bytes requested (a buffer of 832 bytes was to have \
+///      1600), 168 left of its limit of 1000"
+/// );
 /// drop(values);
 /// assert_eq!(root.allocated_memory(), 0);
 /// ```
 #[derive(Clone)]
 pub struct TreeAllocator {
     allocator: BufferAllocator,
+    /// What was refused; `None` for collections that say it themselves.
+    refusals: Option<Arc<Mutex<Refusals>>>,
+}
+
+/// What was refused to the collections of an allocator and its clones.
+#[derive(Default)]
+struct Refusals {
+    last: Option<Arc<AllocError>>,
+    /// When a refusal was last told.
+    told: Option<Instant>,
 }
 
 impl TreeAllocator {
@@ -49,12 +77,67 @@ impl TreeAllocator {
     pub fn new(allocator: &BufferAllocator) -> Self {
         Self {
             allocator: allocator.clone(),
+            refusals: Some(Arc::default()),
+        }
+    }
+
+    /// Memory of `allocator`'s, for a collection that returns the refusals itself: they are neither kept nor
+    /// told.
+    pub(super) fn silent(allocator: &BufferAllocator) -> Self {
+        Self {
+            allocator: allocator.clone(),
+            refusals: None,
         }
     }
 
     /// The allocator that is charged.
     pub fn allocator(&self) -> &BufferAllocator {
         &self.allocator
+    }
+
+    /// Why memory was last refused through this allocator or a clone of it; `None` if it never was.
+    /// What a collection's `try_reserve` leaves out. It stays when a later request succeeds.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// use std::hash::RandomState;
+    ///
+    /// use arrow_memory_core::{RootAllocator, TreeAllocator};
+    /// use hashbrown::HashMap;
+    ///
+    /// let root = RootAllocator::new(1000);
+    /// let mut map = HashMap::with_hasher_in(RandomState::new(), TreeAllocator::new(&root));
+    /// map.try_reserve(1).unwrap();
+    /// map.insert("scan", 1);
+    /// assert!(map.allocator().refusal().is_none());
+    /// assert!(map.try_reserve(1000).is_err());
+    /// assert!(map.allocator().refusal().unwrap().is_out_of_memory());
+    /// ```
+    pub fn refusal(&self) -> Option<AllocError> {
+        let last = lock(self.refusals.as_ref()?).last.clone();
+        last.map(Arc::unwrap_or_clone)
+    }
+
+    /// Keeps a refusal, and tells it if none was told within a second.
+    #[cold]
+    fn refused(&self, error: AllocError) -> Refused {
+        let Some(refusals) = &self.refusals else {
+            return Refused;
+        };
+        let (error, now) = (Arc::new(error), Instant::now());
+        let mut kept = lock(refusals);
+        let due = kept.told.is_none_or(|told| now - told >= TOLD_AGAIN);
+        if due {
+            kept.told = Some(now);
+        }
+        let before = kept.last.replace(Arc::clone(&error));
+        drop(kept);
+        // Without the lock: an error may carry one of the manager's.
+        drop(before);
+        if due {
+            events::collection_refused(&error);
+        }
+        Refused
     }
 
     /// Whether a block of `layout` could be charged now; if not, why.
@@ -77,8 +160,13 @@ impl TreeAllocator {
     /// assert!(memory.check(Layout::new::<[u8; 1]>()).is_ok());
     /// ```
     pub fn check(&self, layout: Layout) -> Result<(), AllocError> {
-        let size = block(layout).map_or(usize::MAX, |block| block.size());
-        let charged = Charge::new(&self.allocator.handle, size)?;
+        let capacity = block(layout).map_or(usize::MAX, |block| block.size());
+        self.check_for(capacity, rounded(layout.size(), capacity))
+    }
+
+    /// Whether `bytes` could be charged now, for that request.
+    pub(super) fn check_for(&self, bytes: usize, request: impl Request) -> Result<(), AllocError> {
+        let charged = Charge::new(&self.allocator.handle, bytes, request)?;
         drop(charged);
         Ok(())
     }
@@ -92,12 +180,23 @@ impl TreeAllocator {
             return Ok(NonNull::slice_from_raw_parts(dangling(layout), 0));
         }
         let handle = &self.allocator.handle;
-        let block = block(layout).ok_or(Refused)?;
-        let charge = Charge::new(handle, block.size()).map_err(|_| Refused)?;
-        let ptr = allocate(handle.manager(), block).map_err(|_| Refused)?;
+        let size = layout.size();
+        let block = block(layout).ok_or_else(|| self.refused(overflow(handle, size)))?;
+        let request = rounded(size, block.size());
+        let charge =
+            Charge::new(handle, block.size(), request).map_err(|error| self.refused(error))?;
+        let ptr =
+            allocate(handle.manager(), block).map_err(|source| self.failed(request, source))?;
         charge.keep();
         self.tell(block.size());
         Ok(NonNull::slice_from_raw_parts(ptr, block.size()))
+    }
+
+    #[cold]
+    fn failed(&self, request: impl Request, source: ManagerError) -> Refused {
+        let (requested, purpose) = request();
+        let node = self.allocator.node();
+        self.refused(manager_failed(node, requested, purpose, source))
     }
 
     /// Tells the listener of a block, or of growth. A panic goes no further: the collection does not
@@ -133,15 +232,25 @@ impl TreeAllocator {
         new: Layout,
     ) -> Result<NonNull<[u8]>, Refused> {
         let handle = &self.allocator.handle;
-        let (old, new) = (block(old).ok_or(Refused)?, block(new).ok_or(Refused)?);
+        let asked = new.size();
+        let overflows = || self.refused(overflow(handle, asked));
+        let (old, new) = (
+            block(old).ok_or_else(overflows)?,
+            block(new).ok_or_else(overflows)?,
+        );
+        let request = || {
+            let (from, to) = (old.size(), new.size());
+            (asked, Purpose::Growth { from, to })
+        };
         let more = new.size().saturating_sub(old.size());
-        let charge = Charge::new(handle, more).map_err(|_| Refused)?;
+        let charge = Charge::new(handle, more, request).map_err(|error| self.refused(error))?;
         let moved = if new.size() == old.size() {
             ptr
         } else {
             // SAFETY: a block of this manager's, of this layout by `block`; the new size is not zero,
             // and valid with the same alignment.
-            unsafe { handle.manager().reallocate(ptr, old, new.size()) }.map_err(|_| Refused)?
+            unsafe { handle.manager().reallocate(ptr, old, new.size()) }
+                .map_err(|source| self.failed(request, source))?
         };
         charge.keep();
         if more > 0 {
@@ -215,9 +324,12 @@ unsafe impl Allocator for TreeAllocator {
 
 impl fmt::Debug for TreeAllocator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TreeAllocator({})", self.allocator.name())
+        write!(f, "TreeAllocator({})", self.allocator.info())
     }
 }
+
+/// Refusals are told this far apart, at least.
+const TOLD_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the manager is asked for: blocks are aligned to 64 bytes, and multiples of it.
 fn block(layout: Layout) -> Option<Layout> {
@@ -235,101 +347,13 @@ fn dangling(layout: Layout) -> NonNull<u8> {
     NonNull::without_provenance(address)
 }
 
-/// A backend on any `Allocator` of `allocator-api2` 0.2.
-///
-/// ```
-/// use std::sync::Arc;
-///
-/// use allocator_api2::alloc::Global;
-/// use arrow_memory_core::{AllocatorManager, RootAllocator};
-///
-/// let manager = Arc::new(AllocatorManager::new("global", Global));
-/// let root = RootAllocator::builder().allocation_manager(manager).build()?;
-/// assert_eq!(root.buffer(1000).unwrap().capacity(), 1024);
-/// # Ok::<(), arrow_memory_core::BackendError>(())
-/// ```
-pub struct AllocatorManager<A> {
-    name: &'static str,
-    inner: A,
-}
-
-impl<A: Allocator + Send + Sync> AllocatorManager<A> {
-    /// A backend with this name.
-    pub const fn new(name: &'static str, inner: A) -> Self {
-        Self { name, inner }
-    }
-}
-
-impl<A> fmt::Debug for AllocatorManager<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AllocatorManager({})", self.name)
-    }
-}
-
-// SAFETY: `Allocator` promises the same: blocks that fit the layout, valid until they are given back,
-// from any thread since the allocator is Send and Sync; an error changes nothing.
-unsafe impl<A: Allocator + Send + Sync> AllocationManager for AllocatorManager<A> {
-    fn name(&self) -> &str {
-        self.name
-    }
-
-    fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
-        let block = self.inner.allocate(layout);
-        block
-            .map(NonNull::cast)
-            .map_err(|_| ManagerError::out_of_memory(layout))
-    }
-
-    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
-        let block = self.inner.allocate_zeroed(layout);
-        block
-            .map(NonNull::cast)
-            .map_err(|_| ManagerError::out_of_memory(layout))
-    }
-
-    unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        // SAFETY: by the caller's promise a live block of this allocator, and this layout fits it.
-        unsafe { self.inner.deallocate(ptr, layout) };
-    }
-
-    unsafe fn reallocate(
-        &self,
-        ptr: NonNull<u8>,
-        old: Layout,
-        new_size: usize,
-    ) -> Result<NonNull<u8>, ManagerError> {
-        let new = Layout::from_size_align(new_size, old.align())
-            .map_err(|_| ManagerError::new("the new size does not make a valid layout"))?;
-        let moved = if new_size >= old.size() {
-            // SAFETY: as above; the new layout is not smaller.
-            unsafe { self.inner.grow(ptr, old, new) }
-        } else {
-            // SAFETY: as above; the new layout is smaller.
-            unsafe { self.inner.shrink(ptr, old, new) }
-        };
-        moved
-            .map(NonNull::cast)
-            .map_err(|_| ManagerError::out_of_memory(new))
-    }
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use std::sync::Arc;
-
-    use allocator_api2::alloc::Global;
     use allocator_api2::vec::Vec;
 
     use super::*;
     use crate::RootAllocator;
-    use crate::conformance_suite;
     use crate::testing::TrackingManager;
-
-    conformance_suite!(
-        allocator,
-        Arc::new(AllocatorManager::new("global", Global)),
-        keeps_unused_memory
-    );
 
     fn tracked(limit: usize) -> (Arc<TrackingManager>, RootAllocator) {
         let manager = Arc::new(TrackingManager::new());

@@ -8,8 +8,11 @@ use allocator_api2::vec::Vec;
 
 use super::TreeAllocator;
 use crate::allocator::BufferAllocator;
+use crate::buffer::allocate::{manager_failed, overflow};
 use crate::error::AllocError;
 use crate::manager::ManagerError;
+use crate::outcome::Purpose;
+use crate::size::ALIGNMENT;
 
 /// A vector of any type in memory of an allocator. All that grows returns an [`AllocError`] where
 /// std's aborts, and leaves the vector as it was.
@@ -35,7 +38,7 @@ impl<T> AccountedVec<T> {
     /// An empty vector. Nothing is charged yet.
     pub fn new(allocator: &BufferAllocator) -> Self {
         Self {
-            items: Vec::new_in(TreeAllocator::new(allocator)),
+            items: Vec::new_in(TreeAllocator::silent(allocator)),
         }
     }
 
@@ -99,13 +102,10 @@ impl<T> AccountedVec<T> {
         if self.items.try_reserve_exact(additional).is_ok() {
             return Ok(());
         }
-        let allocator = self.allocator();
-        Err(AllocError::Manager {
-            allocator: allocator.info().clone(),
-            manager: allocator.allocation_manager().name().to_owned(),
-            requested: additional.saturating_mul(size_of::<T>()),
-            source: ManagerError::new("the block cannot grow"),
-        })
+        let requested = additional.saturating_mul(size_of::<T>());
+        let source = ManagerError::new("the block cannot grow");
+        let node = self.allocator().node();
+        Err(manager_failed(node, requested, Purpose::Bytes, source))
     }
 
     /// Appends an item.
@@ -177,16 +177,16 @@ impl<T> AccountedVec<T> {
         let allocator = self.items.allocator();
         let needed = self.items.len().checked_add(additional);
         let Some(new) = needed.and_then(|items| Layout::array::<T>(items).ok()) else {
-            return Err(AllocError::SizeOverflow {
-                allocator: self.allocator().info().clone(),
-                requested: usize::MAX,
-            });
+            let requested = additional.saturating_mul(size_of::<T>());
+            return Err(overflow(self.allocator().node(), requested));
         };
         // Growth charges the difference; the old block's bytes are charged.
-        let old = self.items.capacity() * size_of::<T>();
-        let more = Layout::from_size_align(new.size().saturating_sub(old), 64);
-        let more = more.unwrap_or(new);
-        allocator.check(more)
+        let from = (self.items.capacity() * size_of::<T>()).next_multiple_of(ALIGNMENT);
+        let to = new.size().next_multiple_of(ALIGNMENT);
+        allocator.check_for(to.saturating_sub(from), || {
+            let requested = additional.saturating_mul(size_of::<T>());
+            (requested, Purpose::Growth { from, to })
+        })
     }
 }
 

@@ -66,7 +66,6 @@ impl History {
             stack: origin.stack,
             events: latest
                 .events()
-                .iter()
                 .map(|event| HistoryEvent::new(event, start))
                 .collect(),
         }

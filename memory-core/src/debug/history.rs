@@ -7,7 +7,10 @@ use std::thread::{self, Thread};
 use std::time::Instant;
 
 use super::stack::StackTrace;
+use crate::sync::ProcessLock;
 use crate::sync::plain::{Mutex, lock};
+use crate::sync::process::Order;
+use crate::sync::table::spread;
 
 /// How many events a history keeps besides the origin.
 pub(crate) const LATEST: usize = 6;
@@ -121,20 +124,24 @@ impl Origin {
     }
 }
 
-/// The latest events, oldest first.
+/// The latest events, oldest first. Without memory of its own, since it grows under locks.
 #[derive(Clone, Default)]
-pub(crate) struct Latest(Vec<Event>);
+pub(crate) struct Latest([Option<Event>; LATEST]);
 
 impl Latest {
-    pub(crate) fn push(&mut self, event: Event) {
-        if self.0.len() == LATEST {
-            self.0.remove(0);
+    /// Adds an event. What it returns is dropped when the lock is free: a thread's name may go with it.
+    #[must_use = "an event is dropped when the lock is free"]
+    pub(crate) fn push(&mut self, event: Event) -> Option<Event> {
+        let free = self.0.iter_mut().find(|place| place.is_none());
+        if let Some(place) = free {
+            return place.replace(event);
         }
-        self.0.push(event);
+        self.0.rotate_left(1);
+        self.0[LATEST - 1].replace(event)
     }
 
-    pub(crate) fn events(&self) -> &[Event] {
-        &self.0
+    pub(crate) fn events(&self) -> impl Iterator<Item = &Event> {
+        self.0.iter().flatten()
     }
 }
 
@@ -142,8 +149,12 @@ impl Latest {
 pub(crate) struct Trail {
     pub(crate) id: u64,
     pub(crate) origin: Arc<Origin>,
+    /// Locked only under [`TRAILS`], and so by nobody at the instant of a fork.
     latest: Mutex<Latest>,
 }
+
+/// Under one of these locks an event is added to a trail, or a trail's events are copied.
+static TRAILS: [ProcessLock<()>; 16] = [const { ProcessLock::new(Order::Inner, ()) }; 16];
 
 impl Trail {
     pub(crate) fn new(id: u64, origin: Arc<Origin>) -> Self {
@@ -162,12 +173,19 @@ impl Trail {
         caller: Option<&'static Location<'static>>,
     ) {
         let event = Event::now(operation, detail, caller);
-        lock(&self.latest).push(event);
+        let gone = self.with_latest(|latest| latest.push(event));
+        drop(gone);
     }
 
     /// The latest events as they are now.
     pub(crate) fn latest(&self) -> Latest {
-        lock(&self.latest).clone()
+        self.with_latest(|latest| latest.clone())
+    }
+
+    fn with_latest<T>(&self, with: impl FnOnce(&mut Latest) -> T) -> T {
+        let key = spread(std::ptr::from_ref(self).addr()) as usize;
+        let _shared = TRAILS[key % TRAILS.len()].lock();
+        with(&mut lock(&self.latest))
     }
 }
 
@@ -184,7 +202,7 @@ mod tests {
         }
 
         let latest = trail.latest();
-        let details: Vec<usize> = latest.events().iter().map(|event| event.detail).collect();
+        let details: Vec<usize> = latest.events().map(|event| event.detail).collect();
         assert_eq!(details, [94, 95, 96, 97, 98, 99]);
         assert_eq!(trail.origin.event.operation, Operation::Created);
     }

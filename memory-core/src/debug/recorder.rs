@@ -1,41 +1,42 @@
-//! The registry of a tree in debug mode: every ledger and every buffer that is alive.
+//! The registry of debug mode: every ledger and every buffer that is alive.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::Hasher;
 use std::panic::Location;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use slab::Slab;
-
 use super::evidence::{History, OutstandingBuffer};
 use super::history::{Event, Latest, Operation, Origin, Trail};
-use crate::sync::Ordering;
-use crate::sync::plain::{AtomicU64, Mutex, MutexGuard, lock};
+use crate::sync::plain::{AtomicU64, copy_out};
+use crate::sync::process::{Order, ProcessGuard};
+use crate::sync::table::{Entry, Room, Table, spread};
+use crate::sync::{Ordering, ProcessLock};
 
-/// How many maps share the ledgers, so that threads seldom wait for each other.
-const SHARDS: usize = 32;
+/// How many tables share the ledgers, so that threads seldom wait for each other.
+const SHARDS: usize = 64;
 
-/// Knows the ledgers and buffers of one tree.
+/// Knows the ledgers and buffers of one tree: it numbers them.
 pub(crate) struct Recorder {
     /// The next number for a ledger, a buffer or a reservation.
     next: AtomicU64,
-    shards: [Mutex<Shard>; SHARDS],
 }
 
-/// The ledgers by the addresses of their slots.
-type Shard = HashMap<usize, LedgerRecord, BuildHasherDefault<WordHasher>>;
+/// The ledgers of all trees in debug mode by the addresses of their slots. Under a shard's lock one
+/// ledger or buffer is looked up, linked or unlinked, or the buffers of one ledger are copied.
+static LEDGERS: [ProcessLock<Table<LedgerRecord>>; SHARDS] =
+    [const { ProcessLock::new(Order::Inner, Table::new()) }; SHARDS];
 
 /// One ledger, as long as a registered buffer holds it.
 struct LedgerRecord {
     id: u64,
     origin: Arc<Origin>,
     latest: Latest,
-    /// Never empty.
-    views: Slab<ViewRecord>,
+    /// The buffers by their numbers. Never empty when the lock is free.
+    views: Table<ViewRecord>,
 }
 
 /// One buffer.
+#[derive(Clone)]
 struct ViewRecord {
     id: u64,
     seen: Seen,
@@ -75,7 +76,6 @@ impl Recorder {
     pub(crate) fn new() -> Self {
         Self {
             next: AtomicU64::new(1),
-            shards: std::array::from_fn(|_| Mutex::default()),
         }
     }
 
@@ -105,48 +105,66 @@ impl Recorder {
         operation: Operation,
         caller: &'static Location<'static>,
     ) -> usize {
-        // With no lock held: the walk of the stack is by far the longest part.
+        // All is made with no lock held: the walk of the stack is by far the longest part.
         let origin = Origin::now(operation, caller);
-        let mut shard = self.shard(ledger);
-        let record = shard.entry(ledger).or_insert_with(|| LedgerRecord {
-            id: self.new_id(),
-            origin: Arc::clone(&origin),
-            latest: Latest::default(),
-            views: Slab::with_capacity(1),
-        });
-        let id = self.new_id();
-        if !record.views.is_empty() {
-            let mut event = origin.event.clone();
-            (event.operation, event.detail) = (Operation::BufferAdded, id as usize);
-            record.latest.push(event);
-        }
-        record.views.insert(ViewRecord {
-            id,
-            seen,
-            origin,
-            latest: Latest::default(),
-        })
+        let mut record = Some(Entry::new(ledger, LedgerRecord::new(Arc::clone(&origin))));
+        let mut view = Some(Entry::new(0, ViewRecord::new(seen, Arc::clone(&origin))));
+        let (mut ledger_room, mut view_room) = (Room::default(), Room::default());
+        let gone;
+        let id = loop {
+            ledger_room.prepare();
+            view_room.prepare();
+            let mut ledgers = shard(ledger);
+            if ledgers.get(ledger).is_none() {
+                if !ledger_room.is_in(&mut ledgers) {
+                    continue;
+                }
+                if let Some(mut record) = record.take() {
+                    record.value.id = self.new_id();
+                    ledgers.insert(record);
+                }
+            }
+            let Some(known) = ledgers.get_mut(ledger) else {
+                continue;
+            };
+            // A new record has room: it is not left without a buffer.
+            if !view_room.is_in(&mut known.views) {
+                continue;
+            }
+            let id = self.new_id();
+            gone = (known.views.len() > 0).then(|| {
+                let mut event = origin.event.clone();
+                (event.operation, event.detail) = (Operation::BufferAdded, id as usize);
+                known.latest.push(event)
+            });
+            if let Some(mut view) = view.take() {
+                (view.key, view.value.id) = (id as usize, id);
+                known.views.insert(view);
+            }
+            break id as usize;
+        };
+        drop(gone);
+        id
     }
 
     /// Takes a buffer out, and its ledger if that was the last.
     pub(crate) fn remove(&self, ledger: usize, view: usize) {
-        let mut shard = self.shard(ledger);
-        let Some(record) = shard.get_mut(&ledger) else {
+        let event = Event::now(Operation::BufferDropped, view, None);
+        let mut ledgers = shard(ledger);
+        let Some(record) = ledgers.get_mut(ledger) else {
             debug_assert!(false, "a registered ledger");
             return;
         };
-        let gone = record.views.try_remove(view);
-        let whole = if record.views.is_empty() {
-            shard.remove(&ledger)
+        let gone = record.views.remove(view);
+        let (mut whole, mut forgotten) = (None, None);
+        if record.views.len() == 0 {
+            whole = ledgers.remove(ledger);
         } else {
-            let id = gone.as_ref().map_or(0, |view| view.id);
-            let event = Event::now(Operation::BufferDropped, id as usize, None);
-            record.latest.push(event);
-            None
-        };
-        drop(shard);
+            forgotten = record.latest.push(event);
+        }
+        drop(ledgers);
         // Memory is given back with no lock held.
-        drop((gone, whole));
+        drop((gone, whole, forgotten));
     }
 
     /// Notes an event of a buffer, and what it looks like now.
@@ -159,41 +177,73 @@ impl Recorder {
         caller: &'static Location<'static>,
     ) {
         let event = Event::now(operation, detail, Some(caller));
-        if let Some(record) = self.shard(ledger).get_mut(&ledger)
-            && let Some(view) = record.views.get_mut(view)
-        {
+        let mut ledgers = shard(ledger);
+        let record = ledgers.get_mut(ledger);
+        let view = record.and_then(|record| record.views.get_mut(view));
+        let gone = view.map(|view| {
             view.seen = seen;
-            view.latest.push(event);
-        }
+            view.latest.push(event)
+        });
+        drop(ledgers);
+        drop(gone);
     }
 
     /// What is known of a ledger and of the buffers that hold it, oldest first.
     pub(crate) fn ledger(&self, ledger: usize) -> Option<(History, Vec<OutstandingBuffer>)> {
-        let shard = self.shard(ledger);
-        let record = shard.get(&ledger)?;
-        let history = History::new(record.id, &record.origin, &record.latest);
-        let mut buffers: Vec<OutstandingBuffer> = record
-            .views
-            .iter()
-            .map(|(_, view)| view.to_outstanding())
-            .collect();
-        drop(shard);
-        buffers.sort_by_key(|buffer| buffer.history.id);
-        Some((history, buffers))
+        let mut known = None;
+        let mut views: Vec<ViewRecord> = Vec::new();
+        copy_out(
+            &mut views,
+            || shard(ledger),
+            |ledgers| ledgers.get(ledger).map_or(0, |record| record.views.len()),
+            |ledgers, copy| {
+                if let Some(record) = ledgers.get(ledger) {
+                    known = Some((record.id, Arc::clone(&record.origin), record.latest.clone()));
+                    copy.extend(record.views.iter().map(|entry| entry.value.clone()));
+                }
+            },
+        );
+        let (id, origin, latest) = known?;
+        views.sort_by_key(|view| view.id);
+        let buffers = views.iter().map(ViewRecord::to_outstanding).collect();
+        Some((History::new(id, &origin, &latest), buffers))
     }
 
     /// What is known of one buffer.
     pub(crate) fn buffer(&self, ledger: usize, view: usize) -> Option<OutstandingBuffer> {
-        let shard = self.shard(ledger);
-        Some(shard.get(&ledger)?.views.get(view)?.to_outstanding())
+        let ledgers = shard(ledger);
+        let view = ledgers.get(ledger)?.views.get(view)?.clone();
+        drop(ledgers);
+        Some(view.to_outstanding())
     }
+}
 
-    fn shard(&self, ledger: usize) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[hash(ledger) as usize % SHARDS])
+fn shard(ledger: usize) -> ProcessGuard<Table<LedgerRecord>> {
+    // Other bits than the table uses, which takes the lowest.
+    LEDGERS[(spread(ledger) >> 32) as usize % SHARDS].lock()
+}
+
+impl LedgerRecord {
+    fn new(origin: Arc<Origin>) -> Self {
+        Self {
+            id: 0,
+            origin,
+            latest: Latest::default(),
+            views: Table::with_room(),
+        }
     }
 }
 
 impl ViewRecord {
+    fn new(seen: Seen, origin: Arc<Origin>) -> Self {
+        Self {
+            id: 0,
+            seen,
+            origin,
+            latest: Latest::default(),
+        }
+    }
+
     fn to_outstanding(&self) -> OutstandingBuffer {
         OutstandingBuffer {
             address: self.seen.address,
@@ -216,16 +266,10 @@ impl Hasher for WordHasher {
     }
 
     fn write_usize(&mut self, address: usize) {
-        self.0 = hash(self.0.rotate_left(5) as usize ^ address);
+        self.0 = spread(self.0.rotate_left(5) as usize ^ address);
     }
 
     fn finish(&self) -> u64 {
         self.0
     }
-}
-
-fn hash(address: usize) -> u64 {
-    // Fibonacci hashing; the map takes its bits from both ends.
-    let product = (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    product ^ (product >> 32)
 }

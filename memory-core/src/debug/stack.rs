@@ -1,8 +1,7 @@
 //! Stacks: captured as bare addresses, resolved to functions and lines only when printed.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::hint::black_box;
 use std::panic::Location;
 use std::path::Path;
@@ -10,7 +9,8 @@ use std::sync::Arc;
 
 use super::recorder::WordHasher;
 use super::walk::addresses_above;
-use crate::sync::plain::{Mutex, lock};
+use crate::sync::ProcessLock;
+use crate::sync::process::Order;
 
 /// The most frames that a stack keeps.
 const FRAMES: usize = 16;
@@ -90,23 +90,25 @@ impl StackTrace {
     /// Looking a frame up takes many microseconds, and a leak is often ten thousand times the same
     /// stack: the latest few hundred answers are kept.
     pub fn resolve(&self) -> Vec<StackFrame> {
-        type Known = HashMap<StackTrace, Arc<[StackFrame]>, BuildHasherDefault<WordHasher>>;
-        static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+        /// A stack and what was found.
+        type Known = Option<Arc<(StackTrace, Vec<StackFrame>)>>;
         const MOST_KNOWN: usize = 256;
+        /// Answers, each at the place that the hash of its stack says. Under the lock one is copied or
+        /// replaced.
+        static KNOWN: ProcessLock<[Known; MOST_KNOWN]> =
+            ProcessLock::new(Order::Inner, [const { None }; MOST_KNOWN]);
 
-        let known = lock(&KNOWN)
-            .as_ref()
-            .and_then(|known| known.get(self).cloned());
-        if let Some(known) = known {
-            return known.to_vec();
+        let mut hasher = WordHasher::default();
+        self.hash(&mut hasher);
+        let place = hasher.finish() as usize % MOST_KNOWN;
+        let known = KNOWN.lock()[place].clone();
+        if let Some(known) = known.filter(|known| known.0 == *self) {
+            return known.1.clone();
         }
         let frames = self.resolve_anew();
-        let mut known = lock(&KNOWN);
-        let known = known.get_or_insert_default();
-        if known.len() == MOST_KNOWN {
-            known.clear();
-        }
-        known.insert(*self, frames.clone().into());
+        let found = Some(Arc::new((*self, frames.clone())));
+        let replaced = std::mem::replace(&mut KNOWN.lock()[place], found);
+        drop(replaced);
         frames
     }
 
@@ -166,13 +168,90 @@ impl StackFrame {
         CRATES.iter().any(|name| self.is_of(name)) && !self.function.contains("::tests::")
     }
 
-    /// Whether the function's path, or the type that it is a method of, starts in this crate.
+    /// Whether the function's path starts in this crate, or the type that it is a method of, or the
+    /// trait, if the type does not say whose the function is (see [`Method`]).
     fn is_of(&self, name: &str) -> bool {
-        let path = self.function.trim_start_matches(['<', '&', '*', '[', '(']);
-        let path = path.strip_prefix("dyn ").unwrap_or(path);
-        path.strip_prefix(name)
-            .is_some_and(|rest| rest.starts_with("::") || rest.starts_with('['))
+        match Method::of(&self.function) {
+            Some(method) if method.leaves_it_to_the_trait() => starts_in(method.of_trait, name),
+            Some(method) => starts_in(method.of_type, name),
+            None => starts_in(&self.function, name),
+        }
     }
+}
+
+/// A method of a trait, as symbols name it: `<Type as Trait>::method` or `<impl Trait for Type>::method`.
+struct Method<'a> {
+    of_type: &'a str,
+    of_trait: &'a str,
+}
+
+impl<'a> Method<'a> {
+    fn of(function: &'a str) -> Option<Self> {
+        let inner = enclosed(function.strip_prefix('<')?)?;
+        if let Some(of_impl) = inner.strip_prefix("impl ") {
+            let (of_trait, of_type) = split_outside(of_impl, " for ")?;
+            return Some(Self { of_type, of_trait });
+        }
+        let (of_type, of_trait) = split_outside(inner, " as ")?;
+        Some(Self { of_type, of_trait })
+    }
+
+    /// Whether the type says nothing of the crate that the method is written in: a type parameter of a
+    /// blanket implementation, or a type of std's or of arrow's. Those crates know nothing of this
+    /// workspace's traits, so an implementation of one for their types stands beside the trait.
+    fn leaves_it_to_the_trait(&self) -> bool {
+        const OTHERS: [&str; 5] = ["std", "core", "alloc", "arrow", "parquet"];
+        let path = self.of_type.trim_start_matches(TYPE_SIGNS);
+        let path = path.strip_prefix("dyn ").unwrap_or(path);
+        let Some((first, _)) = path.split_once("::") else {
+            return true;
+        };
+        let ours = first.starts_with("arrow_memory");
+        let others = OTHERS.contains(&first) || first.starts_with("arrow_");
+        let trait_of_std = ["std", "core", "alloc"]
+            .iter()
+            .any(|name| starts_in(self.of_trait, name));
+        others && !ours && !trait_of_std
+    }
+}
+
+/// What stands before the path of a type.
+const TYPE_SIGNS: [char; 5] = ['<', '&', '*', '[', '('];
+
+/// Whether a path, perhaps of a type, starts in the crate of this name.
+fn starts_in(path: &str, name: &str) -> bool {
+    let path = path.trim_start_matches(TYPE_SIGNS);
+    let path = path.strip_prefix("dyn ").unwrap_or(path);
+    path.strip_prefix(name)
+        .is_some_and(|rest| rest.starts_with("::") || rest.starts_with('['))
+}
+
+/// What stands before the `>` that closes what was opened before `text`.
+fn enclosed(text: &str) -> Option<&str> {
+    let mut depth = 1_usize;
+    let mut before = ' ';
+    for (index, character) in text.char_indices() {
+        match character {
+            '<' => depth += 1,
+            '>' if before != '-' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(&text[..index]);
+        }
+        before = character;
+    }
+    None
+}
+
+/// Both sides of the first `separator` that stands within no angle brackets.
+fn split_outside<'a>(text: &'a str, separator: &str) -> Option<(&'a str, &'a str)> {
+    text.match_indices(separator).find_map(|(index, _)| {
+        let before = &text[..index];
+        let arrows = before.matches("->").count();
+        let balanced = before.matches('<').count() == before.matches('>').count() - arrows;
+        balanced.then(|| (before, &text[index + separator.len()..]))
+    })
 }
 
 /// The place that a report names first, and the frames that led there.
@@ -184,8 +263,9 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// What is known of a place: the caller's location is exact even without debug information,
-    /// unless std called us; the function's name comes from the stack.
+    /// What is known of a place. The function's name comes from the stack. So do the file and the line
+    /// where debug information has them, unless the caller's location, which is exact, lies in the
+    /// same file; without debug information that location is all there is, if it is the user's.
     pub(crate) fn of(stack: &StackTrace, caller: Option<&Location<'_>>) -> Self {
         let mut frames = stack.resolve();
         let caller = caller.filter(|caller| is_users(caller.file()));
@@ -199,7 +279,12 @@ impl Site {
                 *file = shorten(file, root.as_deref());
             }
         }
-        if let (Some(frame), Some(caller)) = (frames.first_mut(), caller) {
+        if let (Some(frame), Some(caller)) = (frames.first_mut(), caller)
+            && frame
+                .file
+                .as_deref()
+                .is_none_or(|file| file == caller.file())
+        {
             frame.file = Some(caller.file().to_owned());
             frame.line = Some(caller.line());
         }
@@ -226,12 +311,23 @@ impl fmt::Display for StackFrame {
     }
 }
 
-/// Whether a caller's file is neither std's nor this library's.
+/// Whether a caller's file is neither std's nor of a library of this workspace.
 pub(crate) fn is_users(file: &str) -> bool {
+    const LIBRARIES: [&str; 7] = [
+        "core", "arrow", "arena", "system", "jemalloc", "mimalloc", "profile",
+    ];
     const THIS: &str = file!();
-    let library = THIS.strip_suffix("debug/stack.rs").unwrap_or(THIS);
     let std = file.starts_with("/rustc/") || file.contains("/library/");
-    let ours = file.starts_with(library) && !file.ends_with("tests.rs");
+    // `memory-core/src/…` in the workspace, `…/arrow-memory-core-0.1.0/src/…` in the registry: the other
+    // libraries lie beside it.
+    let beside = THIS
+        .split_once("memory-core")
+        .map_or(THIS, |(before, _)| before);
+    let library = file.strip_prefix(beside).and_then(|file| {
+        let (library, _) = file.strip_prefix("memory-")?.split_once("/src/")?;
+        library.split('-').next()
+    });
+    let ours = library.is_some_and(|name| LIBRARIES.contains(&name)) && !file.ends_with("tests.rs");
     !(std || ours)
 }
 
@@ -267,6 +363,51 @@ mod tests {
         assert!(!frame("arrow_memory_core_extras::run").is_ours());
         assert!(!frame("standard::run").is_std());
         assert!(!frame("leak::main").is_std());
+    }
+
+    /// Once, only what stands before ` as ` was looked at, and a blanket implementation of this
+    /// workspace's passed for the user's code.
+    #[test]
+    fn methods_of_traits_belong_to_the_trait_where_the_type_says_nothing() {
+        let ours = [
+            "<T as arrow_memory_arrow::arrow_60::source::accounted::Accounted>::adopt",
+            "<arrow_array::record_batch::RecordBatch as arrow_memory_arrow::Accounted>::adopt",
+            "<alloc::sync::Arc<dyn arrow_array::array::Array> as arrow_memory_arrow::A>::adopt",
+            "<impl arrow_memory_arrow::Accounted for T>::adopt",
+            "<impl core::convert::From<T> for arrow_memory_core::ArrowBuf>::from",
+            "<arrow_memory_core::ArrowBuf as core::fmt::Debug>::fmt::{{closure}}",
+            "<&[u8] as arrow_memory_core::Bytes>::get",
+            "<F as arrow_memory_core::Run<fn() -> T>>::run",
+        ];
+        for function in ours {
+            assert!(frame(function).is_ours(), "{function}");
+            assert!(!frame(function).is_std(), "{function}");
+        }
+        let theirs = [
+            "<server::Listener as arrow_memory_core::listener::AllocationListener>::on_release",
+            "<server::Map<arrow_memory_core::ArrowBuf> as core::ops::Drop>::drop",
+            "<impl arrow_memory_core::AllocationListener for server::Listener>::on_release",
+            "<T as server::Scan>::run",
+            "server::run::<impl Fn() as arrow_memory_core::X>",
+        ];
+        for function in theirs {
+            assert!(!frame(function).is_ours(), "{function}");
+            assert!(!frame(function).is_std(), "{function}");
+        }
+        assert!(frame("<T as core::convert::Into<U>>::into").is_std());
+        assert!(frame("<alloc::vec::Vec<T> as core::iter::Extend<T>>::extend").is_std());
+        assert!(frame("<alloc::boxed::Box<F,A> as core::ops::FnOnce<Args>>::call_once").is_std());
+    }
+
+    #[test]
+    fn files_of_the_workspaces_libraries_are_no_users() {
+        assert!(!is_users("memory-core/src/buffer/allocate.rs"));
+        assert!(!is_users("memory-arrow/src/versioned/builder/primitive.rs"));
+        assert!(is_users("memory-arrow/tests/frames.rs"));
+        assert!(is_users("memory-arrow/src/versioned/builder/tests.rs"));
+        assert!(is_users("memory-cli/src/main.rs"));
+        assert!(is_users("src/main.rs"));
+        assert!(!is_users("/rustc/abc/library/alloc/src/vec/mod.rs"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::accounting::{Node, NodePtr, hooks, quietly};
 use crate::events;
+use crate::outcome::AllocatorInfo;
 use crate::probes;
 use crate::raw::pool;
 use crate::raw::release::ForeignId;
@@ -127,19 +128,19 @@ pub(super) struct Moved {
     from: Arc<Node>,
     to: Arc<Node>,
     size: usize,
+    /// What the sampler knew as the allocator before; dropped with the mutex free.
+    _before: Option<AllocatorInfo>,
 }
 
 impl Moved {
-    pub(super) fn new(from: Arc<Node>, to: Arc<Node>, size: usize) -> Self {
-        Self { from, to, size }
-    }
-
-    pub(super) fn from(&self) -> &Node {
-        &self.from
-    }
-
-    pub(super) fn to(&self) -> &Node {
-        &self.to
+    /// Moves the charge of the ledger in `slot` in the side counters, too.
+    pub(super) fn new(from: Arc<Node>, to: Arc<Node>, size: usize, slot: &Slot) -> Self {
+        Self {
+            _before: moved_counts(&from, &to, slot),
+            from,
+            to,
+            size,
+        }
     }
 
     /// Tells both listeners, in a `Drop`.
@@ -149,6 +150,7 @@ impl Moved {
 }
 
 /// Tells both listeners after a transfer that was asked for, and reports a limit passed.
+#[inline]
 pub(super) fn after_transfer(from: &Node, to: &Node, size: usize, fit: bool) {
     if !fit {
         events::over_limit_after_transfer(&from.info, &to.info, size);
@@ -157,7 +159,15 @@ pub(super) fn after_transfer(from: &Node, to: &Node, size: usize, fit: bool) {
 }
 
 /// Tells the listener of each side once.
+#[inline]
 fn tell(from: &Node, to: &Node, size: usize) {
+    if from.listener.is_some() || to.listener.is_some() {
+        tell_some(from, to, size);
+    }
+}
+
+#[inline(never)]
+fn tell_some(from: &Node, to: &Node, size: usize) {
     let same = match (&from.listener, &to.listener) {
         (Some(a), Some(b)) => std::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(b)),
         _ => false,
@@ -170,14 +180,15 @@ fn tell(from: &Node, to: &Node, size: usize) {
     }
 }
 
-/// Moves an allocation's entries in the nodes' side counters. Under the mutex.
-pub(super) fn moved_counts(from: &Node, to: &Node, slot: &Slot) {
+/// Moves an allocation's entries in the nodes' side counters. Under the mutex; what it returns is
+/// dropped with the mutex free.
+#[must_use = "dropped with the mutex free"]
+pub(super) fn moved_counts(from: &Node, to: &Node, slot: &Slot) -> Option<AllocatorInfo> {
     let home = slot.home();
     // SAFETY: under the mutex, and the allocation has several ledgers.
     probes::transfer(unsafe { home.block() }.ptr, slot.size(), from, to);
-    if home.is_sampled() {
-        sampling::moved(std::ptr::from_ref(home).addr(), &to.info);
-    }
+    let sampled = home.is_sampled();
+    let before = sampled.then(|| sampling::moved(std::ptr::from_ref(home).addr(), &to.info));
     if slot.is_foreign() {
         let size = slot.size();
         // Relaxed, both: numbers for readers.
@@ -189,4 +200,5 @@ pub(super) fn moved_counts(from: &Node, to: &Node, slot: &Slot) {
         from.live_allocations.fetch_sub(1, Ordering::Relaxed);
         to.live_allocations.fetch_add(1, Ordering::Relaxed);
     }
+    before.flatten()
 }

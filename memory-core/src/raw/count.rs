@@ -133,22 +133,27 @@ impl Count {
         }
     }
 
-    /// Whether the caller's buffer is the last of its ledger, and there are others: then all that
-    /// can change the word happens under the mutex, where the caller looks again, and
-    /// [`release_last`](Self::release_last) needs no read-modify-write. Never so where WATCHED is
-    /// set, whose watchers need no mutex.
+    /// Whether the caller's buffer is the last one of its ledger, and the allocation has other
+    /// ledgers. If so, the word changes under the mutex only: the caller takes it, asks again, and
+    /// [`release_last`](Self::release_last) needs no read-modify-write. Always `false` where WATCHED
+    /// is set, because watchers make buffers without the mutex.
     #[inline]
     pub(crate) fn is_last_of_shared(&self) -> bool {
-        // Relaxed: whoever has the mutex comes after all others who had it; whoever has not will.
-        let word = self.0.load(Ordering::Relaxed);
+        // Acquire: partner of the Release in `release`. A thread that dropped another buffer of
+        // this ledger may never have had the mutex (a clone's drop subtracts and is done), so the
+        // mutex does not order what it read before this. The caller passes that order on, to
+        // whoever frees the block or writes to it: by the Release in `set_alone`, or by the mutex.
+        let word = self.0.load(Ordering::Acquire);
         word & !OWNING == SHARED
     }
 
     /// Gives up the buffer of which [`is_last_of_shared`](Self::is_last_of_shared) was asked under
     /// the mutex, which is still held.
     pub(crate) fn release_last(&self) {
-        // Relaxed, both: nobody else has a buffer of this ledger, and who makes one, or changes a
-        // flag, has the mutex. It orders what this buffer's holder did before whoever frees.
+        // Relaxed, both: nobody else has a buffer of this ledger, and a thread that makes one, or
+        // changes a flag, has the mutex. What holders did with the block was acquired by
+        // `is_last_of_shared`, and comes before what the next holder of the mutex does. (This store
+        // ends the release sequence of their subtractions.)
         let word = self.0.load(Ordering::Relaxed);
         self.0.store(word.wrapping_sub(ONE), Ordering::Relaxed);
     }
@@ -266,85 +271,5 @@ mod tests {
         assert!(count.release());
         assert_eq!(count.last_left(), Left::Nothing);
         assert!(!count.try_retain());
-    }
-}
-
-/// Who leaves a ledger that has others beside it, and who comes to it meanwhile.
-#[cfg(all(test, loom))]
-mod model {
-    use std::sync::Arc;
-
-    use loom::thread;
-
-    use super::*;
-    use crate::sync::{Mutex, lock};
-
-    /// A guest's count, under the mutex of its tree, which guards how often it was left for good.
-    struct Guest {
-        count: Count,
-        left: Mutex<usize>,
-    }
-
-    impl Guest {
-        /// As `ledger::let_go_of_one` and what it calls.
-        fn let_go(&self) {
-            if self.count.is_last_of_shared() {
-                let mut left = lock(&self.left);
-                if self.count.is_last_of_shared() {
-                    self.count.release_last();
-                    *left += 1;
-                    return;
-                }
-            }
-            if self.count.release() && self.count.last_left() == Left::Ledgers {
-                *lock(&self.left) += 1;
-            }
-        }
-    }
-
-    #[test]
-    fn a_ledger_is_left_once_however_many_come_and_go() {
-        loom::model(|| {
-            let guest = Arc::new(Guest {
-                count: Count::new(),
-                left: Mutex::new(0),
-            });
-            guest.count.reset_to_guest(false);
-            let other = Arc::clone(&guest);
-            let thread = thread::spawn(move || {
-                // From another ledger of the allocation, as `find_or_make`.
-                let locked = lock(&other.left);
-                let came = other.count.try_retain();
-                drop(locked);
-                if came {
-                    other.let_go();
-                }
-            });
-
-            guest.let_go();
-
-            thread.join().unwrap();
-            assert_eq!(guest.count.buffers(), 0);
-            assert_eq!(*lock(&guest.left), 1);
-        });
-    }
-
-    #[test]
-    fn two_buffers_of_a_ledger_leave_it_once() {
-        loom::model(|| {
-            let guest = Arc::new(Guest {
-                count: Count::new(),
-                left: Mutex::new(0),
-            });
-            guest.count.reset_to_guest(false);
-            guest.count.retain();
-            let other = Arc::clone(&guest);
-            let thread = thread::spawn(move || other.let_go());
-
-            guest.let_go();
-
-            thread.join().unwrap();
-            assert_eq!(*lock(&guest.left), 1);
-        });
     }
 }

@@ -29,16 +29,15 @@ use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 /// 2. `home` is the slot of the allocation's first ledger (the slot itself, there); it outlives
 ///    every ledger of the allocation.
 /// 3. While the allocation has one ledger, its plain fields belong to whoever holds a sole buffer,
-///    or are constant. While it has several, `links` of all and `allocation` of the home are
-///    touched under the tree's mutex; `block` is constant.
+///    or are constant. While it has several, `links` of all, and `body` of all but the home, are
+///    touched under the tree's mutex; `body` of the home, its block, is constant.
 /// 4. A slot that the pool hands out is *ready* for an allocation of our own: it is its own home, its
 ///    links are those of an only ledger, and it has no release. An allocation that nobody transfers
 ///    or retains leaves it so, and need neither write nor touch the slot's second half.
 #[repr(C)]
 pub(crate) struct Slot {
     face: Face,
-    /// The start of the memory and its alignment; in the home slot.
-    block: UnsafeCell<Block>,
+    body: UnsafeCell<Body>,
     /// The slot of the allocation's first ledger; never changes while the slot is in use.
     home: NonNull<Slot>,
     links: UnsafeCell<Links>,
@@ -76,20 +75,67 @@ pub(crate) struct Block {
     pub(crate) align: usize,
 }
 
-/// How the ledgers of an allocation hang together.
-#[derive(Default)]
+/// What the home slot has room for and no other needs, or the other way around.
+#[derive(Clone, Copy)]
+union Body {
+    /// In the home slot: where the memory is.
+    block: Block,
+    /// In another slot: see [`below`](Slot::below).
+    below: [Option<NonNull<Slot>>; 2],
+}
+
+/// How the ledgers of an allocation hang together: in a ring, in the order in which they were
+/// associated, from the home slot to the home slot.
 pub(crate) struct Links {
-    /// The ledger associated next.
-    pub(crate) next: Option<NonNull<Slot>>,
-    /// In the home slot: the ledger that has been associated longest.
-    pub(crate) first: Option<NonNull<Slot>>,
+    /// The ledger associated next; from the last one, the home slot.
+    pub(crate) next: NonNull<Slot>,
+    /// The ledger associated before; from the home slot, the last one.
+    pub(crate) previous: NonNull<Slot>,
     /// In the home slot: ledgers that were buried before their last holder came by.
     pub(crate) pending: u32,
-    /// In the home slot: the node that kept the charge when it could not be moved, or when its
-    /// ledger was the last to go while holders of buried ones were still on the way.
-    pub(crate) stranded: Option<NodePtr>,
+    role: Role,
+    /// In the home slot: its own ledger, which is the first one, was taken off the list. The slot
+    /// stays in the ring.
+    pub(crate) unlisted: bool,
     /// The ledger was taken off the list on behalf of its last holder, who is still on the way.
     pub(crate) buried: bool,
+}
+
+/// What the home slot has room for and no other needs, or the other way around.
+#[derive(Clone, Copy)]
+union Role {
+    /// In the home slot: the node that kept the charge when it could not be moved, or when its
+    /// ledger was the last to go while holders of buried ones were still on the way.
+    stranded: Option<NodePtr>,
+    /// In another slot: the ledger above this one in the index, but for the root.
+    above: Option<NonNull<Slot>>,
+}
+
+impl Links {
+    /// The node that kept the charge when it could not be moved, or when its ledger was the last to go
+    /// while holders of buried ones were still on the way; of the home slot.
+    pub(crate) fn stranded(&mut self) -> &mut Option<NodePtr> {
+        // SAFETY: both are an optional pointer, for which all that is written here is valid.
+        unsafe { &mut self.role.stranded }
+    }
+
+    /// The ledger above this one in the index, but for the root; of a slot that is not the home.
+    pub(crate) fn above(&mut self) -> &mut Option<NonNull<Slot>> {
+        // SAFETY: as above.
+        unsafe { &mut self.role.above }
+    }
+
+    /// Those of an allocation's only ledger, in its home slot.
+    fn alone(home: NonNull<Slot>) -> Self {
+        Self {
+            next: home,
+            previous: home,
+            pending: 0,
+            role: Role { above: None },
+            unlisted: false,
+            buried: false,
+        }
+    }
 }
 
 #[cfg(not(loom))]
@@ -103,10 +149,7 @@ impl Slot {
     ///
     /// The slot is valid for writes and initialised but for what is written here, and nobody uses it.
     pub(crate) unsafe fn make_ready(slot: NonNull<Slot>) {
-        let links = Links {
-            first: Some(slot),
-            ..Links::default()
-        };
+        let links = Links::alone(slot);
         let this = slot.as_ptr();
         // SAFETY: the caller's promise.
         unsafe { (&raw mut (*this).home).write(slot) };
@@ -124,14 +167,13 @@ impl Slot {
     pub(crate) unsafe fn is_ready(slot: NonNull<Slot>) -> bool {
         let this = slot.as_ptr();
         // SAFETY: the caller's promise; the pool initialised what is looked at.
-        let (home, links) = unsafe { ((*this).home, &*(*this).links.get()) };
+        let (home, links) = unsafe { ((*this).home, &mut *(*this).links.get()) };
         // SAFETY: as above.
         let foreign = unsafe { &*(*this).foreign.get() };
         home == slot
-            && links.first == Some(slot)
-            && links.next.is_none()
-            && links.stranded.is_none()
-            && (links.pending, links.buried) == (0, false)
+            && (links.next, links.previous) == (slot, slot)
+            && links.stranded().is_none()
+            && (links.pending, links.unlisted, links.buried) == (0, false, false)
             && foreign.is_none()
     }
 
@@ -151,7 +193,7 @@ impl Slot {
     ) {
         let this = slot.as_ptr();
         // SAFETY: the pool's slots are valid for writes, and this one is the caller's.
-        unsafe { (&raw mut (*this).block).write(UnsafeCell::new(block)) };
+        unsafe { (&raw mut (*this).body).write(UnsafeCell::new(Body { block })) };
         // SAFETY: the pool initialised the face when it made the chunk; it is all atomics.
         let face = unsafe { &(*this).face };
         if foreign.is_some() {
@@ -199,7 +241,10 @@ impl Slot {
         // SAFETY: the pool's slots are valid for writes, and this one is the caller's.
         unsafe { (&raw mut (*this).home).write(home.home_ptr()) };
         // SAFETY: as above.
-        unsafe { (&raw mut (*this).links).write(UnsafeCell::new(Links::default())) };
+        unsafe { (&raw mut (*this).links).write(UnsafeCell::new(Links::alone(slot))) };
+        let below = [None; 2];
+        // SAFETY: as above.
+        unsafe { (&raw mut (*this).body).write(UnsafeCell::new(Body { below })) };
         // SAFETY: the pool initialised the face when it made the chunk; it is all atomics.
         let face = unsafe { &(*this).face };
         reset(&face.count, home.is_foreign());
@@ -251,8 +296,23 @@ impl Slot {
     /// The allocation is alive and no sole holder changes it meanwhile (invariant 3).
     #[inline]
     pub(crate) unsafe fn block(&self) -> Block {
-        // SAFETY: the caller's promise.
-        unsafe { *self.block.get() }
+        // SAFETY: the caller's promise; the home slot has a block.
+        unsafe { (*self.body.get()).block }
+    }
+
+    /// The two ledgers, if any, below this one in the index of the allocation's ledgers; of a slot
+    /// that is not the home.
+    ///
+    /// # Safety
+    ///
+    /// As for `links`, and the slot is not the home.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "a cell; exclusive by the caller's promise"
+    )]
+    pub(crate) unsafe fn below(&self) -> &mut [Option<NonNull<Slot>>; 2] {
+        // SAFETY: the caller's promise; a slot that is not the home has these.
+        unsafe { &mut (*self.body.get()).below }
     }
 
     /// Notes that the memory moved or changed its size.
@@ -264,7 +324,7 @@ impl Slot {
     pub(crate) unsafe fn set_block(&self, ptr: NonNull<u8>, size: usize) {
         debug_assert!(!self.is_foreign(), "foreign memory does not move");
         // SAFETY: the caller's promise: nobody else reads it.
-        unsafe { (*self.block.get()).ptr = ptr };
+        unsafe { (*self.body.get()).block.ptr = ptr };
         let flags = if self.is_sampled() {
             SPECIAL | SAMPLED
         } else {

@@ -12,7 +12,7 @@ pub fn write_folded(report: &SampleReport) -> String {
     for site in &report.sites {
         let frames = frames(site.stack.as_ref());
         for (allocator, live) in &site.live {
-            text.push_str(&clean(&allocator.name));
+            text.push_str(&clean(&allocator.to_string()));
             for frame in frames.iter().rev() {
                 text.push(';');
                 text.push_str(frame);

@@ -1,4 +1,4 @@
-//! Who holds memory now, by allocator and site.
+//! Which allocators are charged for memory now, and which sites allocated what is still held.
 
 use std::collections::HashMap;
 
@@ -9,8 +9,10 @@ use crate::debug::StackTrace;
 use crate::outcome::AllocatorId;
 use crate::outcome::AllocatorInfo;
 use crate::report::ReportEntry;
+use crate::text::Path;
 
-/// Who holds memory now: the allocators of all trees that are charged for something, most first.
+/// What [`who_holds`] found: the allocators of all trees that are charged for something, the largest
+/// charge first, and for each the sites that allocated what is still held.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Holders {
@@ -24,7 +26,8 @@ pub struct Holders {
 pub struct Held {
     /// Which allocator.
     pub allocator: AllocatorInfo,
-    /// The names of its ancestors and its own, from the root, joined by `/`.
+    /// The names of its ancestors and its own, from the root, escaped as [`AllocatorInfo`] prints them
+    /// and joined by `/`.
     pub path: String,
     /// Bytes that it is charged for itself, without its children; exact.
     pub charged_bytes: usize,
@@ -34,7 +37,8 @@ pub struct Held {
     pub external_bytes: usize,
     /// Whether `sites` is exact, from debug mode, or estimated from samples.
     pub exact: bool,
-    /// Who allocated it, the most bytes first. Empty if the allocator is neither sampled nor in
+    /// The sites that allocated it, those with the most bytes first. A clone or a slice that keeps it
+    /// alive may have been made elsewhere. Empty if the allocator is neither sampled nor in
     /// debug mode.
     pub sites: Vec<HeldSite>,
 }
@@ -51,7 +55,11 @@ pub struct HeldSite {
     pub count: u64,
 }
 
-/// Who holds memory now, in all trees of the process. Takes each tree's lock once.
+/// Which allocators are charged for memory now, in all trees of the process, and which sites allocated
+/// what is still held. Takes each tree's lock once.
+///
+/// The sites are those of allocations. Which clone or slice keeps an allocation alive is known in debug
+/// mode only, where a [report](BufferAllocator::report) lists every buffer with the line that made it.
 pub fn who_holds() -> Holders {
     let mut sampled: HashMap<AllocatorId, Vec<HeldSite>> = HashMap::new();
     for site in report().sites {
@@ -88,11 +96,10 @@ fn add_tree(
     } else {
         HashMap::new()
     };
-    let mut path: Vec<String> = Vec::new();
+    let mut path = Path::default();
     for entry in root.snapshot().entries {
         let id = entry.allocator.id;
-        path.truncate(entry.depth);
-        path.push(entry.allocator.name.to_string());
+        let path = path.enter(entry.depth, &entry.allocator.name);
         let stats = entry.stats;
         let charged_bytes = stats.own_bytes + stats.foreign_bytes + stats.external_bytes;
         let known = exact.get(&id);
@@ -104,7 +111,7 @@ fn add_tree(
         sites.sort_by_key(|site| std::cmp::Reverse(site.bytes));
         allocators.push(Held {
             allocator: entry.allocator,
-            path: path.join("/"),
+            path: path.to_owned(),
             charged_bytes,
             total_bytes: stats.total_bytes,
             external_bytes: stats.external_bytes,

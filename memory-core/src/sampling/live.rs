@@ -1,12 +1,20 @@
 //! What was sampled: the sites with their totals, and the samples that are alive.
+//!
+//! Samples are in shards by the address of their slot, and a shard's lock may be taken under a tree's
+//! mutex ([`moved`]). So under it one sample is looked up, linked or unlinked, or the samples of one
+//! shard are copied. [`report`] sorts what it copied when no lock is held.
 
 use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use super::gap::weight;
 use crate::debug::{StackTrace, WordHasher};
 use crate::outcome::AllocatorInfo;
-use crate::sync::plain::{Mutex, MutexGuard, lock};
+use crate::sync::plain::{AtomicU64, AtomicUsize, copy_out};
+use crate::sync::process::{Order, ProcessGuard};
+use crate::sync::table::{Entry, Room, Table, spread};
+use crate::sync::{Ordering, ProcessLock};
 
 /// The most stacks that are kept apart.
 pub const MOST_SITES: usize = 4096;
@@ -70,48 +78,182 @@ impl SiteReport {
     }
 }
 
-#[derive(Default)]
-struct Samples {
-    sites: Vec<SiteTotals>,
-    site_of: HashMap<StackTrace, usize, BuildHasherDefault<WordHasher>>,
-    /// By the address of the home slot of the sampled allocation, which is marked as sampled.
-    live: HashMap<usize, Sample, BuildHasherDefault<WordHasher>>,
-    dropped: u64,
+/// The sites by the hashes of their stacks. Under its lock one site is looked up or linked, or all of
+/// them are copied, or set to zero.
+static SITES: ProcessLock<Sites> = ProcessLock::new(
+    Order::Inner,
+    Sites {
+        by_stack: Table::new(),
+        other: Totals::ZERO,
+    },
+);
+
+/// The samples by the addresses of the home slots of the sampled allocations, which are marked as
+/// sampled. Under a shard's lock one sample is looked up, linked or unlinked, or all are copied.
+static SHARDS: [ProcessLock<Shard>; SHARD_COUNT] = [const {
+    ProcessLock::new(
+        Order::Inner,
+        Shard {
+            live: Table::new(),
+            parts: 0,
+        },
+    )
+}; SHARD_COUNT];
+
+const SHARD_COUNT: usize = 64;
+
+/// How many samples are followed.
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+/// Samples that were not followed.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// How many samples of the site `(other)` are followed.
+static OTHER_ALIVE: AtomicU64 = AtomicU64::new(0);
+
+struct Sites {
+    by_stack: Table<(Arc<Site>, Totals)>,
+    /// Those of all stacks beyond the most that are kept apart.
+    other: Totals,
 }
 
-struct SiteTotals {
-    stack: Option<StackTrace>,
+/// A stack, and how many samples of it are followed.
+struct Site {
+    stack: StackTrace,
+    alive: AtomicU64,
+}
+
+#[derive(Clone, Copy)]
+struct Totals {
     allocated: Estimate,
     samples: u64,
 }
 
+impl Totals {
+    const ZERO: Self = Self {
+        allocated: Estimate {
+            count: 0.0,
+            bytes: 0.0,
+        },
+        samples: 0,
+    };
+
+    fn add(&mut self, estimate: Estimate) {
+        self.allocated.add(estimate);
+        self.samples += 1;
+    }
+}
+
+struct Shard {
+    live: Table<Sample>,
+    /// How many parts the samples have in all.
+    parts: usize,
+}
+
+/// A sampled allocation.
 struct Sample {
-    site: usize,
     /// Who is charged for it.
     allocator: AllocatorInfo,
-    /// What it stands for; the bytes shrink if the allocation does.
+    part: Part,
+    /// What was sampled when the same allocation grew, as a list.
+    growth: Option<Box<Growth>>,
+}
+
+struct Growth {
+    part: Part,
+    next: Option<Box<Growth>>,
+}
+
+/// What one sample stands for.
+struct Part {
+    /// Where it was allocated; `None`: `(other)`.
+    site: Option<Arc<Site>>,
+    /// The bytes shrink if the allocation does.
     stands_for: Estimate,
-    /// What was sampled when the same allocation grew.
-    growth: Vec<Sample>,
+}
+
+impl Part {
+    fn new(site: Option<Arc<Site>>, stands_for: Estimate) -> Self {
+        // Relaxed: a number for `reset`.
+        alive(site.as_ref()).fetch_add(1, Ordering::Relaxed);
+        Self { site, stands_for }
+    }
+
+    fn is_of(&self, other: &Self) -> bool {
+        same_site(self.site.as_ref(), other.site.as_ref())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // Relaxed: as above.
+        alive(self.site.as_ref()).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn alive(site: Option<&Arc<Site>>) -> &AtomicU64 {
+    site.map_or(&OTHER_ALIVE, |site| &site.alive)
+}
+
+fn same_site(a: Option<&Arc<Site>>, b: Option<&Arc<Site>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        _ => false,
+    }
 }
 
 impl Sample {
-    fn and_growth(&self) -> impl Iterator<Item = &Sample> {
-        std::iter::once(self).chain(&self.growth)
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        let growth = std::iter::successors(self.growth.as_deref(), |growth| growth.next.as_deref());
+        std::iter::once(&self.part).chain(growth.map(|growth| &growth.part))
     }
 
-    fn each(&mut self, mut change: impl FnMut(&mut Sample)) {
-        change(self);
-        self.growth.iter_mut().for_each(change);
+    fn each(&mut self, mut change: impl FnMut(&mut Part)) {
+        change(&mut self.part);
+        let mut at = self.growth.as_deref_mut();
+        while let Some(growth) = at {
+            change(&mut growth.part);
+            at = growth.next.as_deref_mut();
+        }
+    }
+
+    /// Adds what was sampled when the allocation grew, unless it has too many parts already.
+    fn grow(&mut self, growth: &mut Option<Box<Growth>>) -> Grown {
+        let Some(new) = growth.as_mut() else {
+            return Grown::Merged;
+        };
+        let mut merged = false;
+        let mut count = 0;
+        self.each(|part| {
+            count += 1;
+            if !merged && part.is_of(&new.part) {
+                part.stands_for.add(new.part.stands_for);
+                merged = true;
+            }
+        });
+        if merged {
+            return Grown::Merged;
+        }
+        if count > MOST_GROWTH {
+            return Grown::Dropped;
+        }
+        new.next = self.growth.take();
+        self.growth = growth.take();
+        Grown::Added
     }
 }
 
-static SAMPLES: Mutex<Option<Samples>> = Mutex::new(None);
+/// What became of a growth.
+enum Grown {
+    Added,
+    Merged,
+    Dropped,
+}
 
-/// Calls `with` with the samples locked.
-fn samples<T>(with: impl FnOnce(&mut Samples) -> T) -> T {
-    let mut samples: MutexGuard<'_, Option<Samples>> = lock(&SAMPLES);
-    with(samples.get_or_insert_default())
+fn shard(slot: usize) -> ProcessGuard<Shard> {
+    // Other bits than the table uses, which takes the lowest.
+    SHARDS[(spread(slot) >> 32) as usize % SHARD_COUNT].lock()
 }
 
 /// Records an allocation, or growth, of `bytes` that is due. `true`: the caller has to mark the
@@ -124,171 +266,211 @@ pub(crate) fn record(slot: usize, allocator: &AllocatorInfo, bytes: usize, scale
         count,
         bytes: bytes as f64 * count,
     };
-    samples(|samples| {
-        let site = samples.site(stack);
-        samples.sites[site].allocated.add(stands_for);
-        samples.sites[site].samples += 1;
-        if samples.live.len() >= MOST_LIVE {
-            samples.dropped += 1;
-            return false;
+    let site = count_at(stack, stands_for);
+    // Relaxed, all: a bound that may be passed by as many as record at once.
+    if LIVE.load(Ordering::Relaxed) >= MOST_LIVE {
+        DROPPED.fetch_add(1, Ordering::Relaxed);
+        return false;
+    }
+    follow(slot, allocator, &Part::new(site, stands_for))
+}
+
+/// Counts an allocation at its site, which is made if there is room for one more.
+fn count_at(stack: StackTrace, stands_for: Estimate) -> Option<Arc<Site>> {
+    let mut hasher = WordHasher::default();
+    stack.hash(&mut hasher);
+    let key = hasher.finish() as usize;
+    // Made before the lock is taken, and dropped after it if not needed.
+    let site = Arc::new(Site {
+        stack,
+        alive: AtomicU64::new(0),
+    });
+    let mut made = Some(Entry::new(key, (Arc::clone(&site), Totals::ZERO)));
+    let mut room = Room::default();
+    loop {
+        room.prepare();
+        let mut sites = SITES.lock();
+        if let Some((known, totals)) = sites
+            .by_stack
+            .find_mut(key, |(known, _)| known.stack == stack)
+        {
+            totals.add(stands_for);
+            return Some(Arc::clone(known));
         }
-        samples.follow(
-            slot,
-            Sample {
-                site,
-                allocator: allocator.clone(),
-                stands_for,
-                growth: Vec::new(),
-            },
-        );
-        true
-    })
+        if sites.by_stack.len() >= MOST_SITES {
+            sites.other.add(stands_for);
+            return None;
+        }
+        if room.is_in(&mut sites.by_stack)
+            && let Some(mut entry) = made.take()
+        {
+            entry.value.1.add(stands_for);
+            sites.by_stack.insert(entry);
+            return Some(site);
+        }
+    }
+}
+
+/// Keeps a sample of the allocation at `slot`; of one that grew, a few.
+fn follow(slot: usize, allocator: &AllocatorInfo, part: &Part) -> bool {
+    let copy = || Part::new(part.site.clone(), part.stands_for);
+    // Made before the lock is taken; what is not needed is dropped after it.
+    let mut growth = Some(Box::new(Growth {
+        part: copy(),
+        next: None,
+    }));
+    let mut sample = Some(Entry::new(
+        slot,
+        Sample {
+            allocator: allocator.clone(),
+            part: copy(),
+            growth: None,
+        },
+    ));
+    let mut room = Room::default();
+    loop {
+        room.prepare();
+        let mut shard = shard(slot);
+        if let Some(known) = shard.live.get_mut(slot) {
+            // Relaxed: a number for reports.
+            match known.grow(&mut growth) {
+                Grown::Added => shard.parts += 1,
+                Grown::Merged => {}
+                Grown::Dropped => drop(DROPPED.fetch_add(1, Ordering::Relaxed)),
+            }
+            return true;
+        }
+        if room.is_in(&mut shard.live)
+            && let Some(sample) = sample.take()
+        {
+            shard.live.insert(sample);
+            shard.parts += 1;
+            // Relaxed: a bound.
+            LIVE.fetch_add(1, Ordering::Relaxed);
+            return true;
+        }
+    }
 }
 
 /// Forgets the samples of an allocation that goes.
 #[cold]
 pub(crate) fn forget(slot: usize) {
-    let gone = samples(|samples| samples.live.remove(&slot));
-    drop(gone);
+    let mut shard = shard(slot);
+    let gone = shard.live.remove(slot);
+    let parts = gone.as_ref().map_or(0, |gone| gone.value.parts().count());
+    shard.parts -= parts;
+    drop(shard);
+    if gone.is_some() {
+        // Relaxed: a bound.
+        LIVE.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
-/// Notes that the charge of an allocation moved. May be called under a tree's mutex.
+/// Notes that the charge of an allocation moved. May be called under a tree's mutex; what it returns
+/// is dropped when that is released.
 #[cold]
-pub(crate) fn moved(slot: usize, to: &AllocatorInfo) {
-    samples(|samples| {
-        if let Some(sample) = samples.live.get_mut(&slot) {
-            sample.each(|sample| sample.allocator.clone_from(to));
-        }
-    });
+#[must_use = "dropped when no lock is held: it may be the last of its kind"]
+pub(crate) fn moved(slot: usize, to: &AllocatorInfo) -> Option<AllocatorInfo> {
+    let mut shard = shard(slot);
+    let sample = shard.live.get_mut(slot)?;
+    Some(std::mem::replace(&mut sample.allocator, to.clone()))
 }
 
 /// Notes that an allocation shrank: its samples stand for as much less.
 #[cold]
 pub(crate) fn resized(slot: usize, old_size: usize, new_size: usize) {
     let share = new_size as f64 / old_size as f64;
-    samples(|samples| {
-        if let Some(sample) = samples.live.get_mut(&slot) {
-            sample.each(|sample| sample.stands_for.bytes *= share);
-        }
-    });
+    if let Some(sample) = shard(slot).live.get_mut(slot) {
+        sample.each(|part| part.stands_for.bytes *= share);
+    }
 }
 
 /// What was sampled since the start, or since [`reset`].
 pub fn report() -> SampleReport {
-    samples(|samples| samples.report())
+    let mut sites: Vec<(Option<Arc<Site>>, Totals)> = Vec::new();
+    copy_out(
+        &mut sites,
+        || SITES.lock(),
+        |sites| sites.by_stack.len() + 1,
+        |sites, copy| {
+            copy.push((None, sites.other));
+            let known = sites.by_stack.iter().map(|entry| &entry.value);
+            copy.extend(known.map(|(site, totals)| (Some(Arc::clone(site)), *totals)));
+        },
+    );
+    let address = |site: &Option<Arc<Site>>| site.as_ref().map(|site| Arc::as_ptr(site).addr());
+    let indices = sites.iter().enumerate();
+    let index_of: HashMap<Option<usize>, usize> = indices
+        .map(|(index, (site, _))| (address(site), index))
+        .collect();
+    let mut live: Vec<HashMap<AllocatorInfo, Estimate>> = vec![HashMap::new(); sites.len()];
+    for shard in &SHARDS {
+        let mut parts = Vec::new();
+        copy_out(
+            &mut parts,
+            || shard.lock(),
+            |shard| shard.parts,
+            |shard, copy| {
+                for Entry { value, .. } in shard.live.iter() {
+                    let allocator = &value.allocator;
+                    copy.extend(
+                        value
+                            .parts()
+                            .map(|part| (part.site.clone(), allocator.clone(), part.stands_for)),
+                    );
+                }
+            },
+        );
+        for (site, allocator, stands_for) in parts {
+            // A site that came since the sites were copied is left out.
+            if let Some(&index) = index_of.get(&address(&site)) {
+                live[index].entry(allocator).or_default().add(stands_for);
+            }
+        }
+    }
+    let sites = sites.into_iter().zip(live);
+    let mut sites: Vec<SiteReport> = sites
+        .filter(|((_, totals), _)| totals.samples > 0)
+        .map(|((site, totals), live)| SiteReport::new(site.as_deref(), totals, live))
+        .collect();
+    sites.sort_by(|a, b| {
+        let live = b.live_total().bytes.total_cmp(&a.live_total().bytes);
+        live.then(b.allocated.bytes.total_cmp(&a.allocated.bytes))
+    });
+    SampleReport {
+        sites,
+        // Relaxed: a number for a report.
+        dropped: DROPPED.load(Ordering::Relaxed),
+    }
+}
+
+impl SiteReport {
+    fn new(site: Option<&Site>, totals: Totals, live: HashMap<AllocatorInfo, Estimate>) -> Self {
+        let mut live: Vec<(AllocatorInfo, Estimate)> = live.into_iter().collect();
+        live.sort_by(|(a, x), (b, y)| y.bytes.total_cmp(&x.bytes).then(a.id.cmp(&b.id)));
+        Self {
+            stack: site.map(|site| site.stack),
+            live,
+            allocated: totals.allocated,
+            samples: totals.samples,
+        }
+    }
 }
 
 /// Sets the totals of what was allocated to zero, and forgets sites of which nothing is alive.
 pub fn reset() {
-    samples(Samples::reset);
-}
-
-impl Samples {
-    /// The index of a stack's site.
-    fn site(&mut self, stack: StackTrace) -> usize {
-        if let Some(&site) = self.site_of.get(&stack) {
-            return site;
-        }
-        if self.sites.is_empty() {
-            self.sites.push(SiteTotals::new(None));
-        }
-        if self.sites.len() > MOST_SITES {
-            return 0;
-        }
-        self.sites.push(SiteTotals::new(Some(stack)));
-        let site = self.sites.len() - 1;
-        self.site_of.insert(stack, site);
-        site
-    }
-
-    /// Keeps a sample of the allocation at `slot`; of one that grew, a few.
-    fn follow(&mut self, slot: usize, sample: Sample) {
-        let Some(first) = self.live.get_mut(&slot) else {
-            self.live.insert(slot, sample);
-            return;
-        };
-        let mut known = first.growth.iter_mut();
-        if first.site == sample.site {
-            first.stands_for.add(sample.stands_for);
-        } else if let Some(known) = known.find(|known| known.site == sample.site) {
-            known.stands_for.add(sample.stands_for);
-        } else if first.growth.len() < MOST_GROWTH {
-            first.growth.push(sample);
-        } else {
-            self.dropped += 1;
-        }
-    }
-
-    fn report(&self) -> SampleReport {
-        let mut live: Vec<HashMap<&AllocatorInfo, Estimate>> =
-            vec![HashMap::new(); self.sites.len()];
-        for sample in self.live.values().flat_map(Sample::and_growth) {
-            let estimate = live[sample.site].entry(&sample.allocator).or_default();
-            estimate.add(sample.stands_for);
-        }
-        let sites = self
-            .sites
-            .iter()
-            .zip(live)
-            .filter(|(site, _)| site.samples > 0);
-        let mut sites: Vec<SiteReport> = sites
-            .map(|(site, live)| {
-                let mut live: Vec<(AllocatorInfo, Estimate)> = live
-                    .into_iter()
-                    .map(|(allocator, estimate)| (allocator.clone(), estimate))
-                    .collect();
-                live.sort_by(|(a, x), (b, y)| y.bytes.total_cmp(&x.bytes).then(a.id.cmp(&b.id)));
-                SiteReport {
-                    stack: site.stack,
-                    live,
-                    allocated: site.allocated,
-                    samples: site.samples,
-                }
-            })
-            .collect();
-        sites.sort_by(|a, b| {
-            let live = b.live_total().bytes.total_cmp(&a.live_total().bytes);
-            live.then(b.allocated.bytes.total_cmp(&a.allocated.bytes))
-        });
-        SampleReport {
-            sites,
-            dropped: self.dropped,
-        }
-    }
-
-    fn reset(&mut self) {
-        let before = std::mem::take(&mut self.sites);
-        self.site_of.clear();
-        self.dropped = 0;
-        let mut moved = HashMap::new();
-        let mut live = std::mem::take(&mut self.live);
-        let mut move_to_new = |sample: &mut Sample| {
-            let site = *moved.entry(sample.site).or_insert_with(|| {
-                let site = match before[sample.site].stack {
-                    Some(stack) => self.site(stack),
-                    None => 0,
-                };
-                if self.sites.is_empty() {
-                    self.sites.push(SiteTotals::new(None));
-                }
-                site
-            });
-            sample.site = site;
-            self.sites[site].samples += 1;
-        };
-        for sample in live.values_mut() {
-            sample.each(&mut move_to_new);
-        }
-        self.live = live;
-    }
-}
-
-impl SiteTotals {
-    fn new(stack: Option<StackTrace>) -> Self {
-        Self {
-            stack,
-            allocated: Estimate::default(),
-            samples: 0,
-        }
-    }
+    // Relaxed, all: numbers for reports.
+    DROPPED.store(0, Ordering::Relaxed);
+    let alive = |count: &AtomicU64| Totals {
+        samples: count.load(Ordering::Relaxed),
+        ..Totals::ZERO
+    };
+    let mut sites = SITES.lock();
+    sites.other = alive(&OTHER_ALIVE);
+    let forgotten = sites.by_stack.remove_all(|(site, totals)| {
+        *totals = alive(&site.alive);
+        totals.samples == 0
+    });
+    drop(sites);
+    drop(forgotten);
 }

@@ -3,9 +3,9 @@
 //! [`start`] switches sampling on, at run time, for the allocators whose own names match a pattern
 //! (`*` for all; those below a match are sampled only if they match, too). From
 //! then on one allocation in a mean of N bytes is recorded with its stack until it is released.
-//! [`who_holds`] says who holds memory now, by allocator and site; [`report`] says it by site, with
-//! what was allocated there in all, as text, as folded stacks for a flame graph, and as a pprof
-//! profile.
+//! [`who_holds`] says which allocators are charged for memory now, and which sites allocated what is
+//! still held; [`report`] says it by site, with what was allocated there in all, as text, as folded
+//! stacks for a flame graph, and as a pprof profile.
 //!
 //! ```
 //! # use arrow_memory_system as _;

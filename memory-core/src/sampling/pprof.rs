@@ -37,7 +37,7 @@ pub fn to_pprof(report: &SampleReport) -> Vec<u8> {
                 &locations,
                 Estimate::default(),
                 *live,
-                Some(&allocator.name),
+                Some(&allocator.to_string()),
             );
         }
     }

@@ -1,12 +1,13 @@
 //! Which allocators are sampled: patterns, and the trees that they are applied to.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use super::gap::scale_of;
 use crate::accounting::{Handle, Node};
 use crate::size::KIB;
-use crate::sync::Ordering;
-use crate::sync::plain::{AtomicUsize, Mutex, MutexGuard, lock};
+use crate::sync::plain::{AtomicUsize, copy_out, push};
+use crate::sync::process::{Order, ProcessGuard};
+use crate::sync::{Ordering, ProcessLock};
 
 /// The default mean interval in bytes. One stack per 4 MiB of 4 KiB buffers costs less than 2 % of the
 /// instructions that these cost; with larger buffers a smaller interval costs no more.
@@ -20,24 +21,32 @@ struct Rule {
 }
 
 struct Registry {
-    rules: Vec<Rule>,
+    /// The rules in force, oldest first; `None` is none. Replaced as a whole, so that the old ones can
+    /// be dropped when the lock is free.
+    rules: Option<Arc<[Rule]>>,
     /// The roots, as memory only; dead ones are cleared out now and then.
     roots: Vec<Weak<Node>>,
     /// The length of `roots` at which that happens next.
     clear_at: usize,
 }
 
-static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
-    rules: Vec::new(),
-    roots: Vec::new(),
-    clear_at: 64,
-});
+/// Under its lock the rules are replaced, a root is added or dead ones are taken out, and the rules are
+/// applied to the nodes of one tree, whose mutex is taken for that. No handle is made or dropped under
+/// it: each may be the last, and then a tree is freed and users' code runs.
+static REGISTRY: ProcessLock<Registry> = ProcessLock::new(
+    Order::Outer,
+    Registry {
+        rules: None,
+        roots: Vec::new(),
+        clear_at: 64,
+    },
+);
 
 /// How many rules there are: what `adopt` looks at first.
 static RULES: AtomicUsize = AtomicUsize::new(0);
 
-fn registry() -> MutexGuard<'static, Registry> {
-    lock(&REGISTRY)
+fn registry() -> ProcessGuard<Registry> {
+    REGISTRY.lock()
 }
 
 /// Samples the allocators, of all trees, those to come too, whose name matches `pattern`, where
@@ -46,39 +55,68 @@ fn registry() -> MutexGuard<'static, Registry> {
 /// Replaces the interval if the same pattern is in force already. Where several patterns match,
 /// the latest counts. The interval is kept within 512 bytes and 1 GiB.
 pub fn start(pattern: &str, interval: usize) {
-    let mut registry = registry();
-    registry.rules.retain(|rule| rule.pattern != pattern);
-    registry.rules.push(Rule {
+    let rule = Rule {
         pattern: pattern.to_owned(),
         interval,
+    };
+    change(|rules| {
+        rules.retain(|rule| rule.pattern != pattern);
+        rules.push(rule.clone());
     });
-    registry.apply();
 }
 
 /// Ends what [`start`] began with this pattern; `false` if it is not in force. What was recorded
 /// stays, and live samples are followed until they are released.
 pub fn stop(pattern: &str) -> bool {
-    let mut registry = registry();
-    let before = registry.rules.len();
-    registry.rules.retain(|rule| rule.pattern != pattern);
-    registry.apply();
-    registry.rules.len() < before
+    let mut stopped = false;
+    change(|rules| {
+        let before = rules.len();
+        rules.retain(|rule| rule.pattern != pattern);
+        stopped = rules.len() < before;
+    });
+    stopped
 }
 
 /// Ends all sampling, as [`stop`].
 pub fn stop_all() {
-    let mut registry = registry();
-    registry.rules.clear();
-    registry.apply();
+    change(Vec::clear);
 }
 
 /// The patterns in force with their mean intervals in bytes, oldest first.
 pub fn patterns() -> Vec<(String, usize)> {
-    let registry = registry();
-    let rules = registry.rules.iter();
+    let rules = registry().rules.clone();
+    let rules = rules.iter().flat_map(|rules| rules.iter());
     rules
         .map(|rule| (rule.pattern.clone(), rule.interval))
         .collect()
+}
+
+/// Replaces the rules by what `change` makes of them, and applies them to all trees.
+fn change(mut change: impl FnMut(&mut Vec<Rule>)) {
+    loop {
+        let before = registry().rules.clone();
+        let mut rules = before.as_deref().map_or_else(Vec::new, <[Rule]>::to_vec);
+        change(&mut rules);
+        let count = rules.len();
+        let mut rules = Some(rules.into());
+        let mut registry = registry();
+        let known = registry.rules.as_ref().map(Arc::as_ptr);
+        if known == before.as_ref().map(Arc::as_ptr) {
+            std::mem::swap(&mut registry.rules, &mut rules);
+            // Relaxed: see `adopt`.
+            RULES.store(count, Ordering::Relaxed);
+            break;
+        }
+        // Somebody else changed them meanwhile.
+    }
+    // Whoever applies the rules last to a tree applies the latest: each looks at them under the lock.
+    // A root that comes meanwhile applies them itself.
+    for root in roots() {
+        let registry = registry();
+        root.for_each_below(|node| node.set_scale(registry.scale(&node.info.name)));
+        drop(registry);
+        drop(root);
+    }
 }
 
 /// Applies the rules to a new node, which is linked into its tree already.
@@ -96,34 +134,51 @@ pub(crate) fn adopt(node: &Node) {
 
 /// Makes a tree known by its root, and applies the rules to it.
 pub(crate) fn adopt_root(root: &Handle) {
-    let weak = root.downgrade();
-    let mut registry = registry();
-    if registry.roots.len() >= registry.clear_at {
-        registry.roots.retain(|root| root.strong_count() > 0);
-        registry.clear_at = 64.max(2 * registry.roots.len());
-    }
-    registry.roots.push(weak);
+    clear_roots();
+    push(registry, |registry| &mut registry.roots, root.downgrade());
+    let registry = registry();
     root.set_scale(registry.scale(&root.info.name));
+}
+
+/// Takes dead roots out, if there are many.
+fn clear_roots() {
+    let count = {
+        let registry = registry();
+        if registry.roots.len() < registry.clear_at {
+            return;
+        }
+        registry.roots.len()
+    };
+    // Dropped after the lock: each may be the last reference to a node's memory.
+    let mut dead: Vec<Weak<Node>> = Vec::with_capacity(count);
+    let mut registry = registry();
+    registry.roots.retain_mut(|root| {
+        let lives = root.strong_count() > 0 || dead.len() == dead.capacity();
+        if !lives {
+            dead.push(std::mem::take(root));
+        }
+        lives
+    });
+    registry.clear_at = 64.max(2 * registry.roots.len());
+    drop(registry);
 }
 
 /// The trees that there are.
 pub(super) fn roots() -> Vec<Handle> {
-    let roots = registry().roots.clone();
+    let mut roots = Vec::new();
+    copy_out(
+        &mut roots,
+        registry,
+        |registry| registry.roots.len(),
+        |registry, copy| copy.extend(registry.roots.iter().cloned()),
+    );
     roots.iter().filter_map(Handle::upgrade).collect()
 }
 
 impl Registry {
-    fn apply(&self) {
-        // Relaxed: see `adopt`.
-        RULES.store(self.rules.len(), Ordering::Relaxed);
-        for root in self.roots.iter().filter_map(Handle::upgrade) {
-            root.for_each_below(|node| node.set_scale(self.scale(&node.info.name)));
-        }
-    }
-
     /// The units per byte for an allocator of this name; 0: not sampled.
     fn scale(&self, name: &str) -> u64 {
-        let mut rules = self.rules.iter().rev();
+        let mut rules = self.rules.iter().flat_map(|rules| rules.iter()).rev();
         let rule = rules.find(|rule| matches(&rule.pattern, name));
         rule.map_or(0, |rule| scale_of(rule.interval))
     }

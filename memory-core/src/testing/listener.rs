@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use crate::listener::{AllocationListener, Veto};
 use crate::outcome::{AllocationOutcome, AllocatorInfo};
-use crate::sync::plain::lock;
+use crate::sync::plain::lock_uncounted as lock;
 
 /// Writes down what an allocator tells its listener, as plain data.
 ///

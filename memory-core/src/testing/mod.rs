@@ -7,6 +7,7 @@
 //!   [`CountingManager`] tells which calls were made. [`StdManager`] is a plain one below them.
 //! * [`RecordingListener`] writes down what an allocator tells its listener.
 //! * [`Block`] is a manager's block as safe code.
+//! * [`locks_held`] says how many of this crate's locks a thread holds: none, where users' code runs.
 
 mod block;
 pub mod conformance;
@@ -20,3 +21,11 @@ pub use faults::{FailingManager, PanickingManager};
 pub use listener::{ListenerEvent, RecordingListener};
 pub use manager::{CountingManager, ManagerCalls, StdManager};
 pub use tracking::TrackingManager;
+
+/// How many of this crate's locks the calling thread holds: those of the process, and of trees.
+///
+/// Neither foreign code nor the global allocator is ever called while it is above zero. May be called
+/// by the global allocator.
+pub fn locks_held() -> usize {
+    crate::sync::plain::locks_held()
+}

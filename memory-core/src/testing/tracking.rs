@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::manager::StdManager;
 use crate::manager::{AllocationManager, ManagerError, ManagerStats};
 use crate::size::KIB;
-use crate::sync::plain::lock;
+use crate::sync::plain::lock_uncounted as lock;
 
 /// Knows every live block of another manager: it finds leaks, double frees and wrong layouts.
 ///

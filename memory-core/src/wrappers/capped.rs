@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::manager::{AllocationManager, ManagerError, ManagerStats};
+use crate::text::{Bytes, Size};
 
 /// Lends at most so many bytes of another manager, whose name it keeps.
 ///
@@ -96,9 +97,9 @@ impl CappedManager {
 
     #[cold]
     fn refusal(&self, bytes: usize, used: usize) -> ManagerError {
-        let cap = self.cap;
+        let (bytes, cap, used) = (Bytes(bytes), Bytes(self.cap), Size(used));
         ManagerError::new(format!(
-            "{bytes} bytes do not fit under the cap of {cap} bytes, of which {used} are in use"
+            "{bytes} do not fit under the cap of {cap}, of which {used} are in use"
         ))
     }
 }

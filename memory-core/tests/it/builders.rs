@@ -21,12 +21,12 @@ fn a_builder_charges_as_it_grows_and_can_be_used_again() {
             (builder.len(), builder.capacity()),
             (8, root.allocated_memory())
         );
-        let buffer = builder.finish().unwrap();
+        let buffer = builder.finish();
         assert_eq!((buffer.len(), buffer.ref_count()), (8, 1));
         assert!(builder.is_empty() && builder.capacity() == 0);
     }
     assert_eq!(root.allocated_memory(), 0);
-    assert_eq!(builder.finish().unwrap().allocator(), root);
+    assert_eq!(builder.finish().allocator(), root);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn typed_builders_count_in_values() {
 
     assert_eq!(builder.as_slice(), [u64::MAX, 7, 7, 1, 2, 0]);
     assert_eq!((builder.len(), builder.is_empty()), (6, false));
-    let buffer = builder.finish().unwrap();
+    let buffer = builder.finish();
     assert_eq!((buffer.len(), buffer.typed::<u64>().unwrap()[3]), (48, 1));
 }
 
@@ -137,7 +137,7 @@ fn bitmaps_are_right_whatever_pieces_they_are_appended_in() {
         for (at, _) in naive.iter().enumerate().filter(|(_, bit)| **bit) {
             expected[at / 8] |= 1 << (at % 8);
         }
-        assert_eq!(builder.finish().unwrap().as_slice(), expected);
+        assert_eq!(builder.finish().as_slice(), expected);
         assert!(builder.is_empty());
     }
 }
@@ -156,5 +156,5 @@ fn an_idle_builder_keeps_its_allocator_and_a_closed_one_refuses_it() {
 
     let refused = builder.append(1).unwrap_err();
     assert!(matches!(refused, AllocError::Closed { .. }), "{refused}");
-    assert!(builder.finish().unwrap().is_empty());
+    assert!(builder.finish().is_empty());
 }

@@ -161,9 +161,13 @@ fn an_error_of_the_manager_carries_its_source_and_leaves_nothing_charged() {
     let refused = scan.buffer(100).unwrap_err();
 
     let text = refused.to_string();
-    assert!(
-        text.starts_with("backend `std` could not serve 128 bytes for allocator `scan`"),
-        "{text}"
+    assert_eq!(
+        text,
+        "backend `std` could not serve 100 bytes (128 after rounding) for allocator `scan`"
+    );
+    assert_eq!(
+        format!("{refused:#}"),
+        format!("{text}: call 0 was to fail")
     );
     let source = std::error::Error::source(&refused).unwrap();
     assert!(source.is::<ManagerError>(), "{source}");

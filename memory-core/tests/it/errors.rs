@@ -6,7 +6,7 @@ use std::io;
 use arrow_memory_core::{
     AllocError, AllocationListener, AllocatorInfo, BackendError, CastError, CloseError,
     ForeignAllocation, ForeignError, ManagerError, OutOfBounds, SegmentError, TransferError,
-    VerifyError, Veto,
+    UnknownGuardAction, VerifyError, Veto,
 };
 
 use crate::support::{child, ones, over, tracked};
@@ -25,6 +25,7 @@ fn every_error_can_be_boxed_sent_and_shared() {
     error::<SegmentError>();
     error::<ManagerError>();
     error::<Veto>();
+    error::<UnknownGuardAction>();
 }
 
 struct Says(&'static str);
@@ -89,19 +90,19 @@ fn messages_are_lower_case_and_name_the_allocator_and_the_bytes() {
 
     let address = buffer.memory_address() + 1;
     let expected = [
-        "18446744073709551615 bytes requested from allocator `scan` do not fit in a signed size",
+        "18446744073709551615 bytes (17592186044416.0 MiB) requested from allocator `scan` do not fit in \
+         a signed size",
         "allocator `closed` is closed: 64 bytes refused",
         "the listener of allocator `vetoed` vetoed 64 bytes: not today",
         "alignment 3 is not a power of two from 64 to 2097152",
         "allocators `scan` and `ROOT` belong to different roots",
         "allocator `closed` is closed",
-        "a buffer of 128 bytes does not fit in allocator `full`, 0 bytes left\n  \
-           allocator `full`: requested 128, allocated 0, limit 0, reservation 0 (refused)",
+        "allocator `full` is out of room: a buffer of 100 bytes (128 after rounding) was to move \
+         from `scan` to `full`, 0 left of its limit of 0",
         "2 bytes at offset 99 are out of bounds of a buffer of 100 bytes",
         &format!("address {address:#x} is not aligned to 8 bytes"),
         "foreign memory of 100 bytes was not taken in: allocator `full` is out of room: \
-         100 bytes requested, 0 left of its limit of 0\n  \
-           allocator `full`: requested 100, allocated 0, limit 0, reservation 0 (refused)",
+         100 bytes requested, 0 left of its limit of 0",
         "100 bytes are not a whole number of items of 3 bytes",
     ];
     for (message, expected) in messages.iter().zip(expected) {

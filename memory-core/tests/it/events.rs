@@ -247,6 +247,24 @@ fn a_root_that_is_built_while_everything_is_traced_is_in_debug_mode() {
 }
 
 #[test]
+fn retiring_tells_nothing_above_debug_whatever_is_outstanding() {
+    let subscriber = Recording::up_to(Level::DEBUG);
+    let root = root(1 << 20);
+    let query = root.child("query").build().unwrap();
+    let buffer = query.buffer(100).unwrap();
+    query.allocate_bytes(10).unwrap();
+
+    tracing::subscriber::with_default(subscriber.clone(), || query.retire());
+
+    assert_eq!(
+        subscriber.heard(),
+        ["DEBUG message=allocator retired allocator=query outcome=\"retired\""]
+    );
+    query.release_bytes(10);
+    drop(buffer);
+}
+
+#[test]
 fn memory_that_outlives_the_last_handle_is_a_warning_in_debug_mode() {
     for (debug, level) in [(true, "WARN"), (false, "DEBUG")] {
         let subscriber = Recording::up_to(Level::DEBUG);
@@ -308,4 +326,84 @@ fn a_panic_in_a_release_is_an_error_event_and_no_panic() {
         ["ERROR message=a callback panicked during a release; ignored allocator=ROOT"]
     );
     assert_eq!(root.allocated_memory(), 0);
+}
+
+/// The macros that emit something, as `(level, message)`, in the source that this is.
+fn emitted(source: &str) -> Vec<(String, String)> {
+    let code: Vec<&str> = source
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect();
+    let code = code.join("\n");
+    let mut found = Vec::new();
+    for (start, _) in code.match_indices("tracing::") {
+        let rest = &code[start + "tracing::".len()..];
+        let Some((name, rest)) = rest.split_once("!(") else {
+            continue;
+        };
+        let level = name.trim_end_matches("_span");
+        if !["error", "warn", "info", "debug", "trace"].contains(&level) {
+            continue;
+        }
+        // No argument has a closing parenthesis behind a quotation mark but the last one.
+        let ends = [rest.find("\")"), rest.find("\"\n")];
+        let end = ends
+            .into_iter()
+            .flatten()
+            .min()
+            .expect("a message ends the macro");
+        let message = rest[..end]
+            .rsplit_once('"')
+            .expect("a message is a literal")
+            .1;
+        let span = if name.ends_with("_span") { "span" } else { "" };
+        let message = match span {
+            "" => message.to_owned(),
+            _ => format!(
+                "span {}",
+                rest.trim_start_matches('"').split('"').next().unwrap()
+            ),
+        };
+        found.push((level.to_owned(), message));
+    }
+    found
+}
+
+fn sources(folder: &std::path::Path, into: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            into.push(std::fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+/// The table of `docs/events.md`, which has the events of all libraries, against their sources.
+#[test]
+fn the_list_of_events_is_that_of_the_sources() {
+    let workspace = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let table = std::fs::read_to_string(workspace.join("docs/events.md")).unwrap();
+    let mut listed: Vec<(String, String)> = table
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            (cells[2].to_owned(), cells[3].replace('`', ""))
+        })
+        .collect();
+    let mut texts = Vec::new();
+    for library in ["core", "arrow", "arena", "system", "jemalloc", "mimalloc"] {
+        sources(&workspace.join(format!("memory-{library}/src")), &mut texts);
+    }
+
+    let mut found: Vec<_> = texts.iter().flat_map(|text| emitted(text)).collect();
+
+    assert!(found.len() > 15, "{found:?}");
+    listed.sort();
+    listed.dedup();
+    found.sort();
+    found.dedup();
+    assert_eq!(listed, found);
 }

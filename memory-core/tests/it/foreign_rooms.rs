@@ -36,6 +36,63 @@ fn room_for_foreign_memory_is_charged_as_a_whole_used_piece_by_piece_and_given_b
 }
 
 #[test]
+fn room_out_of_a_reservation_is_charged_throughout_and_what_is_left_goes_back_there() {
+    let (_, root) = tracked(100);
+    let mut reservation = root.new_reservation();
+    reservation.add(90).unwrap();
+    let (small, small_drops) = counted(40);
+    let (large, large_drops) = counted(55);
+
+    let mut room = reservation.room_for_foreign(80).unwrap();
+    assert_eq!((room.size(), root.allocated_memory()), (80, 90));
+    let small = room.wrap(small).unwrap();
+    assert_eq!((room.size(), root.allocated_memory()), (40, 90));
+    drop(room);
+    assert_eq!((reservation.size(), root.allocated_memory()), (50, 90));
+
+    // More than is left: of what is charged besides, what is not used goes to the allocator.
+    let room = reservation.room_for_foreign(60).unwrap();
+    assert_eq!((room.size(), root.allocated_memory()), (60, 100));
+    drop(room);
+    assert_eq!((reservation.size(), root.allocated_memory()), (50, 90));
+    let mut room = reservation.room_for_foreign(60).unwrap();
+    let large = room.wrap(large).unwrap();
+    drop(room);
+    assert_eq!((reservation.size(), root.allocated_memory()), (0, 95));
+
+    assert_eq!(root.stats().foreign_bytes, 95);
+    drop((small, large, reservation));
+    assert_eq!([count(&small_drops), count(&large_drops)], [1, 1]);
+    root.close().unwrap();
+}
+
+#[test]
+fn room_out_of_a_reservation_is_refused_as_a_whole() {
+    let (_, root) = tracked(100);
+    let mut reservation = root.new_reservation();
+    reservation.add(50).unwrap();
+    root.allocate_bytes(41).unwrap();
+
+    let refused = reservation.room_for_foreign(60).unwrap_err();
+    assert!(matches!(refused, AllocError::OutOfMemory { .. }));
+    let refused = reservation.room_for_foreign(usize::MAX).unwrap_err();
+    assert!(matches!(refused, AllocError::SizeOverflow { .. }));
+    assert_eq!((reservation.size(), root.allocated_memory()), (50, 91));
+
+    // A piece that outgrows its room is charged besides, or refused.
+    let (piece, _) = counted(60);
+    let mut room = reservation.room_for_foreign(50).unwrap();
+    let refused = room.wrap(piece).unwrap_err();
+    root.release_bytes(41);
+    let piece = room.wrap(refused.allocation).unwrap();
+    drop(room);
+    assert_eq!((reservation.size(), root.allocated_memory()), (0, 60));
+    drop((piece, reservation));
+    assert_eq!(root.allocated_memory(), 0);
+    root.verify().unwrap();
+}
+
+#[test]
 fn a_listener_hears_of_each_piece_that_a_room_takes_in_and_may_veto_it() {
     let listener = Arc::new(RecordingListener::new());
     let root = over(&Arc::new(TrackingManager::new())).limit(100);

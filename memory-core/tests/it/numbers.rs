@@ -39,6 +39,7 @@ fn a_snapshot_has_a_stable_form_in_json() {
                 "allocator": { "id": root.id().as_u64(), "name": "ROOT" },
                 "parent": null,
                 "depth": 0,
+                "group": null,
                 "allocated": 4103,
                 "peak": 4103,
                 "limit": 1_048_576,
@@ -61,6 +62,7 @@ fn a_snapshot_has_a_stable_form_in_json() {
                 "allocator": { "id": scan.id().as_u64(), "name": "scan" },
                 "parent": root.id().as_u64(),
                 "depth": 1,
+                "group": null,
                 "allocated": 1134,
                 "peak": 1134,
                 "limit": 65536,
@@ -83,6 +85,34 @@ fn a_snapshot_has_a_stable_form_in_json() {
     });
     assert_eq!(json, expected);
     root.release_bytes(7);
+}
+
+/// No limit was once 18446744073709551615, which JavaScript and jq round.
+#[test]
+fn no_limit_is_null_in_json() {
+    let root = root();
+    let free = root.child("free").group("job").build().unwrap();
+    let largest = root
+        .child("largest")
+        .limit(isize::MAX as usize)
+        .build()
+        .unwrap();
+
+    let json = serde_json::to_value(root.snapshot()).unwrap();
+
+    let of = |index: usize, field: &str| json["entries"][index][field].clone();
+    assert_eq!(of(0, "limit"), 1 << 20);
+    assert_eq!(
+        (of(1, "limit"), of(1, "group")),
+        (serde_json::Value::Null, "job".into())
+    );
+    assert_eq!(of(2, "limit"), isize::MAX as usize);
+    assert_eq!(free.limit(), usize::MAX);
+    free.set_limit(isize::MAX as usize + 1);
+    largest.set_limit(0);
+    let json = serde_json::to_value(root.snapshot()).unwrap();
+    assert!(json["entries"][1]["limit"].is_null());
+    assert_eq!(json["entries"][2]["limit"], 0);
 }
 
 #[test]

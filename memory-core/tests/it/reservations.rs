@@ -7,6 +7,37 @@ use arrow_memory_core::{AllocError, PowerOfTwoRoundingPolicy};
 use crate::support::{allocated, child, over, tracked};
 
 #[test]
+fn forced_bytes_of_a_reservation_are_its_own() {
+    let (_, root) = tracked(1000);
+    let query = child(&root, "query");
+    let mut reservation = query.new_reservation();
+
+    assert!(reservation.force_add(0) && reservation.force_add(1000));
+    assert!(!reservation.force_add(1));
+    assert_eq!(
+        (reservation.size(), query.stats().forced_bytes),
+        (1001, 1001)
+    );
+    let release = || query.release_bytes(1);
+    assert!(catch_unwind(AssertUnwindSafe(release)).is_err());
+    let overflow = || reservation.force_add(usize::MAX / 2);
+    assert!(catch_unwind(AssertUnwindSafe(overflow)).is_err());
+    assert_eq!((reservation.size(), root.allocated_memory()), (1001, 1001));
+
+    // Also of an allocator that is closed, and of one that has left its tree.
+    query.close().unwrap_err();
+    reservation.force_add(1);
+    drop(reservation);
+    assert_eq!(root.allocated_memory(), 0);
+    let mut reservation = query.new_reservation();
+    reservation.force_add(5);
+    assert_eq!((reservation.size(), root.allocated_memory()), (5, 0));
+    drop((reservation, query));
+    root.verify().unwrap();
+    root.close().unwrap();
+}
+
+#[test]
 fn a_reservation_adds_exactly_and_its_buffer_charges_what_rounding_adds() {
     let (_, root) = tracked(1000);
     let mut reservation = root.new_reservation();

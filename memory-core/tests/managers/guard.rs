@@ -177,10 +177,14 @@ fn names_of_actions_are_those_of_the_variable() {
     assert_eq!("trap".parse(), Ok(GuardAction::Trap));
     assert_eq!("warn".parse(), Ok(GuardAction::Warn));
     assert_eq!("none".parse(), Ok(GuardAction::None));
-    let error = "Abort".parse::<GuardAction>().unwrap_err();
+    assert_eq!("Abort".parse(), Ok(GuardAction::Abort));
+    for off in ["", "0", "OFF", "false", "no"] {
+        assert_eq!(off.parse(), Ok(GuardAction::None), "{off}");
+    }
+    let error = "1".parse::<GuardAction>().unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`Abort` is none of abort, trap, warn and none"
+        "`1` is none of abort, trap, warn and none"
     );
 }
 

@@ -7,7 +7,9 @@
 
 mod backend;
 mod children;
+mod collections;
 mod conformance;
+mod environment;
 mod guard;
 mod logging;
 mod subscriber;

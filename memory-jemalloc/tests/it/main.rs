@@ -337,6 +337,7 @@ fn an_unknown_statistic_is_a_typed_error() {
     assert_eq!(error, JemallocError::UnknownStatistic { name });
     let text = "jemalloc has no statistic called `stats.no_such_thing`";
     assert_eq!(error.to_string(), text);
+    assert_eq!(format!("{error:?}"), text);
 }
 
 #[test]

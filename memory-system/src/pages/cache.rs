@@ -2,7 +2,8 @@
 #![expect(unsafe_code, reason = "regions go from thread to thread")]
 
 use std::ptr::NonNull;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use arrow_memory_core::__private::{Order, ProcessGuard, ProcessLock};
 
 /// A mapping of whole pages, which belongs to whoever has this value.
 #[derive(Debug)]
@@ -18,10 +19,9 @@ unsafe impl Send for Region {}
 
 /// Regions that are kept for reuse: at most [`CACHED_BYTES`] in [`CACHED_REGIONS`].
 ///
-/// The lock is held for a look at a few words. It neither allocates nor calls the system: regions
-/// that have to go are handed to the caller.
-#[derive(Debug)]
-pub(super) struct Cache(Mutex<Kept>);
+/// The lock is held for a look at a few words. Under it nothing is allocated and the system is not
+/// called: regions that have to go are handed to the caller. A fork waits for it.
+pub(super) struct Cache(ProcessLock<Kept>);
 
 /// What became of a region that was to be kept.
 #[derive(Debug)]
@@ -46,22 +46,23 @@ struct Kept {
 
 impl Cache {
     pub(super) const fn new() -> Self {
-        Self(Mutex::new(Kept {
+        let kept = Kept {
             regions: [const { None }; CACHED_REGIONS],
             count: 0,
             bytes: 0,
-        }))
+        };
+        Self(ProcessLock::new(Order::Inner, kept))
     }
 
     /// A region of `len` bytes, or up to a quarter more, that is aligned to `align`.
-    pub(super) fn take(&self, len: usize, align: usize) -> Option<Region> {
+    pub(super) fn take(&'static self, len: usize, align: usize) -> Option<Region> {
         let mut kept = self.lock();
         let index = kept.find(len, align)?;
         kept.remove(index)
     }
 
     /// Keeps a region, if there is room for it.
-    pub(super) fn put(&self, region: Region) -> Put {
+    pub(super) fn put(&'static self, region: Region) -> Put {
         if region.len > CACHED_BYTES {
             return Put::Refused(region);
         }
@@ -77,18 +78,17 @@ impl Cache {
     }
 
     /// The oldest region, which is kept no more.
-    pub(super) fn pop(&self) -> Option<Region> {
+    pub(super) fn pop(&'static self) -> Option<Region> {
         self.lock().remove(0)
     }
 
     /// Bytes that are kept.
-    pub(super) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&'static self) -> usize {
         self.lock().bytes
     }
 
-    /// Nothing panics while it is locked, so a poisoned lock is whole.
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&'static self) -> ProcessGuard<Kept> {
+        self.0.lock()
     }
 }
 
@@ -138,6 +138,10 @@ mod tests {
 
     const MIB: usize = 1024 * 1024;
 
+    fn cache() -> &'static Cache {
+        Box::leak(Box::new(Cache::new()))
+    }
+
     /// A region that is nowhere; nothing here looks inside.
     fn region(start_mib: usize, mib: usize) -> Region {
         let start = std::ptr::without_provenance_mut(start_mib * MIB);
@@ -148,7 +152,7 @@ mod tests {
     }
 
     /// Keeps a region of so many MiB; the lengths of those that went for it, in MiB.
-    fn put(cache: &Cache, mib: usize) -> Vec<usize> {
+    fn put(cache: &'static Cache, mib: usize) -> Vec<usize> {
         let mut region = region(2, mib);
         let mut gone = Vec::new();
         loop {
@@ -166,34 +170,34 @@ mod tests {
         }
     }
 
-    fn take(cache: &Cache, mib: usize) -> Option<usize> {
+    fn take(cache: &'static Cache, mib: usize) -> Option<usize> {
         Some(cache.take(mib * MIB, MIB)?.len / MIB)
     }
 
-    fn drain(cache: &Cache) -> Vec<usize> {
+    fn drain(cache: &'static Cache) -> Vec<usize> {
         std::iter::from_fn(|| Some(cache.pop()?.len / MIB)).collect()
     }
 
     #[test]
     fn the_shortest_region_that_fits_is_taken_and_none_that_wastes_more_than_a_quarter() {
-        let cache = Cache::new();
+        let cache = cache();
         for mib in [8, 5, 4, 16] {
-            assert!(put(&cache, mib).is_empty());
+            assert!(put(cache, mib).is_empty());
         }
 
-        assert_eq!(take(&cache, 3), None);
-        assert_eq!(take(&cache, 17), None);
-        assert_eq!(take(&cache, 4), Some(4));
-        assert_eq!(take(&cache, 4), Some(5));
-        assert_eq!(take(&cache, 4), None);
+        assert_eq!(take(cache, 3), None);
+        assert_eq!(take(cache, 17), None);
+        assert_eq!(take(cache, 4), Some(4));
+        assert_eq!(take(cache, 4), Some(5));
+        assert_eq!(take(cache, 4), None);
         assert_eq!(cache.bytes(), 24 * MIB);
-        assert_eq!(drain(&cache), [8, 16]);
+        assert_eq!(drain(cache), [8, 16]);
         assert_eq!(cache.bytes(), 0);
     }
 
     #[test]
     fn a_region_that_is_not_aligned_as_asked_stays() {
-        let cache = Cache::new();
+        let cache = cache();
         cache.put(region(2, 4));
 
         assert!(cache.take(4 * MIB, 4 * MIB).is_none());
@@ -202,26 +206,26 @@ mod tests {
 
     #[test]
     fn the_oldest_regions_go_when_there_are_too_many_bytes() {
-        let cache = Cache::new();
+        let cache = cache();
         for mib in [10, 20, 30] {
-            assert!(put(&cache, mib).is_empty());
+            assert!(put(cache, mib).is_empty());
         }
 
-        assert_eq!(put(&cache, 24), [10, 20]);
+        assert_eq!(put(cache, 24), [10, 20]);
         assert_eq!(cache.bytes(), 54 * MIB);
-        assert_eq!(put(&cache, 65), [65]);
-        assert_eq!(put(&cache, 64), [30, 24]);
-        assert_eq!(drain(&cache), [64]);
+        assert_eq!(put(cache, 65), [65]);
+        assert_eq!(put(cache, 64), [30, 24]);
+        assert_eq!(drain(cache), [64]);
     }
 
     #[test]
     fn as_many_regions_are_kept_as_there_are_places() {
-        let cache = Cache::new();
+        let cache = cache();
         for _ in 0..CACHED_REGIONS {
-            assert!(put(&cache, 1).is_empty());
+            assert!(put(cache, 1).is_empty());
         }
 
-        assert_eq!(put(&cache, 2), [1]);
+        assert_eq!(put(cache, 2), [1]);
         assert_eq!(cache.bytes(), (CACHED_REGIONS + 1) * MIB);
     }
 }

@@ -162,7 +162,9 @@ unsafe fn unmap_from(start: NonNull<u8>, from: usize, to: usize) {
     let first = unsafe { start.add(from) }.as_ptr().cast();
     // SAFETY: by the caller's promise these pages are ours, and used by nobody.
     if unsafe { libc::munmap(first, to - from) } != 0 {
-        // A process at its limit of mappings cannot make a hole in one. Its memory can go.
+        // A process at its limit of mappings cannot make a hole in one. Its memory can go. The address
+        // space stays mapped and is forgotten: to keep it for later would take a place to note it, and
+        // a block that is cut from it would need the mapping that there is no room for.
         // SAFETY: as above.
         let _ = unsafe { libc::madvise(first, to - from, libc::MADV_DONTNEED) };
     }

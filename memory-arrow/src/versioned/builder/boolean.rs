@@ -2,12 +2,10 @@
 
 use arrow_memory_core::{BooleanBufferBuilder, BufferAllocator};
 
-use super::{ArrayBuilder, Validity, array_ref, check_lengths};
+use super::{ArrayBuilder, Validity, array_ref, bitmap, check_lengths};
 use crate::error::MemoryError;
 
-use super::super::buffers::into_buffer;
 use super::super::deps::arrow_array::{ArrayRef, BooleanArray};
-use super::super::deps::arrow_buffer::BooleanBuffer;
 use super::super::deps::arrow_schema::DataType;
 
 /// Builds an array of booleans.
@@ -21,7 +19,7 @@ use super::super::deps::arrow_schema::DataType;
 /// builder.append(true)?;
 /// builder.append_null()?;
 /// builder.append_slice(&[false, true])?;
-/// let array = builder.finish()?;
+/// let array = builder.finish();
 /// assert_eq!(
 ///     array.iter().collect::<Vec<_>>(),
 ///     [Some(true), None, Some(false), Some(true)]
@@ -58,6 +56,7 @@ impl BooleanBuilder {
     /// # Errors
     ///
     /// [`MemoryError::Alloc`] if it cannot grow; the builder is as it was. So for all that appends.
+    #[track_caller]
     pub fn reserve(&mut self, additional: usize) -> Result<(), MemoryError> {
         self.values.reserve(additional)?;
         Ok(())
@@ -69,6 +68,7 @@ impl BooleanBuilder {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append(&mut self, value: bool) -> Result<(), MemoryError> {
         self.validity.reserve(self.len(), 1, false)?;
         self.values.append(value)?;
@@ -81,6 +81,7 @@ impl BooleanBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn append_null(&mut self) -> Result<(), MemoryError> {
         self.append_nulls(1)
     }
@@ -90,6 +91,7 @@ impl BooleanBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         self.values.reserve(n)?;
         self.validity.append_nulls(self.values.len(), n)?;
@@ -102,6 +104,7 @@ impl BooleanBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn append_option(&mut self, value: Option<bool>) -> Result<(), MemoryError> {
         match value {
             Some(value) => self.append(value),
@@ -114,6 +117,7 @@ impl BooleanBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn append_slice(&mut self, values: &[bool]) -> Result<(), MemoryError> {
         self.validity.reserve(self.len(), values.len(), false)?;
         self.values.append_slice(values)?;
@@ -126,6 +130,7 @@ impl BooleanBuilder {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve); and [`MemoryError::Value`] if the lengths differ.
+    #[track_caller]
     pub fn append_values(
         &mut self,
         values: &[bool],
@@ -142,15 +147,11 @@ impl BooleanBuilder {
     }
 
     /// The array built so far; the builder is empty then and can be used again.
-    ///
-    /// # Errors
-    ///
-    /// None today; kept for what may need memory.
-    pub fn finish(&mut self) -> Result<BooleanArray, MemoryError> {
+    #[track_caller]
+    pub fn finish(&mut self) -> BooleanArray {
         let rows = self.len();
-        let nulls = self.validity.finish(rows)?;
-        let bits = into_buffer(self.values.finish()?);
-        Ok(BooleanArray::new(BooleanBuffer::new(bits, 0, rows), nulls))
+        let nulls = self.validity.finish(rows);
+        BooleanArray::new(bitmap(&mut self.values, rows), nulls)
     }
 }
 
@@ -163,11 +164,13 @@ impl ArrayBuilder for BooleanBuilder {
         self.len()
     }
 
+    #[track_caller]
     fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         self.append_nulls(n)
     }
 
+    #[track_caller]
     fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
-        Ok(array_ref(self.finish()?))
+        Ok(array_ref(self.finish()))
     }
 }

@@ -36,7 +36,7 @@ pub type LargeBinaryBuilder = GenericBytesBuilder<LargeBinaryType>;
 /// builder.append("columnar")?;
 /// builder.append_null()?;
 /// builder.append_slice(&["", "memory"])?;
-/// let array = builder.finish()?;
+/// let array = builder.finish();
 /// assert_eq!((array.value(0), array.value(3)), ("columnar", "memory"));
 /// # Ok::<(), arrow_memory_arrow::MemoryError>(())
 /// ```
@@ -70,6 +70,7 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
     /// # Errors
     ///
     /// [`MemoryError::Alloc`] if that does not fit.
+    #[track_caller]
     pub fn with_capacity(
         allocator: &BufferAllocator,
         rows: usize,
@@ -103,6 +104,7 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
     ///
     /// [`MemoryError::Alloc`] if it cannot grow; the builder is as it was. So for all that appends,
     /// and [`MemoryError::Value`] if the bytes outgrow the offsets.
+    #[track_caller]
     pub fn reserve(&mut self, rows: usize, bytes: usize) -> Result<(), MemoryError> {
         self.offsets
             .try_reserve(rows.saturating_add(1).saturating_mul(Self::SIZE))?;
@@ -116,6 +118,7 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append(&mut self, value: impl AsRef<T::Native>) -> Result<(), MemoryError> {
         let bytes: &[u8] = value.as_ref().as_ref();
         let fits = self.offsets.capacity() - self.offsets.len() >= Self::SIZE
@@ -135,6 +138,7 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
 
     #[cold]
     #[inline(never)]
+    #[track_caller]
     fn append_growing(&mut self, bytes: &[u8]) -> Result<(), MemoryError> {
         self.prepare()?;
         // Room for the offset first: then the bytes are the last thing that fails.
@@ -152,6 +156,7 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append_null(&mut self) -> Result<(), MemoryError> {
         // With a null there was a value or null before, so an offset.
         if let Some(bits) = &mut self.validity.bits
@@ -172,6 +177,7 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline(never)]
+    #[track_caller]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         let rows = self.len();
         self.prepare()?;
@@ -190,6 +196,7 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append_option(
         &mut self,
         value: Option<impl AsRef<T::Native>>,
@@ -205,6 +212,7 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn append_slice(&mut self, values: &[impl AsRef<T::Native>]) -> Result<(), MemoryError> {
         self.append_all(values, None)
     }
@@ -214,6 +222,7 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve); and [`MemoryError::Value`] if the lengths differ.
+    #[track_caller]
     pub fn append_values(
         &mut self,
         values: &[impl AsRef<T::Native>],
@@ -225,6 +234,7 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
         self.append_all(values, valid)
     }
 
+    #[track_caller]
     fn append_all(
         &mut self,
         values: &[impl AsRef<T::Native>],
@@ -260,27 +270,25 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
     }
 
     /// The array built so far; the builder is empty then and can be used again.
-    ///
-    /// # Errors
-    ///
-    /// As [`reserve`](Self::reserve), if it is empty: even then an array has an offset.
-    pub fn finish(&mut self) -> Result<GenericByteArray<T>, MemoryError> {
+    #[track_caller]
+    pub fn finish(&mut self) -> GenericByteArray<T> {
         let rows = self.len();
         if self.offsets.is_empty() {
-            return Ok(GenericByteArray::new_null(0));
+            return GenericByteArray::new_null(0);
         }
-        let nulls = self.validity.finish(rows)?;
-        let values = take(&mut self.values, &self.allocator)?;
-        let offsets = take(&mut self.offsets, &self.allocator)?;
+        let nulls = self.validity.finish(rows);
+        let values = take(&mut self.values, &self.allocator);
+        let offsets = take(&mut self.offsets, &self.allocator);
         let offsets = ScalarBuffer::<T::Offset>::new(offsets, 0, rows + 1);
         // SAFETY: they start at zero and each is the length of `values` after an append.
         let offsets = unsafe { OffsetBuffer::new_unchecked(offsets) };
         // SAFETY: whole values lie between the offsets, of which the last is the length.
-        Ok(unsafe { GenericByteArray::new_unchecked(offsets, values, nulls) })
+        unsafe { GenericByteArray::new_unchecked(offsets, values, nulls) }
     }
 
     /// Puts the first offset there, and makes room for a row's validity.
     #[cold]
+    #[track_caller]
     fn prepare(&mut self) -> Result<(), MemoryError> {
         if self.offsets.is_empty() {
             self.offsets
@@ -313,11 +321,13 @@ impl<T: ByteArrayType> ArrayBuilder for GenericBytesBuilder<T> {
         self.len()
     }
 
+    #[track_caller]
     fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         self.append_nulls(n)
     }
 
+    #[track_caller]
     fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
-        Ok(array_ref(self.finish()?))
+        Ok(array_ref(self.finish()))
     }
 }

@@ -28,7 +28,7 @@ pub type StringDictionaryBuilder<K> = BytesDictionaryBuilder<K, Utf8Type>;
 /// let mut builder = StringDictionaryBuilder::<Int8Type>::new(&root);
 /// builder.append_slice(&["red", "green", "red"])?;
 /// builder.append_null()?;
-/// let array = builder.finish()?;
+/// let array = builder.finish();
 /// assert_eq!((array.values().len(), array.keys().value(2)), (2, 0));
 /// # Ok::<(), arrow_memory_arrow::MemoryError>(())
 /// ```
@@ -68,6 +68,7 @@ impl<K: ArrowDictionaryKeyType, T: ByteArrayType> BytesDictionaryBuilder<K, T> {
     ///
     /// [`MemoryError::Alloc`] if it cannot grow; [`MemoryError::Value`] if there are more distinct
     /// values than keys. No row was added then.
+    #[track_caller]
     pub fn append(&mut self, value: impl AsRef<T::Native>) -> Result<K::Native, MemoryError> {
         let native = value.as_ref();
         let bytes: &[u8] = native.as_ref();
@@ -104,6 +105,7 @@ impl<K: ArrowDictionaryKeyType, T: ByteArrayType> BytesDictionaryBuilder<K, T> {
     /// # Errors
     ///
     /// As [`append`](Self::append).
+    #[track_caller]
     pub fn append_null(&mut self) -> Result<(), MemoryError> {
         self.keys.append_null()
     }
@@ -113,6 +115,7 @@ impl<K: ArrowDictionaryKeyType, T: ByteArrayType> BytesDictionaryBuilder<K, T> {
     /// # Errors
     ///
     /// As [`append`](Self::append).
+    #[track_caller]
     pub fn append_option(
         &mut self,
         value: Option<impl AsRef<T::Native>>,
@@ -128,10 +131,12 @@ impl<K: ArrowDictionaryKeyType, T: ByteArrayType> BytesDictionaryBuilder<K, T> {
     /// # Errors
     ///
     /// As [`append`](Self::append).
+    #[track_caller]
     pub fn append_slice(&mut self, values: &[impl AsRef<T::Native>]) -> Result<(), MemoryError> {
-        values
-            .iter()
-            .try_for_each(|value| self.append(value.as_ref()).map(drop))
+        for value in values {
+            self.append(value.as_ref())?;
+        }
+        Ok(())
     }
 
     /// Appends values of which those are null where `valid` is false; none, without it. After an
@@ -140,6 +145,7 @@ impl<K: ArrowDictionaryKeyType, T: ByteArrayType> BytesDictionaryBuilder<K, T> {
     /// # Errors
     ///
     /// As [`append`](Self::append); and [`MemoryError::Value`] if the lengths differ.
+    #[track_caller]
     pub fn append_values(
         &mut self,
         values: &[impl AsRef<T::Native>],
@@ -157,17 +163,14 @@ impl<K: ArrowDictionaryKeyType, T: ByteArrayType> BytesDictionaryBuilder<K, T> {
 
     /// The array built so far; the builder is empty then and can be used again, with a new
     /// dictionary.
-    ///
-    /// # Errors
-    ///
-    /// None today; kept for what may need memory.
-    pub fn finish(&mut self) -> Result<DictionaryArray<K>, MemoryError> {
+    #[track_caller]
+    pub fn finish(&mut self) -> DictionaryArray<K> {
         self.table.clear();
-        drop(self.ends.finish()?);
-        let values = array_ref(self.values.finish()?);
-        let keys = self.keys.finish()?;
+        drop(self.ends.finish());
+        let values = array_ref(self.values.finish());
+        let keys = self.keys.finish();
         // SAFETY: each key is the index of a value.
-        Ok(unsafe { DictionaryArray::new_unchecked(keys, values) })
+        unsafe { DictionaryArray::new_unchecked(keys, values) }
     }
 }
 
@@ -187,7 +190,7 @@ fn slot<'a>(all: &'a [u8], ends: &[u64], index: usize) -> &'a [u8] {
 ///
 /// let mut builder = PrimitiveDictionaryBuilder::<UInt8Type, Int64Type>::new(&root);
 /// builder.append_slice(&[500, 700, 500])?;
-/// assert_eq!(builder.finish()?.values().len(), 2);
+/// assert_eq!(builder.finish().values().len(), 2);
 /// # Ok::<(), arrow_memory_arrow::MemoryError>(())
 /// ```
 #[derive(Debug)]
@@ -222,6 +225,7 @@ impl<K: ArrowDictionaryKeyType, V: ArrowPrimitiveType> PrimitiveDictionaryBuilde
     /// # Errors
     ///
     /// As [`BytesDictionaryBuilder::append`].
+    #[track_caller]
     pub fn append(&mut self, value: V::Native) -> Result<K::Native, MemoryError> {
         let bytes = value.to_byte_slice();
         let hash = self.table.hasher.hash_one(bytes);
@@ -255,6 +259,7 @@ impl<K: ArrowDictionaryKeyType, V: ArrowPrimitiveType> PrimitiveDictionaryBuilde
     /// # Errors
     ///
     /// As [`append`](Self::append).
+    #[track_caller]
     pub fn append_null(&mut self) -> Result<(), MemoryError> {
         self.keys.append_null()
     }
@@ -264,6 +269,7 @@ impl<K: ArrowDictionaryKeyType, V: ArrowPrimitiveType> PrimitiveDictionaryBuilde
     /// # Errors
     ///
     /// As [`append`](Self::append).
+    #[track_caller]
     pub fn append_option(&mut self, value: Option<V::Native>) -> Result<(), MemoryError> {
         match value {
             Some(value) => self.append(value).map(drop),
@@ -276,10 +282,12 @@ impl<K: ArrowDictionaryKeyType, V: ArrowPrimitiveType> PrimitiveDictionaryBuilde
     /// # Errors
     ///
     /// As [`append`](Self::append).
+    #[track_caller]
     pub fn append_slice(&mut self, values: &[V::Native]) -> Result<(), MemoryError> {
-        values
-            .iter()
-            .try_for_each(|&value| self.append(value).map(drop))
+        for &value in values {
+            self.append(value)?;
+        }
+        Ok(())
     }
 
     /// Appends values of which those are null where `valid` is false; none, without it. After an
@@ -288,6 +296,7 @@ impl<K: ArrowDictionaryKeyType, V: ArrowPrimitiveType> PrimitiveDictionaryBuilde
     /// # Errors
     ///
     /// As [`append`](Self::append); and [`MemoryError::Value`] if the lengths differ.
+    #[track_caller]
     pub fn append_values(
         &mut self,
         values: &[V::Native],
@@ -305,16 +314,13 @@ impl<K: ArrowDictionaryKeyType, V: ArrowPrimitiveType> PrimitiveDictionaryBuilde
 
     /// The array built so far; the builder is empty then and can be used again, with a new
     /// dictionary.
-    ///
-    /// # Errors
-    ///
-    /// None today; kept for what may need memory.
-    pub fn finish(&mut self) -> Result<DictionaryArray<K>, MemoryError> {
+    #[track_caller]
+    pub fn finish(&mut self) -> DictionaryArray<K> {
         self.table.clear();
-        let values = array_ref(self.values.finish()?);
-        let keys = self.keys.finish()?;
+        let values = array_ref(self.values.finish());
+        let keys = self.keys.finish();
         // SAFETY: each key is the index of a value.
-        Ok(unsafe { DictionaryArray::new_unchecked(keys, values) })
+        unsafe { DictionaryArray::new_unchecked(keys, values) }
     }
 }
 
@@ -327,12 +333,14 @@ impl<K: ArrowDictionaryKeyType, T: ByteArrayType> ArrayBuilder for BytesDictiona
         self.len()
     }
 
+    #[track_caller]
     fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         self.keys.append_nulls(n)
     }
 
+    #[track_caller]
     fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
-        Ok(array_ref(self.finish()?))
+        Ok(array_ref(self.finish()))
     }
 }
 
@@ -347,12 +355,14 @@ impl<K: ArrowDictionaryKeyType, V: ArrowPrimitiveType> ArrayBuilder
         self.len()
     }
 
+    #[track_caller]
     fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         self.keys.append_nulls(n)
     }
 
+    #[track_caller]
     fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
-        Ok(array_ref(self.finish()?))
+        Ok(array_ref(self.finish()))
     }
 }
 
@@ -438,6 +448,7 @@ impl Table {
     }
 
     /// Makes room for one more.
+    #[track_caller]
     fn reserve(&mut self, hash: impl Fn(usize) -> u64) -> Result<(), MemoryError> {
         let len = self.indices.len();
         if len < self.indices.capacity() {

@@ -67,6 +67,7 @@ impl FixedSizeBinaryBuilder {
     /// [`MemoryError::Alloc`] if it cannot grow, [`MemoryError::Value`] if the width is another; the
     /// builder is as it was.
     #[inline]
+    #[track_caller]
     pub fn append(&mut self, value: impl AsRef<[u8]>) -> Result<(), MemoryError> {
         let value = value.as_ref();
         if value.len() != self.width as usize {
@@ -84,6 +85,7 @@ impl FixedSizeBinaryBuilder {
     /// # Errors
     ///
     /// As [`append`](Self::append).
+    #[track_caller]
     pub fn append_null(&mut self) -> Result<(), MemoryError> {
         self.append_nulls(1)
     }
@@ -93,6 +95,7 @@ impl FixedSizeBinaryBuilder {
     /// # Errors
     ///
     /// As [`append`](Self::append).
+    #[track_caller]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         let bytes = n.saturating_mul(self.width as usize);
         self.values.try_reserve(bytes)?;
@@ -107,6 +110,7 @@ impl FixedSizeBinaryBuilder {
     /// # Errors
     ///
     /// As [`append`](Self::append).
+    #[track_caller]
     pub fn append_slice(&mut self, values: &[u8]) -> Result<(), MemoryError> {
         let width = self.width as usize;
         if width == 0 || !values.len().is_multiple_of(width) {
@@ -125,6 +129,7 @@ impl FixedSizeBinaryBuilder {
     /// # Errors
     ///
     /// As [`append`](Self::append); and [`MemoryError::Value`] if the lengths differ.
+    #[track_caller]
     pub fn append_values(
         &mut self,
         values: &[impl AsRef<[u8]>],
@@ -155,10 +160,11 @@ impl FixedSizeBinaryBuilder {
     /// # Errors
     ///
     /// [`MemoryError::Arrow`] if the width is 0 and arrow cannot say how many there are.
+    #[track_caller]
     pub fn finish(&mut self) -> Result<FixedSizeBinaryArray, MemoryError> {
         let rows = std::mem::take(&mut self.rows);
-        let nulls = self.validity.finish(rows)?;
-        let values = take(&mut self.values, &self.allocator)?;
+        let nulls = self.validity.finish(rows);
+        let values = take(&mut self.values, &self.allocator);
         let array = FixedSizeBinaryArray::try_new_with_len(self.width, values, nulls, rows)?;
         Ok(array)
     }
@@ -173,10 +179,12 @@ impl ArrayBuilder for FixedSizeBinaryBuilder {
         self.len()
     }
 
+    #[track_caller]
     fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         self.append_nulls(n)
     }
 
+    #[track_caller]
     fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
         Ok(array_ref(self.finish()?))
     }

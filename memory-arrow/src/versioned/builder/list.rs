@@ -1,5 +1,5 @@
 //! Lists of another builder's values.
-#![expect(unsafe_code, reason = "its offsets are valid by construction")]
+#![expect(unsafe_code, reason = "its offsets never go backwards")]
 
 use std::sync::Arc;
 
@@ -37,10 +37,20 @@ pub type LargeListBuilder<B> = GenericListBuilder<i64, B>;
 /// assert_eq!((array.value_length(0), array.is_null(1), array.value_length(2)), (3, true, 0));
 /// # Ok::<(), arrow_memory_arrow::MemoryError>(())
 /// ```
+///
+/// # Invariants
+///
+/// 1. `offsets` is empty, or a zero followed by the end of each list. No end is below the one before
+///    it, and `end` is the last of them.
+///
+/// The values' builder is the caller's code, and can be emptied or replaced through
+/// [`values`](Self::values). So nothing about its length is taken for granted, except what was
+/// compared with `end`.
 #[derive(Debug)]
 pub struct GenericListBuilder<O: OffsetSizeTrait, B> {
-    /// Where each list ends; without the zero that they start with as long as there are none.
     offsets: ArrowBufMut,
+    /// The end of the last list, in values; 0 while there is none.
+    end: usize,
     values: B,
     validity: Validity,
     field: Option<FieldRef>,
@@ -56,6 +66,7 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
     pub fn new(allocator: &BufferAllocator, values: B) -> Self {
         Self {
             offsets: empty(allocator),
+            end: 0,
             values,
             validity: Validity::new(allocator),
             field: None,
@@ -98,14 +109,19 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Alloc`] if it cannot grow, [`MemoryError::Value`] if there are more values than
-    /// offsets can say; the builder is as it was.
+    /// * [`MemoryError::Alloc`] if the builder cannot grow.
+    /// * [`MemoryError::Value`] if there are more values than offsets can express, or fewer than there
+    ///   were at the end of the last list, because the values' builder was finished or replaced.
+    ///
+    /// The builder is as it was.
     #[inline]
+    #[track_caller]
     pub fn append(&mut self) -> Result<(), MemoryError> {
         self.start()?;
         self.validity.reserve(self.len(), 1, false)?;
-        let end = self.end()?;
-        self.offsets.extend_from_slice(end.to_byte_slice())?;
+        let (end, offset) = self.next_end()?;
+        self.offsets.extend_from_slice(offset.to_byte_slice())?;
+        self.end = end;
         self.validity.append_valid()?;
         Ok(())
     }
@@ -114,7 +130,8 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
     ///
     /// # Errors
     ///
-    /// As [`append`](Self::append).
+    /// The same as for [`append`](Self::append).
+    #[track_caller]
     pub fn append_null(&mut self) -> Result<(), MemoryError> {
         self.append_nulls(1)
     }
@@ -123,15 +140,17 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
     ///
     /// # Errors
     ///
-    /// As [`append`](Self::append).
+    /// The same as for [`append`](Self::append).
+    #[track_caller]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         let rows = self.len();
         self.start()?;
         self.offsets.try_reserve(n.saturating_mul(Self::SIZE))?;
-        let end = self.end()?;
+        let (end, offset) = self.next_end()?;
         self.validity.append_nulls(rows, n)?;
         for _ in 0..n {
-            self.offsets.extend_from_slice(end.to_byte_slice())?;
+            self.offsets.extend_from_slice(offset.to_byte_slice())?;
+            self.end = end;
         }
         Ok(())
     }
@@ -141,21 +160,36 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
     ///
     /// # Errors
     ///
-    /// As the values' `finish_array`; and as [`append`](Self::append).
+    /// * [`MemoryError::Value`] if there are fewer values than the lists have, because the values'
+    ///   builder was finished or replaced. The builder is as it was.
+    /// * What the values' `finish_array` says, and [`MemoryError::Alloc`] if there are no lists and no
+    ///   room for the one offset of an empty array. The lists are still in the builder.
+    /// * [`MemoryError::Arrow`] if the array that `finish_array` gave has fewer values than it said,
+    ///   another type than the field, or nulls that the field does not allow. The values are gone then,
+    ///   and so are the lists: the builder is empty.
+    #[track_caller]
     pub fn finish(&mut self) -> Result<GenericListArray<O>, MemoryError> {
         let rows = self.len();
+        let found = self.values.len();
+        if found < self.end {
+            return self.fewer_values(found);
+        }
         self.start()?;
         let field = self.field.clone().unwrap_or_else(|| item(&self.values));
         let values = self.values.finish_array()?;
-        let nulls = self.validity.finish(rows)?;
-        let offsets = take(&mut self.offsets, &self.allocator)?;
+        let nulls = self.validity.finish(rows);
+        self.end = 0;
+        let offsets = take(&mut self.offsets, &self.allocator);
         let offsets = ScalarBuffer::<O>::new(offsets, 0, rows + 1);
-        // SAFETY: they start at zero, and each is the number of values at an append.
+        // SAFETY: by invariant 1 they start at zero and never go backwards. (That the last is at most
+        // the number of values is checked below.)
         let offsets = unsafe { OffsetBuffer::new_unchecked(offsets) };
         Ok(GenericListArray::try_new(field, offsets, values, nulls)?)
     }
 
+    /// Puts the zero there that the offsets start with.
     #[inline]
+    #[track_caller]
     fn start(&mut self) -> Result<(), MemoryError> {
         if self.offsets.is_empty() {
             self.offsets
@@ -164,16 +198,30 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
         Ok(())
     }
 
+    /// The end of a list that ended now, as a number and as an offset. The values' builder is asked
+    /// once: it may say something else the next time.
     #[inline]
-    fn end(&self) -> Result<O, MemoryError> {
-        match O::from_usize(self.values.len()) {
-            Some(end) => Ok(end),
+    fn next_end(&self) -> Result<(usize, O), MemoryError> {
+        let end = self.values.len();
+        if end < self.end {
+            return self.fewer_values(end);
+        }
+        match O::from_usize(end) {
+            Some(offset) => Ok((end, offset)),
             None => wrong(format!(
-                "{} values are more than offsets of {} bytes can say",
-                self.values.len(),
+                "{end} values are more than offsets of {} bytes can express",
                 Self::SIZE
             )),
         }
+    }
+
+    #[cold]
+    fn fewer_values<T>(&self, found: usize) -> Result<T, MemoryError> {
+        wrong(format!(
+            "{found} values are left of {} that are in lists already: the values' builder was \
+             finished or replaced",
+            self.end
+        ))
     }
 }
 
@@ -187,10 +235,12 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> ArrayBuilder for Generic
         self.len()
     }
 
+    #[track_caller]
     fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         self.append_nulls(n)
     }
 
+    #[track_caller]
     fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
         Ok(array_ref(self.finish()?))
     }
@@ -277,6 +327,7 @@ impl<B: ArrayBuilder> FixedSizeListBuilder<B> {
     /// [`MemoryError::Value`] if there are not as many values as a list has; [`MemoryError::Alloc`]
     /// if it cannot grow; the builder is as it was.
     #[inline]
+    #[track_caller]
     pub fn append(&mut self) -> Result<(), MemoryError> {
         self.check_values(self.rows + 1)?;
         self.validity.reserve(self.rows, 1, false)?;
@@ -290,6 +341,7 @@ impl<B: ArrayBuilder> FixedSizeListBuilder<B> {
     /// # Errors
     ///
     /// As [`append`](Self::append): there must be no values of a list that was not ended.
+    #[track_caller]
     pub fn append_null(&mut self) -> Result<(), MemoryError> {
         self.append_nulls(1)
     }
@@ -299,6 +351,7 @@ impl<B: ArrayBuilder> FixedSizeListBuilder<B> {
     /// # Errors
     ///
     /// As [`append_null`](Self::append_null).
+    #[track_caller]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         self.check_values(self.rows)?;
         self.validity.reserve(self.rows, n, n > 0)?;
@@ -315,12 +368,13 @@ impl<B: ArrayBuilder> FixedSizeListBuilder<B> {
     ///
     /// As the values' `finish_array`; and [`MemoryError::Value`] if there are values of a list that
     /// was not ended.
+    #[track_caller]
     pub fn finish(&mut self) -> Result<FixedSizeListArray, MemoryError> {
         self.check_values(self.rows)?;
         let field = self.field.clone().unwrap_or_else(|| item(&self.values));
         let values = self.values.finish_array()?;
         let rows = std::mem::take(&mut self.rows);
-        let nulls = self.validity.finish(rows)?;
+        let nulls = self.validity.finish(rows);
         Ok(FixedSizeListArray::try_new_with_length(
             field, self.size, values, nulls, rows,
         )?)
@@ -345,10 +399,12 @@ impl<B: ArrayBuilder> ArrayBuilder for FixedSizeListBuilder<B> {
         self.len()
     }
 
+    #[track_caller]
     fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         self.append_nulls(n)
     }
 
+    #[track_caller]
     fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
         Ok(array_ref(self.finish()?))
     }

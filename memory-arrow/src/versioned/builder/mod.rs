@@ -22,6 +22,8 @@ mod bytes;
 mod dictionary;
 mod fixed_binary;
 mod list;
+#[cfg(test)]
+mod list_tests;
 mod primitive;
 mod structs;
 #[cfg(test)]
@@ -61,6 +63,7 @@ pub trait ArrayBuilder: Any + Send {
     /// # Errors
     ///
     /// [`MemoryError::Alloc`] if it cannot grow.
+    #[track_caller]
     fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError>;
 
     /// The array built so far; the builder is empty then and can be used again.
@@ -69,6 +72,7 @@ pub trait ArrayBuilder: Any + Send {
     ///
     /// [`MemoryError::Value`] if children have the wrong lengths; otherwise as `append_nulls`, for
     /// what the array needs besides its rows. The rows are still in the builder then.
+    #[track_caller]
     fn finish_array(&mut self) -> Result<ArrayRef, MemoryError>;
 }
 
@@ -89,10 +93,12 @@ impl ArrayBuilder for Box<dyn ArrayBuilder> {
         (**self).len()
     }
 
+    #[track_caller]
     fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         (**self).append_nulls(n)
     }
 
+    #[track_caller]
     fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
         (**self).finish_array()
     }
@@ -207,6 +213,7 @@ impl Validity {
 
     /// Makes room for `n` more rows, of which some may be null if `nulls`.
     #[inline]
+    #[track_caller]
     fn reserve(&mut self, rows: usize, n: usize, nulls: bool) -> Result<(), AllocError> {
         match &mut self.bits {
             Some(bits) => bits.reserve(n),
@@ -216,6 +223,7 @@ impl Validity {
     }
 
     #[cold]
+    #[track_caller]
     fn materialize(&mut self, rows: usize, n: usize) -> Result<(), AllocError> {
         let mut bits = BooleanBufferBuilder::new(&self.allocator);
         bits.reserve(rows.saturating_add(n))?;
@@ -243,6 +251,7 @@ impl Validity {
 
     /// Appends a valid row.
     #[inline]
+    #[track_caller]
     fn append_valid(&mut self) -> Result<(), AllocError> {
         match &mut self.bits {
             Some(bits) => bits.append(true),
@@ -252,6 +261,7 @@ impl Validity {
 
     /// Appends `n` valid rows.
     #[inline]
+    #[track_caller]
     fn append_n_valid(&mut self, n: usize) -> Result<(), AllocError> {
         match &mut self.bits {
             Some(bits) => bits.append_n(n, true),
@@ -260,6 +270,7 @@ impl Validity {
     }
 
     /// Appends `n` null rows after `rows` rows.
+    #[track_caller]
     fn append_nulls(&mut self, rows: usize, n: usize) -> Result<(), AllocError> {
         if n == 0 {
             return Ok(());
@@ -272,6 +283,7 @@ impl Validity {
     }
 
     /// Appends rows as `valid` says, after `rows` rows.
+    #[track_caller]
     fn append_slice(&mut self, rows: usize, valid: &[bool]) -> Result<(), AllocError> {
         self.reserve(rows, valid.len(), valid.contains(&false))?;
         match &mut self.bits {
@@ -280,20 +292,25 @@ impl Validity {
         }
     }
 
-    fn finish(&mut self, rows: usize) -> Result<Option<NullBuffer>, AllocError> {
-        let Some(mut bits) = self.bits.take() else {
-            return Ok(None);
-        };
-        let bits = into_buffer(bits.finish()?);
-        Ok(Some(NullBuffer::new(BooleanBuffer::new(bits, 0, rows))))
+    #[track_caller]
+    fn finish(&mut self, rows: usize) -> Option<NullBuffer> {
+        let mut bits = self.bits.take()?;
+        Some(NullBuffer::new(bitmap(&mut bits, rows)))
     }
 }
 
+/// The first `rows` bits of a bitmap; `bits` is empty then.
+#[track_caller]
+fn bitmap(bits: &mut BooleanBufferBuilder, rows: usize) -> BooleanBuffer {
+    BooleanBuffer::new(into_buffer(bits.finish()), 0, rows)
+}
+
 /// The bytes so far as arrow's buffer; `bytes` is empty then.
-fn take(bytes: &mut ArrowBufMut, allocator: &BufferAllocator) -> Result<Buffer, AllocError> {
+#[track_caller]
+fn take(bytes: &mut ArrowBufMut, allocator: &BufferAllocator) -> Buffer {
     // Not from `buffer(0)`, which a closed allocator refuses: what was built can be finished.
     let next = empty(allocator);
-    Ok(into_buffer(std::mem::replace(bytes, next).freeze()))
+    into_buffer(std::mem::replace(bytes, next).freeze())
 }
 
 /// An empty growable buffer.

@@ -23,7 +23,7 @@ use super::super::deps::arrow_schema::DataType;
 /// builder.append(25)?;
 /// builder.append_null()?;
 /// builder.append_values(&[1, 2], Some(&[true, false]))?;
-/// let array = builder.finish()?;
+/// let array = builder.finish();
 /// assert_eq!(array.iter().collect::<Vec<_>>(), [Some(25), None, Some(1), None]);
 /// assert!(builder.is_empty());
 /// # Ok::<(), arrow_memory_arrow::MemoryError>(())
@@ -57,6 +57,7 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     /// # Errors
     ///
     /// [`MemoryError::Alloc`] if that does not fit.
+    #[track_caller]
     pub fn with_capacity(
         allocator: &BufferAllocator,
         capacity: usize,
@@ -112,6 +113,7 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     /// # Errors
     ///
     /// [`MemoryError::Alloc`] if it cannot grow; the builder is as it was. So for all that appends.
+    #[track_caller]
     pub fn reserve(&mut self, additional: usize) -> Result<(), MemoryError> {
         self.values
             .try_reserve(additional.saturating_mul(Self::SIZE))?;
@@ -124,6 +126,7 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append(&mut self, value: T::Native) -> Result<(), MemoryError> {
         if self.validity.has_room() && self.values.push_within_capacity(value.to_byte_slice()) {
             self.validity.push_valid();
@@ -134,6 +137,7 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
 
     #[cold]
     #[inline(never)]
+    #[track_caller]
     fn append_growing(&mut self, value: T::Native) -> Result<(), MemoryError> {
         // Room for the bit first: then the value is the last thing that fails.
         self.validity.reserve(self.len(), 1, false)?;
@@ -148,6 +152,7 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append_null(&mut self) -> Result<(), MemoryError> {
         if let Some(bits) = &mut self.validity.bits
             && bits.len() < bits.capacity()
@@ -168,6 +173,7 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline(never)]
+    #[track_caller]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         let rows = self.len();
         self.reserve(n)?;
@@ -182,6 +188,7 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     ///
     /// As [`reserve`](Self::reserve).
     #[inline]
+    #[track_caller]
     pub fn append_option(&mut self, value: Option<T::Native>) -> Result<(), MemoryError> {
         match value {
             Some(value) => self.append(value),
@@ -194,6 +201,7 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve).
+    #[track_caller]
     pub fn append_slice(&mut self, values: &[T::Native]) -> Result<(), MemoryError> {
         self.validity.reserve(self.len(), values.len(), false)?;
         self.values.extend_from_slice(values.to_byte_slice())?;
@@ -206,6 +214,7 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve); and [`MemoryError::Value`] if the lengths differ.
+    #[track_caller]
     pub fn append_values(
         &mut self,
         values: &[T::Native],
@@ -223,15 +232,12 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     }
 
     /// The array built so far; the builder is empty then and can be used again.
-    ///
-    /// # Errors
-    ///
-    /// None today; kept for what may need memory.
-    pub fn finish(&mut self) -> Result<PrimitiveArray<T>, MemoryError> {
+    #[track_caller]
+    pub fn finish(&mut self) -> PrimitiveArray<T> {
         let rows = self.len();
-        let nulls = self.validity.finish(rows)?;
-        let values = ScalarBuffer::new(take(&mut self.values, &self.allocator)?, 0, rows);
-        Ok(PrimitiveArray::new(values, nulls).with_data_type(self.data_type.clone()))
+        let nulls = self.validity.finish(rows);
+        let values = ScalarBuffer::new(take(&mut self.values, &self.allocator), 0, rows);
+        PrimitiveArray::new(values, nulls).with_data_type(self.data_type.clone())
     }
 }
 
@@ -244,12 +250,14 @@ impl<T: ArrowPrimitiveType> ArrayBuilder for PrimitiveBuilder<T> {
         self.len()
     }
 
+    #[track_caller]
     fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         self.append_nulls(n)
     }
 
+    #[track_caller]
     fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
-        Ok(array_ref(self.finish()?))
+        Ok(array_ref(self.finish()))
     }
 }
 

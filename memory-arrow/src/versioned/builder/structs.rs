@@ -116,6 +116,7 @@ impl StructBuilder {
     ///
     /// [`MemoryError::Value`] if not every field got one value; [`MemoryError::Alloc`] if it cannot
     /// grow; the builder is as it was.
+    #[track_caller]
     pub fn append(&mut self) -> Result<(), MemoryError> {
         self.check_fields(self.rows + 1)?;
         self.validity.reserve(self.rows, 1, false)?;
@@ -130,6 +131,7 @@ impl StructBuilder {
     ///
     /// As [`append`](Self::append): no field may be ahead. If a field cannot grow, those before it
     /// have their null, and the next [`append_null`](Self::append_null) goes on from there.
+    #[track_caller]
     pub fn append_null(&mut self) -> Result<(), MemoryError> {
         self.append_nulls(1)
     }
@@ -139,6 +141,7 @@ impl StructBuilder {
     /// # Errors
     ///
     /// As [`append_null`](Self::append_null).
+    #[track_caller]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         let goal = self.rows.saturating_add(n);
         for (field, builder) in self.fields.iter().zip(&self.builders) {
@@ -161,15 +164,15 @@ impl StructBuilder {
     ///
     /// [`MemoryError::Value`] if a field has another number of values; as the fields' `finish_array`;
     /// and [`MemoryError::Arrow`] if a field that is not nullable has nulls.
+    #[track_caller]
     pub fn finish(&mut self) -> Result<StructArray, MemoryError> {
         self.check_fields(self.rows)?;
-        let columns = self
-            .builders
-            .iter_mut()
-            .map(|builder| builder.finish_array())
-            .collect::<Result<Vec<ArrayRef>, _>>()?;
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.builders.len());
+        for builder in &mut self.builders {
+            columns.push(builder.finish_array()?);
+        }
         let rows = std::mem::take(&mut self.rows);
-        let nulls = self.validity.finish(rows)?;
+        let nulls = self.validity.finish(rows);
         Ok(StructArray::try_new_with_length(
             self.fields.clone(),
             columns,
@@ -202,10 +205,12 @@ impl ArrayBuilder for StructBuilder {
         self.len()
     }
 
+    #[track_caller]
     fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         self.append_nulls(n)
     }
 
+    #[track_caller]
     fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
         Ok(array_ref(self.finish()?))
     }

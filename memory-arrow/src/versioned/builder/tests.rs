@@ -188,7 +188,7 @@ fn slices_and_values_are_appended_whole_or_not_at_all() {
     ints.append_values(&[4, 5], Some(&[true, false])).unwrap();
     assert!(ints.append_values(&[4, 5], Some(&[true])).is_err());
     assert_eq!(
-        ints.finish().unwrap(),
+        ints.finish(),
         Int32Array::from(vec![Some(1), Some(2), Some(3), Some(4), None])
     );
 
@@ -199,7 +199,7 @@ fn slices_and_values_are_appended_whole_or_not_at_all() {
     assert!(strings.append_slice(&["x".repeat(2000)]).is_err());
     strings.append_slice(&["c"]).unwrap();
     assert_eq!(
-        strings.finish().unwrap(),
+        strings.finish(),
         StringArray::from(vec![None, Some("b"), Some("c")])
     );
 
@@ -209,7 +209,7 @@ fn slices_and_values_are_appended_whole_or_not_at_all() {
         .append_values(&[true, true], Some(&[true, false]))
         .unwrap();
     assert_eq!(
-        bools.finish().unwrap(),
+        bools.finish(),
         BooleanArray::from(vec![Some(true), Some(false), Some(true), None])
     );
 }
@@ -275,7 +275,7 @@ fn keys_run_out_with_an_error() {
     assert!(matches!(builder.append(128), Err(MemoryError::Value(_))));
     builder.append(5).unwrap();
 
-    let array = builder.finish().unwrap();
+    let array = builder.finish();
     assert_eq!((array.len(), array.values().len()), (129, 128));
 }
 
@@ -284,7 +284,7 @@ fn an_array_outlives_its_builder_and_keeps_its_charge() {
     let root = RootAllocator::new(1 << 20);
     let mut builder = Int64Builder::with_capacity(&root, 100).unwrap();
     builder.append(1).unwrap();
-    let array = builder.finish().unwrap();
+    let array = builder.finish();
     drop(builder);
 
     assert_eq!((array.value(0), root.allocated_memory()), (1, 832));

@@ -44,7 +44,7 @@ fn primitive<T: ArrowPrimitiveType>() {
         for value in expected(values) {
             arrow.append_option(value);
         }
-        let (ours, theirs) = (builder.finish().unwrap(), arrow.finish());
+        let (ours, theirs) = (builder.finish(), arrow.finish());
         assert_eq!(ours, theirs, "{}, round {round}", T::DATA_TYPE);
     }
     assert_eq!(root.allocated_memory(), 0);
@@ -76,7 +76,7 @@ fn bytes<T: ByteArrayType>(values: [&T::Native; 4]) {
     for value in expected(values) {
         arrow.append_option(value);
     }
-    let ours: GenericByteArray<T> = builder.finish().unwrap();
+    let ours: GenericByteArray<T> = builder.finish();
     assert_eq!(ours.to_data(), arrow.finish().to_data());
 }
 
@@ -88,7 +88,7 @@ fn views<T: ByteViewType>(values: [&T::Native; 4]) {
     for value in expected(values) {
         arrow.append_option(value);
     }
-    let ours: GenericByteViewArray<T> = builder.finish().unwrap();
+    let ours: GenericByteViewArray<T> = builder.finish();
     assert_eq!(ours.to_data(), arrow.finish().to_data());
 }
 
@@ -110,7 +110,7 @@ fn booleans_and_fixed_binaries_have_the_values_that_arrow_has() {
     let values = [false, true, true, false];
     append_all!(builder, values);
     let theirs: BooleanArray = expected(values).into_iter().collect();
-    assert_eq!(builder.finish().unwrap(), theirs);
+    assert_eq!(builder.finish(), theirs);
 
     let mut builder = FixedSizeBinaryBuilder::new(&root, 3).unwrap();
     builder.append(b"abc").unwrap();
@@ -149,7 +149,7 @@ fn large_lists_and_dictionaries_have_the_values_that_arrow_has() {
         builder.append_option(text).unwrap();
         arrow.append_option(text);
     }
-    assert_eq!(builder.finish().unwrap(), arrow.finish());
+    assert_eq!(builder.finish(), arrow.finish());
 
     let mut builder = PrimitiveDictionaryBuilder::<Int64Type, Float64Type>::new(&root);
     let mut arrow = theirs::PrimitiveDictionaryBuilder::<Int64Type, Float64Type>::new();
@@ -157,5 +157,5 @@ fn large_lists_and_dictionaries_have_the_values_that_arrow_has() {
         builder.append_option(value).unwrap();
         arrow.append_option(value);
     }
-    assert_eq!(builder.finish().unwrap(), arrow.finish());
+    assert_eq!(builder.finish(), arrow.finish());
 }

@@ -28,7 +28,7 @@ pub type BinaryViewBuilder = GenericViewBuilder<BinaryViewType>;
 /// builder.append("inline")?;
 /// builder.append("more than twelve bytes")?;
 /// builder.append_null()?;
-/// let array = builder.finish()?;
+/// let array = builder.finish();
 /// assert_eq!((array.value(0), array.value(1)), ("inline", "more than twelve bytes"));
 /// # Ok::<(), arrow_memory_arrow::MemoryError>(())
 /// ```
@@ -78,6 +78,7 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
     /// [`MemoryError::Alloc`] if it cannot grow, [`MemoryError::Value`] if a value is longer than
     /// 2 GiB; the builder is as it was.
     #[inline]
+    #[track_caller]
     pub fn append(&mut self, value: impl AsRef<T::Native>) -> Result<(), MemoryError> {
         let bytes: &[u8] = value.as_ref().as_ref();
         self.views.try_reserve(VIEW)?;
@@ -97,6 +98,7 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
     /// # Errors
     ///
     /// As [`append`](Self::append).
+    #[track_caller]
     pub fn append_null(&mut self) -> Result<(), MemoryError> {
         self.append_nulls(1)
     }
@@ -106,6 +108,7 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
     /// # Errors
     ///
     /// As [`append`](Self::append).
+    #[track_caller]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         let rows = self.len();
         self.views.try_reserve(n.saturating_mul(VIEW))?;
@@ -119,6 +122,7 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
     /// # Errors
     ///
     /// As [`append`](Self::append).
+    #[track_caller]
     pub fn append_option(
         &mut self,
         value: Option<impl AsRef<T::Native>>,
@@ -134,11 +138,13 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
     /// # Errors
     ///
     /// As [`append`](Self::append).
+    #[track_caller]
     pub fn append_slice(&mut self, values: &[impl AsRef<T::Native>]) -> Result<(), MemoryError> {
         self.views.try_reserve(values.len().saturating_mul(VIEW))?;
-        values
-            .iter()
-            .try_for_each(|value| self.append(value.as_ref()))
+        for value in values {
+            self.append(value.as_ref())?;
+        }
+        Ok(())
     }
 
     /// Appends values of which those are null where `valid` is false; none, without it. After an
@@ -147,6 +153,7 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
     /// # Errors
     ///
     /// As [`append`](Self::append); and [`MemoryError::Value`] if the lengths differ.
+    #[track_caller]
     pub fn append_values(
         &mut self,
         values: &[impl AsRef<T::Native>],
@@ -163,17 +170,14 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
     }
 
     /// The array built so far; the builder is empty then and can be used again.
-    ///
-    /// # Errors
-    ///
-    /// None today; kept for what may need memory.
-    pub fn finish(&mut self) -> Result<GenericByteViewArray<T>, MemoryError> {
+    #[track_caller]
+    pub fn finish(&mut self) -> GenericByteViewArray<T> {
         let rows = self.len();
-        let nulls = self.validity.finish(rows)?;
-        let mut buffers = vec![take(&mut self.views, &self.allocator)?];
+        let nulls = self.validity.finish(rows);
+        let mut buffers = vec![take(&mut self.views, &self.allocator)];
         buffers.append(&mut self.blocks);
         if !self.block.is_empty() {
-            buffers.push(take(&mut self.block, &self.allocator)?);
+            buffers.push(take(&mut self.block, &self.allocator));
         }
         self.block_size = FIRST_BLOCK;
         let data = ArrayData::builder(T::DATA_TYPE)
@@ -181,12 +185,11 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
             .nulls(nulls)
             .buffers(buffers);
         // SAFETY: each view leads to a whole value, in the block that it was appended to.
-        Ok(GenericByteViewArray::from(unsafe {
-            data.build_unchecked()
-        }))
+        GenericByteViewArray::from(unsafe { data.build_unchecked() })
     }
 
     /// Appends to a block, and returns the view.
+    #[track_caller]
     fn append_long(&mut self, bytes: &[u8]) -> Result<u128, MemoryError> {
         if bytes.len() > MOST_BYTES {
             return wrong(format!("a value of {} bytes", bytes.len()));
@@ -223,12 +226,14 @@ impl<T: ByteViewType> ArrayBuilder for GenericViewBuilder<T> {
         self.len()
     }
 
+    #[track_caller]
     fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         self.append_nulls(n)
     }
 
+    #[track_caller]
     fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
-        Ok(array_ref(self.finish()?))
+        Ok(array_ref(self.finish()))
     }
 }
 

@@ -1,6 +1,10 @@
 //! What keeps a node without bytes: its handles and its pins, counted.
+#![expect(
+    unsafe_code,
+    reason = "reaches a count of a node that may be gone once the count is changed"
+)]
 
-use super::Node;
+use super::{Node, NodePtr};
 use crate::sync::{AtomicUsize, Ordering};
 
 impl Node {
@@ -32,23 +36,38 @@ impl Node {
         abort_on_overflow(count);
     }
 
-    /// Gives up a handle that is not the last one; `false`: it may be, and the mutex must decide.
-    #[inline]
-    pub(in crate::accounting) fn drop_handle_unless_last(&self) -> bool {
-        drop_unless_last(&self.handles)
-    }
-
-    /// Gives up a pin that is not the last one.
-    #[inline]
-    pub(in crate::accounting) fn drop_pin_unless_last(&self) -> bool {
-        drop_unless_last(&self.pins)
-    }
-
     /// How many handles there are.
     pub(in crate::accounting) fn handles(&self) -> usize {
         // Acquire: partner of the Release in `drop_unless_last`; who sees the count drop to one
         // comes after all that the others did with the node.
         self.handles.load(Ordering::Acquire)
+    }
+}
+
+// Once the count is changed, another thread may free the node. So these take a pointer, and reach
+// the count alone: a reference to the node that is an argument would promise that all of the node
+// lives until the function returns. (One to an atomic promises nothing of the kind.)
+impl NodePtr {
+    /// Gives up a handle that is not the last one; `false`: it may be, and the mutex must decide.
+    ///
+    /// # Safety
+    ///
+    /// The caller has that handle, and gives it up if the answer is `true`.
+    #[inline]
+    pub(in crate::accounting) unsafe fn drop_handle_unless_last(self) -> bool {
+        // SAFETY: the handle keeps the node alive until the count is changed.
+        drop_unless_last(unsafe { &(*self.0.as_ptr()).handles })
+    }
+
+    /// Gives up a pin that is not the last one; `false`: it may be, and the mutex must decide.
+    ///
+    /// # Safety
+    ///
+    /// The caller has that pin, and gives it up if the answer is `true`.
+    #[inline]
+    pub(in crate::accounting) unsafe fn drop_pin_unless_last(self) -> bool {
+        // SAFETY: the pin keeps the node alive until the count is changed.
+        drop_unless_last(unsafe { &(*self.0.as_ptr()).pins })
     }
 }
 

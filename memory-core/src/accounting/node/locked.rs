@@ -8,13 +8,13 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::super::mutex::Shared;
+use super::super::mutex::{Shared, SharedGuard};
 use super::super::word::{Held, Kind, MAX_CREDIT, Word};
 use super::retire::Departures;
-use super::state::State;
-use super::stripes::{COLLISIONS, Stripe, Stripes, open_shut, stripe_count};
-use super::{Node, NodePtr, Tree};
-use crate::sync::{AtomicUsize, MutexGuard, Ordering};
+use super::state::{Departure, State};
+use super::stripes::{Stripes, open_shut};
+use super::{Node, NodePtr, Reserved, Tree};
+use crate::sync::{AtomicUsize, Ordering};
 
 /// The tree's mutex, held. All that needs more than one word, or any state, happens here.
 ///
@@ -24,7 +24,7 @@ use crate::sync::{AtomicUsize, MutexGuard, Ordering};
 pub(crate) struct Locked<'t> {
     /// The tree; alive while a node is, so until the graveyard is emptied.
     tree: NonNull<Tree>,
-    shared: Option<MutexGuard<'static, Shared>>,
+    shared: Option<SharedGuard>,
     /// Nothing is opened for now: one step is made of several. What stays shut for it is opened
     /// when it is next used.
     pub(in crate::accounting) hold: bool,
@@ -33,7 +33,7 @@ pub(crate) struct Locked<'t> {
 
 impl<'t> Locked<'t> {
     #[inline]
-    pub(super) fn new(tree: &'t Tree, shared: MutexGuard<'static, Shared>) -> Self {
+    pub(super) fn new(tree: &'t Tree, shared: SharedGuard) -> Self {
         Self {
             tree: NonNull::from(tree),
             shared: Some(shared),
@@ -106,13 +106,26 @@ impl<'t> Locked<'t> {
     /// Opens the node's shut words with what is parked, as far as its limit allows, and with external
     /// bytes.
     pub(in crate::accounting) fn open(&mut self, node: NodePtr) {
+        let high = self.set_high(node);
         let this = self.node(node);
         let state = self.state(node);
         let room = state.bound().saturating_sub(state.used());
         let (free, external) = (state.parked.min(room), state.external);
-        // What is obtained stays as it is while the words are open. Up to so much beyond the
-        // reservation all of it may be free; from there on only the credit may.
-        let beyond = state.obtained - this.reservation;
+        let (credit, external) = match this.stripes() {
+            None => open_shut(std::iter::once(&this.word), free, external, high),
+            Some(stripes) => open_shut(stripes.iter(), free, external, high >> stripes.shift),
+        };
+        state.parked -= credit;
+        state.external -= external;
+    }
+
+    /// Sets the most credit that `give` may leave, by what the node has obtained. While its words are
+    /// open, only a transfer changes that.
+    fn set_high(&mut self, node: NodePtr) -> usize {
+        let this = self.node(node);
+        // Up to so much beyond the reservation all of it may be free; from there on only the credit
+        // may.
+        let beyond = self.look(node).obtained - this.reservation;
         let most = self.tree().config.credit;
         let shift = this.stripes().map_or(0, |stripes| stripes.shift);
         let largest = MAX_CREDIT << shift;
@@ -123,13 +136,49 @@ impl<'t> Locked<'t> {
         };
         // Relaxed: see `high`.
         this.high.store(high, Ordering::Relaxed);
-        let (credit, external) = match this.stripes() {
-            None => open_shut(std::iter::once(&this.word), free, external, high),
-            Some(stripes) => open_shut(stripes.iter(), free, external, high >> shift),
+        high
+    }
+
+    /// Takes `bytes` off what the node has obtained and what is charged to it or below it, at once,
+    /// with its words as they are: its credit stays.
+    #[inline]
+    pub(in crate::accounting) fn obtain_less(&mut self, node: NodePtr, bytes: usize) {
+        let this = self.node(node);
+        // What others take from the words after this look counts as taken after the change.
+        let low = match this.stripes() {
+            None => this.word.held().low,
+            Some(stripes) => stripes.iter().map(|word| word.held().low).sum(),
         };
         let state = self.state(node);
-        state.parked -= credit;
-        state.external -= external;
+        state.peak = state.peak.max(state.used() - low);
+        // The high mark need not rise: no more can be free than was obtained.
+        state.obtained -= bytes;
+    }
+
+    /// Adds `bytes` to what the node has obtained and to what is charged to it or below it, at once:
+    /// its credit stays.
+    #[inline]
+    pub(in crate::accounting) fn obtain_more(&mut self, node: NodePtr, bytes: usize) {
+        let this = self.node(node);
+        let held = this.word.held();
+        // Where the word holds as little as it ever held since it was opened, its low mark says what
+        // is in use now, and so what will be in use with these bytes. (What others take or give after
+        // this look counts as taken or given after the change.) Else the mark must start anew, or
+        // the peak would be too high.
+        let starts = this.stripes().is_some() || held.low != held.credit;
+        if starts {
+            self.freeze(node);
+        }
+        let most = self.tree().config.credit;
+        let state = self.state(node);
+        state.obtained += bytes;
+        let low = if starts { 0 } else { held.low };
+        state.peak = state.peak.max(state.used() - low);
+        if starts && !state.shut {
+            self.open(node);
+        } else if state.obtained > most {
+            self.set_high(node);
+        }
     }
 
     /// External bytes, as the words are.
@@ -158,26 +207,24 @@ impl<'t> Locked<'t> {
         state.peak.max(state.used() - low)
     }
 
-    /// Splits the node's word into stripes if enough threads were seen to collide on it. All its
-    /// words are shut; the new ones are too.
-    pub(in crate::accounting) fn stripe_if_contended(&mut self, node: NodePtr) {
+    /// Splits the node's word into these stripes, if there are any and nobody was faster. They were
+    /// made before the mutex was taken, by [`Node::stripes_if_contended`]; what is left of them is for
+    /// the caller to drop after it.
+    pub(in crate::accounting) fn install_stripes(
+        &mut self,
+        node: NodePtr,
+        made: &mut Option<Box<Stripes>>,
+    ) {
         let this = self.node(node);
-        // Relaxed: a statistic.
-        if this.collisions.load(Ordering::Relaxed) > COLLISIONS && this.stripes().is_none() {
-            self.install_stripes(node, stripe_count());
+        if this.stripes().is_some() {
+            return;
         }
-    }
-
-    /// Gives the node `count` stripes, a power of two.
-    pub(in crate::accounting) fn install_stripes(&mut self, node: NodePtr, count: usize) {
-        let this = self.node(node);
-        self.freeze(node);
-        let words = (0..count).map(|_| Stripe(Word::shut())).collect();
-        let shift = count.trailing_zeros() + 1;
-        let stripes = Box::new(Stripes { words, shift });
-        // Release: partner of the Acquire in `stripes`.
-        this.stripes
-            .store(Box::into_raw(stripes), Ordering::Release);
+        if let Some(stripes) = made.take() {
+            self.freeze(node);
+            // Release: partner of the Acquire in `stripes`.
+            this.stripes
+                .store(Box::into_raw(stripes), Ordering::Release);
+        }
     }
 
     /// The most bytes that a node may hold beyond what its reservation and its use need.
@@ -253,6 +300,50 @@ impl<'t> Locked<'t> {
         Self::last_goes(&self.node(node).pins);
     }
 
+    /// Lists a reservation, if the list has room; else it says how many it has, for the caller to make
+    /// a larger one with the mutex free. `spare` is dropped with the mutex free, too.
+    pub(in crate::accounting) fn list_reservation(
+        &mut self,
+        node: NodePtr,
+        reserved: &Arc<Reserved>,
+        spare: &mut Vec<Arc<Reserved>>,
+    ) -> Result<(), usize> {
+        let list = &mut self.state(node).reservations;
+        if list.len() == list.capacity() {
+            if spare.capacity() <= list.len() {
+                return Err(list.len());
+            }
+            spare.append(list);
+            std::mem::swap(list, spare);
+        }
+        // Relaxed: the mutex orders it.
+        reserved.place.store(list.len(), Ordering::Relaxed);
+        list.push(Arc::clone(reserved));
+        Ok(())
+    }
+
+    /// Takes a reservation off the list. What it returns is dropped with the mutex free.
+    pub(in crate::accounting) fn unlist_reservation(
+        &mut self,
+        node: NodePtr,
+        reserved: &Reserved,
+    ) -> Arc<Reserved> {
+        let list = &mut self.state(node).reservations;
+        // Relaxed, both: the mutex orders them.
+        let place = reserved.place.load(Ordering::Relaxed);
+        let gone = list.swap_remove(place);
+        if let Some(moved) = list.get(place) {
+            moved.place.store(place, Ordering::Relaxed);
+        }
+        gone
+    }
+
+    /// The sum of the node's reservations, in bytes.
+    pub(in crate::accounting) fn reserved_bytes(&self, node: NodePtr) -> usize {
+        let reservations = self.look(node).reservations.iter();
+        reservations.map(|reserved| reserved.size()).sum()
+    }
+
     /// Remembers that `child` left `parent`, if anyone wants to know.
     pub(in crate::accounting) fn note_departure(&mut self, child: NodePtr, parent: NodePtr) {
         if self.node(parent).listener.is_none() {
@@ -264,9 +355,15 @@ impl<'t> Locked<'t> {
             unsafe { Arc::increment_strong_count(node.0.as_ptr()) };
         }
         let next = self.shared().departed.replace(child);
-        let state = self.state(child);
-        state.departed_from = Some(parent);
-        state.next_departed = next;
+        let parent = Some(parent);
+        *self.departure(child) = Departure { parent, next };
+    }
+
+    /// The node's departure, which is on the list that the mutex protects, or about to be.
+    fn departure(&mut self, node: NodePtr) -> &mut Departure {
+        // SAFETY: the node is alive as in `node`. Until the list is taken by `take_departures`, all
+        // on it are touched under the mutex only, which we hold, and `&mut self` lends out one.
+        unsafe { &mut *self.node(node).departure.get() }
     }
 
     /// What the mutex protects besides the states of the nodes.
@@ -298,11 +395,21 @@ impl<'t> Locked<'t> {
     }
 
     /// The departures since this was last asked, in order, to be told once the mutex is released.
+    #[inline]
     pub(crate) fn take_departures(&mut self) -> Departures {
-        // The last one is first on the list: children leave before their parents.
-        let (mut next, mut told) = (self.shared().departed.take(), None);
+        match self.shared().departed.take() {
+            None => Departures(None),
+            Some(last) => self.in_order(last),
+        }
+    }
+
+    /// The list of departures that ends with the `last` one, which comes first on it.
+    #[cold]
+    fn in_order(&mut self, last: NodePtr) -> Departures {
+        // Children leave before their parents.
+        let (mut next, mut told) = (Some(last), None);
         while let Some(node) = next {
-            next = std::mem::replace(&mut self.state(node).next_departed, told);
+            next = std::mem::replace(&mut self.departure(node).next, told);
             told = Some(node);
         }
         Departures(told)

@@ -10,6 +10,8 @@
 
 mod counts;
 mod locked;
+#[cfg(loom)]
+mod memory;
 mod retire;
 mod state;
 mod stripes;
@@ -26,18 +28,17 @@ use std::ops::Add;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock, Weak};
 
-use slab::Slab;
-
 pub(crate) use self::locked::Locked;
 pub(super) use self::retire::Departures;
+use self::state::Departure;
 pub(super) use self::state::State;
-#[cfg(all(test, loom))]
-pub(super) use self::stripes::STRIPE;
 use self::stripes::{COLLISIONS, Stripes};
+#[cfg(all(test, loom))]
+pub(super) use self::stripes::{STRIPE, Stripes as ModelStripes};
 pub(crate) use self::tree::{Tree, TreeConfig};
 pub(crate) use self::watch::hooks;
 use self::watch::{Watch, watched};
-use super::handle::quietly;
+use super::paths::NodePath;
 use super::word::{Held, Kind, Slow, Word};
 use crate::debug::Trail;
 use crate::listener::AllocationListener;
@@ -54,11 +55,32 @@ pub(crate) struct Reserved {
     pub(crate) size: plain::AtomicUsize,
     /// In debug mode, where it comes from.
     pub(crate) trail: Option<Trail>,
+    /// Its index in the node's list; changes only under the tree's mutex.
+    place: plain::AtomicUsize,
+}
+
+impl Reserved {
+    /// A reservation of `bytes`, in no list yet.
+    pub(crate) fn new(bytes: usize, trail: Option<Trail>) -> Arc<Self> {
+        Arc::new(Self {
+            size: plain::AtomicUsize::new(bytes),
+            trail,
+            place: plain::AtomicUsize::new(usize::MAX),
+        })
+    }
+
+    /// Its size in bytes, as it is now.
+    pub(crate) fn size(&self) -> usize {
+        // Relaxed: written by its one owner; a number for readers.
+        self.size.load(Ordering::Relaxed)
+    }
 }
 
 /// What an allocator is made of, given at its creation.
 pub(crate) struct NodeConfig {
     pub(crate) name: Arc<str>,
+    /// What metrics call it instead of its name.
+    pub(crate) group: Option<Arc<str>>,
     pub(crate) limit: usize,
     pub(crate) reservation: usize,
     pub(crate) listener: Option<Arc<dyn AllocationListener>>,
@@ -118,9 +140,6 @@ pub(crate) struct Node {
     /// What keeps the node without bytes or handles: empty buffers and builders; reaches zero
     /// only under the mutex.
     pins: AtomicUsize,
-    /// The sizes of the `AllocationReservation`s, empty ones too; each holds a handle besides.
-    /// A lock of its own, taken under the tree's or alone.
-    pub(crate) reservations: plain::Mutex<Slab<Arc<Reserved>>>,
     /// In debug mode, where the allocator comes from.
     trail: OnceLock<Box<Trail>>,
     /// Bytes of foreign allocations that are charged here.
@@ -130,11 +149,22 @@ pub(crate) struct Node {
     pub(crate) total_allocations: AtomicU64,
     pub(crate) live_allocations: AtomicU64,
     state: UnsafeCell<State>,
+    /// Touched under the tree's mutex until the list that it is part of was taken, and then by
+    /// the thread that took it: see [`Departures`].
+    departure: UnsafeCell<Departure>,
+    /// What metrics call the allocator instead of its name.
+    pub(crate) group: Option<Arc<str>>,
+    /// Where its counts are added up with those of others.
+    pub(crate) path: NodePath,
+    /// In models, what stands for the node's memory.
+    #[cfg(loom)]
+    memory: memory::Memory,
 }
 
-// SAFETY: all but `state` and the pointers in it are atomics or immutable and Send + Sync (as are
-// the manager that `manager` points to and the listener that `hearer` does); by invariant 3 `state`
-// is touched under the mutex only, from whichever thread holds it.
+// SAFETY: all but `state`, `departure` and the pointers in them are atomics or immutable and
+// Send + Sync (as are the manager that `manager` points to and the listener that `hearer` does); by
+// invariant 3 `state` is touched under the mutex only, from whichever thread holds it, and
+// `departure` by one thread at a time.
 unsafe impl Send for Node {}
 // SAFETY: as for Send; `&Node` gives no access to `state` without the mutex.
 unsafe impl Sync for Node {}
@@ -172,7 +202,10 @@ impl NodePtr {
     #[inline]
     pub(crate) unsafe fn node<'a>(self) -> &'a Node {
         // SAFETY: the caller promises that the node is alive; nodes are only shared.
-        unsafe { self.0.as_ref() }
+        let node = unsafe { self.0.as_ref() };
+        #[cfg(loom)]
+        node.memory.used();
+        node
     }
 
     /// The address, for tagged pointers. Nodes are aligned to 8 bytes at least.
@@ -217,7 +250,32 @@ impl NodePtr {
         let node = unsafe { self.node() };
         match node.word.try_give(bytes, node.high(), kind) {
             Ok(()) => true,
-            Err(slow) => node.give_after(bytes, kind, slow),
+            // SAFETY: the bytes were not given yet; the rest is the caller's promise.
+            Err(slow) => unsafe { self.give_after(bytes, kind, slow) },
+        }
+    }
+
+    /// Gives to the thread's stripe, if there are any, or once more after a collision; `false`: the
+    /// mutex must decide. When it answers `true`, the node may be gone: so this takes a pointer,
+    /// since a reference that is an argument would promise that the node lives until it returns.
+    ///
+    /// # Safety
+    ///
+    /// As for `give`.
+    #[cold]
+    unsafe fn give_after(self, bytes: usize, kind: Kind, slow: Slow) -> bool {
+        // SAFETY: as in `give`.
+        let node = unsafe { self.node() };
+        let high = node.high();
+        match node.stripes() {
+            Some(stripes) => {
+                let high = high >> stripes.shift;
+                let mine = stripes.mine().give(bytes, high, kind);
+                // Another thread may have charged external bytes. The node is the caller's anyway.
+                mine || kind == Kind::External
+                    && stripes.iter().any(|word| word.give(bytes, high, kind))
+            }
+            None => node.may_try_again(slow) && node.word.give(bytes, high, kind),
         }
     }
 }
@@ -251,23 +309,6 @@ impl Node {
         }
     }
 
-    /// Gives to the thread's stripe, likewise; the bytes are still charged, so the node is alive until
-    /// that is done.
-    #[cold]
-    fn give_after(&self, bytes: usize, kind: Kind, slow: Slow) -> bool {
-        let high = self.high();
-        match self.stripes() {
-            Some(stripes) => {
-                let high = high >> stripes.shift;
-                let mine = stripes.mine().give(bytes, high, kind);
-                // Another thread may have charged external bytes. The node is the caller's anyway.
-                mine || kind == Kind::External
-                    && stripes.iter().any(|word| word.give(bytes, high, kind))
-            }
-            None => self.may_try_again(slow) && self.word.give(bytes, high, kind),
-        }
-    }
-
     /// Whether to try the word again: after a collision, but for so many that the mutex should make
     /// stripes.
     fn may_try_again(&self, slow: Slow) -> bool {
@@ -286,11 +327,6 @@ impl Node {
     pub(crate) fn manager(&self) -> &dyn AllocationManager {
         // SAFETY: by invariant 5 it is alive as long as this node; managers are only shared.
         unsafe { self.manager.as_ref() }
-    }
-
-    /// The reservations: their sizes in bytes.
-    pub(crate) fn reservations(&self) -> plain::MutexGuard<'_, Slab<Arc<Reserved>>> {
-        plain::lock(&self.reservations)
     }
 
     /// Who watches this node's allocations, by hooks or by samples.
@@ -345,24 +381,6 @@ impl Node {
         // The first one stays, and there is no second.
         let _ = self.trail.set(Box::new(trail));
     }
-
-    /// The sizes of the reservations, in bytes.
-    pub(crate) fn reservation_sizes(&self) -> Vec<usize> {
-        // Relaxed: each is written by its one owner; numbers for readers.
-        self.reservations()
-            .iter()
-            .map(|(_, reserved)| reserved.size.load(Ordering::Relaxed))
-            .collect()
-    }
-
-    /// The sum of the reservations, in bytes.
-    pub(crate) fn reserved_bytes(&self) -> usize {
-        // Relaxed: each is written by its one owner; a number for readers.
-        self.reservations()
-            .iter()
-            .map(|(_, reserved)| reserved.size.load(Ordering::Relaxed))
-            .sum()
-    }
 }
 
 impl NodePtr {
@@ -391,19 +409,27 @@ impl NodePtr {
         let node = Self(NonNull::new(Arc::as_ptr(&strong).cast_mut())?);
         let locked = strong.tree.lock();
         // Only a look: of a buried node another thread may be reading the state.
-        if !locked.look(node).linked && strong.handles() == 0 {
-            return None;
+        let left = !locked.look(node).linked && strong.handles() == 0;
+        if !left {
+            strong.add_handle();
         }
-        strong.add_handle();
-        Some(node)
+        #[cfg(loom)]
+        strong.memory.left();
+        (!left).then_some(node)
     }
 }
 
 impl Node {
     /// A node that nothing refers to yet, shut, with one handle and no bytes.
-    pub(super) fn boxed(config: NodeConfig, tree: Arc<Tree>, depth: usize) -> Arc<Self> {
+    pub(super) fn boxed(
+        config: NodeConfig,
+        tree: Arc<Tree>,
+        depth: usize,
+        path: NodePath,
+    ) -> Arc<Self> {
         let NodeConfig {
             name,
+            group,
             limit,
             reservation,
             listener,
@@ -424,7 +450,7 @@ impl Node {
         Arc::new(Self {
             word: Word::shut(),
             high: AtomicUsize::new(0),
-            manager: NonNull::from(&*tree.config.manager),
+            manager: NonNull::from(&**tree.manager()),
             watch: plain::AtomicU64::new(watched(bits, policy.is_some())),
             hearer,
             hooks: bits,
@@ -442,33 +468,18 @@ impl Node {
             collisions: AtomicUsize::new(0),
             handles: AtomicUsize::new(1),
             pins: AtomicUsize::new(0),
-            reservations: plain::Mutex::default(),
             trail: OnceLock::new(),
             foreign: AtomicUsize::new(0),
             total_bytes: AtomicU64::new(0),
             total_allocations: AtomicU64::new(0),
             live_allocations: AtomicU64::new(0),
             state: UnsafeCell::new(State::shut(limit)),
+            departure: UnsafeCell::default(),
+            group,
+            path,
+            #[cfg(loom)]
+            memory: memory::Memory::default(),
         })
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // Acquire: partner of the Release in `install_stripes`.
-        let stripes = self.stripes.load(Ordering::Acquire);
-        if !stripes.is_null() {
-            // SAFETY: by invariant 4 this is the box that `install_stripes` made, owned by us.
-            drop(unsafe { Box::from_raw(stripes) });
-        }
-        // What users wrote may panic when it is dropped. Nodes go one after another, so that would
-        // leak the rest of them.
-        if let Some(listener) = self.listener.take() {
-            quietly(&self.info, || drop(listener));
-        }
-        if let Some(policy) = self.policy.take() {
-            quietly(&self.info, || drop(policy));
-        }
     }
 }
 

@@ -1,15 +1,13 @@
 //! How a node goes: freed when nobody leads to it, with word sent to its former parent's listener.
-#![expect(
-    clippy::multiple_unsafe_ops_per_block,
-    reason = "reaching a place through a raw pointer and using it count as two"
-)]
 #![expect(unsafe_code, reason = "frees nodes")]
 
 use std::sync::Arc;
 
+use super::super::handle::quietly;
 #[cfg(not(loom))]
 use super::super::hazard;
-use super::{Node, NodePtr, hooks};
+use super::{Departure, Node, NodePtr, hooks};
+use crate::sync::Ordering;
 
 impl NodePtr {
     /// Frees a buried node, or has a thread that still tells its listener of something free it.
@@ -42,6 +40,11 @@ impl NodePtr {
     ///
     /// As for `retire`, and no record holds the node.
     unsafe fn free(self) {
+        #[cfg(loom)]
+        // SAFETY: the count that is given back below keeps the memory.
+        unsafe {
+            self.node().memory.left();
+        }
         // SAFETY: the pointer is from `Arc::into_raw` in `leak`; by the caller's promise nobody
         // leads to this node any more, and its count is given back once.
         drop(unsafe { Arc::from_raw(self.0.as_ptr().cast_const()) });
@@ -58,14 +61,9 @@ impl Iterator for Departures {
         let child = self.0?;
         // SAFETY: `note_departure` added one count for this list, which is taken over here, once.
         let child = unsafe { Arc::from_raw(child.0.as_ptr().cast_const()) };
-        // SAFETY: a node departs once, and until this list has been walked nobody else looks at
-        // these two fields: the list was taken, under the mutex, by whoever walks it.
-        let (parent, next) = unsafe {
-            (
-                (*child.state.get()).departed_from,
-                (*child.state.get()).next_departed,
-            )
-        };
+        // SAFETY: a node departs once, and until this list has been walked nobody else touches
+        // this cell: the list was taken under the mutex, by the thread that walks it.
+        let Departure { parent, next } = unsafe { *child.departure.get() };
         self.0 = next;
         let parent = parent.expect("a departed node has a former parent");
         // SAFETY: as for the child.
@@ -74,8 +72,39 @@ impl Iterator for Departures {
     }
 }
 
+impl Departures {
+    #[inline]
+    pub(in crate::accounting) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
 impl Drop for Departures {
+    #[inline]
     fn drop(&mut self) {
-        self.for_each(drop);
+        if !self.is_empty() {
+            self.for_each(drop);
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        #[cfg(loom)]
+        self.memory.freed();
+        // Acquire: partner of the Release in `install_stripes`.
+        let stripes = self.stripes.load(Ordering::Acquire);
+        if !stripes.is_null() {
+            // SAFETY: by invariant 4 this is the box that `install_stripes` made, owned by us.
+            drop(unsafe { Box::from_raw(stripes) });
+        }
+        // What users wrote may panic when it is dropped. Nodes go one after another, so that would
+        // leak the rest of them.
+        if let Some(listener) = self.listener.take() {
+            quietly(&self.info, || drop(listener));
+        }
+        if let Some(policy) = self.policy.take() {
+            quietly(&self.info, || drop(policy));
+        }
     }
 }

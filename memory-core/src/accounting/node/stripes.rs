@@ -1,16 +1,17 @@
 //! The words of a node on which threads collide, one for each group of them: [`Stripes`].
 
 use super::super::word::{MAX_CREDIT, Word};
-#[cfg(not(loom))]
+use super::Node;
 use crate::sync::{Ordering, plain};
+use crate::thread::thread_number;
 
 /// One word of a striped node, alone on its pair of cache lines (they are prefetched in pairs).
 #[repr(align(128))]
-pub(super) struct Stripe(pub(super) Word);
+pub(super) struct Stripe(Word);
 
 /// The words of a striped node.
-pub(super) struct Stripes {
-    pub(super) words: Box<[Stripe]>,
+pub(in crate::accounting) struct Stripes {
+    words: Box<[Stripe]>,
     /// Each may hold what the node's `high` says, shifted right by so much: together they hold half
     /// of it, since as much again may be parked.
     pub(super) shift: u32,
@@ -41,6 +42,15 @@ pub(super) fn open_shut<'w>(
 }
 
 impl Stripes {
+    /// `count` words, a power of two, all shut.
+    #[cold]
+    pub(in crate::accounting) fn new(count: usize) -> Box<Self> {
+        Box::new(Self {
+            words: (0..count).map(|_| Stripe(Word::shut())).collect(),
+            shift: count.trailing_zeros() + 1,
+        })
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Word> + Clone {
         self.words.iter().map(|stripe| &stripe.0)
     }
@@ -51,43 +61,35 @@ impl Stripes {
     }
 }
 
-/// A small number per thread, to spread threads over stripes.
-#[cfg(not(loom))]
-fn thread_number() -> usize {
-    use std::cell::Cell;
-    static NEXT: plain::AtomicUsize = plain::AtomicUsize::new(0);
-    thread_local!(static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) });
-    // Without a destructor the cell is there until the thread has ended.
-    NUMBER.with(|number| {
-        if number.get() == usize::MAX {
-            // Relaxed: any number will do.
-            number.set(NEXT.fetch_add(1, Ordering::Relaxed) & (usize::MAX >> 1));
-        }
-        number.get()
-    })
-}
-
-/// In a model, the number that its thread chose.
-#[cfg(loom)]
-fn thread_number() -> usize {
-    STRIPE.with(std::cell::Cell::get)
-}
-
-#[cfg(loom)]
-loom::thread_local! {
-    /// The stripe that a model's thread uses.
-    pub(in crate::accounting) static STRIPE: std::cell::Cell<usize> = std::cell::Cell::new(0);
-}
-
 /// How many collisions on its word a node bears before it gets stripes.
 pub(super) const COLLISIONS: usize = 64;
 
 /// How many words a striped node gets: a power of two.
-pub(super) fn stripe_count() -> usize {
+fn stripe_count() -> usize {
     if cfg!(loom) {
         return 2;
     }
-    std::thread::available_parallelism()
+    // Asked once: on Linux, the answer is read from files.
+    static KNOWN: plain::AtomicUsize = plain::AtomicUsize::new(0);
+    // Relaxed, both: the number guards nothing, and whoever asks gets about the same.
+    let known = KNOWN.load(Ordering::Relaxed);
+    if known > 0 {
+        return known;
+    }
+    let count = std::thread::available_parallelism()
         .map_or(4, |cores| cores.get().clamp(2, 16))
-        .next_power_of_two()
+        .next_power_of_two();
+    KNOWN.store(count, Ordering::Relaxed);
+    count
+}
+
+impl Node {
+    /// Stripes for this node, if enough threads were seen to collide on its word and it has none. They
+    /// are made before the mutex is taken, for [`Locked::install_stripes`](super::Locked).
+    #[inline]
+    pub(in crate::accounting) fn stripes_if_contended(&self) -> Option<Box<Stripes>> {
+        // Relaxed: a statistic.
+        let contended = self.collisions.load(Ordering::Relaxed) > COLLISIONS;
+        (contended && self.stripes().is_none()).then(|| Stripes::new(stripe_count()))
+    }
 }

@@ -13,7 +13,10 @@ fn root() -> RootAllocator {
 fn external_bytes_of_one_stripe_are_given_back_on_another() {
     let root = root();
     let node = root.handle.ptr();
-    root.node().tree.lock().install_stripes(node, 2);
+    root.node()
+        .tree
+        .lock()
+        .install_stripes(node, &mut Some(Stripes::new(2)));
     root.allocate_bytes(64).unwrap();
     root.release_bytes(64);
     root.allocate_bytes(64).unwrap();
@@ -22,7 +25,8 @@ fn external_bytes_of_one_stripe_are_given_back_on_another() {
         std::thread::scope(|scope| {
             // One of these numbers has the other stripe.
             scope.spawn(|| {
-                assert!(root.node().give_after(8, Kind::External, Slow::Mutex));
+                // SAFETY: these bytes are charged to the node, which the handle keeps.
+                assert!(unsafe { root.handle.ptr().give_after(8, Kind::External, Slow::Mutex) });
             });
         });
     }
@@ -42,11 +46,20 @@ fn a_node_on_which_threads_collide_gets_stripes_although_there_is_credit() {
 
     for _ in 0..COLLISIONS / 2 {
         assert!(node.take_after(64, Kind::Held, Slow::Collision));
-        assert!(node.give_after(64, Kind::Held, Slow::Collision));
+        // SAFETY: taken above, and the handle keeps the node.
+        assert!(unsafe {
+            root.handle
+                .ptr()
+                .give_after(64, Kind::Held, Slow::Collision)
+        });
     }
     assert!(node.stripes().is_none());
     assert!(!node.take_after(64, Kind::Held, Slow::Collision));
-    node.tree.lock().charge(root.handle.ptr(), 64).unwrap();
+    let mut stripes = node.stripes_if_contended();
+    let mut locked = node.tree.lock();
+    locked.install_stripes(root.handle.ptr(), &mut stripes);
+    locked.charge(root.handle.ptr(), 64).unwrap();
+    drop(locked);
 
     assert!(node.stripes().is_some());
     // SAFETY: charged above.

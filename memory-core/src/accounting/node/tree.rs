@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use super::super::mutex::TreeMutex;
+use super::super::paths::Paths;
 use super::{Locked, Node, NodeConfig, NodePtr};
 use crate::debug::Recorder;
+use crate::events;
 use crate::manager::AllocationManager;
 
 /// What a tree is built with and never changes.
 pub(crate) struct TreeConfig {
-    /// Serves every block of the tree.
-    pub(crate) manager: Arc<dyn AllocationManager>,
+    /// Serves every block of the tree; there until the tree is dropped.
+    pub(crate) manager: Option<Arc<dyn AllocationManager>>,
     /// The most credit, in bytes, that a node may hold unused; 0: none, all is exact at once.
     pub(crate) credit: usize,
     /// Whether debug mode is on.
@@ -24,6 +26,8 @@ pub(crate) struct Tree {
     pub(crate) config: TreeConfig,
     /// In debug mode, what is alive.
     recorder: Option<Box<Recorder>>,
+    /// What the allocators of each path have counted.
+    paths: Paths,
     mutex: TreeMutex,
 }
 
@@ -33,14 +37,28 @@ impl Tree {
         self.recorder.as_deref()
     }
 
+    /// What serves every block of the tree.
+    pub(crate) fn manager(&self) -> &Arc<dyn AllocationManager> {
+        let manager = self.config.manager.as_ref();
+        manager.expect("a tree has its manager until it is dropped")
+    }
+
+    /// What the allocators of each path have counted.
+    pub(crate) fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
     /// A tree with its root, which has one handle.
     pub(crate) fn with_root(config: TreeConfig, root: NodeConfig) -> NodePtr {
+        let paths = Paths::new(&root.name);
+        let path = paths.root();
         let tree = Arc::new(Self {
             recorder: config.debug.then(|| Box::new(Recorder::new())),
             config,
+            paths,
             mutex: TreeMutex::new(),
         });
-        let mut root = Node::boxed(root, tree, 0);
+        let mut root = Node::boxed(root, tree, 0, path);
         let root_node = Arc::get_mut(&mut root).expect("nobody else has seen the node");
         root_node.state.get_mut().shut = root_node.tree.config.credit == 0;
         let opens = !root_node.state.get_mut().shut;
@@ -55,5 +73,15 @@ impl Tree {
     #[inline]
     pub(crate) fn lock(&self) -> Locked<'_> {
         Locked::new(self, self.mutex.lock())
+    }
+}
+
+impl Drop for Tree {
+    /// Trees are dropped where buffers are, and what the user's manager does at its end may panic.
+    fn drop(&mut self) {
+        let manager = self.config.manager.take();
+        if events::catch(|| drop(manager)) {
+            events::manager_panicked();
+        }
     }
 }

@@ -5,18 +5,33 @@ use std::fmt;
 use super::{ForeignAllocation, ForeignError};
 use crate::allocator::BufferAllocator;
 use crate::buffer::ArrowBuf;
-use crate::buffer::allocate::{Charge, ask};
+use crate::buffer::allocate::{Charge, ask, closed, overflow, rounded};
 use crate::error::AllocError;
+use crate::outcome::Purpose;
 use crate::raw::slot::MOST_SPECIAL;
+use crate::reservation::AllocationReservation;
 
 /// Bytes charged for foreign memory that is about to be taken in; what is not used goes back when
 /// this is dropped. Until a buffer takes them, they count as the allocator's own bytes, and a failed
 /// `close` names nothing that has them.
 ///
-/// Made by [`BufferAllocator::room_for_foreign`].
+/// Made by [`BufferAllocator::room_for_foreign`], and by [`AllocationReservation::room_for_foreign`]
+/// of bytes that were reserved before.
 pub struct ForeignRoom<'a> {
     allocator: &'a BufferAllocator,
     charge: Charge<'a>,
+    /// Where some of the bytes came from, if it is not the allocator.
+    loan: Option<Loan<'a>>,
+}
+
+/// Bytes that came out of a reservation. Those are used before any others, and what is left of them
+/// goes back there, so they are charged all the time and nobody else can have them.
+struct Loan<'a> {
+    reservation: &'a AllocationReservation,
+    /// How many came out of it.
+    bytes: usize,
+    /// How many the room had altogether, used or not.
+    total: usize,
 }
 
 impl ForeignRoom<'_> {
@@ -28,7 +43,8 @@ impl ForeignRoom<'_> {
 
     /// Takes foreign memory in, as [`BufferAllocator::wrap_foreign_allocation`], out of this room as
     /// far as it goes; only the rest is charged, and never [by force](ForeignAllocation::forced). The
-    /// listener is asked before it, and told of it, but not of a refusal.
+    /// listener is asked before it, unless it was asked when the room was made out of a reservation,
+    /// and told of it, but not of a refusal.
     ///
     /// # Errors
     ///
@@ -56,9 +72,67 @@ impl ForeignRoom<'_> {
     fn make(&mut self, allocation: &ForeignAllocation) -> Result<(), AllocError> {
         let handle = &self.allocator.handle;
         allocation.check_size(handle)?;
-        ask(handle, allocation.charge)?;
+        let request = || allocation.request();
         let more = allocation.charge.saturating_sub(self.size());
-        self.charge.add(handle, more)
+        match &mut self.loan {
+            None => {
+                ask(handle, allocation.charge, request)?;
+                self.charge.add(handle, more, request)
+            }
+            Some(loan) => {
+                if more > 0 {
+                    ask(handle, more, request)?;
+                }
+                self.charge.add(handle, more, request)?;
+                loan.total += more;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl<'a> ForeignRoom<'a> {
+    /// Room of `bytes`, of which as many as there are come out of a reservation.
+    fn lent(reservation: &'a mut AllocationReservation, bytes: usize) -> Result<Self, AllocError> {
+        let reservation = &*reservation;
+        let allocator = reservation.allocator();
+        let handle = &allocator.handle;
+        if bytes > MOST_SPECIAL {
+            return Err(overflow(handle, bytes));
+        }
+        let request = rounded(bytes, bytes);
+        if bytes > 0 {
+            ask(handle, bytes, request)?;
+        }
+        if handle.is_closed() {
+            return Err(closed(handle, bytes, Purpose::Bytes));
+        }
+        let lent = bytes.min(reservation.size());
+        let mut charge = Charge::unheard(handle, bytes - lent, request)?;
+        reservation.lend(lent);
+        charge.take_over(lent);
+        Ok(Self {
+            allocator,
+            charge,
+            loan: Some(Loan {
+                reservation,
+                bytes: lent,
+                total: bytes,
+            }),
+        })
+    }
+}
+
+impl Drop for ForeignRoom<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(loan) = &self.loan {
+            let used = loan.total - self.charge.bytes();
+            let unused = loan.bytes.saturating_sub(used);
+            // They stay charged: to the reservation. The charge gives the rest back.
+            self.charge.keep_some(unused);
+            loan.reservation.take_back(unused);
+        }
     }
 }
 
@@ -94,7 +168,39 @@ impl BufferAllocator {
     pub fn room_for_foreign(&self, bytes: usize) -> Result<ForeignRoom<'_>, AllocError> {
         Ok(ForeignRoom {
             allocator: self,
-            charge: Charge::unheard(&self.handle, bytes)?,
+            charge: Charge::unheard(&self.handle, bytes, rounded(bytes, bytes))?,
+            loan: None,
         })
+    }
+}
+
+impl AllocationReservation {
+    /// Room for foreign memory out of this reservation, in one step: `bytes` of it become room, or, if
+    /// it has fewer, all of it, and the rest is charged besides. They are charged throughout, so nobody
+    /// else can take them in between.
+    ///
+    /// What is not used goes back when the room is dropped: what came out of the reservation to the
+    /// reservation, the rest to the allocator.
+    ///
+    /// # Errors
+    ///
+    /// The same as for [`allocate_buffer`](Self::allocate_buffer): the listener is asked, once for all
+    /// the bytes, and what exceeds the reservation has to fit. The reservation is as it was.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # use arrow_memory_core::{ForeignAllocation, RootAllocator};
+    /// let root = RootAllocator::new(100);
+    /// let mut reservation = root.new_reservation();
+    /// reservation.add(90)?;
+    /// // … a kernel makes something of at most 90 bytes …
+    /// let output = ForeignAllocation::from_owner(vec![7; 60]);
+    /// let buffer = reservation.room_for_foreign(60)?.wrap(output).unwrap();
+    /// assert_eq!((reservation.size(), root.allocated_memory()), (30, 90));
+    /// # drop(buffer);
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    pub fn room_for_foreign(&mut self, bytes: usize) -> Result<ForeignRoom<'_>, AllocError> {
+        ForeignRoom::lent(self, bytes)
     }
 }

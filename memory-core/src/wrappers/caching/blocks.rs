@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
 use super::classes::Class;
 
-/// The blocks that the holder of one slot keeps, by class.
+/// The blocks that the thread with one number keeps, by class.
 #[derive(Debug)]
 pub(super) struct ThreadBlocks {
     /// The sizes of the blocks that were put, less those that the owner took; it wraps.
@@ -55,7 +55,7 @@ impl ThreadBlocks {
     }
 
     // Relaxed, all that says nothing else: by invariant 3 only the owner writes, and a new owner
-    // has acquired the slot from the last one.
+    // has acquired the number from the last one.
 
     /// The latest block of a class. For the owner.
     #[inline]
@@ -160,7 +160,7 @@ impl ThreadBlocks {
     #[inline]
     fn take_from(&self, class: Class, place: usize) -> Option<NonNull<u8>> {
         let place = &self.places[class.index()][place % PLACES];
-        // Acquire: a block that was put by an earlier holder of the slot, or by us.
+        // Acquire: a block that was put by an earlier holder of the number, or by us.
         let block = NonNull::new(place.swap(ptr::null_mut(), Ordering::Acquire))?;
         let kept = self.kept.load(Ordering::Relaxed);
         self.kept

@@ -6,12 +6,15 @@
 
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use super::blocks::{PLACES, ThreadBlocks};
 use super::classes::{Class, LARGEST, SMALL};
 use crate::size::KIB;
-use crate::slots::{self, SLOT_COUNT, Tenant};
+use crate::sync::Ordering;
+use crate::sync::plain::AtomicU64;
+use crate::sync::process::{Order, ProcessLock};
+use crate::thread::{self, AtEnd, NUMBERS};
 
 /// Keeps large blocks that come back, per thread, for reuse.
 ///
@@ -27,8 +30,20 @@ use crate::slots::{self, SLOT_COUNT, Tenant};
 /// keeps nothing. What no longer fits makes room, oldest use first. A block that is kept goes when
 /// its thread ends, in [`release`](Self::release), or with the cache.
 ///
-/// Taking and keeping cost a swap of the thread's own and no lock. Up to 128 threads keep blocks at
-/// a time.
+/// Taking and keeping cost a swap of the thread's own and no lock.
+///
+/// # How much is kept
+///
+/// Up to 1,024 threads keep blocks at a time. Each keeps up to
+/// [`bytes_per_thread`](CacheLimits::bytes_per_thread), or one block of
+/// [`largest_block`](CacheLimits::largest_block) if that is larger, and nothing is released because time
+/// passes. So a cache keeps at most 1,024 times the larger of the two: 4 GiB by default, if 1,024 threads
+/// have each freed one block of 4 MiB last, and 2 GiB if no block is larger than 2 MiB. A thread that waits
+/// keeps what it kept. To have it back, call [`release`](Self::release) from any thread (managers do so in
+/// [`release_unused`](crate::AllocationManager::release_unused)), or lower the limits for a program with
+/// hundreds of threads. [`bytes`](Self::bytes) says what is kept now.
+///
+/// A thread that asks for a block of a class costs 8 KiB of bookkeeping, kept until the cache goes.
 ///
 /// # Examples
 ///
@@ -94,15 +109,17 @@ impl BlockCache {
             size => size,
         };
         let shared = Arc::new(Shared {
+            // Relaxed: any order will do.
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             limits: CacheLimits {
                 largest_block,
                 blocks_per_class: limits.blocks_per_class.min(PLACES),
                 ..limits
             },
             release: Box::new(release),
-            threads: [const { OnceLock::new() }; SLOT_COUNT],
+            threads: [const { OnceLock::new() }; NUMBERS],
         });
-        slots::join(&shared);
+        join(&shared);
         Self { shared }
     }
 
@@ -152,14 +169,15 @@ impl BlockCache {
 
     /// Releases what all threads keep.
     pub fn release(&self) {
-        self.shared.empty();
+        for blocks in self.shared.of_living_threads() {
+            self.shared.empty_one(blocks);
+        }
     }
 
     /// What all threads keep: the sum of the sizes of the blocks' classes.
     pub fn bytes(&self) -> usize {
-        let threads = self.shared.threads.iter();
-        let kept = threads.filter_map(|blocks| Some(blocks.get()?.bytes_seen()));
-        kept.sum()
+        let threads = self.shared.of_living_threads();
+        threads.map(ThreadBlocks::bytes_seen).sum()
     }
 
     #[inline]
@@ -179,10 +197,12 @@ impl fmt::Debug for BlockCache {
 
 /// What the cache and the ends of threads share.
 struct Shared {
+    /// Orders the list of all caches.
+    id: u64,
     limits: CacheLimits,
     release: Box<Release>,
-    /// By slot; made when a thread first asks.
-    threads: [OnceLock<Box<ThreadBlocks>>; SLOT_COUNT],
+    /// By the thread's number; made when a thread first asks.
+    threads: [OnceLock<Box<ThreadBlocks>>; NUMBERS],
 }
 
 type Release = dyn Fn(NonNull<u8>, usize) + Send + Sync;
@@ -191,17 +211,31 @@ impl Shared {
     /// The blocks of this thread, which is their owner, if it has asked before.
     #[inline]
     fn mine(&self) -> Option<&ThreadBlocks> {
-        let blocks = self.threads[slots::held()?].get()?;
+        let blocks = self.threads.get(thread::index())?.get()?;
         Some(blocks)
     }
 
-    /// Makes room for this thread's blocks, if it gets a slot, and remembers what it asks for.
+    /// Makes room for this thread's blocks, if it gets a number, and remembers what it asks for.
     #[cold]
     fn ask_first(&self, class: Class) -> Option<NonNull<u8>> {
-        let blocks = &self.threads[slots::slot()?];
-        blocks
-            .get_or_init(|| Box::new(ThreadBlocks::new()))
-            .take(class)
+        let place = &self.threads[thread::number()?];
+        if !thread::at_end(&EMPTY) {
+            return None;
+        }
+        let blocks = match place.get() {
+            Some(blocks) => blocks,
+            None => {
+                // Made before, not in `get_or_init`: nothing is allocated while others are kept out.
+                let _ = place.set(Box::new(ThreadBlocks::new()));
+                place.get()?
+            }
+        };
+        blocks.take(class)
+    }
+
+    /// The blocks of all threads that may keep some: those of threads that have ended are empty.
+    fn of_living_threads(&self) -> impl Iterator<Item = &ThreadBlocks> {
+        thread::taken().filter_map(|number| Some(&**self.threads[number].get()?))
     }
 
     /// Releases blocks of other classes until there is room for one of this class, or nothing left,
@@ -222,20 +256,13 @@ impl Shared {
         mine.put(class, block, limits.blocks_per_class)
     }
 
-    fn empty(&self) {
-        for blocks in self.threads.iter().filter_map(OnceLock::get) {
-            self.empty_one(blocks);
-        }
-    }
-
     fn empty_one(&self, blocks: &ThreadBlocks) {
         blocks.empty(|block, class| (self.release)(block, class.size()));
     }
-}
 
-impl Tenant for Shared {
-    fn slot_ends(&self, slot: usize) {
-        if let Some(blocks) = self.threads[slot].get() {
+    /// Releases what the calling thread, which is ending, keeps for its number.
+    fn thread_ends(&self, number: usize) {
+        if let Some(blocks) = self.threads[number].get() {
             self.empty_one(blocks);
             blocks.forget();
         }
@@ -244,7 +271,10 @@ impl Tenant for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.empty();
+        leave(self);
+        for blocks in self.threads.iter().filter_map(OnceLock::get) {
+            self.empty_one(blocks);
+        }
     }
 }
 
@@ -253,3 +283,61 @@ impl fmt::Debug for Shared {
         f.debug_struct("Shared").finish_non_exhaustive()
     }
 }
+
+/// Has the caches of a thread that ends release what they keep for it.
+static EMPTY: AtEnd = AtEnd(|number| {
+    let Some(number) = number else { return };
+    let mut next = 0;
+    while let Some(cache) = next_cache(&mut next) {
+        // The lock is free: what releases a block may come back here. Perhaps this is the last reference.
+        cache.thread_ends(number);
+    }
+});
+
+/// The first cache from `*id` on that is still there; `*id` is moved behind it. A cache that is made
+/// later has nothing of a thread that is ending.
+fn next_cache(id: &mut u64) -> Option<Arc<Shared>> {
+    let caches = CACHES.lock();
+    let first = caches.partition_point(|cache| cache.0 < *id);
+    caches[first..].iter().find_map(|(other, cache)| {
+        *id = other + 1;
+        cache.upgrade()
+    })
+}
+
+/// Enters a cache into the list. Memory for the list is allocated and freed without the lock.
+fn join(shared: &Arc<Shared>) {
+    let weak = Arc::downgrade(shared);
+    let mut larger = Vec::new();
+    loop {
+        let mut caches = CACHES.lock();
+        let length = caches.len();
+        if larger.capacity() > caches.capacity() {
+            larger.append(&mut *caches);
+            std::mem::swap(&mut larger, &mut *caches);
+        }
+        if length < caches.capacity() {
+            // They are in order but for two that are made at the same time.
+            let place = caches.partition_point(|cache| cache.0 < shared.id);
+            caches.insert(place, (shared.id, weak));
+            break;
+        }
+        drop(caches);
+        larger = Vec::with_capacity(2 * length + 4);
+    }
+}
+
+/// Takes a cache from the list.
+fn leave(shared: &Shared) {
+    let mut caches = CACHES.lock();
+    let place = caches.binary_search_by_key(&shared.id, |cache| cache.0);
+    let left = place.map(|place| caches.remove(place));
+    // The cache's memory is freed with its last weak reference.
+    drop(caches);
+    drop(left);
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+/// All caches there are, in the order of their numbers.
+static CACHES: ProcessLock<Vec<(u64, Weak<Shared>)>> = ProcessLock::new(Order::Inner, Vec::new());

@@ -1,0 +1,183 @@
+//! A child that is forked beside busy threads can use new trees, and release what it inherited.
+//!
+//! Not a test of the standard harness, whose own threads and locks a child would inherit.
+
+#[cfg(unix)]
+mod unix {
+    #![expect(unsafe_code, reason = "forks")]
+    #![expect(
+        clippy::unwrap_used,
+        reason = "whatever is here is part of a test, also where it is not marked as one"
+    )]
+
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use arrow_memory_arena::Arena;
+    use arrow_memory_core::{
+        AllocationListener, AllocationReservation, ArrowBuf, BufferAllocator, ForeignAllocation,
+        RootAllocator, sampling,
+    };
+    use arrow_memory_jemalloc as _;
+    use arrow_memory_system as _;
+
+    /// How many children there are.
+    const FORKS: usize = 150;
+
+    /// How many seconds a child has.
+    const LIMIT: u32 = 20;
+
+    struct Listener;
+
+    impl AllocationListener for Listener {}
+
+    /// A little of everything, in a tree that others use, too.
+    fn work(root: &BufferAllocator, turn: usize) {
+        let child = root.child("busy").build().unwrap();
+        let other = root.child("other").build().unwrap();
+        let held: Vec<ArrowBuf> = (0..1500)
+            .map(|_| child.buffer_from_slice(&[1; 64]).unwrap())
+            .collect();
+        let shared: Vec<ArrowBuf> = (held.iter().step_by(10))
+            .map(|held| held.transfer_ownership(&other).unwrap().buffer)
+            .collect();
+        drop(child.buffer(3 << 20));
+        let reserved: Vec<AllocationReservation> =
+            (0..50).map(|_| child.new_reservation()).collect();
+        let foreign = ForeignAllocation::from_owner(vec![1; 100]);
+        let foreign = child.wrap_foreign_allocation(foreign).unwrap();
+        assert!(child.close().is_err());
+        match turn % 4 {
+            0 => drop(root.report()),
+            1 => drop(sampling::report()),
+            2 => drop(root.snapshot()),
+            _ => {
+                sampling::start("busy", 4096);
+                sampling::stop("busy");
+            }
+        }
+        drop((held, shared, reserved, foreign));
+        drop(
+            RootAllocator::builder()
+                .listener(Arc::new(Listener))
+                .build(),
+        );
+    }
+
+    /// What a child inherits, and releases.
+    struct Inherited {
+        buffers: Vec<ArrowBuf>,
+        reservation: AllocationReservation,
+        /// One of the trees that threads of the parent are busy with.
+        root: BufferAllocator,
+    }
+
+    impl Inherited {
+        fn of(root: &BufferAllocator) -> Self {
+            let child = root.child("to be inherited").build().unwrap();
+            let buffers = (0..2000).map(|_| child.buffer_from_slice(&[3; 64]).unwrap());
+            let mut buffers: Vec<ArrowBuf> = buffers.collect();
+            buffers.push(child.buffer_zeroed(4 << 20).unwrap().freeze());
+            let moved = buffers[0].retain_in(root).unwrap();
+            buffers.push(moved);
+            let mut reservation = child.new_reservation();
+            reservation.add(100).unwrap();
+            Self {
+                buffers,
+                reservation,
+                root: root.clone(),
+            }
+        }
+
+        fn read_and_release(self) {
+            assert!(self.buffers.iter().all(|buffer| buffer[0] % 3 == 0));
+            assert!(self.root.allocated_memory() > 0);
+            drop((self.root.snapshot(), self.root.report(), self.root.stats()));
+            drop(self.buffers);
+            drop(self.reservation);
+        }
+    }
+
+    /// What a child does.
+    fn child(inherited: Vec<Inherited>) {
+        let root = RootAllocator::builder().limit(64 << 20).build().unwrap();
+        work(&root, 0);
+        sampling::start("sampled", 512);
+        let sampled = root.child("sampled").build().unwrap();
+        let held: Vec<_> = (0..2000).map(|_| sampled.buffer(640).unwrap()).collect();
+        drop((sampling::report(), sampling::who_holds()));
+        sampling::stop_all();
+        drop(held);
+        for inherited in inherited {
+            inherited.read_and_release();
+        }
+        assert!(sampled.close().is_ok());
+        assert_eq!(root.allocated_memory(), 0);
+        // Threads, too, with slots of their own.
+        thread::scope(|scope| drop(scope.spawn(|| work(&root, 1)).join()));
+    }
+
+    fn trees() -> Vec<RootAllocator> {
+        let debug = RootAllocator::builder().debug(true);
+        let plain = || RootAllocator::builder().debug(false).limit(1 << 30);
+        vec![
+            plain().listener(Arc::new(Listener)).build().unwrap(),
+            debug.build().unwrap(),
+            plain().backend("jemalloc").build().unwrap(),
+            plain()
+                .allocation_manager(Arc::new(Arena::new()))
+                .build()
+                .unwrap(),
+        ]
+    }
+
+    pub(super) fn main() {
+        let trees = trees();
+        sampling::start("other", 4096);
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for (turn, root) in trees.iter().enumerate() {
+                let stop = &stop;
+                scope.spawn(move || {
+                    for turn in turn.. {
+                        work(root, turn);
+                        if stop.load(Ordering::Relaxed) {
+                            return;
+                        }
+                    }
+                });
+            }
+            let ended = (0..FORKS).map(|_| fork(&trees)).collect::<Vec<_>>();
+            stop.store(true, Ordering::Relaxed);
+            let well = ended.iter().filter(|&&status| status == 0).count();
+            assert_eq!(well, FORKS, "exit statuses: {ended:?}");
+        });
+        println!("{FORKS} children of {} busy threads did well", trees.len());
+    }
+
+    /// Forks a child, and waits for its exit status; 14 is the alarm's.
+    fn fork(trees: &[RootAllocator]) -> i32 {
+        let inherited = trees.iter().map(|root| Inherited::of(root)).collect();
+        // SAFETY: what the child may do is what this test is about.
+        let id = unsafe { libc::fork() };
+        assert!(id >= 0, "no child");
+        if id == 0 {
+            // SAFETY: ends this child if it hangs.
+            unsafe { libc::alarm(LIMIT) };
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| child(inherited)));
+            // SAFETY: ends the child without the destructors of the parent's statics.
+            unsafe { libc::_exit(i32::from(ended.is_err())) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for our own child, with a place for its status.
+        let waited = unsafe { libc::waitpid(id, &raw mut status, 0) };
+        assert_eq!(waited, id);
+        status
+    }
+}
+
+fn main() {
+    #[cfg(unix)]
+    unix::main();
+}

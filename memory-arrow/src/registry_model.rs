@@ -1,0 +1,235 @@
+//! The protocol above on loom's atomics: each pair of racing operations.
+//!
+//! Each memory has a datum, which its holders read and its release writes: so loom sees not only counts
+//! that are wrong, but also a release that is not ordered after a reader.
+
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::sync::atomic::AtomicBool;
+use loom::thread;
+
+use super::*;
+
+/// What stands for memory that is found by its address: a count that is recycled once the memory has
+/// been released. As the count of a foreign allocation, and as that of a wrapper's `Arc`.
+struct Memory {
+    count: AtomicUsize,
+    recycled: AtomicBool,
+    /// The bytes. Only looked at, so that no `unsafe` is needed.
+    bytes: UnsafeCell<()>,
+    /// Where its entry is, if it removes it by that; written after the insertion.
+    place: AtomicUsize,
+    /// Adoptions that are charged now.
+    charged: Arc<AtomicUsize>,
+}
+
+type Model = Registry<Arc<Memory>>;
+
+const ADDRESS: usize = 64;
+const NOWHERE: usize = usize::MAX;
+
+fn memory(charged: &Arc<AtomicUsize>) -> Arc<Memory> {
+    charged.fetch_add(1, Ordering::Relaxed);
+    Arc::new(Memory {
+        count: AtomicUsize::new(1),
+        recycled: AtomicBool::new(false),
+        bytes: UnsafeCell::new(()),
+        place: AtomicUsize::new(NOWHERE),
+        charged: Arc::clone(charged),
+    })
+}
+
+fn find(registry: &Model) -> Option<Arc<Memory>> {
+    let mut found = None;
+    registry.visit(ADDRESS, |memory| retain(memory, &mut found));
+    found
+}
+
+fn adopt(registry: &Model, charged: &Arc<AtomicUsize>) -> Arc<Memory> {
+    if let Some(found) = find(registry) {
+        return found;
+    }
+    let memory = memory(charged);
+    let mut found = None;
+    let inserted = registry.insert_unless(ADDRESS, Arc::clone(&memory), |known| {
+        retain(known, &mut found)
+    });
+    match (inserted, found) {
+        (Ok(_), _) => memory,
+        (Err(_), Some(found)) => {
+            release(registry, &memory);
+            found
+        }
+        (Err(_), None) => unreachable!(),
+    }
+}
+
+/// As a wrapper is made: its place is known, and written down, only after others can find it.
+fn wrap(registry: &Model, charged: &Arc<AtomicUsize>) -> Arc<Memory> {
+    let memory = memory(charged);
+    let place = registry.insert(ADDRESS, Arc::clone(&memory), |_| false);
+    // Relaxed: as in `known::wrap`.
+    memory.place.store(place, Ordering::Relaxed);
+    memory
+}
+
+fn retain(memory: &Arc<Memory>, found: &mut Option<Arc<Memory>>) -> ControlFlow<()> {
+    assert!(
+        !memory.recycled.load(Ordering::Relaxed),
+        "a recycled count is touched"
+    );
+    let risen = memory
+        .count
+        // Relaxed, both: what is read was written before the entry was inserted.
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+            (count > 0).then_some(count + 1)
+        });
+    if risen.is_err() {
+        return ControlFlow::Continue(());
+    }
+    *found = Some(Arc::clone(memory));
+    ControlFlow::Break(())
+}
+
+/// Reads the bytes and drops the reference, the last one with the memory.
+fn release(registry: &Model, memory: &Arc<Memory>) {
+    assert!(!memory.recycled.load(Ordering::Relaxed), "released twice");
+    memory.bytes.with(|_| ());
+    if memory.count.fetch_sub(1, Ordering::AcqRel) != 1 {
+        return;
+    }
+    let this = std::ptr::from_ref(&**memory);
+    let removed = match memory.place.load(Ordering::Relaxed) {
+        // Adopted memory, which may have been inserted or not.
+        NOWHERE => registry.remove_first(ADDRESS, |other| {
+            std::ptr::eq(std::ptr::from_ref(&**other), this)
+        }),
+        place => {
+            let removed = registry.remove(ADDRESS, place);
+            assert!(removed.is_some(), "a wrapper has an entry");
+            removed
+        }
+    };
+    if let Some(removed) = &removed {
+        assert!(
+            std::ptr::eq(std::ptr::from_ref(&**removed), this),
+            "another entry was removed"
+        );
+    }
+    drop(removed);
+    memory.bytes.with_mut(|_| ());
+    memory.recycled.store(true, Ordering::Relaxed);
+    memory.charged.fetch_sub(1, Ordering::Relaxed);
+}
+
+fn start() -> (Arc<Model>, Arc<AtomicUsize>) {
+    (Arc::new(Model::new()), Arc::new(AtomicUsize::new(0)))
+}
+
+fn assert_empty(registry: &Model, charged: &AtomicUsize) {
+    assert_eq!((charged.load(Ordering::Relaxed), registry.len()), (0, 0));
+}
+
+#[test]
+fn a_lookup_races_the_last_drop() {
+    loom::model(|| {
+        let (registry, charged) = start();
+        let memory = adopt(&registry, &charged);
+
+        let dropper = thread::spawn({
+            let registry = Arc::clone(&registry);
+            move || release(&registry, &memory)
+        });
+        let again = adopt(&registry, &charged);
+        assert!(again.count.load(Ordering::Relaxed) > 0);
+        dropper.join().unwrap();
+
+        assert_eq!(charged.load(Ordering::Relaxed), 1, "one adoption is alive");
+        assert_eq!(registry.len(), 1, "and it can be found");
+        release(&registry, &again);
+        assert_empty(&registry, &charged);
+    });
+}
+
+#[test]
+fn two_adoptions_of_the_same_memory_end_as_one() {
+    loom::model(|| {
+        let (registry, charged) = start();
+
+        let other = thread::spawn({
+            let (registry, charged) = (Arc::clone(&registry), Arc::clone(&charged));
+            move || adopt(&registry, &charged)
+        });
+        let mine = adopt(&registry, &charged);
+        let theirs = other.join().unwrap();
+
+        assert!(Arc::ptr_eq(&mine, &theirs));
+        assert_eq!((charged.load(Ordering::Relaxed), registry.len()), (1, 1));
+        release(&registry, &mine);
+        release(&registry, &theirs);
+        assert_empty(&registry, &charged);
+    });
+}
+
+/// The thread that found it may drop last, and remove the entry by a place that it did not write.
+#[test]
+fn a_wrapper_is_found_by_another_thread_while_it_is_made_and_dropped() {
+    loom::model(|| {
+        let (registry, charged) = start();
+
+        let other = thread::spawn({
+            let registry = Arc::clone(&registry);
+            move || {
+                if let Some(found) = find(&registry) {
+                    release(&registry, &found);
+                }
+            }
+        });
+        let mine = wrap(&registry, &charged);
+        release(&registry, &mine);
+        other.join().unwrap();
+
+        assert_empty(&registry, &charged);
+    });
+}
+
+/// Two entries at one address, one of which is at its end while the other is looked for: the lookup
+/// passes the first, and neither removal touches the other's entry.
+#[test]
+fn wrappers_at_one_address_come_and_go_by_themselves() {
+    loom::model(|| {
+        let (registry, charged) = start();
+        let first = wrap(&registry, &charged);
+        let second = wrap(&registry, &charged);
+
+        let other = thread::spawn({
+            let registry = Arc::clone(&registry);
+            move || release(&registry, &first)
+        });
+        let found = find(&registry).expect("the second is alive");
+        release(&registry, &second);
+        other.join().unwrap();
+        release(&registry, &found);
+
+        assert_empty(&registry, &charged);
+    });
+}
+
+/// Neither thread finds room, so both make a larger table with the lock released.
+#[test]
+fn a_table_grows_while_another_thread_inserts() {
+    loom::model(|| {
+        let registry = Arc::new(Registry::new());
+
+        let other = thread::spawn({
+            let registry = Arc::clone(&registry);
+            move || registry.insert(64, 'a', |_| false)
+        });
+        let mine = registry.insert(128, 'b', |_| false);
+        let theirs = other.join().unwrap();
+
+        assert_eq!(registry.remove(64, theirs), Some('a'));
+        assert_eq!(registry.remove(128, mine), Some('b'));
+        assert_eq!(registry.len(), 0);
+    });
+}

@@ -1,0 +1,358 @@
+//! Adoption and moves that consume their source: what is charged when, and what an error leaves.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use arrow_memory_core::testing::RecordingListener;
+use arrow_memory_core::{BufferAllocator, RootAllocator, TransferError};
+use arrow_memory_system as _;
+
+use super::builder::{Int64Builder, StringBuilder};
+use super::deps::arrow_array::*;
+use super::deps::arrow_buffer::Buffer;
+use super::deps::arrow_schema::ArrowError;
+use super::{Accounted, adopt_buffer, arrow_buf, into_buffer, known};
+use crate::error::{MemoryError, Refused};
+
+/// 800 bytes.
+fn array() -> Int64Array {
+    Int64Array::from(vec![7; 100])
+}
+
+/// Two columns of 800 bytes.
+fn batch() -> RecordBatch {
+    let column = || Arc::new(array()) as ArrayRef;
+    RecordBatch::try_from_iter([("a", column()), ("b", column())]).unwrap()
+}
+
+fn child(root: &BufferAllocator, name: &str) -> BufferAllocator {
+    root.child(name).build().unwrap()
+}
+
+/// What was adopted is the only array there is, so nothing stays uncharged behind it.
+#[test]
+fn an_adopted_array_takes_its_source_along() {
+    let root = RootAllocator::new(1 << 20);
+    let theirs = Buffer::from_vec(vec![1_u8; 500]);
+    let watched = theirs.clone();
+
+    let ours = theirs.adopt(&root).unwrap();
+    drop(ours);
+
+    assert_eq!((root.allocated_memory(), watched.strong_count()), (0, 1));
+}
+
+#[test]
+fn a_refusal_hands_back_what_was_given() {
+    let root = RootAllocator::new(799);
+
+    let refused = array().adopt(&root).unwrap_err();
+    assert!(refused.is_out_of_memory());
+    assert_eq!(refused.value, array());
+    let text: ArrayRef = Arc::new(StringArray::from(vec!["a text"; 1000]));
+    let refused = text.adopt(&root).unwrap_err();
+    assert_eq!(refused.value.len(), 1000);
+    assert_eq!((root.allocated_memory(), root.stats().own_bytes), (0, 0));
+}
+
+#[test]
+fn a_move_leaves_no_handle_behind_on_the_source() {
+    let root = RootAllocator::new(1 << 20);
+    let (aggregate, results) = (child(&root, "aggregate"), child(&root, "results"));
+    let output = batch().adopt(&aggregate).unwrap();
+    let built = {
+        let mut builder = Int64Builder::new(&aggregate);
+        builder.append_slice(&[1, 2, 3]).unwrap();
+        builder.finish()
+    };
+
+    // Shadowed, as one writes it: with a source that stays alive, `close` failed.
+    let output = output.try_move_to(&results).unwrap();
+    let built = built.try_move_to(&results).unwrap();
+    aggregate.close().unwrap();
+
+    assert_eq!(results.allocated_memory(), 1600 + 64);
+    drop((output, built));
+    assert_eq!(root.allocated_memory(), 0);
+}
+
+#[test]
+fn a_refused_move_says_what_the_core_said_and_changes_nothing() {
+    let root = RootAllocator::new(1 << 20);
+    let (scan, small) = (child(&root, "scan"), root.child("small").limit(1000));
+    let small = small.build().unwrap();
+    let moved = batch().adopt(&scan).unwrap();
+
+    let refused = moved.try_move_to(&small).unwrap_err();
+
+    let MemoryError::Transfer(core) = &refused.source else {
+        panic!("{refused}");
+    };
+    assert_eq!(refused.to_string(), core.to_string());
+    let TransferError::DoesNotFit { bytes, outcome, .. } = core else {
+        panic!("{core}");
+    };
+    // The second column, beside the first.
+    assert_eq!((*bytes, outcome.headroom()), (800, 200));
+    assert_eq!(
+        (scan.allocated_memory(), small.allocated_memory()),
+        (1600, 0)
+    );
+    small.set_limit(1600);
+    let moved = refused.value.try_move_to(&small).unwrap();
+    assert_eq!(
+        (scan.allocated_memory(), small.allocated_memory()),
+        (0, 1600)
+    );
+    drop(moved);
+}
+
+/// Reserve, run the kernel, adopt: without the reservation standing in the way of what it is for.
+#[test]
+fn a_kernels_output_comes_out_of_the_reservation_exactly() {
+    let root = RootAllocator::new(2000);
+    let mut room = root.new_reservation();
+    room.add(1800).unwrap();
+
+    let output = batch().adopt_from(&mut room).unwrap();
+
+    assert_eq!((room.size(), root.allocated_memory()), (200, 1800));
+    assert_eq!(root.peak_memory_allocation(), 1800);
+    // It is known now: nothing more is taken for it.
+    let again = output.clone().adopt_from(&mut room).unwrap();
+    let slice = output.slice(3, 4).adopt_from(&mut room).unwrap();
+    assert_eq!((room.size(), root.allocated_memory()), (200, 1800));
+    drop((output, again, slice));
+    assert_eq!((room.size(), root.allocated_memory()), (200, 200));
+}
+
+#[test]
+fn what_exceeds_the_reservation_is_charged_besides_or_all_is_refused() {
+    let root = RootAllocator::new(1700);
+    let mut room = root.new_reservation();
+    room.add(1000).unwrap();
+    root.allocate_bytes(101).unwrap();
+
+    let refused = batch().adopt_from(&mut room).unwrap_err();
+    assert!(refused.is_out_of_memory());
+    assert_eq!((room.size(), root.allocated_memory()), (1000, 1101));
+
+    root.release_bytes(1);
+    let output = refused.value.adopt_from(&mut room).unwrap();
+    assert_eq!((room.size(), root.allocated_memory()), (0, 1700));
+    assert_eq!(root.peak_memory_allocation(), 1700);
+    drop(output);
+}
+
+#[test]
+fn a_veto_leaves_the_reservation_as_it_was_and_is_asked_for_once() {
+    let listener = Arc::new(RecordingListener::new());
+    let root = RootAllocator::builder().limit(2000);
+    let root = root.listener(listener.clone()).build().unwrap();
+    let mut room = root.new_reservation();
+    room.add(1700).unwrap();
+    listener.take();
+
+    listener.veto(true);
+    let refused = batch().adopt_from(&mut room).unwrap_err();
+    assert_eq!((room.size(), root.allocated_memory()), (1700, 1700));
+    assert_eq!(listener.take().len(), 1);
+    listener.veto(false);
+    let output = refused.value.adopt_from(&mut room).unwrap();
+
+    assert_eq!(listener.take().len(), 3, "asked once, told of two columns");
+    assert_eq!((room.size(), root.allocated_memory()), (100, 1700));
+    drop(output);
+}
+
+#[test]
+fn a_closed_allocator_takes_nothing_out_of_its_reservation() {
+    let root = RootAllocator::new(2000);
+    let mut room = root.new_reservation();
+    room.add(1700).unwrap();
+    root.close().unwrap_err();
+
+    let refused = batch().adopt_from(&mut room).unwrap_err();
+
+    assert_eq!((room.size(), root.allocated_memory()), (1700, 1700));
+    assert_eq!(refused.value, batch());
+}
+
+/// Nobody else can have the bytes between the reservation and the adoption: another thread asks for
+/// them all the time.
+#[test]
+fn nobody_takes_reserved_bytes_while_they_are_adopted() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let root = RootAllocator::new(200 * 1600);
+    let done = AtomicBool::new(false);
+    let mut room = root.new_reservation();
+    room.add(200 * 1600).unwrap();
+    let outputs: Vec<_> = std::thread::scope(|threads| {
+        let other = threads.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                assert!(
+                    root.allocate_bytes(1).is_err(),
+                    "all is reserved, or adopted"
+                );
+            }
+        });
+        let adopt = |_| batch().adopt_from(&mut room).unwrap();
+        let outputs = (0..200).map(adopt).collect();
+        done.store(true, Ordering::Relaxed);
+        other.join().unwrap();
+        outputs
+    });
+    assert_eq!((room.size(), root.allocated_memory()), (0, 200 * 1600));
+    drop(outputs);
+    assert_eq!(root.allocated_memory(), 0);
+}
+
+#[test]
+fn refusals_convert_with_a_question_mark() {
+    fn memory(root: &BufferAllocator) -> Result<RecordBatch, MemoryError> {
+        Ok(batch().adopt(root)?)
+    }
+    fn arrow(root: &BufferAllocator) -> Result<RecordBatch, ArrowError> {
+        Ok(batch().adopt(root)?)
+    }
+    fn boxed(root: &BufferAllocator) -> Result<RecordBatch, Box<dyn Error + Send + Sync>> {
+        Ok(batch().adopt(root)?)
+    }
+    fn core(root: &BufferAllocator) -> Result<(), MemoryError> {
+        root.root_allocator().empty().try_move_to(root)?;
+        let ours = root.root_allocator().buffer_from_slice(&[1])?;
+        ours.try_move_to(root)?;
+        Ok(())
+    }
+    fn transfer(from: &BufferAllocator, to: &BufferAllocator) -> Result<(), TransferError> {
+        from.empty().adopt(to)?;
+        from.empty().try_move_to(to)?;
+        Ok(())
+    }
+    fn io(from: &BufferAllocator, to: &BufferAllocator) -> Result<(), std::io::Error> {
+        from.buffer_from_slice(&[1])?.try_move_to(to)?;
+        Ok(())
+    }
+    let root = RootAllocator::new(100);
+    let none = root.child("none").limit(0).build().unwrap();
+
+    let text = memory(&none).unwrap_err().to_string();
+    let error = arrow(&none).unwrap_err();
+    assert!(MemoryError::from(error).is_out_of_memory());
+    let error = boxed(&none).unwrap_err();
+    assert_eq!(error.to_string(), text);
+    assert!(error.is::<Refused<RecordBatch>>());
+    assert!(core(&none).unwrap_err().is_out_of_memory());
+    let elsewhere = transfer(&RootAllocator::new(0), &none).unwrap_err();
+    assert!(matches!(elsewhere, TransferError::DifferentRoots { .. }));
+    let error = io(&root, &none).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::OutOfMemory);
+    let refused = batch().adopt(&none).unwrap_err();
+    assert_eq!(format!("{refused:?}"), format!("{:?}", refused.source));
+    assert_eq!(format!("{refused}"), text);
+    assert_eq!(root.allocated_memory(), 0);
+}
+
+/// The line of the caller that made what `text` is about.
+fn assert_made_here(text: &str, line: u32) {
+    let here = format!("created at {}:{line} ", file!());
+    assert!(text.contains(&here), "{here} is not in\n{text}");
+}
+
+#[test]
+fn debug_mode_names_the_line_that_adopted_or_built() {
+    let root = RootAllocator::builder().debug(true).build().unwrap();
+    let child = child(&root, "child");
+    let held = |allocator: &BufferAllocator| allocator.to_verbose_string();
+
+    let adopted = array().adopt(&root).unwrap();
+    assert_made_here(&held(&root), line!() - 1);
+    let again = adopted.slice(1, 2).adopt(&child).unwrap();
+    assert_made_here(&held(&child), line!() - 1);
+    let known = adopted.clone().adopt(&root).unwrap();
+    assert_made_here(&held(&root), line!() - 1);
+    drop((adopted, again, known));
+    let mut room = root.new_reservation();
+    room.add(800).unwrap();
+    let from = array().adopt_from(&mut room).unwrap();
+    assert_made_here(&held(&root), line!() - 1);
+    drop((from, room));
+    let moved = array().adopt(&root).unwrap();
+    let moved = moved.try_move_to(&child).unwrap();
+    assert_made_here(&held(&child), line!() - 1);
+    drop(moved);
+    let found = adopt_buffer(&Buffer::from_vec(vec![1_u8; 100]), &root).unwrap();
+    assert_made_here(&held(&root), line!() - 1);
+    let wrapped = into_buffer(found);
+    let shared = wrapped.adopt(&child).unwrap();
+    assert_made_here(&held(&child), line!() - 1);
+    drop(shared);
+
+    let mut numbers = Int64Builder::new(&root);
+    numbers.append(1).unwrap();
+    assert_made_here(&held(&root), line!() - 1);
+    let numbers = numbers.finish();
+    drop(numbers);
+    let mut texts = StringBuilder::new(&root);
+    texts.append_slice(&["a", "b"]).unwrap();
+    assert_made_here(&held(&root), line!() - 1);
+}
+
+/// The registry looked at every entry of an address, and collected them, at each lookup: 16 times as
+/// many slices took 256 times as long. Counted rather than timed, so that it does not depend on what
+/// else runs.
+#[test]
+fn many_buffers_at_one_address_are_looked_up_in_a_few_steps_each() {
+    const COUNT: usize = 2000;
+
+    let root = RootAllocator::unlimited();
+    let other = child(&root, "other");
+    let ours = into_buffer(root.buffer_from_slice(&[7; 20_000]).unwrap());
+    let held = root.buffer_from_slice(&[7; 20_000]).unwrap();
+    let theirs = Buffer::from_vec(vec![7_u8; 20_000]);
+    let slices = |of: &Buffer| -> Vec<Buffer> {
+        let slice = |at| of.slice_with_length(at, 4);
+        (0..COUNT).map(slice).collect()
+    };
+    let adopted = |of: &Buffer, by: &BufferAllocator| -> Vec<Buffer> {
+        let adopt = |slice: Buffer| slice.adopt(by).unwrap();
+        slices(of).into_iter().map(adopt).collect()
+    };
+    let moved = |buffers: Vec<Buffer>, to: &BufferAllocator| -> Vec<Buffer> {
+        let moved = |slice: Buffer| slice.try_move_to(to).unwrap();
+        buffers.into_iter().map(moved).collect()
+    };
+    let recognised = |buffers: Vec<Buffer>| -> Vec<Buffer> {
+        assert!(buffers.iter().all(|buffer| arrow_buf(buffer).is_some()));
+        buffers
+    };
+    let ways: [(&str, &dyn Fn() -> Vec<Buffer>); 8] = [
+        ("slices of ours", &|| adopted(&ours, &root)),
+        ("slices of ours, elsewhere", &|| adopted(&ours, &other)),
+        ("slices of theirs", &|| adopted(&theirs, &root)),
+        ("handed on", &|| moved(adopted(&ours, &root), &other)),
+        ("handed on twice", &|| {
+            moved(moved(adopted(&theirs, &root), &other), &root)
+        }),
+        ("clones", &|| {
+            let clone = |_| into_buffer(held.clone());
+            recognised((0..COUNT).map(clone).collect())
+        }),
+        ("ever wider", &|| {
+            let prefix = |len| into_buffer(held.slice(..len));
+            recognised((1..=COUNT).map(prefix).collect())
+        }),
+        ("ever narrower", &|| {
+            let prefix = |len| into_buffer(held.slice(..len));
+            recognised((1..=COUNT).rev().map(prefix).collect())
+        }),
+    ];
+    for (name, run) in ways {
+        let before = known::looked_at();
+        drop(run());
+        let steps = (known::looked_at() - before) as f64 / COUNT as f64;
+        assert!(steps <= 20.0, "{name}: {steps} entries for each");
+    }
+    assert_eq!(root.allocated_memory(), 2 * 20_032);
+}

@@ -1,0 +1,298 @@
+//! The memory under some arrays: each distinct piece of it once, found, charged and replaced.
+
+use arrow_memory_core::{ALIGNMENT, AllocError, ArrowBuf, BufferAllocator, ForeignRoom};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use super::deps::arrow_buffer::{Buffer, MutableBuffer};
+use super::known::{self, Adoption, Known, Region};
+use super::parts::{Part, Whole};
+use crate::error::MemoryError;
+
+/// The distinct regions of memory of some arrays.
+pub(super) struct Regions<'a> {
+    slots: Vec<Slot<'a>>,
+    /// The slots' indices, by address.
+    table: HashTable<u32>,
+    /// For each buffer that is not empty, in the order of [`Part::visit`], the index of its slot.
+    order: Vec<u32>,
+    /// Whether any was known before.
+    known: bool,
+}
+
+struct Slot<'a> {
+    region: Region,
+    /// One that keeps all of the region, and views as much of it as any that does.
+    widest: &'a Buffer,
+    /// How many of the buffers are on it.
+    uses: u32,
+    /// What was found of it.
+    found: Found,
+    /// The buffer on all of the region that the results are slices of; `None`: the old ones stay.
+    ready: Option<Buffer>,
+}
+
+enum Found {
+    /// No allocator of the tree is charged for it.
+    Nothing,
+    /// As `Nothing`, and another tree adopted this.
+    Elsewhere(Buffer),
+    /// To be shared or moved.
+    Known(Known),
+}
+
+/// The regions that a tree is not charged for yet, added up.
+#[derive(Default)]
+pub(super) struct Missing {
+    /// Their sizes in bytes: what is to be charged.
+    pub(super) bytes: usize,
+    /// How many bytes of them the buffers show.
+    viewed: usize,
+}
+
+impl Missing {
+    /// A refusal to charge for them, told in the numbers of the buffers that the caller has.
+    #[cold]
+    pub(super) fn refused(&self, error: AllocError) -> AllocError {
+        error.for_buffer(self.viewed, self.bytes)
+    }
+}
+
+impl<'a> Regions<'a> {
+    pub(super) fn of(parts: &'a [Part<'_>]) -> Self {
+        let expected = parts.len() * 2;
+        let mut regions = Self {
+            slots: Vec::with_capacity(expected),
+            table: HashTable::with_capacity(expected),
+            order: Vec::with_capacity(expected),
+            known: false,
+        };
+        for part in parts {
+            part.visit(&mut |buffer| regions.note(buffer));
+        }
+        regions
+    }
+
+    fn note(&mut self, buffer: &'a Buffer) {
+        let Some(region) = Region::of(buffer) else {
+            return;
+        };
+        let slots = &mut self.slots;
+        let entry = self.table.entry(
+            mix(region.address()),
+            |&index| slots[index as usize].region.start == region.start,
+            |&index| mix(slots[index as usize].region.address()),
+        );
+        let index = match entry {
+            Entry::Occupied(entry) => {
+                let index = *entry.get();
+                slots[index as usize].widen(buffer, region);
+                index
+            }
+            Entry::Vacant(place) => {
+                let index = slots.len() as u32;
+                place.insert(index);
+                slots.push(Slot {
+                    region,
+                    widest: buffer,
+                    uses: 1,
+                    found: Found::Nothing,
+                    ready: None,
+                });
+                index
+            }
+        };
+        self.order.push(index);
+    }
+
+    /// Finds what the tree of `allocator` is charged for already. Returns the size of the rest.
+    #[track_caller]
+    pub(super) fn find(&mut self, allocator: &BufferAllocator) -> Missing {
+        let mut missing = Missing::default();
+        for slot in &mut self.slots {
+            let lookup = known::find(slot.region, Some(allocator));
+            if let Some(known) = lookup.known {
+                slot.found = Found::Known(known);
+                self.known = true;
+                continue;
+            }
+            if let Some(original) = lookup.original {
+                slot.region = slot.region.on(&original);
+                slot.found = Found::Elsewhere(original);
+            }
+            missing.bytes = missing.bytes.saturating_add(slot.region.size);
+            missing.viewed = missing.viewed.saturating_add(slot.widest.len());
+        }
+        missing
+    }
+
+    /// Puts what was not found under `allocator`, in `room` for it. What another thread adopted
+    /// meanwhile is known then, and remains to be shared or moved.
+    #[track_caller]
+    pub(super) fn adopt(
+        &mut self,
+        allocator: &BufferAllocator,
+        room: &mut ForeignRoom<'_>,
+    ) -> Result<(), MemoryError> {
+        for slot in &mut self.slots {
+            let original = match &slot.found {
+                Found::Nothing if slot.ready.is_none() => slot.widest,
+                Found::Elsewhere(original) => original,
+                Found::Nothing | Found::Known(_) => continue,
+            };
+            match known::adopt(allocator, room, original, slot.region)? {
+                Adoption::Made(view) => slot.ready = Some(known::on_adopted(view)),
+                Adoption::Found(known) => {
+                    slot.found = Found::Known(known);
+                    self.known = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts what is known on the ledgers of `allocator`.
+    #[track_caller]
+    pub(super) fn share(&mut self, allocator: &BufferAllocator) -> Result<(), MemoryError> {
+        if !std::mem::take(&mut self.known) {
+            return Ok(());
+        }
+        for slot in &mut self.slots {
+            if let Some(mut known) = slot.take_known() {
+                if !known.view.belongs_to(allocator) {
+                    known.view = known.view.retain_in(allocator)?;
+                }
+                slot.ready = Some(known.into_buffer());
+            }
+        }
+        Ok(())
+    }
+
+    /// As `share`, with their charges, or not at all.
+    #[track_caller]
+    pub(super) fn transfer(&mut self, target: &BufferAllocator) -> Result<(), MemoryError> {
+        let mut moved: Vec<(ArrowBuf, BufferAllocator)> = Vec::new();
+        for slot in &mut self.slots {
+            let Some(mut known) = slot.take_known() else {
+                continue;
+            };
+            // Of the ledgers in this tree, the one that owns: its charge is what moves.
+            if known.view.accounted_size() == 0
+                && let Some(owner) = known::find_owner(slot.region)
+                && owner.view.shares_root(target)
+                && owner.view.allocation_id() == known.view.allocation_id()
+            {
+                known.view = owner.view;
+            }
+            if known.view.belongs_to(target) {
+                slot.ready = Some(known.into_buffer());
+                continue;
+            }
+            let owns = known.view.accounted_size() > 0;
+            match known.view.try_transfer_ownership(target) {
+                Ok(view) => {
+                    if owns {
+                        moved.push((view.clone(), known.view.allocator()));
+                    }
+                    known.view = view;
+                    slot.ready = Some(known.into_buffer());
+                }
+                Err(error) => {
+                    for (view, from) in moved {
+                        // By force: it was there before. A closed allocator does not take it back.
+                        if let Err(error) = view.transfer_ownership(&from) {
+                            tracing::warn!(%error, "a transfer could not be undone");
+                        }
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces what trees are charged for by memory that none is charged for.
+    pub(super) fn detach(&mut self) {
+        for slot in &mut self.slots {
+            let lookup = known::find(slot.region, None);
+            slot.ready = lookup.known.map(|known| match lookup.original {
+                Some(original) if covers(&original, slot.region) => original,
+                _ => copy(&known.view[..slot.region.seen]),
+            });
+        }
+    }
+
+    /// The arrays on the slots' buffers.
+    pub(super) fn rebuild(self, parts: &[Part<'_>]) -> Vec<Whole> {
+        let Self {
+            mut slots, order, ..
+        } = self;
+        let mut order = order.into_iter();
+        let mut next = |buffer: &Buffer| {
+            if buffer.is_empty() {
+                return Buffer::default();
+            }
+            // `visit` went the same way, so there is one for each.
+            let slot = order.next().and_then(|index| slots.get_mut(index as usize));
+            let Some(slot) = slot else {
+                return buffer.clone();
+            };
+            slot.uses -= 1;
+            // The last, on all of it, takes it: no need to count up and down.
+            if slot.uses == 0
+                && let Some(whole) = slot.ready.take_if(|whole| whole.len() == buffer.len())
+            {
+                return whole;
+            }
+            match &slot.ready {
+                Some(whole) => whole.slice_with_length(buffer.ptr_offset(), buffer.len()),
+                None => buffer.clone(),
+            }
+        };
+        parts.iter().map(|part| part.replace(&mut next)).collect()
+    }
+}
+
+impl<'a> Slot<'a> {
+    /// Notes another buffer on it.
+    fn widen(&mut self, buffer: &'a Buffer, region: Region) {
+        self.uses += 1;
+        let known = &mut self.region;
+        // Usually the same memory. Producers may also hand out parts of one piece that start
+        // together: then the one that keeps more of it keeps the other's too.
+        if (region.size, region.seen) > (known.size, known.seen) {
+            self.widest = buffer;
+        }
+        known.size = known.size.max(region.size);
+        known.seen = known.seen.max(region.seen);
+    }
+
+    fn take_known(&mut self) -> Option<Known> {
+        match std::mem::replace(&mut self.found, Found::Nothing) {
+            Found::Known(known) => Some(known),
+            Found::Nothing | Found::Elsewhere(_) => None,
+        }
+    }
+}
+
+/// Spreads addresses over all bits, for a table.
+pub(super) fn mix(address: usize) -> u64 {
+    let spread = (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    spread ^ (spread >> 32)
+}
+
+/// A copy in arrow-rs' own memory, aligned to 64 bytes as well as `bytes` are: what lies at an offset
+/// in them is so, too.
+fn copy(bytes: &[u8]) -> Buffer {
+    let before = bytes.as_ptr().addr() % ALIGNMENT;
+    let mut copied = MutableBuffer::from_len_zeroed(before);
+    copied.extend_from_slice(bytes);
+    Buffer::from(copied).slice(before)
+}
+
+/// Whether slices of `original` can show all of `region`.
+fn covers(original: &Buffer, region: Region) -> bool {
+    original.data_ptr() == region.start
+        && original.ptr_offset() == 0
+        && original.len() >= region.seen
+}

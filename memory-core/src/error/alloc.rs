@@ -1,0 +1,296 @@
+//! Why an allocation was refused.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use super::write_sources;
+use crate::listener::Veto;
+use crate::manager::ManagerError;
+use crate::outcome::{AllocationOutcome, AllocatorInfo, Purpose};
+use crate::text::{Bytes, Escaped, Size};
+
+/// Why an allocation was refused. Nothing is charged when one of these returns.
+///
+/// `{}` is one line; `{:#}` adds the state of each level that the request reached, one to a line, or
+/// what the backend said; `{:?}` is the same text, and `{:#?}` shows the fields.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// use arrow_memory_core::AllocError;
+///
+/// let scan = root.new_child_allocator("scan", 0, 1000)?;
+/// match scan.buffer(2000).unwrap_err() {
+///     AllocError::OutOfMemory { requested, outcome, .. } => {
+///         assert_eq!((requested, outcome.headroom()), (2000, 1000));
+///         assert_eq!(outcome.failed_allocator(), scan.info());
+///     }
+///     other => panic!("{other}"),
+/// }
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum AllocError {
+    /// A *limit* stood in the way. Worth trying again once memory has been released.
+    #[non_exhaustive]
+    OutOfMemory {
+        /// Bytes asked for, as the caller gave them.
+        requested: usize,
+        /// What they were for.
+        purpose: Box<Purpose>,
+        /// Which allocator refused, and the state of each level up to there.
+        outcome: Box<AllocationOutcome>,
+    },
+    /// The *environment's* fault: the backend had no block to give.
+    #[non_exhaustive]
+    Manager {
+        /// The allocator that asked.
+        allocator: AllocatorInfo,
+        /// The backend's name.
+        manager: String,
+        /// Bytes asked for, as the caller gave them.
+        requested: usize,
+        /// What they were for.
+        purpose: Box<Purpose>,
+        /// What the backend said.
+        source: ManagerError,
+    },
+    /// The allocator's listener refused the request.
+    #[non_exhaustive]
+    Vetoed {
+        /// The allocator whose listener refused.
+        allocator: AllocatorInfo,
+        /// Bytes asked for, as the caller gave them.
+        requested: usize,
+        /// What they were for.
+        purpose: Box<Purpose>,
+        /// The listener's reason.
+        veto: Veto,
+    },
+    /// The *caller's* fault: this allocator, or one whose memory it would need, is closed.
+    #[non_exhaustive]
+    Closed {
+        /// The closed allocator.
+        allocator: AllocatorInfo,
+        /// Bytes asked for, as the caller gave them.
+        requested: usize,
+        /// What they were for.
+        purpose: Box<Purpose>,
+    },
+    /// The *caller's* fault: the size, or a sum with it, is above `isize::MAX`.
+    #[non_exhaustive]
+    SizeOverflow {
+        /// The allocator whose sum would overflow.
+        allocator: AllocatorInfo,
+        /// Bytes asked for, as the caller gave them.
+        requested: usize,
+        /// What they were for.
+        purpose: Box<Purpose>,
+    },
+    /// The *caller's* fault: alignments are powers of two from 64 bytes to 2 MiB.
+    InvalidAlignment {
+        /// The alignment asked for, in bytes.
+        alignment: usize,
+    },
+}
+
+impl AllocError {
+    /// The allocator that refused, where one did.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let scan = root.child("scan").build()?;
+    /// let refused = scan.buffer(2 << 20).unwrap_err();
+    /// assert_eq!(refused.allocator(), Some(root.info())); // whose limit it is
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    pub fn allocator(&self) -> Option<&AllocatorInfo> {
+        match self {
+            Self::OutOfMemory { outcome, .. } => Some(outcome.failed_allocator()),
+            Self::Manager { allocator, .. }
+            | Self::Vetoed { allocator, .. }
+            | Self::Closed { allocator, .. }
+            | Self::SizeOverflow { allocator, .. } => Some(allocator),
+            Self::InvalidAlignment { .. } => None,
+        }
+    }
+
+    /// Whether memory was short: a limit stood in the way, or the backend had no block. Then it is
+    /// worth trying again with less, or after something was released.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// let root = arrow_memory_core::RootAllocator::new(1000);
+    /// assert!(root.buffer(2000).unwrap_err().is_out_of_memory());
+    /// assert!(!root.buffer_aligned(10, 3).unwrap_err().is_out_of_memory());
+    /// ```
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::OutOfMemory { .. } | Self::Manager { .. })
+    }
+
+    /// Bytes asked for, as the caller gave them; 0 where an error names none.
+    #[cfg_attr(
+        not(feature = "allocator-api2"),
+        expect(dead_code, reason = "told by collections")
+    )]
+    pub(crate) fn requested(&self) -> usize {
+        match self {
+            Self::OutOfMemory { requested, .. }
+            | Self::Manager { requested, .. }
+            | Self::Vetoed { requested, .. }
+            | Self::Closed { requested, .. }
+            | Self::SizeOverflow { requested, .. } => *requested,
+            Self::InvalidAlignment { .. } => 0,
+        }
+    }
+
+    /// The same refusal, told as that of a buffer of `length` bytes, for which a whole allocation was to
+    /// be charged: for code that takes in what somebody else made, and charges more than is seen.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// let root = arrow_memory_core::RootAllocator::new(1000);
+    /// let refused = root.allocate_bytes(5000).unwrap_err();
+    /// assert_eq!(
+    ///     refused.for_buffer(24, 5000).to_string(),
+    ///     "allocator `ROOT` is out of room: 5000 bytes requested for a slice of 24 bytes, which keeps \
+    ///      an allocation of 5000 bytes alive, 1000 left of its limit of 1000"
+    /// );
+    /// ```
+    #[must_use]
+    pub fn for_buffer(self, length: usize, allocation: usize) -> Self {
+        let (requested, purpose) = Purpose::of_buffer(length, allocation);
+        self.for_request(requested, purpose)
+    }
+
+    /// The same refusal, told of another request: for code between the caller and an allocator, which
+    /// asks for other numbers than it was given.
+    pub(crate) fn for_request(mut self, bytes: usize, what: Purpose) -> Self {
+        match &mut self {
+            Self::OutOfMemory {
+                requested, purpose, ..
+            }
+            | Self::Manager {
+                requested, purpose, ..
+            }
+            | Self::Vetoed {
+                requested, purpose, ..
+            }
+            | Self::Closed {
+                requested, purpose, ..
+            }
+            | Self::SizeOverflow {
+                requested, purpose, ..
+            } => (*requested, **purpose) = (bytes, what),
+            Self::InvalidAlignment { .. } => {}
+        }
+        self
+    }
+}
+
+impl fmt::Display for AllocError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfMemory {
+                requested,
+                purpose,
+                outcome,
+            } => write_out_of_memory(f, *requested, purpose, outcome),
+            Self::Manager {
+                allocator,
+                manager,
+                requested,
+                purpose,
+                source: _,
+            } => {
+                let (manager, requested) = (Escaped(manager), Bytes(*requested));
+                write!(
+                    f,
+                    "backend `{manager}` could not serve {requested}{purpose} for allocator `{allocator}`"
+                )?;
+                write_sources(f, self)
+            }
+            Self::Vetoed {
+                allocator,
+                requested,
+                purpose,
+                veto,
+            } => {
+                let requested = Bytes(*requested);
+                write!(
+                    f,
+                    "the listener of allocator `{allocator}` vetoed {requested}{purpose}: {veto}"
+                )
+            }
+            Self::Closed {
+                allocator,
+                requested,
+                purpose,
+            } => {
+                write!(f, "allocator `{allocator}` is closed: ")?;
+                purpose.write_refused(f, *requested)
+            }
+            Self::SizeOverflow {
+                allocator,
+                requested,
+                purpose,
+            } => {
+                let requested = Bytes(*requested);
+                write!(
+                    f,
+                    "{requested} requested from allocator `{allocator}`{purpose} do not fit in a signed size"
+                )
+            }
+            Self::InvalidAlignment { alignment } => write!(
+                f,
+                "alignment {alignment} is not a power of two from 64 to 2097152"
+            ),
+        }
+    }
+}
+
+fn write_out_of_memory(
+    f: &mut fmt::Formatter<'_>,
+    requested: usize,
+    purpose: &Purpose,
+    outcome: &AllocationOutcome,
+) -> fmt::Result {
+    let (requested, left) = (Bytes(requested), Size(outcome.headroom()));
+    let (at, limit) = (outcome.failed_allocator(), Size(outcome.refuser().limit));
+    write!(
+        f,
+        "allocator `{at}` is out of room: {requested} requested{purpose}, {left} left of its limit of \
+         {limit}"
+    )?;
+    if f.alternate() {
+        write!(f, "\n{outcome}")?;
+    }
+    Ok(())
+}
+
+impl Error for AllocError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Manager { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+crate::__debug_as_display!(enum AllocError {
+    OutOfMemory { requested, purpose, outcome },
+    Manager { allocator, manager, requested, purpose, source },
+    Vetoed { allocator, requested, purpose, veto },
+    Closed { allocator, requested, purpose },
+    SizeOverflow { allocator, requested, purpose },
+    InvalidAlignment { alignment },
+});
+
+impl From<AllocError> for io::Error {
+    fn from(error: AllocError) -> Self {
+        io::Error::new(io::ErrorKind::OutOfMemory, error)
+    }
+}

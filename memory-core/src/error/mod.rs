@@ -1,0 +1,257 @@
+//! Every error of this crate. Fields, not strings; sizes in bytes, and in MiB from 1 MiB on.
+//!
+//! Each variant says whose fault it is: the *caller's*, a *limit's* (worth trying again once
+//! memory has been released) or the *environment's*. An error leaves everything as it was.
+//!
+//! `Display` is one line. `{:#}` adds what is known besides: the levels that a request reached, and the
+//! sources. An error with a [`source`](Error::source) leaves that to it in its one line, so that a
+//! program which prints the chain tells nothing twice. `Debug` is what a program prints that calls
+//! `unwrap`, or returns the error from `main`: it is the text of `{:#}`, and `{:#?}` shows the fields.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use crate::outcome::AllocatorInfo;
+use crate::text::{Bytes, Size};
+
+mod alloc;
+mod backend;
+mod refused;
+mod transfer;
+
+pub use alloc::AllocError;
+pub use backend::BackendError;
+pub use refused::Refused;
+pub use transfer::TransferError;
+
+/// `Debug` for an error: `{:?}` prints what `{:#}` prints, and `{:#?}` the fields, which are listed.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __debug_as_display {
+    (struct $Type:ident $fields:tt) => {
+        $crate::__debug_as_display!(@impl $Type, self, f, {
+            let Self $fields = self;
+            $crate::__debug_as_display!(@fields f $Type $fields)
+        });
+    };
+    (enum $Type:ident {
+        $($Variant:ident $({ $($field:ident),* $(,)? })? $(($($item:ident),*))?),* $(,)?
+    }) => {
+        $crate::__debug_as_display!(@impl $Type, self, f, {
+            match self {
+                $(Self::$Variant $({ $($field),* })? $(($($item),*))? => {
+                    $crate::__debug_as_display!(
+                        @fields f $Variant $({ $($field),* })? $(($($item),*))?
+                    )
+                })*
+            }
+        });
+    };
+    (@impl $Type:ident, $self:ident, $f:ident, $body:block) => {
+        impl ::std::fmt::Debug for $Type {
+            fn fmt(&$self, $f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                if $f.alternate() {
+                    $body
+                } else {
+                    ::std::write!($f, "{:#}", $self)
+                }
+            }
+        }
+    };
+    (@fields $f:ident $Name:ident) => {
+        $f.write_str(::std::stringify!($Name))
+    };
+    (@fields $f:ident $Name:ident { $($field:ident),* $(,)? }) => {
+        $f.debug_struct(::std::stringify!($Name))
+            $(.field(::std::stringify!($field), $field))*
+            .finish()
+    };
+    (@fields $f:ident $Name:ident ( $($item:ident),* )) => {
+        $f.debug_tuple(::std::stringify!($Name))$(.field($item))*.finish()
+    };
+}
+
+/// With `{:#}`: the sources of `error`, each after a colon.
+pub(crate) fn write_sources(f: &mut fmt::Formatter<'_>, error: &dyn Error) -> fmt::Result {
+    if !f.alternate() {
+        return Ok(());
+    }
+    write!(f, "{}", Sources(error))
+}
+
+/// The sources of an error, each after a colon.
+struct Sources<'a>(&'a dyn Error);
+
+impl fmt::Display for Sources<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut next = self.0.source();
+        while let Some(source) = next {
+            write!(f, ": {source}")?;
+            next = source.source();
+        }
+        Ok(())
+    }
+}
+
+/// An error and its sources in one line, for logs and panics.
+pub(crate) struct OneLine<'a>(pub(crate) &'a dyn Error);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.0, Sources(self.0))
+    }
+}
+
+/// The *caller's* fault: a range that does not lie inside a buffer.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// let buffer = root.buffer_from_slice(&[1; 100])?;
+/// let error = buffer.try_slice(99, 2).unwrap_err();
+/// assert_eq!((error.offset, error.length, error.available), (99, 2, 100));
+/// let error = root.buffer(1000)?.get::<u32>(0).unwrap_err(); // a new buffer has a length of 0
+/// assert_eq!(
+///     error.to_string(),
+///     "4 bytes at offset 0 of a buffer lie beyond the 0 bytes of its length; capacity 1024"
+/// );
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutOfBounds {
+    /// Where the range starts, in bytes.
+    pub offset: usize,
+    /// How long it is, in bytes.
+    pub length: usize,
+    /// The length of the buffer, in bytes.
+    pub available: usize,
+    /// The capacity of a buffer that can grow, in bytes: more than its length, if it has bytes that
+    /// were allocated and not written.
+    pub capacity: Option<usize>,
+}
+
+impl OutOfBounds {
+    /// Checks that a range lies within `available` bytes.
+    #[inline]
+    pub(crate) fn check(offset: usize, length: usize, available: usize) -> Result<(), Self> {
+        match offset.checked_add(length) {
+            Some(end) if end <= available => Ok(()),
+            _ => Err(Self {
+                offset,
+                length,
+                available,
+                capacity: None,
+            }),
+        }
+    }
+
+    /// The same, of a buffer with that capacity.
+    #[cold]
+    pub(crate) fn with_capacity(mut self, capacity: usize) -> Self {
+        self.capacity = Some(capacity);
+        self
+    }
+}
+
+impl fmt::Display for OutOfBounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            offset,
+            length,
+            available,
+            capacity,
+        } = *self;
+        let (length, available) = (Bytes(length), Bytes(available));
+        match capacity {
+            None => write!(
+                f,
+                "{length} at offset {offset} are out of bounds of a buffer of {available}"
+            ),
+            Some(capacity) => write!(
+                f,
+                "{length} at offset {offset} of a buffer lie beyond the {available} of its length; \
+                 capacity {}",
+                Size(capacity)
+            ),
+        }
+    }
+}
+
+impl Error for OutOfBounds {}
+
+crate::__debug_as_display!(struct OutOfBounds { offset, length, available, capacity });
+
+impl From<OutOfBounds> for io::Error {
+    fn from(error: OutOfBounds) -> Self {
+        io::Error::new(io::ErrorKind::InvalidInput, error)
+    }
+}
+
+/// The *caller's* fault: bytes that cannot be seen as a slice of the type asked for.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// use arrow_memory_core::CastError;
+///
+/// let buffer = root.buffer_from_slice(&[1; 9])?;
+/// let error = buffer.typed::<u32>().unwrap_err();
+/// assert_eq!(error, CastError::PartialItem { length: 9, size: 4 });
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CastError {
+    /// The address is not a multiple of the type's alignment.
+    #[error("address {address:#x} is not aligned to {alignment} bytes")]
+    Misaligned {
+        /// The address of the first byte.
+        address: usize,
+        /// The alignment of the type.
+        alignment: usize,
+    },
+    /// The length is not a multiple of the type's size.
+    #[error("{length} bytes are not a whole number of items of {size} bytes")]
+    PartialItem {
+        /// The length of the buffer in bytes.
+        length: usize,
+        /// The size of the type; 0 for types that have none, which cannot be viewed.
+        size: usize,
+    },
+}
+
+crate::__debug_as_display!(enum CastError {
+    Misaligned { address, alignment },
+    PartialItem { length, size },
+});
+
+/// The *caller's* fault: a segment that is not a power of two of at least 1024 bytes.
+///
+/// ```
+/// let error = arrow_memory_core::SegmentRoundingPolicy::new(1000).unwrap_err();
+/// assert_eq!(error.to_string(), "segment of 1000 bytes is not a power of two from 1024");
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("segment of {segment} bytes is not a power of two from 1024")]
+#[non_exhaustive]
+pub struct SegmentError {
+    /// The segment asked for, in bytes.
+    pub segment: usize,
+}
+
+crate::__debug_as_display!(struct SegmentError { segment });
+
+/// A sum of the tree that does not hold: a bug in this crate, or in the code of a manager.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the books of allocator `{allocator}` are wrong: {problem}")]
+#[non_exhaustive]
+pub struct VerifyError {
+    /// The first allocator, in tree order, whose numbers are wrong.
+    pub allocator: AllocatorInfo,
+    /// Which rule is broken, with the numbers.
+    pub problem: String,
+}
+
+crate::__debug_as_display!(struct VerifyError { allocator, problem });

@@ -1,0 +1,364 @@
+//! Loom models of ledgers: how buffers of two ledgers of one allocation come and go.
+//!
+//! The models follow `release`, `list` and `transfer` step by step, with the real [`Count`]s, and
+//! with flags in place of the list. Each has a datum that stands for the bytes of the block:
+//! whoever holds a buffer reads it, and the sole owner writes to it, which is what freeing or
+//! reusing the block amounts to. So they see data races, and not only wrong counts.
+//!
+//! Each of these mutations makes some of them fail: Relaxed in place of the Acquire in
+//! `is_last_of_shared`, `is_sole` or `last_left`; Relaxed in place of the Release in `release` or
+//! `set_alone`; leaving a ledger without asking again under the mutex.
+//!
+//! Run by `RUSTFLAGS='--cfg loom' cargo test --release -p arrow-memory-core --lib model`.
+#![expect(unsafe_code, reason = "loom's cells lend out raw pointers")]
+
+use std::sync::Arc;
+
+use loom::cell::UnsafeCell;
+use loom::thread;
+
+use super::release::Leaving;
+use crate::raw::count::{Count, Left};
+use crate::sync::{Mutex, lock};
+
+/// The bytes of a block. Loom reports a read that is not ordered before the write, or after it.
+struct Datum(UnsafeCell<bool>);
+
+impl Datum {
+    /// What the holder of a buffer does.
+    fn read(&self) {
+        // SAFETY: loom checks that no write is concurrent.
+        let freed = self.0.with(|freed| unsafe { *freed });
+        assert!(!freed, "read after the sole owner took over");
+    }
+
+    /// What the sole owner does: it frees the block, reallocates it or writes to it.
+    fn write(&self) {
+        // SAFETY: loom checks that no other access is concurrent.
+        let before = self.0.with_mut(|freed| unsafe { freed.replace(true) });
+        assert!(!before, "freed twice");
+    }
+}
+
+/// What the tree's mutex guards: the list of ledgers, in order, and what is on the way.
+#[derive(Default)]
+struct List {
+    listed: [bool; 3],
+    buried: [bool; 3],
+    pending: usize,
+    stranded: bool,
+}
+
+impl List {
+    fn first(&self) -> Option<usize> {
+        self.listed.iter().position(|&listed| listed)
+    }
+
+    fn only(&self) -> Option<usize> {
+        let count = self.listed.iter().filter(|&&listed| listed).count();
+        self.first().filter(|_| count == 1)
+    }
+}
+
+/// An allocation with at most three ledgers: 0 of one node, 1 of another, and 2 of that one again, if
+/// a thread that needed it met ledger 1 without buffers, and buried it.
+struct Allocation {
+    counts: [Count; 3],
+    /// The mutex is the tree's.
+    list: Mutex<List>,
+    block: Datum,
+}
+
+// SAFETY: loom checks how the datum is used; the rest is Sync.
+unsafe impl Sync for Allocation {}
+// SAFETY: as for Sync.
+unsafe impl Send for Allocation {}
+
+/// A buffer: the ledger that it holds, and whether its reference has the tag of a clone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Buffer {
+    ledger: usize,
+    cloned: bool,
+}
+
+const fn first(ledger: usize) -> Buffer {
+    Buffer {
+        ledger,
+        cloned: false,
+    }
+}
+
+const fn cloned(ledger: usize) -> Buffer {
+    Buffer {
+        ledger,
+        cloned: true,
+    }
+}
+
+impl Allocation {
+    /// An allocation with these buffers. Ledger 0 exists; ledger 1 does if a buffer holds it. The
+    /// ledger `owner` owns.
+    fn with(buffers: &[Buffer], owner: usize) -> Arc<Self> {
+        let shared = buffers.iter().any(|buffer| buffer.ledger == 1);
+        let list = List {
+            listed: [true, shared, false],
+            ..List::default()
+        };
+        let this = Self {
+            counts: [Count::new(), Count::new(), Count::new()],
+            list: Mutex::new(list),
+            block: Datum(UnsafeCell::new(false)),
+        };
+        for (ledger, count) in this.counts.iter().enumerate().take(2) {
+            match (ledger, shared, ledger == owner) {
+                (0, false, _) => count.reset_to_sole(),
+                (1, false, _) => continue,
+                (_, _, true) => count.reset_to_heir(false),
+                (_, _, false) => count.reset_to_guest(false),
+            }
+            let held = buffers.iter().filter(|buffer| buffer.ledger == ledger);
+            (1..held.count()).for_each(|_| count.retain());
+        }
+        Arc::new(this)
+    }
+
+    /// `LedgerRef::drop`.
+    fn drop_buffer(&self, buffer: Buffer) {
+        if buffer.cloned {
+            self.let_go(buffer.ledger);
+        } else {
+            self.let_go_of_first(buffer.ledger);
+        }
+    }
+
+    /// `release::let_go_of_first`, and `let_go_of_one`, which it calls.
+    fn let_go_of_first(&self, ledger: usize) {
+        if self.counts[ledger].is_sole() {
+            self.block.write();
+        } else if self.counts[ledger].is_last_of_shared() {
+            self.leave_others(ledger, Leaving::Counted);
+        } else {
+            self.let_go(ledger);
+        }
+    }
+
+    /// `release::let_go`, and `leave`, which it calls.
+    fn let_go(&self, ledger: usize) {
+        if self.counts[ledger].release() {
+            match self.counts[ledger].last_left() {
+                Left::Nothing => self.block.write(),
+                Left::Ledgers => self.leave_others(ledger, Leaving::Uncounted),
+            }
+        }
+    }
+
+    /// `release::leave_others`.
+    fn leave_others(&self, ledger: usize, leaving: Leaving) {
+        let this = &self.counts[ledger];
+        let mut list = lock(&self.list);
+        if leaving == Leaving::Counted {
+            if !this.is_last_of_shared() {
+                drop(list);
+                return self.let_go(ledger);
+            }
+            this.release_last();
+        }
+        if list.buried[ledger] {
+            list.buried[ledger] = false;
+            list.pending -= 1;
+        } else {
+            self.bury(&mut list, ledger);
+        }
+        let first = list.first();
+        list.stranded |= first.is_none() && list.pending > 0;
+        let pending = list.pending;
+        if let Some(only) = list.only().filter(|_| pending == 0 && !list.stranded) {
+            self.counts[only].set_alone();
+        }
+        drop(list);
+        if first.is_none() && pending == 0 {
+            self.block.write();
+        }
+    }
+
+    /// `list::bury`.
+    fn bury(&self, list: &mut List, ledger: usize) {
+        assert!(list.listed[ledger], "taken off the list twice");
+        list.listed[ledger] = false;
+        if let Some(heir) = list.first().filter(|_| self.counts[ledger].is_owning()) {
+            self.counts[ledger].set_owning(false);
+            self.counts[heir].set_owning(true);
+        }
+    }
+
+    /// `retain_in` the node of ledger 1, by the holder of a buffer of ledger 0: `list::find_or_make`.
+    fn retain_in_other(&self) -> Buffer {
+        let mut list = lock(&self.list);
+        if list.listed[1] {
+            if self.counts[1].try_retain() {
+                return first(1);
+            }
+            self.bury(&mut list, 1);
+            list.buried[1] = true;
+            list.pending += 1;
+        }
+        self.counts[2].reset_to_guest(false);
+        list.listed[2] = true;
+        if !self.counts[0].is_shared() {
+            self.counts[0].set_shared();
+        }
+        first(2)
+    }
+
+    /// `transfer` to ledger 1, which does not exist yet, by the holder of a buffer of ledger 0,
+    /// which is the only one: `list::succeed`.
+    fn transfer(&self) -> Buffer {
+        let mut list = lock(&self.list);
+        self.counts[1].reset_to_heir(false);
+        list.listed[1] = true;
+        self.counts[0].yield_to_another();
+        first(1)
+    }
+
+    /// Reads through a buffer and drops it.
+    fn use_up(&self, buffer: Buffer) {
+        self.block.read();
+        self.drop_buffer(buffer);
+    }
+
+    fn at_end(&self) {
+        // SAFETY: all threads have been joined.
+        let freed = self.block.0.with(|freed| unsafe { *freed });
+        assert!(freed, "nobody freed the block");
+    }
+}
+
+/// Each buffer is read and dropped, each on a thread of its own. One of them frees the block.
+fn all_go<const N: usize>(buffers: [Buffer; N], owner: usize) {
+    loom::model(move || {
+        let allocation = Allocation::with(&buffers, owner);
+        let threads: Vec<_> = buffers[1..]
+            .iter()
+            .map(|&buffer| {
+                let allocation = Arc::clone(&allocation);
+                thread::spawn(move || allocation.use_up(buffer))
+            })
+            .collect();
+
+        allocation.use_up(buffers[0]);
+
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+        allocation.at_end();
+    });
+}
+
+#[test]
+fn of_two_buffers_of_one_ledger_the_last_frees_the_block_after_the_other_has_read() {
+    all_go([first(0), first(0)], 0);
+    all_go([first(0), cloned(0)], 0);
+    all_go([cloned(0), cloned(0)], 0);
+}
+
+#[test]
+fn of_two_ledgers_the_last_to_go_frees_the_block_after_the_other_has_read() {
+    for owner in [0, 1] {
+        all_go([first(0), first(1)], owner);
+        all_go([first(0), cloned(1)], owner);
+        all_go([cloned(0), cloned(1)], owner);
+    }
+}
+
+/// A thread that drops a clone subtracts from the count and never has the mutex. A second thread,
+/// whose buffer is then the last one of that ledger, leaves the ledger with the mutex. A third one,
+/// which frees the block, must come after both.
+#[test]
+fn two_buffers_of_one_ledger_and_one_of_another_go_in_any_order() {
+    all_go([first(0), first(1), cloned(1)], 0);
+    all_go([cloned(0), first(1), first(1)], 1);
+}
+
+/// The same, where the third one writes to the block as soon as it is the sole owner.
+#[test]
+fn what_holders_of_another_ledger_read_comes_before_what_the_sole_owner_writes() {
+    loom::model(|| {
+        let buffers = [first(0), first(1), cloned(1)];
+        let allocation = Allocation::with(&buffers, 0);
+        let threads = [buffers[1], buffers[2]].map(|buffer| {
+            let allocation = Arc::clone(&allocation);
+            thread::spawn(move || allocation.use_up(buffer))
+        });
+
+        // `try_into_mut`.
+        if allocation.counts[0].is_sole() {
+            allocation.block.write();
+        }
+
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_ledger_is_left_once_however_many_come_and_go() {
+    for (guest, owner) in [(first(1), 0), (cloned(1), 0), (cloned(1), 1)] {
+        loom::model(move || {
+            let allocation = Allocation::with(&[first(0), guest], owner);
+            let other = Arc::clone(&allocation);
+            let thread = thread::spawn(move || {
+                other.block.read();
+                let found = other.retain_in_other();
+                other.use_up(first(0));
+                other.use_up(found);
+            });
+
+            allocation.use_up(guest);
+
+            thread.join().unwrap();
+            allocation.at_end();
+        });
+    }
+}
+
+#[test]
+fn a_ledger_that_hands_over_its_allocation_loses_its_other_buffer_meanwhile() {
+    for other in [first(0), cloned(0)] {
+        loom::model(move || {
+            let allocation = Allocation::with(&[first(0), other], 0);
+            let others = Arc::clone(&allocation);
+            let thread = thread::spawn(move || others.use_up(other));
+
+            allocation.block.read();
+            let moved = allocation.transfer();
+            allocation.use_up(first(0));
+            allocation.use_up(moved);
+
+            thread.join().unwrap();
+            allocation.at_end();
+        });
+    }
+}
+
+/// A watched allocation may be found again without the mutex, until its last buffer has gone.
+#[test]
+fn a_watched_block_is_found_with_its_bytes_or_not_at_all() {
+    for last in [first(0), cloned(0)] {
+        loom::model(move || {
+            let allocation = Allocation::with(&[last], 0);
+            allocation.counts[0].reset_to_watched();
+            let watcher = Arc::clone(&allocation);
+            let thread = thread::spawn(move || {
+                if watcher.counts[0].try_retain() {
+                    watcher.use_up(first(0));
+                }
+            });
+
+            allocation.use_up(last);
+
+            thread.join().unwrap();
+            allocation.at_end();
+        });
+    }
+}

@@ -1,0 +1,60 @@
+use std::cell::Cell;
+use std::sync::Arc;
+
+use super::*;
+use crate::RootAllocator;
+use crate::sync::plain::locks_held;
+use crate::testing::TrackingManager;
+
+thread_local!(static FREED: Cell<usize> = const { Cell::new(0) });
+
+pub(super) fn note_freed() {
+    FREED.set(FREED.get() + 1);
+}
+
+#[test]
+fn no_chunk_is_freed_while_somebody_walks_and_the_walk_frees_them_at_its_end() {
+    let manager = Arc::new(TrackingManager::new());
+    let root = RootAllocator::builder().allocation_manager(manager);
+    let root = root.debug(false).build().unwrap();
+    let mut held: Vec<_> = (0..10 * SLOTS).map(|_| root.buffer(64).unwrap()).collect();
+    let node: *const _ = root.handle.ptr().as_ptr().as_ptr();
+    let mut before = FREED.get();
+
+    // Another test of this process may walk, too, and then frees what this one leaves.
+    for round in 0..100 {
+        let mut seen = 0;
+        for_each_in_use(|face| {
+            assert_eq!(locks_held(), 0);
+            if face.node_address() == node {
+                // All that this walk has yet to see goes under its feet.
+                held.clear();
+                before = FREED.get();
+                seen += 1;
+            }
+            assert_eq!(FREED.get(), before, "freed while somebody walks");
+            true
+        });
+        assert!(round > 0 || seen >= 1);
+        if FREED.get() > before {
+            return;
+        }
+        held.extend((0..10 * SLOTS).map(|_| root.buffer(64).unwrap()));
+    }
+    panic!("no chunk was ever freed");
+}
+
+#[test]
+fn a_walk_ends_when_it_is_told_to() {
+    let manager = Arc::new(TrackingManager::new());
+    let root = RootAllocator::builder().allocation_manager(manager);
+    let root = root.build().unwrap();
+    let _held = [root.buffer(64).unwrap(), root.buffer(64).unwrap()];
+
+    let mut seen = 0;
+    for_each_in_use(|_| {
+        seen += 1;
+        false
+    });
+    assert_eq!(seen, 1);
+}

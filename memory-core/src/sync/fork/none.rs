@@ -1,0 +1,4 @@
+//! Where there is no `fork`, or a tool stands in its place.
+
+/// Does nothing.
+pub(super) fn install(_before: extern "C" fn(), _after: extern "C" fn()) {}

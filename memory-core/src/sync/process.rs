@@ -1,0 +1,315 @@
+//! [`ProcessLock`]: a lock of the whole process, which survives a fork.
+//!
+//! # Fork
+//!
+//! A child process has one thread, the copy of the one that called `fork`. A lock that another thread
+//! held at that instant stays locked there for ever, and what it guards may be half changed. So on
+//! unix, handlers of `pthread_atfork` take every [`ProcessLock`] that is in use before a fork, and
+//! release them in the parent and in the child: then no other thread holds one at that instant.
+//!
+//! The forking thread waits in `fork` until the locks are free, which is a matter of microseconds,
+//! plus a walk over all trees that ever lived at once. It must hold none of them itself; it does not,
+//! since no foreign code runs under them.
+//!
+//! # Invariants
+//!
+//! 1. A lock is listed before it is first taken, and stays listed.
+//! 2. `links` and `held` of every lock, and the list, are touched only with `LIST` locked. The thread
+//!    that forks has it locked from before the first lock is taken until after the last is released,
+//!    in the parent and, as its copy, in the child. So a lock that is being listed by another thread
+//!    is either taken by the fork, or not yet taken by anybody.
+//! 3. `held` is `None` but during a fork.
+#![expect(
+    unsafe_code,
+    reason = "guards are kept in statics between two handlers of one thread"
+)]
+
+#[cfg_attr(all(unix, not(any(loom, miri))), path = "fork/unix.rs")]
+#[cfg_attr(not(all(unix, not(any(loom, miri)))), path = "fork/none.rs")]
+mod platform;
+
+use std::cell::{Cell, UnsafeCell};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::plain::{Guard, Mutex, MutexGuard, lock, lock_uncounted, push};
+
+/// The order in which locks are nested, and in which a fork takes them. A thread that holds a lock
+/// takes only locks of a later order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Locks under which a tree's mutex may be taken: sampling's rules, and registries that look up
+    /// buffers.
+    Outer,
+    /// The mutexes of trees. No thread holds two of them.
+    Tree,
+    /// Locks under which no other is taken, unless it is taken nowhere else.
+    Inner,
+}
+
+impl Order {
+    const ALL: [Self; 3] = [Self::Outer, Self::Tree, Self::Inner];
+}
+
+/// A lock of the whole process, or of a part that is never freed. A fork waits until it is free.
+#[repr(C, align(64))] // Alone on its cache lines; what every use touches is together in front.
+pub struct ProcessLock<T: Send + 'static> {
+    mutex: Mutex<T>,
+    /// Whether it is in the list.
+    listed: AtomicBool,
+    order: Order,
+    /// The lock that was listed before.
+    next: UnsafeCell<Option<&'static dyn Forked>>,
+    /// During a fork, what the forking thread holds.
+    held: UnsafeCell<Option<MutexGuard<'static, T>>>,
+}
+
+// SAFETY: the mutex is Sync for a T that is Send. By invariant 2 `next` and `held` are touched under
+// one lock; the guard in `held` is made and dropped by the thread that forks, as which the child's
+// only thread counts: it is a copy of it.
+unsafe impl<T: Send> Sync for ProcessLock<T> {}
+
+impl<T: Send> ProcessLock<T> {
+    /// A lock, not listed yet.
+    pub const fn new(order: Order, value: T) -> Self {
+        Self {
+            mutex: Mutex::new(value),
+            listed: AtomicBool::new(false),
+            order,
+            next: UnsafeCell::new(None),
+            held: UnsafeCell::new(None),
+        }
+    }
+
+    /// Takes the lock.
+    #[inline]
+    pub fn lock(&'static self) -> ProcessGuard<T> {
+        // Acquire: partner of the Release in `list`: the handlers are installed.
+        if !self.listed.load(Ordering::Acquire) {
+            self.list();
+        }
+        ProcessGuard(lock(&self.mutex))
+    }
+
+    /// Takes a lock that [`HandedOn`] made, which is listed, without counting it: for managers, whose
+    /// locks are taken for each block.
+    #[inline]
+    pub fn lock_listed(&'static self) -> MutexGuard<'static, T> {
+        // Relaxed: a check of what is so.
+        debug_assert!(self.listed.load(Ordering::Relaxed));
+        lock_uncounted(&self.mutex)
+    }
+
+    /// Has every fork from now on take this lock.
+    #[cold]
+    fn list(&'static self) {
+        install();
+        let mut newest = lock(&LIST);
+        // Relaxed: written with `LIST` locked.
+        if self.listed.load(Ordering::Relaxed) {
+            return;
+        }
+        let next = newest.replace(self);
+        // SAFETY: by invariant 2, `LIST` being locked.
+        unsafe { *self.next.get() = next };
+        // Release: partner of the Acquire in `lock`.
+        self.listed.store(true, Ordering::Release);
+    }
+}
+
+impl<T: Send> ProcessLock<Vec<T>> {
+    /// Pushes `value`. The vector grows while the lock is free.
+    pub fn push(&'static self, value: T) {
+        push(|| self.lock(), |list| list, value);
+    }
+}
+
+/// Locks that have one owner at a time, which may come and go: they are never freed, but handed on.
+/// There are as many as owners ever lived at once.
+pub struct HandedOn<T: Send + 'static>(ProcessLock<Vec<&'static ProcessLock<T>>>);
+
+impl<T: Send> HandedOn<T> {
+    /// None yet.
+    pub const fn new() -> Self {
+        Self(ProcessLock::new(Order::Inner, Vec::new()))
+    }
+
+    /// A lock that has no owner: one that was [left](Self::leave), or what `make` makes.
+    pub fn take(&'static self, make: impl FnOnce() -> ProcessLock<T>) -> &'static ProcessLock<T> {
+        let left = self.0.lock().pop();
+        left.unwrap_or_else(|| {
+            let made: &'static ProcessLock<T> = Box::leak(Box::new(make()));
+            made.list();
+            made
+        })
+    }
+
+    /// Leaves a lock to the next owner, with what it guards.
+    pub fn leave(&'static self, lock: &'static ProcessLock<T>) {
+        self.0.push(lock);
+    }
+}
+
+impl<T: Send> Default for HandedOn<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A [`ProcessLock`], held.
+pub struct ProcessGuard<T: 'static>(Guard<'static, T>);
+
+impl<T> std::ops::Deref for ProcessGuard<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> std::ops::DerefMut for ProcessGuard<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
+/// What a fork needs of a lock.
+///
+/// # Safety
+///
+/// All is called with `LIST` locked; `release` by the thread that called `acquire`, or by its copy in
+/// a forked child.
+trait Forked: Sync {
+    fn order(&self) -> Order;
+    /// The lock that was listed before.
+    unsafe fn next(&self) -> Option<&'static dyn Forked>;
+    unsafe fn acquire(&'static self);
+    unsafe fn release(&self);
+}
+
+impl<T: Send> Forked for ProcessLock<T> {
+    fn order(&self) -> Order {
+        self.order
+    }
+
+    unsafe fn next(&self) -> Option<&'static dyn Forked> {
+        // SAFETY: the caller's promise and invariant 2.
+        unsafe { *self.next.get() }
+    }
+
+    unsafe fn acquire(&'static self) {
+        let guard = lock_uncounted(&self.mutex);
+        // SAFETY: as above.
+        unsafe { *self.held.get() = Some(guard) };
+    }
+
+    unsafe fn release(&self) {
+        // SAFETY: as above.
+        drop(unsafe { (*self.held.get()).take() });
+    }
+}
+
+type List = Option<&'static dyn Forked>;
+
+/// The lock that was listed last. The first that a fork takes.
+static LIST: Mutex<List> = Mutex::new(None);
+
+/// During a fork, the forking thread's hold on `LIST`.
+struct Forking(UnsafeCell<Option<MutexGuard<'static, List>>>);
+
+// SAFETY: touched only by the thread that has `LIST` locked.
+unsafe impl Sync for Forking {}
+
+static FORKING: Forking = Forking(UnsafeCell::new(None));
+
+thread_local! {
+    /// How often the thread has called `before_fork` and not yet `after_fork`: the handlers may be
+    /// installed twice.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+fn install() {
+    static INSTALLED: AtomicBool = AtomicBool::new(false);
+    // Two threads may both install the handlers, which is no harm. A `Once` could not do without
+    // a lock of its own, which a fork could find taken.
+    // Acquire and Release: partners of each other: whoever sees the flag comes after the call.
+    if !INSTALLED.load(Ordering::Acquire) {
+        platform::install(before_fork, after_fork);
+        INSTALLED.store(true, Ordering::Release);
+    }
+}
+
+/// Takes every listed lock, in order. Neither allocates nor frees.
+extern "C" fn before_fork() {
+    let depth = DEPTH.get();
+    DEPTH.set(depth + 1);
+    if depth > 0 {
+        return;
+    }
+    let list = lock_uncounted(&LIST);
+    for order in Order::ALL {
+        for_each(*list, |lock| {
+            if lock.order() == order {
+                // SAFETY: `LIST` is locked by this thread.
+                unsafe { lock.acquire() };
+            }
+        });
+    }
+    // SAFETY: `LIST` is locked by this thread.
+    unsafe { *FORKING.0.get() = Some(list) };
+}
+
+/// Releases what `before_fork` took: in the parent, and in the child.
+extern "C" fn after_fork() {
+    let depth = DEPTH.get() - 1;
+    DEPTH.set(depth);
+    if depth > 0 {
+        return;
+    }
+    // SAFETY: `LIST` is locked since `before_fork`, by this thread or by the one that it is a copy of.
+    let list = unsafe { (*FORKING.0.get()).take() };
+    if let Some(list) = list {
+        for_each(*list, |lock| {
+            // SAFETY: as above.
+            unsafe { lock.release() };
+        });
+    }
+}
+
+/// Calls `visit` for each listed lock; `LIST` is locked.
+fn for_each(newest: List, visit: impl Fn(&'static dyn Forked)) {
+    let mut next = newest;
+    while let Some(lock) = next {
+        visit(lock);
+        // SAFETY: `LIST` is locked by the caller.
+        next = unsafe { lock.next() };
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sync::plain::locks_held;
+
+    #[test]
+    fn a_lock_is_counted_while_it_is_held_and_listed_once() {
+        static A: ProcessLock<u8> = ProcessLock::new(Order::Inner, 1);
+
+        let guard = A.lock();
+        assert_eq!((*guard, locks_held()), (1, 1));
+        drop(guard);
+        drop(A.lock());
+
+        let list = lock(&LIST);
+        let address = std::ptr::from_ref(&A).addr();
+        let count = Cell::new(0);
+        for_each(*list, |lock| {
+            if std::ptr::from_ref(lock).addr() == address {
+                count.set(count.get() + 1);
+            }
+        });
+        drop(list);
+        assert_eq!((count.get(), locks_held()), (1, 0));
+    }
+}

@@ -1,0 +1,99 @@
+//! Loom models of [`NumberSet`].
+//!
+//! Mutations that these models catch, each tried: Relaxed in place of the Acquire in `claim_in` or in
+//! `iter`, or of the Release in `remove`.
+#![expect(unsafe_code, reason = "data that loom watches")]
+
+use std::sync::Arc;
+
+use loom::cell::UnsafeCell;
+use loom::sync::atomic::AtomicUsize;
+use loom::thread;
+
+use super::{NUMBERS, NumberSet};
+use crate::sync::Ordering;
+
+/// What belongs to the holder of each number, and a node that one of the threads holds.
+struct World {
+    set: NumberSet,
+    places: [UnsafeCell<usize>; NUMBERS],
+    node: UnsafeCell<usize>,
+    /// One more than the number of the thread that has given up the node's bytes; 0 before.
+    given: AtomicUsize,
+}
+
+// SAFETY: that nobody touches a cell while another thread writes there is what the models check.
+unsafe impl Sync for World {}
+
+impl World {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            set: NumberSet::new(),
+            places: std::array::from_fn(|_| UnsafeCell::new(0)),
+            node: UnsafeCell::new(0),
+            given: AtomicUsize::new(0),
+        })
+    }
+
+    /// Takes a number, works as its only holder, and gives it back.
+    fn come_and_go(&self, work: impl FnOnce(usize)) {
+        let Some(number) = self.set.claim() else {
+            return;
+        };
+        // SAFETY: loom says if another thread is there, too.
+        self.places[number].with_mut(|place| unsafe { *place += 1 });
+        work(number);
+        self.set.remove(number);
+    }
+
+    /// Gives up the node's bytes, and reads it afterwards.
+    fn release(&self, number: usize) {
+        // Release: as `Word::give`.
+        self.given.store(number + 1, Ordering::Release);
+        // SAFETY: loom says if another thread writes.
+        self.node.with(|node| assert_eq!(unsafe { *node }, 0));
+    }
+
+    /// Frees the node if its bytes were given up and the scan does not find who holds it.
+    fn free_if_unheld(&self) {
+        // Acquire: as `Word::shut_down`.
+        let given = self.given.load(Ordering::Acquire);
+        if given != 0 && self.set.iter().all(|number| number + 1 != given) {
+            // SAFETY: loom says if another thread reads or writes.
+            self.node.with_mut(|node| unsafe { *node += 1 });
+        }
+    }
+}
+
+#[test]
+fn a_number_has_one_holder_who_sees_what_the_last_one_wrote() {
+    loom::model(|| {
+        let world = World::new();
+        let others = [(); 2].map(|()| {
+            let world = Arc::clone(&world);
+            thread::spawn(move || world.come_and_go(drop))
+        });
+        world.come_and_go(drop);
+        for other in others {
+            other.join().unwrap();
+        }
+        assert_eq!(world.set.iter().count(), 0);
+    });
+}
+
+#[test]
+fn a_scan_misses_no_number_whose_holder_is_not_done() {
+    loom::model(|| {
+        let world = World::new();
+        let holder = Arc::clone(&world);
+        let holder = thread::spawn(move || holder.come_and_go(|number| holder.release(number)));
+        // May have the number before the holder, or after it.
+        let other = Arc::clone(&world);
+        let other = thread::spawn(move || other.come_and_go(drop));
+
+        world.free_if_unheld();
+
+        holder.join().unwrap();
+        other.join().unwrap();
+    });
+}

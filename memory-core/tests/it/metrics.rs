@@ -1,0 +1,591 @@
+//! What `MetricsExporter` publishes, as a page of Prometheus.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ::metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use arrow_memory_core::testing::TrackingManager;
+use arrow_memory_core::{BufferAllocator, MetricsExporter, Peaks, RootAllocator};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+
+/// An exporter with a recorder of its own.
+struct Exports {
+    exporter: MetricsExporter,
+    recorder: PrometheusRecorder,
+}
+
+impl Exports {
+    fn of(exporter: MetricsExporter) -> Self {
+        Self {
+            exporter,
+            recorder: PrometheusBuilder::new().build_recorder(),
+        }
+    }
+
+    /// Exports, and answers with the page.
+    fn page(&mut self) -> Page {
+        ::metrics::with_local_recorder(&self.recorder, || self.exporter.export());
+        Page(self.recorder.handle().render())
+    }
+}
+
+struct Page(String);
+
+impl Page {
+    /// The value of `arrow_memory_METRIC{allocator="PATH"}`.
+    fn value(&self, metric: &str, path: &str) -> Option<f64> {
+        let start = format!("arrow_memory_{metric}{{allocator=\"{path}\"}} ");
+        let value = self.0.lines().find_map(|line| line.strip_prefix(&start))?;
+        Some(value.parse().expect("a number"))
+    }
+
+    /// The series of this metric with their values.
+    fn series(&self, metric: &str) -> BTreeMap<&str, f64> {
+        let start = format!("arrow_memory_{metric}{{allocator=\"");
+        let found = self.0.lines().filter_map(|line| line.strip_prefix(&start));
+        let found = found.filter_map(|line| line.split_once("\"} "));
+        found
+            .map(|(path, value)| (path, value.parse().expect("a number")))
+            .collect()
+    }
+
+    fn sum(&self, metric: &str) -> f64 {
+        self.series(metric).values().sum()
+    }
+}
+
+fn root() -> RootAllocator {
+    RootAllocator::builder()
+        .name("server")
+        .limit(1 << 30)
+        .credit(0)
+        .statistics(true)
+        .allocation_manager(Arc::new(TrackingManager::default()))
+        .build()
+        .unwrap()
+}
+
+fn refuse(allocator: &BufferAllocator) {
+    let limit = allocator.limit();
+    assert!(allocator.buffer(limit + 1).is_err());
+}
+
+/// Counters once lost what happened in allocators that came and went between two exports: of 1,000
+/// refusals the page showed 100.
+#[test]
+fn counts_of_allocators_that_left_between_two_exports_are_not_lost() {
+    let root = root();
+    let mut exports = Exports::of(MetricsExporter::new(&root));
+    let mut last = (0.0, 0.0);
+
+    for query in 1..=10_000 {
+        let allocator = root.child("query").limit(1000).build().unwrap();
+        if query % 10 == 1 {
+            refuse(&allocator);
+        }
+        let scan = allocator.child("scan").build().unwrap();
+        scan.force_allocate(3);
+        scan.release_bytes(3);
+        drop((allocator, scan));
+        if query % 100 == 0 {
+            let page = exports.page();
+            let now = (
+                page.value("refusals_total", "server/query").unwrap(),
+                page.value("forced_bytes_total", "server/query/scan")
+                    .unwrap(),
+            );
+            assert!(now.0 >= last.0 && now.1 >= last.1, "{now:?} after {last:?}");
+            last = now;
+        }
+    }
+
+    assert_eq!(last, (1000.0, 30_000.0));
+    let page = exports.page();
+    assert_eq!(page.sum("refusals_total"), 1000.0, "{}", page.0);
+    assert_eq!(page.sum("forced_bytes_total"), 30_000.0, "{}", page.0);
+}
+
+#[test]
+fn an_allocator_is_counted_once_whether_it_was_exported_alive_or_not() {
+    let root = root();
+    let mut exports = Exports::of(MetricsExporter::new(&root));
+    let refusals = |page: Page| page.value("refusals_total", "server/query");
+
+    let query = root.child("query").limit(100).build().unwrap();
+    refuse(&query);
+    let _ = root.snapshot(); // measures, too
+    assert_eq!(refusals(exports.page()), Some(1.0));
+    assert_eq!(refusals(exports.page()), Some(1.0));
+    refuse(&query);
+    drop(query);
+
+    assert_eq!(refusals(exports.page()), Some(2.0));
+    assert_eq!(refusals(exports.page()), Some(2.0));
+}
+
+#[test]
+fn what_an_allocator_counts_after_it_was_closed_and_before_its_tree_goes_is_counted() {
+    let root = root();
+    let mut exports = Exports::of(MetricsExporter::new(&root));
+    let query = root.child("query").limit(100).build().unwrap();
+    query.close().unwrap();
+
+    refuse(&query);
+    query.force_allocate(5);
+    let page = exports.page();
+    assert_eq!(page.value("refusals_total", "server/query"), Some(1.0));
+    assert_eq!(page.value("forced_bytes_total", "server/query"), Some(5.0));
+
+    refuse(&query);
+    root.force_allocate(7);
+    root.release_bytes(7);
+    drop((query, root));
+    let page = exports.page();
+    assert_eq!(page.value("refusals_total", "server/query"), Some(2.0));
+    assert_eq!(page.value("forced_bytes_total", "server"), Some(7.0));
+}
+
+#[test]
+fn no_count_is_lost_while_threads_come_and_go_and_another_one_exports() {
+    let root = root();
+    let mut exports = Exports::of(MetricsExporter::new(&root));
+    let done = AtomicBool::new(false);
+
+    let pages = thread::scope(|scope| {
+        let workers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    for query in 0..500 {
+                        let name = format!("query-{}", query % 7);
+                        let allocator = root.child(&name).limit(100).build().unwrap();
+                        refuse(&allocator);
+                    }
+                })
+            })
+            .collect();
+        let exporting = scope.spawn(|| {
+            let mut pages = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                pages.push(exports.page());
+            }
+            pages.push(exports.page());
+            pages
+        });
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        exporting.join().unwrap()
+    });
+
+    for pair in pages.windows(2) {
+        for (path, before) in pair[0].series("refusals_total") {
+            assert!(
+                pair[1].value("refusals_total", path) >= Some(before),
+                "{path}"
+            );
+        }
+    }
+    let last = pages.last().unwrap().series("refusals_total");
+    assert_eq!(last.len(), 8, "{last:?}"); // each name once, and the root
+    assert_eq!(last.values().sum::<f64>(), 2000.0);
+}
+
+/// The limit of a path that has gone once stayed.
+#[test]
+fn all_gauges_of_a_path_that_has_gone_are_zero() {
+    let root = root();
+    let mut exports = Exports::of(MetricsExporter::new(&root));
+    let gauges = |page: &Page| {
+        [
+            "allocated_bytes",
+            "peak_bytes",
+            "limit_bytes",
+            "reservation_bytes",
+            "buffers",
+        ]
+        .map(|metric| page.value(metric, "server/query").unwrap())
+    };
+    let query = root
+        .child("query")
+        .reservation(512)
+        .limit(4096)
+        .build()
+        .unwrap();
+    let buffer = query.buffer(1000).unwrap();
+    assert_eq!(
+        gauges(&exports.page()),
+        [1024.0, 1024.0, 4096.0, 512.0, 1.0]
+    );
+
+    drop((query, buffer));
+    assert_eq!(gauges(&exports.page()), [0.0; 5]);
+    assert_eq!(gauges(&exports.page()), [0.0; 5]);
+
+    let manager = root.allocation_manager().name();
+    let manager = format!("arrow_memory_manager_live_bytes{{manager=\"{manager}\"}}");
+    let held = root.buffer(64).unwrap();
+    let page = exports.page();
+    assert!(
+        page.0.contains("accounted_bytes{root=\"server\"} 64\n"),
+        "{}",
+        page.0
+    );
+    assert!(page.0.contains(&format!("{manager} 64\n")), "{}", page.0);
+    drop((held, root));
+    let page = exports.page();
+    assert_eq!(page.value("limit_bytes", "server"), Some(0.0));
+    assert!(
+        page.0.contains("accounted_bytes{root=\"server\"} 0\n"),
+        "{}",
+        page.0
+    );
+    assert!(page.0.contains(&format!("{manager} 0\n")), "{}", page.0);
+}
+
+#[test]
+fn a_limit_that_was_removed_is_infinite_and_one_that_never_was_is_absent() {
+    let root = root();
+    let mut exports = Exports::of(MetricsExporter::new(&root));
+    let query = root.child("query").limit(4096).build().unwrap();
+    let _free = root.child("free").build().unwrap();
+    exports.page();
+
+    query.set_limit(usize::MAX);
+    let page = exports.page();
+
+    assert_eq!(
+        page.value("limit_bytes", "server/query"),
+        Some(f64::INFINITY)
+    );
+    assert_eq!(page.value("limit_bytes", "server/free"), None);
+    drop(query);
+    exports.page();
+    let _again = root.child("query").build().unwrap();
+    let page = exports.page();
+    assert_eq!(
+        page.value("limit_bytes", "server/query"),
+        Some(f64::INFINITY)
+    );
+}
+
+#[test]
+fn gauges_that_have_gone_can_be_dropped_by_an_idle_timeout_that_keeps_the_counters() {
+    use metrics_util::MetricKindMask;
+    let idle = Duration::from_millis(25);
+    let root = root();
+    let builder = PrometheusBuilder::new().idle_timeout(MetricKindMask::GAUGE, Some(idle));
+    let mut exports = Exports {
+        exporter: MetricsExporter::new(&root),
+        recorder: builder.build_recorder(),
+    };
+    let query = root.child("query").limit(100).build().unwrap();
+    refuse(&query);
+    exports.page();
+    drop(query);
+    assert_eq!(
+        exports.page().value("limit_bytes", "server/query"),
+        Some(0.0)
+    );
+
+    let start = Instant::now();
+    let page = loop {
+        let page = exports.page();
+        if page.value("limit_bytes", "server/query").is_none() {
+            break page;
+        }
+        assert!(start.elapsed() < 400 * idle, "{}", page.0);
+        thread::yield_now();
+    };
+
+    assert_eq!(page.value("allocated_bytes", "server/query"), None);
+    assert_eq!(page.value("refusals_total", "server/query"), Some(1.0));
+}
+
+#[test]
+fn every_metric_is_described() {
+    let root = root();
+    let _query = root.child("query").limit(100).build().unwrap();
+
+    let page = Exports::of(MetricsExporter::new(&root)).page();
+
+    let kinds: Vec<&str> = (page.0.lines())
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .collect();
+    assert!(kinds.len() >= 10, "{}", page.0);
+    for kind in kinds {
+        let name = kind.split(' ').next().unwrap();
+        let help = format!("# HELP {name} ");
+        assert_eq!(page.0.matches(&help).count(), 1, "{help} in {}", page.0);
+    }
+    let peak = (page.0.lines())
+        .find(|line| line.starts_with("# HELP arrow_memory_peak_bytes"))
+        .unwrap();
+    assert!(
+        peak.contains("too high") && peak.contains("never too low"),
+        "{peak}"
+    );
+}
+
+/// Notes what is described and registered.
+#[derive(Default)]
+struct Noting {
+    described: Mutex<Vec<(String, Option<Unit>)>>,
+    registered: Mutex<BTreeSet<String>>,
+}
+
+impl Noting {
+    fn describe(&self, name: &KeyName, unit: Option<Unit>) {
+        let described = (name.as_str().to_owned(), unit);
+        self.described.lock().unwrap().push(described);
+    }
+
+    fn register(&self, key: &Key) {
+        let name = key.name().to_owned();
+        self.registered.lock().unwrap().insert(name);
+    }
+}
+
+impl Recorder for Noting {
+    fn describe_counter(&self, name: KeyName, unit: Option<Unit>, _: SharedString) {
+        self.describe(&name, unit);
+    }
+
+    fn describe_gauge(&self, name: KeyName, unit: Option<Unit>, _: SharedString) {
+        self.describe(&name, unit);
+    }
+
+    fn describe_histogram(&self, name: KeyName, unit: Option<Unit>, _: SharedString) {
+        self.describe(&name, unit);
+    }
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        self.register(key);
+        Counter::noop()
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        self.register(key);
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        self.register(key);
+        Histogram::noop()
+    }
+}
+
+#[test]
+fn every_metric_is_described_once_with_the_unit_of_its_name() {
+    let root = root();
+    let _query = root.child("query").limit(100).build().unwrap();
+    let recorder = Noting::default();
+    let mut exporter = MetricsExporter::new(&root);
+
+    ::metrics::with_local_recorder(&recorder, || (exporter.export(), exporter.export()));
+
+    let described = recorder.described.into_inner().unwrap();
+    let names: BTreeSet<String> = described.iter().map(|(name, _)| name.clone()).collect();
+    assert_eq!(names.len(), described.len(), "{described:?}");
+    assert!(names.is_superset(&recorder.registered.into_inner().unwrap()));
+    for (name, unit) in described {
+        let bytes = name.trim_end_matches("_total").ends_with("_bytes");
+        let expected = if bytes { Unit::Bytes } else { Unit::Count };
+        assert_eq!(unit, Some(expected), "{name}");
+    }
+}
+
+#[test]
+fn allocators_of_a_group_share_its_series_and_keep_their_names() {
+    let root = root();
+    let mut exports = Exports::of(MetricsExporter::new(&root));
+    let mut lines = Vec::new();
+
+    for query in 0..10_000 {
+        let name = format!("query-{query}");
+        let child = root
+            .child(&name)
+            .group("query")
+            .limit(1000)
+            .build()
+            .unwrap();
+        let scan = child.child("scan").build().unwrap();
+        let error = scan.buffer(1001).unwrap_err();
+        assert!(error.to_string().contains(&name), "{error}");
+        if query % 1000 == 0 {
+            lines.push(exports.page().0.lines().count());
+        }
+    }
+
+    assert!(lines.iter().all(|&count| count == lines[0]), "{lines:?}");
+    let page = exports.page();
+    assert_eq!(page.value("refusals_total", "server/query"), Some(10_000.0));
+    let paths: Vec<_> = page.series("allocated_bytes").into_keys().collect();
+    assert_eq!(paths, ["server", "server/query", "server/query/scan"]);
+}
+
+#[test]
+fn gauges_of_a_group_are_added_up_and_the_largest_peak_and_limit_count() {
+    let root = root();
+    let mut exports = Exports::of(MetricsExporter::new(&root).peaks(Peaks::OfEpoch));
+    let child = |name, limit| {
+        let child = root.child(name).group("query").reservation(64).limit(limit);
+        child.build().unwrap()
+    };
+    let (one, two) = (child("query-1", 4096), child("query-2", 8192));
+    let _held = [one.buffer(1024).unwrap(), two.buffer(2048).unwrap()];
+    drop(one.buffer(3072).unwrap());
+    let value = |page: &Page, metric| page.value(metric, "server/query").unwrap();
+
+    let page = exports.page();
+
+    assert_eq!(value(&page, "allocated_bytes"), 3072.0);
+    assert_eq!(value(&page, "peak_bytes"), 4096.0);
+    assert_eq!(value(&page, "limit_bytes"), 8192.0);
+    assert_eq!(value(&page, "reservation_bytes"), 128.0);
+    assert_eq!(value(&page, "buffers"), 2.0);
+    assert_eq!(value(&exports.page(), "peak_bytes"), 2048.0); // of the next epoch
+}
+
+#[test]
+fn a_bounded_depth_counts_what_lies_deeper_in_its_ancestor() {
+    let root = root();
+    let mut exports = Exports::of(MetricsExporter::new(&root).max_depth(1));
+    let query = root.child("query").limit(1 << 20).build().unwrap();
+    let scan = query
+        .child("scan")
+        .reservation(100)
+        .limit(1000)
+        .build()
+        .unwrap();
+    let column = scan.child("column").build().unwrap();
+    let _held = [query.buffer(64).unwrap(), column.buffer(128).unwrap()];
+    refuse(&scan);
+    column.force_allocate(10);
+
+    let page = exports.page();
+
+    let paths: Vec<_> = page.series("allocated_bytes").into_keys().collect();
+    assert_eq!(paths, ["server", "server/query"]);
+    for (metric, expected) in [
+        ("allocated_bytes", 202.0),
+        ("peak_bytes", 202.0),
+        ("limit_bytes", 1_048_576.0),
+        ("reservation_bytes", 0.0),
+        ("buffers", 2.0),
+        ("refusals_total", 1.0),
+        ("forced_bytes_total", 10.0),
+    ] {
+        assert_eq!(
+            page.value(metric, "server/query"),
+            Some(expected),
+            "{metric}"
+        );
+    }
+    column.release_bytes(10);
+    let mut exports = Exports::of(MetricsExporter::new(&root).max_depth(0));
+    let page = exports.page();
+    assert_eq!(page.series("allocated_bytes"), [("server", 192.0)].into());
+    assert_eq!(page.series("refusals_total"), [("server", 1.0)].into());
+}
+
+#[test]
+fn names_without_a_group_add_a_bounded_number_of_series_and_no_count_is_lost() {
+    let root = root();
+    let mut exports = Exports::of(MetricsExporter::new(&root));
+
+    for query in 0..3000 {
+        let child = root
+            .child(&format!("query-{query}"))
+            .limit(1000)
+            .build()
+            .unwrap();
+        let scan = child.child("scan").build().unwrap();
+        refuse(&child);
+        refuse(&scan.child("column").limit(100).build().unwrap());
+        let _held = scan.buffer(64).unwrap();
+        if query % 500 == 0 || query == 2999 {
+            let page = exports.page();
+            assert_eq!(page.value("allocated_bytes", "server"), Some(64.0));
+            if query >= 1000 {
+                assert_eq!(page.value("allocated_bytes", "server/(other)"), Some(64.0));
+            }
+        }
+    }
+
+    let page = exports.page();
+    assert_eq!(page.value("refusals_total", "server/(other)"), Some(4000.0));
+    assert_eq!(page.sum("refusals_total"), 6000.0);
+    assert_eq!(page.series("refusals_total").len(), 2 + 1000 * 2 + 2);
+}
+
+/// A child `a/b` and the child `b` of `a` were once one series.
+#[test]
+fn names_with_slashes_and_control_characters_are_escaped_in_paths() {
+    let root = root();
+    let a = root.child("a").build().unwrap();
+    let _ab = [
+        a.child("b").build().unwrap(),
+        root.child("a/b").build().unwrap(),
+    ];
+    let _line = root.child("two\nlines").group("x\"y").build().unwrap();
+
+    let page = Exports::of(MetricsExporter::new(&root)).page();
+
+    // The page has escapes of its own: a lone backslash is doubled, and `\"` stays as it is.
+    let paths: Vec<_> = page.series("allocated_bytes").into_keys().collect();
+    let expected = [
+        "server",
+        "server/a",
+        "server/a/b",
+        r"server/a\\/b",
+        r#"server/x\"y"#,
+    ];
+    assert_eq!(paths, expected);
+}
+
+#[test]
+fn an_exporter_of_a_child_names_paths_from_there_and_counts_what_came_before_it() {
+    let root = root();
+    let engine = root.child("engine").build().unwrap();
+    let _beside = root.child("cache").build().unwrap();
+    refuse(&engine.child("query").limit(10).build().unwrap());
+
+    let page = Exports::of(MetricsExporter::new(&engine)).page();
+
+    let expected = [("engine", 0.0), ("engine/query", 1.0)];
+    assert_eq!(page.series("refusals_total"), expected.into());
+    assert_eq!(page.series("allocated_bytes"), [("engine", 0.0)].into());
+}
+
+/// With credit a parent is charged for more than its children use: its peak says so.
+#[test]
+fn peaks_are_exact_without_credit_and_never_too_low_nor_too_high_by_more_than_the_credit_with_it() {
+    for credit in [0, 1 << 20] {
+        let root = RootAllocator::builder()
+            .name("server")
+            .credit(credit)
+            .allocation_manager(Arc::new(TrackingManager::default()))
+            .build()
+            .unwrap();
+        let children: Vec<_> = (0..8)
+            .map(|index| root.child(&format!("scan-{index}")).build().unwrap())
+            .collect();
+        for child in &children {
+            drop(child.buffer(1024).unwrap());
+        }
+
+        let page = Exports::of(MetricsExporter::new(&root)).page();
+
+        let peak = page.value("peak_bytes", "server").unwrap();
+        let most = 1024.0 + (8 * credit) as f64;
+        assert!(
+            (1024.0..=most).contains(&peak),
+            "{peak} with credit {credit}"
+        );
+        assert_eq!(page.value("peak_bytes", "server/scan-0"), Some(1024.0));
+    }
+}
