@@ -76,6 +76,7 @@ pub use wrappers::{
 /// Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::sync::plain::push;
     pub use crate::sync::process::{HandedOn, Order, ProcessGuard, ProcessLock};
     pub use crate::text::{Bytes, Escaped, Limit, Size};
 

@@ -118,7 +118,7 @@ pub(crate) mod plain {
     }
 
     /// Pushes `value` onto a vector behind a lock. The vector grows while the lock is free.
-    pub(crate) fn push<T, G: DerefMut>(
+    pub fn push<T, G: DerefMut>(
         lock: impl Fn() -> G,
         list: impl Fn(&mut G::Target) -> &mut Vec<T>,
         value: T,
