@@ -56,6 +56,7 @@ fn a_thread_that_uses_every_backend_has_room_for_one_more_that_wants_to_know_of_
     for manager in &managers[..4] {
         let stats = manager.stats();
         assert_eq!(stats.live_bytes.unwrap_or(0), 0, "{}", manager.name());
-        assert_eq!(stats.cached_bytes.unwrap_or(0), 0, "{}", manager.name());
     }
+    // What others say includes pages that are no thread's.
+    assert_eq!(managers[0].stats().cached_bytes, Some(0));
 }
