@@ -241,6 +241,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_thread_that_comes_while_an_arena_is_made_leaves_the_choice_to_jemalloc() {
+        let arenas = OwnArenas::new(1, Decay::default());
+        arenas.slots[0].store(MAKING, Ordering::Relaxed);
+
+        assert_eq!(arenas.flags(), 0);
+        assert!(arenas.made().is_empty());
+    }
+
+    #[test]
     fn threads_that_start_together_make_one_arena_for_each_slot() {
         const THREADS: usize = 64;
         for slots in [1, 2] {

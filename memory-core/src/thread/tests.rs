@@ -190,8 +190,11 @@ static SPREAD: AtEnd = AtEnd(|told| {
     }
 });
 
+/// What a hook was told, and the result of `thread_number` in it.
+type Spread = (Option<usize>, usize);
+
 thread_local! {
-    static SPREAD_REPORT: Cell<Option<mpsc::Sender<(Option<usize>, usize)>>> = const { Cell::new(None) };
+    static SPREAD_REPORT: Cell<Option<mpsc::Sender<Spread>>> = const { Cell::new(None) };
 }
 
 #[test]
