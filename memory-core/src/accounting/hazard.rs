@@ -41,7 +41,7 @@
 //! its tree, manager and listener), and no record that is still used is ever mistaken for one of those.
 
 #![cfg_attr(
-    any(not(loom), test),
+    not(loom),
     expect(unsafe_code, reason = "says of a node that it may be freed")
 )]
 

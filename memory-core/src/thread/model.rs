@@ -1,9 +1,7 @@
 //! Loom models of [`NumberSet`].
 //!
 //! Mutations that these models catch, each tried: Relaxed in place of the Acquire in `claim_in` or in
-//! `iter`, or of the Release in `remove`; `give_back` that counts before it removes, or does so by a Relaxed
-//! addition; a Relaxed load in `given_back`; a record that is opened after the release, or closed after the
-//! number was given back.
+//! `iter`, or of the Release in `remove`.
 #![expect(unsafe_code, reason = "data that loom watches")]
 
 use std::sync::Arc;

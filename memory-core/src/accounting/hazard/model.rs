@@ -2,7 +2,9 @@
 //!
 //! Mutations that these models catch, each tried: Relaxed in place of the Release in `hold` or in
 //! `let_go`, or of the Acquire in `holds`; no fence in `end`; a record that is used
-//! before it is open, or closed before `end`; and those of `NumberSet` that let a scan miss a record.
+//! before it is open; and those of `NumberSet` that let a scan miss a record.
+#![expect(unsafe_code, reason = "data that loom watches")]
+
 use std::sync::Arc;
 
 use loom::cell::UnsafeCell;
