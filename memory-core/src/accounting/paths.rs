@@ -13,7 +13,9 @@
 //! the same sums.
 //!
 //! The table is a binary tree by hash that only ever grows, made of `OnceLock`s. Finding a path takes no
-//! lock, and memory for a new one is allocated while no lock is held.
+//! lock, and memory for a new one is allocated while no lock is held. A child process that is forked while another
+//! thread sets one of them waits there for ever if it reaches the same place, so the README rules out new
+//! children of inherited allocators.
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::fmt;
