@@ -152,7 +152,35 @@ mod unix {
         ]
     }
 
+    /// Threads that do nothing but adopt arrays and look them up: some thread nearly always holds a lock
+    /// of the registry of addresses. A child takes all of these.
+    fn beside_lookups() {
+        let root = RootAllocator::builder().debug(false).build().unwrap();
+        let stop = AtomicBool::new(false);
+        let ended = thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        arrays(&root);
+                    }
+                });
+            }
+            let child = || {
+                let root = RootAllocator::builder().debug(false).build().unwrap();
+                (0..5).for_each(|_| arrays(&root));
+            };
+            let ended: Vec<i32> = (0..FORKS).map(|_| fork(child)).collect();
+            stop.store(true, Ordering::Relaxed);
+            ended
+        });
+        assert!(
+            ended.iter().all(|&status| status == 0),
+            "exit statuses beside lookups: {ended:?}"
+        );
+    }
+
     pub(super) fn main() {
+        beside_lookups();
         let trees = trees();
         sampling::start("other", 4096);
         let stop = AtomicBool::new(false);
@@ -168,7 +196,12 @@ mod unix {
                     }
                 });
             }
-            let ended = (0..FORKS).map(|_| fork(&trees)).collect::<Vec<_>>();
+            let ended = (0..FORKS)
+                .map(|_| {
+                    let inherited = trees.iter().map(|root| Inherited::of(root)).collect();
+                    fork(|| child(inherited))
+                })
+                .collect::<Vec<_>>();
             stop.store(true, Ordering::Relaxed);
             let well = ended.iter().filter(|&&status| status == 0).count();
             assert_eq!(well, FORKS, "exit statuses: {ended:?}");
@@ -177,15 +210,14 @@ mod unix {
     }
 
     /// Forks a child, and waits for its exit status; 14 is the alarm's.
-    fn fork(trees: &[RootAllocator]) -> i32 {
-        let inherited = trees.iter().map(|root| Inherited::of(root)).collect();
+    fn fork(child: impl FnOnce()) -> i32 {
         // SAFETY: what the child may do is what this test is about.
         let id = unsafe { libc::fork() };
         assert!(id >= 0, "no child");
         if id == 0 {
             // SAFETY: ends this child if it hangs.
             unsafe { libc::alarm(LIMIT) };
-            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| child(inherited)));
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
             // SAFETY: ends the child without the destructors of the parent's statics.
             unsafe { libc::_exit(i32::from(ended.is_err())) };
         }

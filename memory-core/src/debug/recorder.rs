@@ -132,7 +132,7 @@ impl Recorder {
                 continue;
             }
             let id = self.new_id();
-            gone = (known.views.len() > 0).then(|| {
+            gone = (!known.views.is_empty()).then(|| {
                 let mut event = origin.event.clone();
                 (event.operation, event.detail) = (Operation::BufferAdded, id as usize);
                 known.latest.push(event)
@@ -157,7 +157,7 @@ impl Recorder {
         };
         let gone = record.views.remove(view);
         let (mut whole, mut forgotten) = (None, None);
-        if record.views.len() == 0 {
+        if record.views.is_empty() {
             whole = ledgers.remove(ledger);
         } else {
             forgotten = record.latest.push(event);
