@@ -34,7 +34,7 @@ pub(super) unsafe fn free(slot: NonNull<Slot>) {
     let owner = unsafe { node.node() };
     // Special memory, whose size has flags, is foreign or sampled.
     let size = this.flagged_size();
-    if owner.hooks != hooks::LISTENER || size > MAX_SIZE || !std::ptr::eq(this.home(), this) {
+    if owner.hooks != hooks::LISTENER || size > MAX_SIZE || !this.is_home() {
         // SAFETY: the caller's promise.
         return unsafe { free_any(slot) };
     }

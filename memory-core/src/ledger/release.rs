@@ -93,7 +93,7 @@ unsafe fn free_unwatched(slot: NonNull<Slot>) {
     let owner = unsafe { node.node() };
     // The size, unless the highest bit says that the memory is special.
     let size = this.flagged_size();
-    if size > MAX_SIZE || !std::ptr::eq(this.home(), this) {
+    if size > MAX_SIZE || !this.is_home() {
         // SAFETY: the caller's promise.
         return unsafe { hooked::free_any(slot) };
     }
