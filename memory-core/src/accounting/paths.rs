@@ -107,13 +107,19 @@ impl Paths {
         Arc::clone(&self.0.root)
     }
 
-    /// The path of a child of `parent` with this label.
+    /// The path of a child of `parent` with this label; that of [`OTHER`] if there is no room for it.
+    ///
+    /// Two threads that race for the last room may be told of none although one path more would fit:
+    /// each takes its room before it puts the path there, and gives it back if the path has come
+    /// meanwhile. Their children are counted as [`OTHER`] then, where nothing of them is lost.
     pub(crate) fn child(&self, parent: &NodePath, label: &Arc<str>) -> NodePath {
         if parent.index != self.0.root.index && *parent.label == *OTHER {
             return Arc::clone(parent);
         }
         self.find(parent, label)
             .or_else(|| self.insert(parent, label))
+            // Another thread may have taken the last room for this very path.
+            .or_else(|| self.find(parent, label))
             .unwrap_or_else(|| self.other(parent))
     }
 
