@@ -132,7 +132,7 @@ fn a_batch_moves_from_its_message_only_if_it_fits() {
         let mut reader = IpcStreamReader::new(&stream[..], destination.clone()).unwrap();
         let refused = reader.next().unwrap().unwrap_err();
         let mut reader = IpcStreamReader::new(&stream[..], destination.clone()).unwrap();
-        assert!(MemoryError::from(refused).is_out_of_memory());
+        assert!(refused.is_out_of_memory());
         assert_eq!(scan.allocated_memory(), 0);
         let mut files = IpcFileReader::new(Cursor::new(&file), destination).unwrap();
         assert!(files.read_batch(0).unwrap_err().is_out_of_memory());
