@@ -25,6 +25,7 @@ UPWARD = {
     ("error", "manager"): "errors carry the manager's own error as their source",
     ("error", "listener"): "a veto is plain data",
     ("environment", "events"): "what is wrong with a variable is told where it is read",
+    ("wrappers", "events"): "a subscriber's panic is caught as events do it",
     ("guard", "events"): "overwritten guard bytes are told where they are found",
     ("backend", "events"): "events are told where they happen; they hold plain data",
     ("sampling", "allocator"): "one call answers who holds memory now, by allocator",

@@ -15,6 +15,8 @@ mod unix {
     use std::thread;
 
     use arrow_memory_arena::Arena;
+    use arrow_memory_arrow::Accounted;
+    use arrow_memory_arrow::deps::arrow_array::Int64Array;
     use arrow_memory_core::{
         AllocationListener, AllocationReservation, ArrowBuf, BufferAllocator, ForeignAllocation,
         RootAllocator, sampling,
@@ -47,6 +49,7 @@ mod unix {
             (0..50).map(|_| child.new_reservation()).collect();
         let foreign = ForeignAllocation::from_owner(vec![1; 100]);
         let foreign = child.wrap_foreign_allocation(foreign).unwrap();
+        arrays(&child);
         assert!(child.close().is_err());
         match turn % 4 {
             0 => drop(root.report()),
@@ -65,9 +68,20 @@ mod unix {
         );
     }
 
+    /// Arrays that are adopted, and found by their addresses.
+    fn arrays(allocator: &BufferAllocator) {
+        let arrays = (0..100).map(|number| Int64Array::from(vec![number; 8]));
+        let adopted: Vec<Int64Array> = arrays.map(|it| it.adopt(allocator).unwrap()).collect();
+        for array in &adopted {
+            let again = array.slice(0, 4).adopt(allocator).unwrap();
+            assert_eq!((again.len(), again.values()[0]), (4, array.values()[0]));
+        }
+    }
+
     /// What a child inherits, and releases.
     struct Inherited {
         buffers: Vec<ArrowBuf>,
+        arrays: Vec<Int64Array>,
         reservation: AllocationReservation,
         /// One of the trees that threads of the parent are busy with.
         root: BufferAllocator,
@@ -81,10 +95,13 @@ mod unix {
             buffers.push(child.buffer_zeroed(4 << 20).unwrap().freeze());
             let moved = buffers[0].retain_in(root).unwrap();
             buffers.push(moved);
+            let arrays = (0..100).map(|number| Int64Array::from(vec![number; 8]));
+            let arrays = arrays.map(|it| it.adopt(root).unwrap()).collect();
             let mut reservation = child.new_reservation();
             reservation.add(100).unwrap();
             Self {
                 buffers,
+                arrays,
                 reservation,
                 root: root.clone(),
             }
@@ -94,7 +111,10 @@ mod unix {
             assert!(self.buffers.iter().all(|buffer| buffer[0] % 3 == 0));
             assert!(self.root.allocated_memory() > 0);
             drop((self.root.snapshot(), self.root.report(), self.root.stats()));
-            drop(self.buffers);
+            // Each shard of the registry of addresses is taken.
+            let again = self.arrays.iter().map(|it| it.clone().adopt(&self.root));
+            assert!(again.flatten().all(|it| it.len() == 8));
+            drop((self.buffers, self.arrays));
             drop(self.reservation);
         }
     }
@@ -132,7 +152,35 @@ mod unix {
         ]
     }
 
+    /// Threads that do nothing but adopt arrays and look them up: some thread nearly always holds a lock
+    /// of the registry of addresses. A child takes all of these.
+    fn beside_lookups() {
+        let root = RootAllocator::builder().debug(false).build().unwrap();
+        let stop = AtomicBool::new(false);
+        let ended = thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        arrays(&root);
+                    }
+                });
+            }
+            let child = || {
+                let root = RootAllocator::builder().debug(false).build().unwrap();
+                (0..5).for_each(|_| arrays(&root));
+            };
+            let ended: Vec<i32> = (0..FORKS).map(|_| fork(child)).collect();
+            stop.store(true, Ordering::Relaxed);
+            ended
+        });
+        assert!(
+            ended.iter().all(|&status| status == 0),
+            "exit statuses beside lookups: {ended:?}"
+        );
+    }
+
     pub(super) fn main() {
+        beside_lookups();
         let trees = trees();
         sampling::start("other", 4096);
         let stop = AtomicBool::new(false);
@@ -148,7 +196,12 @@ mod unix {
                     }
                 });
             }
-            let ended = (0..FORKS).map(|_| fork(&trees)).collect::<Vec<_>>();
+            let ended = (0..FORKS)
+                .map(|_| {
+                    let inherited = trees.iter().map(|root| Inherited::of(root)).collect();
+                    fork(|| child(inherited))
+                })
+                .collect::<Vec<_>>();
             stop.store(true, Ordering::Relaxed);
             let well = ended.iter().filter(|&&status| status == 0).count();
             assert_eq!(well, FORKS, "exit statuses: {ended:?}");
@@ -157,15 +210,14 @@ mod unix {
     }
 
     /// Forks a child, and waits for its exit status; 14 is the alarm's.
-    fn fork(trees: &[RootAllocator]) -> i32 {
-        let inherited = trees.iter().map(|root| Inherited::of(root)).collect();
+    fn fork(child: impl FnOnce()) -> i32 {
         // SAFETY: what the child may do is what this test is about.
         let id = unsafe { libc::fork() };
         assert!(id >= 0, "no child");
         if id == 0 {
             // SAFETY: ends this child if it hangs.
             unsafe { libc::alarm(LIMIT) };
-            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| child(inherited)));
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
             // SAFETY: ends the child without the destructors of the parent's statics.
             unsafe { libc::_exit(i32::from(ended.is_err())) };
         }

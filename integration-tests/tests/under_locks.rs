@@ -17,7 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use arrow_memory_arena as _;
+use arrow_memory_arena::Arena;
+use arrow_memory_arrow::Accounted;
+use arrow_memory_arrow::deps::arrow_array::Int64Array;
 use arrow_memory_core::testing::locks_held;
 use arrow_memory_core::{
     AllocationListener, AllocationOutcome, AllocatorInfo, ArrowBuf, BufferAllocator,
@@ -312,4 +314,52 @@ fn nothing_is_allocated_or_freed_under_a_lock_over_any_backend() {
     for backend in backend::supported() {
         run(&builder().debug(false).backend(backend).build().unwrap());
     }
+}
+
+/// Chunks so small that their lists grow, over a manager and over a tree.
+#[test]
+fn nothing_is_allocated_or_freed_under_a_lock_of_an_arena() {
+    let below = builder().debug(false).build().unwrap();
+    for parent in [None, Some(&below)] {
+        let mut arena = Arena::builder().chunk_size(4096).max_chunk_size(8192);
+        if let Some(parent) = parent {
+            arena = arena.allocator(parent);
+        }
+        let arena = Arc::new(arena.build().unwrap());
+        let root = builder().debug(false).allocation_manager(arena);
+        run(&root.build().unwrap());
+    }
+}
+
+/// Arrays that are adopted, looked up and dropped, by threads at the same time.
+#[test]
+fn nothing_is_allocated_or_freed_under_a_lock_where_arrays_are_looked_up() {
+    for debug in [false, true] {
+        let root = builder().debug(debug).build().unwrap();
+        let shared: Vec<Int64Array> = (0..20).map(|i| vec![i; 100].into()).collect();
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let child = root.child(&name("adopting")).build().unwrap();
+                        arrays(&child, &shared);
+                    }
+                });
+            }
+        });
+    }
+}
+
+fn arrays(allocator: &BufferAllocator, shared: &[Int64Array]) {
+    let own = (0..100).map(|i| Int64Array::from(vec![i; 10]));
+    let adopted: Vec<Int64Array> = (own.chain(shared.iter().cloned()))
+        .map(|array| array.adopt(allocator).unwrap())
+        .collect();
+    let slices = adopted.iter().map(|array| array.slice(1, 5));
+    let again: Vec<Int64Array> = slices
+        .map(|slice| slice.adopt(allocator).unwrap())
+        .collect();
+    let other = allocator.child("other").build().unwrap();
+    let moved = adopted[0].transfer_to(&other).unwrap();
+    drop((adopted, again, moved));
 }

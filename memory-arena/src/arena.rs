@@ -15,9 +15,9 @@ use std::alloc::Layout;
 use std::fmt;
 use std::mem;
 use std::ptr::NonNull;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
-use arrow_memory_core::__private::{Bytes, HandedOn, Order, ProcessLock};
+use arrow_memory_core::__private::{Bytes, HandedOn, ListedGuard, Order, ProcessLock};
 use arrow_memory_core::backend;
 use arrow_memory_core::{
     ALIGNMENT, AllocationManager, BufferAllocator, ManagerError, ManagerStats,
@@ -323,9 +323,9 @@ struct Inner {
     chunk_size: usize,
     /// The largest chunk's bytes: a multiple of 64, at least `chunk_size`.
     max_chunk_size: usize,
-    /// The books. Under the lock they are looked at and changed; their list of chunks may grow, but no
-    /// manager is called. It is one of the process's, which are never freed, so that a fork can wait for
-    /// it.
+    /// The books. Under the lock they are looked at and changed; nothing is allocated or freed, and no
+    /// manager is called. The lock is one of the process's, which are never freed, so that a fork can wait
+    /// for it.
     state: &'static ProcessLock<State>,
 }
 
@@ -341,7 +341,18 @@ impl Inner {
     #[cold]
     fn allocate_from_new_chunk(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
         let chunk = self.obtain_chunk()?;
-        let (block, superfluous) = self.lock().add(chunk, layout);
+        // Grown and dropped while the lock is free.
+        let mut spare = Vec::new();
+        let (block, superfluous) = loop {
+            let mut state = self.lock();
+            match state.make_room(&mut spare) {
+                Ok(()) => break state.add(chunk, layout),
+                Err(wanted) => {
+                    drop(state);
+                    spare = Vec::with_capacity(wanted);
+                }
+            }
+        };
         self.give_back([superfluous, None]);
         // It is only null if `State` is wrong about its fourth invariant.
         block.ok_or_else(|| ManagerError::out_of_memory(layout))
@@ -399,7 +410,7 @@ impl Inner {
 
     /// The books.
     #[inline]
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> ListedGuard<State> {
         self.state.lock_listed()
     }
 }

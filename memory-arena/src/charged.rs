@@ -6,18 +6,18 @@
 #![expect(unsafe_code, reason = "implements AllocationManager")]
 
 use std::alloc::Layout;
-use std::collections::HashMap;
 use std::fmt;
 use std::mem;
 use std::ptr::NonNull;
-use std::sync::MutexGuard;
 
-use arrow_memory_core::__private::{Bytes, HandedOn, Order, ProcessLock};
+use arrow_memory_core::__private::{
+    Bytes, Entry, HandedOn, ListedGuard, Order, ProcessLock, Room, Table,
+};
 use arrow_memory_core::{
     ALIGNMENT, AllocationManager, ArrowBufMut, BufferAllocator, ManagerError, ManagerStats,
 };
 
-type Lent = HashMap<usize, ArrowBufMut>;
+type Lent = Table<ArrowBufMut>;
 
 /// The locks of parents that are gone.
 static LENT: HandedOn<Lent> = HandedOn::new();
@@ -26,8 +26,8 @@ static LENT: HandedOn<Lent> = HandedOn::new();
 pub(crate) struct Charged {
     allocator: BufferAllocator,
     /// The buffers by the address of their memory, which nobody touches through them. Under the lock one
-    /// is inserted or taken out, or their sizes are summed; the map may grow, but no buffer is made or
-    /// dropped. As an arena's, it is one of the process's locks.
+    /// is linked or unlinked, or their sizes are summed; nothing is allocated or freed, and no buffer is made
+    /// or dropped. As an arena's, it is one of the process's locks.
     lent: &'static ProcessLock<Lent>,
 }
 
@@ -35,12 +35,12 @@ impl Charged {
     pub(crate) fn new(allocator: BufferAllocator) -> Self {
         Self {
             allocator,
-            lent: LENT.take(|| ProcessLock::new(Order::Inner, Lent::new())),
+            lent: LENT.take(|| ProcessLock::new(Order::Inner, Lent::default())),
         }
     }
 
     /// Nothing that panics, and no buffer's end, happens under the lock.
-    fn lock(&self) -> MutexGuard<'static, Lent> {
+    fn lock(&self) -> ListedGuard<Lent> {
         self.lent.lock_listed()
     }
 }
@@ -64,12 +64,20 @@ unsafe impl AllocationManager for Charged {
         let memory = buffer.spare_capacity_mut();
         debug_assert!(memory.len() >= layout.size());
         let start = NonNull::from(memory).cast::<u8>();
-        self.lock().insert(start.addr().get(), buffer);
-        Ok(start)
+        let entry = Entry::new(start.addr().get(), buffer);
+        let mut room = Room::default();
+        loop {
+            room.prepare();
+            let mut lent = self.lock();
+            if room.is_in(&mut lent) {
+                lent.insert(entry);
+                return Ok(start);
+            }
+        }
     }
 
     unsafe fn deallocate(&self, ptr: NonNull<u8>, _layout: Layout) {
-        let buffer = self.lock().remove(&ptr.addr().get());
+        let buffer = self.lock().remove(ptr.addr().get());
         debug_assert!(buffer.is_some(), "{ptr:p} is no block of this manager");
         drop(buffer);
     }
@@ -80,7 +88,9 @@ unsafe impl AllocationManager for Charged {
 
     fn stats(&self) -> ManagerStats {
         let mut stats = ManagerStats::default();
-        let capacities = self.lock().values().map(ArrowBufMut::capacity).sum();
+        let capacities = (self.lock().iter())
+            .map(|entry| entry.value.capacity())
+            .sum();
         stats.live_bytes = Some(capacities);
         stats
     }
@@ -88,10 +98,12 @@ unsafe impl AllocationManager for Charged {
 
 impl Drop for Charged {
     fn drop(&mut self) {
-        // Blocks that were never given back are valid for ever.
         let never_given_back = mem::take(&mut *self.lock());
         LENT.leave(self.lent);
-        never_given_back.into_values().for_each(mem::forget);
+        if !never_given_back.is_empty() {
+            // Such blocks are valid for ever.
+            mem::forget(never_given_back);
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 //!    from one, so an empty chunk has room for any.
 //! 5. `held` is the sum of the chunks' sizes and the large blocks' bytes; `occupied` is the sum of
 //!    what the chunks have cut and the large blocks' bytes.
+//! 6. `full` has room for all chunks that there are, so that it never grows under the lock.
 
 use std::alloc::Layout;
 use std::mem;
@@ -74,7 +75,25 @@ impl State {
         Some(block)
     }
 
-    /// Adds a chunk that the parent lent and cuts a block.
+    /// Makes sure that [`add`](Self::add) has room for one more chunk, perhaps in the empty list `spare`,
+    /// which was made while the lock was free. If not, says for how many chunks the caller must make
+    /// another one. What is left in `spare` must be dropped while the lock is free.
+    pub(crate) fn make_room(&mut self, spare: &mut Vec<Chunk>) -> Result<(), usize> {
+        let chunks = self.full.len() + self.current.iter().chain(&self.spare).count();
+        let wanted = chunks + 1;
+        if self.full.capacity() >= wanted {
+            return Ok(());
+        }
+        if spare.capacity() < wanted {
+            return Err(wanted.next_power_of_two().max(8));
+        }
+        spare.append(&mut self.full);
+        mem::swap(&mut self.full, spare);
+        Ok(())
+    }
+
+    /// Adds a chunk that the parent lent and cuts a block. There is room: [`make_room`](Self::make_room)
+    /// said so since the lock was taken.
     ///
     /// Also returns a chunk to give back to the parent, if one is too many: other threads may have
     /// added one, too, or given blocks back, since it was asked for.
@@ -246,6 +265,7 @@ impl State {
         let index = self
             .full
             .partition_point(|full| full.address() < before.address());
+        debug_assert!(self.full.len() < self.full.capacity(), "invariant 6");
         self.full.insert(index, before);
         None
     }
@@ -308,6 +328,7 @@ impl State {
     /// Checks every invariant, and the sums against what the caller holds.
     pub(crate) fn check(&self, live_blocks: usize, live_bytes: usize) {
         let chunks = || self.full.iter().chain(&self.current).chain(&self.spare);
+        assert!(self.full.capacity() >= chunks().count());
         assert_eq!(
             (self.live_blocks, self.live_bytes),
             (live_blocks, live_bytes)

@@ -92,10 +92,16 @@ impl MemoryError {
 
 /// The error of an operation that consumes a value: the value, as it was, and the reason.
 ///
-/// Take [`value`](Self::value) to try again, or let `?` turn this into a [`MemoryError`] or an
-/// `ArrowError`, which drops the value. As the core's [`Refused`](arrow_memory_core::Refused), it prints
-/// as its source does. It is a type of its own because only that can be converted into an `ArrowError`
-/// here.
+/// Take [`value`](Self::value) to try again, or let `?` turn this into a [`MemoryError`], an `ArrowError`
+/// or a boxed error that holds the [`MemoryError`]: all of them drop the value. It prints as its source
+/// does.
+///
+/// It is no [`Error`] itself. An error travels, is logged and is kept, and a value that travels with it
+/// would stay charged meanwhile, so that its allocator could not be closed. Where an `Error` is asked
+/// for (by `anyhow`, for example), write `.map_err(MemoryError::from)?`.
+///
+/// The core's [`Refused`](arrow_memory_core::Refused) is another type, because only a type of this crate
+/// can be converted into an `ArrowError` here.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -141,10 +147,17 @@ impl<T> fmt::Debug for Refused<T> {
     }
 }
 
-impl<T> Error for Refused<T> {
-    /// The source's source, since this prints as its source.
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.source()
+impl<T> From<Refused<T>> for Box<dyn Error> {
+    /// Drops the value, and boxes the source.
+    fn from(refused: Refused<T>) -> Self {
+        refused.source.into()
+    }
+}
+
+impl<T> From<Refused<T>> for Box<dyn Error + Send + Sync> {
+    /// Drops the value, and boxes the source.
+    fn from(refused: Refused<T>) -> Self {
+        refused.source.into()
     }
 }
 

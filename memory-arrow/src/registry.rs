@@ -57,18 +57,18 @@ use std::ops::ControlFlow;
 use hashbrown::HashTable;
 use hashbrown::hash_table::{Entry, OccupiedEntry};
 
-use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, lock};
+use crate::sync::{AtomicUsize, Guard, Lock, Ordering, lock, new_lock};
 
-/// Entries by address, in shards.
-pub(crate) struct Registry<T> {
+/// Entries by address, in shards, whose locks a fork takes; so a registry is never freed.
+pub(crate) struct Registry<T: Send + 'static> {
     shards: [Shard<T>; SHARDS],
 }
 
-struct Shard<T> {
+struct Shard<T: Send + 'static> {
     /// Done under this lock: a hash lookup, links changed, and what `visit` does, which may raise
     /// counts and take a tree's mutex for that (`ForeignWatch::upgrade`). Nothing is allocated, freed
     /// or dropped, and no code of a user's runs. So the order of locks is: shard, then tree.
-    table: Mutex<Table<T>>,
+    table: Lock<Table<T>>,
     /// How many entries have a hash with certain bits; changed under the lock.
     counts: [AtomicUsize; COUNTS],
 }
@@ -100,13 +100,13 @@ struct Slot<T> {
     after: Option<usize>,
 }
 
-impl<T> Registry<T> {
+impl<T: Send> Registry<T> {
     #[cfg(not(loom))]
     pub(crate) const fn new() -> Self {
         Self {
             shards: [const {
                 Shard {
-                    table: Mutex::new(Table::new()),
+                    table: new_lock(Table::new()),
                     counts: [const { AtomicUsize::new(0) }; COUNTS],
                 }
             }; SHARDS],
@@ -116,7 +116,7 @@ impl<T> Registry<T> {
     #[cfg(loom)]
     pub(crate) fn new() -> Self {
         let shard = || Shard {
-            table: Mutex::new(Table::new()),
+            table: new_lock(Table::new()),
             counts: std::array::from_fn(|_| AtomicUsize::new(0)),
         };
         Self {
@@ -136,7 +136,7 @@ impl<T> Registry<T> {
     ///
     /// `visit` runs under the lock: it must not drop what it makes of an entry, nor allocate, nor call
     /// anything that may come back here.
-    pub(crate) fn visit(&self, address: usize, visit: impl FnMut(&T) -> ControlFlow<()>) {
+    pub(crate) fn visit(&'static self, address: usize, visit: impl FnMut(&T) -> ControlFlow<()>) {
         let hash = hash(address);
         let shard = self.shard(hash);
         // Relaxed: by 6 above.
@@ -148,7 +148,7 @@ impl<T> Registry<T> {
     /// Inserts an entry in front, unless `found`, which visits those at the same address as in
     /// [`visit`](Self::visit), breaks. Returns its place, or gives the target back.
     pub(crate) fn insert_unless(
-        &self,
+        &'static self,
         address: usize,
         target: T,
         found: impl FnMut(&T) -> ControlFlow<()>,
@@ -170,7 +170,7 @@ impl<T> Registry<T> {
     /// Inserts an entry: in front of the first one if `before`, which runs under the lock, says so of
     /// that; else behind the last. Returns its place.
     pub(crate) fn insert(
-        &self,
+        &'static self,
         address: usize,
         target: T,
         before: impl FnOnce(&T) -> bool,
@@ -184,7 +184,7 @@ impl<T> Registry<T> {
     }
 
     /// Takes out the entry that was inserted at `address` and got this place, if it is there.
-    pub(crate) fn remove(&self, address: usize, place: usize) -> Option<T> {
+    pub(crate) fn remove(&'static self, address: usize, place: usize) -> Option<T> {
         let hash = hash(address);
         let shard = self.shard(hash);
         let mut table = lock(&shard.table);
@@ -194,7 +194,11 @@ impl<T> Registry<T> {
     }
 
     /// Takes out the first entry at `address` of which `is_it`, which runs under the lock, says so.
-    pub(crate) fn remove_first(&self, address: usize, is_it: impl FnMut(&T) -> bool) -> Option<T> {
+    pub(crate) fn remove_first(
+        &'static self,
+        address: usize,
+        is_it: impl FnMut(&T) -> bool,
+    ) -> Option<T> {
         let hash = hash(address);
         let shard = self.shard(hash);
         let mut table = lock(&shard.table);
@@ -205,7 +209,7 @@ impl<T> Registry<T> {
 
     /// How many entries there are.
     #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn len(&'static self) -> usize {
         self.shards
             .iter()
             .map(|shard| lock(&shard.table).len())
@@ -217,7 +221,7 @@ impl<T> Registry<T> {
     }
 }
 
-impl<T> Shard<T> {
+impl<T: Send> Shard<T> {
     fn count(&self, hash: u64) -> &AtomicUsize {
         &self.counts[(hash >> COUNT_SHIFT) as usize % COUNTS]
     }
@@ -233,7 +237,7 @@ impl<T> Shard<T> {
     /// The table, locked, with room for one more entry. It grows with the lock released: a larger one
     /// is allocated before, and the old one freed after the entries have moved.
     #[inline]
-    fn table_with_room(&self) -> MutexGuard<'_, Table<T>> {
+    fn table_with_room(&'static self) -> Guard<Table<T>> {
         let table = lock(&self.table);
         if table.has_room() {
             return table;
@@ -242,7 +246,7 @@ impl<T> Shard<T> {
     }
 
     #[cold]
-    fn grow<'a>(&'a self, mut table: MutexGuard<'a, Table<T>>) -> MutexGuard<'a, Table<T>> {
+    fn grow(&'static self, mut table: Guard<Table<T>>) -> Guard<Table<T>> {
         while !table.has_room() {
             let (chains, slots) = (table.chains.len(), table.slots.len());
             drop(table);

@@ -39,13 +39,13 @@ fn memory(charged: &Arc<AtomicUsize>) -> Arc<Memory> {
     })
 }
 
-fn find(registry: &Model) -> Option<Arc<Memory>> {
+fn find(registry: &'static Model) -> Option<Arc<Memory>> {
     let mut found = None;
     registry.visit(ADDRESS, |memory| retain(memory, &mut found));
     found
 }
 
-fn adopt(registry: &Model, charged: &Arc<AtomicUsize>) -> Arc<Memory> {
+fn adopt(registry: &'static Model, charged: &Arc<AtomicUsize>) -> Arc<Memory> {
     if let Some(found) = find(registry) {
         return found;
     }
@@ -65,7 +65,7 @@ fn adopt(registry: &Model, charged: &Arc<AtomicUsize>) -> Arc<Memory> {
 }
 
 /// As a wrapper is made: its place is known, and written down, only after others can find it.
-fn wrap(registry: &Model, charged: &Arc<AtomicUsize>) -> Arc<Memory> {
+fn wrap(registry: &'static Model, charged: &Arc<AtomicUsize>) -> Arc<Memory> {
     let memory = memory(charged);
     let place = registry.insert(ADDRESS, Arc::clone(&memory), |_| false);
     // Relaxed: as in `known::wrap`.
@@ -92,7 +92,7 @@ fn retain(memory: &Arc<Memory>, found: &mut Option<Arc<Memory>>) -> ControlFlow<
 }
 
 /// Reads the bytes and drops the reference, the last one with the memory.
-fn release(registry: &Model, memory: &Arc<Memory>) {
+fn release(registry: &'static Model, memory: &Arc<Memory>) {
     assert!(!memory.recycled.load(Ordering::Relaxed), "released twice");
     memory.bytes.with(|_| ());
     if memory.count.fetch_sub(1, Ordering::AcqRel) != 1 {
@@ -122,11 +122,14 @@ fn release(registry: &Model, memory: &Arc<Memory>) {
     memory.charged.fetch_sub(1, Ordering::Relaxed);
 }
 
-fn start() -> (Arc<Model>, Arc<AtomicUsize>) {
-    (Arc::new(Model::new()), Arc::new(AtomicUsize::new(0)))
+fn start() -> (&'static Model, Arc<AtomicUsize>) {
+    (
+        Box::leak(Box::new(Model::new())),
+        Arc::new(AtomicUsize::new(0)),
+    )
 }
 
-fn assert_empty(registry: &Model, charged: &AtomicUsize) {
+fn assert_empty(registry: &'static Model, charged: &AtomicUsize) {
     assert_eq!((charged.load(Ordering::Relaxed), registry.len()), (0, 0));
 }
 
@@ -134,20 +137,17 @@ fn assert_empty(registry: &Model, charged: &AtomicUsize) {
 fn a_lookup_races_the_last_drop() {
     loom::model(|| {
         let (registry, charged) = start();
-        let memory = adopt(&registry, &charged);
+        let memory = adopt(registry, &charged);
 
-        let dropper = thread::spawn({
-            let registry = Arc::clone(&registry);
-            move || release(&registry, &memory)
-        });
-        let again = adopt(&registry, &charged);
+        let dropper = thread::spawn(move || release(registry, &memory));
+        let again = adopt(registry, &charged);
         assert!(again.count.load(Ordering::Relaxed) > 0);
         dropper.join().unwrap();
 
         assert_eq!(charged.load(Ordering::Relaxed), 1, "one adoption is alive");
         assert_eq!(registry.len(), 1, "and it can be found");
-        release(&registry, &again);
-        assert_empty(&registry, &charged);
+        release(registry, &again);
+        assert_empty(registry, &charged);
     });
 }
 
@@ -157,17 +157,17 @@ fn two_adoptions_of_the_same_memory_end_as_one() {
         let (registry, charged) = start();
 
         let other = thread::spawn({
-            let (registry, charged) = (Arc::clone(&registry), Arc::clone(&charged));
-            move || adopt(&registry, &charged)
+            let charged = Arc::clone(&charged);
+            move || adopt(registry, &charged)
         });
-        let mine = adopt(&registry, &charged);
+        let mine = adopt(registry, &charged);
         let theirs = other.join().unwrap();
 
         assert!(Arc::ptr_eq(&mine, &theirs));
         assert_eq!((charged.load(Ordering::Relaxed), registry.len()), (1, 1));
-        release(&registry, &mine);
-        release(&registry, &theirs);
-        assert_empty(&registry, &charged);
+        release(registry, &mine);
+        release(registry, &theirs);
+        assert_empty(registry, &charged);
     });
 }
 
@@ -178,18 +178,17 @@ fn a_wrapper_is_found_by_another_thread_while_it_is_made_and_dropped() {
         let (registry, charged) = start();
 
         let other = thread::spawn({
-            let registry = Arc::clone(&registry);
             move || {
-                if let Some(found) = find(&registry) {
-                    release(&registry, &found);
+                if let Some(found) = find(registry) {
+                    release(registry, &found);
                 }
             }
         });
-        let mine = wrap(&registry, &charged);
-        release(&registry, &mine);
+        let mine = wrap(registry, &charged);
+        release(registry, &mine);
         other.join().unwrap();
 
-        assert_empty(&registry, &charged);
+        assert_empty(registry, &charged);
     });
 }
 
@@ -199,19 +198,16 @@ fn a_wrapper_is_found_by_another_thread_while_it_is_made_and_dropped() {
 fn wrappers_at_one_address_come_and_go_by_themselves() {
     loom::model(|| {
         let (registry, charged) = start();
-        let first = wrap(&registry, &charged);
-        let second = wrap(&registry, &charged);
+        let first = wrap(registry, &charged);
+        let second = wrap(registry, &charged);
 
-        let other = thread::spawn({
-            let registry = Arc::clone(&registry);
-            move || release(&registry, &first)
-        });
-        let found = find(&registry).expect("the second is alive");
-        release(&registry, &second);
+        let other = thread::spawn(move || release(registry, &first));
+        let found = find(registry).expect("the second is alive");
+        release(registry, &second);
         other.join().unwrap();
-        release(&registry, &found);
+        release(registry, &found);
 
-        assert_empty(&registry, &charged);
+        assert_empty(registry, &charged);
     });
 }
 
@@ -219,12 +215,9 @@ fn wrappers_at_one_address_come_and_go_by_themselves() {
 #[test]
 fn a_table_grows_while_another_thread_inserts() {
     loom::model(|| {
-        let registry = Arc::new(Registry::new());
+        let registry: &'static Registry<char> = Box::leak(Box::new(Registry::new()));
 
-        let other = thread::spawn({
-            let registry = Arc::clone(&registry);
-            move || registry.insert(64, 'a', |_| false)
-        });
+        let other = thread::spawn(move || registry.insert(64, 'a', |_| false));
         let mine = registry.insert(128, 'b', |_| false);
         let theirs = other.join().unwrap();
 

@@ -2,7 +2,11 @@ use std::cell::Cell;
 
 use super::*;
 
-fn all_at(registry: &Registry<usize>, address: usize) -> Vec<usize> {
+fn leaked() -> &'static Registry<usize> {
+    Box::leak(Box::new(Registry::new()))
+}
+
+fn all_at(registry: &'static Registry<usize>, address: usize) -> Vec<usize> {
     let mut seen = Vec::new();
     registry.visit(address, |&target| {
         seen.push(target);
@@ -17,21 +21,21 @@ fn last(_: &usize) -> bool {
 
 #[test]
 fn entries_at_one_address_are_told_apart_by_their_places() {
-    let registry = Registry::new();
+    let registry = leaked();
     let first = registry.insert(64, 1, last);
     let unless = |_: &usize| ControlFlow::Continue(());
     let second = registry.insert_unless(64, 2, unless).unwrap();
-    assert_eq!(all_at(&registry, 64), [2, 1]);
+    assert_eq!(all_at(registry, 64), [2, 1]);
 
     assert_eq!(registry.remove(64, first), Some(1));
     assert_eq!(registry.remove(64, first), None);
     assert_eq!(registry.remove(128, second), None);
-    assert_eq!((all_at(&registry, 64), registry.len()), (vec![2], 1));
+    assert_eq!((all_at(registry, 64), registry.len()), (vec![2], 1));
 }
 
 #[test]
 fn an_entry_is_not_inserted_where_another_will_do() {
-    let registry = Registry::new();
+    let registry = leaked();
     registry.insert(64, 1, last);
 
     let inserted = registry.insert_unless(64, 2, |&one| {
@@ -43,7 +47,7 @@ fn an_entry_is_not_inserted_where_another_will_do() {
 
 #[test]
 fn a_thousand_addresses_are_found_again() {
-    let registry = Registry::new();
+    let registry = leaked();
     let addresses: Vec<usize> = (1..=1000).map(|page| page * 4096).collect();
     let places: Vec<_> = addresses
         .iter()
@@ -51,7 +55,7 @@ fn a_thousand_addresses_are_found_again() {
         .collect();
 
     for (address, place) in addresses.into_iter().zip(places) {
-        assert_eq!(all_at(&registry, address), [address]);
+        assert_eq!(all_at(registry, address), [address]);
         assert_eq!(registry.remove(address, place), Some(address));
     }
     let counts = registry.shards.iter().flat_map(|shard| &shard.counts);
@@ -66,7 +70,7 @@ fn a_thousand_addresses_are_found_again() {
 /// Against a vector for each address: any order of insertions, at both ends, and removals.
 #[test]
 fn chains_are_what_a_naive_list_is() {
-    let registry = Registry::new();
+    let registry = leaked();
     let mut naive: Vec<Vec<(usize, usize)>> = vec![Vec::new(); 3];
     let mut random = 20_261_127_u64;
     let mut next = |below: usize| {
@@ -100,14 +104,14 @@ fn chains_are_what_a_naive_list_is() {
             _ => {}
         }
         let values: Vec<_> = list.iter().map(|&(_, value)| value).collect();
-        assert_eq!(all_at(&registry, address), values, "step {step}");
+        assert_eq!(all_at(registry, address), values, "step {step}");
     }
 }
 
 /// It took as many steps as there were entries at the address, for each insertion and removal.
 #[test]
 fn an_entry_in_front_is_found_in_one_step_whatever_is_behind_it() {
-    let registry = Registry::new();
+    let registry = leaked();
     let places: Vec<_> = (0..10_000)
         .map(|width| registry.insert(64, width, |&first| first < width))
         .collect();

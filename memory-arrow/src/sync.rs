@@ -1,19 +1,40 @@
-//! What the registry's model runs on: std's locks and atomics, or loom's under `--cfg loom`.
+//! What the registry runs on: locks of the process and std's atomics, or loom's under `--cfg loom`.
 
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicUsize, Ordering};
-#[cfg(not(loom))]
-pub(crate) use std::sync::{Mutex, MutexGuard};
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicUsize, Ordering};
+
+#[cfg(not(loom))]
+pub(crate) use arrow_memory_core::__private::{ProcessGuard as Guard, ProcessLock as Lock};
 #[cfg(loom)]
-pub(crate) use loom::sync::{Mutex, MutexGuard};
+pub(crate) use loom::sync::Mutex as Lock;
 
-use std::sync::PoisonError;
+#[cfg(loom)]
+pub(crate) type Guard<T> = loom::sync::MutexGuard<'static, T>;
 
-/// Locks `mutex`. No code of ours panics while it holds a lock, so a poisoned one is whole.
+/// A lock under which a tree's mutex may be taken. A fork waits until it is free, and the library's tests
+/// count it.
+#[cfg(not(loom))]
+pub(crate) const fn new_lock<T: Send>(value: T) -> Lock<T> {
+    Lock::new(arrow_memory_core::__private::Order::Outer, value)
+}
+
+#[cfg(loom)]
+pub(crate) fn new_lock<T>(value: T) -> Lock<T> {
+    Lock::new(value)
+}
+
+/// Takes `lock`.
+#[cfg(not(loom))]
 #[inline]
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+pub(crate) fn lock<T: Send>(lock: &'static Lock<T>) -> Guard<T> {
+    lock.lock()
+}
+
+#[cfg(loom)]
+pub(crate) fn lock<T>(lock: &'static Lock<T>) -> Guard<T> {
+    lock.lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

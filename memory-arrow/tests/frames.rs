@@ -4,10 +4,11 @@
 
 use std::io::Read;
 
-use arrow_memory_arrow::Accounted;
 use arrow_memory_arrow::builder::{Int64Builder, StringBuilder};
 use arrow_memory_arrow::deps::arrow_array::{Int64Array, RecordBatch};
+use arrow_memory_arrow::deps::arrow_buffer::Buffer;
 use arrow_memory_arrow::deps::arrow_schema::{DataType, Field, Schema};
+use arrow_memory_arrow::{Accounted, adopt_buffer, into_buffer};
 use arrow_memory_core::{BufferAllocator, RootAllocator, sampling};
 use arrow_memory_system as _;
 use pprof::protos::{Message, Profile};
@@ -103,6 +104,76 @@ fn a_failed_close_names_the_line_that_appended_to_a_builder() {
     let line = told(&two).pop().unwrap();
     assert_all_at(&[line], "a text is appended", "built_text");
     drop((numbers, texts));
+}
+
+/// The line of the caller that made what `allocator` holds.
+fn assert_made_here(allocator: &BufferAllocator, line: u32) {
+    let text = allocator.to_verbose_string();
+    let here = format!("created at {}:{line} ", file!());
+    assert!(text.contains(&here), "{here} is not in\n{text}");
+}
+
+#[test]
+fn debug_mode_names_the_line_that_adopted_or_built() {
+    let root = RootAllocator::builder().debug(true).build().unwrap();
+    let child = root.child("child").build().unwrap();
+    let array = || Int64Array::from(vec![7; 100]);
+
+    let adopted = array().adopt(&root).unwrap();
+    assert_made_here(&root, line!() - 1);
+    let again = adopted.slice(1, 2).adopt(&child).unwrap();
+    assert_made_here(&child, line!() - 1);
+    let known = adopted.clone().adopt(&root).unwrap();
+    assert_made_here(&root, line!() - 1);
+    drop((adopted, again, known));
+    let mut room = root.new_reservation();
+    room.add(800).unwrap();
+    let from = array().adopt_from(&mut room).unwrap();
+    assert_made_here(&root, line!() - 1);
+    drop((from, room));
+    let moved = array().adopt(&root).unwrap();
+    let moved = moved.try_move_to(&child).unwrap();
+    assert_made_here(&child, line!() - 1);
+    drop(moved);
+    let found = adopt_buffer(&Buffer::from_vec(vec![1_u8; 100]), &root).unwrap();
+    assert_made_here(&root, line!() - 1);
+    let wrapped = into_buffer(found);
+    let shared = wrapped.adopt(&child).unwrap();
+    assert_made_here(&child, line!() - 1);
+    drop(shared);
+
+    let mut numbers = Int64Builder::new(&root);
+    numbers.append(1).unwrap();
+    assert_made_here(&root, line!() - 1);
+    let numbers = numbers.finish();
+    drop(numbers);
+    let mut texts = StringBuilder::new(&root);
+    texts.append_slice(&["a", "b"]).unwrap();
+    assert_made_here(&root, line!() - 1);
+}
+
+#[cfg(feature = "ipc")]
+#[test]
+fn debug_mode_names_the_line_that_read() {
+    use std::io::Cursor;
+
+    use arrow_memory_arrow::deps::arrow_ipc::writer::FileWriter;
+    use arrow_memory_arrow::ipc::IpcFileReader;
+
+    let root = RootAllocator::builder().debug(true).build().unwrap();
+    let schema = Schema::new(vec![Field::new("key", DataType::Int64, false)]);
+    let column = std::sync::Arc::new(values());
+    let batch = RecordBatch::try_new(schema.into(), vec![column]).unwrap();
+    let mut file = Vec::new();
+    let mut writer = FileWriter::try_new(&mut file, &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+
+    let mut reader = IpcFileReader::new(Cursor::new(file), &*root).unwrap();
+    let batch = reader.read_batch(0).unwrap();
+    assert_made_here(&root, line!() - 1);
+    drop(batch);
 }
 
 #[test]

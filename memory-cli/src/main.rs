@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            terminal::say(&format!("error: {failure}"));
             failure.exit_code()
         }
     }

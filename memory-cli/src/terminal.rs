@@ -95,6 +95,15 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     }
 }
 
+/// Prints a line to standard error in one piece, so that what others write there, or what was printed
+/// before, does not come between.
+pub(crate) fn say(line: &str) {
+    // Nobody is left to be told if that fails.
+    let _ = io::stderr()
+        .lock()
+        .write_all(format!("{line}\n").as_bytes());
+}
+
 /// A bar of `total` steps on standard error if that is a terminal; a spinner if nobody knows how
 /// many there will be.
 pub(crate) fn progress(total: Option<u64>, what: &str) -> ProgressBar {

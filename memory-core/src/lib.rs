@@ -76,7 +76,9 @@ pub use wrappers::{
 /// Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::sync::process::{HandedOn, Order, ProcessGuard, ProcessLock};
+    pub use crate::sync::plain::push;
+    pub use crate::sync::process::{HandedOn, ListedGuard, Order, ProcessGuard, ProcessLock};
+    pub use crate::sync::table::{Entry, Room, Table};
     pub use crate::text::{Bytes, Escaped, Limit, Size};
 
     #[cfg(all(

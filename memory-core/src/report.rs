@@ -28,9 +28,9 @@ pub struct AllocatorStats {
     pub refusals: u64,
     /// Bytes that forced paths charged to it in total, whether or not they fitted.
     pub forced_bytes: u64,
-    /// Bytes allocated in total (with `.statistics(true)`).
+    /// Bytes allocated in total (with `.statistics(true)`), by this allocator alone: not by those below it.
     pub total_bytes: Option<u64>,
-    /// Blocks allocated in total (with `.statistics(true)`).
+    /// Blocks allocated in total (with `.statistics(true)`), by this allocator alone.
     pub allocations: Option<u64>,
     /// Allocations that this allocator owns now (with `.statistics(true)`).
     pub live_buffers: Option<u64>,

@@ -55,10 +55,12 @@ pub(crate) mod plain {
     }
 
     /// How many of this crate's locks the calling thread holds.
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn locks_held() -> usize {
+    pub(crate) fn held() -> usize {
         HELD.get()
     }
+
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) use held as locks_held;
 
     /// A lock of this crate, held.
     pub(crate) struct Guard<'a, T>(MutexGuard<'a, T>);
@@ -118,7 +120,7 @@ pub(crate) mod plain {
     }
 
     /// Pushes `value` onto a vector behind a lock. The vector grows while the lock is free.
-    pub(crate) fn push<T, G: DerefMut>(
+    pub fn push<T, G: DerefMut>(
         lock: impl Fn() -> G,
         list: impl Fn(&mut G::Target) -> &mut Vec<T>,
         value: T,

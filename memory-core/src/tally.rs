@@ -267,7 +267,7 @@ impl Tally {
         });
         match own {
             Some(shard) => Place::Own(shard),
-            None => Place::Shared(&self.shared[thread::thread_number() % SHARED]),
+            None => Place::Shared(&self.shared[thread::spread() % SHARED]),
         }
     }
 

@@ -8,7 +8,7 @@
 //! A thread takes the lowest free number when it first asks, and gives it back when it ends. Numbers
 //! are therefore dense: a program with 20 threads uses 0 to 19, however many threads came and went. At
 //! most [`NUMBERS`] (1,024) threads have a number at once. Other threads have none: those that came
-//! when all were taken, which ask again as often as they need one, and those that are ending. Threads without
+//! when all were taken, which ask again when a number was given back, and those that are ending. Threads without
 //! a number share: 16 shards of a tally, over which [`thread_number`] spreads them. They keep no blocks, and
 //! they pin nodes where others hold them in a record.
 //!
@@ -25,12 +25,38 @@
 //! 1. A number is held by at most one living thread. Its next holder sees all that the last one wrote:
 //!    [`NumberSet::claim`] is an Acquire whose partner is the Release in [`NumberSet::remove`].
 //! 2. What [`index`] returns is at most `NUMBERS`, and less only while the thread holds that number: the
-//!    lease's destructor puts `NUMBERS` there before it does anything else. So code that runs later in the
-//!    same thread (in a hook, or in the destructor of another thread-local) uses nothing that belongs to
-//!    the number.
-//! 3. Before the number is given back, every hook that the thread has registered has returned. So whatever
-//!    is kept for a number that is not taken is empty. No lock is held while a hook runs.
+//!    lease's destructor reads the number from the lease, and then puts `NUMBERS` there before it calls a
+//!    hook or gives the number back. So code that runs later in the same thread (in a hook, or in the
+//!    destructor of another thread-local) uses nothing that belongs to the number.
+//! 3. Before the number is given back, every hook that the thread has registered has returned. So whoever
+//!    keeps something for a number calls [`at_end`] before the first thing is kept, and keeps nothing if it
+//!    returns `false`. An earlier holder's call does not count: hooks are the thread's, not the number's.
+//!    Then whatever is kept for a number that is not taken is empty, but for sums (those of a tally, and
+//!    bookkeeping that the next holder uses), which go on. No lock is held while a hook runs.
 //! 4. [`ever`] is larger than each number whose taking happens before the call.
+//!
+//! Invariants 2 and 3 need thread-locals that can be read until the thread is gone if they have no destructor.
+//! That is so where threads have native thread-locals: on Linux, macOS, and Windows with MSVC. Where std stores
+//! thread-locals behind keys of the operating system, every thread-local is freed in some order, and starts
+//! again with its initial value when it is used later. There a thread whose other thread-locals use this crate
+//! late in its end may take a second number, and a second lease, whose hooks the system calls in a later
+//! round. If the system stops before that round, the number stays taken, and what was kept for it
+//! stays kept. No number ever gets two holders.
+//!
+//! # Fork
+//!
+//! A child process has one thread, the copy of the one that called `fork`, which keeps its number. The numbers
+//! of all other threads stay taken in the child: their holders do not exist there, and no destructor gives
+//! the numbers back. That is on purpose. A thread may be anywhere at the instant of the fork, for
+//! example between the two stores by which it takes a block out of its cache; the next holder of its
+//! number would continue with half a change. In the child, nobody continues it: what others read of such a place
+//! (a scan, a sum, [`release`](crate::BlockCache::release)) they read with the precautions that they take
+//! against a thread that runs beside them, and one that stands still is a case of that. So in a child
+//!
+//! * as many threads fewer than 1,024 have a number as the parent had threads with a number, but for the one that forked;
+//!   all others work as threads without a number;
+//! * blocks that those threads kept are counted as cached until somebody releases the unused memory of the manager;
+//! * a node that such a thread held in its record at the instant of the fork is never freed (`accounting::hazard`).
 //!
 //! Destructors of thread-locals run in no order that one may rely on. Code that runs before the lease's
 //! destructor finds a thread like any other. Code that runs after it, or in a hook, finds a thread that has
@@ -53,7 +79,9 @@ pub(crate) use self::set::NumberSet;
 /// such results are large, but not unique. So use the result to choose among places that any
 /// thread may use, not as an index into something that a single thread writes.
 ///
-/// Costs a load and a comparison after the first call in a thread.
+/// Costs a load and a comparison after the first call in a thread. In a thread that has no number of its own each
+/// call costs a function call and some more loads, and a search for a free number if another thread has given
+/// one back since the last call.
 ///
 /// # Examples
 ///
@@ -72,7 +100,7 @@ pub fn thread_number() -> usize {
     if number < NUMBERS {
         number
     } else {
-        live::spread()
+        live::ask().unwrap_or_else(live::spread)
     }
 }
 
@@ -84,7 +112,8 @@ pub(crate) fn index() -> usize {
     live::index()
 }
 
-/// This thread's number. `None` if there is none for it: all are taken, or the thread is ending.
+/// This thread's number. `None` if there is none for it: all are taken, or the thread is ending. A thread that
+/// was told `None` because all are taken is told so again, for the cost of two loads, until one is given back.
 #[inline]
 pub(crate) fn number() -> Option<usize> {
     let number = index();
@@ -104,7 +133,7 @@ pub struct AtEnd(
 );
 
 pub use self::live::at_end;
-pub(crate) use self::live::{ever, taken, without_number};
+pub(crate) use self::live::{ever, spread, taken, without_number};
 
 #[cfg(not(loom))]
 mod live {
@@ -118,25 +147,32 @@ mod live {
         NUMBER.get()
     }
 
-    /// Takes a number if the thread may have one. A thread that found all taken asks again each time.
+    /// Takes a number if the thread may have one. A thread that found all taken looks again once a number
+    /// was given back.
     #[cold]
     pub(super) fn ask() -> Option<usize> {
+        // Before the claim: see `given_back`.
+        let given_back = TAKEN.given_back();
         let spread = match OTHERWISE.get() {
-            // Relaxed: any number will do.
-            Otherwise::Unasked => NEXT.fetch_add(1, Ordering::Relaxed),
-            Otherwise::Waiting(spread) => spread,
+            Otherwise::Unasked => new_spread(),
+            Otherwise::Waiting { seen, .. } if seen == given_back => return None,
+            Otherwise::Waiting { spread, .. } => spread,
             Otherwise::Never(_) => return None,
         };
         // The first use of a thread-local with a destructor may allocate, on some platforms, and so
         // come back here: then the thread has no number for the time being.
         OTHERWISE.set(Otherwise::Never(spread));
         let claimed = LEASE.try_with(|lease| {
-            let number = TAKEN.claim();
+            // The lease has one already if `NUMBER` was lost (see the module's doc on thread-locals).
+            let number = lease.number.get().or_else(|| TAKEN.claim());
             lease.number.set(number);
             number
         });
         let Some(number) = claimed.ok()? else {
-            OTHERWISE.set(Otherwise::Waiting(spread));
+            OTHERWISE.set(Otherwise::Waiting {
+                spread,
+                seen: given_back,
+            });
             return None;
         };
         // Relaxed, both: by coherence it is seen by all that happens after (invariant 4).
@@ -147,13 +183,22 @@ mod live {
         Some(number)
     }
 
-    /// What spreads a thread that has no number over places.
+    /// What spreads a thread that has no number over places. It does not ask for one: that is for a caller
+    /// that has asked.
     #[cold]
-    pub(super) fn spread() -> usize {
-        ask().unwrap_or_else(|| match OTHERWISE.get() {
-            Otherwise::Waiting(spread) | Otherwise::Never(spread) => NUMBERS.wrapping_add(spread),
+    pub(crate) fn spread() -> usize {
+        match OTHERWISE.get() {
+            Otherwise::Waiting { spread, .. } | Otherwise::Never(spread) => {
+                NUMBERS.wrapping_add(spread)
+            }
             Otherwise::Unasked => NUMBERS,
-        })
+        }
+    }
+
+    /// A place among the threads that have no number.
+    fn new_spread() -> usize {
+        // Relaxed: any order will do.
+        NEXT.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Does `work` as a thread that has no number, which this one has. For what the way to the thread's own
@@ -166,8 +211,9 @@ mod live {
         result
     }
 
-    /// Has `hook` called when the calling thread ends, once, however often this was called. `false` if the
-    /// thread is ending already.
+    /// Has `hook` called when the calling thread ends, once, however often this was called. `false` if that
+    /// will not happen: the thread is ending already, or there is no room for another hook (`HOOKS`). Then
+    /// the caller must keep nothing for the thread.
     pub fn at_end(hook: &'static AtEnd) -> bool {
         let registered = LEASE.try_with(|lease| {
             let mut places = lease.hooks.iter();
@@ -203,14 +249,15 @@ mod live {
             NUMBER.set(NUMBERS);
             OTHERWISE.set(Otherwise::Never(match (number, OTHERWISE.get()) {
                 // It still spreads threads as before.
-                (Some(spread), _) | (None, Otherwise::Waiting(spread)) => spread,
-                _ => 0,
+                (Some(spread), _)
+                | (None, Otherwise::Waiting { spread, .. } | Otherwise::Never(spread)) => spread,
+                (None, Otherwise::Unasked) => new_spread(),
             }));
             for hook in self.hooks.iter().filter_map(Cell::take) {
                 (hook.0)(number);
             }
             if let Some(number) = number {
-                TAKEN.remove(number);
+                TAKEN.give_back(number);
             }
         }
     }
@@ -220,9 +267,14 @@ mod live {
     enum Otherwise {
         /// It has not asked.
         Unasked,
-        /// It found all taken, and asks again. Its place among others of the kind is that of this number.
-        Waiting(usize),
-        /// It gets none: it is ending, or just about to take one.
+        /// It found all taken.
+        Waiting {
+            /// Its place among the threads that have no number.
+            spread: usize,
+            /// What [`NumberSet::given_back`] said before: while that stays, there is no number for it.
+            seen: usize,
+        },
+        /// It gets none: it is ending, or just about to take one. Its place among the threads that have no number.
         Never(usize),
     }
 
@@ -240,9 +292,9 @@ mod live {
         };
     }
 
-    /// Who can be told: the pool of slots, the records of `accounting`, the caches of blocks, those of
-    /// jemalloc's arenas.
-    const HOOKS: usize = 4;
+    /// How many can be told of a thread's end. Four want to know: the pool of slots, the records of
+    /// `accounting`, the caches of blocks, and those of jemalloc's arenas. The rest is room for others.
+    const HOOKS: usize = 8;
 
     /// The numbers that threads hold.
     static TAKEN: NumberSet = NumberSet::new();
@@ -267,7 +319,7 @@ mod live {
         None
     }
 
-    pub(super) fn spread() -> usize {
+    pub(crate) fn spread() -> usize {
         NUMBERS
     }
 

@@ -8,14 +8,14 @@
 
 use std::alloc::Layout;
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::ptr::NonNull;
 use std::sync::{Arc, Once};
 
-use arrow_memory_core::testing::{StdManager, TrackingManager};
+use arrow_memory_core::testing::{Block, StdManager, TrackingManager};
 use arrow_memory_core::{
-    AllocationListener, AllocationManager, AllocatorInfo, ArrowBuf, LeakCheck, ManagerError,
-    ManagerStats, RootAllocator,
+    AllocationListener, AllocationManager, AllocatorInfo, ArrowBuf, LeakCheck, LoggingManager,
+    ManagerError, ManagerStats, RootAllocator,
 };
 use tracing::{Event, Metadata, Subscriber, span};
 
@@ -26,12 +26,20 @@ thread_local! {
     static PANICS: Cell<usize> = const { Cell::new(0) };
 }
 
+/// What a panic carries; whoever catches that drops it.
+struct PanicsOnDrop;
+
+impl Drop for PanicsOnDrop {
+    fn drop(&mut self) {
+        panic!("the payload's end");
+    }
+}
+
 struct FullDisk;
 
 impl Subscriber for FullDisk {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= tracing::Level::DEBUG
-            && metadata.target().starts_with("arrow_memory_core")
+        *metadata.level() <= tracing::Level::DEBUG && metadata.target().starts_with("arrow_memory")
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
@@ -45,7 +53,7 @@ impl Subscriber for FullDisk {
     fn event(&self, _: &Event<'_>) {
         if PANICKING.get() {
             PANICS.set(PANICS.get() + 1);
-            panic!("the subscriber's disk is full");
+            panic_any(PanicsOnDrop);
         }
     }
 
@@ -268,4 +276,12 @@ fn a_leak_check_goes_quietly_where_its_thread_panics_already() {
     PANICKING.set(false);
     assert!(result.is_err());
     drop(leaked);
+}
+
+/// Its events go on afterwards: each round meets one.
+#[test]
+fn a_block_of_a_manager_that_logs_goes_quietly() {
+    let manager = LoggingManager::new(Arc::new(StdManager));
+    let layout = Layout::from_size_align(100, 64).unwrap();
+    drops_quietly(|| Block::zeroed(&manager, layout).unwrap(), 1);
 }

@@ -73,6 +73,40 @@ fn a_cache_keeps_what_it_can_and_nothing_in_the_end() {
     assert_eq!(tracking.live_bytes(), 0);
 }
 
+/// The second thread finds the place that the first one made for the number, and must not rely on the first
+/// one's having asked to be told of its end.
+#[test]
+fn a_cache_keeps_nothing_of_a_thread_that_has_the_number_of_an_earlier_one() {
+    let _alone = alone();
+    let tracking = Arc::new(TrackingManager::new());
+    let manager = CachingManager::new(tracking.clone());
+    let use_block = |size| {
+        let layout = Layout::from_size_align(size, 64).unwrap();
+        drop(Block::untouched(&manager, layout).unwrap());
+    };
+    let on_a_thread = |sizes: &'static [usize]| {
+        let thread = || {
+            let number = thread_number();
+            sizes.iter().copied().for_each(use_block);
+            (number, manager.stats().cached_bytes)
+        };
+        thread::scope(|scope| scope.spawn(thread).join().unwrap())
+    };
+
+    // The thread of a test that has just ended may give its number back in between.
+    let same_number = (0..10).any(|_| {
+        let (first, kept) = on_a_thread(&[64 * 1024]);
+        assert_eq!(kept, Some(64 * 1024));
+        let (second, kept) = on_a_thread(&[64, 64 * 1024]);
+        assert_eq!(kept, Some(64 * 1024));
+
+        assert_eq!(manager.stats().cached_bytes, Some(0));
+        assert_eq!(tracking.live_bytes(), 0);
+        first == second
+    });
+    assert!(same_number);
+}
+
 #[test]
 fn a_thread_that_came_when_all_was_taken_gets_its_own_when_others_have_ended() {
     let _alone = alone();

@@ -23,8 +23,8 @@ use crate::mallctl;
 #[derive(Debug)]
 pub(crate) struct OwnArenas {
     /// A thread uses the slot of its number, modulo how many there are. A slot holds the flags that name
-    /// its arena, 0 if jemalloc could not make one, whereupon its own choice of arena must do, or
-    /// [`UNMADE`].
+    /// its arena, 0 if jemalloc could not make one, whereupon its own choice of arena must do,
+    /// [`UNMADE`] or [`MAKING`].
     slots: Box<[AtomicI32]>,
     /// What new arenas get, and those that were made. Locked only under [`LEFT`], by
     /// [`with_state`](Self::with_state), so that no thread has it locked at the instant of a fork. A few
@@ -50,20 +50,25 @@ impl OwnArenas {
         let slot = &self.slots[thread_number() % self.slots.len()];
         // Relaxed: jemalloc knows the arena by its number, and orders what it has of it.
         match slot.load(Ordering::Relaxed) {
-            UNMADE => self.make_for(slot),
-            flags => flags,
+            flags if flags >= 0 => flags,
+            _ => self.make_for(slot),
         }
     }
 
-    /// Makes the arena of a slot. If two threads do so at once, both use the first one's; the other arena
-    /// serves nobody until another manager gets it.
+    /// Makes the arena of a slot, for the first thread that needs it. Until the arena is there, other threads
+    /// leave the choice to jemalloc, and so does this one with what it allocates meanwhile, if the manager is
+    /// the program's global allocator.
     #[cold]
     fn make_for(&self, slot: &AtomicI32) -> c_int {
-        let made = self.make().map_or(0, |arena| MALLOCX_ARENA(arena as usize));
-        // Relaxed, both: as in `flags`.
-        match slot.compare_exchange(UNMADE, made, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => made,
-            Err(first) => first,
+        // Relaxed, all: as in `flags`.
+        match slot.compare_exchange(UNMADE, MAKING, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => {
+                let made = self.make().map_or(0, |arena| MALLOCX_ARENA(arena as usize));
+                slot.store(made, Ordering::Relaxed);
+                made
+            }
+            Err(MAKING) => 0,
+            Err(made) => made,
         }
     }
 
@@ -221,6 +226,57 @@ struct State {
 /// In a slot: no arena was made for it yet. (No flags are negative.)
 const UNMADE: c_int = c_int::MIN;
 
+/// In a slot: a thread is making its arena. It stays so in a child process that was forked meanwhile.
+const MAKING: c_int = c_int::MIN + 1;
+
 /// Arenas whose managers are gone. Under the lock one is pushed or popped, or a manager's state is looked
 /// at. A fork waits for it.
 static LEFT: ProcessLock<Vec<u32>> = ProcessLock::new(Order::Inner, Vec::new());
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_comes_while_an_arena_is_made_leaves_the_choice_to_jemalloc() {
+        let arenas = OwnArenas::new(1, Decay::default());
+        arenas.slots[0].store(MAKING, Ordering::Relaxed);
+
+        assert_eq!(arenas.flags(), 0);
+        assert!(arenas.made().is_empty());
+    }
+
+    #[test]
+    fn threads_that_start_together_make_one_arena_for_each_slot() {
+        const THREADS: usize = 64;
+        for slots in [1, 2] {
+            let arenas = OwnArenas::new(slots, Decay::default());
+            let all_there = Barrier::new(THREADS);
+
+            let flags = thread::scope(|scope| {
+                let threads = [(); THREADS].map(|()| {
+                    scope.spawn(|| {
+                        // Its number is there, so that nothing else happens between.
+                        thread_number();
+                        all_there.wait();
+                        arenas.flags()
+                    })
+                });
+                threads.map(|thread| thread.join().expect("flags"))
+            });
+
+            let made = arenas.made();
+            assert_eq!(made.len(), slots, "{made:?}");
+            let of_arena = |flags| {
+                made.iter()
+                    .any(|&arena| MALLOCX_ARENA(arena as usize) == flags)
+            };
+            // Those that came while it was made leave the choice to jemalloc.
+            assert!(flags.iter().all(|&flags| flags == 0 || of_arena(flags)));
+            assert!(of_arena(arenas.flags()));
+        }
+    }
+}

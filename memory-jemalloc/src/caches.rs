@@ -5,12 +5,16 @@
 //! explicitly and used by one thread only. So each thread makes one for each arena that it meets,
 //! and destroys it, which gives its blocks back to the arena, when the thread ends. Arenas are
 //! handed on and never destroyed, so a cache fits its arena for as long as it lives.
+//!
+//! The program's global allocator may be a manager with a dedicated arena. Then whatever is allocated here
+//! comes back to [`flags`]. So nothing is allocated or freed while the list of caches is borrowed, and while
+//! a thread makes its cache for an arena, it uses the arena without one.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
 use std::mem::ManuallyDrop;
 
-use arrow_memory_core::__private::{AtEnd, at_end};
+use arrow_memory_core::__private::{AtEnd, at_end, push};
 use tikv_jemalloc_sys::{MALLOCX_TCACHE, MALLOCX_TCACHE_NONE};
 
 use crate::mallctl;
@@ -32,27 +36,29 @@ pub(crate) fn flush(arena: u32) {
 
 #[cold]
 fn look_up(arena: u32) -> c_int {
-    let cache = CACHES.with(|made| {
-        let known = find(&made.borrow(), arena);
-        known.or_else(|| {
-            // A thread that is ending would keep its cache for good.
-            if !at_end(&DESTROY) {
-                return None;
-            }
-            // jemalloc has about 4000 caches; without one, the block goes to the arena itself.
-            let cache = mallctl::create("tcache.create").ok()?;
-            made.borrow_mut().push((arena, cache));
-            Some(cache)
-        })
-    });
-    match cache {
-        Some(cache) => {
-            let flags = MALLOCX_TCACHE(cache as usize);
-            LAST.set((arena, flags));
-            flags
-        }
-        None => MALLOCX_TCACHE_NONE,
+    let known = CACHES.with(|made| find(&made.borrow(), arena));
+    let Some(cache) = known.or_else(|| make(arena)) else {
+        // It is tried anew when the next block comes.
+        LAST.set(NONE);
+        return MALLOCX_TCACHE_NONE;
+    };
+    let flags = MALLOCX_TCACHE(cache as usize);
+    LAST.set((arena, flags));
+    flags
+}
+
+/// Makes the calling thread's cache for an arena for which it has none. What is allocated meanwhile from the
+/// same arena finds that no cache is to be used.
+fn make(arena: u32) -> Option<u32> {
+    LAST.set((arena, MALLOCX_TCACHE_NONE));
+    // A thread that is ending would keep its cache for good.
+    if !at_end(&DESTROY) {
+        return None;
     }
+    // jemalloc has about 4000 caches; without one, the block goes to the arena itself.
+    let cache = mallctl::create("tcache.create").ok()?;
+    CACHES.with(|made| push(|| made.borrow_mut(), |list| list, (arena, cache)));
+    Some(cache)
 }
 
 /// The caches of one thread, each with its arena.

@@ -13,5 +13,6 @@ mod limit;
 mod model;
 mod random;
 mod shapes;
+mod thread_ends;
 mod traces;
 mod transfers;

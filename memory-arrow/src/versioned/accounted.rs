@@ -58,7 +58,7 @@ pub trait Accounted: Sized {
     /// it.
     ///
     /// * [`MemoryError::Alloc`] if it does not fit, or the listener or a closed allocator refuses.
-    /// * [`MemoryError::Transfer`] if memory is known and `allocator` is closed.
+    /// * [`MemoryError::Transfer`] if memory is known, and `allocator` is closed and has none of it yet.
     #[track_caller]
     fn adopt(self, allocator: &BufferAllocator) -> Result<Self, Refused<Self>>;
 
@@ -75,7 +75,8 @@ pub trait Accounted: Sized {
     /// The same as for [`adopt`](Self::adopt); what exceeds the reservation has to fit. The listener is
     /// asked once, for all the bytes. The reservation is as it was. (With one exception: if another
     /// thread adopts a part of this memory and a third closes the allocator while this runs, what had
-    /// come out of the reservation by then is released.)
+    /// come out of the reservation by then is released.) Where another thread adopts a part first, its
+    /// bytes are the reservation's again.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -238,17 +239,7 @@ impl<T: Parts> Accounted for T {
 
     #[track_caller]
     fn transfer_to(&self, target: &BufferAllocator) -> Result<Self, MemoryError> {
-        let parts = self.parts();
-        let mut regions = Regions::of(&parts);
-        // What moves can be moved back, so it comes last.
-        let missing = regions.find(target);
-        if missing.bytes > 0 {
-            let room = target.room_for_foreign(missing.bytes);
-            let mut room = room.map_err(|error| missing.refused(error))?;
-            regions.adopt(target, &mut room)?;
-        }
-        regions.transfer(target)?;
-        Ok(self.assemble(regions.rebuild(&parts)))
+        moved(self, target, None)
     }
 
     fn accounted_size(&self) -> usize {
@@ -280,6 +271,27 @@ impl<T: Parts> Accounted for T {
         regions.detach();
         self.assemble(regions.rebuild(&parts))
     }
+}
+
+/// What `whole` is under `target`: what is charged to `from` moves, or to any allocator of the tree, if
+/// `from` is not given; what is charged to another is shared, and the rest is adopted.
+#[track_caller]
+pub(super) fn moved<T: Parts>(
+    whole: &T,
+    target: &BufferAllocator,
+    from: Option<&BufferAllocator>,
+) -> Result<T, MemoryError> {
+    let parts = whole.parts();
+    let mut regions = Regions::of(&parts);
+    // What moves can be moved back, so it comes last.
+    let missing = regions.find(target);
+    if missing.bytes > 0 {
+        let room = target.room_for_foreign(missing.bytes);
+        let mut room = room.map_err(|error| missing.refused(error))?;
+        regions.adopt(target, &mut room)?;
+    }
+    regions.transfer(target, from)?;
+    Ok(whole.assemble(regions.rebuild(&parts)))
 }
 
 /// What `whole` is under `allocator`, with new charges made by `room`, once, for all of them.

@@ -2,7 +2,7 @@
 
 use arrow_memory_core::{AllocError, BufferAllocator};
 
-use super::accounted::Accounted;
+use super::accounted::{Accounted, moved};
 use super::deps::arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use super::deps::arrow_schema::Schema;
 use crate::error::{MemoryError, Refused};
@@ -73,11 +73,12 @@ impl Destination {
     /// Has readers of Arrow IPC read messages into memory of `messages`: a child of the destination's
     /// allocator, say, so that what is being decoded is bounded by the same limits and shows by itself.
     ///
-    /// The batch that is decoded from a message is then shared with the destination, if that is of the
-    /// same tree, and the charge moves there (to the first column's allocator, if there is one for each)
-    /// when the reader lets go of the message: before it returns the batch. Dictionaries, and a file
-    /// that is mapped, stay with `messages` for as long as the reader has them. If the destination is of
-    /// another tree, both are charged for as long as the batch lives.
+    /// If the destination is of the same tree, the charge of the message then moves there with the batch
+    /// that was decoded from it (to the first column's allocator, if there is one for each), and only if
+    /// it fits: otherwise the batch is refused. A dictionary moves with the first batch that uses it. A
+    /// file that is mapped stays with `messages` for as long as the reader has it; then its charge moves
+    /// to the destination of a batch that is left, by force, whatever the limits say. If the destination
+    /// is of another tree, both are charged for as long as the batch lives.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -126,32 +127,67 @@ impl Destination {
     }
 
     /// Adopts a batch: as a whole, or each column by its allocator, in order. Columns beyond the
-    /// allocators go to the one for the rest.
+    /// allocators go to the one for the rest. What is charged to the
+    /// [allocator for messages](Self::with_messages) moves with its charge, if it fits.
     ///
     /// # Errors
     ///
-    /// The same as for [`Accounted::adopt`], with the batch. Columns that were adopted by then have been
-    /// released.
+    /// The same as for [`Accounted::adopt`], and for [`Accounted::try_move_to`] if messages have an
+    /// allocator of their own; with the batch. Columns that were adopted by then have been released, and
+    /// those that had moved are moved back, if they still fit there.
     #[track_caller]
     pub fn place(&self, batch: RecordBatch) -> Result<RecordBatch, Refused<RecordBatch>> {
+        let from = self.messages.as_ref();
+        let placed = if !self.columns.is_empty() {
+            self.place_columns(&batch, from)
+        } else if from.is_some() {
+            moved(&batch, &self.all, from)
+        } else {
+            return batch.adopt(&self.all);
+        };
+        placed.map_err(|source| Refused {
+            value: batch,
+            source,
+        })
+    }
+
+    /// As `place`, but what is charged to the allocator for messages stays there, and is shared: for
+    /// memory that the reader keeps.
+    #[allow(dead_code, reason = "for a reader behind a feature")]
+    #[track_caller]
+    pub(crate) fn share(&self, batch: RecordBatch) -> Result<RecordBatch, Refused<RecordBatch>> {
         if self.columns.is_empty() {
             return batch.adopt(&self.all);
         }
-        match self.place_columns(&batch) {
-            Ok(placed) => Ok(placed),
-            Err(source) => Err(Refused {
-                value: batch,
-                source,
-            }),
-        }
+        let placed = self.place_columns(&batch, None);
+        placed.map_err(|source| Refused {
+            value: batch,
+            source,
+        })
     }
 
     #[track_caller]
-    fn place_columns(&self, batch: &RecordBatch) -> Result<RecordBatch, MemoryError> {
+    fn place_columns(
+        &self,
+        batch: &RecordBatch,
+        from: Option<&BufferAllocator>,
+    ) -> Result<RecordBatch, MemoryError> {
         let allocators = self.columns.iter().chain(std::iter::repeat(&self.all));
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(batch.num_columns());
         for (column, allocator) in batch.columns().iter().zip(allocators) {
-            columns.push(column.clone().adopt(allocator)?);
+            let placed = match from {
+                None => column.clone().adopt(allocator).map_err(MemoryError::from),
+                from => moved(column, allocator, from),
+            };
+            match placed {
+                Ok(placed) => columns.push(placed),
+                Err(error) => {
+                    if let Some(from) = from {
+                        move_back(columns, from);
+                    }
+                    return Err(error);
+                }
+            }
         }
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         Ok(RecordBatch::try_new_with_options(
@@ -159,6 +195,17 @@ impl Destination {
             columns,
             &options,
         )?)
+    }
+}
+
+/// Moves columns back that the rest of the batch did not follow.
+#[cold]
+#[track_caller]
+fn move_back(columns: Vec<ArrayRef>, from: &BufferAllocator) {
+    for column in columns {
+        if let Err(error) = column.transfer_to(from) {
+            tracing::warn!(%error, "a column could not be moved back");
+        }
     }
 }
 

@@ -245,6 +245,9 @@ mod sealed {
     use super::{ArrowBuf, BufferAllocator, MemoryError};
 
     pub trait Source {
+        /// Whether this keeps the memory that its parts are in.
+        const KEEPS: bool;
+
         fn size(&mut self) -> Result<u64, MemoryError>;
 
         /// The bytes from `start`, so that the one at `aligned` lies at a multiple of 64 if that
@@ -271,6 +274,8 @@ pub struct Mapped(ArrowBuf);
 impl<R: Read + Seek> IpcSource for Seekable<R> {}
 
 impl<R: Read + Seek> sealed::Source for Seekable<R> {
+    const KEEPS: bool = false;
+
     fn size(&mut self) -> Result<u64, MemoryError> {
         Ok(self.0.seek(SeekFrom::End(0))?)
     }
@@ -292,6 +297,8 @@ impl<R: Read + Seek> sealed::Source for Seekable<R> {
 impl IpcSource for Mapped {}
 
 impl sealed::Source for Mapped {
+    const KEEPS: bool = true;
+
     fn size(&mut self) -> Result<u64, MemoryError> {
         Ok(self.0.len() as u64)
     }
@@ -460,6 +467,7 @@ impl<S: IpcSource> IpcFileReader<S> {
         )?;
         let batch = guarded(|| Ok(self.decoder.read_record_batch(block, &part)?))?;
         match batch {
+            Some(batch) if S::KEEPS => Ok(self.destination.share(batch)?),
             Some(batch) => Ok(self.destination.place(batch)?),
             None => Err(bad(format!("batch {index} is none"))),
         }

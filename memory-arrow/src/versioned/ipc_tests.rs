@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow_memory_core::RootAllocator;
 use arrow_memory_system as _;
 
+use super::super::Accounted;
 use super::super::deps::arrow_array::types::Int32Type;
 use super::super::deps::arrow_array::{
     Array, ArrayRef, Decimal128Array, DictionaryArray, Int64Array, StringArray, StringViewArray,
@@ -100,16 +101,61 @@ fn messages_are_charged_to_their_own_allocator_under_the_same_limit() {
     }
 }
 
+/// A batch's charge went past the destination's limit when the reader let go of its message.
 #[test]
-fn debug_mode_names_the_line_that_read() {
-    let root = RootAllocator::builder().debug(true).build().unwrap();
-    let mut reader = IpcFileReader::new(Cursor::new(file()), &*root).unwrap();
-    let batch = reader.read_batch(0).unwrap();
-    let here = format!("created at {}:{} ", std::file!(), line!() - 1);
+fn a_batch_moves_from_its_message_only_if_it_fits() {
+    let column = || -> ArrayRef { Arc::new(Int64Array::from_iter_values(0..100_000)) };
+    let batch = RecordBatch::try_from_iter([("a", column()), ("b", column())]).unwrap();
+    let mut stream = Vec::new();
+    let mut writer = StreamWriter::try_new(&mut stream, &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    writer.write(&batch).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    let mut file = Vec::new();
+    let mut writer = FileWriter::try_new(&mut file, &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
 
-    let text = root.to_verbose_string();
-    assert!(text.contains(&here), "{here} is not in\n{text}");
-    drop(batch);
+    let root = RootAllocator::unlimited();
+    let scan = root.child("scan").limit(1 << 20).build().unwrap();
+    let messages = root.child("messages").limit(1 << 30).build().unwrap();
+    for columns in [false, true] {
+        let destination = match columns {
+            false => Destination::from(&scan),
+            true => Destination::columns(&scan, &batch.schema()).unwrap(),
+        };
+        let destination = destination.with_messages(&messages);
+        scan.set_limit(1 << 20);
+
+        let mut reader = IpcStreamReader::new(&stream[..], destination.clone()).unwrap();
+        let refused = reader.next().unwrap().unwrap_err();
+        let mut reader = IpcStreamReader::new(&stream[..], destination.clone()).unwrap();
+        assert!(refused.is_out_of_memory());
+        assert_eq!(scan.allocated_memory(), 0);
+        let mut files = IpcFileReader::new(Cursor::new(&file), destination).unwrap();
+        assert!(files.read_batch(0).unwrap_err().is_out_of_memory());
+        assert_eq!(scan.allocated_memory(), 0);
+
+        scan.set_limit(2 << 20);
+        let read = reader.next().unwrap().unwrap();
+        assert_eq!(read, batch);
+        let charged = scan.allocated_memory();
+        assert!(charged >= 1_600_000 && charged == read.accounted_size());
+        assert_eq!(messages.allocated_memory(), 0);
+        drop(read);
+        // Exactly as much is enough, and a byte less is not.
+        let read = files.read_batch(0).unwrap();
+        let charged = read.accounted_size();
+        drop(read);
+        scan.set_limit(charged - 1);
+        assert!(files.read_batch(0).unwrap_err().is_out_of_memory());
+        scan.set_limit(charged);
+        drop(files.read_batch(0).unwrap());
+        drop((reader, files));
+        assert_eq!(root.allocated_memory(), 0);
+    }
 }
 
 #[test]

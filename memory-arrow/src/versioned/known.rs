@@ -407,8 +407,8 @@ pub(super) fn adopt(
             break;
         }
     }
-    // Our charge goes first, then what it was for.
-    drop(view);
+    // No entry led to it, so its bytes are the room's again. What they were for goes after that.
+    room.take_back(view);
     drop(target);
     // Not by a closure, which would stand for the caller in debug mode.
     let found = match search {

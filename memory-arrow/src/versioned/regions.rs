@@ -168,9 +168,15 @@ impl<'a> Regions<'a> {
         Ok(())
     }
 
-    /// As `share`, with their charges, or not at all.
+    /// As `share`, with their charges, or not at all. If `from` is given, only those charges move that
+    /// are there.
     #[track_caller]
-    pub(super) fn transfer(&mut self, target: &BufferAllocator) -> Result<(), MemoryError> {
+    pub(super) fn transfer(
+        &mut self,
+        target: &BufferAllocator,
+        from: Option<&BufferAllocator>,
+    ) -> Result<(), MemoryError> {
+        let moves = |view: &ArrowBuf| from.is_none_or(|from| view.belongs_to(from));
         let mut moved: Vec<(ArrowBuf, BufferAllocator)> = Vec::new();
         for slot in &mut self.slots {
             let Some(mut known) = slot.take_known() else {
@@ -180,6 +186,7 @@ impl<'a> Regions<'a> {
             if known.view.accounted_size() == 0
                 && let Some(owner) = known::find_owner(slot.region)
                 && owner.view.shares_root(target)
+                && moves(&owner.view)
                 && owner.view.allocation_id() == known.view.allocation_id()
             {
                 known.view = owner.view;
@@ -189,7 +196,12 @@ impl<'a> Regions<'a> {
                 continue;
             }
             let owns = known.view.accounted_size() > 0;
-            match known.view.try_transfer_ownership(target) {
+            let (owns, view) = if moves(&known.view) {
+                (owns, known.view.try_transfer_ownership(target))
+            } else {
+                (false, known.view.retain_in(target))
+            };
+            match view {
                 Ok(view) => {
                     if owns {
                         moved.push((view.clone(), known.view.allocator()));

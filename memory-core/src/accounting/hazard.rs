@@ -30,10 +30,18 @@
 //! The thread may miss what is left just when it is done, since its two accesses, of different
 //! variables, may appear in another order to others: then it finds it at its next release, or when
 //! it ends. There a fence, the partner of the one in `retire`, sees to it that one of the two finds
-//! it. So at most one node for each thread waits for longer than it is needed.
+//! it. So at most one node for each thread waits for longer than it is needed, and with it its tree, manager
+//! and listener.
+//!
+//! # Fork
+//!
+//! A child process inherits the records of threads that do not exist there. They stay open, and a node that
+//! one of them held at the instant of the fork is held for ever: whoever would free it in the child leaves
+//! it there, so that it is never freed. That wastes at most the memory of one node for each such thread (with
+//! its tree, manager and listener), and no record that is still used is ever mistaken for one of those.
 
 #![cfg_attr(
-    any(not(loom), test),
+    not(loom),
     expect(unsafe_code, reason = "says of a node that it may be freed")
 )]
 
@@ -287,201 +295,4 @@ mod tests {
 }
 
 #[cfg(all(test, loom))]
-mod model {
-    //! Mutations that these models catch, each tried: Relaxed in place of the Release in `hold` or in
-    //! `let_go`, or of the Acquire in `holds`; no fence in `end`; a record that is used
-    //! before it is open; and those of `NumberSet` that let a scan miss a record.
-    use std::sync::Arc;
-
-    use loom::cell::UnsafeCell;
-    use loom::sync::atomic::AtomicUsize;
-    use loom::thread;
-
-    use super::*;
-    use crate::thread::{NUMBERS, NumberSet};
-
-    /// Stands for a node: credit that is given back, and memory that is read and then freed. Leaked
-    /// at the end, so that a model may look at it.
-    struct Object {
-        given: AtomicUsize,
-        freed: UnsafeCell<usize>,
-    }
-
-    // SAFETY: that nobody reads while another one writes is what the model checks.
-    unsafe impl Sync for Object {}
-
-    impl Object {
-        fn new() -> Self {
-            Self {
-                given: AtomicUsize::new(0),
-                freed: UnsafeCell::new(0),
-            }
-        }
-
-        fn read(&self) -> usize {
-            // SAFETY: loom says if another thread writes.
-            self.freed.with(|freed| unsafe { *freed })
-        }
-
-        fn free(&self) {
-            // SAFETY: loom says if another thread reads or writes.
-            self.freed.with_mut(|freed| unsafe { *freed += 1 });
-        }
-    }
-
-    /// Two nodes, and the records of as many threads as there are numbers.
-    struct World {
-        object: Object,
-        later: Object,
-        open: NumberSet,
-        records: [Record<Object>; NUMBERS],
-    }
-
-    impl World {
-        fn new() -> Arc<Self> {
-            let record = |_| Record {
-                held: AtomicPtr::new(null_mut()),
-                left: AtomicPtr::new(null_mut()),
-            };
-            Arc::new(Self {
-                object: Object::new(),
-                later: Object::new(),
-                open: NumberSet::new(),
-                records: std::array::from_fn(record),
-            })
-        }
-
-        fn retire(&self, object: NonNull<Object>) {
-            retire(
-                object,
-                || self.open.iter().map(|number| &self.records[number]),
-                // SAFETY: the world, and the object with it, is alive.
-                |object| unsafe { object.as_ref() }.free(),
-            );
-        }
-
-        /// A thread that opens a record, tells a listener of a release of each object in turn, and ends.
-        fn thread(&self, objects: &[&Object]) {
-            let number = self.open.claim().expect("a number for each");
-            self.with_record(number, objects);
-            self.open.remove(number);
-        }
-
-        /// The same for a thread whose record is open before and after.
-        fn with_record(&self, number: usize, objects: &[&Object]) {
-            let record = &self.records[number];
-            for object in objects {
-                self.release(record, object);
-            }
-            self.end(record);
-        }
-
-        fn end(&self, record: &Record<Object>) {
-            if let Some(left) = record.end() {
-                self.retire(left);
-            }
-        }
-
-        /// Gives one of the object's bytes back and tells a listener.
-        fn release(&self, record: &Record<Object>, object: &Object) {
-            assert!(record.hold(NonNull::from(object)));
-            // Release: as `Word::give`.
-            object.given.fetch_add(1, Ordering::Release);
-            assert_eq!(
-                object.read(),
-                0,
-                "it was freed before the listener was told"
-            );
-            if let Some(left) = record.let_go() {
-                self.retire(left);
-            }
-        }
-
-        /// Frees the object if all its bytes were given back.
-        fn free_if(&self, given: usize) -> bool {
-            // Acquire: as `Word::shut_down`.
-            if self.object.given.load(Ordering::Acquire) < given {
-                return false;
-            }
-            self.retire(NonNull::from(&self.object));
-            true
-        }
-
-        /// Runs `threads` beside one that frees the object if `given` bytes were given back.
-        fn run(given: usize, threads: &[fn(&Self)]) {
-            Self::new().run_on(given, threads, |_| ());
-        }
-
-        fn run_on(self: Arc<Self>, given: usize, threads: &[fn(&Self)], at_last: fn(&Self)) {
-            let threads: Vec<_> = threads
-                .iter()
-                .map(|&work| {
-                    let world = Arc::clone(&self);
-                    thread::spawn(move || work(&world))
-                })
-                .collect();
-
-            let freed = self.free_if(given);
-
-            for thread in threads {
-                thread.join().unwrap();
-            }
-            at_last(&self);
-            assert_eq!(self.object.read(), usize::from(freed));
-        }
-    }
-
-    #[test]
-    fn a_node_is_freed_once_and_not_before_its_listener_was_told() {
-        loom::model(|| World::run(1, &[|world| world.thread(&[&world.object])]));
-    }
-
-    #[test]
-    fn a_node_that_two_threads_hold_is_freed_by_the_last() {
-        loom::model(|| {
-            let world = World::new();
-            [0, 1]
-                .into_iter()
-                .for_each(|number| world.open.insert(number));
-            world.run_on(
-                2,
-                &[
-                    |world| world.with_record(0, &[&world.object]),
-                    |world| world.with_record(1, &[&world.object]),
-                ],
-                |_| (),
-            );
-        });
-    }
-
-    #[test]
-    fn a_record_that_holds_a_later_node_says_that_its_thread_is_done_with_the_first() {
-        loom::model(|| World::run(1, &[|world| world.thread(&[&world.object, &world.later])]));
-    }
-
-    #[test]
-    fn a_record_whose_thread_has_ended_serves_the_next_one() {
-        let mut builder = loom::model::Builder::new();
-        // All interleavings of three threads would take hours.
-        builder.preemption_bound = Some(3);
-        builder.check(|| {
-            World::new().run_on(
-                1,
-                &[
-                    |world| world.thread(&[&world.object]),
-                    |world| {
-                        // It may get the record that the other thread had.
-                        let number = world.open.claim().expect("a number for each");
-                        let record = &world.records[number];
-                        assert!(record.hold(NonNull::from(&world.later)));
-                        if let Some(left) = record.let_go() {
-                            world.retire(left);
-                        }
-                    },
-                ],
-                // The second thread has not ended yet.
-                |world| world.records.iter().for_each(|record| world.end(record)),
-            );
-        });
-    }
-}
+mod model;

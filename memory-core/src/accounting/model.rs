@@ -246,6 +246,61 @@ fn a_transfer_is_one_step_for_the_common_ancestor() {
 }
 
 #[test]
+fn a_transfer_from_below_another_level_is_one_step_for_the_common_ancestor() {
+    check(|| {
+        let root = root(64);
+        let middle = child(&root, 64, 0);
+        let (a, b, c) = (
+            child(&middle, 64, 0),
+            child(&root, 64, 0),
+            child(&root, 64, 0),
+        );
+        a.charge(32).unwrap();
+        let (from, to) = (a.clone(), b.clone());
+        let thread = thread::spawn(move || {
+            assert!(from.tree.lock().transfer(from.ptr(), to.ptr(), 32).unwrap());
+        });
+
+        c.charge(32).expect("32 bytes are free at any time");
+        assert_eq!(root.allocated(), 64);
+
+        thread.join().unwrap();
+        at_rest(&root, 64);
+        assert_eq!((a.allocated(), middle.allocated()), (0, 0));
+        assert_eq!((b.allocated(), root.peak()), (32, 64));
+    });
+}
+
+#[test]
+fn a_transfer_to_a_striped_node_and_a_request_there_share_its_limit() {
+    check(|| {
+        let root = root(64);
+        let (a, b) = (child(&root, 64, 0), child(&root, 24, 0));
+        b.charge(4).unwrap();
+        let stripes = &mut Some(Stripes::new(2));
+        root.tree.lock().install_stripes(b.ptr(), stripes);
+        a.charge(16).unwrap();
+        let (from, to) = (a.clone(), b.clone());
+        let thread = thread::spawn(move || {
+            CHOSEN.with(|number| number.set(1));
+            let mut locked = from.tree.lock();
+            locked.try_transfer(from.ptr(), to.ptr(), 16).is_ok()
+        });
+
+        uncharge(&b, 4);
+        let granted = b.charge(12).is_ok();
+
+        assert!(
+            thread.join().unwrap() ^ granted,
+            "one of them fits, two do not"
+        );
+        at_rest(&root, if granted { 28 } else { 16 });
+        assert_eq!(b.allocated(), if granted { 12 } else { 16 });
+        assert!(b.peak() <= 24);
+    });
+}
+
+#[test]
 fn a_refused_transfer_is_never_seen() {
     check(|| {
         let root = root(64);

@@ -13,7 +13,9 @@
 //! the same sums.
 //!
 //! The table is a binary tree by hash that only ever grows, made of `OnceLock`s. Finding a path takes no
-//! lock, and memory for a new one is allocated while no lock is held.
+//! lock, and memory for a new one is allocated while no lock is held. A child process that is forked while another
+//! thread sets one of them waits there for ever if it reaches the same place, so the README rules out new
+//! children of inherited allocators.
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::fmt;
@@ -107,13 +109,19 @@ impl Paths {
         Arc::clone(&self.0.root)
     }
 
-    /// The path of a child of `parent` with this label.
+    /// The path of a child of `parent` with this label; that of [`OTHER`] if there is no room for it.
+    ///
+    /// Two threads that race for the last room may be told of none although one path more would fit:
+    /// each takes its room before it puts the path there, and gives it back if the path has come
+    /// meanwhile. Their children are counted as [`OTHER`] then, where nothing of them is lost.
     pub(crate) fn child(&self, parent: &NodePath, label: &Arc<str>) -> NodePath {
         if parent.index != self.0.root.index && *parent.label == *OTHER {
             return Arc::clone(parent);
         }
         self.find(parent, label)
             .or_else(|| self.insert(parent, label))
+            // Another thread may have taken the last room for this very path.
+            .or_else(|| self.find(parent, label))
             .unwrap_or_else(|| self.other(parent))
     }
 

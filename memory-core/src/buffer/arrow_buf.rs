@@ -103,6 +103,11 @@ impl ArrowBuf {
         &self.ledger
     }
 
+    /// The ledger alone.
+    pub(super) fn into_ledger(self) -> LedgerRef {
+        self.ledger
+    }
+
     /// The length in bytes.
     #[inline]
     pub fn len(&self) -> usize {

@@ -676,11 +676,10 @@ impl ArrowBufMut {
         let Some(slot) = self.ledger.slot() else {
             return Ok(());
         };
-        let slot = slot.home();
-        debug_assert_eq!(slot.size(), old_size);
+        debug_assert_eq!((slot.size(), slot.home().size()), (old_size, old_size));
         // SAFETY: we are the only way to the allocation (`whole_block` said so), which is not
         // foreign (invariant 3).
-        let layout = unsafe { slot.layout() };
+        let layout = unsafe { slot.home().layout() };
         // SAFETY: the block came from this manager with this layout. The new size is not 0, and with
         // the alignment it makes a valid layout: it is less than the old one, or `grow_to` checked.
         let moved = unsafe { handle.manager().reallocate(self.ptr, layout, new_size) };
@@ -691,10 +690,6 @@ impl ArrowBufMut {
         probes::reallocate(self.ptr, old_size, ptr, new_size, handle);
         // SAFETY: as above: nobody else reads it.
         unsafe { slot.set_block(ptr, new_size) };
-        if let Some(own) = self.ledger.slot() {
-            // SAFETY: as above. The ledger's own slot, where it is not the home.
-            unsafe { own.set_block(ptr, new_size) };
-        }
         self.ptr = ptr;
         self.capacity = new_size;
         Ok(())

@@ -298,12 +298,17 @@ impl BufferAllocator {
             .check_size(&self.handle)
             .and_then(|()| charge(&self.handle, &allocation));
         match charged {
-            Ok(()) => Ok(self.wrap_charged(allocation)),
+            Ok(()) => {
+                let buffer = self.wrap_charged(allocation);
+                tell_allocation(self.node(), buffer.ledger().allocation_size());
+                Ok(buffer)
+            }
             Err(source) => Err(ForeignError { allocation, source }),
         }
     }
 
-    /// A buffer on an allocation that is not empty and whose charge was made.
+    /// A buffer on an allocation that is not empty and whose charge was made. The listener is yet to be
+    /// told.
     #[track_caller]
     #[inline]
     pub(crate) fn wrap_charged(&self, allocation: ForeignAllocation) -> ArrowBuf {
@@ -331,7 +336,6 @@ impl BufferAllocator {
         }
         buffer.sample(size);
         count_allocation(node, size);
-        tell_allocation(node, size);
         buffer
     }
 }

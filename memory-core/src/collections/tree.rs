@@ -32,7 +32,7 @@ use crate::sync::plain::{Mutex, lock};
 /// collection's `try_reserve` returns it, and other methods that grow abort the program. What stood in
 /// the way is kept, as [`refusal`](Self::refusal), and is told before a collection can abort: as a
 /// `tracing` event of level warn, and on standard error if there is no subscriber. (That may be after a
-/// `try_reserve`, too, so it is told once a second at most.) [`AccountedVec`](crate::AccountedVec) is a
+/// `try_reserve`, too, so it is told once a second at most for each `TreeAllocator` and its clones.) [`AccountedVec`](crate::AccountedVec) is a
 /// vector whose own methods return the error. A panic of the listener's `on_allocation` is caught and
 /// reported, for the collection cannot undo the step.
 ///

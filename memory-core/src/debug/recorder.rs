@@ -22,7 +22,7 @@ pub(crate) struct Recorder {
 }
 
 /// The ledgers of all trees in debug mode by the addresses of their slots. Under a shard's lock one
-/// ledger or buffer is looked up, linked or unlinked, or the buffers of one ledger are copied.
+/// ledger or buffer is looked up, linked or unlinked, or the numbers of one ledger's buffers are copied.
 static LEDGERS: [ProcessLock<Table<LedgerRecord>>; SHARDS] =
     [const { ProcessLock::new(Order::Inner, Table::new()) }; SHARDS];
 
@@ -132,7 +132,7 @@ impl Recorder {
                 continue;
             }
             let id = self.new_id();
-            gone = (known.views.len() > 0).then(|| {
+            gone = (!known.views.is_empty()).then(|| {
                 let mut event = origin.event.clone();
                 (event.operation, event.detail) = (Operation::BufferAdded, id as usize);
                 known.latest.push(event)
@@ -157,7 +157,7 @@ impl Recorder {
         };
         let gone = record.views.remove(view);
         let (mut whole, mut forgotten) = (None, None);
-        if record.views.len() == 0 {
+        if record.views.is_empty() {
             whole = ledgers.remove(ledger);
         } else {
             forgotten = record.latest.push(event);
@@ -188,10 +188,12 @@ impl Recorder {
         drop(gone);
     }
 
-    /// What is known of a ledger and of the buffers that hold it, oldest first.
+    /// What is known of a ledger and of the buffers that hold it, oldest first. A ledger may have a million
+    /// of them, so their numbers are copied under the lock, and then each is looked up by itself. Buffers that go
+    /// meanwhile are left out.
     pub(crate) fn ledger(&self, ledger: usize) -> Option<(History, Vec<OutstandingBuffer>)> {
         let mut known = None;
-        let mut views: Vec<ViewRecord> = Vec::new();
+        let mut views: Vec<usize> = Vec::new();
         copy_out(
             &mut views,
             || shard(ledger),
@@ -199,13 +201,14 @@ impl Recorder {
             |ledgers, copy| {
                 if let Some(record) = ledgers.get(ledger) {
                     known = Some((record.id, Arc::clone(&record.origin), record.latest.clone()));
-                    copy.extend(record.views.iter().map(|entry| entry.value.clone()));
+                    copy.extend(record.views.iter().map(|entry| entry.key));
                 }
             },
         );
         let (id, origin, latest) = known?;
-        views.sort_by_key(|view| view.id);
-        let buffers = views.iter().map(ViewRecord::to_outstanding).collect();
+        views.sort_unstable();
+        let views = views.into_iter();
+        let buffers = views.filter_map(|view| self.buffer(ledger, view)).collect();
         Some((History::new(id, &origin, &latest), buffers))
     }
 

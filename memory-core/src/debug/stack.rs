@@ -165,7 +165,7 @@ impl StackFrame {
             "arrow_memory_mimalloc",
             "arrow_memory_profile",
         ];
-        CRATES.iter().any(|name| self.is_of(name)) && !self.function.contains("::tests::")
+        CRATES.iter().any(|name| self.is_of(name)) && !self.function.contains("tests::")
     }
 
     /// Whether the function's path starts in this crate, or the type that it is a method of, or the

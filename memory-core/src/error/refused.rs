@@ -8,8 +8,12 @@ use super::TransferError;
 
 /// The error of an operation that consumes a value: the value, as it was, and the reason.
 ///
-/// Take [`value`](Self::value) to try again, or let `?` turn this into its source, which drops the
-/// value. It prints as its source does, so nothing is asked of `T`.
+/// Take [`value`](Self::value) to try again, or let `?` turn this into its source, or into a boxed error
+/// that holds its source: both drop the value. It prints as its source does, so nothing is asked of `T`.
+///
+/// It is no [`Error`] itself. An error travels, is logged and is kept, and a value that travels with it
+/// would stay charged meanwhile, so that its allocator could not be closed. Where an `Error` is asked
+/// for (by `anyhow`, for example), write `.map_err(TransferError::from)?`.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -57,10 +61,17 @@ impl<T, E: fmt::Debug> fmt::Debug for Refused<T, E> {
     }
 }
 
-impl<T, E: Error> Error for Refused<T, E> {
-    /// The source's source, since this prints as its source.
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.source()
+impl<T, E: Error + 'static> From<Refused<T, E>> for Box<dyn Error> {
+    /// Drops the value, and boxes the source.
+    fn from(refused: Refused<T, E>) -> Self {
+        refused.source.into()
+    }
+}
+
+impl<T, E: Error + Send + Sync + 'static> From<Refused<T, E>> for Box<dyn Error + Send + Sync> {
+    /// Drops the value, and boxes the source.
+    fn from(refused: Refused<T, E>) -> Self {
+        refused.source.into()
     }
 }
 

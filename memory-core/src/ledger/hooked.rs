@@ -34,7 +34,7 @@ pub(super) unsafe fn free(slot: NonNull<Slot>) {
     let owner = unsafe { node.node() };
     // Special memory, whose size has flags, is foreign or sampled.
     let size = this.flagged_size();
-    if owner.hooks != hooks::LISTENER || size > MAX_SIZE || !std::ptr::eq(this.home(), this) {
+    if owner.hooks != hooks::LISTENER || size > MAX_SIZE || !this.is_home() {
         // SAFETY: the caller's promise.
         return unsafe { free_any(slot) };
     }
@@ -59,13 +59,43 @@ pub(super) unsafe fn free(slot: NonNull<Slot>) {
 /// As for `super::free`.
 #[inline(never)]
 pub(super) unsafe fn free_any(slot: NonNull<Slot>) {
+    // SAFETY: the caller's promise; so nobody else can reach the allocation, which is charged to the
+    // node, when its memory is freed.
+    unsafe { free_with(slot, |root, node| free_memory(root, node)) }
+}
+
+/// As `free_any`, but the bytes stay charged to the ledger's node, for the caller, and no listener is
+/// told. Returns how many they are.
+///
+/// # Safety
+///
+/// As for `super::free`.
+pub(super) unsafe fn free_uncharged(slot: NonNull<Slot>) -> usize {
+    let mut size = 0;
+    let free = |root: &Slot, node: NodePtr| {
+        size = root.size();
+        // SAFETY: the charge keeps the node alive; nobody can reach the allocation.
+        unsafe { free_bytes(root, node.node()) }
+    };
+    // SAFETY: the caller's promise.
+    unsafe { free_with(slot, free) };
+    size
+}
+
+/// Gives the slots of an allocation back that has one ledger, and its memory by `free_memory`, which
+/// is called with the home slot and the node that is charged.
+///
+/// # Safety
+///
+/// As for `super::free`.
+#[inline] // Into `free_any`.
+unsafe fn free_with(slot: NonNull<Slot>, free_memory: impl FnOnce(&Slot, NodePtr)) {
     // SAFETY: the slot is in use, by us alone.
     let this = unsafe { slot.as_ref() };
     let (node, root) = (this.node(), this.home());
     let home = this.home_ptr();
     this.vacate();
-    // SAFETY: nobody else can reach the allocation, which is charged to the node.
-    unsafe { free_memory(root, node) };
+    free_memory(root, node);
     if slot != home {
         // SAFETY: vacated, and nobody else knows it.
         unsafe { pool::put_used(slot) };
@@ -84,6 +114,26 @@ pub(super) unsafe fn free_any(slot: NonNull<Slot>) {
 pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
     // SAFETY: the charge keeps the node alive.
     let owner = unsafe { node.node() };
+    let size = root.size();
+    // SAFETY: the caller's promise.
+    unsafe { free_bytes(root, owner) };
+    if owner.hearing().is_none() {
+        // SAFETY: these bytes were charged for the memory that is gone.
+        return unsafe { node.uncharge(size) };
+    }
+    // The listener hears of it when the bytes are free again.
+    // SAFETY: as above.
+    unsafe { node.uncharge_and_tell(size, |node| tell_release(node, size)) };
+}
+
+/// Gives an allocation's memory back, and takes it out of the sampler and the side counters of
+/// `owner`, where it is charged. The charge is left to the caller.
+///
+/// # Safety
+///
+/// `root` is the home slot of an allocation that nobody can reach.
+#[inline] // Into `free_memory`.
+unsafe fn free_bytes(root: &Slot, owner: &Node) {
     let size = root.size();
     if root.is_sampled() {
         // Before the slot can be used again.
@@ -108,18 +158,11 @@ pub(super) unsafe fn free_memory(root: &Slot, node: NodePtr) {
         // Relaxed: a statistic.
         owner.live_allocations.fetch_sub(1, Ordering::Relaxed);
     }
-    if owner.hearing().is_none() {
-        // SAFETY: these bytes were charged for the memory that is gone.
-        return unsafe { node.uncharge(size) };
-    }
-    // The listener hears of it when the bytes are free again.
-    // SAFETY: as above.
-    unsafe { node.uncharge_and_tell(size, |node| tell_release(node, size)) };
 }
 
 /// Tells the listener of a release, in a `Drop`.
 #[inline]
-fn tell_release(node: &Node, size: usize) {
+pub(crate) fn tell_release(node: &Node, size: usize) {
     quietly(&node.info, || node.hearer().on_release(&node.info, size));
 }
 

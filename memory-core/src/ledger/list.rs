@@ -260,6 +260,15 @@ mod tests {
                     append(home, made);
                     expected.push((number, made));
                 }
+                if let Some(only) = only(home) {
+                    // Its buffer is resized, and the memory moves.
+                    // SAFETY: on the list, so in use.
+                    let only = unsafe { only.as_ref() };
+                    let size = 64 * (1 + step % 5);
+                    // SAFETY: nobody else knows the allocation.
+                    unsafe { only.set_block(NonNull::dangling(), size) };
+                    assert_eq!((home.size(), only.size()), (size, size));
+                }
                 if step % 64 == 0 || numbers < 10 {
                     let expected: Vec<_> = expected.iter().map(|&(known, _)| node(known)).collect();
                     assert_eq!(order(home), expected);

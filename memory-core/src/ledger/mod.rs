@@ -47,6 +47,7 @@ mod transfer;
 mod view;
 mod watch;
 
+pub(crate) use hooked::tell_release;
 use release::{let_go, let_go_of_first};
 use view::View;
 pub(crate) use watch::Watch;

@@ -40,11 +40,14 @@ impl Datum {
     }
 }
 
+/// How many ledgers an allocation may have had at the end of a model.
+const LEDGERS: usize = 5;
+
 /// What the tree's mutex guards: the list of ledgers, in order, and what is on the way.
 #[derive(Default)]
 struct List {
-    listed: [bool; 3],
-    buried: [bool; 3],
+    listed: [bool; LEDGERS],
+    buried: [bool; LEDGERS],
     pending: usize,
     stranded: bool,
 }
@@ -60,10 +63,12 @@ impl List {
     }
 }
 
-/// An allocation with at most three ledgers: 0 of one node, 1 of another, and 2 of that one again, if
-/// a thread that needed it met ledger 1 without buffers, and buried it.
+/// An allocation with at most five ledgers: 0 of one node, 1 and 2 of two others, and 3 and 4 of those
+/// two again, if a thread that needed one met ledger 1 or 2 without buffers, and buried it.
 struct Allocation {
-    counts: [Count; 3],
+    counts: [Count; LEDGERS],
+    /// Whether the memory is foreign.
+    watched: bool,
     /// The mutex is the tree's.
     list: Mutex<List>,
     block: Datum,
@@ -96,30 +101,44 @@ const fn cloned(ledger: usize) -> Buffer {
 }
 
 impl Allocation {
-    /// An allocation with these buffers. Ledger 0 exists; ledger 1 does if a buffer holds it. The
+    /// An allocation with these buffers. Ledger 0 exists; another one does if a buffer holds it. The
     /// ledger `owner` owns.
     fn with(buffers: &[Buffer], owner: usize) -> Arc<Self> {
-        let shared = buffers.iter().any(|buffer| buffer.ledger == 1);
-        let list = List {
-            listed: [true, shared, false],
-            ..List::default()
-        };
+        Arc::new(Self::made(buffers, owner, false))
+    }
+
+    /// The same, of foreign memory.
+    fn watched(buffers: &[Buffer], owner: usize) -> Arc<Self> {
+        Arc::new(Self::made(buffers, owner, true))
+    }
+
+    fn made(buffers: &[Buffer], owner: usize, watched: bool) -> Self {
+        let mut list = List::default();
+        list.listed[0] = true;
+        for buffer in buffers {
+            list.listed[buffer.ledger] = true;
+        }
+        let (listed, only) = (list.listed, list.only());
         let this = Self {
-            counts: [Count::new(), Count::new(), Count::new()],
+            counts: std::array::from_fn(|_| Count::new()),
+            watched,
             list: Mutex::new(list),
             block: Datum(UnsafeCell::new(false)),
         };
-        for (ledger, count) in this.counts.iter().enumerate().take(2) {
-            match (ledger, shared, ledger == owner) {
-                (0, false, _) => count.reset_to_sole(),
-                (1, false, _) => continue,
-                (_, _, true) => count.reset_to_heir(false),
-                (_, _, false) => count.reset_to_guest(false),
+        for (ledger, count) in this.counts.iter().enumerate() {
+            if !listed[ledger] {
+                continue;
+            }
+            match only {
+                Some(_) if watched => count.reset_to_watched(),
+                Some(_) => count.reset_to_sole(),
+                None if ledger == owner => count.reset_to_heir(watched),
+                None => count.reset_to_guest(watched),
             }
             let held = buffers.iter().filter(|buffer| buffer.ledger == ledger);
             (1..held.count()).for_each(|_| count.retain());
         }
-        Arc::new(this)
+        this
     }
 
     /// `LedgerRef::drop`.
@@ -191,23 +210,48 @@ impl Allocation {
         }
     }
 
-    /// `retain_in` the node of ledger 1, by the holder of a buffer of ledger 0: `list::find_or_make`.
-    fn retain_in_other(&self) -> Buffer {
+    /// `retain_in` the node of `ledger`, 1 or 2, by the holder of a buffer of ledger 0:
+    /// `list::find_or_make`.
+    fn retain_in(&self, ledger: usize) -> Buffer {
         let mut list = lock(&self.list);
-        if list.listed[1] {
-            if self.counts[1].try_retain() {
-                return first(1);
+        if list.listed[ledger] {
+            if self.counts[ledger].try_retain() {
+                return first(ledger);
             }
-            self.bury(&mut list, 1);
-            list.buried[1] = true;
+            self.bury(&mut list, ledger);
+            list.buried[ledger] = true;
             list.pending += 1;
         }
-        self.counts[2].reset_to_guest(false);
-        list.listed[2] = true;
+        let made = ledger + 2;
+        self.counts[made].reset_to_guest(self.watched);
+        list.listed[made] = true;
         if !self.counts[0].is_shared() {
             self.counts[0].set_shared();
         }
-        first(2)
+        first(made)
+    }
+
+    /// `Watch::upgrade`.
+    fn upgrade(&self) -> Option<Buffer> {
+        let home = &self.counts[0];
+        if !home.is_shared() {
+            if home.try_retain() {
+                return Some(first(0));
+            }
+            if !home.is_shared() {
+                return None;
+            }
+        }
+        let list = lock(&self.list);
+        for only_owning in [true, false] {
+            for (ledger, count) in self.counts.iter().enumerate() {
+                let wanted = list.listed[ledger] && (!only_owning || count.is_owning());
+                if wanted && count.try_retain() {
+                    return Some(first(ledger));
+                }
+            }
+        }
+        None
     }
 
     /// `transfer` to ledger 1, which does not exist yet, by the holder of a buffer of ledger 0,
@@ -309,7 +353,7 @@ fn a_ledger_is_left_once_however_many_come_and_go() {
             let other = Arc::clone(&allocation);
             let thread = thread::spawn(move || {
                 other.block.read();
-                let found = other.retain_in_other();
+                let found = other.retain_in(1);
                 other.use_up(first(0));
                 other.use_up(found);
             });
@@ -346,12 +390,11 @@ fn a_ledger_that_hands_over_its_allocation_loses_its_other_buffer_meanwhile() {
 fn a_watched_block_is_found_with_its_bytes_or_not_at_all() {
     for last in [first(0), cloned(0)] {
         loom::model(move || {
-            let allocation = Allocation::with(&[last], 0);
-            allocation.counts[0].reset_to_watched();
+            let allocation = Allocation::watched(&[last], 0);
             let watcher = Arc::clone(&allocation);
             let thread = thread::spawn(move || {
-                if watcher.counts[0].try_retain() {
-                    watcher.use_up(first(0));
+                if let Some(found) = watcher.upgrade() {
+                    watcher.use_up(found);
                 }
             });
 
@@ -361,4 +404,77 @@ fn a_watched_block_is_found_with_its_bytes_or_not_at_all() {
             allocation.at_end();
         });
     }
+}
+
+/// A watched allocation gets a second ledger while it is looked for; afterwards its first one goes.
+#[test]
+fn a_watched_block_is_found_by_either_ledger_while_the_second_one_comes() {
+    loom::model(|| {
+        let allocation = Allocation::watched(&[first(0)], 0);
+        let watcher = Arc::clone(&allocation);
+        let thread = thread::spawn(move || {
+            if let Some(found) = watcher.upgrade() {
+                watcher.use_up(found);
+            }
+        });
+
+        let retained = allocation.retain_in(1);
+        allocation.use_up(first(0));
+        allocation.use_up(retained);
+
+        thread.join().unwrap();
+        allocation.at_end();
+    });
+}
+
+/// Both ledgers of a watched allocation go while it is looked for.
+#[test]
+fn a_watched_block_with_two_ledgers_is_found_with_its_bytes_or_not_at_all() {
+    for owner in [0, 1] {
+        loom::model(move || {
+            let allocation = Allocation::watched(&[first(0), first(1)], owner);
+            let watcher = Arc::clone(&allocation);
+            let thread = thread::spawn(move || {
+                if let Some(found) = watcher.upgrade() {
+                    watcher.use_up(found);
+                }
+            });
+
+            allocation.use_up(first(0));
+            allocation.use_up(first(1));
+
+            thread.join().unwrap();
+            allocation.at_end();
+        });
+    }
+}
+
+/// The holders of two ledgers have given up their buffers and are on the way to the mutex, while others
+/// take their places, and go. With at most two preemptions, since there are too many interleavings.
+#[test]
+fn of_two_ledgers_that_are_buried_at_once_the_last_holder_to_come_by_frees_the_block() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(|| {
+        let allocation = Allocation::with(&[first(0), cloned(1), cloned(2)], 0);
+        let threads = [1, 2].map(|ledger| {
+            allocation.block.read();
+            assert!(allocation.counts[ledger].release());
+            let allocation = Arc::clone(&allocation);
+            thread::spawn(move || {
+                allocation.leave_others(ledger, Leaving::Uncounted);
+            })
+        });
+
+        let retained = [1, 2].map(|ledger| allocation.retain_in(ledger));
+        allocation.use_up(first(0));
+        for buffer in retained {
+            allocation.use_up(buffer);
+        }
+
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        allocation.at_end();
+    });
 }

@@ -2,10 +2,11 @@
 #![expect(unsafe_code, reason = "frees slots and blocks, as the parent module")]
 
 use std::alloc::Layout;
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
-use super::hooked;
 use super::list::{self, bury};
+use super::{LedgerRef, Target, hooked, view};
 use crate::probes;
 use crate::raw::count::Left;
 use crate::raw::pool;
@@ -93,7 +94,7 @@ unsafe fn free_unwatched(slot: NonNull<Slot>) {
     let owner = unsafe { node.node() };
     // The size, unless the highest bit says that the memory is special.
     let size = this.flagged_size();
-    if size > MAX_SIZE || !std::ptr::eq(this.home(), this) {
+    if size > MAX_SIZE || !this.is_home() {
         // SAFETY: the caller's promise.
         return unsafe { hooked::free_any(slot) };
     }
@@ -212,6 +213,38 @@ unsafe fn leave_others(slot: NonNull<Slot>, leaving: Leaving) {
         // SAFETY: no ledger is left and nobody is on the way (`pending` is zero), so the home's own
         // holder has been here and vacated it.
         unsafe { pool::put_used(home) };
+    }
+}
+
+impl LedgerRef {
+    /// Gives the reference up, as its drop does. If it was the only way to the allocation, that is freed,
+    /// but its bytes stay charged to the ledger's node and are the caller's, and no listener is told.
+    /// Returns how many bytes are the caller's then: none, if the allocation lives on.
+    pub(crate) fn free_uncharged(self) -> usize {
+        let this = match self.target() {
+            Target::Slot(_) => self,
+            Target::Pin(_) => return 0,
+            Target::View(_) => {
+                let this = ManuallyDrop::new(self);
+                // SAFETY: the view is ours, and our reference to it goes here.
+                unsafe { view::dissolve(this.0) }
+            }
+        };
+        let slot = ManuallyDrop::new(this).untagged().cast::<Slot>();
+        // SAFETY: our reference, which is not dropped, keeps the slot.
+        let count = unsafe { slot.as_ref() }.count();
+        if !count.release() {
+            return 0;
+        }
+        match count.last_left() {
+            // SAFETY: we were the only way to the allocation.
+            Left::Nothing => unsafe { hooked::free_uncharged(slot) },
+            Left::Ledgers => {
+                // SAFETY: ours was the ledger's last reference.
+                unsafe { leave_others(slot, Leaving::Uncounted) };
+                0
+            }
+        }
     }
 }
 

@@ -45,7 +45,9 @@ const MOST_CACHED: usize = 1024;
 /// How many slots move between a thread and the chunks at once.
 const BATCH: usize = 256;
 
-static POOL: ProcessLock<Pool> = ProcessLock::new(Order::Inner, Pool::new());
+/// Whoever walked when the process forked does not walk in the child.
+static POOL: ProcessLock<Pool> =
+    ProcessLock::new(Order::Inner, Pool::new()).in_child(|pool| pool.walks = 0);
 
 fn pool() -> ProcessGuard<Pool> {
     POOL.lock()

@@ -80,7 +80,8 @@ pub(crate) struct Block {
 union Body {
     /// In the home slot: where the memory is.
     block: Block,
-    /// In another slot: see [`below`](Slot::below).
+    /// In another slot: see [`below`](Slot::below). It stays as it is while the slot is that of the
+    /// only ledger, since the slot is the root of the index then.
     below: [Option<NonNull<Slot>>; 2],
 }
 
@@ -296,6 +297,7 @@ impl Slot {
     /// The allocation is alive and no sole holder changes it meanwhile (invariant 3).
     #[inline]
     pub(crate) unsafe fn block(&self) -> Block {
+        debug_assert!(self.is_home(), "another slot has no block");
         // SAFETY: the caller's promise; the home slot has a block.
         unsafe { (*self.body.get()).block }
     }
@@ -311,11 +313,13 @@ impl Slot {
         reason = "a cell; exclusive by the caller's promise"
     )]
     pub(crate) unsafe fn below(&self) -> &mut [Option<NonNull<Slot>>; 2] {
+        debug_assert!(!self.is_home(), "the home slot has a block there");
         // SAFETY: the caller's promise; a slot that is not the home has these.
         unsafe { &mut (*self.body.get()).below }
     }
 
-    /// Notes that the memory moved or changed its size.
+    /// Notes that the memory moved or changed its size, in the home slot and in this one, which is that
+    /// of the only ledger.
     ///
     /// # Safety
     ///
@@ -323,15 +327,14 @@ impl Slot {
     #[inline]
     pub(crate) unsafe fn set_block(&self, ptr: NonNull<u8>, size: usize) {
         debug_assert!(!self.is_foreign(), "foreign memory does not move");
-        // SAFETY: the caller's promise: nobody else reads it.
-        unsafe { (*self.body.get()).block.ptr = ptr };
-        let flags = if self.is_sampled() {
-            SPECIAL | SAMPLED
-        } else {
-            0
-        };
-        // Relaxed: as in `Face::size`.
-        self.face.size.store(size | flags, Ordering::Relaxed);
+        let home = self.home();
+        // SAFETY: the caller's promise: nobody else reads it; the home slot has a block.
+        unsafe { (*home.body.get()).block.ptr = ptr };
+        home.face.set_size(size);
+        if !self.is_home() {
+            // The body of this slot is its place in the index.
+            self.face.set_size(size);
+        }
     }
 
     /// The size; with flags, and so above `MAX_SIZE`, if releasing the memory takes more than a manager.
@@ -375,6 +378,12 @@ impl Slot {
     pub(crate) fn home(&self) -> &Slot {
         // SAFETY: by invariant 2 the home outlives this ledger.
         unsafe { self.home.as_ref() }
+    }
+
+    /// Whether this is the home slot.
+    #[inline]
+    pub(crate) fn is_home(&self) -> bool {
+        std::ptr::eq(self.home.as_ptr(), self)
     }
 
     /// The home slot, as the pool handed it out: what goes back to the pool is this pointer, since
@@ -436,6 +445,18 @@ impl Face {
         } else {
             size & MOST_SPECIAL
         }
+    }
+
+    /// Changes the size and leaves the flags as they are, which are not those of foreign memory.
+    #[inline]
+    fn set_size(&self, size: usize) {
+        let flags = if self.is_sampled() {
+            SPECIAL | SAMPLED
+        } else {
+            0
+        };
+        // Relaxed: as `size`.
+        self.size.store(size | flags, Ordering::Relaxed);
     }
 
     /// Whether the allocation was sampled.

@@ -266,17 +266,19 @@ pub(crate) fn record(slot: usize, allocator: &AllocatorInfo, bytes: usize, scale
         count,
         bytes: bytes as f64 * count,
     };
-    let site = count_at(stack, stands_for);
+    // If the sample is not followed, the part goes, and is not alive any more.
+    let part = count_at(stack, stands_for);
     // Relaxed, all: a bound that may be passed by as many as record at once.
     if LIVE.load(Ordering::Relaxed) >= MOST_LIVE {
         DROPPED.fetch_add(1, Ordering::Relaxed);
         return false;
     }
-    follow(slot, allocator, &Part::new(site, stands_for))
+    follow(slot, allocator, part)
 }
 
-/// Counts an allocation at its site, which is made if there is room for one more.
-fn count_at(stack: StackTrace, stands_for: Estimate) -> Option<Arc<Site>> {
+/// Counts an allocation at its site, which is made if there is room for one more. What it returns is alive
+/// since before the lock was released: [`reset`] neither forgets the site nor counts one sample too few.
+fn count_at(stack: StackTrace, stands_for: Estimate) -> Part {
     let mut hasher = WordHasher::default();
     stack.hash(&mut hasher);
     let key = hasher.finish() as usize;
@@ -295,60 +297,69 @@ fn count_at(stack: StackTrace, stands_for: Estimate) -> Option<Arc<Site>> {
             .find_mut(key, |(known, _)| known.stack == stack)
         {
             totals.add(stands_for);
-            return Some(Arc::clone(known));
+            return Part::new(Some(Arc::clone(known)), stands_for);
         }
         if sites.by_stack.len() >= MOST_SITES {
             sites.other.add(stands_for);
-            return None;
+            return Part::new(None, stands_for);
         }
         if room.is_in(&mut sites.by_stack)
             && let Some(mut entry) = made.take()
         {
             entry.value.1.add(stands_for);
             sites.by_stack.insert(entry);
-            return Some(site);
+            return Part::new(Some(site), stands_for);
         }
     }
 }
 
 /// Keeps a sample of the allocation at `slot`; of one that grew, a few.
-fn follow(slot: usize, allocator: &AllocatorInfo, part: &Part) -> bool {
-    let copy = || Part::new(part.site.clone(), part.stands_for);
-    // Made before the lock is taken; what is not needed is dropped after it.
-    let mut growth = Some(Box::new(Growth {
-        part: copy(),
-        next: None,
-    }));
+fn follow(slot: usize, allocator: &AllocatorInfo, part: Part) -> bool {
+    // Made before the lock is taken; what is not needed is dropped after it. The part is moved, not
+    // copied: each one that there is counts as alive.
     let mut sample = Some(Entry::new(
         slot,
         Sample {
             allocator: allocator.clone(),
-            part: copy(),
+            part,
             growth: None,
         },
     ));
+    let mut growth = None;
     let mut room = Room::default();
     loop {
         room.prepare();
         let mut shard = shard(slot);
         if let Some(known) = shard.live.get_mut(slot) {
-            // Relaxed: a number for reports.
+            if let Some(sample) = sample.take() {
+                drop(shard);
+                let Entry { value, .. } = *sample;
+                growth = Some(Box::new(Growth {
+                    part: value.part,
+                    next: None,
+                }));
+                continue;
+            }
             match known.grow(&mut growth) {
                 Grown::Added => shard.parts += 1,
                 Grown::Merged => {}
+                // Relaxed: a number for reports.
                 Grown::Dropped => drop(DROPPED.fetch_add(1, Ordering::Relaxed)),
             }
             return true;
         }
-        if room.is_in(&mut shard.live)
-            && let Some(sample) = sample.take()
-        {
-            shard.live.insert(sample);
-            shard.parts += 1;
-            // Relaxed: a bound.
-            LIVE.fetch_add(1, Ordering::Relaxed);
-            return true;
+        if !room.is_in(&mut shard.live) {
+            continue;
         }
+        // There is one: the caller has the only reference, so the slot was never known.
+        let Some(sample) = sample.take() else {
+            return false;
+        };
+        shard.live.insert(sample);
+        shard.parts += 1;
+        // Relaxed: a bound.
+        LIVE.fetch_add(1, Ordering::Relaxed);
+        return true;
     }
 }
 
@@ -474,3 +485,6 @@ pub fn reset() {
     drop(sites);
     drop(forgotten);
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -8,17 +8,29 @@
 //! release them in the parent and in the child: then no other thread holds one at that instant.
 //!
 //! The forking thread waits in `fork` until the locks are free, which is a matter of microseconds,
-//! plus a walk over all trees that ever lived at once. It must hold none of them itself; it does not,
-//! since no foreign code runs under them.
+//! plus a walk over all trees that ever lived at once. It should hold none of them itself, and usually
+//! does not, since no foreign code runs under them. A thread that forks while it holds one all the same (from
+//! a signal handler, say) takes nothing: it would wait for itself. Its child then has the locks as they
+//! were at that instant.
+//!
+//! Between the two handlers the forking thread holds every lock. Other libraries' handlers run there,
+//! too: those that were installed before ours, which are installed when the first lock is listed. Such a
+//! handler waits for itself for ever if it allocates from a tree, releases anything to one or asks
+//! for a report. If it takes a lock under which another thread uses this library, the two wait for each
+//! other. So a handler that does either must be installed after the first root was built: then it runs
+//! before our locks are taken, and after they are released.
 //!
 //! # Invariants
 //!
-//! 1. A lock is listed before it is first taken, and stays listed.
-//! 2. `links` and `held` of every lock, and the list, are touched only with `LIST` locked. The thread
+//! 1. A lock is listed before it is first taken, and stays listed. A lock that is taken under another
+//!    one is listed before it nests: a thread that holds a lock must not wait for `LIST`, since the
+//!    thread that forks has that and waits for the lock.
+//! 2. `next` and `held` of every lock, and the list, are touched only with `LIST` locked. The thread
 //!    that forks has it locked from before the first lock is taken until after the last is released,
 //!    in the parent and, as its copy, in the child. So a lock that is being listed by another thread
 //!    is either taken by the fork, or not yet taken by anybody.
 //! 3. `held` is `None` but during a fork.
+//! 4. A thread that holds a lock takes only locks of a later [`Order`]. Debug builds check that.
 #![expect(
     unsafe_code,
     reason = "guards are kept in statics between two handlers of one thread"
@@ -31,18 +43,18 @@ mod platform;
 use std::cell::{Cell, UnsafeCell};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::plain::{Guard, Mutex, MutexGuard, lock, lock_uncounted, push};
+use super::plain::{Guard, Mutex, MutexGuard, held, lock, lock_uncounted, push};
 
 /// The order in which locks are nested, and in which a fork takes them. A thread that holds a lock
 /// takes only locks of a later order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Order {
     /// Locks under which a tree's mutex may be taken: sampling's rules, and registries that look up
     /// buffers.
     Outer,
     /// The mutexes of trees. No thread holds two of them.
     Tree,
-    /// Locks under which no other is taken, unless it is taken nowhere else.
+    /// Locks under which no other is taken.
     Inner,
 }
 
@@ -57,6 +69,8 @@ pub struct ProcessLock<T: Send + 'static> {
     /// Whether it is in the list.
     listed: AtomicBool,
     order: Order,
+    /// What a child does with the value before it releases the lock.
+    in_child: Option<fn(&mut T)>,
     /// The lock that was listed before.
     next: UnsafeCell<Option<&'static dyn Forked>>,
     /// During a fork, what the forking thread holds.
@@ -75,9 +89,17 @@ impl<T: Send> ProcessLock<T> {
             mutex: Mutex::new(value),
             listed: AtomicBool::new(false),
             order,
+            in_child: None,
             next: UnsafeCell::new(None),
             held: UnsafeCell::new(None),
         }
+    }
+
+    /// Has `change` called for the value in each forked child, where no other thread of the parent
+    /// exists. It runs with all locks held, so it must not take any, nor allocate.
+    pub const fn in_child(mut self, change: fn(&mut T)) -> Self {
+        self.in_child = Some(change);
+        self
     }
 
     /// Takes the lock.
@@ -87,21 +109,32 @@ impl<T: Send> ProcessLock<T> {
         if !self.listed.load(Ordering::Acquire) {
             self.list();
         }
-        ProcessGuard(lock(&self.mutex))
+        self.take()
     }
 
-    /// Takes a lock that [`HandedOn`] made, which is listed, without counting it: for managers, whose
-    /// locks are taken for each block.
+    /// Takes a lock that [`HandedOn`] made, which is listed: for managers, whose locks are taken for each
+    /// block. Counts it in debug builds and for tests only.
     #[inline]
-    pub fn lock_listed(&'static self) -> MutexGuard<'static, T> {
+    pub fn lock_listed(&'static self) -> ListedGuard<T> {
         // Relaxed: a check of what is so.
         debug_assert!(self.listed.load(Ordering::Relaxed));
+        #[cfg(any(debug_assertions, feature = "testing"))]
+        return self.take();
+        #[cfg(not(any(debug_assertions, feature = "testing")))]
         lock_uncounted(&self.mutex)
     }
 
-    /// Has every fork from now on take this lock.
+    #[inline]
+    fn take(&'static self) -> ProcessGuard<T> {
+        let nested = Nested::enter(self.order);
+        ProcessGuard(lock(&self.mutex), nested)
+    }
+
+    /// Has every fork from now on take this lock. It must be called before the lock is taken under
+    /// another one; [`lock`](Self::lock) calls it otherwise.
     #[cold]
-    fn list(&'static self) {
+    pub fn list(&'static self) {
+        debug_assert_eq!(held(), 0, "listed under another lock");
         install();
         let mut newest = lock(&LIST);
         // Relaxed: written with `LIST` locked.
@@ -156,7 +189,54 @@ impl<T: Send> Default for HandedOn<T> {
 }
 
 /// A [`ProcessLock`], held.
-pub struct ProcessGuard<T: 'static>(Guard<'static, T>);
+pub struct ProcessGuard<T: 'static>(
+    Guard<'static, T>,
+    #[expect(dead_code, reason = "dropped")] Nested,
+);
+
+/// What [`ProcessLock::lock_listed`] returns.
+#[cfg(any(debug_assertions, feature = "testing"))]
+pub type ListedGuard<T> = ProcessGuard<T>;
+/// What [`ProcessLock::lock_listed`] returns.
+#[cfg(not(any(debug_assertions, feature = "testing")))]
+pub type ListedGuard<T> = MutexGuard<'static, T>;
+
+/// In debug builds, that the thread holds a lock of this order.
+struct Nested(#[cfg(debug_assertions)] Order);
+
+impl Nested {
+    #[cfg(debug_assertions)]
+    fn enter(order: Order) -> Self {
+        let held = ORDERS.get();
+        // The lowest bit is that of `Outer`.
+        assert!(
+            held >> order as u8 == 0,
+            "a lock of order {order:?} is taken under one that is not of an earlier order"
+        );
+        ORDERS.set(held | 1 << order as u8);
+        Self(order)
+    }
+
+    #[cfg(not(debug_assertions))]
+    #[inline]
+    fn enter(_: Order) -> Self {
+        Self()
+    }
+}
+
+#[cfg(debug_assertions)]
+impl Drop for Nested {
+    fn drop(&mut self) {
+        ORDERS.set(ORDERS.get() & !(1 << self.0 as u8));
+    }
+}
+
+#[cfg(debug_assertions)]
+thread_local! {
+    /// The orders of the locks that the thread holds, a bit each: by invariant 4 it holds one lock of
+    /// each at most. Without a destructor.
+    static ORDERS: Cell<u8> = const { Cell::new(0) };
+}
 
 impl<T> std::ops::Deref for ProcessGuard<T> {
     type Target = T;
@@ -185,6 +265,8 @@ trait Forked: Sync {
     /// The lock that was listed before.
     unsafe fn next(&self) -> Option<&'static dyn Forked>;
     unsafe fn acquire(&'static self);
+    /// In a child, what the lock has to have done there.
+    unsafe fn change_in_child(&self);
     unsafe fn release(&self);
 }
 
@@ -202,6 +284,14 @@ impl<T: Send> Forked for ProcessLock<T> {
         let guard = lock_uncounted(&self.mutex);
         // SAFETY: as above.
         unsafe { *self.held.get() = Some(guard) };
+    }
+
+    unsafe fn change_in_child(&self) {
+        // SAFETY: as above.
+        let held = unsafe { &mut *self.held.get() };
+        if let (Some(change), Some(value)) = (self.in_child, held) {
+            change(value);
+        }
     }
 
     unsafe fn release(&self) {
@@ -227,6 +317,8 @@ thread_local! {
     /// How often the thread has called `before_fork` and not yet `after_fork`: the handlers may be
     /// installed twice.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
+    /// Whether the first of these calls took the locks.
+    static TOOK: Cell<bool> = const { Cell::new(false) };
 }
 
 fn install() {
@@ -235,16 +327,16 @@ fn install() {
     // a lock of its own, which a fork could find taken.
     // Acquire and Release: partners of each other: whoever sees the flag comes after the call.
     if !INSTALLED.load(Ordering::Acquire) {
-        platform::install(before_fork, after_fork);
+        platform::install(before_fork, after_fork, after_fork_in_child);
         INSTALLED.store(true, Ordering::Release);
     }
 }
 
-/// Takes every listed lock, in order. Neither allocates nor frees.
+/// Takes every listed lock, in order, unless the thread holds one already. Neither allocates nor frees.
 extern "C" fn before_fork() {
     let depth = DEPTH.get();
     DEPTH.set(depth + 1);
-    if depth > 0 {
+    if depth > 0 || held() > 0 {
         return;
     }
     let list = lock_uncounted(&LIST);
@@ -258,23 +350,41 @@ extern "C" fn before_fork() {
     }
     // SAFETY: `LIST` is locked by this thread.
     unsafe { *FORKING.0.get() = Some(list) };
+    TOOK.set(true);
 }
 
-/// Releases what `before_fork` took: in the parent, and in the child.
+/// Releases what `before_fork` took, in the parent.
 extern "C" fn after_fork() {
-    let depth = DEPTH.get() - 1;
+    release(false);
+}
+
+/// Releases what `before_fork` took, in the child.
+extern "C" fn after_fork_in_child() {
+    release(true);
+}
+
+fn release(in_child: bool) {
+    // None if the handlers were installed by another thread after this fork had begun.
+    let Some(depth) = DEPTH.get().checked_sub(1) else {
+        return;
+    };
     DEPTH.set(depth);
-    if depth > 0 {
+    if depth > 0 || !TOOK.replace(false) {
         return;
     }
     // SAFETY: `LIST` is locked since `before_fork`, by this thread or by the one that it is a copy of.
     let list = unsafe { (*FORKING.0.get()).take() };
-    if let Some(list) = list {
+    let Some(list) = list else { return };
+    if in_child {
         for_each(*list, |lock| {
             // SAFETY: as above.
-            unsafe { lock.release() };
+            unsafe { lock.change_in_child() };
         });
     }
+    for_each(*list, |lock| {
+        // SAFETY: as above.
+        unsafe { lock.release() };
+    });
 }
 
 /// Calls `visit` for each listed lock; `LIST` is locked.
@@ -288,28 +398,4 @@ fn for_each(newest: List, visit: impl Fn(&'static dyn Forked)) {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::sync::plain::locks_held;
-
-    #[test]
-    fn a_lock_is_counted_while_it_is_held_and_listed_once() {
-        static A: ProcessLock<u8> = ProcessLock::new(Order::Inner, 1);
-
-        let guard = A.lock();
-        assert_eq!((*guard, locks_held()), (1, 1));
-        drop(guard);
-        drop(A.lock());
-
-        let list = lock(&LIST);
-        let address = std::ptr::from_ref(&A).addr();
-        let count = Cell::new(0);
-        for_each(*list, |lock| {
-            if std::ptr::from_ref(lock).addr() == address {
-                count.set(count.get() + 1);
-            }
-        });
-        drop(list);
-        assert_eq!((count.get(), locks_held()), (1, 0));
-    }
-}
+mod tests;

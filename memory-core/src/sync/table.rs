@@ -4,7 +4,7 @@
 //! grow by a [`Room`] that is made while the lock is free.
 
 /// Entries by a key, of which several may be equal.
-pub(crate) struct Table<T> {
+pub struct Table<T> {
     /// A power of two of them, or none.
     buckets: Vec<Link<T>>,
     len: usize,
@@ -13,14 +13,17 @@ pub(crate) struct Table<T> {
 type Link<T> = Option<Box<Entry<T>>>;
 
 /// One entry, linked into a table or not.
-pub(crate) struct Entry<T> {
-    pub(crate) key: usize,
-    pub(crate) value: T,
+pub struct Entry<T> {
+    /// What it is found by.
+    pub key: usize,
+    /// What it holds.
+    pub value: T,
     next: Link<T>,
 }
 
 impl<T> Entry<T> {
-    pub(crate) fn new(key: usize, value: T) -> Box<Self> {
+    /// An entry that is in no table.
+    pub fn new(key: usize, value: T) -> Box<Self> {
         Box::new(Self {
             key,
             value,
@@ -29,8 +32,15 @@ impl<T> Entry<T> {
     }
 }
 
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T> Table<T> {
-    pub(crate) const fn new() -> Self {
+    /// An empty table, which has no room yet.
+    pub const fn new() -> Self {
         Self {
             buckets: Vec::new(),
             len: 0,
@@ -38,7 +48,7 @@ impl<T> Table<T> {
     }
 
     /// An empty table with room for the first entries.
-    pub(crate) fn with_room() -> Self {
+    pub fn with_room() -> Self {
         let mut room = Room::default();
         let mut table = Self::new();
         while !room.is_in(&mut table) {
@@ -48,18 +58,24 @@ impl<T> Table<T> {
     }
 
     /// How many entries there are.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.len
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry<T>> {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// All entries, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry<T>> {
         self.buckets.iter().flat_map(|first| {
             std::iter::successors(first.as_deref(), |entry| entry.next.as_deref())
         })
     }
 
     /// The value of an entry with this key.
-    pub(crate) fn get(&self, key: usize) -> Option<&T> {
+    pub fn get(&self, key: usize) -> Option<&T> {
         let mut at = self.buckets.get(self.index(key)?)?.as_deref();
         while let Some(entry) = at {
             if entry.key == key {
@@ -71,7 +87,7 @@ impl<T> Table<T> {
     }
 
     /// The value of an entry with this key for which `is` holds.
-    pub(crate) fn find_mut(&mut self, key: usize, is: impl Fn(&T) -> bool) -> Option<&mut T> {
+    pub fn find_mut(&mut self, key: usize, is: impl Fn(&T) -> bool) -> Option<&mut T> {
         let index = self.index(key)?;
         let mut at = self.buckets[index].as_deref_mut();
         while let Some(entry) = at {
@@ -84,12 +100,12 @@ impl<T> Table<T> {
     }
 
     /// As `find_mut`, whatever the value.
-    pub(crate) fn get_mut(&mut self, key: usize) -> Option<&mut T> {
+    pub fn get_mut(&mut self, key: usize) -> Option<&mut T> {
         self.find_mut(key, |_| true)
     }
 
     /// Adds an entry. There are buckets: [`Room::is_in`] said so.
-    pub(crate) fn insert(&mut self, mut entry: Box<Entry<T>>) {
+    pub fn insert(&mut self, mut entry: Box<Entry<T>>) {
         let Some(index) = self.index(entry.key) else {
             debug_assert!(false, "inserted without room");
             return;
@@ -101,7 +117,7 @@ impl<T> Table<T> {
 
     /// Takes an entry with this key out, to be dropped when the lock is free.
     #[must_use = "an entry is dropped when the lock is free"]
-    pub(crate) fn remove(&mut self, key: usize) -> Option<Box<Entry<T>>> {
+    pub fn remove(&mut self, key: usize) -> Option<Box<Entry<T>>> {
         let index = self.index(key)?;
         let gone = unlink(&mut self.buckets[index], |entry| entry.key == key)?;
         self.len -= 1;
@@ -109,7 +125,7 @@ impl<T> Table<T> {
     }
 
     /// Takes all entries out for which `goes` holds, as one list, to be dropped when the lock is free.
-    pub(crate) fn remove_all(&mut self, goes: impl Fn(&mut T) -> bool) -> Removed<T> {
+    pub fn remove_all(&mut self, goes: impl Fn(&mut T) -> bool) -> Removed<T> {
         let mut removed = Removed(None);
         for first in &mut self.buckets {
             while let Some(mut entry) = unlink(first, |entry| goes(&mut entry.value)) {
@@ -140,7 +156,7 @@ fn unlink<T>(first: &mut Link<T>, is: impl Fn(&mut Entry<T>) -> bool) -> Link<T>
 
 /// Entries that were taken out together.
 #[must_use = "entries are dropped when the lock is free"]
-pub(crate) struct Removed<T>(Link<T>);
+pub struct Removed<T>(Link<T>);
 
 impl<T> Drop for Removed<T> {
     fn drop(&mut self) {
@@ -161,7 +177,7 @@ impl<T> Drop for Removed<T> {
 ///     if room.is_in(&mut guard) { guard.insert(entry); break; }
 /// }
 /// ```
-pub(crate) struct Room<T> {
+pub struct Room<T> {
     fresh: Vec<Link<T>>,
     wanted: usize,
 }
@@ -177,7 +193,7 @@ impl<T> Default for Room<T> {
 
 impl<T> Room<T> {
     /// Makes the buckets that the last [`is_in`](Self::is_in) found missing.
-    pub(crate) fn prepare(&mut self) {
+    pub fn prepare(&mut self) {
         if self.fresh.len() < self.wanted {
             self.fresh.clear();
             self.fresh.resize_with(self.wanted, || None);
@@ -186,7 +202,7 @@ impl<T> Room<T> {
 
     /// Whether `table` has room for one more entry, perhaps by what was prepared. If not, the caller
     /// unlocks, prepares, and asks again.
-    pub(crate) fn is_in(&mut self, table: &mut Table<T>) -> bool {
+    pub fn is_in(&mut self, table: &mut Table<T>) -> bool {
         if table.len < table.buckets.len() {
             return true;
         }

@@ -22,7 +22,7 @@
     allow(dead_code, reason = "only models use it then")
 )]
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
 /// How many numbers there are: so many threads have one at once. A power of two.
 pub(crate) const NUMBERS: usize = WORDS * WORD_BITS;
@@ -39,6 +39,8 @@ const FULL: u64 = u64::MAX >> (64 - WORD_BITS);
 pub(crate) struct NumberSet {
     /// A bit for each number.
     words: [AtomicU64; WORDS],
+    /// How many numbers were ever given back.
+    given_back: AtomicUsize,
 }
 
 impl NumberSet {
@@ -46,6 +48,7 @@ impl NumberSet {
     pub(crate) const fn new() -> Self {
         Self {
             words: [const { AtomicU64::new(0) }; WORDS],
+            given_back: AtomicUsize::new(0),
         }
     }
 
@@ -54,6 +57,7 @@ impl NumberSet {
     pub(crate) fn new() -> Self {
         Self {
             words: std::array::from_fn(|_| AtomicU64::new(0)),
+            given_back: AtomicUsize::new(0),
         }
     }
 
@@ -63,6 +67,23 @@ impl NumberSet {
     /// load for each 64 numbers below the one that is free.
     pub(crate) fn claim(&self) -> Option<usize> {
         (0..WORDS).find_map(|word| self.claim_in(word))
+    }
+
+    /// Removes a number that the calling thread claimed, and has [`given_back`](Self::given_back) change.
+    pub(crate) fn give_back(&self, number: usize) {
+        self.remove(number);
+        // Release: its partner is the Acquire in `given_back`: whoever reads the new value finds the number
+        // removed.
+        self.given_back.fetch_add(1, Ordering::Release);
+    }
+
+    /// How many numbers were ever given back; it wraps.
+    ///
+    /// A thread that reads this, finds no number to claim *afterwards*, and later reads the same value again
+    /// need not try again: no number was given back that its claim did not consider.
+    pub(crate) fn given_back(&self) -> usize {
+        // Acquire: its partner is the Release in `give_back`.
+        self.given_back.load(Ordering::Acquire)
     }
 
     /// Sets the lowest bit of a word that is clear.

@@ -180,3 +180,39 @@ fn threads_without_a_number_are_spread_all_the_same() {
     // The low bits stay, so a thread that is ending keeps to its place among a few.
     assert_eq!(spread.recv().unwrap() % 16, mine % 16);
 }
+
+/// Says how the thread that is ending is spread, to a thread of this module that wants to know.
+static SPREAD: AtEnd = AtEnd(|told| {
+    if let Ok(Some(report)) = SPREAD_REPORT.try_with(Cell::take) {
+        report
+            .send((told, thread_number()))
+            .expect("a test that listens");
+    }
+});
+
+/// What a hook was told, and the result of `thread_number` in it.
+type Spread = (Option<usize>, usize);
+
+thread_local! {
+    static SPREAD_REPORT: Cell<Option<mpsc::Sender<Spread>>> = const { Cell::new(None) };
+}
+
+#[test]
+fn threads_that_end_without_ever_having_asked_are_spread() {
+    let (report, found) = mpsc::channel();
+    for _ in 0..8 {
+        let report = report.clone();
+        let thread = thread::spawn(move || {
+            SPREAD_REPORT.set(Some(report));
+            assert!(at_end(&SPREAD));
+        });
+        thread.join().unwrap();
+    }
+    drop(report);
+
+    let (told, mut spread): (Vec<_>, Vec<_>) = found.iter().unzip();
+    assert_eq!(told, [None; 8]);
+    spread.sort_unstable();
+    spread.dedup();
+    assert_eq!(spread.len(), 8, "each has its own place: {spread:?}");
+}

@@ -6,10 +6,10 @@
 
 use std::alloc::Layout;
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::events;
 use crate::manager::{AllocationManager, ManagerError, ManagerStats};
 
 /// Forwards to another manager, whose name it keeps, with a `tracing` event for each call.
@@ -134,7 +134,7 @@ fn quietly(event: impl FnOnce()) {
         return;
     }
     // The subscriber is on its own: no state of ours is in its hands.
-    let _ = catch_unwind(AssertUnwindSafe(event));
+    events::catch(event);
     SENDING.set(false);
 }
 

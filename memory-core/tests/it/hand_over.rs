@@ -82,7 +82,14 @@ fn a_refusal_prints_as_its_source_and_converts_with_a_question_mark() {
     let small = root.child("small").limit(0).build().unwrap();
 
     let text = core(ones(&root, 1), &small).unwrap_err().to_string();
-    assert_eq!(boxed(ones(&root, 1), &small).unwrap_err().to_string(), text);
+    let error = boxed(ones(&root, 1), &small).unwrap_err();
+    assert_eq!(error.to_string(), text);
+    assert!(error.is::<TransferError>());
+    assert_eq!(
+        root.allocated_memory(),
+        0,
+        "the error does not keep the buffer"
+    );
     let error = io(ones(&root, 1), &small).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
     let refused = ones(&root, 1).try_move_to(&small).unwrap_err();

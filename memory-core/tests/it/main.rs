@@ -20,6 +20,7 @@ mod limits;
 mod listeners;
 mod messages;
 mod metrics;
+mod moved;
 mod numbers;
 mod probes;
 mod release;

@@ -6,13 +6,13 @@
 
 use arrow_memory_core::{ArrowBufMut, BufferAllocator};
 
-use super::{ArrayBuilder, Validity, array_ref, check_lengths, empty, take, wrong};
+use super::{Appended, ArrayBuilder, Validity, array_ref, check_lengths, empty, take, wrong};
 use crate::error::MemoryError;
 
 use super::super::deps::arrow_array::types::{
     BinaryType, ByteArrayType, LargeBinaryType, LargeUtf8Type, Utf8Type,
 };
-use super::super::deps::arrow_array::{ArrayRef, GenericByteArray};
+use super::super::deps::arrow_array::{ArrayRef, GenericByteArray, OffsetSizeTrait};
 use super::super::deps::arrow_buffer::{ArrowNativeType, OffsetBuffer, ScalarBuffer, ToByteSlice};
 use super::super::deps::arrow_schema::DataType;
 
@@ -254,18 +254,25 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
         self.offsets
             .try_reserve(values.len().saturating_mul(Self::SIZE))?;
         self.values.try_reserve(total)?;
+        let nulls = valid.is_some_and(|valid| valid.contains(&false));
+        self.validity.reserve(rows, values.len(), nulls)?;
+        // The values are asked for their bytes once more, and may panic then, or have become longer.
+        let to = Appended::new(&mut self.values);
+        let offsets = Appended::new(&mut self.offsets);
+        for (index, value) in values.iter().enumerate() {
+            if is_valid(index) {
+                to.bytes.extend_from_slice(value.as_ref().as_ref())?;
+            }
+            let end = offset_at::<T::Offset>(to.bytes.len())?;
+            offsets.bytes.extend_from_slice(end.to_byte_slice())?;
+        }
+        // There is room, so this does not fail. It comes last, so that it has no row that is undone.
         match valid {
             Some(valid) => self.validity.append_slice(rows, valid)?,
             None => self.validity.append_n_valid(values.len())?,
         }
-        // Nothing fails from here on.
-        for (index, value) in values.iter().enumerate() {
-            if is_valid(index) {
-                self.values.extend_from_slice(value.as_ref().as_ref())?;
-            }
-            let end = self.end(0)?;
-            self.offsets.extend_from_slice(end.to_byte_slice())?;
-        }
+        to.keep();
+        offsets.keep();
         Ok(())
     }
 
@@ -301,14 +308,19 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
     /// The offset behind `more` bytes.
     #[inline]
     fn end(&self, more: usize) -> Result<T::Offset, MemoryError> {
-        match T::Offset::from_usize(self.values.len() + more) {
-            Some(end) => Ok(end),
-            None => wrong(format!(
-                "{} bytes are more than offsets of {} bytes can say",
-                self.values.len() + more,
-                Self::SIZE
-            )),
-        }
+        offset_at(self.values.len().saturating_add(more))
+    }
+}
+
+/// The offset behind `bytes` bytes.
+#[inline]
+fn offset_at<O: OffsetSizeTrait>(bytes: usize) -> Result<O, MemoryError> {
+    match O::from_usize(bytes) {
+        Some(end) => Ok(end),
+        None => wrong(format!(
+            "{bytes} bytes are more than offsets of {} bytes can say",
+            size_of::<O>()
+        )),
     }
 }
 

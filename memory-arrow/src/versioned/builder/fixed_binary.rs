@@ -2,7 +2,7 @@
 
 use arrow_memory_core::{ArrowBufMut, BufferAllocator};
 
-use super::{ArrayBuilder, Validity, array_ref, check_lengths, empty, take, wrong};
+use super::{Appended, ArrayBuilder, Validity, array_ref, check_lengths, empty, take, wrong};
 use crate::error::MemoryError;
 
 use super::super::deps::arrow_array::{ArrayRef, FixedSizeBinaryArray};
@@ -139,18 +139,23 @@ impl FixedSizeBinaryBuilder {
         if let Some(valid) = valid {
             check_lengths(values.len(), valid.len())?;
         }
-        if let Some(value) = values.iter().find(|value| value.as_ref().len() != width) {
-            return wrong(format!("{} bytes, not {width}", value.as_ref().len()));
-        }
-        self.values
+        // Each value is asked for its bytes once: it may say something else the next time.
+        let appended = Appended::new(&mut self.values);
+        appended
+            .bytes
             .try_reserve(values.len().saturating_mul(width))?;
+        for value in values {
+            let value = value.as_ref();
+            if value.len() != width {
+                return wrong(format!("{} bytes, not {width}", value.len()));
+            }
+            appended.bytes.extend_from_slice(value)?;
+        }
         match valid {
             Some(valid) => self.validity.append_slice(self.rows, valid)?,
             None => self.validity.append_n_valid(values.len())?,
         }
-        for value in values {
-            self.values.extend_from_slice(value.as_ref())?;
-        }
+        appended.keep();
         self.rows += values.len();
         Ok(())
     }

@@ -178,8 +178,9 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
         let field = self.field.clone().unwrap_or_else(|| item(&self.values));
         let values = self.values.finish_array()?;
         let nulls = self.validity.finish(rows);
-        self.end = 0;
         let offsets = take(&mut self.offsets, &self.allocator);
+        // Only once the offsets are gone: `take` runs code of the allocator's listener.
+        self.end = 0;
         let offsets = ScalarBuffer::<O>::new(offsets, 0, rows + 1);
         // SAFETY: by invariant 1 they start at zero and never go backwards. (That the last is at most
         // the number of values is checked below.)

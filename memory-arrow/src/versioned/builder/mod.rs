@@ -322,6 +322,30 @@ fn empty(allocator: &BufferAllocator) -> ArrowBufMut {
     }
 }
 
+/// Bytes that are cut off again unless what is appended is kept.
+struct Appended<'a> {
+    bytes: &'a mut ArrowBufMut,
+    /// The length to return to.
+    before: usize,
+}
+
+impl<'a> Appended<'a> {
+    fn new(bytes: &'a mut ArrowBufMut) -> Self {
+        let before = bytes.len();
+        Self { bytes, before }
+    }
+
+    fn keep(mut self) {
+        self.before = self.bytes.len();
+    }
+}
+
+impl Drop for Appended<'_> {
+    fn drop(&mut self) {
+        self.bytes.truncate(self.before);
+    }
+}
+
 /// The caller's fault, as an error.
 #[cold]
 fn wrong<T>(message: String) -> Result<T, MemoryError> {

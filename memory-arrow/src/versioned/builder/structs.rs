@@ -33,6 +33,9 @@ pub struct StructBuilder {
     builders: Vec<Box<dyn ArrayBuilder>>,
     rows: usize,
     validity: Validity,
+    /// The columns of the first fields, which a [`finish`](Self::finish) got before another field failed.
+    /// The next one goes on from there.
+    finished: Vec<ArrayRef>,
 }
 
 impl StructBuilder {
@@ -87,6 +90,7 @@ impl StructBuilder {
             builders,
             rows: 0,
             validity: Validity::new(allocator),
+            finished: Vec::new(),
         })
     }
 
@@ -114,10 +118,11 @@ impl StructBuilder {
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Value`] if not every field got one value; [`MemoryError::Alloc`] if it cannot
-    /// grow; the builder is as it was.
+    /// [`MemoryError::Value`] if not every field got one value, or if a [`finish`](Self::finish) that failed
+    /// is to be called again first; [`MemoryError::Alloc`] if it cannot grow; the builder is as it was.
     #[track_caller]
     pub fn append(&mut self) -> Result<(), MemoryError> {
+        self.check_unfinished()?;
         self.check_fields(self.rows + 1)?;
         self.validity.reserve(self.rows, 1, false)?;
         self.validity.append_valid()?;
@@ -143,6 +148,7 @@ impl StructBuilder {
     /// As [`append_null`](Self::append_null).
     #[track_caller]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
+        self.check_unfinished()?;
         let goal = self.rows.saturating_add(n);
         for (field, builder) in self.fields.iter().zip(&self.builders) {
             if builder.len() < self.rows || builder.len() > goal {
@@ -162,15 +168,20 @@ impl StructBuilder {
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Value`] if a field has another number of values; as the fields' `finish_array`;
-    /// and [`MemoryError::Arrow`] if a field that is not nullable has nulls.
+    /// * [`MemoryError::Value`] if a field has another number of values.
+    /// * Those of the fields' `finish_array`.
+    ///
+    /// All rows are still in the builder then. If a field's `finish_array` failed, the columns of the fields
+    /// before it are kept: nothing can be appended until this was called again, which goes on from there.
+    ///
+    /// * [`MemoryError::Arrow`] if a field that is not nullable has nulls. The rows are gone then.
     #[track_caller]
     pub fn finish(&mut self) -> Result<StructArray, MemoryError> {
         self.check_fields(self.rows)?;
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.builders.len());
-        for builder in &mut self.builders {
-            columns.push(builder.finish_array()?);
+        for builder in &mut self.builders[self.finished.len()..] {
+            self.finished.push(builder.finish_array()?);
         }
+        let columns = std::mem::take(&mut self.finished);
         let rows = std::mem::take(&mut self.rows);
         let nulls = self.validity.finish(rows);
         Ok(StructArray::try_new_with_length(
@@ -182,12 +193,20 @@ impl StructBuilder {
     }
 
     fn check_fields(&self, rows: usize) -> Result<(), MemoryError> {
-        for (field, builder) in self.fields.iter().zip(&self.builders) {
+        let unfinished = self.fields.iter().zip(&self.builders);
+        for (field, builder) in unfinished.skip(self.finished.len()) {
             if builder.len() != rows {
                 return uneven(field.name(), builder.len(), rows);
             }
         }
         Ok(())
+    }
+
+    fn check_unfinished(&self) -> Result<(), MemoryError> {
+        if self.finished.is_empty() {
+            return Ok(());
+        }
+        wrong("some columns are finished, and others failed: finish again first".into())
     }
 }
 

@@ -294,3 +294,58 @@ fn an_array_outlives_its_builder_and_keeps_its_charge() {
     drop(slice);
     root.close().unwrap();
 }
+
+/// A field whose first `finish_array` finds no memory.
+struct FailsOnce {
+    values: Int32Builder,
+    failed: bool,
+}
+
+impl ArrayBuilder for FailsOnce {
+    fn data_type(&self) -> DataType {
+        DataType::Int32
+    }
+
+    fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
+        self.values.append_nulls(n)
+    }
+
+    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
+        if !std::mem::replace(&mut self.failed, true) {
+            return wrong("no memory".into());
+        }
+        self.values.finish_array()
+    }
+}
+
+#[test]
+fn a_struct_whose_last_field_fails_loses_none_of_the_others() {
+    let root = RootAllocator::new(1 << 20);
+    let field = |name| Field::new(name, DataType::Int32, true);
+    let builders: Vec<Box<dyn ArrayBuilder>> = vec![
+        Box::new(Int32Builder::new(&root)),
+        Box::new(FailsOnce {
+            values: Int32Builder::new(&root),
+            failed: false,
+        }),
+    ];
+    let fields = vec![field("a"), field("b")].into();
+    let mut structs = StructBuilder::with_builders(&root, fields, builders).unwrap();
+    structs.field::<Int32Builder>(0).unwrap().append(7).unwrap();
+    let second = structs.field::<FailsOnce>(1).unwrap();
+    second.values.append(8).unwrap();
+    structs.append().unwrap();
+
+    assert!(structs.finish().is_err());
+    assert_eq!(structs.len(), 1);
+    assert!(structs.append_null().is_err() && structs.append().is_err());
+    let array = structs.finish().unwrap();
+    let values = |index: usize| array.column(index).as_primitive::<Int32Type>().value(0);
+    assert_eq!((array.len(), values(0), values(1)), (1, 7, 8));
+    structs.append_null().unwrap();
+    assert_eq!(structs.finish().unwrap().len(), 1);
+}

@@ -159,3 +159,82 @@ fn large_lists_and_dictionaries_have_the_values_that_arrow_has() {
     }
     assert_eq!(builder.finish(), arrow.finish());
 }
+
+/// A safe `AsRef` may answer something else the next time, or panic.
+struct Liar {
+    asked: std::cell::Cell<usize>,
+    then: Option<&'static str>,
+}
+
+impl Liar {
+    fn new(then: Option<&'static str>) -> Self {
+        let asked = std::cell::Cell::new(0);
+        Self { asked, then }
+    }
+}
+
+impl AsRef<str> for Liar {
+    fn as_ref(&self) -> &str {
+        self.asked.set(self.asked.get() + 1);
+        if self.asked.get() == 1 {
+            return "short";
+        }
+        self.then.expect("a value that panics the second time")
+    }
+}
+
+#[test]
+fn values_that_change_between_two_looks_leave_no_row_by_halves() {
+    let long: &'static str = Box::leak("longer than a page ".repeat(1000).into_boxed_str());
+    let root = RootAllocator::new(1 << 10);
+    let mut builder = StringBuilder::new(&root);
+    builder.append("first").unwrap();
+    builder.append_null().unwrap();
+
+    // There is no room for what it says the second time.
+    let values = [Liar::new(Some("short")), Liar::new(Some(long))];
+    let error = builder.append_values(&values, Some(&[true, true]));
+    assert!(error.unwrap_err().is_out_of_memory());
+    let values = [Liar::new(Some("short")), Liar::new(None)];
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        builder.append_slice(&values).is_ok()
+    }));
+    panicked.unwrap_err();
+    assert_eq!(builder.len(), 2);
+    builder.append_slice(&[Liar::new(Some("other"))]).unwrap();
+
+    let array = builder.finish();
+    let rows: Vec<_> = array.iter().collect();
+    assert_eq!(rows, [Some("first"), None, Some("other")]);
+    // What validity there is has as many rows as there are offsets.
+    array.into_data().validate_full().unwrap();
+}
+
+/// A rounding policy may make blocks larger than an offset can reach.
+#[test]
+fn a_view_never_leads_beyond_what_an_offset_can_say() {
+    use arrow_memory_core::SegmentRoundingPolicy;
+
+    // So many times the bound that tests have.
+    const BLOCK: usize = 16 << 20;
+    let root = RootAllocator::builder()
+        .rounding_policy(SegmentRoundingPolicy::new(BLOCK).unwrap())
+        .build()
+        .unwrap();
+    let text = "a long value ".repeat(80_000);
+    let mut builder = StringViewBuilder::new(&root);
+    for _ in 0..10 {
+        builder.append(&text).unwrap();
+    }
+    let array = builder.finish();
+
+    assert!(array.data_buffers().len() > 1);
+    let bound = 4 << 20;
+    assert!(
+        array
+            .data_buffers()
+            .iter()
+            .all(|block| block.len() <= bound)
+    );
+    assert!(array.iter().all(|value| value == Some(text.as_str())));
+}

@@ -194,7 +194,7 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
         if bytes.len() > MOST_BYTES {
             return wrong(format!("a value of {} bytes", bytes.len()));
         }
-        if self.block.capacity() - self.block.len() < bytes.len() {
+        if room_in(self.block.len(), self.block.capacity()) < bytes.len() {
             let size = self.block_size.max(bytes.len());
             // Less, if the next size does not fit.
             let next = match self.allocator.buffer(size) {
@@ -237,6 +237,13 @@ impl<T: ByteViewType> ArrayBuilder for GenericViewBuilder<T> {
     }
 }
 
+/// How many bytes fit behind `len` in a block of `capacity` bytes. The rounding policy may have made
+/// the block larger than the offsets of views can reach.
+#[inline]
+fn room_in(len: usize, capacity: usize) -> usize {
+    capacity.min(MOST_OFFSET).saturating_sub(len)
+}
+
 /// The view of at most [`INLINE`] bytes: their number, then they.
 fn inline(bytes: &[u8]) -> u128 {
     let mut view = [0; VIEW];
@@ -255,3 +262,10 @@ const LAST_BLOCK: usize = 2 << 20;
 
 /// Lengths and offsets are signed 32-bit numbers.
 const MOST_BYTES: usize = i32::MAX as usize - LAST_BLOCK;
+
+/// Where a block ends for the values in it, however large it is. Tests have a bound that they can reach.
+const MOST_OFFSET: usize = if cfg!(test) {
+    4 << 20
+} else {
+    i32::MAX as usize
+};

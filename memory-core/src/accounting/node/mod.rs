@@ -32,9 +32,9 @@ pub(crate) use self::locked::Locked;
 pub(super) use self::retire::Departures;
 use self::state::Departure;
 pub(super) use self::state::State;
-use self::stripes::{COLLISIONS, Stripes};
 #[cfg(all(test, loom))]
-pub(super) use self::stripes::{STRIPE, Stripes as ModelStripes};
+pub(super) use self::stripes::Stripes as ModelStripes;
+use self::stripes::{COLLISIONS, Stripes};
 pub(crate) use self::tree::{Tree, TreeConfig};
 pub(crate) use self::watch::hooks;
 use self::watch::{Watch, watched};

@@ -72,6 +72,9 @@ impl Tree {
     /// Takes the mutex. The caller has a handle, a pin or bytes, and may give it up under it.
     #[inline]
     pub(crate) fn lock(&self) -> Locked<'_> {
+        // Stripes ask for the thread's number under the mutex. The first time a thread asks, it registers a
+        // destructor, for which the C library may allocate: that is done here, while no lock is held.
+        let _ = crate::thread::thread_number();
         Locked::new(self, self.mutex.lock())
     }
 }

@@ -5,8 +5,9 @@ use std::fmt;
 use super::{ForeignAllocation, ForeignError};
 use crate::allocator::BufferAllocator;
 use crate::buffer::ArrowBuf;
-use crate::buffer::allocate::{Charge, ask, closed, overflow, rounded};
+use crate::buffer::allocate::{Charge, ask, closed, overflow, rounded, tell_allocation};
 use crate::error::AllocError;
+use crate::ledger::tell_release;
 use crate::outcome::Purpose;
 use crate::raw::slot::MOST_SPECIAL;
 use crate::reservation::AllocationReservation;
@@ -50,6 +51,10 @@ impl ForeignRoom<'_> {
     ///
     /// As there; the room is as it was. With enough room only a listener refuses: the allocator was
     /// open when the room was made.
+    ///
+    /// # Panics
+    ///
+    /// As the listener does. The allocation is released then, and its bytes are the room's again.
     #[inline]
     #[track_caller]
     pub fn wrap(&mut self, allocation: ForeignAllocation) -> Result<ArrowBuf, ForeignError> {
@@ -63,8 +68,68 @@ impl ForeignRoom<'_> {
             return Err(ForeignError { allocation, source });
         }
         // These bytes are the buffer's now.
-        self.charge.keep_some(allocation.charge);
-        Ok(self.allocator.wrap_charged(allocation))
+        let size = allocation.charge;
+        self.charge.keep_some(size);
+        let buffer = self.allocator.wrap_charged(allocation);
+        if self.allocator.node().hearing().is_some() {
+            return Ok(self.tell(buffer, size));
+        }
+        Ok(buffer)
+    }
+
+    /// Tells the listener of a buffer. If it panics, the buffer's bytes are the room's again.
+    #[cold]
+    fn tell(&mut self, buffer: ArrowBuf, size: usize) -> ArrowBuf {
+        struct Untold<'r, 'a> {
+            room: &'r mut ForeignRoom<'a>,
+            buffer: Option<ArrowBuf>,
+        }
+        impl Drop for Untold<'_, '_> {
+            fn drop(&mut self) {
+                if let Some(buffer) = self.buffer.take() {
+                    self.room.take_back(buffer);
+                }
+            }
+        }
+        let allocator = self.allocator;
+        let mut untold = Untold {
+            room: self,
+            buffer: Some(buffer),
+        };
+        tell_allocation(allocator.node(), size);
+        untold.buffer.take().unwrap_or_else(|| allocator.empty())
+    }
+
+    /// Undoes [`wrap`](Self::wrap): drops the buffer, which releases its memory, and has its bytes in
+    /// the room again. They are charged throughout, so nobody else can take them in between. A
+    /// listener is told of the release.
+    ///
+    /// Returns whether the bytes came back. If other buffers are on the same memory, or it is charged
+    /// to another allocator, this only drops the buffer.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # use arrow_memory_core::{ForeignAllocation, RootAllocator};
+    /// let root = RootAllocator::new(100);
+    /// let mut reservation = root.new_reservation();
+    /// reservation.add(90)?;
+    /// let mut room = reservation.room_for_foreign(60)?;
+    /// let buffer = room.wrap(ForeignAllocation::from_owner(vec![7; 60])).unwrap();
+    /// assert!(room.take_back(buffer)); // it is not needed after all
+    /// drop(room);
+    /// assert_eq!((reservation.size(), root.allocated_memory()), (90, 90));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    pub fn take_back(&mut self, buffer: ArrowBuf) -> bool {
+        if !buffer.belongs_to(self.allocator) {
+            return false;
+        }
+        let size = buffer.into_ledger().free_uncharged();
+        self.charge.take_over(size);
+        if size > 0 {
+            tell_release(self.allocator.node(), size);
+        }
+        size > 0
     }
 
     /// Makes room for an allocation, with the listener's consent.
@@ -127,7 +192,8 @@ impl Drop for ForeignRoom<'_> {
     #[inline]
     fn drop(&mut self) {
         if let Some(loan) = &self.loan {
-            let used = loan.total - self.charge.bytes();
+            // More is left than there was if buffers were taken back that were not made here.
+            let used = loan.total.saturating_sub(self.charge.bytes());
             let unused = loan.bytes.saturating_sub(used);
             // They stay charged: to the reservation. The charge gives the rest back.
             self.charge.keep_some(unused);

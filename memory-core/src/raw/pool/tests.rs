@@ -28,8 +28,8 @@ fn no_chunk_is_freed_while_somebody_walks_and_the_walk_frees_them_at_its_end() {
             assert_eq!(locks_held(), 0);
             if face.node_address() == node {
                 // All that this walk has yet to see goes under its feet.
-                held.clear();
                 before = FREED.get();
+                held.clear();
                 seen += 1;
             }
             assert_eq!(FREED.get(), before, "freed while somebody walks");

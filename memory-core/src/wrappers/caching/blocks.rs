@@ -9,7 +9,9 @@
 //! 1. A block lies in at most one place, and who swaps it out has it alone.
 //! 2. Places from a class's `top` on are empty. Places below it may be: then somebody emptied them.
 //! 3. `emptied` is everybody's. All else but places is written by the owner alone.
-//! 4. `kept` counts a block before it is put and until it is taken, `emptied` after it was swapped
+//! 4. What was asked for is nothing (every bin is 0) for a new owner. A bin is raised from 0 only by an owner
+//!    that has its blocks emptied when it ends, and a block is put only where the bin is not 0.
+//! 5. `kept` counts a block before it is put and until it is taken, `emptied` after it was swapped
 //!    out: their difference is never less than what is there.
 
 use std::ptr::{self, NonNull};
@@ -58,8 +60,11 @@ impl ThreadBlocks {
     // has acquired the number from the last one.
 
     /// The latest block of a class. For the owner.
+    ///
+    /// An owner that asks for a class for the first time may keep blocks of it from now on. So it is asked
+    /// `first` whether it may: if not, nothing changes.
     #[inline]
-    pub(super) fn take(&self, class: Class) -> Option<NonNull<u8>> {
+    pub(super) fn take(&self, class: Class, first: impl FnOnce() -> bool) -> Option<NonNull<u8>> {
         let bin = &self.bins[class.index()];
         let now = bin.load(Ordering::Relaxed);
         match top(now) {
@@ -69,6 +74,9 @@ impl ThreadBlocks {
                     .or_else(|| self.take_lower(class))
             }
             _ => {
+                if now == 0 && !first() {
+                    return None;
+                }
                 bin.store(1 | WANTED, Ordering::Relaxed);
                 None
             }
@@ -78,7 +86,8 @@ impl ThreadBlocks {
     /// As `take`, after somebody has emptied a place that was thought to hold a block.
     #[cold]
     fn take_lower(&self, class: Class) -> Option<NonNull<u8>> {
-        self.take(class)
+        // It was asked for before: there were blocks.
+        self.take(class, || true)
     }
 
     /// Keeps a block, if its class was asked for and there are fewer than `most` of it. For the
@@ -248,7 +257,7 @@ mod tests {
                 let class = Class::at([0, 1, 7, 31, 62, 63][draws() % 6]);
                 match draws() % 100 {
                     0..40 => {
-                        let taken = blocks.take(class).map(|block| block.addr().get());
+                        let taken = blocks.take(class, || true).map(|block| block.addr().get());
                         assert_eq!(taken, pop(model.entry(class.index()).or_default()));
                     }
                     40..90 => {

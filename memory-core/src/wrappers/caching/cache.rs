@@ -140,7 +140,7 @@ impl BlockCache {
     pub fn take(&self, size: usize) -> Option<NonNull<u8>> {
         let class = self.class(size)?;
         match self.shared.mine() {
-            Some(blocks) => blocks.take(class),
+            Some(blocks) => blocks.take(class, told_of_end),
             None => self.shared.ask_first(class),
         }
     }
@@ -201,14 +201,15 @@ struct Shared {
     id: u64,
     limits: CacheLimits,
     release: Box<Release>,
-    /// By the thread's number; made when a thread first asks.
+    /// By the thread's number; made when the first holder of the number asks, and left to the next ones.
     threads: [OnceLock<Box<ThreadBlocks>>; NUMBERS],
 }
 
 type Release = dyn Fn(NonNull<u8>, usize) + Send + Sync;
 
 impl Shared {
-    /// The blocks of this thread, which is their owner, if it has asked before.
+    /// The blocks of this thread, which is their owner, if it or an earlier holder of its number has asked
+    /// before.
     #[inline]
     fn mine(&self) -> Option<&ThreadBlocks> {
         let blocks = self.threads.get(thread::index())?.get()?;
@@ -219,9 +220,6 @@ impl Shared {
     #[cold]
     fn ask_first(&self, class: Class) -> Option<NonNull<u8>> {
         let place = &self.threads[thread::number()?];
-        if !thread::at_end(&EMPTY) {
-            return None;
-        }
         let blocks = match place.get() {
             Some(blocks) => blocks,
             None => {
@@ -230,10 +228,11 @@ impl Shared {
                 place.get()?
             }
         };
-        blocks.take(class)
+        blocks.take(class, told_of_end)
     }
 
-    /// The blocks of all threads that may keep some: those of threads that have ended are empty.
+    /// The blocks of all threads that may keep some. Those of threads that have ended are empty: a thread keeps
+    /// nothing before it has [`EMPTY`] called at its end, which empties them before the number is given back.
     fn of_living_threads(&self) -> impl Iterator<Item = &ThreadBlocks> {
         thread::taken().filter_map(|number| Some(&**self.threads[number].get()?))
     }
@@ -284,6 +283,13 @@ impl fmt::Debug for Shared {
     }
 }
 
+/// Whether this thread will have its blocks released when it ends. It is asked for before the first block
+/// of a class is kept, by each holder of a number anew.
+#[cold]
+fn told_of_end() -> bool {
+    thread::at_end(&EMPTY)
+}
+
 /// Has the caches of a thread that ends release what they keep for it.
 static EMPTY: AtEnd = AtEnd(|number| {
     let Some(number) = number else { return };
@@ -317,7 +323,7 @@ fn join(shared: &Arc<Shared>) {
             std::mem::swap(&mut larger, &mut *caches);
         }
         if length < caches.capacity() {
-            // They are in order but for two that are made at the same time.
+            // Two that are made at once may come in the other order; the list is sorted all the same.
             let place = caches.partition_point(|cache| cache.0 < shared.id);
             caches.insert(place, (shared.id, weak));
             break;

@@ -1,0 +1,159 @@
+//! Buffers that are resized after they moved to another allocator: their ledger is not the
+//! allocation's first one, in whose slot it says where the memory is.
+
+use std::array;
+
+use arrow_memory_core::{ArrowBuf, ArrowBufMut, BufferAllocator};
+
+use crate::support::{allocated, child, tracked};
+
+/// What buffers are filled with: as an address it leads nowhere.
+const BYTE: u8 = 0xff;
+
+/// So many that their keys in an index of ledgers begin with either bit.
+fn children(root: &BufferAllocator) -> [BufferAllocator; 12] {
+    array::from_fn(|number| child(root, &number.to_string()))
+}
+
+/// A buffer of 192 bytes that `root` made and that was resized both ways when `owner` had it.
+fn resized_there(root: &BufferAllocator, owner: &BufferAllocator) -> ArrowBufMut {
+    let mut buffer = root.buffer(128).unwrap();
+    buffer.resize(100, BYTE).unwrap();
+    assert!(buffer.transfer_ownership(owner).unwrap());
+    buffer.resize(1000, BYTE).unwrap();
+    buffer.truncate(192);
+    buffer.shrink_to_fit().unwrap();
+    assert_eq!(owner.allocated_memory(), 192);
+    buffer
+}
+
+#[test]
+fn a_buffer_that_moved_and_was_resized_moves_on_with_all_its_bytes() {
+    let (manager, root) = tracked(1 << 20);
+    let children = children(&root);
+    for owner in &children {
+        for next in children.iter().filter(|&next| next != owner) {
+            let mut buffer = resized_there(&root, owner);
+
+            assert!(buffer.transfer_ownership(next).unwrap());
+
+            assert_eq!(allocated([owner, next]), [0, 192]);
+            assert_eq!(buffer.as_slice(), [BYTE; 192]);
+            buffer.resize(300, BYTE).unwrap();
+            assert!(buffer.transfer_ownership(&root).unwrap());
+            assert_eq!(buffer.as_slice(), [BYTE; 300]);
+            root.verify().unwrap();
+        }
+    }
+    drop(children);
+    manager.assert_clean();
+}
+
+/// One of the orders in which four things can go.
+fn order(mut number: usize) -> [usize; 4] {
+    let mut left = vec![0, 1, 2, 3];
+    array::from_fn(|_| {
+        let at = number % left.len();
+        number /= left.len();
+        left.remove(at)
+    })
+}
+
+#[test]
+fn a_buffer_that_moved_and_was_resized_is_retained_elsewhere_and_let_go_of_in_any_order() {
+    let (manager, root) = tracked(1 << 20);
+    let children = children(&root);
+    for (first, number) in (0..children.len()).flat_map(|first| (0..24).map(move |n| (first, n))) {
+        let nearby = |distance| &children[(first + distance) % children.len()];
+        let owner = resized_there(&root, nearby(0)).freeze();
+        let retained = [1, 2, 3].map(|distance| owner.retain_in(nearby(distance)).unwrap());
+        let mut buffers: Vec<_> = [owner].into_iter().chain(retained).map(Some).collect();
+        let [others @ .., last] = order(number);
+
+        for gone in others {
+            buffers[gone] = None;
+            assert_eq!(root.allocated_memory(), 192);
+            for buffer in buffers.iter().flatten() {
+                assert_eq!(buffer.as_slice(), [BYTE; 192]);
+            }
+        }
+
+        let buffer = buffers[last].take().expect("the last one is left");
+        let mut buffer = buffer.try_into_mut().unwrap();
+        buffer.resize(500, BYTE).unwrap();
+        assert!(buffer.transfer_ownership(nearby(4)).unwrap());
+        assert_eq!(buffer.as_slice(), [BYTE; 500]);
+        root.verify().unwrap();
+    }
+    drop(children);
+    manager.assert_clean();
+}
+
+/// The same numbers in each run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (self.0 >> 33) as usize % bound
+    }
+}
+
+/// Makes the buffer writable, if it is the only one, and resizes it.
+fn resize(buffer: ArrowBuf, bytes: &mut Vec<u8>, len: usize) -> ArrowBuf {
+    match buffer.try_into_mut() {
+        Ok(mut buffer) => {
+            buffer.resize(len, BYTE).unwrap();
+            buffer.shrink_to_fit().unwrap();
+            bytes.resize(len, BYTE);
+            buffer.freeze()
+        }
+        Err(shared) => shared,
+    }
+}
+
+#[test]
+fn buffers_keep_their_bytes_however_they_are_resized_moved_and_retained() {
+    let (manager, root) = tracked(1 << 20);
+    let children = children(&root);
+    let mut random = Random(7);
+    let mut buffers: Vec<(ArrowBuf, Vec<u8>)> = Vec::new();
+
+    for step in 0..20_000 {
+        let target = &children[random.below(children.len())];
+        let len = 1 + random.below(400);
+        if buffers.is_empty() || buffers.len() < 12 && random.below(6) == 0 {
+            let bytes = vec![BYTE - random.below(16) as u8; len];
+            buffers.push((target.buffer_from_slice(&bytes).unwrap(), bytes));
+            continue;
+        }
+        let at = random.below(buffers.len());
+        let (buffer, mut bytes) = buffers.swap_remove(at);
+        assert_eq!(buffer.as_slice(), bytes, "step {step}");
+        let buffer = match random.below(6) {
+            0 => continue,
+            1 => {
+                let retained = buffer.retain_in(target).unwrap();
+                buffers.push((retained, bytes.clone()));
+                buffer
+            }
+            2 | 3 => buffer.transfer_ownership(target).unwrap().buffer,
+            _ => resize(buffer, &mut bytes, len),
+        };
+        assert_eq!(buffer.as_slice(), bytes, "step {step}");
+        buffers.push((buffer, bytes));
+        if step % 64 == 0 {
+            root.verify().unwrap();
+        }
+    }
+
+    for (buffer, bytes) in buffers {
+        assert_eq!(buffer.as_slice(), bytes);
+    }
+    assert_eq!(root.allocated_memory(), 0);
+    drop(children);
+    manager.assert_clean();
+}
