@@ -2,6 +2,10 @@
 //!
 //! Each memory has a datum, which its holders read and its release writes: so loom sees not only counts
 //! that are wrong, but also a release that is not ordered after a reader.
+#![expect(
+    unsafe_code,
+    reason = "loom's cell is not Sync; that it is used in order is what is checked"
+)]
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
@@ -15,13 +19,16 @@ use super::*;
 struct Memory {
     count: AtomicUsize,
     recycled: AtomicBool,
-    /// The bytes. Only looked at, so that no `unsafe` is needed.
+    /// The bytes. Only looked at.
     bytes: UnsafeCell<()>,
     /// Where its entry is, if it removes it by that; written after the insertion.
     place: AtomicUsize,
     /// Adoptions that are charged now.
     charged: Arc<AtomicUsize>,
 }
+
+// SAFETY: all but `bytes` is Sync, and loom reports each access to `bytes` that is not ordered.
+unsafe impl Sync for Memory {}
 
 type Model = Registry<Arc<Memory>>;
 
