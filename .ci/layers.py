@@ -11,8 +11,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # memory-core's modules from bottom to top; a module may import from its own rank and below.
 RANK = {
-    "sync": 0, "size": 0, "text": 0, "outcome": 0, "report": 0, "error": 0,
-    "environment": 1, "thread": 1, "manager": 1, "tally": 1, "backend": 1, "guard": 1, "wrappers": 1, "rounding": 1, "listener": 1,
+    "sync": 0, "size": 0, "text": 0, "thread": 0, "environment": 0, "outcome": 0, "report": 0, "error": 0,
+    "rounding": 1, "listener": 1,
     "debug": 2, "accounting": 2, "events": 2, "probes": 2, "sampling": 2,
     "allocator": 3,
     "raw": 4, "ledger": 4,
@@ -22,12 +22,7 @@ RANK = {
 
 # An import that points up, with the reason why it may.
 UPWARD = {
-    ("error", "manager"): "errors carry the manager's own error as their source",
     ("error", "listener"): "a veto is plain data",
-    ("environment", "events"): "what is wrong with a variable is told where it is read",
-    ("wrappers", "events"): "a subscriber's panic is caught as events do it",
-    ("guard", "events"): "overwritten guard bytes are told where they are found",
-    ("backend", "events"): "events are told where they happen; they hold plain data",
     ("sampling", "allocator"): "one call answers who holds memory now, by allocator",
     ("report", "debug"): "a report lists histories and stacks, which are plain data",
     ("allocator", "raw"): "a failed close walks over the slots in use to say what is outstanding",

@@ -10,75 +10,13 @@
 //! A subscriber may panic. Where an event belongs to a call, that panic goes to the caller; where it
 //! may be emitted by a `Drop`, it is caught and ignored ([`once_in_drop`]).
 
-use std::any::Any;
-use std::cell::Cell;
 use std::fmt::Display;
-use std::io::Write;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{AllocError, OneLine};
 use crate::outcome::AllocatorInfo;
 use crate::report::CloseError;
 
-/// Runs `emit` unless this thread is emitting an event already.
-pub(crate) fn once(emit: impl FnOnce()) {
-    thread_local!(static EMITTING: Cell<bool> = const { Cell::new(false) });
-    /// Ends the exclusion, also when a subscriber panics.
-    struct Emitting;
-    impl Drop for Emitting {
-        fn drop(&mut self) {
-            EMITTING.set(false);
-        }
-    }
-    if !EMITTING.replace(true) {
-        let _emitting = Emitting;
-        emit();
-    }
-}
-
-/// As [`once`], for an event that a `Drop` may emit: a subscriber's panic is caught and ignored, since
-/// another event about it would meet the same subscriber.
-#[cold]
-fn once_in_drop(emit: impl FnOnce()) {
-    catch(|| once(emit));
-}
-
-/// Runs what users wrote in a `Drop`: whether it panicked.
-pub(crate) fn catch(run: impl FnOnce()) -> bool {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(()) => false,
-        Err(panic) => {
-            drop_payload(panic);
-            true
-        }
-    }
-}
-
-/// Drops what a panic carried, which may panic, too. What that leaves behind is not dropped.
-#[cold]
-pub(crate) fn drop_payload(panic: Box<dyn Any + Send>) {
-    catch_unwind(AssertUnwindSafe(|| drop(panic))).unwrap_or_else(std::mem::forget);
-}
-
-/// Emits a warning, and writes a line to standard error where that is not heard: without a subscriber,
-/// from inside another event, or if the subscriber panics. Does not unwind.
-pub(crate) fn tell(emit: impl FnOnce(), line: impl FnOnce() -> String) {
-    let mut heard = false;
-    catch(|| {
-        once(|| {
-            emit();
-            heard = tracing::dispatcher::has_been_set();
-        });
-    });
-    if !heard {
-        say(&line());
-    }
-}
-
-/// Writes a line to standard error, which may be closed.
-pub(crate) fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
+pub(crate) use arrow_memory_manager::__private::events::{catch, drop_payload, once, once_in_drop};
 
 /// Whether debug mode is asked for by a subscriber that wants everything of this crate.
 pub(crate) fn traced() -> bool {
@@ -208,11 +146,6 @@ pub(crate) fn leaked(allocator: &AllocatorInfo, finding: &dyn Display) {
     once_in_drop(|| tracing::error!(%allocator, %finding, "leak in a failing test"));
 }
 
-/// An environment variable has a value that means nothing.
-pub(crate) fn variable_ignored(line: &str) {
-    tell(|| tracing::warn!("{line}"), || line.to_owned());
-}
-
 /// A collection was refused a block; it may be about to abort the program.
 #[cfg(feature = "allocator-api2")]
 #[cold]
@@ -220,7 +153,7 @@ pub(crate) fn collection_refused(error: &AllocError) {
     let size = error.requested();
     let allocator = error.allocator().map(tracing::field::display);
     let error = OneLine(error);
-    tell(
+    arrow_memory_manager::__private::events::tell(
         || tracing::warn!(allocator, size, %error, "a collection was refused memory"),
         || format!("a collection was refused memory: {error}"),
     );

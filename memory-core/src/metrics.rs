@@ -7,9 +7,10 @@ use metrics::{counter, gauge};
 
 mod described;
 
+use arrow_memory_manager::AllocationManager;
+
 use crate::accounting::{Census, Paths};
 use crate::allocator::{BufferAllocator, WeakBufferAllocator};
-use crate::manager::AllocationManager;
 use crate::outcome::AllocatorId;
 use crate::report::SnapshotEntry;
 use crate::text::Escaped;

@@ -2,8 +2,9 @@
 
 use std::fs;
 
+use arrow_memory_manager::ManagerStats;
+
 use crate::allocator::BufferAllocator;
-use crate::manager::ManagerStats;
 
 /// Three measures of the same memory, in bytes, that differ for good reasons.
 ///

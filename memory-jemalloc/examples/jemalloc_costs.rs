@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 use std::ffi::{c_int, c_void};
 use std::ptr;
 
-use arrow_memory_core::AllocationManager;
 use arrow_memory_jemalloc::JemallocManager;
+use arrow_memory_manager::AllocationManager;
 use tikv_jemalloc_sys as jemalloc;
 
 const KIB: usize = 1024;

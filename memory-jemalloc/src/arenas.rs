@@ -12,8 +12,8 @@ use std::mem;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use arrow_memory_core::__private::{Order, ProcessLock};
-use arrow_memory_core::thread_number;
+use arrow_memory_manager::__private::{Order, ProcessLock};
+use arrow_memory_manager::thread_number;
 use tikv_jemalloc_sys::MALLOCX_ARENA;
 
 use crate::error::JemallocError;

@@ -1,6 +1,6 @@
 //! What can be set about a manager: [`JemallocBuilder`].
 
-use arrow_memory_core::CacheLimits;
+use arrow_memory_manager::CacheLimits;
 
 use crate::arenas::Decay;
 use crate::error::JemallocError;

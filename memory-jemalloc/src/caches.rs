@@ -14,7 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
 use std::mem::ManuallyDrop;
 
-use arrow_memory_core::__private::{AtEnd, at_end, push};
+use arrow_memory_manager::__private::{AtEnd, at_end, push};
 use tikv_jemalloc_sys::{MALLOCX_TCACHE, MALLOCX_TCACHE_NONE};
 
 use crate::mallctl;

@@ -1,6 +1,6 @@
 //! What can be wrong with a setting or the name of a statistic.
 
-use arrow_memory_core::__private::Escaped;
+use arrow_memory_manager::__private::Escaped;
 
 /// Why jemalloc's settings or statistics could not be reached. Nothing has changed.
 ///
@@ -36,7 +36,7 @@ pub enum JemallocError {
     },
 }
 
-arrow_memory_core::__debug_as_display!(enum JemallocError {
+arrow_memory_manager::__debug_as_display!(enum JemallocError {
     InvalidDecay { milliseconds },
     UnknownStatistic { name },
     NotANumber { name },

@@ -4,7 +4,7 @@
 
 use std::ffi::c_int;
 
-use arrow_memory_core::{BlockCache, CacheLimits};
+use arrow_memory_manager::{BlockCache, CacheLimits};
 use tikv_jemalloc_sys as jemalloc;
 
 /// Keeps large blocks, which are given back with `flags`.

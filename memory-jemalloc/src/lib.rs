@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow_memory_core::backend::BackendRegistration;
-use arrow_memory_core::{AllocationManager, ManagerError};
+use arrow_memory_manager::backend::BackendRegistration;
+use arrow_memory_manager::{AllocationManager, ManagerError};
 
 mod arenas;
 mod builder;
@@ -21,7 +21,7 @@ pub use manager::JemallocManager;
 /// drops what nobody calls, registers it by hand.
 ///
 /// ```
-/// arrow_memory_core::backend::register(&arrow_memory_jemalloc::REGISTRATION);
+/// arrow_memory_manager::backend::register(&arrow_memory_jemalloc::REGISTRATION);
 /// ```
 pub static REGISTRATION: BackendRegistration = BackendRegistration {
     name: manager::NAME,
@@ -29,7 +29,7 @@ pub static REGISTRATION: BackendRegistration = BackendRegistration {
     manager: start,
 };
 
-arrow_memory_core::register_backend!(REGISTRATION);
+arrow_memory_manager::register_backend!(REGISTRATION);
 
 fn start() -> Result<Arc<dyn AllocationManager>, ManagerError> {
     Ok(Arc::new(JemallocManager::new()))

@@ -24,7 +24,7 @@ use std::num::NonZero;
 use std::ptr::NonNull;
 use std::thread;
 
-use arrow_memory_core::{
+use arrow_memory_manager::{
     ALIGNMENT, AllocationManager, BlockCache, CacheLimits, ManagerError, ManagerStats, Tally,
 };
 use tikv_jemalloc_ctl::stats_print;
@@ -45,7 +45,7 @@ use crate::mallctl::{self, ALL_ARENAS};
 /// # Examples
 ///
 /// ```
-/// use arrow_memory_core::AllocationManager;
+/// use arrow_memory_manager::AllocationManager;
 /// use arrow_memory_jemalloc::JemallocManager;
 ///
 /// let manager = JemallocManager::builder().dedicated_arena(true).dirty_decay_ms(500).build()?;

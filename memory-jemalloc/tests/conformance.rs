@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow_memory_core::conformance_suite;
 use arrow_memory_jemalloc::JemallocManager;
+use arrow_memory_manager::conformance_suite;
 
 conformance_suite!(jemalloc, Arc::new(JemallocManager::new()));

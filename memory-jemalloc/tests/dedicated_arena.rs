@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow_memory_core::conformance_suite;
 use arrow_memory_jemalloc::JemallocManager;
+use arrow_memory_manager::conformance_suite;
 
 conformance_suite!(
     dedicated_arena,

@@ -6,8 +6,8 @@ use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 use std::thread;
 
-use arrow_memory_core::AllocationManager;
 use arrow_memory_jemalloc::JemallocManager;
+use arrow_memory_manager::AllocationManager;
 use tikv_jemalloc_sys as jemalloc;
 
 /// What serves the program once the test has made it. What was allocated before is jemalloc's, too.

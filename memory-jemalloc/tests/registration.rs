@@ -1,7 +1,7 @@
 //! Naming the crate is enough to make it the default.
 
-use arrow_memory_core::backend;
 use arrow_memory_jemalloc as _;
+use arrow_memory_manager::backend;
 
 #[test]
 fn the_backend_is_linked_and_preferred() {

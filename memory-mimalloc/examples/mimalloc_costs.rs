@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arrow_memory_core::AllocationManager;
+use arrow_memory_manager::AllocationManager;
 use arrow_memory_mimalloc::MimallocManager;
 use libmimalloc_sys as mimalloc;
 

@@ -12,7 +12,7 @@
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 use std::ptr::{self, NonNull};
 
-use arrow_memory_core::__private::{Order, ProcessLock};
+use arrow_memory_manager::__private::{Order, ProcessLock};
 use libmimalloc_sys as mimalloc;
 
 /// Where a manager's blocks come from.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow_memory_core::backend::BackendRegistration;
-use arrow_memory_core::{AllocationManager, ManagerError};
+use arrow_memory_manager::backend::BackendRegistration;
+use arrow_memory_manager::{AllocationManager, ManagerError};
 
 mod heap;
 mod manager;
@@ -16,7 +16,7 @@ pub use options::MimallocOption;
 /// drops what nobody calls, registers it by hand.
 ///
 /// ```
-/// arrow_memory_core::backend::register(&arrow_memory_mimalloc::REGISTRATION);
+/// arrow_memory_manager::backend::register(&arrow_memory_mimalloc::REGISTRATION);
 /// ```
 pub static REGISTRATION: BackendRegistration = BackendRegistration {
     name: manager::NAME,
@@ -24,7 +24,7 @@ pub static REGISTRATION: BackendRegistration = BackendRegistration {
     manager: start,
 };
 
-arrow_memory_core::register_backend!(REGISTRATION);
+arrow_memory_manager::register_backend!(REGISTRATION);
 
 fn start() -> Result<Arc<dyn AllocationManager>, ManagerError> {
     Ok(Arc::new(MimallocManager::new()))

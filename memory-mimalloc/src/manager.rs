@@ -18,7 +18,7 @@ use std::alloc::Layout;
 use std::fmt;
 use std::ptr::NonNull;
 
-use arrow_memory_core::{
+use arrow_memory_manager::{
     ALIGNMENT, AllocationManager, BlockCache, CacheLimits, ManagerError, ManagerStats, Tally,
 };
 
@@ -34,7 +34,7 @@ use crate::options::MimallocOption;
 /// ```
 /// use std::alloc::Layout;
 ///
-/// use arrow_memory_core::AllocationManager;
+/// use arrow_memory_manager::AllocationManager;
 /// use arrow_memory_mimalloc::MimallocManager;
 ///
 /// let manager = MimallocManager::new();

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow_memory_core::conformance_suite;
+use arrow_memory_manager::conformance_suite;
 use arrow_memory_mimalloc::MimallocManager;
 
 conformance_suite!(mimalloc, Arc::new(MimallocManager::new()));

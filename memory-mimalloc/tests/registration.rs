@@ -1,6 +1,6 @@
 //! Naming the crate is enough to make it the default.
 
-use arrow_memory_core::backend;
+use arrow_memory_manager::backend;
 use arrow_memory_mimalloc as _;
 
 #[test]

@@ -32,7 +32,7 @@ mod linux {
     use std::ptr::{self, NonNull};
     use std::time::Instant;
 
-    use arrow_memory_core::AllocationManager;
+    use arrow_memory_manager::AllocationManager;
     use arrow_memory_system::SystemManager;
 
     const KIB: usize = 1024;

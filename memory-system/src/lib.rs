@@ -3,12 +3,12 @@
 //! Depending on this crate and naming it once is enough; it registers itself as `system`:
 //!
 //! ```
-//! use arrow_memory_core::backend;
+//! use arrow_memory_manager::backend;
 //! use arrow_memory_system as _;
 //!
 //! assert!(backend::supported().contains(&"system"));
 //! assert_eq!(backend::manager("system")?.name(), "system");
-//! # Ok::<(), arrow_memory_core::BackendError>(())
+//! # Ok::<(), arrow_memory_manager::BackendError>(())
 //! ```
 //!
 //! # Where blocks come from

@@ -8,15 +8,15 @@ use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use arrow_memory_core::backend::BackendRegistration;
-use arrow_memory_core::{AllocationManager, ManagerError, ManagerStats, Tally};
+use arrow_memory_manager::backend::BackendRegistration;
+use arrow_memory_manager::{AllocationManager, ManagerError, ManagerStats, Tally};
 
 use crate::{heap, pages};
 
 /// The manager on the platform's allocator, and on pages for large blocks.
 ///
 /// The heap is the process's, and so are the statistics: all values of this type speak for all.
-/// Put an `arrow_memory_core::ProxyManager` around one to count a part.
+/// Put an `arrow_memory_manager::ProxyManager` around one to count a part.
 ///
 /// Live bytes, totals and counts are exact whenever no call is under way. The peak is exact while
 /// one thread allocates; with several it is within 256 KiB per thread of the truth, and never below
@@ -26,7 +26,7 @@ use crate::{heap, pages};
 /// ```
 /// use std::sync::Arc;
 ///
-/// use arrow_memory_core::AllocationManager;
+/// use arrow_memory_manager::AllocationManager;
 /// use arrow_memory_system::SystemManager;
 ///
 /// let manager: Arc<dyn AllocationManager> = Arc::new(SystemManager::new());
@@ -170,7 +170,7 @@ fn start() -> Result<Arc<dyn AllocationManager>, ManagerError> {
 /// drops what nobody calls, registers it by hand.
 ///
 /// ```
-/// arrow_memory_core::backend::register(&arrow_memory_system::REGISTRATION);
+/// arrow_memory_manager::backend::register(&arrow_memory_system::REGISTRATION);
 /// ```
 pub static REGISTRATION: BackendRegistration = BackendRegistration {
     name: NAME,
@@ -178,7 +178,7 @@ pub static REGISTRATION: BackendRegistration = BackendRegistration {
     manager: start,
 };
 
-arrow_memory_core::register_backend!(REGISTRATION);
+arrow_memory_manager::register_backend!(REGISTRATION);
 
 /// What all managers of this type lent together.
 static TALLY: Tally = Tally::new();

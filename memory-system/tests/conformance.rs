@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow_memory_core::conformance_suite;
+use arrow_memory_manager::conformance_suite;
 use arrow_memory_system::SystemManager;
 
 conformance_suite!(system, Arc::new(SystemManager::new()));

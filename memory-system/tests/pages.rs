@@ -5,8 +5,8 @@ use std::alloc::Layout;
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use arrow_memory_core::AllocationManager;
-use arrow_memory_core::testing::Block;
+use arrow_memory_manager::AllocationManager;
+use arrow_memory_manager::testing::Block;
 use arrow_memory_system::SystemManager;
 
 static MANAGER: SystemManager = SystemManager::new();

@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use arrow_memory_core::testing::Block;
-use arrow_memory_core::{AllocationManager, ManagerStats};
+use arrow_memory_manager::testing::Block;
+use arrow_memory_manager::{AllocationManager, ManagerStats};
 use arrow_memory_system::SystemManager;
 
 static MANAGER: SystemManager = SystemManager::new();

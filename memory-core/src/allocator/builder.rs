@@ -4,15 +4,14 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use super::{BufferAllocator, RootAllocator};
+use arrow_memory_manager::{AllocationManager, BackendError, GuardedManager, backend};
+
 use crate::accounting::{Handle, NodeConfig, TreeConfig};
-use crate::backend;
 use crate::debug::{Operation, Origin, Trail};
 use crate::environment::Switch;
-use crate::error::{AllocError, BackendError};
+use crate::error::AllocError;
 use crate::events;
-use crate::guard::GuardedManager;
 use crate::listener::AllocationListener;
-use crate::manager::AllocationManager;
 use crate::outcome::Purpose;
 use crate::rounding::RoundingPolicy;
 use crate::size::KIB;

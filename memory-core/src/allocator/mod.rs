@@ -5,11 +5,12 @@ use std::ops::Deref;
 use std::panic::Location;
 use std::sync::{Arc, Weak};
 
+use arrow_memory_manager::{AllocationManager, BackendError};
+
 use crate::accounting::{Handle, Node};
 use crate::debug::Operation;
-use crate::error::{AllocError, BackendError};
+use crate::error::AllocError;
 use crate::events;
-use crate::manager::AllocationManager;
 use crate::outcome::{AllocatorId, AllocatorInfo, Purpose};
 use crate::rounding::{PaddingRoundingPolicy, RoundingPolicy};
 

@@ -16,13 +16,14 @@ use std::panic::Location;
 use std::ptr::NonNull;
 
 use super::ArrowBufMut;
+use arrow_memory_manager::ManagerError;
+
 use crate::accounting::{Handle, Node, NodePtr, Refusal, hooks};
 use crate::allocator::BufferAllocator;
 use crate::debug::Operation;
 use crate::error::AllocError;
 use crate::ledger::LedgerRef;
 use crate::listener::AllocationListener;
-use crate::manager::ManagerError;
 use crate::outcome::{AllocationOutcome, Purpose};
 use crate::probes;
 use crate::raw::slot::Block;

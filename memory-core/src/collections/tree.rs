@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use allocator_api2::alloc::{AllocError as Refused, Allocator};
 
+use arrow_memory_manager::{AllocationManager, ManagerError};
+
 use crate::accounting::quietly;
 use crate::allocator::BufferAllocator;
 use crate::buffer::allocate::{
@@ -19,7 +21,6 @@ use crate::buffer::allocate::{
 };
 use crate::error::AllocError;
 use crate::events;
-use crate::manager::{AllocationManager, ManagerError};
 use crate::outcome::Purpose;
 use crate::size::ALIGNMENT;
 use crate::sync::plain::{Mutex, lock};

@@ -7,10 +7,11 @@ use std::ops::{Deref, DerefMut};
 use allocator_api2::vec::Vec;
 
 use super::TreeAllocator;
+use arrow_memory_manager::ManagerError;
+
 use crate::allocator::BufferAllocator;
 use crate::buffer::allocate::{manager_failed, overflow};
 use crate::error::AllocError;
-use crate::manager::ManagerError;
 use crate::outcome::Purpose;
 use crate::size::ALIGNMENT;
 

@@ -5,8 +5,9 @@ use std::fmt;
 use std::io;
 
 use super::write_sources;
+use arrow_memory_manager::ManagerError;
+
 use crate::listener::Veto;
-use crate::manager::ManagerError;
 use crate::outcome::{AllocationOutcome, AllocatorInfo, Purpose};
 use crate::text::{Bytes, Escaped, Size};
 

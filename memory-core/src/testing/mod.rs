@@ -1,31 +1,10 @@
 //! For tests of backends, and of code that uses allocators (feature `testing`).
 //!
-//! * [`conformance_suite!`](crate::conformance_suite) checks that a manager keeps the contract of
-//!   [`AllocationManager`](crate::AllocationManager), one test per promise.
-//! * [`TrackingManager`] finds leaks, double frees and wrong layouts; [`FailingManager`] and
-//!   [`PanickingManager`] fail on demand, to be swept over every call that a piece of code makes;
-//!   [`CountingManager`] tells which calls were made. [`StdManager`] is a plain one below them.
-//! * [`RecordingListener`] writes down what an allocator tells its listener.
-//! * [`Block`] is a manager's block as safe code.
-//! * [`locks_held`] says how many of this crate's locks a thread holds: none, where users' code runs.
+//! [`RecordingListener`] writes down what an allocator tells its listener. The rest is what
+//! `arrow_memory_manager::testing` has for backends: the conformance suite, and managers that fail or keep
+//! books.
 
-mod block;
-pub mod conformance;
-mod faults;
 mod listener;
-mod manager;
-mod tracking;
 
-pub use block::Block;
-pub use faults::{FailingManager, PanickingManager};
+pub use arrow_memory_manager::testing::*;
 pub use listener::{ListenerEvent, RecordingListener};
-pub use manager::{CountingManager, ManagerCalls, StdManager};
-pub use tracking::TrackingManager;
-
-/// How many of this crate's locks the calling thread holds: those of the process, and of trees.
-///
-/// Neither foreign code nor the global allocator is ever called while it is above zero. May be called
-/// by the global allocator.
-pub fn locks_held() -> usize {
-    crate::sync::plain::locks_held()
-}

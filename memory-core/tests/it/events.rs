@@ -394,7 +394,9 @@ fn the_list_of_events_is_that_of_the_sources() {
         })
         .collect();
     let mut texts = Vec::new();
-    for library in ["core", "arrow", "arena", "system", "jemalloc", "mimalloc"] {
+    for library in [
+        "manager", "core", "arrow", "arena", "system", "jemalloc", "mimalloc",
+    ] {
         sources(&workspace.join(format!("memory-{library}/src")), &mut texts);
     }
 

@@ -8,8 +8,8 @@ use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::thread;
 
-use arrow_memory_core::AllocationManager;
 use arrow_memory_jemalloc::{JemallocError, JemallocManager};
+use arrow_memory_manager::AllocationManager;
 
 const MIB: usize = 1 << 20;
 

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::ptr::NonNull;
 use std::thread;
 
-use arrow_memory_core::AllocationManager;
+use arrow_memory_manager::AllocationManager;
 use arrow_memory_mimalloc::{MimallocManager, MimallocOption};
 
 const MIB: usize = 1 << 20;

@@ -3,7 +3,7 @@
 
 use std::ptr::NonNull;
 
-use arrow_memory_core::__private::{Order, ProcessGuard, ProcessLock};
+use arrow_memory_manager::__private::{Order, ProcessGuard, ProcessLock};
 
 /// A mapping of whole pages, which belongs to whoever has this value.
 #[derive(Debug)]

@@ -40,9 +40,10 @@ pub(crate) use self::watch::hooks;
 use self::watch::{Watch, watched};
 use super::paths::NodePath;
 use super::word::{Held, Kind, Slow, Word};
+use arrow_memory_manager::AllocationManager;
+
 use crate::debug::Trail;
 use crate::listener::AllocationListener;
-use crate::manager::AllocationManager;
 use crate::outcome::{AllocatorId, AllocatorInfo};
 use crate::probes::ProbeName;
 use crate::rounding::RoundingPolicy;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::super::mutex::TreeMutex;
 use super::super::paths::Paths;
 use super::{Locked, Node, NodeConfig, NodePtr};
+use arrow_memory_manager::AllocationManager;
+
 use crate::debug::Recorder;
 use crate::events;
-use crate::manager::AllocationManager;
 
 /// What a tree is built with and never changes.
 pub(crate) struct TreeConfig {

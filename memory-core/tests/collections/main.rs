@@ -1,0 +1,145 @@
+//! What a collection leaves out when it is refused memory: kept, and told before it aborts.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+#[path = "../../../memory-manager/tests/managers/children.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod children;
+#[path = "../../../memory-manager/tests/managers/subscriber.rs"]
+mod subscriber;
+
+use std::hash::RandomState;
+use std::sync::Arc;
+
+use arrow_memory_core::testing::{FailingManager, StdManager};
+use arrow_memory_core::{AccountedVec, AllocError, Purpose, RootAllocator, TreeAllocator};
+use hashbrown::HashMap;
+
+use crate::subscriber::Recorder;
+
+type Map = HashMap<u64, u64, RandomState, TreeAllocator>;
+
+fn root(limit: usize) -> RootAllocator {
+    RootAllocator::builder()
+        .limit(limit)
+        .allocation_manager(Arc::new(StdManager))
+        .build()
+        .expect("a manager was given")
+}
+
+fn map(memory: &TreeAllocator) -> Map {
+    HashMap::with_hasher_in(RandomState::new(), memory.clone())
+}
+
+#[test]
+fn the_last_refusal_is_kept_and_shared_by_clones() {
+    let root = root(1000);
+    let memory = TreeAllocator::new(&root);
+    let mut groups = map(&memory);
+    assert!(memory.refusal().is_none());
+
+    assert!(groups.try_reserve(1000).is_err());
+
+    let refusal = memory.refusal().expect("clones share it");
+    let AllocError::OutOfMemory {
+        requested, purpose, ..
+    } = &refusal
+    else {
+        panic!("{refusal}");
+    };
+    assert!(*requested > 1000 * 16, "{refusal}");
+    let capacity = requested.next_multiple_of(64);
+    assert_eq!(**purpose, Purpose::Capacity { capacity });
+    // It stays when a later request succeeds.
+    groups.try_reserve(1).expect("that fits");
+    assert_eq!(
+        groups.allocator().refusal().expect("kept").to_string(),
+        refusal.to_string()
+    );
+    assert!(
+        TreeAllocator::new(&root).refusal().is_none(),
+        "another family"
+    );
+}
+
+#[test]
+fn growth_overflow_and_backends_are_told_apart() {
+    let manager = Arc::new(FailingManager::new());
+    let root = RootAllocator::builder()
+        .limit(1000)
+        .allocation_manager(manager.clone())
+        .build()
+        .expect("a manager was given");
+    let mut values = allocator_api2::vec::Vec::<u8, _>::new_in(TreeAllocator::new(&root));
+    values.try_reserve_exact(100).expect("that fits");
+    values.push(1);
+    let said = |values: &allocator_api2::vec::Vec<u8, TreeAllocator>| {
+        values.allocator().refusal().expect("refused").to_string()
+    };
+
+    assert!(values.try_reserve_exact(1999).is_err());
+    assert_eq!(
+        said(&values),
+        "allocator `ROOT` is out of room: 2000 bytes requested (a buffer of 128 bytes was to have \
+         2048), 872 left of its limit of 1000"
+    );
+    manager.fail_always();
+    assert!(values.try_reserve_exact(199).is_err());
+    assert_eq!(
+        said(&values),
+        "backend `std` could not serve 200 bytes (a buffer of 128 bytes was to have 256) for \
+         allocator `ROOT`"
+    );
+    assert_eq!(root.allocated_memory(), 128);
+}
+
+#[test]
+fn a_refusal_is_told_by_tracing_but_not_for_collections_that_say_it_themselves() {
+    let root = root(1000);
+
+    let heard = Recorder::record(|| {
+        let memory = TreeAllocator::new(&root);
+        let mut groups = map(&memory);
+        // Within a second, so once.
+        assert!(groups.try_reserve(1000).is_err());
+        assert!(groups.try_reserve(1000).is_err());
+        assert!(AccountedVec::<u64>::with_capacity(&root, 1000).is_err());
+    });
+
+    let told: Vec<_> = heard
+        .iter()
+        .filter(|line| line.starts_with("WARN a collection was refused memory allocator=ROOT"))
+        .collect();
+    assert_eq!(told.len(), 1, "{heard:?}");
+    assert!(
+        told[0].contains("error=allocator `ROOT` is out of room: "),
+        "{told:?}"
+    );
+}
+
+#[test]
+#[ignore = "run by others, in a child process"]
+fn child_that_forgets_to_reserve() {
+    let root = root(64 << 10);
+    let join = root.child("join").build().expect("it is free");
+    let mut groups = map(&TreeAllocator::new(&join));
+    for key in 0.. {
+        groups.insert(key, key);
+    }
+}
+
+#[test]
+fn a_map_that_aborts_the_program_has_said_why() {
+    let output = children::run("child_that_forgets_to_reserve", &[]);
+
+    let stderr = children::stderr(&output);
+    assert!(!output.status.success());
+    let line = stderr.lines().next().unwrap_or_default();
+    assert!(
+        line.starts_with("a collection was refused memory: allocator `ROOT` is out of room: ")
+            && line.contains(" bytes requested")
+            && line.ends_with(" left of its limit of 65536"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("memory allocation of "), "{stderr}");
+}

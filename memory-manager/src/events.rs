@@ -1,0 +1,75 @@
+//! How `tracing` events are emitted: with no lock held, never one inside another, and without unwinding
+//! out of a `Drop`.
+//!
+//! While a thread emits one event it emits no other: a subscriber whose own allocation is refused does not
+//! hear of that, which would have no end.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Runs `emit` unless this thread is emitting an event already.
+pub fn once(emit: impl FnOnce()) {
+    thread_local!(static EMITTING: Cell<bool> = const { Cell::new(false) });
+    /// Ends the exclusion, also when a subscriber panics.
+    struct Emitting;
+    impl Drop for Emitting {
+        fn drop(&mut self) {
+            EMITTING.set(false);
+        }
+    }
+    if !EMITTING.replace(true) {
+        let _emitting = Emitting;
+        emit();
+    }
+}
+
+/// As [`once`], for an event that a `Drop` may emit: a subscriber's panic is caught and ignored, since
+/// another event about it would meet the same subscriber.
+#[cold]
+pub fn once_in_drop(emit: impl FnOnce()) {
+    catch(|| once(emit));
+}
+
+/// Runs what users wrote in a `Drop`: whether it panicked.
+pub fn catch(run: impl FnOnce()) -> bool {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(()) => false,
+        Err(panic) => {
+            drop_payload(panic);
+            true
+        }
+    }
+}
+
+/// Drops what a panic carried, which may panic, too. What that leaves behind is not dropped.
+#[cold]
+pub fn drop_payload(panic: Box<dyn Any + Send>) {
+    catch_unwind(AssertUnwindSafe(|| drop(panic))).unwrap_or_else(std::mem::forget);
+}
+
+/// Emits a warning, and writes a line to standard error where that is not heard: without a subscriber,
+/// from inside another event, or if the subscriber panics. Does not unwind.
+pub fn tell(emit: impl FnOnce(), line: impl FnOnce() -> String) {
+    let mut heard = false;
+    catch(|| {
+        once(|| {
+            emit();
+            heard = tracing::dispatcher::has_been_set();
+        });
+    });
+    if !heard {
+        say(&line());
+    }
+}
+
+/// Writes a line to standard error, which may be closed.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// An environment variable has a value that means nothing.
+pub fn variable_ignored(line: &str) {
+    tell(|| tracing::warn!("{line}"), || line.to_owned());
+}

@@ -1,0 +1,62 @@
+#![doc = include_str!("../README.md")]
+
+pub mod backend;
+#[doc(hidden)]
+pub mod environment;
+mod error;
+#[doc(hidden)]
+pub mod events;
+mod guard;
+mod manager;
+#[doc(hidden)]
+pub mod size;
+#[doc(hidden)]
+pub mod sync;
+mod tally;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[doc(hidden)]
+pub mod text;
+#[doc(hidden)]
+pub mod thread;
+mod wrappers;
+
+pub use error::BackendError;
+pub use guard::{DEBUG_POOL_VARIABLE, GuardAction, GuardedManager, UnknownGuardAction};
+pub use manager::{AllocationManager, ManagerError, ManagerStats};
+pub use size::{ALIGNMENT, MAX_ALIGNMENT};
+pub use tally::Tally;
+pub use thread::thread_number;
+#[cfg(feature = "allocator-api2")]
+pub use wrappers::AllocatorManager;
+pub use wrappers::{
+    BlockCache, CacheLimits, CachingManager, CappedManager, GlobalAllocManager, LoggingManager,
+    ProxyManager,
+};
+
+/// What the macros of this crate expand to, and what the other crates of this workspace share with it.
+/// Not for use by hand.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::error::{OneLine, write_sources};
+    pub use crate::sync::plain::push;
+    pub use crate::sync::process::{HandedOn, ListedGuard, Order, ProcessGuard, ProcessLock};
+    pub use crate::sync::table::{Entry, Room, Table};
+    pub use crate::text::{Bytes, Escaped, Limit, Size};
+    pub use crate::{environment, events, size, sync, text, thread};
+
+    #[cfg(all(
+        not(miri),
+        any(
+            target_os = "linux",
+            target_os = "macos",
+            target_os = "windows",
+            target_os = "android",
+            target_os = "ios",
+            target_os = "freebsd",
+            target_os = "illumos"
+        )
+    ))]
+    pub use crate::backend::table::{LINKED, linkme};
+    pub use crate::thread::{AtEnd, at_end};
+}
