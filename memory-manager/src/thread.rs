@@ -65,7 +65,6 @@
 mod set;
 
 pub use self::set::NUMBERS;
-#[cfg(any(not(loom), test))]
 pub use self::set::NumberSet;
 
 /// A small number for the calling thread, to spread threads over a few places.
@@ -346,7 +345,7 @@ mod live {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(loom)]
 pub use self::live::CHOSEN;
 
 #[cfg(all(test, not(loom)))]
