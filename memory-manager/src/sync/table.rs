@@ -227,6 +227,7 @@ impl<T> Room<T> {
 }
 
 /// Spreads a key, often an address, over all bits.
+#[inline]
 pub fn spread(key: usize) -> u64 {
     // Fibonacci hashing; both ends are used.
     let product = (key as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);

@@ -100,6 +100,7 @@ impl NumberSet {
     }
 
     /// Enters a number that is not in the set, and that no other thread enters meanwhile.
+    #[inline]
     pub fn insert(&self, number: usize) {
         let (word, bit) = place(number);
         // Relaxed: it publishes nothing by itself. A scan that must see it happens after a later Release
@@ -108,6 +109,7 @@ impl NumberSet {
     }
 
     /// Removes a number. By the thread that entered it.
+    #[inline]
     pub fn remove(&self, number: usize) {
         let (word, bit) = place(number);
         // Release: its partners are the Acquire in `claim_in`, so that the next holder sees all that this
@@ -117,6 +119,7 @@ impl NumberSet {
 
     /// The numbers in the set, from the lowest to the highest. See the module's doc for what is found
     /// while others come and go.
+    #[inline]
     pub fn iter(&self) -> impl Iterator<Item = usize> {
         self.words.iter().enumerate().flat_map(|(index, word)| {
             // Acquire: partner of the Release in `remove`: what follows comes after all that those who
