@@ -30,6 +30,9 @@ pub(crate) fn new_lock<T>(value: T) -> Lock<T> {
 #[cfg(not(loom))]
 #[inline]
 pub(crate) fn lock<T: Send>(lock: &'static Lock<T>) -> Guard<T> {
+    // A tree's mutex may be taken under this lock, and a thread that takes one gets its number first, which
+    // may allocate. So the thread gets its number here, while it holds nothing.
+    let _ = arrow_memory_core::thread_number();
     lock.lock()
 }
 

@@ -16,7 +16,9 @@ use crate::error::{AllocError, OneLine};
 use crate::outcome::AllocatorInfo;
 use crate::report::CloseError;
 
-pub(crate) use arrow_memory_manager::__private::events::{catch, drop_payload, once, once_in_drop};
+pub(crate) use arrow_memory_manager::__private::events::{
+    catch, drop_payload, manager_panicked, once, once_in_drop,
+};
 
 /// Whether debug mode is asked for by a subscriber that wants everything of this crate.
 pub(crate) fn traced() -> bool {
@@ -134,12 +136,6 @@ pub(crate) fn outlived(allocator: &AllocatorInfo, size: usize, debug: bool) {
 
 pub(crate) fn callback_panicked(allocator: &AllocatorInfo) {
     once_in_drop(|| tracing::error!(%allocator, "a callback panicked during a release; ignored"));
-}
-
-pub(crate) fn manager_panicked() {
-    once_in_drop(|| {
-        tracing::error!("a manager panicked when it was dropped with its tree; ignored")
-    });
 }
 
 pub(crate) fn leaked(allocator: &AllocatorInfo, finding: &dyn Display) {

@@ -10,12 +10,13 @@ use std::alloc::Layout;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::ptr::NonNull;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Barrier, Once};
+use std::thread;
 
 use arrow_memory_core::testing::{Block, StdManager, TrackingManager};
 use arrow_memory_core::{
-    AllocationListener, AllocationManager, AllocatorInfo, ArrowBuf, LeakCheck, LoggingManager,
-    ManagerError, ManagerStats, RootAllocator,
+    AllocationListener, AllocationManager, AllocatorInfo, ArrowBuf, CachingManager, LeakCheck,
+    LoggingManager, ManagerError, ManagerStats, RootAllocator,
 };
 use tracing::{Event, Metadata, Subscriber, span};
 
@@ -284,4 +285,53 @@ fn a_block_of_a_manager_that_logs_goes_quietly() {
     let manager = LoggingManager::new(Arc::new(StdManager));
     let layout = Layout::from_size_align(100, 64).unwrap();
     drops_quietly(|| Block::zeroed(&manager, layout).unwrap(), 1);
+}
+
+/// A manager below a cache, whose last reference a thread has that ends: in the destructor of a thread-local
+/// a panic would end the program.
+#[test]
+fn a_manager_that_panics_at_the_end_of_a_thread_does_so_quietly() {
+    /// Its `deallocate` waits until the cache is gone elsewhere.
+    #[derive(Debug)]
+    struct Waits(Manager, Arc<Barrier>, Arc<Barrier>);
+    // SAFETY: as the manager that it hands all calls on to.
+    unsafe impl AllocationManager for Waits {
+        fn name(&self) -> &str {
+            "waits"
+        }
+
+        fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
+            self.0.allocate(layout)
+        }
+
+        unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
+            self.1.wait();
+            self.2.wait();
+            // SAFETY: the caller's promises.
+            unsafe { self.0.deallocate(ptr, layout) };
+        }
+    }
+    let (released, dropped) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let manager = Waits(
+        Manager(StdManager::default()),
+        Arc::clone(&released),
+        Arc::clone(&dropped),
+    );
+    let cache = Arc::new(CachingManager::new(Arc::new(manager)));
+
+    let thread = thread::spawn({
+        let cache = Arc::clone(&cache);
+        move || {
+            PANICKING.set(true);
+            let layout = Layout::from_size_align(1 << 20, 64).unwrap();
+            let block = Block::filled(&*cache, layout, 1).unwrap();
+            drop(block); // it is kept for the thread
+            drop(cache);
+        }
+    });
+    released.wait();
+    drop(cache);
+    dropped.wait();
+
+    assert!(thread.join().is_ok());
 }

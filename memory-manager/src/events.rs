@@ -73,3 +73,9 @@ pub fn say(line: &str) {
 pub fn variable_ignored(line: &str) {
     tell(|| tracing::warn!("{line}"), || line.to_owned());
 }
+
+/// A manager's own `Drop` panicked, where nobody can be told of it but by an event.
+#[cold]
+pub fn manager_panicked() {
+    once_in_drop(|| tracing::error!("a manager panicked when it was dropped; ignored"));
+}

@@ -62,8 +62,23 @@ pub mod plain {
     #[cfg(any(test, feature = "testing"))]
     pub use held as locks_held;
 
-    /// A lock of this crate, held.
-    pub struct Guard<'a, T>(MutexGuard<'a, T>);
+    /// A lock of this crate, held. It is released before it is no longer counted: a signal handler that
+    /// forks in between must not wait for it.
+    pub struct Guard<'a, T>(
+        MutexGuard<'a, T>,
+        #[allow(dead_code, reason = "dropped")] Counted,
+    );
+
+    /// One of the locks that the thread holds, or is about to take.
+    struct Counted;
+
+    impl Counted {
+        #[inline]
+        fn new() -> Self {
+            HELD.set(HELD.get() + 1);
+            Self
+        }
+    }
 
     impl<T> Deref for Guard<'_, T> {
         type Target = T;
@@ -81,7 +96,7 @@ pub mod plain {
         }
     }
 
-    impl<T> Drop for Guard<'_, T> {
+    impl Drop for Counted {
         #[inline]
         fn drop(&mut self) {
             HELD.set(HELD.get() - 1);
@@ -91,9 +106,8 @@ pub mod plain {
     /// Locks `mutex`.
     #[inline]
     pub fn lock<T>(mutex: &Mutex<T>) -> Guard<'_, T> {
-        let guard = lock_uncounted(mutex);
-        HELD.set(HELD.get() + 1);
-        Guard(guard)
+        let counted = Counted::new();
+        Guard(lock_uncounted(mutex), counted)
     }
 
     /// Locks `mutex` without counting it as one of this crate's: for test helpers, which stand for

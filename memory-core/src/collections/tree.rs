@@ -23,7 +23,8 @@ use crate::error::AllocError;
 use crate::events;
 use crate::outcome::Purpose;
 use crate::size::ALIGNMENT;
-use crate::sync::plain::{Mutex, lock};
+use crate::sync::plain::Mutex;
+use crate::sync::process::ObjectLocks;
 
 /// A [`BufferAllocator`] as an `Allocator` of `allocator-api2` 0.2, so that collections which take one
 /// (hashbrown's, bumpalo's, `allocator_api2::vec::Vec`) are charged in place.
@@ -64,6 +65,9 @@ pub struct TreeAllocator {
     /// What was refused; `None` for collections that say it themselves.
     refusals: Option<Arc<Mutex<Refusals>>>,
 }
+
+/// Under one of these locks a refusal is kept, or looked up.
+static REFUSALS: ObjectLocks = ObjectLocks::new();
 
 /// What was refused to the collections of an allocator and its clones.
 #[derive(Default)]
@@ -115,7 +119,7 @@ impl TreeAllocator {
     /// assert!(map.allocator().refusal().unwrap().is_out_of_memory());
     /// ```
     pub fn refusal(&self) -> Option<AllocError> {
-        let last = lock(self.refusals.as_ref()?).last.clone();
+        let last = REFUSALS.with(self.refusals.as_ref()?, |kept| kept.last.clone());
         last.map(Arc::unwrap_or_clone)
     }
 
@@ -126,13 +130,14 @@ impl TreeAllocator {
             return Refused;
         };
         let (error, now) = (Arc::new(error), Instant::now());
-        let mut kept = lock(refusals);
-        let due = kept.told.is_none_or(|told| now - told >= TOLD_AGAIN);
-        if due {
-            kept.told = Some(now);
-        }
-        let before = kept.last.replace(Arc::clone(&error));
-        drop(kept);
+        let last = Arc::clone(&error);
+        let (due, before) = REFUSALS.with(refusals, |kept| {
+            let due = kept.told.is_none_or(|told| now - told >= TOLD_AGAIN);
+            if due {
+                kept.told = Some(now);
+            }
+            (due, kept.last.replace(last))
+        });
         // Without the lock: an error may carry one of the manager's.
         drop(before);
         if due {

@@ -7,10 +7,8 @@ use std::thread::{self, Thread};
 use std::time::Instant;
 
 use super::stack::StackTrace;
-use crate::sync::ProcessLock;
-use crate::sync::plain::{Mutex, lock};
-use crate::sync::process::Order;
-use crate::sync::table::spread;
+use crate::sync::plain::Mutex;
+use crate::sync::process::ObjectLocks;
 
 /// How many events a history keeps besides the origin.
 pub(crate) const LATEST: usize = 6;
@@ -149,12 +147,12 @@ impl Latest {
 pub(crate) struct Trail {
     pub(crate) id: u64,
     pub(crate) origin: Arc<Origin>,
-    /// Locked only under [`TRAILS`], and so by nobody at the instant of a fork.
+    /// Locked only by way of [`TRAILS`], and so by nobody at the instant of a fork.
     latest: Mutex<Latest>,
 }
 
 /// Under one of these locks an event is added to a trail, or a trail's events are copied.
-static TRAILS: [ProcessLock<()>; 16] = [const { ProcessLock::new(Order::Inner, ()) }; 16];
+static TRAILS: ObjectLocks = ObjectLocks::new();
 
 impl Trail {
     pub(crate) fn new(id: u64, origin: Arc<Origin>) -> Self {
@@ -173,19 +171,13 @@ impl Trail {
         caller: Option<&'static Location<'static>>,
     ) {
         let event = Event::now(operation, detail, caller);
-        let gone = self.with_latest(|latest| latest.push(event));
+        let gone = TRAILS.with(&self.latest, |latest| latest.push(event));
         drop(gone);
     }
 
     /// The latest events as they are now.
     pub(crate) fn latest(&self) -> Latest {
-        self.with_latest(|latest| latest.clone())
-    }
-
-    fn with_latest<T>(&self, with: impl FnOnce(&mut Latest) -> T) -> T {
-        let key = spread(std::ptr::from_ref(self).addr()) as usize;
-        let _shared = TRAILS[key % TRAILS.len()].lock();
-        with(&mut lock(&self.latest))
+        TRAILS.with(&self.latest, |latest| latest.clone())
     }
 }
 

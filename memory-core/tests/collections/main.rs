@@ -1,6 +1,7 @@
 //! What a collection leaves out when it is refused memory: kept, and told before it aborts.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
+#![cfg_attr(unix, expect(unsafe_code, reason = "forks"))]
 
 #[path = "../../../memory-manager/tests/managers/children.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
@@ -10,6 +11,10 @@ mod subscriber;
 
 use std::hash::RandomState;
 use std::sync::Arc;
+#[cfg(unix)]
+use std::sync::atomic::{AtomicBool, Ordering};
+#[cfg(unix)]
+use std::thread;
 
 use arrow_memory_core::testing::{FailingManager, StdManager};
 use arrow_memory_core::{AccountedVec, AllocError, Purpose, RootAllocator, TreeAllocator};
@@ -142,4 +147,47 @@ fn a_map_that_aborts_the_program_has_said_why() {
         "{stderr}"
     );
     assert!(stderr.contains("memory allocation of "), "{stderr}");
+}
+
+/// A child process that forks while another thread looks at the same refusal can look at it, too: no lock
+/// of the parent's stays taken there.
+#[cfg(unix)]
+#[test]
+fn a_refusal_can_be_read_in_a_forked_child() {
+    let root = root(1000);
+    let memory = TreeAllocator::new(&root);
+    let mut map = Map::with_hasher_in(RandomState::new(), memory.clone());
+    assert!(map.try_reserve(1000).is_err());
+    let done = AtomicBool::new(false);
+
+    thread::scope(|scope| {
+        // Relaxed, also below: the flag guards no other memory.
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                assert!(memory.refusal().is_some());
+            }
+        });
+        let hung = (0..300).filter(|_| !child_reads(&memory)).count();
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(hung, 0);
+    });
+}
+
+/// Whether a forked child could read the refusal within ten seconds.
+#[cfg(unix)]
+fn child_reads(memory: &TreeAllocator) -> bool {
+    // SAFETY: the child calls this library, which supports that after a fork, and leaves without running
+    // anything of the parent's.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: takes a number; the signal ends the process.
+        unsafe { libc::alarm(10) };
+        let read = memory.refusal().is_some();
+        // SAFETY: ends the process at once.
+        unsafe { libc::_exit(i32::from(!read)) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child that was forked above; the pointer is to a local.
+    let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+    waited == child && status == 0
 }

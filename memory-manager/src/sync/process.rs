@@ -11,7 +11,8 @@
 //! plus a walk over all trees that ever lived at once. It should hold none of them itself, and usually
 //! does not, since no foreign code runs under them. A thread that forks while it holds one all the same (from
 //! a signal handler, say) takes nothing: it would wait for itself. Its child then has the locks as they
-//! were at that instant.
+//! were at that instant. This does not hold for the locks of managers, which release builds do not count
+//! ([`ProcessLock::lock_listed`]): a signal handler that interrupts an arena and forks waits for ever.
 //!
 //! Between the two handlers the forking thread holds every lock. Other libraries' handlers run there,
 //! too: those that were installed before ours, which are installed when the first lock is listed. Such a
@@ -44,6 +45,7 @@ use std::cell::{Cell, UnsafeCell};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::plain::{Guard, Mutex, MutexGuard, held, lock, lock_uncounted, push};
+use super::table::spread;
 
 /// The order in which locks are nested, and in which a fork takes them. A thread that holds a lock
 /// takes only locks of a later order.
@@ -183,6 +185,30 @@ impl<T: Send> HandedOn<T> {
 }
 
 impl<T: Send> Default for HandedOn<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A few locks of the process for values whose owners may be freed. A fork cannot list a lock that may be
+/// freed, so the mutex of such a value is taken only under one of these.
+pub struct ObjectLocks([ProcessLock<()>; 16]);
+
+impl ObjectLocks {
+    /// Locks for the values of one kind of object.
+    pub const fn new() -> Self {
+        Self([const { ProcessLock::new(Order::Inner, ()) }; 16])
+    }
+
+    /// Calls `work` with the value, locked. The rules for locks hold for it.
+    pub fn with<T, R>(&'static self, value: &Mutex<T>, work: impl FnOnce(&mut T) -> R) -> R {
+        let key = spread(std::ptr::from_ref(value).addr()) as usize;
+        let _shared = self.0[key % self.0.len()].lock();
+        work(&mut lock(value))
+    }
+}
+
+impl Default for ObjectLocks {
     fn default() -> Self {
         Self::new()
     }

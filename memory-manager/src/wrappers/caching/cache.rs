@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use super::blocks::{PLACES, ThreadBlocks};
 use super::classes::{Class, LARGEST, SMALL};
+use crate::events;
 use crate::size::KIB;
 use crate::sync::Ordering;
 use crate::sync::plain::AtomicU64;
@@ -295,8 +296,13 @@ static EMPTY: AtEnd = AtEnd(|number| {
     let Some(number) = number else { return };
     let mut next = 0;
     while let Some(cache) = next_cache(&mut next) {
-        // The lock is free: what releases a block may come back here. Perhaps this is the last reference.
+        // The lock is free: what releases a block may come back here.
         cache.thread_ends(number);
+        // This may be the last reference, which drops the manager below. A panic of its `Drop` would end
+        // the program: this runs in the destructor of a thread-local.
+        if events::catch(|| drop(cache)) {
+            events::manager_panicked();
+        }
     }
 });
 
