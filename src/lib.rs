@@ -14,6 +14,9 @@ pub use arrow_memory_system::SystemManager;
 #[cfg(any(feature = "arrow", feature = "arrow-59"))]
 pub use arrow_memory_arrow as arrow;
 
+#[cfg(feature = "profile")]
+pub use arrow_memory_profile as profile;
+
 /// The guides of the repository's folder `docs/`.
 pub mod guides {
     #[doc = include_str!("../docs/maps-and-vectors.md")]

@@ -190,7 +190,7 @@ fn sampling_and_profiles_name_the_same_lines() {
     sampling::stop_all();
 
     let mut bytes = Vec::new();
-    let zipped = sampling::to_pprof(&report);
+    let zipped = arrow_memory_profile::to_pprof(&report);
     flate2::read::GzDecoder::new(&zipped[..])
         .read_to_end(&mut bytes)
         .unwrap();

@@ -53,7 +53,7 @@ pub(crate) fn flame(file: Option<&Path>, out: &Path, title: &str) -> Result<Draw
     }
     if stacks.is_empty() {
         return Err(Failure::new(
-            "there are no folded stacks to draw: give it what `sampling::write_folded` or `arrow-memory dangling --folded` wrote",
+            "there are no folded stacks to draw: give it what `arrow_memory_profile::write_folded` or `arrow-memory dangling --folded` wrote",
         ));
     }
     let input = file.filter(|path| *path != Path::new("-"));

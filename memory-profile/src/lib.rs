@@ -1,4 +1,7 @@
-//! Reads what `perf script` prints about memory: events, and what was never freed.
+//! Profiles of memory: the formats of sampling's reports, and what `perf script` prints.
+//!
+//! [`to_pprof`] and [`write_folded`] write a report of [`sampling`](arrow_memory_core::sampling) for other
+//! tools. The rest reads captures: events, and what was never freed.
 //!
 //! Understands captures of the USDT probes of `arrow-memory-core` (`docs/profiling.md` says how to
 //! make them), and of the uprobes documented for Arrow C++: `je_arrow_mallocx`, `je_arrow_rallocx`,
@@ -34,8 +37,12 @@
 
 mod dangling;
 mod event;
+mod folded;
 mod parse;
+mod pprof;
 
 pub use dangling::{Dangling, DanglingReport, DanglingStack};
 pub use event::{Call, Event, StackFrame};
+pub use folded::write_folded;
 pub use parse::{Events, Malformed};
+pub use pprof::to_pprof;

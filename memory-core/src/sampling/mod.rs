@@ -4,8 +4,8 @@
 //! (`*` for all; those below a match are sampled only if they match, too). From
 //! then on one allocation in a mean of N bytes is recorded with its stack until it is released.
 //! [`who_holds`] says which allocators are charged for memory now, and which sites allocated what is
-//! still held; [`report`] says it by site, with what was allocated there in all, as text, as folded
-//! stacks for a flame graph, and as a pprof profile.
+//! still held; [`report`] says it by site, with what was allocated there in all, as data and as text. The
+//! crate `arrow-memory-profile` writes a report as a pprof profile, and as folded stacks for a flame graph.
 //!
 //! ```
 //! # use arrow_memory_system as _;
@@ -42,18 +42,14 @@
 //! as `(other)`, or as dropped. Growth counts as an allocation of what was added; external bytes,
 //! reservations and what was allocated before are not sampled. `stop` keeps what is recorded.
 
-mod folded;
 mod gap;
 mod holders;
 mod live;
-mod pprof;
 mod registry;
 mod text;
 
-pub use folded::write_folded;
 pub use holders::{Held, HeldSite, Holders, who_holds};
 pub use live::{Estimate, MOST_LIVE, MOST_SITES, SampleReport, SiteReport, report, reset};
-pub use pprof::to_pprof;
 pub use registry::{DEFAULT_INTERVAL, patterns, start, stop, stop_all};
 
 pub(crate) use gap::{comes_to_point, due, passes_point};

@@ -2,11 +2,25 @@
 
 use std::fmt::Write;
 
-use super::live::SampleReport;
-use crate::debug::StackTrace;
+use arrow_memory_core::StackTrace;
+use arrow_memory_core::sampling::SampleReport;
 
 /// The live bytes of a report as folded stacks, `allocator;outer;…;inner bytes`, for
 /// `arrow-memory flame`, inferno, or flamegraph.pl.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_core::{RootAllocator, sampling};
+///
+/// let root = RootAllocator::unlimited();
+/// sampling::start("*", 4096);
+/// let buffer = root.buffer(1 << 20)?;
+/// let folded = arrow_memory_profile::write_folded(&sampling::report());
+/// assert!(folded.starts_with("ROOT;") && folded.ends_with(" 1048576\n"));
+/// # sampling::stop_all();
+/// # drop(buffer);
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
 pub fn write_folded(report: &SampleReport) -> String {
     let mut text = String::new();
     for site in &report.sites {
