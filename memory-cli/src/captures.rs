@@ -8,8 +8,8 @@ use std::path::Path;
 use arrow_memory_profile::{Call, Dangling, DanglingReport, Event, Events, Malformed, StackFrame};
 
 use crate::failure::{Failure, one_line};
+use crate::size::counted;
 use crate::terminal;
-use crate::text::counted;
 
 /// How what was never freed is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

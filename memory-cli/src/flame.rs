@@ -8,7 +8,8 @@ use inferno::flamegraph::{self, Palette, color::BasicPalette};
 use crate::captures;
 use crate::failure::{Failure, one_line};
 use crate::output::{self, cannot_write};
-use crate::text::{counted, escaped};
+use crate::size::counted;
+use crate::text::escaped;
 
 /// A graph that was drawn.
 #[derive(Debug, serde::Serialize)]

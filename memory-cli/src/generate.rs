@@ -18,9 +18,9 @@ use tpchgen_arrow as tables;
 
 use crate::failure::Failure;
 use crate::output::{self, Pending};
-use crate::size::human;
+use crate::size::{counted, human};
 use crate::terminal;
-use crate::text::{counted, escaped};
+use crate::text::escaped;
 
 /// A format that can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -99,7 +99,7 @@ fn show(
 
 fn scan(arguments: cli::Scan, json: bool) -> Result<ExitCode, Failure> {
     let top = arguments.top.map(|top| top as usize);
-    let view = scan::View {
+    let view = tree::View {
         style: Style::stdout(),
         width: terminal::width(),
         top,

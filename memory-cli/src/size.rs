@@ -44,9 +44,19 @@ pub(crate) fn told_apart<const N: usize>(sizes: [usize; N]) -> [String; N] {
         .iter()
         .any(|&one| sizes.iter().any(|&other| looks_the_same(one, other)));
     match confusing {
-        true => sizes.map(|bytes| crate::text::counted(bytes as u64, "byte")),
+        true => sizes.map(|bytes| counted(bytes as u64, "byte")),
         false => sizes.map(human),
     }
+}
+
+/// `1 row`, `2 rows`; the number has its commas.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    let ending = match (number, noun.ends_with("ch")) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{} {noun}{ending}", grouped(number))
 }
 
 /// `300,005`.
@@ -172,5 +182,16 @@ mod tests {
         assert_eq!(grouped(0), "0");
         assert_eq!(grouped(1_234_567), "1,234,567");
         assert_eq!(grouped(123), "123");
+    }
+
+    #[test]
+    fn numbers_agree_with_their_nouns() {
+        let texts = [
+            counted(1, "row"),
+            counted(0, "row"),
+            counted(1234, "batch"),
+            counted(1, "batch"),
+        ];
+        assert_eq!(texts, ["1 row", "0 rows", "1,234 batches", "1 batch"]);
     }
 }

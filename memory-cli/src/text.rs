@@ -95,16 +95,6 @@ pub(crate) fn wrapped(text: &str, used: usize, indent: usize, cells: usize) -> S
     lines
 }
 
-/// `1 row`, `2 rows`; the number has its commas.
-pub(crate) fn counted(number: u64, noun: &str) -> String {
-    let ending = match (number, noun.ends_with("ch")) {
-        (1, _) => "",
-        (_, true) => "es",
-        (_, false) => "s",
-    };
-    format!("{} {noun}{ending}", crate::size::grouped(number))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,16 +129,5 @@ mod tests {
         let text = wrapped("one two three four five six seven", 2, 4, 20);
         assert_eq!(text, "one two three four five\n    six seven");
         assert_eq!(wrapped("one", 200, 4, 20), "one");
-    }
-
-    #[test]
-    fn numbers_agree_with_their_nouns() {
-        let texts = [
-            counted(1, "row"),
-            counted(0, "row"),
-            counted(1234, "batch"),
-            counted(1, "batch"),
-        ];
-        assert_eq!(texts, ["1 row", "0 rows", "1,234 batches", "1 batch"]);
     }
 }

@@ -5,9 +5,21 @@ use std::fmt::Write as _;
 
 use arrow_memory_core::{AllocatorId, AllocatorSnapshot, SnapshotEntry};
 
-use crate::scan::View;
 use crate::size::human;
+use crate::terminal::Style;
 use crate::text::{cut, escaped, padded, width};
+
+/// How a tree is shown.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View {
+    pub(crate) style: Style,
+    /// Cells of a line.
+    pub(crate) width: usize,
+    /// How many of the largest allocators below each one are shown; all if `None`.
+    pub(crate) top: Option<usize>,
+    /// Whether the largest are first.
+    pub(crate) by_size: bool,
+}
 
 /// One allocator.
 #[derive(Clone, Debug, serde::Serialize)]

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::Comparison;
 use super::work::Outcome;
 use crate::scan::duration;
-use crate::size::{grouped, human};
-use crate::text::{cell, counted};
+use crate::size::{counted, grouped, human};
+use crate::text::cell;
 
 const WIDTH: usize = 900;
 const MARGIN: usize = 24;

@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 use arrow_memory_core::backend;
 
 use crate::failure::{Failure, one_line};
-use crate::input::{Glance, Reading, Source};
+use crate::input::{Glance, Source};
 use crate::lifeline;
 use crate::output::{self, cannot_write};
 use crate::scan::duration;
-use crate::size::{grouped, human};
+use crate::size::{counted, grouped, human};
 use crate::terminal::{self, Style};
-use crate::text::{cell, counted, wrapped};
+use crate::text::{cell, wrapped};
 
 mod chart;
 mod work;
 
-use work::Outcome;
 pub(crate) use work::work;
+use work::{Outcome, reading};
 
 /// What is to be compared, and how.
 #[derive(Clone, Debug)]
@@ -89,13 +89,6 @@ pub(crate) fn compare(options: &Options) -> Result<(Comparison, Result<(), Failu
     let svg = chart::draw(&comparison);
     let drawn = output::replace(&options.chart, svg.as_bytes()).map_err(cannot);
     Ok((comparison, drawn))
-}
-
-fn reading(batch_size: usize) -> Reading {
-    Reading {
-        batch_size,
-        ..Reading::default()
-    }
 }
 
 /// The lowest and the highest of a number over the rounds.

@@ -12,7 +12,7 @@ use arrow_memory_core::{AllocError, ArrowBuf, ArrowBufMut, BufferAllocator, Root
 
 use crate::columns;
 use crate::failure::Failure;
-use crate::input::{Input, Source, Stop, messages};
+use crate::input::{Input, Reading, Source, Stop, messages};
 use crate::process::ProcessMemory;
 
 /// What one backend took for the work.
@@ -140,6 +140,14 @@ struct Done {
 /// How many filtered batches are on their way at a time.
 const IN_FLIGHT: usize = 4;
 
+/// How the file is read.
+pub(super) fn reading(batch_size: usize) -> Reading {
+    Reading {
+        batch_size,
+        ..Reading::default()
+    }
+}
+
 impl Query {
     fn plan(root: &RootAllocator, thread: usize) -> Result<Self, Failure> {
         let plan = || {
@@ -158,7 +166,7 @@ impl Query {
     fn run(mut self, file: &Path, batch_size: usize) -> Result<Done, Failure> {
         let messages = messages()?;
         let source = Source::file(file);
-        let input = Input::open(&source, &super::reading(batch_size), &messages);
+        let input = Input::open(&source, &reading(batch_size), &messages);
         let mut input = input.map_err(Stop::into_failure)?;
         let mut done = Done {
             rows: 0,

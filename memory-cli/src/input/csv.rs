@@ -13,9 +13,11 @@ use arrow_memory_arrow::arrow_60::deps::arrow_schema::{
 use flate2::read::MultiGzDecoder;
 use regex::Regex;
 
+use super::format::{Decoded, Reading};
 use super::records::BoundedRecords;
-use super::selection::Selection;
-use super::{Decoded, Reading, Source, io_failure, narrowed, said, source};
+use super::selection::{Selection, narrowed};
+use super::source::{self, Source};
+use super::stop::{io_failure, said};
 use crate::failure::Failure;
 use crate::text::{cut, escaped};
 

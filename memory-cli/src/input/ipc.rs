@@ -7,10 +7,11 @@ use arrow_memory_arrow::arrow_60::deps::arrow_array::RecordBatch;
 use arrow_memory_arrow::arrow_60::deps::arrow_ipc;
 use arrow_memory_arrow::arrow_60::deps::arrow_schema::SchemaRef;
 use arrow_memory_arrow::arrow_60::ipc::{IpcFileReader, IpcStreamReader, Seekable};
-use arrow_memory_core::BufferAllocator;
+use arrow_memory_core::{BufferAllocator, RootAllocator};
 
-use super::selection::Selection;
-use super::{Format, Reading, Stop, arrow_said, io_failure, narrowed, no_codec, said};
+use super::format::{Format, Reading};
+use super::selection::{Selection, narrowed};
+use super::stop::{Stop, arrow_said, io_failure, no_codec, said};
 use crate::failure::Failure;
 use crate::lists::Element;
 
@@ -105,6 +106,16 @@ impl Messages {
     }
 }
 
+/// An allocator without a limit, for the messages of Arrow IPC where nothing is limited, on a
+/// backend that is not the one that is looked at.
+pub(crate) fn messages() -> Result<RootAllocator, Failure> {
+    RootAllocator::builder()
+        .name("messages")
+        .backend("system")
+        .build()
+        .map_err(|error| Failure::new(error.to_string()))
+}
+
 /// Checks what can be checked without reading values: the columns, and whether this build reads
 /// buffers that are compressed as those of the first batch are.
 pub(super) fn glance(mut file: File, format: Format, reading: &Reading) -> Result<(), Failure> {
@@ -125,7 +136,7 @@ pub(super) fn glance(mut file: File, format: Format, reading: &Reading) -> Resul
     let start = SeekFrom::Start(start);
     file.seek(start).map_err(io_failure)?;
     let mut copy = file.try_clone().map_err(io_failure)?;
-    let allocator = super::messages()?;
+    let allocator = messages()?;
     let schema = IpcStreamReader::new(file, &*allocator)
         .map_err(said)?
         .schema();

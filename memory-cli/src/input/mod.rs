@@ -1,41 +1,32 @@
 //! Files as streams of record batches: Parquet, Arrow IPC (files and streams) and CSV.
 
-use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
-use std::sync::Arc;
 
-use arrow_memory_arrow::MemoryError;
 use arrow_memory_arrow::arrow_60::deps::arrow_array::RecordBatch;
-use arrow_memory_arrow::arrow_60::deps::arrow_schema::{ArrowError, Schema, SchemaRef};
-use arrow_memory_core::{AllocError, BufferAllocator, RootAllocator};
+use arrow_memory_arrow::arrow_60::deps::arrow_schema::SchemaRef;
+use arrow_memory_core::BufferAllocator;
 
 use crate::failure::Failure;
 use crate::guarded::guarded;
-use crate::lists::Element;
 
 pub(crate) mod csv;
 mod encryption;
+mod format;
 mod ipc;
 mod parquet;
 mod records;
 mod selection;
 mod source;
+mod stop;
 
+use format::Decoded;
+pub(crate) use format::{Format, Reading};
 use ipc::Messages;
-use selection::Selection;
+pub(crate) use ipc::messages;
 pub(crate) use source::{Source, sources};
-
-/// How files are read.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Reading {
-    /// The columns to read; all if empty.
-    pub(crate) columns: Vec<Element>,
-    /// Rows in a batch of Parquet or CSV.
-    pub(crate) batch_size: usize,
-    pub(crate) csv: csv::Options,
-}
+pub(crate) use stop::Stop;
+use stop::io_failure;
 
 /// What can be told of a file without reading its values.
 #[derive(Clone, Debug)]
@@ -64,30 +55,6 @@ enum Batches {
     Decoded(Decoded),
     /// Messages in memory of an allocator.
     Messages(Messages),
-}
-
-/// The batches of a decoder with memory of its own.
-type Decoded = Box<dyn Iterator<Item = Result<RecordBatch, Failure>>>;
-
-/// Why there is no batch.
-#[derive(Debug)]
-pub(crate) enum Stop {
-    /// A limit stood in the way.
-    Refused(AllocError),
-    Failed(Failure),
-}
-
-/// What a file was found to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Format {
-    Parquet,
-    /// Arrow IPC with a footer.
-    Ipc,
-    /// Arrow IPC without one.
-    #[serde(rename = "ipc stream")]
-    IpcStream,
-    Csv,
 }
 
 impl Glance {
@@ -186,113 +153,6 @@ impl Input {
     }
 }
 
-impl Stop {
-    fn about(self, f: impl FnOnce(Failure) -> Failure) -> Self {
-        match self {
-            Self::Failed(failure) => Self::Failed(f(failure)),
-            refused => refused,
-        }
-    }
-
-    /// The failure, where nothing is limited.
-    pub(crate) fn into_failure(self) -> Failure {
-        match self {
-            Self::Failed(failure) => failure,
-            Self::Refused(error) => Failure::new(error.to_string()),
-        }
-    }
-}
-
-impl From<Failure> for Stop {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
-    }
-}
-
-impl From<AllocError> for Stop {
-    fn from(error: AllocError) -> Self {
-        match error {
-            AllocError::OutOfMemory { .. } => Self::Refused(error),
-            error => Self::Failed(Failure::new(error.to_string())),
-        }
-    }
-}
-
-impl From<MemoryError> for Stop {
-    fn from(error: MemoryError) -> Self {
-        match error {
-            MemoryError::Alloc(error) => error.into(),
-            error => Self::Failed(said(error)),
-        }
-    }
-}
-
-impl Format {
-    /// By the first bytes if they are a format's, else by the name.
-    fn of(source: &Source, head: &[u8], as_csv: bool) -> Result<Self, Failure> {
-        if head.starts_with(b"PAR1") {
-            return Ok(Self::Parquet);
-        }
-        if head.starts_with(b"PARE") {
-            return Err(Failure::new(encryption::ENCRYPTED));
-        }
-        if head.starts_with(b"ARROW1") {
-            return Ok(Self::Ipc);
-        }
-        if head.starts_with(&[0xFF; 4]) {
-            return Ok(Self::IpcStream);
-        }
-        match source.extension() {
-            Some("parquet" | "pq") if !as_csv => Err(Failure::new(
-                "it is called Parquet but does not start with `PAR1`: it is damaged, or another format",
-            )),
-            Some("arrow" | "arrows" | "ipc" | "feather") if !as_csv => Err(Failure::new(
-                "it is called Arrow IPC but does not start as one: it is damaged, or another format (version 1 of Feather is not Arrow IPC)",
-            )),
-            extension => {
-                let called_so = matches!(extension, Some("csv" | "tsv" | "txt"));
-                if !called_so && !as_csv && !source.is_standard_input() {
-                    return Err(Failure::new(match source.is_gzip(head) {
-                        true => {
-                            "it is compressed with gzip; only CSV is read so, when it is called .csv.gz or with --csv: decompress it first"
-                        }
-                        false => {
-                            "it is neither Parquet nor Arrow IPC; to read it as CSV, call it .csv or give --csv"
-                        }
-                    }));
-                }
-                if !source.is_gzip(head) && head.contains(&0) {
-                    return Err(Failure::new(
-                        "it is called CSV but holds bytes that no text has",
-                    ));
-                }
-                Ok(Self::Csv)
-            }
-        }
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Parquet => "Parquet",
-            Self::Ipc => "Arrow IPC file",
-            Self::IpcStream => "Arrow IPC stream",
-            Self::Csv => "CSV",
-        })
-    }
-}
-
-/// An allocator without a limit, for the messages of Arrow IPC where nothing is limited, on a
-/// backend that is not the one that is looked at.
-pub(crate) fn messages() -> Result<RootAllocator, Failure> {
-    RootAllocator::builder()
-        .name("messages")
-        .backend("system")
-        .build()
-        .map_err(|error| Failure::new(error.to_string()))
-}
-
 /// How much of a file is looked at to tell what it is.
 const HEAD: usize = 4096;
 
@@ -310,51 +170,4 @@ fn opened(source: &Source, reading: &Reading) -> Result<(File, u64, Format), Fai
     source::rewind(&mut file)?;
     let format = Format::of(source, &head, reading.csv.forced)?;
     Ok((file, bytes, format))
-}
-
-/// The schema and the batches with the chosen columns only.
-fn narrowed(selection: &Selection, schema: &Schema) -> SchemaRef {
-    Arc::new(selection.schema(schema))
-}
-
-/// What a library said of a file, with what to do about codecs that are not built in.
-fn said(error: impl fmt::Display) -> Failure {
-    let text = error.to_string();
-    let disabled = [
-        "Disabled feature at compile time",
-        "requires the lz4",
-        "requires the zstd",
-    ];
-    if disabled.iter().any(|words| text.contains(words)) {
-        return no_codec("one of its columns");
-    }
-    Failure::new(text)
-}
-
-/// What to say of a file in a codec that was left out.
-fn no_codec(what: &str) -> Failure {
-    Failure::new(format!(
-        "{what} is compressed in a way that this build does not read: build this tool with `--features codecs`"
-    ))
-}
-
-fn arrow_said(error: ArrowError) -> Failure {
-    said(error)
-}
-
-fn io_failure(error: std::io::Error) -> Failure {
-    Failure::new(error.to_string())
-}
-
-/// Whether a path has the name of a format that is read.
-pub(crate) fn is_called_a_table(path: &Path) -> bool {
-    let known = [
-        "parquet", "pq", "arrow", "arrows", "ipc", "feather", "csv", "tsv", "csv.gz", "tsv.gz",
-    ];
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.to_ascii_lowercase();
-    known.iter().any(|known| {
-        name.strip_suffix(known)
-            .is_some_and(|rest| rest.ends_with('.'))
-    })
 }

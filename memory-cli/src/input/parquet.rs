@@ -9,8 +9,10 @@ use arrow_memory_arrow::arrow_60::deps::parquet::arrow::ProjectionMask;
 use arrow_memory_arrow::arrow_60::deps::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use arrow_memory_arrow::arrow_60::deps::parquet::basic::Compression;
 
+use super::encryption;
+use super::format::{Decoded, Reading};
 use super::selection::Selection;
-use super::{Decoded, Reading, encryption, io_failure, no_codec, said};
+use super::stop::{io_failure, no_codec, said};
 use crate::failure::Failure;
 
 type Builder = ParquetRecordBatchReaderBuilder<File>;

@@ -86,7 +86,7 @@ impl<R: Read> Read for BoundedRecords<R> {
                 io::ErrorKind::InvalidData,
                 format!(
                     "the record behind {} takes more than {bound}: this is no CSV, or a quotation mark is not closed",
-                    crate::text::counted(after, "line")
+                    crate::size::counted(after, "line")
                 ),
             ));
         }

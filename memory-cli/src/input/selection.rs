@@ -6,7 +6,7 @@ use arrow_memory_arrow::arrow_60::deps::arrow_array::{
     Array, ArrayRef, RecordBatch, RecordBatchOptions, StructArray,
 };
 use arrow_memory_arrow::arrow_60::deps::arrow_schema::{
-    ArrowError, DataType, Field, FieldRef, Fields, Schema,
+    ArrowError, DataType, Field, FieldRef, Fields, Schema, SchemaRef,
 };
 
 use crate::failure::Failure;
@@ -230,6 +230,11 @@ fn unknown(what: &str, name: &str, fields: &Fields) -> Failure {
 /// How many letters differ, whatever their case.
 fn distance(one: &str, other: &str) -> usize {
     strsim::damerau_levenshtein(&one.to_lowercase(), &other.to_lowercase())
+}
+
+/// The schema and the batches with the chosen columns only.
+pub(super) fn narrowed(selection: &Selection, schema: &Schema) -> SchemaRef {
+    Arc::new(selection.schema(schema))
 }
 
 #[cfg(test)]

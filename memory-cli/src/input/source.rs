@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{io_failure, is_called_a_table};
+use super::stop::io_failure;
 use crate::failure::Failure;
 
 /// One table to be read; it can be opened any number of times.
@@ -196,4 +196,17 @@ fn starts_as_a_table(path: &Path) -> bool {
     let read = File::open(path).and_then(|mut file| io::Read::read_exact(&mut file, &mut head));
     read.is_ok()
         && (head.starts_with(b"PAR1") || head == *b"ARROW1" || head.starts_with(&[0xFF; 4]))
+}
+
+/// Whether a path has the name of a format that is read.
+pub(crate) fn is_called_a_table(path: &Path) -> bool {
+    let known = [
+        "parquet", "pq", "arrow", "arrows", "ipc", "feather", "csv", "tsv", "csv.gz", "tsv.gz",
+    ];
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.to_ascii_lowercase();
+    known.iter().any(|known| {
+        name.strip_suffix(known)
+            .is_some_and(|rest| rest.ends_with('.'))
+    })
 }

@@ -3,22 +3,9 @@
 use std::fmt::Write as _;
 
 use super::report::{Accounted, BackendReport, FileReport, NeedReport, Refusal, Report, Resident};
-use crate::size::{grouped, human, told_apart};
-use crate::terminal::Style;
-use crate::text::{cell, counted, escaped, wrapped};
-use crate::tree;
-
-/// How a report is shown.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct View {
-    pub(crate) style: Style,
-    /// Cells of a line.
-    pub(crate) width: usize,
-    /// How many of the largest allocators below each one are shown; all if `None`.
-    pub(crate) top: Option<usize>,
-    /// Whether the largest are first.
-    pub(crate) by_size: bool,
-}
+use crate::size::{counted, grouped, human, told_apart};
+use crate::text::{cell, escaped, wrapped};
+use crate::tree::{self, View};
 
 /// Where notes start behind two numbers.
 const NOTES: usize = 37;

@@ -1,16 +1,11 @@
 //! What a scan found, as data.
 
-use std::time::Instant;
-
 use arrow_memory_core::AllocError;
 
-use super::Scan;
 use super::need::{Columns, Need};
-use super::trees::Moment;
 use crate::failure::Failure;
 use crate::input::Format;
-use crate::process::ProcessMemory;
-use crate::tree::{self, Row};
+use crate::tree::Row;
 
 /// The result of a scan.
 #[derive(Debug, serde::Serialize)]
@@ -137,7 +132,12 @@ impl Refusal {
 }
 
 impl NeedReport {
-    fn of(need: &Need, adopt: bool, process: Option<usize>, limit: Option<usize>) -> Self {
+    pub(super) fn of(
+        need: &Need,
+        adopt: bool,
+        process: Option<usize>,
+        limit: Option<usize>,
+    ) -> Self {
         let bounded: &[&str] = match need.messages {
             Some(_) => &["columns", "messages"],
             None => &["columns"],
@@ -149,66 +149,6 @@ impl NeedReport {
             messages: need.messages,
             process,
             bounded_by_limit: limit.map(|_| bounded),
-        }
-    }
-}
-
-impl Scan<'_> {
-    pub(super) fn report(
-        mut self,
-        files: Vec<FileReport>,
-        before: ProcessMemory,
-        start: Instant,
-    ) -> Report {
-        let seconds = start.elapsed().as_secs_f64();
-        if self.shown.tree.entries.is_empty() {
-            self.shown = Moment::of(self.trees, &self.parts);
-        }
-        let root = &self.trees.root;
-        let mut shown = self.shown;
-        let mut all = self.trees.handed_out();
-        let end = root.snapshot();
-        if self.refusal.is_none() {
-            shown.set_peaks(&end, &self.peaks);
-        } else {
-            all = shown.counted;
-        }
-        shown.add_missing(end, self.refusal.is_none());
-        // The kernel's own peak may lag behind what it says is resident.
-        let now = ProcessMemory::now();
-        let process = now.peak_resident.max(shown.process.resident);
-        let options = self.options;
-        Report {
-            fits: options.limit.map(|_| self.refusal.is_none()),
-            limit: options.limit,
-            keep: options.keep,
-            adopt: options.adopt,
-            batch_size: options.reading.batch_size,
-            rows: self.rows,
-            batches: self.batches,
-            seconds,
-            accounted: Accounted {
-                used: shown.allocated(),
-                peak: self.peak.unwrap_or_else(|| root.peak_memory_allocation()),
-            },
-            backend: BackendReport {
-                name: self.trees.backend_name().to_owned(),
-                live: shown.counted.live_bytes,
-                peak: all.peak_bytes,
-                blocks: all.allocations,
-                resident: shown.own.resident_bytes,
-                cached: shown.own.cached_bytes,
-            },
-            resident: Resident {
-                before: before.resident,
-                used: shown.process.resident,
-                peak: process,
-                after_release: None,
-            },
-            need: NeedReport::of(&self.need, options.adopt, process, options.limit),
-            refusal: self.refusal,
-            tree: tree::rows(&shown.tree, &shown.parts),
-            files,
         }
     }
 }

@@ -8,7 +8,7 @@ use arrow_memory_core::{
     backend,
 };
 
-use super::Options;
+use super::options::Options;
 use crate::failure::Failure;
 use crate::process::ProcessMemory;
 
