@@ -6,7 +6,7 @@ use arrow_memory_arrow::arrow_60::deps::arrow_schema::DataType;
 use clap::{Args, Parser, Subcommand};
 
 use crate::generate;
-use crate::input::csv;
+use crate::input::{CsvOptions, csv};
 use crate::lists::{self, Element};
 use crate::size::Size;
 
@@ -127,8 +127,8 @@ pub(crate) struct Csv {
 }
 
 impl Csv {
-    pub(crate) fn options(self) -> csv::Options {
-        csv::Options {
+    pub(crate) fn options(self) -> CsvOptions {
+        CsvOptions {
             forced: self.csv,
             delimiter: self.delimiter,
             no_header: self.no_header,

@@ -58,6 +58,10 @@ macro_rules! __debug_as_display {
 }
 
 /// With `{:#}`: the sources of `error`, each after a colon.
+///
+/// # Errors
+///
+/// What the formatter returns.
 pub fn write_sources(f: &mut fmt::Formatter<'_>, error: &dyn Error) -> fmt::Result {
     if !f.alternate() {
         return Ok(());

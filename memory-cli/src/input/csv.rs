@@ -13,28 +13,13 @@ use arrow_memory_arrow::arrow_60::deps::arrow_schema::{
 use flate2::read::MultiGzDecoder;
 use regex::Regex;
 
-use super::format::{Decoded, Reading};
+use super::format::{CsvOptions, Decoded, Reading};
 use super::records::BoundedRecords;
 use super::selection::{Selection, narrowed};
 use super::source::{self, Source};
 use super::stop::{io_failure, said};
 use crate::failure::Failure;
 use crate::text::{cut, escaped};
-
-/// How text is read as CSV.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Options {
-    /// Read what is neither Parquet nor Arrow IPC as CSV, whatever it is called.
-    pub(crate) forced: bool,
-    /// What separates fields; a tab in files that are called .tsv, else a comma.
-    pub(crate) delimiter: Option<u8>,
-    /// The first row is data.
-    pub(crate) no_header: bool,
-    /// Texts that are nulls, besides the empty one.
-    pub(crate) nulls: Vec<String>,
-    /// Types by the name of the column.
-    pub(crate) types: Vec<(String, DataType)>,
-}
 
 /// A file whose columns are known.
 pub(super) struct Opened {
@@ -138,7 +123,7 @@ fn first_row(file: &File, delimiter: u8) -> Result<(String, bool), Failure> {
     Ok((start.lines().next().unwrap_or_default().to_owned(), is_gzip))
 }
 
-fn format(source: &Source, options: &Options) -> Result<(u8, Format), Failure> {
+fn format(source: &Source, options: &CsvOptions) -> Result<(u8, Format), Failure> {
     let by_name = match source.extension() {
         Some("tsv") => b'\t',
         _ => b',',
@@ -161,7 +146,7 @@ fn format(source: &Source, options: &Options) -> Result<(u8, Format), Failure> {
 }
 
 /// The schema with the types that were given.
-fn typed(schema: Schema, options: &Options) -> Result<Schema, Failure> {
+fn typed(schema: Schema, options: &CsvOptions) -> Result<Schema, Failure> {
     for (name, _) in &options.types {
         if schema.column_with_name(name).is_none() {
             let element = crate::lists::elements(&format!("\"{}\"", name.replace('"', "\"\"")));
@@ -182,7 +167,7 @@ fn typed(schema: Schema, options: &Options) -> Result<Schema, Failure> {
 }
 
 /// What looks as if it was not meant.
-fn hints(schema: &Schema, first_row: &str, options: &Options) -> Vec<String> {
+fn hints(schema: &Schema, first_row: &str, options: &CsvOptions) -> Vec<String> {
     let mut hints = Vec::new();
     if let [only] = &schema.fields()[..]
         && options.delimiter.is_none()
@@ -222,7 +207,7 @@ fn other_delimiter(row: &str) -> Option<(char, &'static str)> {
 fn advised(
     failure: Failure,
     known: Option<(&SchemaRef, Option<usize>)>,
-    options: &Options,
+    options: &CsvOptions,
 ) -> Failure {
     let text = failure.to_string();
     let advice = if text.contains("unequal lengths") {

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use super::encryption;
 use super::source::Source;
-use super::{csv, encryption};
 use arrow_memory_arrow::arrow_60::deps::arrow_array::RecordBatch;
+use arrow_memory_arrow::arrow_60::deps::arrow_schema::DataType;
 
 use crate::failure::Failure;
 use crate::lists::Element;
@@ -16,7 +17,22 @@ pub(crate) struct Reading {
     pub(crate) columns: Vec<Element>,
     /// Rows in a batch of Parquet or CSV.
     pub(crate) batch_size: usize,
-    pub(crate) csv: csv::Options,
+    pub(crate) csv: CsvOptions,
+}
+
+/// How text is read as CSV.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CsvOptions {
+    /// Read what is neither Parquet nor Arrow IPC as CSV, whatever it is called.
+    pub(crate) forced: bool,
+    /// What separates fields; a tab in files that are called .tsv, else a comma.
+    pub(crate) delimiter: Option<u8>,
+    /// The first row is data.
+    pub(crate) no_header: bool,
+    /// Texts that are nulls, besides the empty one.
+    pub(crate) nulls: Vec<String>,
+    /// Types by the name of the column.
+    pub(crate) types: Vec<(String, DataType)>,
 }
 
 /// What a file was found to be.

@@ -21,7 +21,7 @@ mod source;
 mod stop;
 
 use format::Decoded;
-pub(crate) use format::{Format, Reading};
+pub(crate) use format::{CsvOptions, Format, Reading};
 use ipc::Messages;
 pub(crate) use ipc::messages;
 pub(crate) use source::{Source, sources};
