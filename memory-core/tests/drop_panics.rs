@@ -313,7 +313,7 @@ fn a_manager_that_panics_at_the_end_of_a_thread_does_so_quietly() {
     }
     let (released, dropped) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
     let manager = Waits(
-        Manager(StdManager::default()),
+        Manager(StdManager),
         Arc::clone(&released),
         Arc::clone(&dropped),
     );
