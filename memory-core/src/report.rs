@@ -33,7 +33,7 @@ pub struct AllocatorStats {
     /// Blocks allocated in total (with `.statistics(true)`), by this allocator alone.
     pub allocations: Option<u64>,
     /// Allocations that this allocator owns now (with `.statistics(true)`).
-    pub live_buffers: Option<u64>,
+    pub live_allocations: Option<u64>,
 }
 
 /// One allocator within an [`AllocatorSnapshot`].

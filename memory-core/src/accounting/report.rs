@@ -182,7 +182,7 @@ impl Locked<'_> {
             forced_bytes,
             total_bytes: kept(&this.total_bytes),
             allocations: kept(&this.total_allocations),
-            live_buffers: kept(&this.live_allocations),
+            live_allocations: kept(&this.live_allocations),
         }
     }
 

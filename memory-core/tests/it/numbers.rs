@@ -54,7 +54,7 @@ fn a_snapshot_has_a_stable_form_in_json() {
                     "forced_bytes": 0,
                     "total_bytes": 0,
                     "allocations": 0,
-                    "live_buffers": 0
+                    "live_allocations": 0
                 },
                 "reservations": []
             },
@@ -77,7 +77,7 @@ fn a_snapshot_has_a_stable_form_in_json() {
                     "forced_bytes": 0,
                     "total_bytes": 1034,
                     "allocations": 2,
-                    "live_buffers": 2
+                    "live_allocations": 2
                 },
                 "reservations": [100]
             }
@@ -165,7 +165,7 @@ fn the_example_serves_a_page_that_a_client_can_read() {
         "arrow_memory_limit_bytes{allocator=\"server/query\"} 16777216",
         "arrow_memory_limit_bytes{allocator=\"server\"} 1073741824",
         "arrow_memory_reservation_bytes{allocator=\"server/query\"} 1048576",
-        "arrow_memory_buffers{allocator=\"server/query\"} 2",
+        "arrow_memory_live_allocations{allocator=\"server/query\"} 2",
         "arrow_memory_refusals_total{allocator=\"server/query\"} 1",
         "arrow_memory_forced_bytes_total{allocator=\"server/query\"} 0",
         "arrow_memory_accounted_bytes{root=\"server\"} 2101248",
