@@ -140,6 +140,8 @@ fn one_call_says_who_holds_memory_now() {
     let held: Vec<_> = (0..50).map(|_| hash_table(&query, 64 << 10)).collect();
     let exact = column(&debugged, 1000);
     root.allocate_bytes(5000).unwrap();
+    let mut reservation = root.new_reservation();
+    reservation.add(300).unwrap();
 
     let holders = sampling::who_holds();
 
@@ -166,11 +168,12 @@ fn one_call_says_who_holds_memory_now() {
     );
     let external = find("ROOT", root.id());
     assert_eq!((external.external_bytes, external.sites.len()), (5000, 0));
+    assert_eq!(external.reserved_bytes, 300);
     let text = holders.to_string();
     assert!(text.contains("ROOT/query-7"), "{text}");
     assert!(text.contains("in sampling::hash_table"), "{text}");
     assert!(
-        text.contains("ROOT (5000 of them external or reserved)"),
+        text.contains("ROOT (5000 of them external, 300 reserved)"),
         "{text}"
     );
     root.release_bytes(5000);

@@ -49,6 +49,7 @@ fn a_snapshot_has_a_stable_form_in_json() {
                     "own_bytes": 0,
                     "foreign_bytes": 0,
                     "external_bytes": 7,
+                    "reserved_bytes": 0,
                     "peak_bytes": 4103,
                     "refusals": 0,
                     "forced_bytes": 0,
@@ -71,7 +72,8 @@ fn a_snapshot_has_a_stable_form_in_json() {
                 "stats": {
                     "own_bytes": 1024,
                     "foreign_bytes": 10,
-                    "external_bytes": 100,
+                    "external_bytes": 0,
+                    "reserved_bytes": 100,
                     "peak_bytes": 1134,
                     "refusals": 1,
                     "forced_bytes": 0,
