@@ -39,7 +39,7 @@ pub use allocator::{
 };
 pub use buffer::{
     ArrowBuf, ArrowBufMut, BooleanBufferBuilder, BufferBuilder, ForeignAllocation, ForeignError,
-    ForeignId, ForeignRoom, ForeignWatch, SharedRelease, TransferResult, TypedBufferBuilder,
+    ForeignId, ForeignRoom, ReleaseFn, TransferResult, TypedBufferBuilder, WeakForeign,
 };
 pub use collections::GlobalAllocManager;
 #[cfg(feature = "allocator-api2")]

@@ -45,12 +45,12 @@ mod model;
 mod release;
 mod transfer;
 mod view;
-mod watch;
+mod weak;
 
 pub(crate) use hooked::tell_release;
 use release::{let_go, let_go_of_first};
 use view::View;
-pub(crate) use watch::Watch;
+pub(crate) use weak::Weak;
 
 /// A counted reference to a ledger; or, for the empty buffer, to a node that it pins.
 ///
@@ -195,9 +195,9 @@ impl LedgerRef {
     }
 
     /// What finds foreign memory's ledgers again; `None` for our own, and for an empty buffer.
-    pub(crate) fn watch(&self) -> Option<Watch> {
+    pub(crate) fn downgrade(&self) -> Option<Weak> {
         let slot = self.slot().filter(|slot| slot.is_foreign())?;
-        Some(Watch {
+        Some(Weak {
             home: slot.home_ptr(),
             tree: NonNull::from(&*self.node().tree),
         })

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use arrow_memory_core::testing::TrackingManager;
 use arrow_memory_core::{
     AllocError, AllocationListener, AllocatorInfo, BufferAllocator, ForeignAllocation, ForeignId,
-    SharedRelease, Veto,
+    ReleaseFn, Veto,
 };
 
 use crate::support::{allocated, child, over, tracked};
@@ -220,22 +220,22 @@ fn foreign_memory_is_released_once_whatever_callback_panics_or_vetoes() {
 }
 
 #[test]
-fn a_shared_release_is_told_which_allocation_it_was_or_that_it_was_none() {
+fn a_release_function_is_told_which_allocation_it_was_or_that_it_was_none() {
     static TOLD: Mutex<Vec<(usize, Option<ForeignId>)>> = Mutex::new(Vec::new());
-    static RELEASE: SharedRelease = SharedRelease::new(|start, id| {
+    static RELEASE: ReleaseFn = ReleaseFn::new(|start, id| {
         TOLD.lock().unwrap().push((start.addr().get(), id));
     });
     static BYTES: [u8; 100] = [7; 100];
     let (_, root) = tracked(100);
     let start = NonNull::from(&BYTES).cast();
     // SAFETY: a constant is never written or freed.
-    let foreign = || unsafe { ForeignAllocation::shared(start, 100, &RELEASE) };
+    let foreign = || unsafe { ForeignAllocation::with_release(start, 100, &RELEASE) };
 
     let (buffer, never_wrapped) = (root.wrap_foreign_allocation(foreign()).unwrap(), foreign());
-    let id = buffer.watch().unwrap().id();
+    let id = buffer.downgrade().unwrap().id();
     let shared = buffer.retain_in(&child(&root, "a")).unwrap();
     drop((never_wrapped, buffer));
-    assert_eq!(shared.watch().unwrap().id(), id, "whichever ledger");
+    assert_eq!(shared.downgrade().unwrap().id(), id, "whichever ledger");
     drop(shared);
 
     let address = start.addr().get();
