@@ -39,7 +39,7 @@ pub use allocator::{
 };
 pub use buffer::{
     ArrowBuf, ArrowBufMut, BooleanBufferBuilder, BufferBuilder, ForeignAllocation, ForeignError,
-    ForeignId, ForeignRoom, ReleaseFn, TransferResult, TypedBufferBuilder, WeakForeign,
+    ForeignId, ReleaseFn, TransferResult, TypedBufferBuilder, WeakForeign,
 };
 pub use collections::GlobalAllocManager;
 #[cfg(feature = "allocator-api2")]
@@ -76,6 +76,7 @@ pub use wrappers::{
 /// Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::buffer::ForeignRoom;
     pub use crate::sync::plain::push;
     pub use crate::sync::process::{HandedOn, ListedGuard, Order, ProcessGuard, ProcessLock};
     pub use crate::sync::table::{Entry, Room, Table};

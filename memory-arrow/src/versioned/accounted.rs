@@ -1,6 +1,7 @@
 //! Arrays and batches: adopted, moved, measured and let go as wholes.
 
-use arrow_memory_core::{AllocError, AllocationReservation, BufferAllocator, ForeignRoom};
+use arrow_memory_core::__private::ForeignRoom;
+use arrow_memory_core::{AllocError, AllocationReservation, BufferAllocator};
 use hashbrown::HashTable;
 
 use super::deps::arrow_array::{ArrayRef, RecordBatch, make_array};
@@ -203,7 +204,7 @@ pub fn to_array(data: ArrayData) -> ArrayRef {
 impl<T: Parts> Accounted for T {
     #[track_caller]
     fn adopt(self, allocator: &BufferAllocator) -> Result<Self, Refused<Self>> {
-        match adopted(&self, allocator, |bytes| allocator.room_for_foreign(bytes)) {
+        match adopted(&self, allocator, |bytes| ForeignRoom::new(allocator, bytes)) {
             Ok(adopted) => Ok(adopted),
             Err(source) => Err(Refused {
                 value: self,
@@ -216,7 +217,7 @@ impl<T: Parts> Accounted for T {
     fn adopt_from(self, reservation: &mut AllocationReservation) -> Result<Self, Refused<Self>> {
         let allocator = reservation.allocator().clone();
         match adopted(&self, &allocator, |bytes| {
-            reservation.room_for_foreign(bytes)
+            ForeignRoom::out_of(reservation, bytes)
         }) {
             Ok(adopted) => Ok(adopted),
             Err(source) => Err(Refused {
@@ -286,7 +287,7 @@ pub(super) fn moved<T: Parts>(
     // What moves can be moved back, so it comes last.
     let missing = regions.find(target);
     if missing.bytes > 0 {
-        let room = target.room_for_foreign(missing.bytes);
+        let room = ForeignRoom::new(target, missing.bytes);
         let mut room = room.map_err(|error| missing.refused(error))?;
         regions.adopt(target, &mut room)?;
     }

@@ -9,9 +9,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
-use arrow_memory_core::{
-    ArrowBuf, BufferAllocator, ForeignAllocation, ForeignRoom, ReleaseFn, WeakForeign,
-};
+use arrow_memory_core::__private::ForeignRoom;
+use arrow_memory_core::{ArrowBuf, BufferAllocator, ForeignAllocation, ReleaseFn, WeakForeign};
 
 use super::deps::arrow_buffer::Buffer;
 use crate::error::MemoryError;

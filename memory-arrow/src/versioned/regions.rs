@@ -1,6 +1,7 @@
 //! The memory under some arrays: each distinct piece of it once, found, charged and replaced.
 
-use arrow_memory_core::{ALIGNMENT, AllocError, ArrowBuf, BufferAllocator, ForeignRoom};
+use arrow_memory_core::__private::ForeignRoom;
+use arrow_memory_core::{ALIGNMENT, AllocError, ArrowBuf, BufferAllocator};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 

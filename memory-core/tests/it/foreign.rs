@@ -12,6 +12,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use arrow_memory_core::__private::ForeignRoom;
 use arrow_memory_core::testing::TrackingManager;
 use arrow_memory_core::{
     AllocError, AllocationListener, AllocatorInfo, BufferAllocator, ForeignAllocation, ForeignId,
@@ -250,13 +251,22 @@ fn a_release_function_is_told_which_allocation_it_was_or_that_it_was_none() {
 #[test]
 fn foreign_memory_charged_as_more_than_any_address_space_is_refused_and_handed_back() {
     let (_, root) = tracked(usize::MAX);
-    let mut room = root.room_for_foreign(1 << 61).unwrap();
+    let mut room = ForeignRoom::new(&root, 1 << 61).unwrap();
+    let mut reservation = root.new_reservation();
+    reservation.add(1 << 61).unwrap();
     for bytes in [1 << 61, isize::MAX.unsigned_abs(), usize::MAX] {
         let (foreign, drops) = counted(10);
 
         let refused = root
             .wrap_foreign_allocation(foreign.charged_as(bytes))
             .unwrap_err();
+        let refused = reservation
+            .wrap_foreign_allocation(refused.allocation)
+            .unwrap_err();
+        assert!(
+            matches!(refused.source, AllocError::SizeOverflow { .. }),
+            "{refused}"
+        );
         let again = room.wrap(refused.allocation).unwrap_err();
 
         let source = again.source;
@@ -265,11 +275,12 @@ fn foreign_memory_charged_as_more_than_any_address_space_is_refused_and_handed_b
             "{source}"
         );
         assert_eq!((again.allocation.charged_size(), count(&drops)), (bytes, 0));
-        assert_eq!((room.size(), root.allocated_memory()), (1 << 61, 1 << 61));
+        assert_eq!((room.size(), reservation.size()), (1 << 61, 1 << 61));
+        assert_eq!(root.allocated_memory(), 1 << 62);
         drop(again.allocation);
         assert_eq!(count(&drops), 1);
     }
-    drop(room);
+    drop((room, reservation));
     assert_eq!(root.allocated_memory(), 0);
 }
 

@@ -24,6 +24,7 @@ mod numbers;
 mod probes;
 mod release;
 mod reservations;
+mod reserved_foreign;
 mod retire;
 mod support;
 mod thread_ends;
