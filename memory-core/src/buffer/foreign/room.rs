@@ -20,8 +20,17 @@ use crate::reservation::AllocationReservation;
 pub struct ForeignRoom<'a> {
     allocator: &'a BufferAllocator,
     charge: Charge<'a>,
-    /// Where some of the bytes came from, if it is not the allocator.
-    loan: Option<Loan<'a>>,
+    source: Source<'a>,
+}
+
+/// How a room came by its bytes.
+enum Source<'a> {
+    /// The allocator had room for them. The listener is asked before each piece.
+    Charged,
+    /// They were charged by force, so the listener is not asked.
+    Forced,
+    /// Some of them came out of a reservation. The listener was asked for all of them.
+    Lent(Loan<'a>),
 }
 
 /// Bytes that came out of a reservation. Those are used before any others, and what is left of them
@@ -43,8 +52,8 @@ impl ForeignRoom<'_> {
 
     /// Takes foreign memory in, as [`BufferAllocator::wrap_foreign_allocation`], out of this room as
     /// far as it goes; only the rest is charged, and never [by force](ForeignAllocation::forced). The
-    /// listener is asked before it, unless it was asked when the room was made out of a reservation,
-    /// and told of it, but not of a refusal.
+    /// listener is told of it, but not of a refusal. It is asked before, unless it was asked when the
+    /// room was made out of a reservation, or the room was charged by force.
     ///
     /// # Errors
     ///
@@ -124,12 +133,13 @@ impl ForeignRoom<'_> {
         allocation.check_size(handle)?;
         let request = || allocation.request();
         let more = allocation.charge.saturating_sub(self.size());
-        match &mut self.loan {
-            None => {
+        match &mut self.source {
+            Source::Charged => {
                 ask(handle, allocation.charge, request)?;
                 self.charge.add(handle, more, request)
             }
-            Some(loan) => {
+            Source::Forced => self.charge.add(handle, more, request),
+            Source::Lent(loan) => {
                 if more > 0 {
                     ask(handle, more, request)?;
                 }
@@ -152,8 +162,40 @@ impl<'a> ForeignRoom<'a> {
         Ok(Self {
             allocator,
             charge: Charge::unheard(&allocator.handle, bytes, rounded(bytes, bytes))?,
-            loan: None,
+            source: Source::Charged,
         })
+    }
+
+    /// Charges `bytes` whatever the limits say, without asking the listener. The second value is whether
+    /// no level is over its limit afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::Closed`] if the allocator is closed; [`AllocError::SizeOverflow`] if a sum would pass
+    /// `isize::MAX`.
+    pub fn forced(
+        allocator: &'a BufferAllocator,
+        bytes: usize,
+    ) -> Result<(Self, bool), AllocError> {
+        let handle = &allocator.handle;
+        let (requested, purpose) = rounded(bytes, bytes)();
+        if handle.is_closed() {
+            return Err(closed(handle, requested, purpose));
+        }
+        let mut charge = Charge::unheard(handle, 0, rounded(0, 0))?;
+        let mut fits = true;
+        if bytes > 0 {
+            let forced = handle.force_block(bytes);
+            fits = forced.map_err(|refusal| refusal.to_error(requested, purpose))?;
+            charge.take_over(bytes);
+        }
+        let source = Source::Forced;
+        let room = Self {
+            allocator,
+            charge,
+            source,
+        };
+        Ok((room, fits))
     }
 
     /// Room out of `reservation`, in one step: `bytes` of it become room, or, if it has fewer, all of it,
@@ -200,7 +242,7 @@ impl<'a> ForeignRoom<'a> {
         Ok(Self {
             allocator,
             charge,
-            loan: Some(Loan {
+            source: Source::Lent(Loan {
                 reservation,
                 bytes: lent,
                 total: bytes,
@@ -212,7 +254,7 @@ impl<'a> ForeignRoom<'a> {
 impl Drop for ForeignRoom<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(loan) = &self.loan {
+        if let Source::Lent(loan) = &self.source {
             // More is left than there was if buffers were taken back that were not made here.
             let used = loan.total.saturating_sub(self.charge.bytes());
             let unused = loan.bytes.saturating_sub(used);
