@@ -306,7 +306,7 @@ fn memory_is_bounded_however_many_samples_are_alive() {
     sampling::start("query-*", 512);
 
     // One in nine million is not sampled: a few to spare.
-    let held: Vec<_> = (0..sampling::MOST_LIVE + 1010)
+    let held: Vec<_> = (0..sampling::MAX_LIVE + 1010)
         .map(|_| column(&query, 8192))
         .collect();
 
@@ -317,7 +317,7 @@ fn memory_is_bounded_however_many_samples_are_alive() {
         .iter()
         .map(|site| site.live_total().count)
         .sum();
-    assert!((live - sampling::MOST_LIVE as f64).abs() < 1.0);
+    assert!((live - sampling::MAX_LIVE as f64).abs() < 1.0);
     drop(held);
 }
 

@@ -16,7 +16,7 @@ use crate::ledger::{LedgerRef, Weak};
 use crate::outcome::{AllocatorInfo, Purpose};
 use crate::probes;
 use crate::raw::release::{ForeignId, Release, ReleaseFn};
-use crate::raw::slot::{Block, MOST_SPECIAL};
+use crate::raw::slot::{Block, MAX_SPECIAL};
 use crate::size::{ALIGNMENT, MAX_SIZE};
 use crate::sync::Ordering;
 
@@ -224,7 +224,7 @@ impl ForeignAllocation {
 
     /// Refuses what the bookkeeping of foreign memory cannot express, for `handle`.
     pub(crate) fn check_size(&self, handle: &Handle) -> Result<(), AllocError> {
-        if self.charge > MOST_SPECIAL {
+        if self.charge > MAX_SPECIAL {
             return Err(overflow(handle, self.charge));
         }
         Ok(())

@@ -34,7 +34,7 @@ use crate::accounting::{Handle, Node, NodePtr};
 use crate::debug::{Operation, Seen};
 use crate::raw::pool;
 use crate::raw::release::Release;
-use crate::raw::slot::{Block, MOST_SPECIAL, Slot};
+use crate::raw::slot::{Block, MAX_SPECIAL, Slot};
 use crate::sampling;
 
 mod hooked;
@@ -222,7 +222,7 @@ impl LedgerRef {
         let Some(slot) = self.slot() else { return };
         let home = slot.home();
         let address = std::ptr::from_ref(home).addr();
-        if home.size() <= MOST_SPECIAL && sampling::record(address, &self.node().info, bytes, scale)
+        if home.size() <= MAX_SPECIAL && sampling::record(address, &self.node().info, bytes, scale)
         {
             home.set_sampled();
         }

@@ -184,12 +184,12 @@ fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
 
 /// The gzip format with stored blocks: valid, if not small.
 fn gzip(bytes: &[u8]) -> Vec<u8> {
-    const MOST_STORED: usize = u16::MAX as usize;
+    const MAX_STORED: usize = u16::MAX as usize;
     let mut out = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
-    let count = bytes.len().div_ceil(MOST_STORED).max(1);
+    let count = bytes.len().div_ceil(MAX_STORED).max(1);
     for index in 0..count {
-        let start = index * MOST_STORED;
-        let block = &bytes[start..bytes.len().min(start + MOST_STORED)];
+        let start = index * MAX_STORED;
+        let block = &bytes[start..bytes.len().min(start + MAX_STORED)];
         let length = block.len() as u16;
         out.push(u8::from(index + 1 == count));
         out.extend_from_slice(&length.to_le_bytes());

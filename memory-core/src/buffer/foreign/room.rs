@@ -8,7 +8,7 @@ use crate::buffer::ArrowBuf;
 use crate::buffer::allocate::{Charge, Request, ask, closed, overflow, rounded, tell_allocation};
 use crate::error::AllocError;
 use crate::ledger::tell_release;
-use crate::raw::slot::MOST_SPECIAL;
+use crate::raw::slot::MAX_SPECIAL;
 use crate::reservation::AllocationReservation;
 
 /// Bytes charged for foreign memory that is about to be taken in; what is not used goes back when
@@ -69,7 +69,7 @@ impl ForeignRoom<'_> {
         if allocation.size == 0 {
             return Ok(self.allocator.empty());
         }
-        let fits = allocation.charge <= self.size().min(MOST_SPECIAL);
+        let fits = allocation.charge <= self.size().min(MAX_SPECIAL);
         if (!fits || self.allocator.node().hearing().is_some())
             && let Err(source) = self.make(&allocation)
         {
@@ -225,7 +225,7 @@ impl<'a> ForeignRoom<'a> {
         let reservation = &*reservation;
         let allocator = reservation.allocator();
         let handle = &allocator.handle;
-        if bytes > MOST_SPECIAL {
+        if bytes > MAX_SPECIAL {
             return Err(overflow(handle, bytes));
         }
         if bytes > 0 {
