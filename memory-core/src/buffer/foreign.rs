@@ -32,11 +32,6 @@ pub use room::ForeignRoom;
 /// It is released exactly once: when the last buffer on it goes, or when this value is dropped
 /// without having been wrapped.
 ///
-/// # Invariants
-///
-/// 1. `ptr` is valid for reads of `size` initialised bytes, which nobody writes, from any thread,
-///    until `release` has run.
-///
 /// ```
 /// # use arrow_memory_system as _;
 /// use arrow_memory_core::{ForeignAllocation, RootAllocator};
@@ -50,6 +45,10 @@ pub use room::ForeignRoom;
 /// assert_eq!((slice.as_slice(), root.allocated_memory()), (&[7; 10][..], 60));
 /// # Ok::<(), arrow_memory_core::ForeignError>(())
 /// ```
+// Invariants:
+//
+// 1. `ptr` is valid for reads of `size` initialised bytes, which nobody writes, from any thread,
+//    until `release` has run.
 pub struct ForeignAllocation {
     ptr: NonNull<u8>,
     size: usize,
