@@ -20,8 +20,8 @@ BACKENDS = ["mimalloc", "system", "jemalloc"]
 COUNTS = (100_000, 400_000)
 # For the modes that are slow.
 FEWER = (2_000, 12_000)
-MOST = 0.02
-MOST_CAPTURES = 1.3
+MAX_ADDED = 0.02
+MAX_CAPTURES = 1.3
 
 
 def main():
@@ -33,13 +33,13 @@ def main():
         off = measure(binary, "off", backend)
         sampling = measure(binary, "sampling", backend, *interval)
         added = sampling / off - 1
-        failed |= added >= MOST
+        failed |= added >= MAX_ADDED
         print(f"{backend:<10} off {off:7.1f}  sampling {sampling:7.1f}  {100 * added:+5.2f} %")
     if interval:
         return 0
     off, capture, debug = (measure(binary, mode, "mimalloc") for mode in ["off", "capture", "debug"])
     captures = debug / (capture - off)
-    failed |= captures > MOST_CAPTURES
+    failed |= captures > MAX_CAPTURES
     print(f"debug mode {debug:7.1f}, one capture {capture - off:7.1f}: {captures:.2f} captures")
     return 1 if failed else 0
 

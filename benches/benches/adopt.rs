@@ -6,10 +6,10 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arrow_memory_arrow::Accounted;
 use arrow_memory_arrow::builder::{Int64Builder, StringBuilder};
 use arrow_memory_arrow::deps::arrow_array::builder as theirs;
 use arrow_memory_arrow::deps::arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use arrow_memory_arrow::{Accounted, claim_batch};
 use arrow_memory_benches::harness::{self, Estimate, Group, Settings};
 use arrow_memory_benches::{raw, trees};
 use arrow_memory_core::BufferAllocator;
@@ -85,7 +85,7 @@ fn adoption(
             adopted.clone().adopt(allocator).expect("it fits")
         }));
         let moved = timed(&mut transfer, &mut || {
-            claim_batch(&adopted, &other).expect("it fits")
+            adopted.try_transfer_ownership(&other).expect("it fits")
         });
         assert_eq!(allocator.allocated_memory(), other.allocated_memory());
         drop((adopted, moved));

@@ -74,8 +74,10 @@ pub struct View {
     pub reservation: usize,
     /// Bytes in blocks that it owns.
     pub own: usize,
-    /// Bytes that are charged to it without a block.
+    /// External bytes that are charged to it.
     pub external: usize,
+    /// Bytes of its reservations.
+    pub reserved: usize,
     /// The peak, if a node that leaves because of a step counts as leaving after it.
     pub transient_peak: usize,
     /// Whether `close` was called.
@@ -178,7 +180,8 @@ impl Model {
             limit: narrow(node.limit),
             reservation: narrow(node.reservation),
             own: narrow(self.own(key)),
-            external: narrow(self.external_and_reserved(key)),
+            external: narrow(node.external + node.forced),
+            reserved: narrow(self.reserved_from(key)),
             transient_peak: narrow(node.transient_peak),
             closed: node.closed,
             below: below[&key],
@@ -339,12 +342,11 @@ impl Model {
         self.blocks.values().filter(owned).map(|it| it.size).sum()
     }
 
-    /// Bytes that are charged to an allocator without a block.
-    fn external_and_reserved(&self, allocator: Key) -> i128 {
-        let node = self.node(allocator);
+    /// Bytes of an allocator's reservations.
+    fn reserved_from(&self, allocator: Key) -> i128 {
         let held = self.reservations.values();
         let held = held.filter(|it| it.allocator == allocator);
-        node.external + node.forced + held.map(|it| it.bytes).sum::<i128>()
+        held.map(|it| it.bytes).sum()
     }
 
     /// How many allocators are anywhere below each.

@@ -167,8 +167,13 @@ impl SideBySide {
         let (step, it) = (self.steps, self.tree.allocator(key));
         let stats = it.stats();
         assert_eq!(
-            (stats.own_bytes, stats.foreign_bytes, stats.external_bytes),
-            (view.own, 0, view.external),
+            (stats.own_bytes, stats.foreign_bytes),
+            (view.own, 0),
+            "step {step}, a{key}"
+        );
+        assert_eq!(
+            (stats.external_bytes, stats.reserved_bytes),
+            (view.external, view.reserved),
             "step {step}, a{key}"
         );
         let allocated = view.state.allocated;

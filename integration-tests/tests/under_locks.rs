@@ -360,6 +360,6 @@ fn arrays(allocator: &BufferAllocator, shared: &[Int64Array]) {
         .map(|slice| slice.adopt(allocator).unwrap())
         .collect();
     let other = allocator.child("other").build().unwrap();
-    let moved = adopted[0].transfer_to(&other).unwrap();
+    let moved = adopted[0].try_transfer_ownership(&other).unwrap();
     drop((adopted, again, moved));
 }

@@ -72,8 +72,8 @@ impl At<'_> {
     }
 
     fn check_depth(&self) -> Result<(), MemoryError> {
-        if self.depth() > MOST_NESTED {
-            return self.error(format!("nested more than {MOST_NESTED} deep"));
+        if self.depth() > MAX_NESTED {
+            return self.error(format!("nested more than {MAX_NESTED} deep"));
         }
         Ok(())
     }
@@ -186,7 +186,7 @@ impl RawArray {
             let (length, offset) = (self.length, self.offset);
             return at.error(format!("length {length}, offset {offset}"));
         };
-        let Some(end) = length.checked_add(offset).filter(|&end| end < MOST_ROWS) else {
+        let Some(end) = length.checked_add(offset).filter(|&end| end < MAX_ROWS) else {
             return at.error(format!("length {length} and offset {offset} are too large"));
         };
         if self.null_count < -1 || self.null_count > self.length {
@@ -274,7 +274,7 @@ unsafe fn slice<'a, T>(
     if len == 0 {
         return Ok(&[]);
     }
-    if len > MOST_ITEMS {
+    if len > MAX_ITEMS {
         return at.error(format!("{count} {what} are too many"));
     }
     if pointer.is_null() {
@@ -289,10 +289,10 @@ unsafe fn slice<'a, T>(
 
 /// The most levels of children and dictionaries: beyond what any producer makes, and within what
 /// recursion stands.
-const MOST_NESTED: usize = 64;
+const MAX_NESTED: usize = 64;
 
 /// More than the children of any struct.
-const MOST_ITEMS: usize = 1 << 24;
+const MAX_ITEMS: usize = 1 << 24;
 
 /// Rows of 32 bytes up to here fill the address space.
-const MOST_ROWS: usize = 1 << 57;
+const MAX_ROWS: usize = 1 << 57;

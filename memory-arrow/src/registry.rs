@@ -66,7 +66,7 @@ pub(crate) struct Registry<T: Send + 'static> {
 
 struct Shard<T: Send + 'static> {
     /// Done under this lock: a hash lookup, links changed, and what `visit` does, which may raise
-    /// counts and take a tree's mutex for that (`ForeignWatch::upgrade`). Nothing is allocated, freed
+    /// counts and take a tree's mutex for that (`WeakForeign::upgrade`). Nothing is allocated, freed
     /// or dropped, and no code of a user's runs. So the order of locks is: shard, then tree.
     table: Lock<Table<T>>,
     /// How many entries have a hash with certain bits; changed under the lock.

@@ -45,7 +45,7 @@ pub use allocator::{
 };
 pub use buffer::{
     ArrowBuf, ArrowBufMut, BooleanBufferBuilder, BufferBuilder, ForeignAllocation, ForeignError,
-    ForeignId, ForeignRoom, ForeignWatch, SharedRelease, TransferResult, TypedBufferBuilder,
+    ForeignId, ReleaseFn, TransferResult, TypedBufferBuilder, WeakForeign,
 };
 #[cfg(feature = "allocator-api2")]
 pub use collections::{AccountedVec, TreeAllocator};
@@ -71,5 +71,6 @@ pub use totals::MemoryTotals;
 /// What the other crates of this workspace share with this one. Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::buffer::ForeignRoom;
     pub use arrow_memory_manager::__private::*;
 }

@@ -24,7 +24,7 @@ use crate::totals;
 /// | `arrow_memory_peak_bytes` | `allocator` | gauge: the peak, or the epoch's |
 /// | `arrow_memory_limit_bytes` | `allocator` | gauge: the limit; absent if there never was one |
 /// | `arrow_memory_reservation_bytes` | `allocator` | gauge: the initial reservation |
-/// | `arrow_memory_buffers` | `allocator` | gauge: allocations that it owns (with `.statistics(true)`) |
+/// | `arrow_memory_live_allocations` | `allocator` | gauge: allocations that it owns (with `.statistics(true)`) |
 /// | `arrow_memory_refusals_total` | `allocator` | counter: requests refused |
 /// | `arrow_memory_forced_bytes_total` | `allocator` | counter: bytes charged by force |
 /// | `arrow_memory_manager_{live,peak,cached,active,resident,retained}_bytes` | `manager` | gauges, as far as the backend knows them |
@@ -42,8 +42,8 @@ use crate::totals;
 /// [group](crate::ChildAllocatorBuilder::group), or its name if it has no group. Names and groups are
 /// escaped as in error messages (`/` is `\/`), so that two different paths never look alike.
 ///
-/// Allocators of one path share a series. Allocated bytes, reservations, buffers and counters are added
-/// up; of peaks and limits the largest counts. The peak of a path that several allocators share is
+/// Allocators of one path share a series. Allocated bytes, reservations, live allocations and counters are
+/// added up; of peaks and limits the largest counts. The peak of a path that several allocators share is
 /// therefore the peak of one of them, and not of their sum, which their parent's peak covers.
 ///
 /// # How many series there are
@@ -132,7 +132,7 @@ struct Gauges {
     peak: usize,
     limit: Option<usize>,
     reservation: usize,
-    buffers: Option<u64>,
+    live_allocations: Option<u64>,
 }
 
 /// The counters of one series.
@@ -183,8 +183,8 @@ impl MetricsExporter {
     /// children have series. There is no bound by default.
     ///
     /// What lies deeper counts in its ancestor at that depth. That ancestor's allocated bytes, peak, limit
-    /// and reservation are its own, which cover all below it already; buffers, refusals and forced bytes
-    /// are added up.
+    /// and reservation are its own, which cover all below it already; live allocations, refusals and forced
+    /// bytes are added up.
     #[must_use]
     pub fn max_depth(mut self, levels: usize) -> Self {
         self.max_depth = levels;
@@ -289,7 +289,7 @@ impl MetricsExporter {
         for (series, before) in &self.published {
             if !now.contains_key(series) {
                 let gone = Gauges {
-                    buffers: before.buffers.map(|_| 0),
+                    live_allocations: before.live_allocations.map(|_| 0),
                     ..Gauges::default()
                 };
                 let limit = self.limited.contains(series).then_some(0.0);
@@ -340,7 +340,7 @@ impl SeriesTable {
             peak,
             limit: _,
             reservation,
-            buffers,
+            live_allocations,
         } = *gauges;
         let label = || Arc::clone(&self.series[&series].0);
         gauge!(described::ALLOCATED, "allocator" => label()).set(allocated as f64);
@@ -349,8 +349,8 @@ impl SeriesTable {
         if let Some(limit) = limit {
             gauge!(described::LIMIT, "allocator" => label()).set(limit);
         }
-        if let Some(buffers) = buffers {
-            gauge!(described::BUFFERS, "allocator" => label()).set(buffers as f64);
+        if let Some(live) = live_allocations {
+            gauge!(described::LIVE_ALLOCATIONS, "allocator" => label()).set(live as f64);
         }
     }
 }
@@ -389,8 +389,8 @@ fn gauges_of(
         if !inside {
             sum.add(entry, peaks.get(&entry.allocator.id).copied());
         }
-        if let Some(live) = entry.stats.live_buffers {
-            *sum.buffers.get_or_insert(0) += live;
+        if let Some(live) = entry.stats.live_allocations {
+            *sum.live_allocations.get_or_insert(0) += live;
         }
     }
     gauges

@@ -20,8 +20,11 @@ pub struct AllocatorStats {
     pub own_bytes: usize,
     /// In foreign allocations that this allocator owns.
     pub foreign_bytes: usize,
-    /// Charged without a block: external bytes and reservations.
+    /// External bytes: charged by [`allocate_bytes`](crate::BufferAllocator::allocate_bytes) or
+    /// [`force_allocate`](crate::BufferAllocator::force_allocate), and not released.
     pub external_bytes: usize,
+    /// In its [`AllocationReservation`](crate::AllocationReservation)s.
+    pub reserved_bytes: usize,
     /// The largest `allocated_memory` that ever held.
     pub peak_bytes: usize,
     /// How many requests this allocator itself refused, for its limit or because it was closed.
@@ -33,7 +36,7 @@ pub struct AllocatorStats {
     /// Blocks allocated in total (with `.statistics(true)`), by this allocator alone.
     pub allocations: Option<u64>,
     /// Allocations that this allocator owns now (with `.statistics(true)`).
-    pub live_buffers: Option<u64>,
+    pub live_allocations: Option<u64>,
 }
 
 /// One allocator within an [`AllocatorSnapshot`].
@@ -126,6 +129,8 @@ pub struct CloseError {
     pub reservations: Vec<usize>,
     /// External bytes that were not released.
     pub external_bytes: usize,
+    /// The sum of the reservations in bytes.
+    pub reserved_bytes: usize,
     /// The allocator and all below it, with what is outstanding in each; in debug mode with
     /// histories.
     pub report: MemoryReport,
@@ -229,5 +234,5 @@ impl Error for CloseError {}
 
 crate::__debug_as_display!(struct CloseError {
     allocator, allocated, reservation, peak, limit, children, ledgers, reservations, external_bytes,
-    report,
+    reserved_bytes, report,
 });

@@ -21,7 +21,8 @@ use crate::sync::Ordering;
 
 /// Bytes set aside for a while: charged to an allocator without a block, released on drop.
 ///
-/// Made by [`BufferAllocator::new_reservation`]. Counts as external bytes.
+/// Made by [`BufferAllocator::new_reservation`]. Counted in
+/// [`reserved_bytes`](crate::AllocatorStats::reserved_bytes) of the allocator's stats.
 ///
 /// ```
 /// # use arrow_memory_system as _;

@@ -138,6 +138,8 @@ fn one_call_says_who_holds_memory_now() {
     let held: Vec<_> = (0..50).map(|_| hash_table(&query, 64 << 10)).collect();
     let exact = column(&debugged, 1000);
     root.allocate_bytes(5000).unwrap();
+    let mut reservation = root.new_reservation();
+    reservation.add(300).unwrap();
 
     let holders = sampling::who_holds();
 
@@ -164,11 +166,12 @@ fn one_call_says_who_holds_memory_now() {
     );
     let external = find("ROOT", root.id());
     assert_eq!((external.external_bytes, external.sites.len()), (5000, 0));
+    assert_eq!(external.reserved_bytes, 300);
     let text = holders.to_string();
     assert!(text.contains("ROOT/query-7"), "{text}");
     assert!(text.contains("in sampling::hash_table"), "{text}");
     assert!(
-        text.contains("ROOT (5000 of them external or reserved)"),
+        text.contains("ROOT (5000 of them external, 300 reserved)"),
         "{text}"
     );
     root.release_bytes(5000);
@@ -216,7 +219,7 @@ fn memory_is_bounded_however_many_samples_are_alive() {
     sampling::start("query-*", 512);
 
     // One in nine million is not sampled: a few to spare.
-    let held: Vec<_> = (0..sampling::MOST_LIVE + 1010)
+    let held: Vec<_> = (0..sampling::MAX_LIVE + 1010)
         .map(|_| column(&query, 8192))
         .collect();
 
@@ -227,7 +230,7 @@ fn memory_is_bounded_however_many_samples_are_alive() {
         .iter()
         .map(|site| site.live_total().count)
         .sum();
-    assert!((live - sampling::MOST_LIVE as f64).abs() < 1.0);
+    assert!((live - sampling::MAX_LIVE as f64).abs() < 1.0);
     drop(held);
 }
 

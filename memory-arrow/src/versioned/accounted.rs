@@ -1,14 +1,13 @@
 //! Arrays and batches: adopted, moved, measured and let go as wholes.
 
-use arrow_memory_core::{AllocError, AllocationReservation, BufferAllocator, ForeignRoom};
+use arrow_memory_core::__private::ForeignRoom;
+use arrow_memory_core::{AllocError, AllocationReservation, BufferAllocator};
 use hashbrown::HashTable;
 
-use super::deps::arrow_array::{ArrayRef, RecordBatch, make_array};
 use super::deps::arrow_buffer::Buffer;
-use super::deps::arrow_data::ArrayData;
 use super::known::{self, Region};
 use super::parts::Parts;
-use super::regions::{Regions, mix};
+use super::regions::{Limits, Regions, mix};
 use crate::error::{MemoryError, Refused};
 
 /// What has buffers of arrow's: a buffer, an array of any type, a batch.
@@ -126,17 +125,68 @@ pub trait Accounted: Sized {
     #[track_caller]
     fn try_move_to(self, target: &BufferAllocator) -> Result<Self, Refused<Self>>;
 
-    /// As [`try_move_to`](Self::try_move_to), and leaves the source alive.
+    /// Moves this to `target`, whatever the limits say: what its tree is charged for already is charged to
+    /// `target` from now on, and what is not charged yet is adopted there. The listener is told of what is
+    /// adopted, and not asked.
     ///
     /// `self` stays valid, at the target's expense, and keeps the ledgers of its own allocator
-    /// outstanding until it is dropped: `close` of that allocator fails until then. Unless you need
-    /// both, use `try_move_to`.
+    /// outstanding until it is dropped: `close` of that allocator fails until then. Takes the tree's lock
+    /// for each allocation.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Transfer`] or [`MemoryError::Alloc`] if `target` is closed, or if a sum would pass
+    /// `isize::MAX`. Allocations that had moved by then are moved back; others may have seen them.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// use arrow_memory_arrow::Accounted;
+    /// use arrow_memory_arrow::deps::arrow_array::Int64Array;
+    /// use arrow_memory_core::RootAllocator;
+    ///
+    /// let root = RootAllocator::new(1 << 20);
+    /// let (scan, small) = (root.child("scan").build()?, root.child("small").limit(100).build()?);
+    /// let array = Int64Array::from(vec![7; 100]).adopt(&scan)?;
+    /// let moved = array.transfer_ownership(&small)?; // never refused for a limit
+    /// assert!(!moved.allocation_fit && small.is_over_limit());
+    /// assert_eq!((scan.allocated_memory(), small.allocated_memory()), (0, 800));
+    /// # drop((array, moved));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[track_caller]
+    fn transfer_ownership(
+        &self,
+        target: &BufferAllocator,
+    ) -> Result<TransferResult<Self>, MemoryError>;
+
+    /// Moves this to `target`, as [`transfer_ownership`](Self::transfer_ownership), if all of it fits at
+    /// every level that it reaches. The source stays alive; [`try_move_to`](Self::try_move_to) takes it
+    /// along.
+    ///
+    /// Beside arrow-rs' own `Buffer::claim`, which charges by force and sees only a size, this recognises
+    /// memory and can refuse.
     ///
     /// # Errors
     ///
     /// The same as for `try_move_to`.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// use arrow_memory_arrow::Accounted;
+    /// use arrow_memory_arrow::deps::arrow_buffer::Buffer;
+    /// use arrow_memory_core::RootAllocator;
+    ///
+    /// let root = RootAllocator::new(1000);
+    /// let (scan, join) = (root.child("scan").build()?, root.child("join").build()?);
+    /// let buffer = Buffer::from_vec(vec![0_u8; 800]);
+    /// let scanned = buffer.try_transfer_ownership(&scan)?;
+    /// let joined = buffer.try_transfer_ownership(&join)?;
+    /// assert_eq!((scan.allocated_memory(), join.allocated_memory()), (0, 800));
+    /// # drop((scanned, joined));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[track_caller]
-    fn transfer_to(&self, target: &BufferAllocator) -> Result<Self, MemoryError>;
+    fn try_transfer_ownership(&self, target: &BufferAllocator) -> Result<Self, MemoryError>;
 
     /// The bytes that trees are charged for the memory of this, each allocation once: whole
     /// allocations, whoever shares them. (Null masks without nulls are not seen, where arrow-rs does
@@ -149,61 +199,20 @@ pub trait Accounted: Sized {
     fn detach(&self) -> Self;
 }
 
-/// Puts a buffer under `allocator`, as [`Accounted::transfer_to`]: memory that its tree is charged
-/// for already is moved there and not charged again. The source stays alive, and so does its handle on
-/// another allocator, if it has one; [`Accounted::try_move_to`] takes it along.
-///
-/// Beside arrow-rs' own `Buffer::claim`, which charges by force and sees only a size, this recognises
-/// memory and can refuse.
-///
-/// # Errors
-///
-/// The same as for [`Accounted::try_move_to`].
-///
-/// ```
-/// # use arrow_memory_system as _;
-/// use arrow_memory_arrow::claim;
-/// use arrow_memory_arrow::deps::arrow_buffer::Buffer;
-/// use arrow_memory_core::RootAllocator;
-///
-/// let root = RootAllocator::new(1000);
-/// let (scan, join) = (root.child("scan").build()?, root.child("join").build()?);
-/// let buffer = Buffer::from_vec(vec![0_u8; 800]);
-/// let scanned = claim(&buffer, &scan)?;
-/// let joined = claim(&buffer, &join)?;
-/// assert_eq!((scan.allocated_memory(), join.allocated_memory()), (0, 800));
-/// # drop((scanned, joined));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[track_caller]
-pub fn claim(buffer: &Buffer, allocator: &BufferAllocator) -> Result<Buffer, MemoryError> {
-    buffer.transfer_to(allocator)
-}
-
-/// Puts a batch under `allocator`, as [`claim`] does a buffer, as a whole. The source stays alive;
-/// [`Accounted::try_move_to`] takes it along.
-///
-/// # Errors
-///
-/// The same as for [`Accounted::try_move_to`].
-#[track_caller]
-pub fn claim_batch(
-    batch: &RecordBatch,
-    allocator: &BufferAllocator,
-) -> Result<RecordBatch, MemoryError> {
-    batch.transfer_to(allocator)
-}
-
-/// An array of the data's type, as arrow's `make_array`, for those who have none of arrow's crates
-/// at hand.
-pub fn to_array(data: ArrayData) -> ArrayRef {
-    make_array(data)
+/// What [`Accounted::transfer_ownership`] returns.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TransferResult<T> {
+    /// The same values, on the target's ledgers.
+    pub value: T,
+    /// `false` exactly if a charge was moved or made, and a level that it reached was over its limit then.
+    pub allocation_fit: bool,
 }
 
 impl<T: Parts> Accounted for T {
     #[track_caller]
     fn adopt(self, allocator: &BufferAllocator) -> Result<Self, Refused<Self>> {
-        match adopted(&self, allocator, |bytes| allocator.room_for_foreign(bytes)) {
+        match adopted(&self, allocator, |bytes| ForeignRoom::new(allocator, bytes)) {
             Ok(adopted) => Ok(adopted),
             Err(source) => Err(Refused {
                 value: self,
@@ -216,7 +225,7 @@ impl<T: Parts> Accounted for T {
     fn adopt_from(self, reservation: &mut AllocationReservation) -> Result<Self, Refused<Self>> {
         let allocator = reservation.allocator().clone();
         match adopted(&self, &allocator, |bytes| {
-            reservation.room_for_foreign(bytes)
+            ForeignRoom::out_of(reservation, bytes)
         }) {
             Ok(adopted) => Ok(adopted),
             Err(source) => Err(Refused {
@@ -228,7 +237,7 @@ impl<T: Parts> Accounted for T {
 
     #[track_caller]
     fn try_move_to(self, target: &BufferAllocator) -> Result<Self, Refused<Self>> {
-        match self.transfer_to(target) {
+        match self.try_transfer_ownership(target) {
             Ok(moved) => Ok(moved),
             Err(source) => Err(Refused {
                 value: self,
@@ -238,7 +247,15 @@ impl<T: Parts> Accounted for T {
     }
 
     #[track_caller]
-    fn transfer_to(&self, target: &BufferAllocator) -> Result<Self, MemoryError> {
+    fn transfer_ownership(
+        &self,
+        target: &BufferAllocator,
+    ) -> Result<TransferResult<Self>, MemoryError> {
+        transferred(self, target, None, Limits::Ignored)
+    }
+
+    #[track_caller]
+    fn try_transfer_ownership(&self, target: &BufferAllocator) -> Result<Self, MemoryError> {
         moved(self, target, None)
     }
 
@@ -273,25 +290,45 @@ impl<T: Parts> Accounted for T {
     }
 }
 
-/// What `whole` is under `target`: what is charged to `from` moves, or to any allocator of the tree, if
-/// `from` is not given; what is charged to another is shared, and the rest is adopted.
+/// What `whole` is under `target`, if it fits: what is charged to `from` moves, or to any allocator of the
+/// tree, if `from` is not given; what is charged to another is shared, and the rest is adopted.
 #[track_caller]
 pub(super) fn moved<T: Parts>(
     whole: &T,
     target: &BufferAllocator,
     from: Option<&BufferAllocator>,
 ) -> Result<T, MemoryError> {
+    let moved = transferred(whole, target, from, Limits::Kept)?;
+    Ok(moved.value)
+}
+
+/// What `whole` is under `target`, as for `moved`, within the limits or whatever they say.
+#[track_caller]
+fn transferred<T: Parts>(
+    whole: &T,
+    target: &BufferAllocator,
+    from: Option<&BufferAllocator>,
+    limits: Limits,
+) -> Result<TransferResult<T>, MemoryError> {
     let parts = whole.parts();
     let mut regions = Regions::of(&parts);
+    let mut adoption_fit = true;
     // What moves can be moved back, so it comes last.
     let missing = regions.find(target);
     if missing.bytes > 0 {
-        let room = target.room_for_foreign(missing.bytes);
-        let mut room = room.map_err(|error| missing.refused(error))?;
+        let room = match limits {
+            Limits::Kept => ForeignRoom::new(target, missing.bytes).map(|room| (room, true)),
+            Limits::Ignored => ForeignRoom::forced(target, missing.bytes),
+        };
+        let (mut room, fit) = room.map_err(|error| missing.refused(error))?;
+        adoption_fit = fit;
         regions.adopt(target, &mut room)?;
     }
-    regions.transfer(target, from)?;
-    Ok(whole.assemble(regions.rebuild(&parts)))
+    let transfer_fit = regions.transfer(target, from, limits)?;
+    Ok(TransferResult {
+        value: whole.assemble(regions.rebuild(&parts)),
+        allocation_fit: adoption_fit && transfer_fit,
+    })
 }
 
 /// What `whole` is under `allocator`, with new charges made by `room`, once, for all of them.

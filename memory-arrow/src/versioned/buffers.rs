@@ -1,5 +1,6 @@
 //! Single buffers, both ways.
 
+use arrow_memory_core::__private::ForeignRoom;
 use arrow_memory_core::{ArrowBuf, BufferAllocator};
 
 use super::deps::arrow_buffer::{ArrowNativeType, Buffer, ScalarBuffer};
@@ -108,7 +109,7 @@ pub fn adopt_buffer(buffer: &Buffer, allocator: &BufferAllocator) -> Result<Arro
         None => {
             let original = lookup.original.as_ref();
             let region = original.map_or(region, |original| region.on(original));
-            let room = allocator.room_for_foreign(region.size);
+            let room = ForeignRoom::new(allocator, region.size);
             let mut room = room.map_err(|error| error.for_buffer(buffer.len(), region.size))?;
             match known::adopt(allocator, &mut room, original.unwrap_or(buffer), region)? {
                 Adoption::Made(view) => view,

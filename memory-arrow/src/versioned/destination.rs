@@ -203,7 +203,7 @@ impl Destination {
 #[track_caller]
 fn move_back(columns: Vec<ArrayRef>, from: &BufferAllocator) {
     for column in columns {
-        if let Err(error) = column.transfer_to(from) {
+        if let Err(error) = column.try_transfer_ownership(from) {
             tracing::warn!(%error, "a column could not be moved back");
         }
     }

@@ -357,7 +357,7 @@ unsafe fn check_buffers(
     let fixed = shape.buffers.len() as i64 + i64::from(shape.can_contain_null_mask);
     let expected = if shape.variadic {
         // And the lengths of the others, of which there may be any number.
-        fixed + 1..=MOST_BUFFERS
+        fixed + 1..=MAX_BUFFERS
     } else {
         fixed..=fixed
     };
@@ -484,4 +484,4 @@ unsafe fn check_views(values: &[*const c_void], at: &At<'_>) -> Result<(), Memor
 }
 
 /// More than the buffers of any array of views.
-const MOST_BUFFERS: i64 = 1 << 24;
+const MAX_BUFFERS: i64 = 1 << 24;

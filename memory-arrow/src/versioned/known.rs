@@ -9,9 +9,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
-use arrow_memory_core::{
-    ArrowBuf, BufferAllocator, ForeignAllocation, ForeignRoom, ForeignWatch, SharedRelease,
-};
+use arrow_memory_core::__private::ForeignRoom;
+use arrow_memory_core::{ArrowBuf, BufferAllocator, ForeignAllocation, ReleaseFn, WeakForeign};
 
 use super::deps::arrow_buffer::Buffer;
 use crate::error::MemoryError;
@@ -29,7 +28,7 @@ enum Target {
     Wrapper { owner: Weak<Wrapper>, len: usize },
     /// A buffer of arrow's that a tree holds. Removed by the release of its memory.
     Adopted {
-        watch: ForeignWatch,
+        weak: WeakForeign,
         /// What was adopted; keeps the memory, and drops it with the entry.
         original: Buffer,
     },
@@ -56,10 +55,10 @@ impl Drop for Wrapper {
 }
 
 /// Ends an adoption: removes its entry, if it came to that, and so lets go of what was adopted.
-static RELEASE: SharedRelease = SharedRelease::new(|start, id| {
+static RELEASE: ReleaseFn = ReleaseFn::new(|start, id| {
     // A foreign allocation's identity is its own until it is released.
     let is_it = |target: &Target| match target {
-        Target::Adopted { watch, .. } => Some(watch.id()) == id,
+        Target::Adopted { weak, .. } => Some(weak.id()) == id,
         Target::Wrapper { .. } => false,
     };
     drop(REGISTRY.remove_first(start.addr().get(), is_it));
@@ -144,13 +143,13 @@ impl Target {
             Self::Wrapper { owner, len } if *len >= region.size => {
                 owner.upgrade().map(Found::Wrapper)
             }
-            Self::Adopted { watch, original } if original.capacity() >= region.size => {
+            Self::Adopted { weak, original } if original.capacity() >= region.size => {
                 // SAFETY: the release removes this entry before it returns, and takes the lock
                 // that we hold to do so. The adopted buffer keeps `original.capacity()` bytes from
                 // `start`, so all of the region; `seen` bytes of it are initialised, since a
                 // `Buffer` views them; and nobody writes to memory that a `Buffer` views while
                 // another is on it, as the adopted one is.
-                let view = unsafe { watch.upgrade(region.start, region.seen) }?;
+                let view = unsafe { weak.upgrade(region.start, region.seen) }?;
                 Some(Found::Adopted(view, original.clone()))
             }
             _ => None,
@@ -383,14 +382,14 @@ pub(super) fn adopt(
     // SAFETY: `original` keeps the memory; from the insertion below on the entry has it, which the
     // release removes. The first `seen` bytes are initialised, for a `Buffer` views up to there and
     // those before come from the same producer. Nobody writes what two `Buffer`s are on.
-    let foreign = unsafe { ForeignAllocation::shared(region.start, region.seen, &RELEASE) };
+    let foreign = unsafe { ForeignAllocation::with_release(region.start, region.seen, &RELEASE) };
     let view = room.wrap(foreign.charged_as(region.size))?;
     // Only an empty allocation has none, and a region is not empty.
-    let Some(watch) = view.watch() else {
+    let Some(weak) = view.downgrade() else {
         let adopted = false;
         return Ok(Adoption::Found(Known { view, adopted }));
     };
-    let mut target = Target::Adopted { watch, original };
+    let mut target = Target::Adopted { weak, original };
     // Another thread may have adopted it meanwhile.
     let mut search = None;
     loop {

@@ -11,7 +11,7 @@ use arrow_memory_system as _;
 use super::deps::arrow_array::types::Int32Type;
 use super::deps::arrow_array::{
     Array, ArrayRef, DictionaryArray, FixedSizeListArray, Int32Array, ListArray, StringArray,
-    StringViewArray, StructArray,
+    StringViewArray, StructArray, make_array,
 };
 use super::deps::arrow_schema::{DataType, Field};
 use super::{Accounted, FFI_ArrowArray, FFI_ArrowSchema, export_array, import_array, import_batch};
@@ -52,7 +52,7 @@ fn refuses(
     break_it: impl FnOnce(&mut RawArray, &mut RawSchema) -> Option<Repair>,
 ) {
     let (held, into) = (RootAllocator::unlimited(), RootAllocator::unlimited());
-    let adopted = super::to_array(array.to_data()).adopt(&held).unwrap();
+    let adopted = make_array(array.to_data()).adopt(&held).unwrap();
     let (mut c_array, mut c_schema) = export_array(&adopted).unwrap();
     drop(adopted);
     assert!(held.allocated_memory() > 0, "nothing to release");

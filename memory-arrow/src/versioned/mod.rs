@@ -12,7 +12,7 @@ mod parts;
 mod pool;
 mod regions;
 
-pub use accounted::{Accounted, claim, claim_batch, to_array};
+pub use accounted::{Accounted, TransferResult};
 pub use buffers::{adopt_buffer, arrow_buf, into_buffer, into_scalar_buffer};
 pub use destination::{BatchLimit, Destination};
 pub use ffi::{

@@ -9,7 +9,7 @@ use super::deps::arrow_buffer::{MemoryPool, MemoryReservation};
 /// That trait sees a size, not a buffer, and cannot fail: it charges by force, also over the limit,
 /// and is counted so (`forced_bytes` in the allocator's `stats`). A buffer that a tree is charged
 /// for already is charged again. Where refusal or recognition matters, use
-/// [`claim`](super::claim) or [`Accounted`](super::Accounted).
+/// [`Accounted`](super::Accounted).
 ///
 /// ```
 /// # use arrow_memory_system as _;

@@ -1,6 +1,7 @@
 //! The memory under some arrays: each distinct piece of it once, found, charged and replaced.
 
-use arrow_memory_core::{ALIGNMENT, AllocError, ArrowBuf, BufferAllocator, ForeignRoom};
+use arrow_memory_core::__private::ForeignRoom;
+use arrow_memory_core::{ALIGNMENT, AllocError, ArrowBuf, BufferAllocator};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
@@ -39,6 +40,15 @@ enum Found {
     Elsewhere(Buffer),
     /// To be shared or moved.
     Known(Known),
+}
+
+/// What a transfer does about limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Limits {
+    /// It is refused where it does not fit.
+    Kept,
+    /// It goes over them.
+    Ignored,
 }
 
 /// The regions that a tree is not charged for yet, added up.
@@ -169,13 +179,15 @@ impl<'a> Regions<'a> {
     }
 
     /// As `share`, with their charges, or not at all. If `from` is given, only those charges move that
-    /// are there.
+    /// are there. Returns whether no charge that moved went over a limit.
     #[track_caller]
     pub(super) fn transfer(
         &mut self,
         target: &BufferAllocator,
         from: Option<&BufferAllocator>,
-    ) -> Result<(), MemoryError> {
+        limits: Limits,
+    ) -> Result<bool, MemoryError> {
+        let mut fit = true;
         let moves = |view: &ArrowBuf| from.is_none_or(|from| view.belongs_to(from));
         let mut moved: Vec<(ArrowBuf, BufferAllocator)> = Vec::new();
         for slot in &mut self.slots {
@@ -196,10 +208,14 @@ impl<'a> Regions<'a> {
                 continue;
             }
             let owns = known.view.accounted_size() > 0;
-            let (owns, view) = if moves(&known.view) {
-                (owns, known.view.try_transfer_ownership(target))
-            } else {
-                (false, known.view.retain_in(target))
+            let owns = owns && moves(&known.view);
+            let view = match limits {
+                _ if !moves(&known.view) => known.view.retain_in(target),
+                Limits::Kept => known.view.try_transfer_ownership(target),
+                Limits::Ignored => known.view.transfer_ownership(target).map(|moved| {
+                    fit &= moved.allocation_fit;
+                    moved.buffer
+                }),
             };
             match view {
                 Ok(view) => {
@@ -220,7 +236,7 @@ impl<'a> Regions<'a> {
                 }
             }
         }
-        Ok(())
+        Ok(fit)
     }
 
     /// Replaces what trees are charged for by memory that none is charged for.

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow_memory_core::RootAllocator;
+use arrow_memory_core::testing::RecordingListener;
 use arrow_memory_system as _;
 use proptest::prelude::*;
 
@@ -14,9 +15,9 @@ use super::deps::arrow_data::ArrayData;
 use super::deps::arrow_schema::DataType;
 use super::random::{KINDS, Random, random_array, random_batch};
 use super::{
-    Accounted, adopt_buffer, claim, claim_batch, export_array, export_batch, import_array,
-    import_batch, into_buffer,
+    Accounted, adopt_buffer, export_array, export_batch, import_array, import_batch, into_buffer,
 };
+use crate::error::MemoryError;
 
 /// Some types have other equal arrays than `==` says, so the values are compared as text there.
 fn assert_same(ours: &ArrayData, theirs: &ArrayData) {
@@ -47,7 +48,7 @@ fn through_everything(array: &ArrayRef, from: usize, len: usize) {
     assert_same(&adopted_slice.to_data(), &array.slice(from, len).to_data());
     drop((again, adopted_slice));
 
-    let moved = adopted.transfer_to(&join).unwrap();
+    let moved = adopted.try_transfer_ownership(&join).unwrap();
     assert_eq!(
         (scan.allocated_memory(), join.allocated_memory()),
         (0, charged)
@@ -167,14 +168,15 @@ fn columns_that_share_memory_are_charged_once() {
 }
 
 #[test]
-fn a_claim_moves_what_a_tree_charges_already_or_changes_nothing() {
+fn a_transfer_moves_what_a_tree_charges_already_or_changes_nothing() {
     let root = RootAllocator::new(1 << 20);
     let scan = root.child("scan").build().unwrap();
     let tight = root.child("tight").limit(100).build().unwrap();
     let buffer = Buffer::from_vec(vec![1_u8; 500]);
 
-    let claimed = claim(&buffer, &scan).unwrap();
-    assert!(claim(&claimed, &tight).unwrap_err().is_out_of_memory());
+    let claimed = buffer.try_transfer_ownership(&scan).unwrap();
+    let refused = claimed.try_transfer_ownership(&tight).unwrap_err();
+    assert!(refused.is_out_of_memory());
     assert_eq!(
         (scan.allocated_memory(), tight.allocated_memory()),
         (500, 0)
@@ -183,7 +185,7 @@ fn a_claim_moves_what_a_tree_charges_already_or_changes_nothing() {
     let batch =
         RecordBatch::try_from_iter([("a", Arc::new(Int8Array::from(vec![1; 60])) as ArrayRef)])
             .unwrap();
-    let held = claim_batch(&batch, &tight).unwrap();
+    let held = batch.try_transfer_ownership(&tight).unwrap();
     assert_eq!(tight.allocated_memory(), held.accounted_size());
 }
 
@@ -198,7 +200,8 @@ fn a_transfer_that_does_not_fit_is_undone() {
     let batch = RecordBatch::try_from_iter(["a", "b"].into_iter().zip(columns)).unwrap();
     let adopted = batch.adopt(&scan).unwrap();
 
-    assert!(adopted.transfer_to(&tight).unwrap_err().is_out_of_memory());
+    let refused = adopted.try_transfer_ownership(&tight).unwrap_err();
+    assert!(refused.is_out_of_memory());
 
     assert_eq!(
         (scan.allocated_memory(), tight.allocated_memory()),
@@ -206,6 +209,82 @@ fn a_transfer_that_does_not_fit_is_undone() {
     );
     drop((adopted, scan, tight));
     root.close().unwrap();
+}
+
+#[test]
+fn a_transfer_of_ownership_passes_limits_and_says_so() {
+    let root = RootAllocator::new(1 << 20);
+    let scan = root.child("scan").build().unwrap();
+    let tight = root.child("tight").limit(1000).build().unwrap();
+    let array = || Arc::new(Int64Array::from(vec![7; 100])) as ArrayRef;
+    // One column is charged in the tree, and one is not.
+    let (first, second) = (array().adopt(&scan).unwrap(), array());
+    let batch = RecordBatch::try_from_iter([("a", first), ("b", second)]).unwrap();
+
+    let moved = batch.transfer_ownership(&tight).unwrap();
+    assert!(!moved.allocation_fit && tight.is_over_limit());
+    assert_eq!(moved.value, batch);
+    assert_eq!(
+        (scan.allocated_memory(), tight.allocated_memory()),
+        (0, 1600)
+    );
+    tight.set_limit(1600);
+    let again = moved.value.transfer_ownership(&scan).unwrap();
+    let back = again.value.transfer_ownership(&tight).unwrap();
+
+    assert!(again.allocation_fit && back.allocation_fit);
+    assert_eq!(
+        (scan.allocated_memory(), tight.allocated_memory()),
+        (0, 1600)
+    );
+    assert_eq!(tight.stats().foreign_bytes, 1600);
+    drop((batch, moved, again, back));
+    assert_eq!(root.allocated_memory(), 0);
+    root.verify().unwrap();
+}
+
+#[test]
+fn a_transfer_of_ownership_adopts_by_force_without_asking_the_listener() {
+    let listener = Arc::new(RecordingListener::new());
+    listener.veto(true);
+    let root = RootAllocator::builder().listener(listener).limit(100);
+    let root = root.build().unwrap();
+
+    let array = Int64Array::from(vec![7; 100]);
+    assert!(array.try_transfer_ownership(&root).is_err());
+    let moved = array.transfer_ownership(&root).unwrap();
+
+    assert!(!moved.allocation_fit && root.is_over_limit());
+    let stats = root.stats();
+    assert_eq!((stats.foreign_bytes, stats.forced_bytes), (800, 800));
+    drop(moved);
+    assert_eq!(root.allocated_memory(), 0);
+}
+
+#[test]
+fn a_closed_allocator_takes_no_ownership_and_nothing_has_changed() {
+    let root = RootAllocator::new(1 << 20);
+    let (scan, closed) = (
+        root.child("scan").build().unwrap(),
+        root.child("closed").build().unwrap(),
+    );
+    let guest = closed.buffer(100).unwrap();
+    closed.close().unwrap_err();
+    let theirs = Int64Array::from(vec![7; 100]);
+    let ours = theirs.clone().adopt(&scan).unwrap();
+
+    let refused = ours.transfer_ownership(&closed).unwrap_err();
+    assert!(matches!(refused, MemoryError::Transfer(_)), "{refused}");
+    let unknown = Int64Array::from(vec![8; 100]);
+    let refused = unknown.transfer_ownership(&closed).unwrap_err();
+    assert!(matches!(refused, MemoryError::Alloc(_)), "{refused}");
+
+    assert_eq!(
+        (scan.allocated_memory(), closed.allocated_memory()),
+        (800, 128)
+    );
+    drop((guest, ours));
+    assert_eq!(root.allocated_memory(), 0);
 }
 
 #[test]

@@ -19,12 +19,11 @@ pub(crate) struct Census {
 pub(crate) struct Counted {
     /// The node's memory; the allocator may be gone.
     pub(crate) node: Arc<Node>,
-    /// External bytes without those of reservations.
-    pub(crate) external: usize,
     /// Bytes that are charged to it for ledgers that own.
     pub(crate) owned: usize,
     /// How many ledgers it has that do not own.
     pub(crate) guests: usize,
+    /// Its reservations, in the order of the sizes in its entry.
     pub(crate) reservations: Vec<Arc<Reserved>>,
 }
 
@@ -78,7 +77,8 @@ impl Handle {
     pub(crate) fn stats(&self) -> AllocatorStats {
         let mut locked = self.tree.lock();
         let own = locked.own_bytes(self.ptr());
-        locked.stats(self.ptr(), own)
+        let reserved = locked.reserved_bytes(self.ptr());
+        locked.stats(self.ptr(), own, reserved)
     }
 
     /// The subtree at one instant.
@@ -86,8 +86,8 @@ impl Handle {
         let top = self.ptr();
         let mut entries = Vec::new();
         let mut nodes = Vec::new();
-        // The reservations of all nodes, with the index of each one's entry.
-        let mut reserved: Vec<(usize, Arc<Reserved>)> = Vec::new();
+        // The reservations of all nodes, each with the index of its entry and its size.
+        let mut reserved: Vec<(usize, usize, Arc<Reserved>)> = Vec::new();
         loop {
             // The memory is found before the mutex is taken.
             let (count, reservations) = self.tree.lock().count_subtree(top);
@@ -105,17 +105,21 @@ impl Handle {
             let depth = locked.node(top).depth;
             let mut next = Some(top);
             while let Some(node) = next {
+                // Each size is read once, so that the sum is that of the sizes in the entry.
+                let mut sum = 0;
                 for reservation in &locked.look(node).reservations {
-                    reserved.push((entries.len(), Arc::clone(reservation)));
+                    let size = reservation.size();
+                    sum += size;
+                    reserved.push((entries.len(), size, Arc::clone(reservation)));
                 }
-                entries.push(locked.entry(node, depth));
-                nodes.push(locked.counted(node));
+                entries.push(locked.entry(node, depth, sum));
+                nodes.push(locked.counted(node, sum));
                 next = locked.next_preorder(node, top);
             }
             locked.thaw_subtree(top);
             drop(locked);
-            for (index, reserved) in reserved {
-                entries[index].reservations.push(reserved.size());
+            for (index, size, reserved) in reserved {
+                entries[index].reservations.push(size);
                 nodes[index].reservations.push(reserved);
             }
             return Census {
@@ -159,12 +163,13 @@ impl Locked<'_> {
         self.charged(node) - self.look(node).lent
     }
 
-    /// The node's own numbers, given B. Side counters are read after it and may be ahead of it.
-    fn stats(&mut self, node: NodePtr, own: usize) -> AllocatorStats {
+    /// The node's own numbers, given B and the sum of its reservations. Side counters, and that sum, are
+    /// read after B and may be ahead of it.
+    fn stats(&mut self, node: NodePtr, own: usize, reserved: usize) -> AllocatorStats {
         let this = self.node(node);
         // Relaxed, all: numbers for readers.
         let foreign = this.foreign.load(Ordering::Relaxed);
-        let external = self.external(node) + self.reserved_bytes(node);
+        let external = self.external(node);
         let kept = |counter: &crate::sync::AtomicU64| {
             this.tree
                 .config
@@ -174,15 +179,18 @@ impl Locked<'_> {
         let state = self.look(node);
         let (refusals, forced_bytes) = (state.refusals, state.forced);
         AllocatorStats {
-            own_bytes: own.saturating_sub(foreign).saturating_sub(external),
+            own_bytes: own
+                .saturating_sub(foreign)
+                .saturating_sub(external + reserved),
             foreign_bytes: foreign,
             external_bytes: external,
+            reserved_bytes: reserved,
             peak_bytes: self.peak(node),
             refusals,
             forced_bytes,
             total_bytes: kept(&this.total_bytes),
             allocations: kept(&this.total_allocations),
-            live_buffers: kept(&this.live_allocations),
+            live_allocations: kept(&this.live_allocations),
         }
     }
 
@@ -197,25 +205,23 @@ impl Locked<'_> {
         (count, reservations)
     }
 
-    /// What a report needs of a measured node, without its reservations.
-    fn counted(&self, node: NodePtr) -> Counted {
+    /// What a report needs of a measured node with `reserved` bytes in reservations, without these.
+    fn counted(&self, node: NodePtr, reserved: usize) -> Counted {
         let state = self.look(node);
-        let external = self.external(node);
-        let besides = external + self.reserved_bytes(node);
+        let besides = self.external(node) + reserved;
         Counted {
             node: self.keep(node),
-            external,
             owned: (state.used() - state.lent).saturating_sub(besides),
             guests: state.guests,
             reservations: Vec::new(),
         }
     }
 
-    /// The node's entry in a snapshot; measured.
-    fn entry(&mut self, node: NodePtr, depth: usize) -> SnapshotEntry {
+    /// The entry of a measured node in a snapshot, without its reservations, which are `reserved` bytes.
+    fn entry(&mut self, node: NodePtr, depth: usize, reserved: usize) -> SnapshotEntry {
         self.add_to_path(node);
         let own = self.look(node).used() - self.look(node).lent;
-        let stats = self.stats(node, own);
+        let stats = self.stats(node, own, reserved);
         let (this, state) = (self.node(node), self.look(node));
         SnapshotEntry {
             allocator: this.info.clone(),

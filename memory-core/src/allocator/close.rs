@@ -137,6 +137,7 @@ impl BufferAllocator {
             ledgers: Vec::new(),
             reservations: Vec::new(),
             external_bytes: 0,
+            reserved_bytes: 0,
             report: MemoryReport::default(),
         };
         if let Some(own) = report.entries.first_mut() {
@@ -146,6 +147,7 @@ impl BufferAllocator {
             let sizes = own.reservations.iter().map(|reservation| reservation.size);
             error.reservations = sizes.collect();
             error.external_bytes = own.external_bytes;
+            error.reserved_bytes = own.reserved_bytes;
         }
         error.report = report;
         error

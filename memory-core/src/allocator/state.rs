@@ -18,8 +18,9 @@ use crate::report::{
 };
 
 impl BufferAllocator {
-    /// Bytes allocated from this allocator: its own and foreign blocks, external bytes, and for
-    /// each child the larger of its reservation and its own allocated bytes.
+    /// Bytes allocated from this allocator: its own and foreign blocks, external bytes, what its
+    /// [reservations](crate::AllocationReservation) hold, and for each child the larger of its
+    /// reservation and its own allocated bytes.
     ///
     /// Exact at one instant during the call. O(subtree) under the tree's lock; use
     /// [`charged_memory`](Self::charged_memory) to poll a large tree.
@@ -258,22 +259,23 @@ fn to_report(census: Census) -> MemoryReport {
         allocated: entry.allocated,
         peak: entry.peak,
         limit: entry.limit,
-        external_bytes: counted.external,
+        external_bytes: entry.stats.external_bytes,
+        reserved_bytes: entry.stats.reserved_bytes,
         history: counted.node.trail().map(History::of),
         ledgers,
-        reservations: reservations_of(&counted),
+        reservations: reservations_of(&entry.reservations, &counted),
     });
     MemoryReport {
         entries: entries.collect(),
     }
 }
 
-fn reservations_of(counted: &Counted) -> Vec<OutstandingReservation> {
-    let mut reservations: Vec<OutstandingReservation> = counted
-        .reservations
-        .iter()
-        .map(|reserved| OutstandingReservation {
-            size: reserved.size(),
+/// The reservations of a node, whose sizes were `sizes` at the instant of the census.
+fn reservations_of(sizes: &[usize], counted: &Counted) -> Vec<OutstandingReservation> {
+    let sized = sizes.iter().zip(&counted.reservations);
+    let mut reservations: Vec<OutstandingReservation> = sized
+        .map(|(&size, reserved)| OutstandingReservation {
+            size,
             history: reserved.trail.as_ref().map(History::of),
         })
         .collect();

@@ -26,11 +26,6 @@ use crate::ledger::LedgerRef;
 /// Three words. `Clone` retains and `Drop` releases (an atomic addition each; the last handle
 /// needs none). Equality and hashes are those of the slice.
 ///
-/// # Invariants
-///
-/// 1. `ptr` is valid for reads of `len` initialised bytes for as long as `ledger` is held.
-/// 2. Nobody writes them while any `ArrowBuf` views them.
-///
 /// ```
 /// # use arrow_memory_system as _;
 /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
@@ -42,6 +37,11 @@ use crate::ledger::LedgerRef;
 /// assert_eq!((tail.as_slice(), root.allocated_memory()), (&[3, 4][..], 64));
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
+// Invariants:
+//
+// 1. `ptr` is valid for reads of `len` initialised bytes for as long as `ledger` is held.
+// 2. Nobody writes them while any `ArrowBuf` views them.
+//
 // In this order: three words are copied as two and one, and the two cannot be read before what wrote
 // them singly has reached the cache. A drop needs the ledger, and need not wait for it.
 #[repr(C)]

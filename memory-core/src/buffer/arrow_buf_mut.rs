@@ -32,13 +32,6 @@ use crate::size::{ALIGNMENT, checked_round_up, checked_sum};
 /// Dereferences to the `len` bytes that are initialised; what lies between them and the capacity
 /// cannot be read by safe code. Growth is charged before it happens, by the difference.
 ///
-/// # Invariants
-///
-/// 1. `ptr` is valid for reads and writes of `capacity` bytes as long as `ledger` is held, and no
-///    other handle views any of them.
-/// 2. The first `len` bytes are initialised, and `len <= capacity`.
-/// 3. The memory is not foreign. If `capacity` is 0, `ledger` may be a pin.
-///
 /// ```
 /// # use arrow_memory_system as _;
 /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
@@ -54,6 +47,12 @@ use crate::size::{ALIGNMENT, checked_round_up, checked_sum};
 /// assert_eq!((buffer.len(), buffer.capacity()), (0, 64));
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
+// Invariants:
+//
+// 1. `ptr` is valid for reads and writes of `capacity` bytes as long as `ledger` is held, and no
+//    other handle views any of them.
+// 2. The first `len` bytes are initialised, and `len <= capacity`.
+// 3. The memory is not foreign. If `capacity` is 0, `ledger` may be a pin.
 pub struct ArrowBufMut {
     ptr: NonNull<u8>,
     len: usize,

@@ -12,11 +12,11 @@ use crate::accounting::{Handle, quietly};
 use crate::allocator::BufferAllocator;
 use crate::debug::Operation;
 use crate::error::AllocError;
-use crate::ledger::{LedgerRef, Watch};
+use crate::ledger::{LedgerRef, Weak};
 use crate::outcome::{AllocatorInfo, Purpose};
 use crate::probes;
-use crate::raw::release::{ForeignId, Release, SharedRelease};
-use crate::raw::slot::{Block, MOST_SPECIAL};
+use crate::raw::release::{ForeignId, Release, ReleaseFn};
+use crate::raw::slot::{Block, MAX_SPECIAL};
 use crate::size::{ALIGNMENT, MAX_SIZE};
 use crate::sync::Ordering;
 
@@ -32,11 +32,6 @@ pub use room::ForeignRoom;
 /// It is released exactly once: when the last buffer on it goes, or when this value is dropped
 /// without having been wrapped.
 ///
-/// # Invariants
-///
-/// 1. `ptr` is valid for reads of `size` initialised bytes, which nobody writes, from any thread,
-///    until `release` has run.
-///
 /// ```
 /// # use arrow_memory_system as _;
 /// use arrow_memory_core::{ForeignAllocation, RootAllocator};
@@ -50,6 +45,10 @@ pub use room::ForeignRoom;
 /// assert_eq!((slice.as_slice(), root.allocated_memory()), (&[7; 10][..], 60));
 /// # Ok::<(), arrow_memory_core::ForeignError>(())
 /// ```
+// Invariants:
+//
+// 1. `ptr` is valid for reads of `size` initialised bytes, which nobody writes, from any thread,
+//    until `release` has run.
 pub struct ForeignAllocation {
     ptr: NonNull<u8>,
     size: usize,
@@ -138,25 +137,25 @@ impl ForeignAllocation {
     /// use std::ptr::NonNull;
     /// use std::sync::atomic::{AtomicUsize, Ordering};
     ///
-    /// use arrow_memory_core::{ForeignAllocation, SharedRelease};
+    /// use arrow_memory_core::{ForeignAllocation, ReleaseFn};
     ///
     /// static LAST: AtomicUsize = AtomicUsize::new(0);
-    /// static RELEASE: SharedRelease = SharedRelease::new(|_start, id| {
+    /// static RELEASE: ReleaseFn = ReleaseFn::new(|_start, id| {
     ///     LAST.store(id.map_or(0, |id| id.get()), Ordering::Relaxed);
     /// });
     ///
     /// let bytes: &'static [u8] = b"from a constant";
+    /// let start = NonNull::from(bytes).cast();
     /// // SAFETY: nobody ever writes or frees them.
-    /// let foreign =
-    ///     unsafe { ForeignAllocation::shared(NonNull::from(bytes).cast(), bytes.len(), &RELEASE) };
+    /// let foreign = unsafe { ForeignAllocation::with_release(start, bytes.len(), &RELEASE) };
     /// let buffer = root.wrap_foreign_allocation(foreign)?;
-    /// let id = buffer.watch().expect("it is foreign").id();
+    /// let id = buffer.downgrade().expect("it is foreign").id();
     /// drop(buffer);
     /// assert_eq!(LAST.load(Ordering::Relaxed), id.get());
     /// # Ok::<(), arrow_memory_core::ForeignError>(())
     /// ```
-    pub unsafe fn shared(ptr: NonNull<u8>, size: usize, release: &'static SharedRelease) -> Self {
-        Self::with(ptr, size, Release::shared(release))
+    pub unsafe fn with_release(ptr: NonNull<u8>, size: usize, release: &'static ReleaseFn) -> Self {
+        Self::with(ptr, size, Release::by_function(release))
     }
 
     fn with(ptr: NonNull<u8>, size: usize, release: Release) -> Self {
@@ -224,7 +223,7 @@ impl ForeignAllocation {
 
     /// Refuses what the bookkeeping of foreign memory cannot express, for `handle`.
     pub(crate) fn check_size(&self, handle: &Handle) -> Result<(), AllocError> {
-        if self.charge > MOST_SPECIAL {
+        if self.charge > MAX_SPECIAL {
             return Err(overflow(handle, self.charge));
         }
         Ok(())
@@ -351,17 +350,17 @@ impl BufferAllocator {
 /// use std::ptr::NonNull;
 ///
 /// let buffer = root.wrap_foreign_allocation(ForeignAllocation::from_owner(vec![1, 2, 3]))?;
-/// let watch = buffer.watch().expect("it is foreign");
+/// let weak = buffer.downgrade().expect("it is foreign");
 /// let first = NonNull::from(&buffer[..2]).cast();
 /// // SAFETY: two bytes of the allocation, which `buffer` keeps from being released.
-/// let found = unsafe { watch.upgrade(first, 2) }.expect("it is alive");
+/// let found = unsafe { weak.upgrade(first, 2) }.expect("it is alive");
 /// assert_eq!((found.as_slice(), buffer.ref_count()), (&[1, 2][..], 2));
 /// # Ok::<(), arrow_memory_core::ForeignError>(())
 /// ```
-pub struct ForeignWatch(Watch);
+pub struct WeakForeign(Weak);
 
-impl ForeignWatch {
-    /// Which allocation this finds, as its [release](SharedRelease) is told.
+impl WeakForeign {
+    /// Which allocation this finds, as its [release](ReleaseFn) is told.
     pub fn id(&self) -> ForeignId {
         self.0.id()
     }
@@ -386,24 +385,25 @@ impl ForeignWatch {
     }
 }
 
-impl fmt::Debug for ForeignWatch {
+impl fmt::Debug for WeakForeign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ForeignWatch")
+        f.write_str("WeakForeign")
     }
 }
 
 impl ArrowBuf {
     /// This buffer, registered as made by the caller if its tree is in debug mode and it is not
-    /// registered yet: what [`ForeignWatch::upgrade`] returns is not.
+    /// registered yet: what [`WeakForeign::upgrade`] returns is not.
     ///
     /// ```
     /// # use arrow_memory_core::ForeignAllocation;
     /// # use arrow_memory_system as _;
     /// let root = arrow_memory_core::RootAllocator::builder().debug(true).build()?;
     /// let buffer = root.wrap_foreign_allocation(ForeignAllocation::from_owner(vec![1, 2, 3]))?;
-    /// let (watch, start) = (buffer.watch().unwrap(), std::ptr::NonNull::from(&buffer[..]).cast());
+    /// let weak = buffer.downgrade().unwrap();
+    /// let start = std::ptr::NonNull::from(&buffer[..]).cast();
     /// // SAFETY: bytes of the allocation, which `buffer` keeps from being released.
-    /// let found = unsafe { watch.upgrade(start, 3) }.unwrap();
+    /// let found = unsafe { weak.upgrade(start, 3) }.unwrap();
     /// assert!(!found.to_verbose_string().contains("created at"));
     /// assert!(found.registered().to_verbose_string().contains("created at"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -418,9 +418,9 @@ impl ArrowBuf {
         self
     }
 
-    /// What finds this buffer's allocation again, if that is foreign.
-    pub fn watch(&self) -> Option<ForeignWatch> {
-        self.ledger().watch().map(ForeignWatch)
+    /// A weak reference to this buffer's allocation, if that is foreign; `None` otherwise.
+    pub fn downgrade(&self) -> Option<WeakForeign> {
+        self.ledger().downgrade().map(WeakForeign)
     }
 
     /// A view of `len` bytes at `ptr` on this buffer's ledger, wherever they lie.

@@ -16,7 +16,7 @@ impl ArrowBuf {
     /// There is no `adopt_from` a reservation: the memory of an `ArrowBuf` is charged in its tree
     /// already, so nothing would come out of the reservation. For memory of another tree, or foreign
     /// memory, that is to be charged in this tree as well, see
-    /// [`AllocationReservation::room_for_foreign`](crate::AllocationReservation::room_for_foreign).
+    /// [`AllocationReservation::wrap_foreign_allocation`](crate::AllocationReservation::wrap_foreign_allocation).
     ///
     /// # Errors
     ///

@@ -13,9 +13,9 @@ mod typed;
 pub use arrow_buf::{ArrowBuf, TransferResult};
 pub use arrow_buf_mut::ArrowBufMut;
 pub use builder::{BooleanBufferBuilder, BufferBuilder, TypedBufferBuilder};
-pub use foreign::{ForeignAllocation, ForeignError, ForeignRoom, ForeignWatch};
+pub use foreign::{ForeignAllocation, ForeignError, ForeignRoom, WeakForeign};
 
-pub use crate::raw::release::{ForeignId, SharedRelease};
+pub use crate::raw::release::{ForeignId, ReleaseFn};
 
 use std::ptr::NonNull;
 

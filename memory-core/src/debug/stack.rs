@@ -92,15 +92,15 @@ impl StackTrace {
     pub fn resolve(&self) -> Vec<StackFrame> {
         /// A stack and what was found.
         type Known = Option<Arc<(StackTrace, Vec<StackFrame>)>>;
-        const MOST_KNOWN: usize = 256;
+        const MAX_KNOWN: usize = 256;
         /// Answers, each at the place that the hash of its stack says. Under the lock one is copied or
         /// replaced.
-        static KNOWN: ProcessLock<[Known; MOST_KNOWN]> =
-            ProcessLock::new(Order::Inner, [const { None }; MOST_KNOWN]);
+        static KNOWN: ProcessLock<[Known; MAX_KNOWN]> =
+            ProcessLock::new(Order::Inner, [const { None }; MAX_KNOWN]);
 
         let mut hasher = WordHasher::default();
         self.hash(&mut hasher);
-        let place = hasher.finish() as usize % MOST_KNOWN;
+        let place = hasher.finish() as usize % MAX_KNOWN;
         let known = KNOWN.lock()[place].clone();
         if let Some(known) = known.filter(|known| known.0 == *self) {
             return known.1.clone();

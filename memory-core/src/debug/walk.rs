@@ -34,8 +34,8 @@ struct Step {
     sp: usize,
 }
 
-/// The most frames of one walk.
-const MOST: usize = 24;
+/// The maximum number of frames of one walk.
+const MAX_STEPS: usize = 24;
 
 /// Fills in the frames of the calling thread whose stacks begin above `here`, innermost first; how
 /// many there are, or `N` if there are more. `here` is the address of a word in the caller's frame,
@@ -49,8 +49,8 @@ pub(super) fn addresses_above<const N: usize>(here: usize, addresses: &mut [usiz
 #[cold]
 #[inline(never)]
 fn walk<const N: usize>(here: usize, addresses: &mut [usize; N]) -> usize {
-    const { assert!(N < MOST) };
-    let mut steps = [Step::default(); MOST];
+    const { assert!(N < MAX_STEPS) };
+    let mut steps = [Step::default(); MAX_STEPS];
     let mut count = 0;
     unwind(|step| {
         if step.sp > here {

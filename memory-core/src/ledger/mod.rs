@@ -34,7 +34,7 @@ use crate::accounting::{Handle, Node, NodePtr};
 use crate::debug::{Operation, Seen};
 use crate::raw::pool;
 use crate::raw::release::Release;
-use crate::raw::slot::{Block, MOST_SPECIAL, Slot};
+use crate::raw::slot::{Block, MAX_SPECIAL, Slot};
 use crate::sampling;
 
 mod hooked;
@@ -45,12 +45,12 @@ mod model;
 mod release;
 mod transfer;
 mod view;
-mod watch;
+mod weak;
 
 pub(crate) use hooked::tell_release;
 use release::{let_go, let_go_of_first};
 use view::View;
-pub(crate) use watch::Watch;
+pub(crate) use weak::Weak;
 
 /// A counted reference to a ledger; or, for the empty buffer, to a node that it pins.
 ///
@@ -195,9 +195,9 @@ impl LedgerRef {
     }
 
     /// What finds foreign memory's ledgers again; `None` for our own, and for an empty buffer.
-    pub(crate) fn watch(&self) -> Option<Watch> {
+    pub(crate) fn downgrade(&self) -> Option<Weak> {
         let slot = self.slot().filter(|slot| slot.is_foreign())?;
-        Some(Watch {
+        Some(Weak {
             home: slot.home_ptr(),
             tree: NonNull::from(&*self.node().tree),
         })
@@ -222,7 +222,7 @@ impl LedgerRef {
         let Some(slot) = self.slot() else { return };
         let home = slot.home();
         let address = std::ptr::from_ref(home).addr();
-        if home.size() <= MOST_SPECIAL && sampling::record(address, &self.node().info, bytes, scale)
+        if home.size() <= MAX_SPECIAL && sampling::record(address, &self.node().info, bytes, scale)
         {
             home.set_sampled();
         }

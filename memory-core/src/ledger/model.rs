@@ -231,7 +231,7 @@ impl Allocation {
         first(made)
     }
 
-    /// `Watch::upgrade`.
+    /// `Weak::upgrade`.
     fn upgrade(&self) -> Option<Buffer> {
         let home = &self.counts[0];
         if !home.is_shared() {

@@ -6,7 +6,7 @@ pub(super) const ALLOCATED: &str = "arrow_memory_allocated_bytes";
 pub(super) const PEAK: &str = "arrow_memory_peak_bytes";
 pub(super) const LIMIT: &str = "arrow_memory_limit_bytes";
 pub(super) const RESERVATION: &str = "arrow_memory_reservation_bytes";
-pub(super) const BUFFERS: &str = "arrow_memory_buffers";
+pub(super) const LIVE_ALLOCATIONS: &str = "arrow_memory_live_allocations";
 pub(super) const REFUSALS: &str = "arrow_memory_refusals_total";
 pub(super) const FORCED: &str = "arrow_memory_forced_bytes_total";
 pub(super) const ACCOUNTED: &str = "arrow_memory_accounted_bytes";
@@ -46,7 +46,7 @@ const GAUGES: [(&str, Unit, &str); 14] = [
         "Bytes reserved for life by the allocators of this path.",
     ),
     (
-        BUFFERS,
+        LIVE_ALLOCATIONS,
         Unit::Count,
         "Allocations owned now by the allocators of this path.",
     ),

@@ -1,7 +1,7 @@
 //! Where slots come from: chunks that all threads share, and a cache for each thread.
 //!
 //! A thread takes and returns slots without synchronisation, from a list of at most
-//! [`MOST_CACHED`] of them; a slot may be returned on another thread than took it. Lists are
+//! [`MAX_CACHED`] of them; a slot may be returned on another thread than took it. Lists are
 //! filled from and emptied into the chunks under one lock, [`BATCH`] slots at a time. A chunk all
 //! of whose slots are free is given back, but for one. When a thread ends, its list is emptied;
 //! a slot that is taken or returned after that (in another thread-local's destructor) goes to
@@ -12,7 +12,7 @@
 //! the lock once for each chunk, to find the next one, and holds none while it looks at the slots.
 //! Instead it marks the pool as being walked, and no chunk is freed meanwhile.
 //!
-//! Under the lock at most [`MOST_CACHED`] slots are linked or unlinked. Chunks are allocated before
+//! Under the lock at most [`MAX_CACHED`] slots are linked or unlinked. Chunks are allocated before
 //! it is taken and freed after it is released.
 //!
 //! # Invariants
@@ -40,7 +40,7 @@ use crate::sync::process::{Order, ProcessGuard, ProcessLock};
 use crate::thread::{self, AtEnd};
 
 /// The most free slots that a thread keeps.
-const MOST_CACHED: usize = 1024;
+const MAX_CACHED: usize = 1024;
 
 /// How many slots move between a thread and the chunks at once.
 const BATCH: usize = 256;
@@ -211,7 +211,7 @@ fn refill(cache: &Cache) -> NonNull<FreeSlot> {
         }
         if let Some(slot) = pool.pop() {
             if living {
-                cache.room.set(MOST_CACHED - (BATCH - 1));
+                cache.room.set(MAX_CACHED - (BATCH - 1));
             }
             return slot;
         }
@@ -239,7 +239,7 @@ unsafe fn put_slowly(cache: &Cache, slot: NonNull<FreeSlot>) {
         return;
     }
     if cache.first.get().is_none() {
-        cache.room.set(MOST_CACHED);
+        cache.room.set(MAX_CACHED);
     } else {
         flush(cache, BATCH);
         cache.room.set(BATCH);

@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 /// # Invariants
 ///
 /// 1. The pointer is of a leaked `Box<Boxed<F>>`, which this owns, and `run` is `Boxed::<F>::run`;
-///    or of a `SharedRelease` that is never dropped, and `run` is `SharedRelease::run`.
+///    or of a `ReleaseFn` that is never dropped, and `run` is `ReleaseFn::run`.
 #[must_use]
 pub(crate) struct Release(NonNull<Head>);
 
@@ -45,20 +45,20 @@ impl ForeignId {
 }
 
 /// A function that releases many foreign allocations, which so need no closure each: it finds what
-/// belongs to one by its address and identity, as a registry of [`ForeignWatch`]es has them.
+/// belongs to one by its address and identity, as a registry of [`WeakForeign`]es has them.
 ///
-/// For [`ForeignAllocation::shared`].
+/// For [`ForeignAllocation::with_release`].
 ///
-/// [`ForeignWatch`]: crate::ForeignWatch
-/// [`ForeignAllocation::shared`]: crate::ForeignAllocation::shared
+/// [`WeakForeign`]: crate::WeakForeign
+/// [`ForeignAllocation::with_release`]: crate::ForeignAllocation::with_release
 #[repr(C)]
-pub struct SharedRelease {
+pub struct ReleaseFn {
     /// First, as in `Boxed`.
     head: Head,
     function: fn(NonNull<u8>, Option<ForeignId>),
 }
 
-impl SharedRelease {
+impl ReleaseFn {
     /// A release by `function`, which is told where an allocation starts, and which one it was,
     /// unless it was never wrapped.
     pub const fn new(function: fn(NonNull<u8>, Option<ForeignId>)) -> Self {
@@ -68,7 +68,7 @@ impl SharedRelease {
 
     /// # Safety
     ///
-    /// `head` is of a `SharedRelease`.
+    /// `head` is of a `ReleaseFn`.
     unsafe fn run(head: NonNull<Head>, start: NonNull<u8>, id: Option<ForeignId>) {
         // SAFETY: the caller's promise.
         let this = unsafe { head.cast::<Self>().as_ref() };
@@ -76,9 +76,9 @@ impl SharedRelease {
     }
 }
 
-impl fmt::Debug for SharedRelease {
+impl fmt::Debug for ReleaseFn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SharedRelease")
+        f.write_str("ReleaseFn")
     }
 }
 
@@ -93,7 +93,7 @@ impl Release {
         Self(NonNull::from(Box::leak(Box::new(Boxed { head, closure }))).cast())
     }
 
-    pub(crate) fn shared(release: &'static SharedRelease) -> Self {
+    pub(crate) fn by_function(release: &'static ReleaseFn) -> Self {
         Self(NonNull::from(release).cast())
     }
 

@@ -66,7 +66,7 @@ const FOREIGN: usize = 1 << (usize::BITS - 2);
 const SAMPLED: usize = 1 << (usize::BITS - 3);
 
 /// The largest size of a special allocation: more than any address space has.
-pub(crate) const MOST_SPECIAL: usize = SAMPLED - 1;
+pub(crate) const MAX_SPECIAL: usize = SAMPLED - 1;
 
 /// Where an allocation's memory is.
 #[derive(Clone, Copy)]
@@ -351,7 +351,7 @@ impl Slot {
 
     /// Notes that the allocation was sampled; of the home slot, by the sole holder.
     pub(crate) fn set_sampled(&self) {
-        debug_assert!(self.size() <= MOST_SPECIAL);
+        debug_assert!(self.size() <= MAX_SPECIAL);
         // Relaxed: as in `Face::size`.
         self.face
             .size
@@ -421,7 +421,7 @@ impl Slot {
 impl Face {
     #[inline]
     fn fill(&self, node: NodePtr, size: usize, foreign: bool) {
-        debug_assert!(!foreign || size <= MOST_SPECIAL);
+        debug_assert!(!foreign || size <= MAX_SPECIAL);
         let flag = if foreign { SPECIAL | FOREIGN } else { 0 };
         // Relaxed: walks take what they get; others learn of the slot in order.
         self.size.store(size | flag, Ordering::Relaxed);
@@ -443,7 +443,7 @@ impl Face {
         if size & SPECIAL == 0 {
             size
         } else {
-            size & MOST_SPECIAL
+            size & MAX_SPECIAL
         }
     }
 

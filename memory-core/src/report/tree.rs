@@ -48,8 +48,10 @@ pub struct ReportEntry {
     pub peak: usize,
     /// The limit; above `isize::MAX`: unlimited.
     pub limit: usize,
-    /// External bytes, without those of reservations.
+    /// External bytes that were not released.
     pub external_bytes: usize,
+    /// The sum of the reservations in bytes.
+    pub reserved_bytes: usize,
     /// Where the allocator comes from, in debug mode.
     pub history: Option<History>,
     /// The ledgers with buffers: owning ones first, then the largest.

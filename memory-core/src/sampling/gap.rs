@@ -7,10 +7,10 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 const MEAN: u64 = 1 << 32;
 
 /// The most that an interval may be, in bytes, so that a byte is at least a few units.
-const MOST_INTERVAL: usize = 1 << 30;
+const MAX_INTERVAL: usize = 1 << 30;
 
 /// The least, so that no block that exists overflows the units.
-const LEAST_INTERVAL: usize = 1 << 9;
+const MIN_INTERVAL: usize = 1 << 9;
 
 thread_local! {
     /// Units until the next point. A new thread has none left, which leads it to draw a gap.
@@ -70,7 +70,7 @@ fn draw() -> i64 {
 
 /// Units per byte for a mean interval in bytes.
 pub(super) fn scale_of(interval: usize) -> u64 {
-    MEAN / interval.clamp(LEAST_INTERVAL, MOST_INTERVAL) as u64
+    MEAN / interval.clamp(MIN_INTERVAL, MAX_INTERVAL) as u64
 }
 
 /// What a sampled allocation of `bytes` stands for: allocations.
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_change_of_the_interval_takes_effect_at_once() {
-        estimate(4096, 1, MOST_INTERVAL);
+        estimate(4096, 1, MAX_INTERVAL);
 
         let estimated = estimate(4096, 200_000, 32 << 10);
 

@@ -33,8 +33,10 @@ pub struct Held {
     pub charged_bytes: usize,
     /// All that it ever allocated, exact; `None` without `.statistics(true)`.
     pub total_bytes: Option<u64>,
-    /// External bytes and reservations among them, which have no site; exact.
+    /// External bytes among them, which have no site; exact.
     pub external_bytes: usize,
+    /// Bytes of reservations among them, which have no site either; exact.
+    pub reserved_bytes: usize,
     /// Whether `sites` is exact, from debug mode, or estimated from samples.
     pub exact: bool,
     /// The sites that allocated it, those with the most bytes first. A clone or a slice that keeps it
@@ -101,7 +103,8 @@ fn add_tree(
         let id = entry.allocator.id;
         let path = path.enter(entry.depth, &entry.allocator.name);
         let stats = entry.stats;
-        let charged_bytes = stats.own_bytes + stats.foreign_bytes + stats.external_bytes;
+        let without_block = stats.external_bytes + stats.reserved_bytes;
+        let charged_bytes = stats.own_bytes + stats.foreign_bytes + without_block;
         let known = exact.get(&id);
         let sites = known.cloned().or_else(|| sampled.remove(&id));
         if charged_bytes == 0 && sites.is_none() {
@@ -115,6 +118,7 @@ fn add_tree(
             charged_bytes,
             total_bytes: stats.total_bytes,
             external_bytes: stats.external_bytes,
+            reserved_bytes: stats.reserved_bytes,
             exact: known.is_some(),
             sites,
         });

@@ -17,13 +17,13 @@ use crate::sync::table::{Entry, Room, Table, spread};
 use crate::sync::{Ordering, ProcessLock};
 
 /// The most stacks that are kept apart.
-pub const MOST_SITES: usize = 4096;
+pub const MAX_SITES: usize = 4096;
 
 /// The most samples that are followed at a time.
-pub const MOST_LIVE: usize = 1 << 16;
+pub const MAX_LIVE: usize = 1 << 16;
 
 /// The most stacks that are kept apart of the growth of one allocation.
-const MOST_GROWTH: usize = 16;
+const MAX_GROWTH: usize = 16;
 
 /// Everything that was sampled, by the stack that allocated it. Bytes and counts are estimates,
 /// unbiased; see the [module](super).
@@ -235,7 +235,7 @@ impl Sample {
         if merged {
             return Grown::Merged;
         }
-        if count > MOST_GROWTH {
+        if count > MAX_GROWTH {
             return Grown::Dropped;
         }
         new.next = self.growth.take();
@@ -269,7 +269,7 @@ pub(crate) fn record(slot: usize, allocator: &AllocatorInfo, bytes: usize, scale
     // If the sample is not followed, the part goes, and is not alive any more.
     let part = count_at(stack, stands_for);
     // Relaxed, all: a bound that may be passed by as many as record at once.
-    if LIVE.load(Ordering::Relaxed) >= MOST_LIVE {
+    if LIVE.load(Ordering::Relaxed) >= MAX_LIVE {
         DROPPED.fetch_add(1, Ordering::Relaxed);
         return false;
     }
@@ -299,7 +299,7 @@ fn count_at(stack: StackTrace, stands_for: Estimate) -> Part {
             totals.add(stands_for);
             return Part::new(Some(Arc::clone(known)), stands_for);
         }
-        if sites.by_stack.len() >= MOST_SITES {
+        if sites.by_stack.len() >= MAX_SITES {
             sites.other.add(stands_for);
             return Part::new(None, stands_for);
         }

@@ -38,7 +38,7 @@
 //!
 //! # Bounds
 //!
-//! At most [`MOST_SITES`] stacks and [`MOST_LIVE`] live samples are kept; what comes beyond is counted
+//! At most [`MAX_SITES`] stacks and [`MAX_LIVE`] live samples are kept; what comes beyond is counted
 //! as `(other)`, or as dropped. Growth counts as an allocation of what was added; external bytes,
 //! reservations and what was allocated before are not sampled. `stop` keeps what is recorded.
 
@@ -49,7 +49,7 @@ mod registry;
 mod text;
 
 pub use holders::{Held, HeldSite, Holders, who_holds};
-pub use live::{Estimate, MOST_LIVE, MOST_SITES, SampleReport, SiteReport, report, reset};
+pub use live::{Estimate, MAX_LIVE, MAX_SITES, SampleReport, SiteReport, report, reset};
 pub use registry::{DEFAULT_INTERVAL, patterns, start, stop, stop_all};
 
 pub(crate) use gap::{comes_to_point, due, passes_point};

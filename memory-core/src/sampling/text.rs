@@ -56,13 +56,19 @@ impl Held {
             path,
             charged_bytes,
             external_bytes,
+            reserved_bytes,
             exact,
             sites,
             ..
         } = self;
         write!(f, "{charged_bytes:>15} bytes  {path}")?;
-        if *external_bytes > 0 {
-            write!(f, " ({external_bytes} of them external or reserved)")?;
+        match (external_bytes, reserved_bytes) {
+            (0, 0) => {}
+            (external, 0) => write!(f, " ({external} of them external)")?,
+            (0, reserved) => write!(f, " ({reserved} of them reserved)")?,
+            (external, reserved) => {
+                write!(f, " ({external} of them external, {reserved} reserved)")?;
+            }
         }
         let about = if *exact { "" } else { "about " };
         for site in sites {

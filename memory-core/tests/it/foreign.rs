@@ -12,10 +12,11 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use arrow_memory_core::__private::ForeignRoom;
 use arrow_memory_core::testing::TrackingManager;
 use arrow_memory_core::{
     AllocError, AllocationListener, AllocatorInfo, BufferAllocator, ForeignAllocation, ForeignId,
-    SharedRelease, Veto,
+    ReleaseFn, Veto,
 };
 
 use crate::support::{allocated, child, over, tracked};
@@ -220,22 +221,22 @@ fn foreign_memory_is_released_once_whatever_callback_panics_or_vetoes() {
 }
 
 #[test]
-fn a_shared_release_is_told_which_allocation_it_was_or_that_it_was_none() {
+fn a_release_function_is_told_which_allocation_it_was_or_that_it_was_none() {
     static TOLD: Mutex<Vec<(usize, Option<ForeignId>)>> = Mutex::new(Vec::new());
-    static RELEASE: SharedRelease = SharedRelease::new(|start, id| {
+    static RELEASE: ReleaseFn = ReleaseFn::new(|start, id| {
         TOLD.lock().unwrap().push((start.addr().get(), id));
     });
     static BYTES: [u8; 100] = [7; 100];
     let (_, root) = tracked(100);
     let start = NonNull::from(&BYTES).cast();
     // SAFETY: a constant is never written or freed.
-    let foreign = || unsafe { ForeignAllocation::shared(start, 100, &RELEASE) };
+    let foreign = || unsafe { ForeignAllocation::with_release(start, 100, &RELEASE) };
 
     let (buffer, never_wrapped) = (root.wrap_foreign_allocation(foreign()).unwrap(), foreign());
-    let id = buffer.watch().unwrap().id();
+    let id = buffer.downgrade().unwrap().id();
     let shared = buffer.retain_in(&child(&root, "a")).unwrap();
     drop((never_wrapped, buffer));
-    assert_eq!(shared.watch().unwrap().id(), id, "whichever ledger");
+    assert_eq!(shared.downgrade().unwrap().id(), id, "whichever ledger");
     drop(shared);
 
     let address = start.addr().get();
@@ -250,13 +251,22 @@ fn a_shared_release_is_told_which_allocation_it_was_or_that_it_was_none() {
 #[test]
 fn foreign_memory_charged_as_more_than_any_address_space_is_refused_and_handed_back() {
     let (_, root) = tracked(usize::MAX);
-    let mut room = root.room_for_foreign(1 << 61).unwrap();
+    let mut room = ForeignRoom::new(&root, 1 << 61).unwrap();
+    let mut reservation = root.new_reservation();
+    reservation.add(1 << 61).unwrap();
     for bytes in [1 << 61, isize::MAX.unsigned_abs(), usize::MAX] {
         let (foreign, drops) = counted(10);
 
         let refused = root
             .wrap_foreign_allocation(foreign.charged_as(bytes))
             .unwrap_err();
+        let refused = reservation
+            .wrap_foreign_allocation(refused.allocation)
+            .unwrap_err();
+        assert!(
+            matches!(refused.source, AllocError::SizeOverflow { .. }),
+            "{refused}"
+        );
         let again = room.wrap(refused.allocation).unwrap_err();
 
         let source = again.source;
@@ -265,11 +275,12 @@ fn foreign_memory_charged_as_more_than_any_address_space_is_refused_and_handed_b
             "{source}"
         );
         assert_eq!((again.allocation.charged_size(), count(&drops)), (bytes, 0));
-        assert_eq!((room.size(), root.allocated_memory()), (1 << 61, 1 << 61));
+        assert_eq!((room.size(), reservation.size()), (1 << 61, 1 << 61));
+        assert_eq!(root.allocated_memory(), 1 << 62);
         drop(again.allocation);
         assert_eq!(count(&drops), 1);
     }
-    drop(room);
+    drop((room, reservation));
     assert_eq!(root.allocated_memory(), 0);
 }
 

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow_memory_core::AllocError;
+use arrow_memory_core::__private::ForeignRoom;
 use arrow_memory_core::testing::{RecordingListener, TrackingManager};
+use arrow_memory_core::{AllocError, ForeignAllocation};
 
 use crate::foreign::{count, counted};
 use crate::support::{over, tracked};
@@ -14,8 +15,8 @@ fn room_for_foreign_memory_is_charged_as_a_whole_used_piece_by_piece_and_given_b
     let (small, small_drops) = counted(40);
     let (large, large_drops) = counted(70);
 
-    assert!(root.room_for_foreign(101).is_err());
-    let mut room = root.room_for_foreign(60).unwrap();
+    assert!(ForeignRoom::new(&root, 101).is_err());
+    let mut room = ForeignRoom::new(&root, 60).unwrap();
     let small = room.wrap(small).unwrap();
     assert_eq!((room.size(), root.allocated_memory()), (20, 60));
     let refused = room.wrap(large).unwrap_err();
@@ -24,7 +25,7 @@ fn room_for_foreign_memory_is_charged_as_a_whole_used_piece_by_piece_and_given_b
     let large = room.wrap(refused.allocation).unwrap();
     assert_eq!((room.size(), root.allocated_memory()), (0, 70));
     drop(room);
-    drop(root.room_for_foreign(30).unwrap());
+    drop(ForeignRoom::new(&root, 30).unwrap());
     assert_eq!(
         (root.allocated_memory(), root.stats().foreign_bytes),
         (70, 70)
@@ -43,7 +44,7 @@ fn room_out_of_a_reservation_is_charged_throughout_and_what_is_left_goes_back_th
     let (small, small_drops) = counted(40);
     let (large, large_drops) = counted(55);
 
-    let mut room = reservation.room_for_foreign(80).unwrap();
+    let mut room = ForeignRoom::out_of(&mut reservation, 80).unwrap();
     assert_eq!((room.size(), root.allocated_memory()), (80, 90));
     let small = room.wrap(small).unwrap();
     assert_eq!((room.size(), root.allocated_memory()), (40, 90));
@@ -51,11 +52,11 @@ fn room_out_of_a_reservation_is_charged_throughout_and_what_is_left_goes_back_th
     assert_eq!((reservation.size(), root.allocated_memory()), (50, 90));
 
     // More than is left: of what is charged besides, what is not used goes to the allocator.
-    let room = reservation.room_for_foreign(60).unwrap();
+    let room = ForeignRoom::out_of(&mut reservation, 60).unwrap();
     assert_eq!((room.size(), root.allocated_memory()), (60, 100));
     drop(room);
     assert_eq!((reservation.size(), root.allocated_memory()), (50, 90));
-    let mut room = reservation.room_for_foreign(60).unwrap();
+    let mut room = ForeignRoom::out_of(&mut reservation, 60).unwrap();
     let large = room.wrap(large).unwrap();
     drop(room);
     assert_eq!((reservation.size(), root.allocated_memory()), (0, 95));
@@ -73,15 +74,15 @@ fn room_out_of_a_reservation_is_refused_as_a_whole() {
     reservation.add(50).unwrap();
     root.allocate_bytes(41).unwrap();
 
-    let refused = reservation.room_for_foreign(60).unwrap_err();
+    let refused = ForeignRoom::out_of(&mut reservation, 60).unwrap_err();
     assert!(matches!(refused, AllocError::OutOfMemory { .. }));
-    let refused = reservation.room_for_foreign(usize::MAX).unwrap_err();
+    let refused = ForeignRoom::out_of(&mut reservation, usize::MAX).unwrap_err();
     assert!(matches!(refused, AllocError::SizeOverflow { .. }));
     assert_eq!((reservation.size(), root.allocated_memory()), (50, 91));
 
     // A piece that outgrows its room is charged besides, or refused.
     let (piece, _) = counted(60);
-    let mut room = reservation.room_for_foreign(50).unwrap();
+    let mut room = ForeignRoom::out_of(&mut reservation, 50).unwrap();
     let refused = room.wrap(piece).unwrap_err();
     root.release_bytes(41);
     let piece = room.wrap(refused.allocation).unwrap();
@@ -98,7 +99,7 @@ fn a_listener_hears_of_each_piece_that_a_room_takes_in_and_may_veto_it() {
     let root = over(&Arc::new(TrackingManager::new())).limit(100);
     let root = root.listener(listener.clone()).build().unwrap();
     let (piece, drops) = counted(40);
-    let mut room = root.room_for_foreign(60).unwrap();
+    let mut room = ForeignRoom::new(&root, 60).unwrap();
     assert_eq!(listener.take().len(), 0);
 
     listener.veto(true);
@@ -111,4 +112,20 @@ fn a_listener_hears_of_each_piece_that_a_room_takes_in_and_may_veto_it() {
 
     assert_eq!(listener.take().len(), 3, "asked, allocated, released");
     assert_eq!((count(&drops), root.allocated_memory()), (1, 20));
+}
+
+#[test]
+fn the_bytes_of_a_buffer_that_is_taken_back_are_the_rooms_again() {
+    let (_, root) = tracked(100);
+    let mut reservation = root.new_reservation();
+    reservation.add(90).unwrap();
+    let mut room = ForeignRoom::out_of(&mut reservation, 60).unwrap();
+
+    let buffer = room
+        .wrap(ForeignAllocation::from_owner(vec![7; 60]))
+        .unwrap();
+    assert!(room.take_back(buffer));
+
+    drop(room);
+    assert_eq!((reservation.size(), root.allocated_memory()), (90, 90));
 }

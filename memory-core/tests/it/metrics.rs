@@ -205,7 +205,7 @@ fn all_gauges_of_a_path_that_has_gone_are_zero() {
             "peak_bytes",
             "limit_bytes",
             "reservation_bytes",
-            "buffers",
+            "live_allocations",
         ]
         .map(|metric| page.value(metric, "server/query").unwrap())
     };
@@ -447,7 +447,7 @@ fn gauges_of_a_group_are_added_up_and_the_largest_peak_and_limit_count() {
     assert_eq!(value(&page, "peak_bytes"), 4096.0);
     assert_eq!(value(&page, "limit_bytes"), 8192.0);
     assert_eq!(value(&page, "reservation_bytes"), 128.0);
-    assert_eq!(value(&page, "buffers"), 2.0);
+    assert_eq!(value(&page, "live_allocations"), 2.0);
     assert_eq!(value(&exports.page(), "peak_bytes"), 2048.0); // of the next epoch
 }
 
@@ -476,7 +476,7 @@ fn a_bounded_depth_counts_what_lies_deeper_in_its_ancestor() {
         ("peak_bytes", 202.0),
         ("limit_bytes", 1_048_576.0),
         ("reservation_bytes", 0.0),
-        ("buffers", 2.0),
+        ("live_allocations", 2.0),
         ("refusals_total", 1.0),
         ("forced_bytes_total", 10.0),
     ] {

@@ -49,12 +49,13 @@ fn a_snapshot_has_a_stable_form_in_json() {
                     "own_bytes": 0,
                     "foreign_bytes": 0,
                     "external_bytes": 7,
+                    "reserved_bytes": 0,
                     "peak_bytes": 4103,
                     "refusals": 0,
                     "forced_bytes": 0,
                     "total_bytes": 0,
                     "allocations": 0,
-                    "live_buffers": 0
+                    "live_allocations": 0
                 },
                 "reservations": []
             },
@@ -71,13 +72,14 @@ fn a_snapshot_has_a_stable_form_in_json() {
                 "stats": {
                     "own_bytes": 1024,
                     "foreign_bytes": 10,
-                    "external_bytes": 100,
+                    "external_bytes": 0,
+                    "reserved_bytes": 100,
                     "peak_bytes": 1134,
                     "refusals": 1,
                     "forced_bytes": 0,
                     "total_bytes": 1034,
                     "allocations": 2,
-                    "live_buffers": 2
+                    "live_allocations": 2
                 },
                 "reservations": [100]
             }
@@ -165,7 +167,7 @@ fn the_example_serves_a_page_that_a_client_can_read() {
         "arrow_memory_limit_bytes{allocator=\"server/query\"} 16777216",
         "arrow_memory_limit_bytes{allocator=\"server\"} 1073741824",
         "arrow_memory_reservation_bytes{allocator=\"server/query\"} 1048576",
-        "arrow_memory_buffers{allocator=\"server/query\"} 2",
+        "arrow_memory_live_allocations{allocator=\"server/query\"} 2",
         "arrow_memory_refusals_total{allocator=\"server/query\"} 1",
         "arrow_memory_forced_bytes_total{allocator=\"server/query\"} 0",
         "arrow_memory_accounted_bytes{root=\"server\"} 2101248",

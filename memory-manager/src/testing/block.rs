@@ -27,11 +27,10 @@ use crate::manager::{AllocationManager, ManagerError};
 /// assert_eq!(block.bytes()[99], 7);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-///
-/// # Invariants
-///
-/// 1. `ptr` is a live block of `manager` with `layout`, which is lent to this value alone.
-/// 2. Its first `initialised` bytes are initialised, and `initialised` is at most its size.
+// Invariants:
+//
+// 1. `ptr` is a live block of `manager` with `layout`, which is lent to this value alone.
+// 2. Its first `initialised` bytes are initialised, and `initialised` is at most its size.
 pub struct Block<'a> {
     manager: &'a dyn AllocationManager,
     ptr: NonNull<u8>,

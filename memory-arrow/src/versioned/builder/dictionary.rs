@@ -423,7 +423,7 @@ fn key<K: ArrowDictionaryKeyType>(index: usize) -> Result<K::Native, MemoryError
     }
 }
 
-/// Finds the indices of values by their hashes; its memory is charged as external bytes.
+/// Finds the indices of values by their hashes; its memory is charged to a reservation.
 #[derive(Debug)]
 struct Table {
     indices: HashTable<u32>,

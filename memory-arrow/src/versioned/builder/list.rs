@@ -37,15 +37,13 @@ pub type LargeListBuilder<B> = GenericListBuilder<i64, B>;
 /// assert_eq!((array.value_length(0), array.is_null(1), array.value_length(2)), (3, true, 0));
 /// # Ok::<(), arrow_memory_arrow::MemoryError>(())
 /// ```
-///
-/// # Invariants
-///
-/// 1. `offsets` is empty, or a zero followed by the end of each list. No end is below the one before
-///    it, and `end` is the last of them.
-///
-/// The values' builder is the caller's code, and can be emptied or replaced through
-/// [`values`](Self::values). So nothing about its length is taken for granted, except what was
-/// compared with `end`.
+// Invariants:
+//
+// 1. `offsets` is empty, or a zero followed by the end of each list. No end is below the one before
+//    it, and `end` is the last of them.
+//
+// The values' builder is the caller's code, and can be emptied or replaced through `values`. So nothing
+// about its length is taken for granted, except what was compared with `end`.
 #[derive(Debug)]
 pub struct GenericListBuilder<O: OffsetSizeTrait, B> {
     offsets: ArrowBufMut,

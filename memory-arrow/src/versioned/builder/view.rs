@@ -191,7 +191,7 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
     /// Appends to a block, and returns the view.
     #[track_caller]
     fn append_long(&mut self, bytes: &[u8]) -> Result<u128, MemoryError> {
-        if bytes.len() > MOST_BYTES {
+        if bytes.len() > MAX_BYTES {
             return wrong(format!("a value of {} bytes", bytes.len()));
         }
         if room_in(self.block.len(), self.block.capacity()) < bytes.len() {
@@ -241,7 +241,7 @@ impl<T: ByteViewType> ArrayBuilder for GenericViewBuilder<T> {
 /// the block larger than the offsets of views can reach.
 #[inline]
 fn room_in(len: usize, capacity: usize) -> usize {
-    capacity.min(MOST_OFFSET).saturating_sub(len)
+    capacity.min(MAX_OFFSET).saturating_sub(len)
 }
 
 /// The view of at most [`INLINE`] bytes: their number, then they.
@@ -261,10 +261,10 @@ const FIRST_BLOCK: usize = 8 << 10;
 const LAST_BLOCK: usize = 2 << 20;
 
 /// Lengths and offsets are signed 32-bit numbers.
-const MOST_BYTES: usize = i32::MAX as usize - LAST_BLOCK;
+const MAX_BYTES: usize = i32::MAX as usize - LAST_BLOCK;
 
 /// Where a block ends for the values in it, however large it is. Tests have a bound that they can reach.
-const MOST_OFFSET: usize = if cfg!(test) {
+const MAX_OFFSET: usize = if cfg!(test) {
     4 << 20
 } else {
     i32::MAX as usize

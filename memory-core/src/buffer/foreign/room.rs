@@ -1,28 +1,36 @@
-//! Several pieces of foreign memory, charged as a whole.
+//! Foreign memory out of bytes that were charged before: of a reservation, or of a room.
 
 use std::fmt;
 
 use super::{ForeignAllocation, ForeignError};
 use crate::allocator::BufferAllocator;
 use crate::buffer::ArrowBuf;
-use crate::buffer::allocate::{Charge, ask, closed, overflow, rounded, tell_allocation};
+use crate::buffer::allocate::{Charge, Request, ask, closed, overflow, rounded, tell_allocation};
 use crate::error::AllocError;
 use crate::ledger::tell_release;
-use crate::outcome::Purpose;
-use crate::raw::slot::MOST_SPECIAL;
+use crate::raw::slot::MAX_SPECIAL;
 use crate::reservation::AllocationReservation;
 
 /// Bytes charged for foreign memory that is about to be taken in; what is not used goes back when
 /// this is dropped. Until a buffer takes them, they count as the allocator's own bytes, and a failed
 /// `close` names nothing that has them.
 ///
-/// Made by [`BufferAllocator::room_for_foreign`], and by [`AllocationReservation::room_for_foreign`]
-/// of bytes that were reserved before.
+/// Not public: a reservation does the same, and [`AllocationReservation::wrap_foreign_allocation`] takes
+/// memory in out of one. The other crates of this workspace use rooms, since making one takes no lock.
 pub struct ForeignRoom<'a> {
     allocator: &'a BufferAllocator,
     charge: Charge<'a>,
-    /// Where some of the bytes came from, if it is not the allocator.
-    loan: Option<Loan<'a>>,
+    source: Source<'a>,
+}
+
+/// How a room came by its bytes.
+enum Source<'a> {
+    /// The allocator had room for them. The listener is asked before each piece.
+    Charged,
+    /// They were charged by force, so the listener is not asked.
+    Forced,
+    /// Some of them came out of a reservation. The listener was asked for all of them.
+    Lent(Loan<'a>),
 }
 
 /// Bytes that came out of a reservation. Those are used before any others, and what is left of them
@@ -44,8 +52,8 @@ impl ForeignRoom<'_> {
 
     /// Takes foreign memory in, as [`BufferAllocator::wrap_foreign_allocation`], out of this room as
     /// far as it goes; only the rest is charged, and never [by force](ForeignAllocation::forced). The
-    /// listener is asked before it, unless it was asked when the room was made out of a reservation,
-    /// and told of it, but not of a refusal.
+    /// listener is told of it, but not of a refusal. It is asked before, unless it was asked when the
+    /// room was made out of a reservation, or the room was charged by force.
     ///
     /// # Errors
     ///
@@ -61,7 +69,7 @@ impl ForeignRoom<'_> {
         if allocation.size == 0 {
             return Ok(self.allocator.empty());
         }
-        let fits = allocation.charge <= self.size().min(MOST_SPECIAL);
+        let fits = allocation.charge <= self.size().min(MAX_SPECIAL);
         if (!fits || self.allocator.node().hearing().is_some())
             && let Err(source) = self.make(&allocation)
         {
@@ -106,20 +114,6 @@ impl ForeignRoom<'_> {
     ///
     /// Returns whether the bytes came back. If other buffers are on the same memory, or it is charged
     /// to another allocator, this only drops the buffer.
-    ///
-    /// ```
-    /// # use arrow_memory_system as _;
-    /// # use arrow_memory_core::{ForeignAllocation, RootAllocator};
-    /// let root = RootAllocator::new(100);
-    /// let mut reservation = root.new_reservation();
-    /// reservation.add(90)?;
-    /// let mut room = reservation.room_for_foreign(60)?;
-    /// let buffer = room.wrap(ForeignAllocation::from_owner(vec![7; 60])).unwrap();
-    /// assert!(room.take_back(buffer)); // it is not needed after all
-    /// drop(room);
-    /// assert_eq!((reservation.size(), root.allocated_memory()), (90, 90));
-    /// # Ok::<(), arrow_memory_core::AllocError>(())
-    /// ```
     pub fn take_back(&mut self, buffer: ArrowBuf) -> bool {
         if !buffer.belongs_to(self.allocator) {
             return false;
@@ -139,12 +133,13 @@ impl ForeignRoom<'_> {
         allocation.check_size(handle)?;
         let request = || allocation.request();
         let more = allocation.charge.saturating_sub(self.size());
-        match &mut self.loan {
-            None => {
+        match &mut self.source {
+            Source::Charged => {
                 ask(handle, allocation.charge, request)?;
                 self.charge.add(handle, more, request)
             }
-            Some(loan) => {
+            Source::Forced => self.charge.add(handle, more, request),
+            Source::Lent(loan) => {
                 if more > 0 {
                     ask(handle, more, request)?;
                 }
@@ -157,20 +152,88 @@ impl ForeignRoom<'_> {
 }
 
 impl<'a> ForeignRoom<'a> {
-    /// Room of `bytes`, of which as many as there are come out of a reservation.
-    fn lent(reservation: &'a mut AllocationReservation, bytes: usize) -> Result<Self, AllocError> {
+    /// Charges `bytes` to `allocator` for several pieces of foreign memory, which are then taken in one by
+    /// one: so that they are accepted, or refused, as a whole.
+    ///
+    /// # Errors
+    ///
+    /// As [`BufferAllocator::allocate_bytes`].
+    pub fn new(allocator: &'a BufferAllocator, bytes: usize) -> Result<Self, AllocError> {
+        Ok(Self {
+            allocator,
+            charge: Charge::unheard(&allocator.handle, bytes, rounded(bytes, bytes))?,
+            source: Source::Charged,
+        })
+    }
+
+    /// Charges `bytes` whatever the limits say, without asking the listener. The second value is whether
+    /// no level is over its limit afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::Closed`] if the allocator is closed; [`AllocError::SizeOverflow`] if a sum would pass
+    /// `isize::MAX`.
+    pub fn forced(
+        allocator: &'a BufferAllocator,
+        bytes: usize,
+    ) -> Result<(Self, bool), AllocError> {
+        let handle = &allocator.handle;
+        let (requested, purpose) = rounded(bytes, bytes)();
+        if handle.is_closed() {
+            return Err(closed(handle, requested, purpose));
+        }
+        let mut charge = Charge::unheard(handle, 0, rounded(0, 0))?;
+        let mut fits = true;
+        if bytes > 0 {
+            let forced = handle.force_block(bytes);
+            fits = forced.map_err(|refusal| refusal.to_error(requested, purpose))?;
+            charge.take_over(bytes);
+        }
+        let source = Source::Forced;
+        let room = Self {
+            allocator,
+            charge,
+            source,
+        };
+        Ok((room, fits))
+    }
+
+    /// Room out of `reservation`, in one step: `bytes` of it become room, or, if it has fewer, all of it,
+    /// and the rest is charged besides. They are charged throughout, so nobody else can take them in
+    /// between.
+    ///
+    /// What is not used goes back when the room is dropped: what came out of the reservation to the
+    /// reservation, the rest to the allocator.
+    ///
+    /// # Errors
+    ///
+    /// The same as for [`AllocationReservation::allocate_buffer`]: the listener is asked, once for all the
+    /// bytes, and what exceeds the reservation has to fit. The reservation is as it was.
+    pub fn out_of(
+        reservation: &'a mut AllocationReservation,
+        bytes: usize,
+    ) -> Result<Self, AllocError> {
+        Self::lent(reservation, bytes, rounded(bytes, bytes))
+    }
+
+    /// Room of `bytes`, of which as many as there are come out of a reservation. An error says `request`.
+    fn lent(
+        reservation: &'a mut AllocationReservation,
+        bytes: usize,
+        request: impl Request + Copy,
+    ) -> Result<Self, AllocError> {
         let reservation = &*reservation;
         let allocator = reservation.allocator();
         let handle = &allocator.handle;
-        if bytes > MOST_SPECIAL {
+        if bytes > MAX_SPECIAL {
             return Err(overflow(handle, bytes));
         }
-        let request = rounded(bytes, bytes);
         if bytes > 0 {
             ask(handle, bytes, request)?;
         }
         if handle.is_closed() {
-            return Err(closed(handle, bytes, Purpose::Bytes));
+            let (requested, purpose) = request();
+            return Err(closed(handle, requested, purpose));
         }
         let lent = bytes.min(reservation.size());
         let mut charge = Charge::unheard(handle, bytes - lent, request)?;
@@ -179,7 +242,7 @@ impl<'a> ForeignRoom<'a> {
         Ok(Self {
             allocator,
             charge,
-            loan: Some(Loan {
+            source: Source::Lent(Loan {
                 reservation,
                 bytes: lent,
                 total: bytes,
@@ -191,7 +254,7 @@ impl<'a> ForeignRoom<'a> {
 impl Drop for ForeignRoom<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(loan) = &self.loan {
+        if let Source::Lent(loan) = &self.source {
             // More is left than there was if buffers were taken back that were not made here.
             let used = loan.total.saturating_sub(self.charge.bytes());
             let unused = loan.bytes.saturating_sub(used);
@@ -211,47 +274,28 @@ impl fmt::Debug for ForeignRoom<'_> {
     }
 }
 
-impl BufferAllocator {
-    /// Charges `bytes` for several pieces of foreign memory, which are then taken in one by one: so
-    /// that they are accepted, or refused, as a whole.
-    ///
-    /// # Errors
-    ///
-    /// As [`allocate_bytes`](Self::allocate_bytes).
-    ///
-    /// ```
-    /// # use arrow_memory_system as _;
-    /// # use arrow_memory_core::{ForeignAllocation, RootAllocator};
-    /// let root = RootAllocator::new(100);
-    /// let pieces = [vec![1; 60], vec![2; 30]];
-    /// let mut room = root.room_for_foreign(90)?;
-    /// let buffers = pieces.map(|piece| room.wrap(ForeignAllocation::from_owner(piece)).unwrap());
-    /// drop(room); // what was not used goes back
-    /// assert_eq!((buffers[1][0], root.allocated_memory()), (2, 90));
-    /// assert!(root.room_for_foreign(11).is_err());
-    /// # Ok::<(), arrow_memory_core::AllocError>(())
-    /// ```
-    pub fn room_for_foreign(&self, bytes: usize) -> Result<ForeignRoom<'_>, AllocError> {
-        Ok(ForeignRoom {
-            allocator: self,
-            charge: Charge::unheard(&self.handle, bytes, rounded(bytes, bytes))?,
-            loan: None,
-        })
-    }
-}
-
 impl AllocationReservation {
-    /// Room for foreign memory out of this reservation, in one step: `bytes` of it become room, or, if
-    /// it has fewer, all of it, and the rest is charged besides. They are charged throughout, so nobody
-    /// else can take them in between.
+    /// Takes foreign memory in, as [`BufferAllocator::wrap_foreign_allocation`], and takes the bytes that
+    /// it is charged at out of this reservation. If the reservation has fewer, all of it is used, and only
+    /// the rest is charged. The bytes are charged throughout, so nobody else can take them in between.
     ///
-    /// What is not used goes back when the room is dropped: what came out of the reservation to the
-    /// reservation, the rest to the allocator.
+    /// Use this for memory that exists before it can be charged: reserve room for it first. Several pieces
+    /// are accepted, or refused, as a whole if their sum is reserved, each is wrapped, and the reservation
+    /// is dropped, which gives back what was not used.
+    ///
+    /// An empty allocation takes nothing and is released at once. One that is
+    /// [`forced`](ForeignAllocation::forced) is not forced here: add its bytes with
+    /// [`force_add`](Self::force_add) before. Takes the tree's lock.
     ///
     /// # Errors
     ///
-    /// The same as for [`allocate_buffer`](Self::allocate_buffer): the listener is asked, once for all
-    /// the bytes, and what exceeds the reservation has to fit. The reservation is as it was.
+    /// [`ForeignError`], as for [`allocate_buffer`](Self::allocate_buffer): the listener is asked for all
+    /// the bytes, and what exceeds the reservation has to fit. It hands the allocation back, and the
+    /// reservation is as it was.
+    ///
+    /// # Panics
+    ///
+    /// As the listener does. The allocation is released then, and the reservation is as it was.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -261,12 +305,44 @@ impl AllocationReservation {
     /// reservation.add(90)?;
     /// // … a kernel makes something of at most 90 bytes …
     /// let output = ForeignAllocation::from_owner(vec![7; 60]);
-    /// let buffer = reservation.room_for_foreign(60)?.wrap(output).unwrap();
+    /// let buffer = reservation.wrap_foreign_allocation(output)?;
     /// assert_eq!((reservation.size(), root.allocated_memory()), (30, 90));
     /// # drop(buffer);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// Several pieces as a whole:
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # use arrow_memory_core::{ForeignAllocation, RootAllocator};
+    /// let root = RootAllocator::new(100);
+    /// let pieces = [vec![1; 60], vec![2; 30]];
+    /// let mut reservation = root.new_reservation();
+    /// reservation.add(90)?;
+    /// let buffers = pieces.map(|piece| {
+    ///     let piece = ForeignAllocation::from_owner(piece);
+    ///     reservation.wrap_foreign_allocation(piece).unwrap()
+    /// });
+    /// drop(reservation); // what was not used goes back
+    /// assert_eq!((buffers[1][0], root.allocated_memory()), (2, 90));
+    /// assert!(root.new_reservation().add(11).is_err());
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
-    pub fn room_for_foreign(&mut self, bytes: usize) -> Result<ForeignRoom<'_>, AllocError> {
-        ForeignRoom::lent(self, bytes)
+    #[track_caller]
+    pub fn wrap_foreign_allocation(
+        &mut self,
+        allocation: ForeignAllocation,
+    ) -> Result<ArrowBuf, ForeignError> {
+        if allocation.size == 0 {
+            return Ok(self.allocator().empty());
+        }
+        let (bytes, request) = (allocation.charge, allocation.request());
+        let room = ForeignRoom::lent(self, bytes, || request.clone());
+        match room {
+            // The room has enough, so only a panic of the listener drops it with bytes in it.
+            Ok(mut room) => room.wrap(allocation),
+            Err(source) => Err(ForeignError { allocation, source }),
+        }
     }
 }

@@ -225,11 +225,11 @@ fn bounds() -> (usize, usize) {
     // Without a limit for the main thread's, the C library answers with all down to the next mapping,
     // where a coroutine's stack may come to lie.
     let end = lowest.addr() + size;
-    (lowest.addr().max(end.saturating_sub(MOST)), end)
+    (lowest.addr().max(end.saturating_sub(MAX_STACK)), end)
 }
 
 /// A stack that is larger is looked at in its upper part only.
-const MOST: usize = 1 << 30;
+const MAX_STACK: usize = 1 << 30;
 
 #[cfg(all(test, not(loom)))]
 mod tests {

@@ -45,12 +45,11 @@ use crate::tally::Tally;
 /// assert_eq!(manager.stats().cached_bytes, Some(0));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-///
-/// # Invariants
-///
-/// 1. A block that is lent has, below, the layout that `below` computes from the one
-///    it is lent with; one that is kept has the size of its class and an alignment of 64. So
-///    whoever gives it back below can tell.
+// Invariants:
+//
+// 1. A block that is lent has, below, the layout that `below` computes from the one
+//    it is lent with; one that is kept has the size of its class and an alignment of 64. So
+//    whoever gives it back below can tell.
 #[derive(Debug)]
 pub struct CachingManager {
     cache: BlockCache,

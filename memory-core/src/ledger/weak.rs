@@ -12,17 +12,17 @@ use crate::raw::release::ForeignId;
 use crate::raw::slot::Slot;
 
 /// What finds a foreign allocation's ledgers again, and keeps nothing alive.
-pub(crate) struct Watch {
+pub(crate) struct Weak {
     pub(super) home: NonNull<Slot>,
     pub(super) tree: NonNull<Tree>,
 }
 
 // SAFETY: the slot and the tree are touched as `upgrade` says, by any thread.
-unsafe impl Send for Watch {}
+unsafe impl Send for Weak {}
 // SAFETY: as for Send.
-unsafe impl Sync for Watch {}
+unsafe impl Sync for Weak {}
 
-impl Watch {
+impl Weak {
     /// Which allocation this is.
     pub(crate) fn id(&self) -> ForeignId {
         ForeignId::of(self.home)

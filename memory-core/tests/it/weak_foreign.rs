@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use arrow_memory_core::{ForeignAllocation, ForeignWatch, SharedRelease};
+use arrow_memory_core::{ForeignAllocation, ReleaseFn, WeakForeign};
 
 use crate::support::{child, tracked};
 
@@ -17,7 +17,7 @@ const SIZE: usize = 64;
 
 /// The latest allocation, and how many were released.
 struct Registry {
-    latest: Option<(AtomicPtr<u8>, ForeignWatch)>,
+    latest: Option<(AtomicPtr<u8>, WeakForeign)>,
     released: usize,
 }
 
@@ -26,9 +26,9 @@ static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
     released: 0,
 });
 
-static RELEASE: SharedRelease = SharedRelease::new(|start, id| {
+static RELEASE: ReleaseFn = ReleaseFn::new(|start, id| {
     let mut registry = registry();
-    let latest = registry.latest.as_ref().map(|(_, watch)| watch.id());
+    let latest = registry.latest.as_ref().map(|(_, weak)| weak.id());
     if latest.is_some() && latest == id {
         registry.latest = None;
     }
@@ -43,7 +43,7 @@ fn registry() -> MutexGuard<'static, Registry> {
 }
 
 #[test]
-fn a_watch_finds_a_live_buffer_or_none_while_the_last_one_goes() {
+fn a_weak_reference_finds_a_live_buffer_or_none_while_the_last_one_goes() {
     let (manager, root) = tracked(usize::MAX);
     let (a, b) = (child(&root, "a"), child(&root, "b"));
     let (done, found) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -53,10 +53,10 @@ fn a_watch_finds_a_live_buffer_or_none_while_the_last_one_goes() {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 let registry = registry();
-                let buffer = registry.latest.as_ref().and_then(|(start, watch)| {
+                let buffer = registry.latest.as_ref().and_then(|(start, weak)| {
                     let start = NonNull::new(start.load(Ordering::Relaxed))?;
                     // SAFETY: the release takes the lock that we hold, and the bytes are initialised.
-                    unsafe { watch.upgrade(start, SIZE) }
+                    unsafe { weak.upgrade(start, SIZE) }
                 });
                 drop(registry);
                 let Some(buffer) = buffer else { continue };
@@ -71,10 +71,10 @@ fn a_watch_finds_a_live_buffer_or_none_while_the_last_one_goes() {
             made += 1;
             let start = NonNull::from(Box::leak(Box::new([7_u8; SIZE]))).cast();
             // SAFETY: a box's bytes, which nobody else has, and which the release gives back.
-            let foreign = unsafe { ForeignAllocation::shared(start, SIZE, &RELEASE) };
+            let foreign = unsafe { ForeignAllocation::with_release(start, SIZE, &RELEASE) };
             let buffer = a.wrap_foreign_allocation(foreign).unwrap();
-            let watch = buffer.watch().unwrap();
-            registry().latest = Some((AtomicPtr::new(start.as_ptr()), watch));
+            let weak = buffer.downgrade().unwrap();
+            registry().latest = Some((AtomicPtr::new(start.as_ptr()), weak));
             // Now sooner, now later.
             (0..made % 200).for_each(|_| std::hint::spin_loop());
             drop(buffer);
