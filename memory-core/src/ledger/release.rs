@@ -6,7 +6,8 @@ use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
 use super::list::{self, bury};
-use super::{LedgerRef, Target, hooked, view};
+use super::reference::{LedgerRef, Target};
+use super::{hooked, view};
 use crate::probes;
 use crate::raw::count::Left;
 use crate::raw::pool;

@@ -12,7 +12,7 @@
 use std::panic::Location;
 use std::ptr::NonNull;
 
-use super::{LedgerRef, Target, VIEW};
+use super::reference::{LedgerRef, Target, VIEW};
 use crate::accounting::Node;
 use crate::debug::{Operation, OutstandingBuffer, Seen};
 use crate::raw::slot::Slot;
