@@ -12,31 +12,26 @@
 //! behalf of the other thread, and makes a new one. The allocation's home slot stays until the last
 //! such thread has had the mutex (`pending`), and so does the memory if no ledger is left.
 //!
-//! # States of a ledger
-//!
-//! | state | buffers | SHARED | on the list | what ends it |
-//! |---|---|---|---|---|
-//! | only | some | no | yes, alone | the last buffer is dropped: the block is freed, without the mutex. Another ledger is made, under it: *one of several* |
-//! | one of several | some | yes | yes | the last buffer is dropped: *left*; or, by a thread that takes the mutex before it gives up the buffer (`Leaving::Counted`), *gone*. The last other ledger goes, with none pending: *only* |
-//! | left | none | yes | yes | its thread gets the mutex: *gone*. Another one needs a ledger for that allocator: *buried*. The last other ledger goes, with none pending: SHARED is cleared, and its thread frees the block, whether it sees that or waits for the mutex |
-//! | buried | none | yes | no | its thread gets the mutex: *gone* |
-//! | gone | | | | the slot is back in the pool; a home slot not before all ledgers are gone |
+//! The states of ledgers and allocations, and what leads from one to another, are at the head of
+//! `release`.
 //!
 //! OWNING moves under the mutex: by a transfer, or when the owning ledger is taken off the list.
 //! `model` runs pairs and triples of these steps in all interleavings, with a datum for the bytes of
 //! the block.
 
-mod hooked;
+mod free;
 mod index;
 mod list;
 #[cfg(all(test, loom))]
 mod model;
+mod notify;
 mod reference;
 mod release;
+mod spare;
 mod transfer;
 mod view;
 mod watch;
 
-pub(crate) use hooked::tell_release;
+pub(crate) use notify::tell_release;
 pub(crate) use reference::LedgerRef;
 pub(crate) use watch::Watch;

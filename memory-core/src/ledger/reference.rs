@@ -4,11 +4,10 @@
 use std::panic::Location;
 use std::ptr::NonNull;
 
-use super::release::{let_go, let_go_of_first};
-use super::view::{self, View};
-use super::watch::Watch;
+use super::release::{drop_clone, drop_first, drop_uncharged};
+use super::view::View;
 use crate::accounting::{Handle, Node, NodePtr};
-use crate::debug::{Operation, Seen};
+use crate::debug::{Operation, OutstandingBuffer, Seen};
 use crate::raw::pool;
 use crate::raw::release::Release;
 use crate::raw::slot::{Block, MOST_SPECIAL, Slot};
@@ -21,21 +20,24 @@ use crate::sampling;
 /// 1. The address is a slot's, perhaps plus [`CLONED`], whose count includes this reference; or a
 ///    node's plus [`PIN`], whose pins include it; or, in debug mode, that of a [`View`] plus
 ///    [`VIEW`], which this reference owns. All are aligned to 8 bytes.
-pub(crate) struct LedgerRef(pub(super) NonNull<u8>);
+pub(crate) struct LedgerRef(NonNull<u8>);
 
 /// The tag of a pinned node.
 const PIN: usize = 1;
 
 /// The tag of a view.
-pub(super) const VIEW: usize = 2;
+const VIEW: usize = 2;
 
 /// The tag of a reference that was made by cloning another: probably not the last one, so that its
 /// drop subtracts at once, where others first look whether they are the only one. A guess: either
 /// way is right for every reference.
 const CLONED: usize = 4;
 
-/// Who a reference leads to.
-pub(super) enum Target<'a> {
+/// The tag fits below the address.
+const _: () = assert!(align_of::<View>() > VIEW);
+
+/// What a reference leads to.
+enum Target<'a> {
     Slot(&'a Slot),
     Pin(NodePtr),
     View(&'a View),
@@ -69,6 +71,15 @@ impl LedgerRef {
         Self(slot.cast())
     }
 
+    /// A reference to the ledger in `slot`.
+    ///
+    /// # Safety
+    ///
+    /// The slot's count includes one reference for this one. `slot` is the pool's pointer.
+    pub(super) unsafe fn from_slot(slot: NonNull<Slot>) -> Self {
+        Self(slot.cast())
+    }
+
     /// A reference for an empty buffer of `node`'s.
     pub(crate) fn pin(node: &Handle) -> Self {
         node.add_pin();
@@ -94,7 +105,7 @@ impl LedgerRef {
     }
 
     #[inline]
-    pub(super) fn target(&self) -> Target<'_> {
+    fn target(&self) -> Target<'_> {
         if self.0.addr().get() & (PIN | VIEW) == 0 {
             // SAFETY: by invariant 1 a live slot.
             Target::Slot(unsafe { self.untagged().cast().as_ref() })
@@ -154,15 +165,6 @@ impl LedgerRef {
         self.slot()
             .filter(|slot| slot.count().is_owning())
             .map_or(0, Slot::size)
-    }
-
-    /// What finds foreign memory's ledgers again; `None` for our own, and for an empty buffer.
-    pub(crate) fn watch(&self) -> Option<Watch> {
-        let slot = self.slot().filter(|slot| slot.is_foreign())?;
-        Some(Watch {
-            home: slot.home_ptr(),
-            tree: NonNull::from(&*self.node().tree),
-        })
     }
 
     /// The allocation's size.
@@ -225,10 +227,10 @@ impl Drop for LedgerRef {
         let slot = self.untagged().cast::<Slot>();
         if tags == 0 {
             // SAFETY: our reference is given up.
-            return unsafe { let_go_of_first(slot) };
+            return unsafe { drop_first(slot) };
         }
         // SAFETY: our reference is given up.
-        unsafe { let_go(slot) };
+        unsafe { drop_clone(slot) };
     }
 }
 
@@ -238,10 +240,106 @@ impl LedgerRef {
         match self.target() {
             // SAFETY: the pin is ours by invariant 1.
             Target::Pin(node) => unsafe { node.unpin() },
-            // A reference of its own takes the view's place, and goes at once.
-            // SAFETY: the view is ours by invariant 1.
-            Target::View(_) => drop(unsafe { view::dissolve(self.0) }),
+            // SAFETY: the view is ours by invariant 1; the reference to its slot is dropped at once.
+            Target::View(_) => unsafe { drop_first(View::dissolve(self.view())) },
             Target::Slot(_) => {}
+        }
+    }
+
+    /// Drops the reference. If it was the only way to the allocation, the memory is freed, but its bytes
+    /// stay charged to the ledger's node, for the caller, and no listener is told. Returns how many
+    /// bytes the caller has then: none, if the allocation lives on.
+    pub(crate) fn free_uncharged(self) -> usize {
+        let slot = match self.target() {
+            Target::Pin(_) => return 0,
+            Target::Slot(_) => self.untagged().cast(),
+            // SAFETY: the view is ours by invariant 1, and this reference, which is not dropped, gives it up.
+            Target::View(_) => unsafe { View::dissolve(self.view()) },
+        };
+        std::mem::forget(self);
+        // SAFETY: our reference, which is not dropped, is given up.
+        unsafe { drop_uncharged(slot) }
+    }
+
+    /// The view that this reference, which is registered, leads to.
+    fn view(&self) -> NonNull<View> {
+        debug_assert!(self.is_registered());
+        let view = self.0.as_ptr().map_addr(|address| address & !VIEW);
+        // SAFETY: by invariant 1 a view's address, so not null.
+        unsafe { NonNull::new_unchecked(view.cast()) }
+    }
+
+    /// Registers the buffer that holds this reference, if its tree is in debug mode.
+    #[cold]
+    pub(crate) fn register(
+        &mut self,
+        seen: Seen,
+        operation: Operation,
+        caller: &'static Location<'static>,
+    ) {
+        let Target::Slot(_) = self.target() else {
+            return;
+        };
+        let slot = self.untagged().cast();
+        // SAFETY: our reference, by the pool's pointer.
+        if let Some(view) = unsafe { View::register(slot, seen, operation, caller) } {
+            let tagged = view
+                .cast::<u8>()
+                .as_ptr()
+                .map_addr(|address| address | VIEW);
+            // SAFETY: a box's address is not null.
+            self.0 = unsafe { NonNull::new_unchecked(tagged) };
+        }
+    }
+
+    /// Whether the buffer that holds this reference is registered.
+    #[inline]
+    pub(crate) fn is_registered(&self) -> bool {
+        self.0.addr().get() & VIEW != 0
+    }
+
+    /// Notes what happened to the buffer and what it looks like now, if it is registered.
+    #[cold]
+    pub(crate) fn note(
+        &self,
+        seen: Seen,
+        operation: Operation,
+        detail: usize,
+        caller: &'static Location<'static>,
+    ) {
+        if let Target::View(view) = self.target() {
+            view.note(seen, operation, detail, caller);
+        }
+    }
+
+    /// What debug mode knows of the buffer that holds this reference.
+    pub(crate) fn evidence(&self) -> Option<OutstandingBuffer> {
+        match self.target() {
+            Target::View(view) => view.evidence(),
+            Target::Slot(_) | Target::Pin(_) => None,
+        }
+    }
+
+    /// Another reference, where `share` has more to do than to count.
+    #[cold]
+    fn share_slowly(
+        &self,
+        seen: Seen,
+        operation: Operation,
+        caller: &'static Location<'static>,
+    ) -> Self {
+        match self.target() {
+            Target::Pin(_) => self.to_pin(),
+            Target::Slot(slot) => {
+                slot.count().retain();
+                Self(self.untagged())
+            }
+            Target::View(view) => {
+                view.slot().count().retain();
+                let mut another = Self(view.slot_ptr().cast());
+                another.register(seen, operation, caller);
+                another
+            }
         }
     }
 }
