@@ -7,7 +7,9 @@ use std::panic::Location;
 use std::ptr::NonNull;
 
 use super::ArrowBuf;
-use super::allocate::{Charge, count_allocation, overflow, tell_allocation};
+use super::charge::Charge;
+use super::errors::overflow;
+use super::notify::{count_allocation, tell_allocation};
 use crate::accounting::{Handle, quietly};
 use crate::allocator::BufferAllocator;
 use crate::debug::Operation;

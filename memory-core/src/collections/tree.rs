@@ -16,9 +16,9 @@ use arrow_memory_manager::{AllocationManager, ManagerError};
 
 use crate::accounting::quietly;
 use crate::allocator::BufferAllocator;
-use crate::buffer::allocate::{
-    Charge, Request, manager_failed, overflow, rounded, tell_allocation,
-};
+use crate::buffer::charge::{Charge, Request, rounded};
+use crate::buffer::errors::{manager_failed, overflow};
+use crate::buffer::notify::tell_allocation;
 use crate::error::AllocError;
 use crate::events;
 use crate::outcome::Purpose;
