@@ -2,9 +2,23 @@
 //!
 //! Without a listener, debug mode or statistics, [`BufferAllocator::buffer`] is: the default
 //! rounding inline, one compare-exchange on the node's word ([`Handle::charge`]), one virtual call
-//! to the manager, and a slot from the thread's own list. The drop is the same backwards (see
-//! `ledger::free`). A listener, if it is all that there is, is called on the same way, before the
-//! charge and after the slot was taken, for which there are two branches; all else takes another.
+//! to the manager, and a slot from the thread's own list. The drop undoes these steps in reverse order
+//! (`ledger::free`).
+//!
+//! | function | for | the listener |
+//! |---|---|---|
+//! | `allocate_boxed` | nodes without hooks, and those whose only hook is a listener | is asked, and told, by two branches here |
+//! | `allocate_sampled` | nodes without hooks, where a sample is probably due | is not there |
+//! | `allocate_slowly` | any node and any size; calls `allocate_with_hooks` | is asked, and told |
+//! | [`allocate_reserved`] | bytes that a reservation has charged already | is asked, and told |
+//!
+//! # Results travel in registers
+//!
+//! Every function that is called from `allocate_boxed`, the slow ones included, returns a `LedgerRef` or a
+//! boxed error: either fits in a register. A buffer or an `AllocError` would be returned through
+//! memory, written word by word and then read two words at a time; the processor waits longer for such a read
+//! than the rest of an allocation takes. So the buffer is put together from the ledger by inlined code
+//! (`ArrowBufMut::fresh`).
 #![expect(unsafe_code, reason = "takes over the blocks that a manager hands out")]
 
 use std::alloc::Layout;
@@ -12,7 +26,7 @@ use std::panic::Location;
 
 use super::arrow_buf::ArrowBuf;
 use super::arrow_buf_mut::ArrowBufMut;
-use super::block::{Contents, allocate_and, allocate_charged};
+use super::block::{Contents, allocate_block, allocate_block_then};
 use super::charge::{Charge, rounded};
 use super::errors::{boxed_veto, closed, overflow};
 use super::notify::{ask, count_allocation, tell_allocation};
@@ -150,16 +164,14 @@ impl BufferAllocator {
         alignment: usize,
         contents: Contents,
     ) -> Result<ArrowBufMut, AllocError> {
-        self.allocate_inline(size, alignment, contents)
+        self.allocate_boxed(size, alignment, contents)
             .map_err(|error| *error)
     }
 
-    // What is called from here, the slow ways too, answers in registers: with a ledger, or an error
-    // in a box. An answer through memory would be written word by word and read two words at a time,
-    // for which the processor waits longer than the rest of an allocation takes.
-    #[inline(always)] // As `allocate`.
+    /// Does what `allocate` does; the error is in a box, as those of all that this calls.
+    #[inline(always)] // As is `allocate`, for the same reason.
     #[track_caller]
-    fn allocate_inline(
+    fn allocate_boxed(
         &self,
         size: usize,
         alignment: usize,
@@ -168,7 +180,7 @@ impl BufferAllocator {
         let node = self.node();
         let caller = Location::caller();
         let with_extras = || {
-            self.allocate_with_extras(size, alignment, contents, caller)
+            self.allocate_slowly(size, alignment, contents, caller)
                 .map(ArrowBufMut::fresh)
         };
         // Neither zero nor so large that rounding it up could overflow.
@@ -186,25 +198,25 @@ impl BufferAllocator {
                 asked.map_err(|veto| boxed_veto(node, size, capacity, veto))?;
             } else if sampling::comes_to_point(size, watch.scale_without_hooks()) {
                 return self
-                    .allocate_at_point(size, alignment, contents)
+                    .allocate_sampled(size, alignment, contents)
                     .map(ArrowBufMut::fresh);
             }
         }
         // SAFETY: a power of two by `buffer_aligned`; the size is at most MAX_SIZE rounded down
         // to a multiple of the alignment.
         let layout = unsafe { Layout::from_size_align_unchecked(capacity, alignment) };
-        let charge = Charge::boxed(&self.handle, capacity, size)?;
-        allocate_and(charge, layout, size, contents, |node| {
-            // What was looked at above, read anew rather than kept; hooks do not change.
+        let charge = Charge::retrying(&self.handle, capacity, size)?;
+        allocate_block_then(charge, layout, size, contents, |node| {
+            // The same test as above, on hooks that never change: they are read again rather than kept.
             if node.hooks & hooks::LISTENER != 0 {
                 node.hearer().on_allocation(&node.info, layout.size());
             }
         })
     }
 
-    /// As `allocate`, whatever hooks the node has, and for sizes that need a second look.
+    /// Allocates whatever hooks the node has, and whatever the size is: zero and too large ones, too.
     #[inline(never)]
-    fn allocate_with_extras(
+    fn allocate_slowly(
         &self,
         size: usize,
         alignment: usize,
@@ -221,19 +233,19 @@ impl BufferAllocator {
         else {
             return Err(Box::new(self.too_large(size)));
         };
-        allocate_watched(&self.handle, layout, size, contents, caller)
+        allocate_with_hooks(&self.handle, layout, size, contents, caller)
     }
 
-    /// An allocation that is probably to be sampled, of a node that has no hooks.
+    /// Allocates for a node that has no hooks, where a sample is probably due.
     #[cold]
     #[inline(never)]
-    fn allocate_at_point(
+    fn allocate_sampled(
         &self,
         size: usize,
         alignment: usize,
         contents: Contents,
     ) -> Result<LedgerRef, Box<AllocError>> {
-        // Read anew, so that the path that seldom leads here does not keep it.
+        // Read again, so that the fast path need not keep it in a register.
         let scale = self.node().watch().scale();
         let due = scale > 0 && sampling::passes_point(size, scale);
         let layout = checked_round_up(size, ALIGNMENT)
@@ -241,8 +253,8 @@ impl BufferAllocator {
         let Some(layout) = layout else {
             return Err(Box::new(self.too_large(size)));
         };
-        let charge = Charge::boxed(&self.handle, layout.size(), size)?;
-        let buffer = allocate_charged(charge, layout, size, contents)?;
+        let charge = Charge::retrying(&self.handle, layout.size(), size)?;
+        let buffer = allocate_block(charge, layout, size, contents)?;
         if due {
             buffer.record_sample(size, scale);
         }
@@ -266,8 +278,8 @@ impl BufferAllocator {
     }
 }
 
-/// A buffer for `reserved` bytes that are charged already; only what the layout adds is charged.
-/// `hand_over` is called when the bytes have become the buffer's, before the listener hears of it.
+/// Allocates a buffer for `reserved` bytes that are charged already; only what the layout adds is
+/// charged. `hand_over` is called when the bytes have become the buffer's, before the listener is told.
 #[track_caller]
 pub(crate) fn allocate_reserved(
     handle: &Handle,
@@ -284,8 +296,8 @@ pub(crate) fn allocate_reserved(
     if handle.is_closed() {
         return Err(closed(handle, reserved, purpose()));
     }
-    let charge = Charge::unheard(handle, size - reserved, || (reserved, purpose()))?;
-    let buffer = allocate_charged(charge, layout, reserved, Contents::Unspecified);
+    let charge = Charge::silently(handle, size - reserved, || (reserved, purpose()))?;
+    let buffer = allocate_block(charge, layout, reserved, Contents::Unspecified);
     let mut buffer = buffer.map_err(|error| *error)?;
     hand_over();
     if handle.is_debug() {
@@ -297,23 +309,23 @@ pub(crate) fn allocate_reserved(
     Ok(buffer)
 }
 
-/// The allocation of a node that may have a listener, debug mode or statistics.
+/// Allocates for a node that may have a listener, debug mode or statistics.
 #[inline]
-fn allocate_watched(
+fn allocate_with_hooks(
     handle: &Handle,
     layout: Layout,
     asked: usize,
     contents: Contents,
     caller: &'static Location<'static>,
 ) -> Result<LedgerRef, Box<AllocError>> {
-    let charge = Charge::new(handle, layout.size(), rounded(asked, layout.size()));
+    let charge = Charge::asking_and_retrying(handle, layout.size(), rounded(asked, layout.size()));
     let charge = charge.map_err(|error| {
         if let Some(trail) = handle.trail() {
             trail.note(Operation::Refused, layout.size(), Some(caller));
         }
         Box::new(error)
     })?;
-    let mut buffer = allocate_charged(charge, layout, asked, contents)?;
+    let mut buffer = allocate_block(charge, layout, asked, contents)?;
     if handle.is_debug() {
         buffer.register(Operation::Created, caller);
     }

@@ -20,22 +20,22 @@ pub(crate) enum Contents {
     Zero,
 }
 
-/// A new buffer with a capacity of `layout`'s size, given that what was not charged for it before is charged now;
-/// after an error that is given back. The caller asked for `asked` bytes, says that error.
-#[inline(always)] // The layout and the contents are constants, nearly.
-pub(crate) fn allocate_charged(
+/// A new buffer with a capacity of `layout`'s size. `charge` holds what of that was not charged before;
+/// an error gives it back. The error says that the caller asked for `asked` bytes.
+#[inline(always)] // The caller knows parts of the layout, and the contents, when it is compiled.
+pub(crate) fn allocate_block(
     charge: Charge<'_>,
     layout: Layout,
     asked: usize,
     contents: Contents,
 ) -> Result<ArrowBufMut, Box<AllocError>> {
-    allocate_and(charge, layout, asked, contents, |_| ())
+    allocate_block_then(charge, layout, asked, contents, |_| ())
 }
 
-/// As `allocate_charged`, and calls `then` when the allocation is complete. If that panics, all is
-/// given back.
-#[inline(always)] // As `allocate_charged`.
-pub(super) fn allocate_and(
+/// Does what `allocate_block` does, and calls `then` when the allocation is complete. If `then` panics,
+/// the buffer is dropped, which gives everything back.
+#[inline(always)] // For the same reason.
+pub(super) fn allocate_block_then(
     charge: Charge<'_>,
     layout: Layout,
     asked: usize,

@@ -19,25 +19,32 @@ pub(crate) fn rounded(size: usize, capacity: usize) -> impl Request + Copy {
     move || (size, Purpose::rounded(size, capacity))
 }
 
-/// Bytes that are charged and given back unless they are kept.
+/// Bytes that are charged to a handle's node, and given back unless they are kept.
+///
+/// | made by | asks the listener first | the listener has one chance to make room |
+/// |---|---|---|
+/// | [`asking_and_retrying`](Self::asking_and_retrying) | yes | yes |
+/// | [`asking`](Self::asking) | yes | no |
+/// | [`retrying`](Self::retrying) | no: the caller did | yes |
+/// | [`silently`](Self::silently) | no | no |
 pub(crate) struct Charge<'a> {
-    /// The handle's node. Through a reference it would be read anew after each call.
+    /// The handle's node, as a value: through a reference it would be read anew after each call.
     node: NodePtr,
     bytes: usize,
     handle: PhantomData<&'a Handle>,
 }
 
 impl<'a> Charge<'a> {
-    /// Charges `bytes` (perhaps none), asking the listener as for an allocation: it may veto, and
-    /// it has one chance to make room.
-    #[inline(always)] // Its result would be returned through memory.
-    pub(crate) fn new(
+    /// Charges `bytes` (perhaps none) after asking the listener, which may veto. After a refusal for a
+    /// limit, the listener has one chance to make room.
+    #[inline(always)] // Else its result would be returned through memory.
+    pub(crate) fn asking_and_retrying(
         handle: &'a Handle,
         bytes: usize,
         request: impl Request,
     ) -> Result<Self, AllocError> {
         let Some(listener) = handle.listener.as_deref().filter(|_| bytes > 0) else {
-            return Self::unheard(handle, bytes, request);
+            return Self::silently(handle, bytes, request);
         };
         if let Some(listener) = handle.hearing()
             && let Err(veto) = listener.on_pre_allocation(&handle.info, bytes)
@@ -50,9 +57,9 @@ impl<'a> Charge<'a> {
         Ok(Self::of(handle, bytes))
     }
 
-    /// Charges `bytes` (perhaps none) if the listener has nothing against it; it is not told of a
-    /// refusal.
-    pub(crate) fn allowed(
+    /// Charges `bytes` (perhaps none) after asking the listener, which may veto. The listener is not
+    /// told of a refusal.
+    pub(crate) fn asking(
         handle: &'a Handle,
         bytes: usize,
         request: impl Request,
@@ -62,12 +69,12 @@ impl<'a> Charge<'a> {
         {
             return Err(vetoed(handle, request(), veto));
         }
-        Self::unheard(handle, bytes, request)
+        Self::silently(handle, bytes, request)
     }
 
-    /// Charges `bytes` (perhaps none) without asking the listener.
-    #[inline(always)] // As for `new`.
-    pub(crate) fn unheard(
+    /// Charges `bytes` (perhaps none) without a word to the listener.
+    #[inline(always)] // Else its result would be returned through memory.
+    pub(crate) fn silently(
         handle: &'a Handle,
         bytes: usize,
         request: impl Request,
@@ -81,23 +88,24 @@ impl<'a> Charge<'a> {
         Ok(Self::of(handle, bytes))
     }
 
-    /// As `new`, for at least one byte, where the listener was asked or does not hear of
-    /// allocations; with an error that fits in a register.
-    #[inline(always)] // As for `new`.
-    pub(super) fn boxed(
+    /// Charges at least one byte. The listener was asked by the caller, or does not hear of allocations;
+    /// after a refusal for a limit, it has one chance to make room. The error is in a box, so that the
+    /// result fits in registers: see the head of `allocate`.
+    #[inline(always)] // Else its result would be returned through memory.
+    pub(super) fn retrying(
         handle: &'a Handle,
         bytes: usize,
         asked: usize,
     ) -> Result<Self, Box<AllocError>> {
         if let Err(refusal) = handle.charge(bytes) {
-            Self::boxed_again(handle, bytes, asked, &refusal)?;
+            Self::retry(handle, bytes, asked, &refusal)?;
         }
         Ok(Self::of(handle, bytes))
     }
 
-    /// What is left to do after a refusal.
+    /// Lets the listener make room after a refusal, if there is a listener, and charges once more.
     #[cold]
-    fn boxed_again(
+    fn retry(
         handle: &Handle,
         bytes: usize,
         asked: usize,
@@ -135,19 +143,19 @@ impl<'a> Charge<'a> {
         self.bytes
     }
 
-    /// Charges more bytes.
+    /// Charges more bytes, without a word to the listener.
     pub(crate) fn add(
         &mut self,
         handle: &Handle,
         bytes: usize,
         request: impl Request,
     ) -> Result<(), AllocError> {
-        Charge::unheard(handle, bytes, request)?.keep();
+        Charge::silently(handle, bytes, request)?.keep();
         self.bytes += bytes;
         Ok(())
     }
 
-    /// Takes over bytes that are charged to the node already, and are the caller's.
+    /// Takes over bytes that are charged to the node already, for the caller.
     pub(crate) fn take_over(&mut self, bytes: usize) {
         self.bytes += bytes;
     }
@@ -169,7 +177,8 @@ impl<'a> Charge<'a> {
 impl Drop for Charge<'_> {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            // SAFETY: charged by whoever made this, and not kept.
+            // SAFETY: the constructor charged these bytes, or `take_over` took them, and neither `keep`
+            // nor `keep_some` was called for them.
             unsafe { self.node.uncharge(self.bytes) };
         }
     }

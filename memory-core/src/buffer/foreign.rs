@@ -455,7 +455,7 @@ impl ArrowBuf {
 fn charge(handle: &Handle, allocation: &ForeignAllocation) -> Result<(), AllocError> {
     let size = allocation.charge;
     if !allocation.forced {
-        Charge::new(handle, size, || allocation.request())?.keep();
+        Charge::asking_and_retrying(handle, size, || allocation.request())?.keep();
         return Ok(());
     }
     match handle.force_block(size) {

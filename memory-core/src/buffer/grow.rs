@@ -6,7 +6,7 @@ use std::panic::Location;
 
 use super::address::at;
 use super::arrow_buf_mut::ArrowBufMut;
-use super::block::{Contents, allocate_charged};
+use super::block::{Contents, allocate_block};
 use super::charge::Charge;
 use super::errors::{manager_failed, overflow};
 use super::notify::{count_allocation, count_growth, tell_allocation};
@@ -184,7 +184,7 @@ impl ArrowBufMut {
                     block_size,
                     size,
                     asked,
-                    |handle, bytes, resizing| Charge::allowed(handle, bytes, || resizing.request()),
+                    |handle, bytes, resizing| Charge::asking(handle, bytes, || resizing.request()),
                 )
                 .is_ok()
         {
@@ -196,7 +196,9 @@ impl ArrowBufMut {
             block_size,
             size,
             asked,
-            |handle, bytes, resizing| Charge::new(handle, bytes, || resizing.request()),
+            |handle, bytes, resizing| {
+                Charge::asking_and_retrying(handle, bytes, || resizing.request())
+            },
         )
     }
 
@@ -228,7 +230,7 @@ impl ArrowBufMut {
                 self.note(Operation::Resized, Location::caller());
             }
             None => {
-                let moved = allocate_charged(charge, layout, asked, Contents::Unspecified);
+                let moved = allocate_block(charge, layout, asked, Contents::Unspecified);
                 let mut moved = moved.map_err(|error| growing.explain(*error))?;
                 // SAFETY: our `len` bytes are initialised and the new block, which is another,
                 // has room for them.

@@ -6,7 +6,7 @@ use crate::accounting::{Handle, Node, hooks};
 use crate::error::AllocError;
 use crate::sync::Ordering;
 
-/// Asks the listener, if it hears of allocations.
+/// Asks the listener whether it has something against an allocation, if it hears of allocations.
 pub(crate) fn ask(handle: &Handle, size: usize, request: impl Request) -> Result<(), AllocError> {
     if let Some(listener) = handle.hearing() {
         let asked = listener.on_pre_allocation(&handle.info, size);

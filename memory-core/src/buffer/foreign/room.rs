@@ -175,7 +175,7 @@ impl<'a> ForeignRoom<'a> {
             return Err(closed(handle, bytes, Purpose::Bytes));
         }
         let lent = bytes.min(reservation.size());
-        let mut charge = Charge::unheard(handle, bytes - lent, request)?;
+        let mut charge = Charge::silently(handle, bytes - lent, request)?;
         reservation.lend(lent);
         charge.take_over(lent);
         Ok(Self {
@@ -236,7 +236,7 @@ impl BufferAllocator {
     pub fn room_for_foreign(&self, bytes: usize) -> Result<ForeignRoom<'_>, AllocError> {
         Ok(ForeignRoom {
             allocator: self,
-            charge: Charge::unheard(&self.handle, bytes, rounded(bytes, bytes))?,
+            charge: Charge::silently(&self.handle, bytes, rounded(bytes, bytes))?,
             loan: None,
         })
     }
