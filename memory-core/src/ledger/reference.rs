@@ -7,10 +7,11 @@ use std::ptr::NonNull;
 use super::release::{drop_clone, drop_first, drop_uncharged};
 use super::view::View;
 use crate::accounting::{Handle, Node, NodePtr};
-use crate::debug::{Operation, OutstandingBuffer, Seen};
+use crate::debug::{Operation, Seen};
 use crate::raw::pool;
 use crate::raw::release::Release;
 use crate::raw::slot::{Block, MOST_SPECIAL, Slot};
+use crate::report::OutstandingBuffer;
 use crate::sampling;
 
 /// A counted reference to a ledger; or, for the empty buffer, to a node that it pins.

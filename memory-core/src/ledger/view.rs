@@ -13,8 +13,9 @@ use std::panic::Location;
 use std::ptr::NonNull;
 
 use crate::accounting::Node;
-use crate::debug::{Operation, OutstandingBuffer, Recorder, Seen};
+use crate::debug::{Operation, Recorder, Seen};
 use crate::raw::slot::Slot;
+use crate::report::OutstandingBuffer;
 
 /// What a reference leads to in debug mode.
 ///

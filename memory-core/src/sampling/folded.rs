@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::live::SampleReport;
-use crate::debug::StackTrace;
+use crate::stack::StackTrace;
 
 /// The live bytes of a report as folded stacks, `allocator;outer;…;inner bytes`, for
 /// `arrow-memory flame`, inferno, or flamegraph.pl.

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use super::live::{Estimate, report};
 use super::registry::roots;
 use crate::allocator::BufferAllocator;
-use crate::debug::StackTrace;
 use crate::outcome::AllocatorId;
 use crate::outcome::AllocatorInfo;
 use crate::report::ReportEntry;
+use crate::stack::StackTrace;
 use crate::text::Path;
 
 /// What [`who_holds`] found: the allocators of all trees that are charged for something, the largest

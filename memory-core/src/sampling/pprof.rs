@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::live::{Estimate, SampleReport};
-use crate::debug::StackFrame;
+use crate::stack::StackFrame;
 
 /// A report as a gzip-compressed pprof profile, with the value types of Go's heap profiles:
 /// `alloc_objects`, `alloc_space`, `inuse_objects` and `inuse_space`. In-use samples are labelled with
