@@ -11,6 +11,7 @@ mod collections;
 mod debug;
 mod error;
 mod events;
+mod holders;
 mod leak_check;
 mod ledger;
 mod listener;
@@ -51,10 +52,10 @@ pub use buffer::{
 #[cfg(feature = "allocator-api2")]
 pub use collections::{AccountedVec, TreeAllocator};
 pub use error::{
-    AllocError, CastError, OutOfBounds, Refused, SegmentError, TransferError, VerifyError,
+    AllocError, CastError, OutOfBounds, Refused, SegmentError, TransferError, VerifyError, Veto,
 };
 pub use leak_check::{LeakCheck, leak_check};
-pub use listener::{AllocationListener, Veto};
+pub use listener::AllocationListener;
 #[cfg(feature = "metrics")]
 pub use metrics::{MetricsExporter, Peaks};
 pub use outcome::{AllocationOutcome, AllocatorId, AllocatorInfo, OutcomeEntry, Purpose};

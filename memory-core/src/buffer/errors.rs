@@ -2,9 +2,8 @@
 
 use arrow_memory_manager::ManagerError;
 
-use crate::Veto;
 use crate::accounting::Node;
-use crate::error::AllocError;
+use crate::error::{AllocError, Veto};
 use crate::outcome::Purpose;
 
 #[cold]
