@@ -63,7 +63,7 @@ pub(super) fn allocate_block_then(
         "a misaligned block"
     );
     charge.keep();
-    probes::allocate(ptr, layout.size(), node);
+    probes::allocate(ptr, layout.size(), node.probed());
     let block = Block {
         ptr,
         align: layout.align(),

@@ -323,7 +323,7 @@ impl BufferAllocator {
         let node = self.node();
         // Relaxed: a number for readers.
         node.foreign.fetch_add(size, Ordering::Relaxed);
-        probes::allocate(ptr, size, node);
+        probes::allocate(ptr, size, node.probed());
         let block = Block {
             ptr,
             align: ALIGNMENT,

@@ -273,7 +273,7 @@ impl ArrowBufMut {
             let (asked, purpose) = growing.request();
             manager_failed(handle, asked, purpose, source)
         })?;
-        probes::reallocate(self.ptr, old_size, ptr, new_size, handle);
+        probes::reallocate(self.ptr, old_size, ptr, new_size, handle.probed());
         // SAFETY: as above: nobody else reads it.
         unsafe { slot.set_block(ptr, new_size) };
         self.ptr = ptr;

@@ -104,7 +104,7 @@ unsafe fn free_block(slot: NonNull<Slot>, size: usize, owner: &Node) {
     let block = unsafe { this.block() };
     // SAFETY: size and alignment are those of the layout that the block was asked with.
     let layout = unsafe { Layout::from_size_align_unchecked(size, block.align) };
-    probes::release(block.ptr, size, owner);
+    probes::release(block.ptr, size, owner.probed());
     this.vacate();
     // SAFETY: the block came from this manager with this layout; nobody can reach it any more.
     unsafe { owner.manager().deallocate(block.ptr, layout) };
@@ -201,7 +201,7 @@ unsafe fn free_bytes(home: &Slot, owner: &Node) {
     }
     // SAFETY: nobody else can reach the allocation.
     let start = unsafe { home.block() }.ptr;
-    probes::release(start, size, owner);
+    probes::release(start, size, owner.probed());
     // SAFETY: as above.
     if let Some(release) = unsafe { home.take_foreign() } {
         let id = ForeignId::of(home.home_ptr());

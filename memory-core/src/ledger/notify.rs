@@ -83,7 +83,8 @@ fn tell_some(from: &Node, to: &Node, size: usize) {
 pub(super) fn moved_counts(from: &Node, to: &Node, slot: &Slot) -> Option<AllocatorInfo> {
     let home = slot.home();
     // SAFETY: under the mutex, and the allocation has several ledgers.
-    probes::transfer(unsafe { home.block() }.ptr, slot.size(), from, to);
+    let start = unsafe { home.block() }.ptr;
+    probes::transfer(start, slot.size(), from.probed(), to.probed());
     let sampled = home.is_sampled();
     let before = sampled.then(|| sampling::moved(std::ptr::from_ref(home).addr(), &to.info));
     if slot.is_foreign() {
