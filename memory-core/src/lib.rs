@@ -11,6 +11,7 @@ mod collections;
 mod debug;
 mod error;
 mod events;
+mod holders;
 mod leak_check;
 mod ledger;
 mod listener;
@@ -23,6 +24,7 @@ mod report;
 mod reservation;
 mod rounding;
 pub mod sampling;
+mod stack;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod totals;
@@ -49,23 +51,23 @@ pub use buffer::{
 };
 #[cfg(feature = "allocator-api2")]
 pub use collections::{AccountedVec, TreeAllocator};
-pub use debug::{History, HistoryEvent, OutstandingBuffer, StackFrame, StackTrace};
 pub use error::{
-    AllocError, CastError, OutOfBounds, Refused, SegmentError, TransferError, VerifyError,
+    AllocError, CastError, OutOfBounds, Refused, SegmentError, TransferError, VerifyError, Veto,
 };
 pub use leak_check::{LeakCheck, leak_check};
-pub use listener::{AllocationListener, Veto};
+pub use listener::AllocationListener;
 #[cfg(feature = "metrics")]
 pub use metrics::{MetricsExporter, Peaks};
 pub use outcome::{AllocationOutcome, AllocatorId, AllocatorInfo, OutcomeEntry, Purpose};
 pub use report::{
-    AllocatorSnapshot, AllocatorStats, CloseError, MemoryReport, OutstandingLedger,
-    OutstandingReservation, ReportEntry, SnapshotEntry,
+    AllocatorSnapshot, AllocatorStats, CloseError, History, HistoryEvent, MemoryReport,
+    OutstandingBuffer, OutstandingLedger, OutstandingReservation, ReportEntry, SnapshotEntry,
 };
 pub use reservation::AllocationReservation;
 pub use rounding::{
     PaddingRoundingPolicy, PowerOfTwoRoundingPolicy, RoundingPolicy, SegmentRoundingPolicy,
 };
+pub use stack::{StackFrame, StackTrace};
 pub use totals::MemoryTotals;
 
 /// What the other crates of this workspace share with this one. Not for use by hand.

@@ -1,8 +1,6 @@
 //! What a program can plug into an allocator: [`AllocationListener`].
 
-use std::error::Error;
-use std::fmt;
-
+use crate::error::Veto;
 use crate::outcome::{AllocationOutcome, AllocatorInfo};
 
 /// Is told what happens at an allocator, and may veto it.
@@ -115,47 +113,3 @@ pub trait AllocationListener: Send + Sync {
         let _ = (parent, child);
     }
 }
-
-/// A listener's refusal of a request, with its reason.
-///
-/// ```
-/// # use arrow_memory_system as _;
-/// use std::sync::Arc;
-///
-/// use arrow_memory_core::{AllocError, AllocationListener, AllocatorInfo, RootAllocator, Veto};
-///
-/// struct AtMost(usize);
-///
-/// impl AllocationListener for AtMost {
-///     fn on_pre_allocation(&self, _at: &AllocatorInfo, size: usize) -> Result<(), Veto> {
-///         if size <= self.0 { Ok(()) } else { Err(Veto::new("too much at once")) }
-///     }
-/// }
-///
-/// let root = RootAllocator::builder().listener(Arc::new(AtMost(1024))).build()?;
-/// assert!(matches!(root.buffer(2000), Err(AllocError::Vetoed { .. })));
-/// # Ok::<(), arrow_memory_core::BackendError>(())
-/// ```
-#[derive(Clone, PartialEq, Eq)]
-pub struct Veto {
-    reason: String,
-}
-
-impl Veto {
-    /// A refusal with a reason: lower case, no full stop.
-    pub fn new(reason: impl Into<String>) -> Self {
-        Self {
-            reason: reason.into(),
-        }
-    }
-}
-
-impl fmt::Display for Veto {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)
-    }
-}
-
-impl Error for Veto {}
-
-crate::__debug_as_display!(struct Veto { reason });

@@ -13,7 +13,6 @@
 
 use std::ptr::NonNull;
 
-use crate::accounting::Node;
 use crate::outcome::AllocatorInfo;
 
 /// A name as tracers read it.
@@ -46,13 +45,31 @@ impl ProbeName {
     }
 }
 
+/// An allocator as the probes name it.
+#[derive(Clone, Copy)]
+#[cfg_attr(
+    not(feature = "probes"),
+    expect(dead_code, reason = "no probe reads it")
+)]
+pub(crate) struct Probed<'a> {
+    pub(crate) name: &'a ProbeName,
+    pub(crate) info: &'a AllocatorInfo,
+}
+
+#[cfg(feature = "probes")]
+impl Probed<'_> {
+    fn name_and_id(self) -> (usize, u64) {
+        (self.name.address(), self.info.id.as_u64())
+    }
+}
+
 #[cfg(feature = "probes")]
 mod fire {
     use super::*;
 
     #[inline]
-    pub(crate) fn allocate(block: NonNull<u8>, size: usize, node: &Node) {
-        let (name, id) = (node.probe_name.address(), node.info.id.as_u64());
+    pub(crate) fn allocate(block: NonNull<u8>, size: usize, owner: Probed<'_>) {
+        let (name, id) = owner.name_and_id();
         probe::probe!(arrow_memory, allocate, block.as_ptr(), size, name, id);
     }
 
@@ -62,16 +79,16 @@ mod fire {
         old_size: usize,
         new: NonNull<u8>,
         size: usize,
-        node: &Node,
+        owner: Probed<'_>,
     ) {
-        let (name, id) = (node.probe_name.address(), node.info.id.as_u64());
+        let (name, id) = owner.name_and_id();
         let (old, new) = (old.as_ptr(), new.as_ptr());
         probe::probe!(arrow_memory, reallocate, old, new, size, name, id, old_size);
     }
 
     #[inline]
-    pub(crate) fn release(block: NonNull<u8>, size: usize, node: &Node) {
-        let (name, id) = (node.probe_name.address(), node.info.id.as_u64());
+    pub(crate) fn release(block: NonNull<u8>, size: usize, owner: Probed<'_>) {
+        let (name, id) = owner.name_and_id();
         probe::probe!(arrow_memory, release, block.as_ptr(), size, name, id);
     }
 
@@ -83,8 +100,8 @@ mod fire {
     }
 
     #[cold]
-    pub(crate) fn transfer(block: NonNull<u8>, size: usize, from: &Node, to: &Node) {
-        let (from, to) = (from.probe_name.address(), to.probe_name.address());
+    pub(crate) fn transfer(block: NonNull<u8>, size: usize, from: Probed<'_>, to: Probed<'_>) {
+        let (from, to) = (from.name.address(), to.name.address());
         probe::probe!(arrow_memory, transfer, block.as_ptr(), size, from, to);
     }
 }
@@ -94,19 +111,19 @@ mod fire {
     use super::*;
 
     #[inline(always)]
-    pub(crate) fn allocate(_: NonNull<u8>, _: usize, _: &Node) {}
+    pub(crate) fn allocate(_: NonNull<u8>, _: usize, _: Probed<'_>) {}
 
     #[inline(always)]
-    pub(crate) fn reallocate(_: NonNull<u8>, _: usize, _: NonNull<u8>, _: usize, _: &Node) {}
+    pub(crate) fn reallocate(_: NonNull<u8>, _: usize, _: NonNull<u8>, _: usize, _: Probed<'_>) {}
 
     #[inline(always)]
-    pub(crate) fn release(_: NonNull<u8>, _: usize, _: &Node) {}
+    pub(crate) fn release(_: NonNull<u8>, _: usize, _: Probed<'_>) {}
 
     #[inline(always)]
     pub(crate) fn refuse(_: usize, _: &AllocatorInfo) {}
 
     #[inline(always)]
-    pub(crate) fn transfer(_: NonNull<u8>, _: usize, _: &Node, _: &Node) {}
+    pub(crate) fn transfer(_: NonNull<u8>, _: usize, _: Probed<'_>, _: Probed<'_>) {}
 }
 
 pub(crate) use fire::{allocate, reallocate, refuse, release, transfer};

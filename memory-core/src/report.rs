@@ -4,8 +4,11 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+mod history;
 mod tree;
 
+pub(crate) use history::CREATED;
+pub use history::{History, HistoryEvent, OutstandingBuffer};
 pub use tree::{MemoryReport, OutstandingLedger, OutstandingReservation, ReportEntry};
 
 use crate::outcome::{AllocatorId, AllocatorInfo};

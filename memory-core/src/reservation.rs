@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::accounting::{Refusal, Reserved};
 use crate::allocator::BufferAllocator;
 use crate::buffer::ArrowBufMut;
-use crate::buffer::allocate;
+use crate::buffer::{allocate, errors};
 use crate::debug::Operation;
 use crate::error::AllocError;
 use crate::outcome::Purpose;
@@ -204,7 +204,7 @@ impl AllocationReservation {
         let layout = checked_round_up(size, ALIGNMENT)
             .and_then(|capacity| Layout::from_size_align(capacity, ALIGNMENT).ok());
         let Some(layout) = layout else {
-            let error = allocate::overflow(self.allocator.node(), size);
+            let error = errors::overflow(self.allocator.node(), size);
             return Err((error, self));
         };
         let hand_over = || self.set_size(0);

@@ -1,5 +1,5 @@
 //! Loom models: every pair of racing operations, in all interleavings that the memory model allows.
-//! Longer than most files: a table of all pairs, and a model for each that asks for more.
+//! The table of all pairs is in `pairs`; this file and `external` have the races that ask for more.
 //!
 //! Run by `RUSTFLAGS='--cfg loom' cargo test --release -p arrow-memory-core --lib model`. Each
 //! checks: never over the limit (but by force), never a false refusal, nothing lost at rest.
@@ -9,7 +9,6 @@
 //! lowering a limit without a recall; a transfer that charges before it releases; letting the last
 //! handle go without the mutex.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use loom::thread;
@@ -18,6 +17,9 @@ use super::handle::Handle;
 use super::node::{ModelStripes as Stripes, NodeConfig, TreeConfig};
 use crate::testing::StdManager;
 use crate::thread::CHOSEN;
+
+mod external;
+mod pairs;
 
 /// A root with the default credit.
 fn root(limit: usize) -> Handle {
@@ -443,175 +445,4 @@ fn stripes_share_one_limit() {
         at_rest(&root, 56);
         assert!(root.charge(9).is_err());
     });
-}
-
-#[test]
-fn external_bytes_are_counted_while_a_recall_takes_the_word_away() {
-    check(|| {
-        let root = root(64);
-        let (a, b) = (child(&root, 64, 0), child(&root, 64, 0));
-        a.charge_external(8).unwrap();
-        let other = a.clone();
-        let thread = thread::spawn(move || {
-            other.release_external(6);
-            other.charge_external(4).expect("4 of 64 bytes beside 58");
-        });
-
-        b.charge(56).expect("56 of 64 bytes fit beside 8");
-
-        thread.join().unwrap();
-        assert_eq!(external(&a), 6);
-        at_rest(&root, 62);
-        a.release_external(6);
-        at_rest(&root, 56);
-    });
-}
-
-#[test]
-fn of_two_that_release_the_same_external_bytes_one_does() {
-    check(|| {
-        let root = root(64);
-        root.charge_external(8).unwrap();
-        root.charge(8).unwrap();
-        let other = root.clone();
-        let release =
-            |handle: &Handle| catch_unwind(AssertUnwindSafe(|| handle.release_external(8)));
-        let thread = thread::spawn(move || release(&other).is_ok());
-
-        let released = release(&root).is_ok();
-
-        assert!(thread.join().unwrap() ^ released);
-        assert_eq!(external(&root), 0);
-        at_rest(&root, 8);
-    });
-}
-
-#[test]
-fn external_bytes_are_released_on_another_stripe_than_they_were_charged_on() {
-    check(|| {
-        let root = root(1 << 10);
-        root.tree
-            .lock()
-            .install_stripes(root.ptr(), &mut Some(Stripes::new(2)));
-        root.charge_external(16).unwrap();
-        let other = root.clone();
-        let thread = thread::spawn(move || {
-            CHOSEN.with(|number| number.set(1));
-            other.release_external(12);
-        });
-
-        root.charge_external(4).unwrap();
-
-        thread.join().unwrap();
-        assert_eq!(external(&root), 8);
-        at_rest(&root, 8);
-    });
-}
-
-/// What may race, on a tree with a limit of 64: `a` has 16 bytes charged and some credit, `b` nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operation {
-    /// 8 bytes of `a`'s credit.
-    Take,
-    /// 8 of `a`'s bytes, back to its credit.
-    Give,
-    /// 8 bytes for `b`, which has no credit.
-    Replenish,
-    /// 40 bytes for `b`, which are there only if `a`'s credit is recalled.
-    Recall,
-    /// 60 external bytes for the root, past its limit.
-    Force,
-    /// The root's limit becomes 48.
-    SetLimit,
-    /// `a` refuses new work.
-    Close,
-    /// 8 bytes from `a` to `b`.
-    Transfer,
-}
-
-impl Operation {
-    const ALL: [Self; 8] = [
-        Self::Take,
-        Self::Give,
-        Self::Replenish,
-        Self::Recall,
-        Self::Force,
-        Self::SetLimit,
-        Self::Close,
-        Self::Transfer,
-    ];
-
-    /// Whether it was granted.
-    fn run(self, root: &Handle, a: &Handle, b: &Handle) -> bool {
-        match self {
-            Self::Take => return a.charge(8).is_ok(),
-            Self::Give => uncharge(a, 8),
-            Self::Replenish => return b.charge(8).is_ok(),
-            Self::Recall => return b.charge(40).is_ok(),
-            Self::Force => drop(root.force_external(60).unwrap()),
-            Self::SetLimit => root.set_limit(48),
-            Self::Close => drop(a.close()),
-            Self::Transfer => drop(a.tree.lock().transfer(a.ptr(), b.ptr(), 8).unwrap()),
-        }
-        true
-    }
-
-    /// What it adds to what is allocated, if it was granted.
-    fn adds(self) -> isize {
-        match self {
-            Self::Take | Self::Replenish => 8,
-            Self::Give => -8,
-            Self::Recall => 40,
-            Self::Force => 60,
-            Self::SetLimit | Self::Close | Self::Transfer => 0,
-        }
-    }
-
-    /// Whether it fits, or is allowed, whichever of the two comes first.
-    fn fits_beside(self, other: Self) -> bool {
-        match (self, other) {
-            (Self::Take, Self::Close) => false,
-            (Self::Take | Self::Replenish | Self::Recall, Self::Force) => false,
-            (Self::Recall, Self::Recall | Self::SetLimit) => false,
-            _ => true,
-        }
-    }
-}
-
-#[test]
-fn each_two_operations_race_without_a_byte_too_many_or_a_false_refusal() {
-    for (index, &first) in Operation::ALL.iter().enumerate() {
-        for &second in &Operation::ALL[index..] {
-            check(move || race(first, second));
-        }
-    }
-}
-
-fn race(first: Operation, second: Operation) {
-    let root = root(64);
-    let (a, b) = (child(&root, 64, 0), child(&root, 64, 0));
-    a.charge(24).unwrap();
-    uncharge(&a, 8);
-    let others = (root.clone(), a.clone(), b.clone());
-    let thread = thread::spawn(move || first.run(&others.0, &others.1, &others.2));
-
-    let granted = [second.run(&root, &a, &b), thread.join().unwrap()];
-
-    let pair = [second, first];
-    let mut allocated = 16;
-    for (at, operation) in pair.into_iter().enumerate() {
-        let other = pair[1 - at];
-        assert!(
-            granted[at] || !operation.fits_beside(other),
-            "{pair:?}: {granted:?}"
-        );
-        allocated += if granted[at] { operation.adds() } else { 0 };
-    }
-    if pair == [Operation::Recall; 2] {
-        assert!(granted[0] ^ granted[1], "one of them fits, two do not");
-    }
-    at_rest(&root, allocated.unsigned_abs());
-    if !pair.contains(&Operation::Force) {
-        assert!(root.peak() <= 64, "{pair:?}: {}", root.peak());
-    }
 }

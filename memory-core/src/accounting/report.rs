@@ -149,13 +149,16 @@ impl Handle {
         drop(locked);
         match found {
             None => Ok(()),
-            Some((allocator, rule, left, right)) => Err(VerifyError {
+            Some((allocator, (rule, left, right))) => Err(VerifyError {
                 allocator,
                 problem: format!("{rule} ({left} against {right})"),
             }),
         }
     }
 }
+
+/// A rule that does not hold, with the numbers of both sides.
+type Wrong = (&'static str, usize, usize);
 
 impl Locked<'_> {
     /// Bytes that the node itself is charged for (B).
@@ -239,67 +242,79 @@ impl Locked<'_> {
     }
 
     /// The first node of a measured subtree whose numbers break a rule, with the rule.
-    fn find_wrong(&mut self, top: NodePtr) -> Option<(AllocatorInfo, &'static str, usize, usize)> {
+    fn find_wrong(&mut self, top: NodePtr) -> Option<(AllocatorInfo, Wrong)> {
         let mut next = Some(top);
         let mut tight_above = None;
         while let Some(node) = next {
-            let wrong = self.wrong(node, &mut tight_above);
-            if let Some((rule, left, right)) = wrong {
-                return Some((self.node(node).info.clone(), rule, left, right));
+            if let Some(wrong) = self.wrong(node, &mut tight_above) {
+                return Some((self.node(node).info.clone(), wrong));
             }
             next = self.next_preorder(node, top);
         }
         None
     }
 
-    fn wrong(
+    /// The first rule that the node's own numbers break, or its place below a tight one. `tight_above` is
+    /// the tight node above those that come now in preorder, if any, with its depth.
+    fn wrong(&self, node: NodePtr, tight_above: &mut Option<(NodePtr, usize)>) -> Option<Wrong> {
+        self.wrong_alone(node)
+            .or_else(|| self.wrong_below(node, tight_above))
+    }
+
+    /// The first rule that the node's numbers break, among themselves and with its children's.
+    fn wrong_alone(&self, node: NodePtr) -> Option<Wrong> {
+        let (this, state) = (self.node(node), self.look(node));
+        if state.parked > state.obtained {
+            // What is in use would be below zero.
+            let rule = "free bytes exceed what was obtained";
+            return Some((rule, state.parked, state.obtained));
+        }
+        let (used, lent) = (state.used(), self.obtained_by_children(node));
+        let rules = [
+            (
+                state.lent > used,
+                "what children are charged exceeds what is in use",
+                (state.lent, used),
+            ),
+            (
+                lent != state.lent,
+                "the sum of the children's charges is wrong",
+                (state.lent, lent),
+            ),
+            (
+                state.linked && state.obtained < this.reservation,
+                "the reservation is not covered",
+                (state.obtained, this.reservation),
+            ),
+            (
+                used > state.bound() && !state.tight,
+                "over the limit and not tight",
+                (used, state.bound()),
+            ),
+            (
+                state.exact > state.peak,
+                "allocated exceeds the peak",
+                (state.exact, state.peak),
+            ),
+        ];
+        let (_, rule, (left, right)) = rules.into_iter().find(|&(broken, ..)| broken)?;
+        Some((rule, left, right))
+    }
+
+    fn obtained_by_children(&self, node: NodePtr) -> usize {
+        let first = self.look(node).first_child;
+        std::iter::successors(first, |&child| self.look(child).next_sibling)
+            .map(|child| self.look(child).obtained)
+            .sum()
+    }
+
+    /// I2 of the essay: below a tight node all is shut and exact.
+    fn wrong_below(
         &self,
         node: NodePtr,
         tight_above: &mut Option<(NodePtr, usize)>,
-    ) -> Option<(&'static str, usize, usize)> {
+    ) -> Option<Wrong> {
         let (this, state) = (self.node(node), self.look(node));
-        if state.parked > state.obtained {
-            return Some((
-                "free bytes exceed what was obtained",
-                state.parked,
-                state.obtained,
-            ));
-        }
-        let used = state.used();
-        if state.lent > used {
-            return Some((
-                "what children are charged exceeds what is in use",
-                state.lent,
-                used,
-            ));
-        }
-        let mut lent = 0;
-        let mut child = state.first_child;
-        while let Some(at) = child {
-            lent += self.look(at).obtained;
-            child = self.look(at).next_sibling;
-        }
-        if lent != state.lent {
-            return Some((
-                "the sum of the children's charges is wrong",
-                state.lent,
-                lent,
-            ));
-        }
-        if state.linked && state.obtained < this.reservation {
-            return Some((
-                "the reservation is not covered",
-                state.obtained,
-                this.reservation,
-            ));
-        }
-        if used > state.bound() && !state.tight {
-            return Some(("over the limit and not tight", used, state.bound()));
-        }
-        if state.exact > self.look(node).peak {
-            return Some(("allocated exceeds the peak", state.exact, state.peak));
-        }
-        // I2: below a tight node all is shut and exact.
         if tight_above.is_some_and(|(_, depth)| this.depth <= depth) {
             *tight_above = None;
         }

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use super::BufferAllocator;
 use crate::accounting::{Census, Counted};
-use crate::debug::{History, Operation, Recorder};
+use crate::debug::{Operation, Recorder};
 use crate::error::VerifyError;
 use crate::raw::pool;
 use crate::raw::slot::Face;
 use crate::report::{
-    AllocatorSnapshot, AllocatorStats, MemoryReport, OutstandingLedger, OutstandingReservation,
-    ReportEntry, limit_text,
+    AllocatorSnapshot, AllocatorStats, History, MemoryReport, OutstandingLedger,
+    OutstandingReservation, ReportEntry, limit_text,
 };
 
 impl BufferAllocator {

@@ -2,36 +2,43 @@
 //!
 //! Without a listener, debug mode or statistics, [`BufferAllocator::buffer`] is: the default
 //! rounding inline, one compare-exchange on the node's word ([`Handle::charge`]), one virtual call
-//! to the manager, and a slot from the thread's own list. The drop is the same backwards (see
-//! `ledger::free`). A listener, if it is all that there is, is called on the same way, before the
-//! charge and after the slot was taken, for which there are two branches; all else takes another.
+//! to the manager, and a slot from the thread's own list. The drop undoes these steps in reverse order
+//! (`ledger::free`).
 //!
-//! Longer than most files: the public methods come with examples, and the slow ways to a buffer stand
-//! beside the fast one, whose form they keep to.
+//! | function | for | the listener |
+//! |---|---|---|
+//! | `allocate_boxed` | nodes without hooks, and those whose only hook is a listener | is asked, and told, by two branches here |
+//! | `allocate_sampled` | nodes without hooks, where a sample is probably due | is not there |
+//! | `allocate_slowly` | any node and any size; calls `allocate_with_hooks` | is asked, and told |
+//! | [`allocate_reserved`] | bytes that a reservation has charged already | is asked, and told |
+//!
+//! # Results travel in registers
+//!
+//! Every function that is called from `allocate_boxed`, the slow ones included, returns a `LedgerRef` or a
+//! boxed error: either fits in a register. A buffer or an `AllocError` would be returned through
+//! memory, written word by word and then read two words at a time; the processor waits longer for such a read
+//! than the rest of an allocation takes. So the buffer is put together from the ledger by inlined code
+//! (`ArrowBufMut::fresh`).
 #![expect(unsafe_code, reason = "takes over the blocks that a manager hands out")]
 
 use std::alloc::Layout;
-use std::marker::PhantomData;
 use std::panic::Location;
-use std::ptr::NonNull;
 
-use super::ArrowBufMut;
-use arrow_memory_manager::ManagerError;
-
-use crate::accounting::{Handle, Node, NodePtr, Refusal, hooks};
+use super::arrow_buf::ArrowBuf;
+use super::arrow_buf_mut::ArrowBufMut;
+use super::block::{Contents, allocate_block, allocate_block_then};
+use super::charge::{Charge, rounded};
+use super::errors::{boxed_veto, closed, overflow};
+use super::notify::{ask, count_allocation, tell_allocation};
+use crate::accounting::{Handle, hooks};
 use crate::allocator::BufferAllocator;
 use crate::debug::Operation;
 use crate::error::AllocError;
 use crate::ledger::LedgerRef;
-use crate::listener::AllocationListener;
-use crate::outcome::{AllocationOutcome, Purpose};
-use crate::probes;
-use crate::raw::slot::Block;
+use crate::outcome::Purpose;
 use crate::rounding;
 use crate::sampling;
 use crate::size::{ALIGNMENT, MAX_ALIGNMENT, MAX_SIZE, checked_round_up};
-use crate::sync::Ordering;
-use crate::{ArrowBuf, Veto};
 
 impl BufferAllocator {
     /// Allocates a buffer of at least `size` bytes and charges it to this allocator.
@@ -157,16 +164,14 @@ impl BufferAllocator {
         alignment: usize,
         contents: Contents,
     ) -> Result<ArrowBufMut, AllocError> {
-        self.allocate_inline(size, alignment, contents)
+        self.allocate_boxed(size, alignment, contents)
             .map_err(|error| *error)
     }
 
-    // What is called from here, the slow ways too, answers in registers: with a ledger, or an error
-    // in a box. An answer through memory would be written word by word and read two words at a time,
-    // for which the processor waits longer than the rest of an allocation takes.
-    #[inline(always)] // As `allocate`.
+    /// Does what `allocate` does; the error is in a box, as those of all that this calls.
+    #[inline(always)] // As is `allocate`, for the same reason.
     #[track_caller]
-    fn allocate_inline(
+    fn allocate_boxed(
         &self,
         size: usize,
         alignment: usize,
@@ -175,7 +180,7 @@ impl BufferAllocator {
         let node = self.node();
         let caller = Location::caller();
         let with_extras = || {
-            self.allocate_with_extras(size, alignment, contents, caller)
+            self.allocate_slowly(size, alignment, contents, caller)
                 .map(ArrowBufMut::fresh)
         };
         // Neither zero nor so large that rounding it up could overflow.
@@ -193,25 +198,25 @@ impl BufferAllocator {
                 asked.map_err(|veto| boxed_veto(node, size, capacity, veto))?;
             } else if sampling::comes_to_point(size, watch.scale_without_hooks()) {
                 return self
-                    .allocate_at_point(size, alignment, contents)
+                    .allocate_sampled(size, alignment, contents)
                     .map(ArrowBufMut::fresh);
             }
         }
         // SAFETY: a power of two by `buffer_aligned`; the size is at most MAX_SIZE rounded down
         // to a multiple of the alignment.
         let layout = unsafe { Layout::from_size_align_unchecked(capacity, alignment) };
-        let charge = Charge::boxed(&self.handle, capacity, size)?;
-        allocate_and(charge, layout, size, contents, |node| {
-            // What was looked at above, read anew rather than kept; hooks do not change.
+        let charge = Charge::retrying(&self.handle, capacity, size)?;
+        allocate_block_then(charge, layout, size, contents, |node| {
+            // The same test as above, on hooks that never change: they are read again rather than kept.
             if node.hooks & hooks::LISTENER != 0 {
                 node.hearer().on_allocation(&node.info, layout.size());
             }
         })
     }
 
-    /// As `allocate`, whatever hooks the node has, and for sizes that need a second look.
+    /// Allocates whatever hooks the node has, and whatever the size is: zero and too large ones, too.
     #[inline(never)]
-    fn allocate_with_extras(
+    fn allocate_slowly(
         &self,
         size: usize,
         alignment: usize,
@@ -228,19 +233,19 @@ impl BufferAllocator {
         else {
             return Err(Box::new(self.too_large(size)));
         };
-        allocate_watched(&self.handle, layout, size, contents, caller)
+        allocate_with_hooks(&self.handle, layout, size, contents, caller)
     }
 
-    /// An allocation that is probably to be sampled, of a node that has no hooks.
+    /// Allocates for a node that has no hooks, where a sample is probably due.
     #[cold]
     #[inline(never)]
-    fn allocate_at_point(
+    fn allocate_sampled(
         &self,
         size: usize,
         alignment: usize,
         contents: Contents,
     ) -> Result<LedgerRef, Box<AllocError>> {
-        // Read anew, so that the path that seldom leads here does not keep it.
+        // Read again, so that the fast path need not keep it in a register.
         let scale = self.node().watch().scale();
         let due = scale > 0 && sampling::passes_point(size, scale);
         let layout = checked_round_up(size, ALIGNMENT)
@@ -248,8 +253,8 @@ impl BufferAllocator {
         let Some(layout) = layout else {
             return Err(Box::new(self.too_large(size)));
         };
-        let charge = Charge::boxed(&self.handle, layout.size(), size)?;
-        let buffer = allocate_charged(charge, layout, size, contents)?;
+        let charge = Charge::retrying(&self.handle, layout.size(), size)?;
+        let buffer = allocate_block(charge, layout, size, contents)?;
         if due {
             buffer.record_sample(size, scale);
         }
@@ -273,72 +278,8 @@ impl BufferAllocator {
     }
 }
 
-/// What a fresh block holds.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Contents {
-    Unspecified,
-    Zero,
-}
-
-/// A new buffer with a capacity of `layout`'s size, given that what was not charged for it before is charged now;
-/// after an error that is given back. The caller asked for `asked` bytes, says that error.
-#[inline(always)] // The layout and the contents are constants, nearly.
-pub(crate) fn allocate_charged(
-    charge: Charge<'_>,
-    layout: Layout,
-    asked: usize,
-    contents: Contents,
-) -> Result<ArrowBufMut, Box<AllocError>> {
-    allocate_and(charge, layout, asked, contents, |_| ())
-}
-
-/// As `allocate_charged`, and calls `then` when the allocation is complete. If that panics, all is
-/// given back.
-#[inline(always)] // As `allocate_charged`.
-fn allocate_and(
-    charge: Charge<'_>,
-    layout: Layout,
-    asked: usize,
-    contents: Contents,
-    then: impl FnOnce(&Node),
-) -> Result<ArrowBufMut, Box<AllocError>> {
-    let at = charge.node;
-    // SAFETY: the charge borrows a handle of it, which outlives this call.
-    let node = unsafe { at.node() };
-    let manager = node.manager();
-    // If the manager refuses, or panics, the charge is dropped, which gives it back.
-    let block = match contents {
-        Contents::Unspecified => manager.allocate(layout),
-        Contents::Zero => manager.allocate_zeroed(layout),
-    };
-    let ptr = match block {
-        Ok(ptr) => ptr,
-        Err(source) => {
-            let purpose = Purpose::rounded(asked, layout.size());
-            return Err(Box::new(manager_failed(node, asked, purpose, source)));
-        }
-    };
-    debug_assert!(
-        ptr.addr().get().is_multiple_of(layout.align()),
-        "a misaligned block"
-    );
-    charge.keep();
-    probes::allocate(ptr, layout.size(), node);
-    let block = Block {
-        ptr,
-        align: layout.align(),
-    };
-    // SAFETY: `layout.size()` bytes are charged to the node, and the guard that would give them
-    // back is gone. The block is fresh from the tree's manager, with this layout.
-    let ledger = unsafe { LedgerRef::new(at, block, layout.size(), None) };
-    then(node);
-    // SAFETY: the block has so many bytes, none known to be initialised; nobody else knows it, and
-    // it is not foreign.
-    Ok(unsafe { ArrowBufMut::from_parts(ptr, 0, layout.size(), ledger) })
-}
-
-/// A buffer for `reserved` bytes that are charged already; only what the layout adds is charged.
-/// `hand_over` is called when the bytes have become the buffer's, before the listener hears of it.
+/// Allocates a buffer for `reserved` bytes that are charged already; only what the layout adds is
+/// charged. `hand_over` is called when the bytes have become the buffer's, before the listener is told.
 #[track_caller]
 pub(crate) fn allocate_reserved(
     handle: &Handle,
@@ -355,8 +296,8 @@ pub(crate) fn allocate_reserved(
     if handle.is_closed() {
         return Err(closed(handle, reserved, purpose()));
     }
-    let charge = Charge::unheard(handle, size - reserved, || (reserved, purpose()))?;
-    let buffer = allocate_charged(charge, layout, reserved, Contents::Unspecified);
+    let charge = Charge::silently(handle, size - reserved, || (reserved, purpose()))?;
+    let buffer = allocate_block(charge, layout, reserved, Contents::Unspecified);
     let mut buffer = buffer.map_err(|error| *error)?;
     hand_over();
     if handle.is_debug() {
@@ -368,188 +309,23 @@ pub(crate) fn allocate_reserved(
     Ok(buffer)
 }
 
-/// Asks the listener, if it hears of allocations.
-pub(crate) fn ask(handle: &Handle, size: usize, request: impl Request) -> Result<(), AllocError> {
-    if let Some(listener) = handle.hearing() {
-        let asked = listener.on_pre_allocation(&handle.info, size);
-        asked.map_err(|veto| vetoed(handle, request(), veto))?;
-    }
-    Ok(())
-}
-
-/// What the caller asked for, in bytes, and for what: called after a refusal.
-pub(crate) trait Request: FnOnce() -> (usize, Purpose) {}
-
-impl<F: FnOnce() -> (usize, Purpose)> Request for F {}
-
-/// A request for `size` bytes that became one for `capacity`.
-pub(crate) fn rounded(size: usize, capacity: usize) -> impl Request + Copy {
-    move || (size, Purpose::rounded(size, capacity))
-}
-
-/// Bytes that are charged and given back unless they are kept.
-pub(crate) struct Charge<'a> {
-    /// The handle's node. Through a reference it would be read anew after each call.
-    node: NodePtr,
-    bytes: usize,
-    handle: PhantomData<&'a Handle>,
-}
-
-impl<'a> Charge<'a> {
-    /// Charges `bytes` (perhaps none), asking the listener as for an allocation: it may veto, and
-    /// it has one chance to make room.
-    #[inline(always)] // Its result would be returned through memory.
-    pub(crate) fn new(
-        handle: &'a Handle,
-        bytes: usize,
-        request: impl Request,
-    ) -> Result<Self, AllocError> {
-        let Some(listener) = handle.listener.as_deref().filter(|_| bytes > 0) else {
-            return Self::unheard(handle, bytes, request);
-        };
-        if let Some(listener) = handle.hearing()
-            && let Err(veto) = listener.on_pre_allocation(&handle.info, bytes)
-        {
-            return Err(vetoed(handle, request(), veto));
-        }
-        if let Err(refusal) = handle.charge(bytes) {
-            charge_again(handle, listener, bytes, request(), &refusal)?;
-        }
-        Ok(Self::of(handle, bytes))
-    }
-
-    /// Charges `bytes` (perhaps none) if the listener has nothing against it; it is not told of a
-    /// refusal.
-    pub(crate) fn allowed(
-        handle: &'a Handle,
-        bytes: usize,
-        request: impl Request,
-    ) -> Result<Self, AllocError> {
-        if let Some(listener) = handle.hearing().filter(|_| bytes > 0)
-            && let Err(veto) = listener.on_pre_allocation(&handle.info, bytes)
-        {
-            return Err(vetoed(handle, request(), veto));
-        }
-        Self::unheard(handle, bytes, request)
-    }
-
-    /// Charges `bytes` (perhaps none) without asking the listener.
-    #[inline(always)] // As for `new`.
-    pub(crate) fn unheard(
-        handle: &'a Handle,
-        bytes: usize,
-        request: impl Request,
-    ) -> Result<Self, AllocError> {
-        if bytes > 0 {
-            handle.charge(bytes).map_err(|refusal| {
-                let (requested, purpose) = request();
-                refusal.report(requested, purpose)
-            })?;
-        }
-        Ok(Self::of(handle, bytes))
-    }
-
-    /// As `new`, for at least one byte, where the listener was asked or does not hear of
-    /// allocations; with an error that fits in a register.
-    #[inline(always)] // As for `new`.
-    fn boxed(handle: &'a Handle, bytes: usize, asked: usize) -> Result<Self, Box<AllocError>> {
-        if let Err(refusal) = handle.charge(bytes) {
-            Self::boxed_again(handle, bytes, asked, &refusal)?;
-        }
-        Ok(Self::of(handle, bytes))
-    }
-
-    /// What is left to do after a refusal.
-    #[cold]
-    fn boxed_again(
-        handle: &Handle,
-        bytes: usize,
-        asked: usize,
-        refusal: &Refusal,
-    ) -> Result<(), Box<AllocError>> {
-        let purpose = Purpose::rounded(asked, bytes);
-        match &handle.listener {
-            Some(listener) => {
-                let request = (asked, purpose);
-                Ok(charge_again(handle, &**listener, bytes, request, refusal)?)
-            }
-            None => Err(Box::new(refusal.report(asked, purpose))),
-        }
-    }
-
-    /// These bytes, charged to the handle's node.
-    #[inline]
-    fn of(handle: &'a Handle, bytes: usize) -> Self {
-        Self {
-            node: handle.ptr(),
-            bytes,
-            handle: PhantomData,
-        }
-    }
-
-    /// The bytes that would be given back now.
-    #[inline]
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Charges more bytes.
-    pub(crate) fn add(
-        &mut self,
-        handle: &Handle,
-        bytes: usize,
-        request: impl Request,
-    ) -> Result<(), AllocError> {
-        Charge::unheard(handle, bytes, request)?.keep();
-        self.bytes += bytes;
-        Ok(())
-    }
-
-    /// Takes over bytes that are charged to the node already, and are the caller's.
-    pub(crate) fn take_over(&mut self, bytes: usize) {
-        self.bytes += bytes;
-    }
-
-    /// Leaves the bytes charged.
-    #[inline]
-    pub(crate) fn keep(self) {
-        std::mem::forget(self);
-    }
-
-    /// Leaves some of the bytes charged.
-    #[inline]
-    pub(crate) fn keep_some(&mut self, bytes: usize) {
-        debug_assert!(bytes <= self.bytes);
-        self.bytes -= bytes;
-    }
-}
-
-impl Drop for Charge<'_> {
-    fn drop(&mut self) {
-        if self.bytes > 0 {
-            // SAFETY: charged by whoever made this, and not kept.
-            unsafe { self.node.uncharge(self.bytes) };
-        }
-    }
-}
-
-/// The allocation of a node that may have a listener, debug mode or statistics.
+/// Allocates for a node that may have a listener, debug mode or statistics.
 #[inline]
-fn allocate_watched(
+fn allocate_with_hooks(
     handle: &Handle,
     layout: Layout,
     asked: usize,
     contents: Contents,
     caller: &'static Location<'static>,
 ) -> Result<LedgerRef, Box<AllocError>> {
-    let charge = Charge::new(handle, layout.size(), rounded(asked, layout.size()));
+    let charge = Charge::asking_and_retrying(handle, layout.size(), rounded(asked, layout.size()));
     let charge = charge.map_err(|error| {
         if let Some(trail) = handle.trail() {
             trail.note(Operation::Refused, layout.size(), Some(caller));
         }
         Box::new(error)
     })?;
-    let mut buffer = allocate_charged(charge, layout, asked, contents)?;
+    let mut buffer = allocate_block(charge, layout, asked, contents)?;
     if handle.is_debug() {
         buffer.register(Operation::Created, caller);
     }
@@ -557,112 +333,4 @@ fn allocate_watched(
     count_allocation(handle, layout.size());
     tell_allocation(handle, layout.size());
     Ok(buffer.into_ledger())
-}
-
-/// Counts a new allocation in the statistics.
-pub(crate) fn count_allocation(node: &Node, size: usize) {
-    if node.hooks & hooks::STATISTICS != 0 {
-        // Relaxed, all: statistics.
-        node.total_bytes.fetch_add(size as u64, Ordering::Relaxed);
-        node.total_allocations.fetch_add(1, Ordering::Relaxed);
-        node.live_allocations.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Counts growth in the statistics.
-pub(crate) fn count_growth(node: &Node, size: usize) {
-    if node.hooks & hooks::STATISTICS != 0 {
-        // Relaxed: a statistic.
-        node.total_bytes.fetch_add(size as u64, Ordering::Relaxed);
-    }
-}
-
-/// Tells the listener of an allocation, or of growth.
-pub(crate) fn tell_allocation(node: &Node, size: usize) {
-    if let Some(listener) = node.hearing() {
-        listener.on_allocation(&node.info, size);
-    }
-}
-
-/// Asks the listener whether it made room after a refusal, and then charges once more.
-#[cold]
-fn charge_again(
-    handle: &Handle,
-    listener: &dyn AllocationListener,
-    bytes: usize,
-    (requested, purpose): (usize, Purpose),
-    first: &Refusal,
-) -> Result<(), AllocError> {
-    let Refusal::Limit(levels) = first else {
-        return Err(first.report(requested, purpose));
-    };
-    let outcome: AllocationOutcome = levels.to_outcome();
-    if listener.on_failed_allocation(&handle.info, bytes, &outcome) {
-        return handle
-            .charge(bytes)
-            .map_err(|refusal| refusal.report(requested, purpose));
-    }
-    Err(first.report(requested, purpose))
-}
-
-#[cold]
-#[inline(never)]
-fn boxed_veto(node: &Node, asked: usize, capacity: usize, veto: Veto) -> Box<AllocError> {
-    let request = (asked, Purpose::rounded(asked, capacity));
-    Box::new(vetoed(node, request, veto))
-}
-
-#[cold]
-fn vetoed(node: &Node, (requested, purpose): (usize, Purpose), veto: Veto) -> AllocError {
-    AllocError::Vetoed {
-        allocator: node.info.clone(),
-        requested,
-        purpose: Box::new(purpose),
-        veto,
-    }
-}
-
-#[cold]
-pub(crate) fn manager_failed(
-    node: &Node,
-    requested: usize,
-    purpose: Purpose,
-    source: ManagerError,
-) -> AllocError {
-    let manager = node.manager().name().to_owned();
-    AllocError::Manager {
-        allocator: node.info.clone(),
-        manager,
-        requested,
-        purpose: Box::new(purpose),
-        source,
-    }
-}
-
-#[cold]
-pub(crate) fn overflow(node: &Node, requested: usize) -> AllocError {
-    AllocError::SizeOverflow {
-        allocator: node.info.clone(),
-        requested,
-        purpose: Box::new(Purpose::Bytes),
-    }
-}
-
-#[cold]
-pub(crate) fn closed(node: &Node, requested: usize, purpose: Purpose) -> AllocError {
-    AllocError::Closed {
-        allocator: node.info.clone(),
-        requested,
-        purpose: Box::new(purpose),
-    }
-}
-
-/// The address of a block's byte.
-///
-/// # Safety
-///
-/// `offset` lies within the block that `ptr` starts, or at its end.
-pub(super) unsafe fn at(ptr: NonNull<u8>, offset: usize) -> NonNull<u8> {
-    // SAFETY: the caller's promise.
-    unsafe { ptr.add(offset) }
 }

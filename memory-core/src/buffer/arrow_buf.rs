@@ -1,6 +1,4 @@
 //! [`ArrowBuf`]: a shared, immutable view.
-//!
-//! Longer than most files: most of it is what the public methods promise, with examples.
 #![expect(
     unsafe_code,
     reason = "views memory through a pointer that its ledger keeps alive"
@@ -14,11 +12,10 @@ use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::allocate::at;
-use super::{ArrowBufMut, nowhere};
+use super::address::{at, nowhere};
 use crate::allocator::BufferAllocator;
 use crate::debug::{Operation, Seen};
-use crate::error::{AllocError, OutOfBounds, TransferError};
+use crate::error::{AllocError, OutOfBounds};
 use crate::ledger::LedgerRef;
 
 /// A shared, immutable view of bytes, kept alive and accounted for by a ledger.
@@ -46,30 +43,9 @@ use crate::ledger::LedgerRef;
 // them singly has reached the cache. A drop needs the ledger, and need not wait for it.
 #[repr(C)]
 pub struct ArrowBuf {
-    ptr: NonNull<u8>,
-    len: usize,
-    ledger: LedgerRef,
-}
-
-/// What [`ArrowBuf::transfer_ownership`] returns.
-///
-/// ```
-/// # use arrow_memory_system as _;
-/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
-/// let small = root.new_child_allocator("small", 0, 100)?;
-/// let buffer = root.buffer_from_slice(&[7; 100])?;
-/// let moved = buffer.transfer_ownership(&small)?; // never refused for a limit
-/// assert!(!moved.allocation_fit && small.is_over_limit());
-/// assert_eq!(moved.buffer.accounted_size(), 128);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct TransferResult {
-    /// The buffer on the target's ledger.
-    pub buffer: ArrowBuf,
-    /// `false` exactly if a charge moved and a level that it reached is over its limit now.
-    pub allocation_fit: bool,
+    pub(super) ptr: NonNull<u8>,
+    pub(super) len: usize,
+    pub(super) ledger: LedgerRef,
 }
 
 // SAFETY: by the invariants the bytes are shared and immutable; `LedgerRef` is Send.
@@ -332,117 +308,6 @@ impl ArrowBuf {
         self.allocator().buffer_from_slice(self)
     }
 
-    /// The same bytes on the ledger of `target`, which shares the allocation from then on.
-    ///
-    /// The charge stays where it is, until the owner's last buffer goes: then it moves to the
-    /// ledger that has been associated longest. Takes the tree's lock.
-    ///
-    /// # Errors
-    ///
-    /// [`TransferError::DifferentRoots`], or [`TransferError::Closed`].
-    ///
-    /// ```
-    /// # use arrow_memory_system as _;
-    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
-    /// let (scan, join) = (root.child("scan").build()?, root.child("join").build()?);
-    /// let buffer = scan.buffer_from_slice(&[7; 100])?;
-    /// let shared = buffer.retain_in(&join)?;
-    /// assert_eq!((scan.allocated_memory(), join.allocated_memory()), (128, 0));
-    /// drop(buffer); // the owner lets go
-    /// assert_eq!((scan.allocated_memory(), join.allocated_memory()), (0, 128));
-    /// # drop(shared);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[doc(alias = "retain")]
-    #[track_caller]
-    pub fn retain_in(&self, target: &BufferAllocator) -> Result<ArrowBuf, TransferError> {
-        let ledger = self.ledger.retain_in(&target.handle)?;
-        Ok(self.same_on(ledger, Operation::Retained, Location::caller()))
-    }
-
-    /// As [`retain_in`](Self::retain_in), and if this buffer's ledger owns the allocation, its
-    /// charge moves to the target in one step, even over the target's limits.
-    ///
-    /// This buffer stays alive, and keeps its ledger outstanding for as long; drop it to let go of it,
-    /// or use [`try_move_to`](Self::try_move_to), which takes it along. Where no reservation is crossed,
-    /// a common ancestor does not change, not even for an instant. Takes the tree's lock.
-    ///
-    /// # Errors
-    ///
-    /// As [`retain_in`](Self::retain_in); and [`TransferError::SizeOverflow`].
-    ///
-    /// ```
-    /// # use arrow_memory_system as _;
-    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
-    /// let scan = root.new_child_allocator("scan", 0, 1 << 20)?;
-    /// let join = root.new_child_allocator("join", 0, 1 << 20)?;
-    /// let buffer = scan.buffer_from_slice(&[7; 100])?;
-    /// let moved = buffer.transfer_ownership(&join)?;
-    /// assert!(moved.allocation_fit);
-    /// assert_eq!((scan.allocated_memory(), join.allocated_memory()), (0, 128));
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[doc(alias = "transferOwnership")]
-    #[track_caller]
-    pub fn transfer_ownership(
-        &self,
-        target: &BufferAllocator,
-    ) -> Result<TransferResult, TransferError> {
-        let (ledger, allocation_fit) = self.ledger.transfer(&target.handle)?;
-        let buffer = self.same_on(ledger, Operation::Transferred, Location::caller());
-        Ok(TransferResult {
-            buffer,
-            allocation_fit,
-        })
-    }
-
-    /// As [`transfer_ownership`](Self::transfer_ownership), if the charge fits at every level that
-    /// it reaches. This buffer stays alive; [`try_move_to`](Self::try_move_to) takes it along.
-    ///
-    /// # Errors
-    ///
-    /// As there; and [`TransferError::DoesNotFit`]. Nothing has changed after an error.
-    ///
-    /// ```
-    /// # use arrow_memory_system as _;
-    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
-    /// let small = root.new_child_allocator("small", 0, 100)?;
-    /// let buffer = root.buffer_from_slice(&[7; 100])?;
-    /// assert!(buffer.try_transfer_ownership(&small).is_err());
-    /// small.set_limit(128);
-    /// assert!(buffer.try_transfer_ownership(&small).is_ok());
-    /// # Ok::<(), arrow_memory_core::AllocError>(())
-    /// ```
-    #[track_caller]
-    pub fn try_transfer_ownership(
-        &self,
-        target: &BufferAllocator,
-    ) -> Result<ArrowBuf, TransferError> {
-        let moved = self.ledger.try_transfer(&target.handle);
-        let ledger = moved.map_err(|error| error.of_length(self.len))?;
-        Ok(self.same_on(ledger, Operation::Transferred, Location::caller()))
-    }
-
-    /// The same bytes by another reference.
-    fn same_on(
-        &self,
-        ledger: LedgerRef,
-        operation: Operation,
-        caller: &'static Location<'static>,
-    ) -> Self {
-        let mut same = Self {
-            ptr: self.ptr,
-            len: self.len,
-            ledger,
-        };
-        if same.ledger.node().is_debug() {
-            let seen = Seen::shared(same.ptr, same.len);
-            self.ledger.note(seen, operation, 0, caller);
-            same.ledger.register(seen, operation, caller);
-        }
-        same
-    }
-
     /// Samples the allocation of a buffer that was made just now, if that is due.
     pub(super) fn sample(&self, bytes: usize) {
         if let Some(scale) = self.ledger.node().sample_due(bytes) {
@@ -455,48 +320,6 @@ impl ArrowBuf {
     pub(super) fn register(&mut self, operation: Operation, caller: &'static Location<'static>) {
         self.ledger
             .register(Seen::shared(self.ptr, self.len), operation, caller);
-    }
-
-    /// This buffer as a writable one, if it is the only handle on an allocation of our own and
-    /// starts at its first byte. The bytes behind it, up to the allocation's size, become spare
-    /// capacity. An empty buffer can always be had as a writable one.
-    ///
-    /// # Errors
-    ///
-    /// The buffer itself, unchanged.
-    ///
-    /// ```
-    /// # use arrow_memory_system as _;
-    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
-    /// let buffer = root.buffer_from_slice(&[1, 2, 3])?;
-    /// let clone = buffer.clone();
-    /// let buffer = buffer.try_into_mut().unwrap_err(); // shared
-    /// drop(clone);
-    /// let mut buffer = buffer.try_into_mut().unwrap();
-    /// buffer[0] = 9;
-    /// assert_eq!((buffer.freeze().as_slice(), root.allocated_memory()), (&[9, 2, 3][..], 64));
-    /// # Ok::<(), arrow_memory_core::AllocError>(())
-    /// ```
-    #[track_caller]
-    pub fn try_into_mut(self) -> Result<ArrowBufMut, ArrowBuf> {
-        let Some(slot) = self.ledger.slot() else {
-            return Ok(ArrowBufMut::empty(self.ledger));
-        };
-        if slot.is_foreign() || !self.ledger.is_sole() {
-            return Err(self);
-        }
-        // SAFETY: nobody else can reach the allocation, so nobody changes it.
-        let start = unsafe { slot.home().block() }.ptr;
-        if start != self.ptr {
-            return Err(self);
-        }
-        let (ptr, len, capacity) = (self.ptr, self.len, slot.size());
-        if self.ledger.is_registered() {
-            let seen = Seen::writable(ptr, capacity);
-            (self.ledger).note(seen, Operation::Thawed, 0, Location::caller());
-        }
-        // SAFETY: the only handle, on our own memory, from its start; `len` bytes are initialised.
-        Ok(unsafe { ArrowBufMut::from_parts(ptr, len, capacity, self.ledger) })
     }
 
     /// What a person wants to know of this buffer, as text; in debug mode with its history.

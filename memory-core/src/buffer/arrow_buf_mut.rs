@@ -1,9 +1,6 @@
 //! [`ArrowBufMut`]: an exclusive, writable, growable handle.
-//!
-//! Longer than most files: most of it is what the public methods promise, with examples.
 #![expect(unsafe_code, reason = "tracks which bytes of a block are initialised")]
 
-use std::alloc::Layout;
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
@@ -11,23 +8,13 @@ use std::ops::{Deref, DerefMut};
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::ptr::NonNull;
 
-use super::allocate::{
-    Charge, Contents, allocate_charged, at, count_allocation, count_growth, manager_failed,
-    overflow, tell_allocation,
-};
-use super::{ArrowBuf, nowhere};
-use crate::accounting::Handle;
+use super::address::{self, at, nowhere};
 use crate::allocator::BufferAllocator;
 use crate::debug::{Operation, Seen};
-use crate::error::{AllocError, TransferError};
 use crate::ledger::LedgerRef;
-use crate::outcome::Purpose;
-use crate::probes;
-use crate::rounding;
-use crate::size::{ALIGNMENT, checked_round_up, checked_sum};
 
 /// An exclusive handle on memory: writable and growable. [`freeze`](Self::freeze) makes an
-/// [`ArrowBuf`] of it.
+/// [`ArrowBuf`](crate::ArrowBuf) of it.
 ///
 /// Dereferences to the `len` bytes that are initialised; what lies between them and the capacity
 /// cannot be read by safe code. Growth is charged before it happens, by the difference.
@@ -54,10 +41,10 @@ use crate::size::{ALIGNMENT, checked_round_up, checked_sum};
 // 2. The first `len` bytes are initialised, and `len <= capacity`.
 // 3. The memory is not foreign. If `capacity` is 0, `ledger` may be a pin.
 pub struct ArrowBufMut {
-    ptr: NonNull<u8>,
-    len: usize,
-    capacity: usize,
-    ledger: LedgerRef,
+    pub(super) ptr: NonNull<u8>,
+    pub(super) len: usize,
+    pub(super) capacity: usize,
+    pub(super) ledger: LedgerRef,
 }
 
 // SAFETY: by invariant 1 the bytes are this handle's alone; `LedgerRef` is Send.
@@ -222,86 +209,6 @@ impl ArrowBufMut {
         self.len = self.len.min(len);
     }
 
-    /// Sets the length to `len`, filling what is new with `value`.
-    ///
-    /// # Errors
-    ///
-    /// As [`try_reserve`](Self::try_reserve).
-    ///
-    /// ```
-    /// # use arrow_memory_system as _;
-    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
-    /// let mut buffer = root.buffer(0)?;
-    /// buffer.resize(100, 7)?;
-    /// assert_eq!((buffer[99], root.allocated_memory()), (7, 128));
-    /// buffer.resize(1, 0)?; // the capacity stays
-    /// assert_eq!((buffer.len(), buffer.capacity()), (1, 128));
-    /// # Ok::<(), arrow_memory_core::AllocError>(())
-    /// ```
-    #[doc(alias = "Resize")]
-    #[track_caller]
-    pub fn resize(&mut self, len: usize, value: u8) -> Result<(), AllocError> {
-        if let Some(more) = len.checked_sub(self.len) {
-            if more > self.capacity - self.len {
-                self.grow(more, len)?;
-            }
-            for byte in &mut self.spare_capacity_mut()[..more] {
-                byte.write(value);
-            }
-        }
-        self.len = len;
-        Ok(())
-    }
-
-    /// Makes room for `additional` bytes beyond the length.
-    ///
-    /// Grows to twice the capacity at least, so that appending n bytes costs O(n), or to just what
-    /// is asked if twice does not fit; only the difference is charged. The backend resizes the
-    /// block in place, or moves its pages, where it can.
-    ///
-    /// # Errors
-    ///
-    /// As [`BufferAllocator::buffer`]; the buffer is as it was.
-    ///
-    /// ```
-    /// # use arrow_memory_system as _;
-    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
-    /// let mut buffer = root.buffer_zeroed(640)?;
-    /// root.set_limit(1000);
-    /// buffer.try_reserve(64)?; // twice as much does not fit
-    /// assert_eq!((buffer.capacity(), root.allocated_memory()), (704, 704));
-    /// assert!(buffer.try_reserve(1000).is_err());
-    /// # Ok::<(), arrow_memory_core::AllocError>(())
-    /// ```
-    #[inline]
-    #[track_caller]
-    pub fn try_reserve(&mut self, additional: usize) -> Result<(), AllocError> {
-        if additional <= self.capacity - self.len {
-            return Ok(());
-        }
-        self.grow(additional, additional)
-    }
-
-    /// Appends `bytes`.
-    ///
-    /// # Errors
-    ///
-    /// As [`try_reserve`](Self::try_reserve).
-    #[inline]
-    #[track_caller]
-    pub fn extend_from_slice(&mut self, bytes: &[u8]) -> Result<(), AllocError> {
-        self.try_reserve(bytes.len())?;
-        // SAFETY: `len <= capacity`, so that is within the memory.
-        let end = unsafe { at(self.ptr, self.len) };
-        // SAFETY: room was made for them; they are not in our memory, which nobody else views.
-        unsafe {
-            end.as_ptr()
-                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
-        };
-        self.len += bytes.len();
-        Ok(())
-    }
-
     /// Appends `bytes` if they fit into the capacity: the path of an append that does not grow, for
     /// builders whose callers inline it.
     ///
@@ -367,7 +274,7 @@ impl ArrowBufMut {
             return std::mem::replace(self, rest);
         }
         // SAFETY: within the memory, by the check above.
-        let ptr = unsafe { super::allocate::at(self.ptr, at) };
+        let ptr = unsafe { address::at(self.ptr, at) };
         let caller = Location::caller();
         let capacity = self.capacity - at;
         let tail = Self {
@@ -407,144 +314,19 @@ impl ArrowBufMut {
         std::mem::replace(self, tail)
     }
 
-    /// Gives back what lies beyond the length, up to the next multiple of 64. At length 0 that is
-    /// everything. A handle that shares its allocation after a split keeps it as it is.
-    ///
-    /// # Errors
-    ///
-    /// [`AllocError::Manager`] if the backend cannot; the buffer is as it was.
-    ///
-    /// ```
-    /// # use arrow_memory_system as _;
-    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
-    /// let mut buffer = root.buffer_zeroed(4096)?;
-    /// buffer.truncate(100);
-    /// buffer.shrink_to_fit()?;
-    /// assert_eq!((buffer.capacity(), root.allocated_memory()), (128, 128));
-    /// # Ok::<(), arrow_memory_core::AllocError>(())
-    /// ```
-    #[track_caller]
-    pub fn shrink_to_fit(&mut self) -> Result<(), AllocError> {
-        if self.len == 0 {
-            if self.capacity > 0 {
-                *self = self.new_empty();
-            }
-            return Ok(());
-        }
-        let Some(block_size) = self.whole_block() else {
-            return Ok(());
-        };
-        let fitting = checked_round_up(self.len, ALIGNMENT).unwrap_or(block_size);
-        if fitting >= block_size {
-            return Ok(());
-        }
-        let handle = self.ledger.allocator();
-        let shrinking = Resizing {
-            asked: self.len,
-            from: block_size,
-            to: fitting,
-        };
-        self.reallocate(&handle, block_size, shrinking)?;
-        let given = block_size - fitting;
-        self.ledger.samples_resized(block_size, fitting);
-        self.note(Operation::Resized, Location::caller());
-        // SAFETY: the block is smaller by as many bytes, which were charged for it.
-        unsafe { handle.uncharge(given) };
-        if let Some(listener) = handle.hearing() {
-            listener.on_release(&handle.info, given);
-        }
-        Ok(())
-    }
-
-    /// This buffer as a shared, immutable one of the same length. The bytes from the length to the
-    /// next multiple of 64, within the capacity, are set to zero.
-    ///
-    /// ```
-    /// # use arrow_memory_system as _;
-    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
-    /// let mut buffer = root.buffer(64)?;
-    /// buffer.extend_from_slice(b"abc")?;
-    /// let buffer = buffer.freeze();
-    /// assert_eq!((buffer.as_slice(), buffer.clone().ref_count()), (&b"abc"[..], 2));
-    /// # Ok::<(), arrow_memory_core::AllocError>(())
-    /// ```
-    #[inline]
-    #[track_caller]
-    pub fn freeze(self) -> ArrowBuf {
-        // Field by field: a buffer that is moved as a whole right after its fields were written is
-        // waited for as long as the rest of an allocation takes.
-        let Self {
-            ptr,
-            len,
-            capacity,
-            ledger,
-        } = self;
-        if !len.is_multiple_of(ALIGNMENT) {
-            let padded = len.next_multiple_of(ALIGNMENT).min(capacity);
-            // SAFETY: by invariant 2 the length is within the memory.
-            let end = unsafe { at(ptr, len) };
-            // SAFETY: by invariant 1 the bytes up to the capacity are this handle's, to write to.
-            unsafe { end.write_bytes(0, padded - len) };
-        }
-        if ledger.is_registered() {
-            let caller = Location::caller();
-            ledger.note(Seen::shared(ptr, len), Operation::Frozen, len, caller);
-        }
-        // SAFETY: the first `len` bytes are initialised, and the exclusive handle is gone.
-        unsafe { ArrowBuf::new(ptr, len, ledger) }
-    }
-
     /// The allocator of this buffer's ledger.
     pub fn allocator(&self) -> BufferAllocator {
         BufferAllocator::from_handle(self.ledger.allocator())
     }
 
-    /// As [`ArrowBuf::ref_count`]: more than 1 after a split.
+    /// As [`ArrowBuf::ref_count`](crate::ArrowBuf::ref_count): more than 1 after a split.
     pub fn ref_count(&self) -> usize {
         self.ledger.buffers()
     }
 
-    /// As [`ArrowBuf::accounted_size`].
+    /// As [`ArrowBuf::accounted_size`](crate::ArrowBuf::accounted_size).
     pub fn accounted_size(&self) -> usize {
         self.ledger.accounted_size()
-    }
-
-    /// Moves this handle, and the charge if its ledger owns the allocation, to `target`, even over
-    /// its limits. The answer is `false` exactly if a charge moved and a level that it reached is
-    /// over its limit now. Growth is charged to the target from then on.
-    ///
-    /// # Errors
-    ///
-    /// As [`ArrowBuf::transfer_ownership`]; the buffer is as it was.
-    ///
-    /// ```
-    /// # use arrow_memory_system as _;
-    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
-    /// let join = root.child("join").build()?;
-    /// let mut buffer = root.buffer_zeroed(64)?;
-    /// assert!(buffer.transfer_ownership(&join)?);
-    /// buffer.resize(100, 0)?; // charged there
-    /// assert_eq!((buffer.allocator(), buffer.accounted_size()), (join.clone(), 128));
-    /// assert_eq!(join.allocated_memory(), 128);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[track_caller]
-    pub fn transfer_ownership(&mut self, target: &BufferAllocator) -> Result<bool, TransferError> {
-        let (ledger, fit) = self.ledger.transfer(&target.handle)?;
-        self.ledger = ledger;
-        self.register(Operation::Transferred, Location::caller());
-        Ok(fit)
-    }
-
-    /// The size of the block, if this handle is the only one on it and starts where it starts.
-    fn whole_block(&self) -> Option<usize> {
-        let slot = self.ledger.slot()?;
-        if !self.ledger.is_sole() {
-            return None;
-        }
-        // SAFETY: nobody else can reach the allocation, so nobody changes it.
-        let start = unsafe { slot.home().block() }.ptr;
-        (start == self.ptr).then(|| slot.size())
     }
 
     /// Samples an allocation of `bytes`, or growth by so many, if that is due. This is the only
@@ -569,167 +351,9 @@ impl ArrowBufMut {
 
     /// Notes what happened to this buffer, and what it looks like now, if it is registered.
     #[cold]
-    fn note(&self, operation: Operation, caller: &'static Location<'static>) {
+    pub(super) fn note(&self, operation: Operation, caller: &'static Location<'static>) {
         let seen = Seen::writable(self.ptr, self.capacity);
         self.ledger.note(seen, operation, self.capacity, caller);
-    }
-
-    /// Grows for `additional` bytes; the caller asked for `asked`, says an error.
-    #[cold]
-    #[track_caller]
-    fn grow(&mut self, additional: usize, asked: usize) -> Result<(), AllocError> {
-        let handle = self.ledger.allocator();
-        let Some(needed) = checked_sum(self.len, additional) else {
-            return Err(overflow(&handle, asked));
-        };
-        let block_size = self.whole_block();
-        if let Some(block_size) = block_size
-            && block_size >= needed
-        {
-            // What another handle had after a split, and has let go of.
-            self.capacity = block_size;
-            return Ok(());
-        }
-        let doubled = self.capacity.saturating_mul(2);
-        if doubled > needed
-            && let Some(size) = capacity_for(&handle, doubled)
-            && self
-                .grow_to(
-                    &handle,
-                    block_size,
-                    size,
-                    asked,
-                    |handle, bytes, resizing| Charge::allowed(handle, bytes, || resizing.request()),
-                )
-                .is_ok()
-        {
-            return Ok(());
-        }
-        let size = capacity_for(&handle, needed).ok_or_else(|| overflow(&handle, asked))?;
-        self.grow_to(
-            &handle,
-            block_size,
-            size,
-            asked,
-            |handle, bytes, resizing| Charge::new(handle, bytes, || resizing.request()),
-        )
-    }
-
-    /// Grows to a capacity of `size`: the block, if it is all ours, else into a new one.
-    #[track_caller]
-    fn grow_to<'a>(
-        &mut self,
-        handle: &'a Handle,
-        block_size: Option<usize>,
-        size: usize,
-        asked: usize,
-        charge: impl FnOnce(&'a Handle, usize, Resizing) -> Result<Charge<'a>, AllocError>,
-    ) -> Result<(), AllocError> {
-        let layout =
-            Layout::from_size_align(size, self.alignment()).map_err(|_| overflow(handle, asked))?;
-        let added = size - block_size.unwrap_or(0);
-        let growing = Resizing {
-            asked,
-            from: self.capacity,
-            to: size,
-        };
-        let charge = charge(handle, added, growing)?;
-        match block_size {
-            Some(block_size) => {
-                self.reallocate(handle, block_size, growing)?;
-                charge.keep();
-                count_growth(handle, added);
-                self.sample(added);
-                self.note(Operation::Resized, Location::caller());
-            }
-            None => {
-                let moved = allocate_charged(charge, layout, asked, Contents::Unspecified);
-                let mut moved = moved.map_err(|error| growing.explain(*error))?;
-                // SAFETY: our `len` bytes are initialised and the new block, which is another,
-                // has room for them.
-                unsafe {
-                    moved
-                        .ptr
-                        .as_ptr()
-                        .copy_from_nonoverlapping(self.ptr.as_ptr(), self.len);
-                }
-                moved.len = self.len;
-                *self = moved;
-                self.register(Operation::Created, Location::caller());
-                self.sample(size);
-                count_allocation(handle, size);
-            }
-        }
-        tell_allocation(handle, added);
-        Ok(())
-    }
-
-    /// Has the manager resize our block, of which this is the only handle.
-    fn reallocate(
-        &mut self,
-        handle: &Handle,
-        old_size: usize,
-        growing: Resizing,
-    ) -> Result<(), AllocError> {
-        let new_size = growing.to;
-        let Some(slot) = self.ledger.slot() else {
-            return Ok(());
-        };
-        debug_assert_eq!((slot.size(), slot.home().size()), (old_size, old_size));
-        // SAFETY: we are the only way to the allocation (`whole_block` said so), which is not
-        // foreign (invariant 3).
-        let layout = unsafe { slot.home().layout() };
-        // SAFETY: the block came from this manager with this layout. The new size is not 0, and with
-        // the alignment it makes a valid layout: it is less than the old one, or `grow_to` checked.
-        let moved = unsafe { handle.manager().reallocate(self.ptr, layout, new_size) };
-        let ptr = moved.map_err(|source| {
-            let (asked, purpose) = growing.request();
-            manager_failed(handle, asked, purpose, source)
-        })?;
-        probes::reallocate(self.ptr, old_size, ptr, new_size, handle);
-        // SAFETY: as above: nobody else reads it.
-        unsafe { slot.set_block(ptr, new_size) };
-        self.ptr = ptr;
-        self.capacity = new_size;
-        Ok(())
-    }
-
-    /// The alignment that the memory was asked with.
-    fn alignment(&self) -> usize {
-        // SAFETY: the alignment is never changed, and the handle keeps the allocation.
-        self.ledger
-            .slot()
-            .map_or(ALIGNMENT, |slot| unsafe { slot.home().block() }.align)
-    }
-}
-
-/// What a change of the capacity is for.
-#[derive(Clone, Copy)]
-struct Resizing {
-    /// What the caller asked for, in bytes.
-    asked: usize,
-    /// The old and the new capacity.
-    from: usize,
-    to: usize,
-}
-
-impl Resizing {
-    fn request(self) -> (usize, Purpose) {
-        let Self { asked, from, to } = self;
-        (asked, Purpose::Growth { from, to })
-    }
-
-    fn explain(self, error: AllocError) -> AllocError {
-        let (asked, purpose) = self.request();
-        error.for_request(asked, purpose)
-    }
-}
-
-/// The capacity for `size` bytes by the node's policy; `None` if it overflows.
-fn capacity_for(handle: &Handle, size: usize) -> Option<usize> {
-    match &handle.policy {
-        None => checked_round_up(size, ALIGNMENT),
-        Some(policy) => rounding::capacity(&**policy, size),
     }
 }
 

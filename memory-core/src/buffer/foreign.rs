@@ -7,7 +7,9 @@ use std::panic::Location;
 use std::ptr::NonNull;
 
 use super::ArrowBuf;
-use super::allocate::{Charge, count_allocation, overflow, tell_allocation};
+use super::charge::Charge;
+use super::errors::overflow;
+use super::notify::{count_allocation, tell_allocation};
 use crate::accounting::{Handle, quietly};
 use crate::allocator::BufferAllocator;
 use crate::debug::Operation;
@@ -320,7 +322,7 @@ impl BufferAllocator {
         let node = self.node();
         // Relaxed: a number for readers.
         node.foreign.fetch_add(size, Ordering::Relaxed);
-        probes::allocate(ptr, size, node);
+        probes::allocate(ptr, size, node.probed());
         let block = Block {
             ptr,
             align: ALIGNMENT,
@@ -453,7 +455,7 @@ impl ArrowBuf {
 fn charge(handle: &Handle, allocation: &ForeignAllocation) -> Result<(), AllocError> {
     let size = allocation.charge;
     if !allocation.forced {
-        Charge::new(handle, size, || allocation.request())?.keep();
+        Charge::asking_and_retrying(handle, size, || allocation.request())?.keep();
         return Ok(());
     }
     match handle.force_block(size) {

@@ -1,30 +1,28 @@
 //! Buffers: views of bytes on ledgers.
 
+mod address;
 pub(crate) mod allocate;
 mod arrow_buf;
 mod arrow_buf_mut;
+mod block;
 mod builder;
 #[cfg(feature = "bytes")]
 mod bytes_impls;
+pub(crate) mod charge;
+mod convert;
+pub(crate) mod errors;
 mod foreign;
+mod grow;
 mod hand_over;
+pub(crate) mod notify;
+mod transfer;
 mod typed;
 
-pub use arrow_buf::{ArrowBuf, TransferResult};
+pub use arrow_buf::ArrowBuf;
 pub use arrow_buf_mut::ArrowBufMut;
 pub use builder::{BooleanBufferBuilder, BufferBuilder, TypedBufferBuilder};
 pub use foreign::{ForeignAllocation, ForeignError, ForeignRoom, WeakForeign};
 
+pub use transfer::TransferResult;
+
 pub use crate::raw::release::{ForeignId, ReleaseFn};
-
-use std::ptr::NonNull;
-
-/// Where the empty buffer lies: 64-byte aligned, not null, never read or written.
-#[repr(align(64))]
-struct Nowhere;
-
-static NOWHERE: Nowhere = Nowhere;
-
-fn nowhere() -> NonNull<u8> {
-    NonNull::from(&NOWHERE).cast()
-}

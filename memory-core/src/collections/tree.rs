@@ -16,9 +16,9 @@ use arrow_memory_manager::{AllocationManager, ManagerError};
 
 use crate::accounting::quietly;
 use crate::allocator::BufferAllocator;
-use crate::buffer::allocate::{
-    Charge, Request, manager_failed, overflow, rounded, tell_allocation,
-};
+use crate::buffer::charge::{Charge, Request, rounded};
+use crate::buffer::errors::{manager_failed, overflow};
+use crate::buffer::notify::tell_allocation;
 use crate::error::AllocError;
 use crate::events;
 use crate::outcome::Purpose;
@@ -172,7 +172,7 @@ impl TreeAllocator {
 
     /// Whether `bytes` could be charged now, for that request.
     pub(super) fn check_for(&self, bytes: usize, request: impl Request) -> Result<(), AllocError> {
-        let charged = Charge::new(&self.allocator.handle, bytes, request)?;
+        let charged = Charge::asking_and_retrying(&self.allocator.handle, bytes, request)?;
         drop(charged);
         Ok(())
     }
@@ -189,8 +189,8 @@ impl TreeAllocator {
         let size = layout.size();
         let block = block(layout).ok_or_else(|| self.refused(overflow(handle, size)))?;
         let request = rounded(size, block.size());
-        let charge =
-            Charge::new(handle, block.size(), request).map_err(|error| self.refused(error))?;
+        let charge = Charge::asking_and_retrying(handle, block.size(), request)
+            .map_err(|error| self.refused(error))?;
         let ptr =
             allocate(handle.manager(), block).map_err(|source| self.failed(request, source))?;
         charge.keep();
@@ -249,7 +249,8 @@ impl TreeAllocator {
             (asked, Purpose::Growth { from, to })
         };
         let more = new.size().saturating_sub(old.size());
-        let charge = Charge::new(handle, more, request).map_err(|error| self.refused(error))?;
+        let charge = Charge::asking_and_retrying(handle, more, request)
+            .map_err(|error| self.refused(error))?;
         let moved = if new.size() == old.size() {
             ptr
         } else {

@@ -10,7 +10,7 @@ use super::TreeAllocator;
 use arrow_memory_manager::ManagerError;
 
 use crate::allocator::BufferAllocator;
-use crate::buffer::allocate::{manager_failed, overflow};
+use crate::buffer::errors::{manager_failed, overflow};
 use crate::error::AllocError;
 use crate::outcome::Purpose;
 use crate::size::ALIGNMENT;

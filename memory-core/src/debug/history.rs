@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-use super::stack::StackTrace;
+use crate::report::CREATED;
+use crate::stack::StackTrace;
 use crate::sync::plain::Mutex;
 use crate::sync::process::ObjectLocks;
 
@@ -44,7 +45,7 @@ pub(crate) enum Operation {
 impl Operation {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Created => "created",
+            Self::Created => CREATED,
             Self::Wrapped => "wrapped",
             Self::Cloned => "cloned",
             Self::Sliced => "sliced",

@@ -21,14 +21,11 @@
 //! be recycled while it is listed. A ledger that another thread revives at the instant when its
 //! last buffer goes is entered anew, with the revival as its creation.
 
+mod capture;
 mod evidence;
 mod history;
 mod recorder;
-mod stack;
 mod walk;
 
-pub(crate) use evidence::Milliseconds;
-pub use evidence::{History, HistoryEvent, OutstandingBuffer};
 pub(crate) use history::{Operation, Origin, Trail};
-pub(crate) use recorder::{Recorder, Seen, WordHasher};
-pub use stack::{StackFrame, StackTrace};
+pub(crate) use recorder::{Recorder, Seen};

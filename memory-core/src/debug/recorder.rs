@@ -1,12 +1,11 @@
 //! The registry of debug mode: every ledger and every buffer that is alive.
 
-use std::hash::Hasher;
 use std::panic::Location;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::evidence::{History, OutstandingBuffer};
 use super::history::{Event, Latest, Operation, Origin, Trail};
+use crate::report::{History, OutstandingBuffer};
 use crate::sync::plain::{AtomicU64, copy_out};
 use crate::sync::process::{Order, ProcessGuard};
 use crate::sync::table::{Entry, Room, Table, spread};
@@ -254,25 +253,5 @@ impl ViewRecord {
             writable: self.seen.writable,
             history: History::new(self.id, &self.origin, &self.latest),
         }
-    }
-}
-
-/// Hashes addresses: of slots, which differ by multiples of 8, and those of a stack.
-#[derive(Default)]
-pub(crate) struct WordHasher(u64);
-
-impl Hasher for WordHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_usize(usize::from(*byte));
-        }
-    }
-
-    fn write_usize(&mut self, address: usize) {
-        self.0 = spread(self.0.rotate_left(5) as usize ^ address);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }

@@ -4,10 +4,10 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use super::veto::Veto;
 use super::write_sources;
 use arrow_memory_manager::ManagerError;
 
-use crate::listener::Veto;
 use crate::outcome::{AllocationOutcome, AllocatorInfo, Purpose};
 use crate::text::{Bytes, Escaped, Size};
 

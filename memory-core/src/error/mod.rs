@@ -18,10 +18,12 @@ use crate::text::{Bytes, Size};
 mod alloc;
 mod refused;
 mod transfer;
+mod veto;
 
 pub use alloc::AllocError;
 pub use refused::Refused;
 pub use transfer::TransferError;
+pub use veto::Veto;
 
 pub(crate) use arrow_memory_manager::__private::{OneLine, write_sources};
 

@@ -6,47 +6,61 @@
 
 use std::ptr::NonNull;
 
-use super::transfer::Spare;
-use super::{LedgerRef, hooked, index};
+use super::index;
+use super::notify::Moved;
+use super::spare::Spare;
 use crate::accounting::{Handle, Locked, NodePtr};
 use crate::raw::slot::{Links, Slot};
 
-/// Takes a ledger without buffers off the list, under the mutex. If it owned and others remain,
-/// the one that has been associated longest gets the charge, and the answer says so. A ledger
-/// that does not own afterwards counts as a guest. If its holder is not here but on the way, its
-/// node must not leave the tree before.
-pub(super) fn bury(
-    locked: &mut Locked<'_>,
-    slot: &Slot,
-    holder_is_here: bool,
-) -> Option<hooked::Moved> {
-    let root = slot.home();
-    unlist(root, slot);
-    if !slot.count().is_owning() {
+/// Where the thread is that dropped the last buffer of a ledger.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// It has the mutex, and ends the ledger.
+    Here,
+    /// It waits for the mutex, and needs the ledger's node until then.
+    Waiting,
+}
+
+/// Takes a ledger without buffers off the list, under the mutex. If it owned the allocation and there are
+/// others, the one that has been associated longest gets the charge, which the answer tells. A ledger
+/// that does not own the allocation afterwards counts as a guest.
+pub(super) fn take_off(locked: &mut Locked<'_>, ledger: &Slot, holder: Holder) -> Option<Moved> {
+    let home = ledger.home();
+    unlist(home, ledger);
+    if !ledger.count().is_owning() {
         return None;
     }
     // SAFETY: on the list, so in use.
-    let heir = unsafe { first(root)?.as_ref() };
-    let (from, to, size) = (slot.node(), heir.node(), slot.size());
-    let moved = if holder_is_here {
-        locked.bequeath(from, to, size)
-    } else {
-        locked.transfer(from, to, size)
+    let next_owner = unsafe { first(home)?.as_ref() };
+    hand_over(locked, ledger, next_owner, holder)
+}
+
+/// Moves the charge from a ledger that ends to another one of its allocation, whatever the limits say.
+/// If the sum there would pass `isize::MAX`, the allocation is stranded.
+fn hand_over(
+    locked: &mut Locked<'_>,
+    ledger: &Slot,
+    next_owner: &Slot,
+    holder: Holder,
+) -> Option<Moved> {
+    let (from, to, size) = (ledger.node(), next_owner.node(), ledger.size());
+    let moved = match holder {
+        Holder::Here => locked.bequeath(from, to, size),
+        // The node stays in its tree for the thread that waits.
+        Holder::Waiting => locked.transfer(from, to, size),
     };
-    slot.count().set_owning(false);
+    ledger.count().set_owning(false);
     locked.change_guests(from, 1);
     if moved.is_err() {
-        // The sum would pass isize::MAX, which takes reservations as large. The charge stays where
-        // it is until the memory goes. No ledger owns from here on, and none is told that it is
-        // alone, so that whoever is the last comes by here.
+        // Only sums with reservations of that size get here.
         // SAFETY: under the mutex.
-        *unsafe { root.links() }.stranded() = Some(from);
+        *unsafe { ledger.home().links() }.stranded() = Some(from);
         return None;
     }
-    heir.count().set_owning(true);
+    next_owner.count().set_owning(true);
     locked.change_guests(to, -1);
     let (from, to) = (locked.keep(from), locked.keep(to));
-    Some(hooked::Moved::new(from, to, size, slot))
+    Some(Moved::new(from, to, size, ledger))
 }
 
 /// The links of a slot that is in the ring of an allocation's ledgers.
@@ -141,28 +155,24 @@ fn find(home: &Slot, node: NodePtr) -> Option<NonNull<Slot>> {
     unsafe { index::find(first_guest(home)?, node) }
 }
 
-/// Another reference to the ledger that the allocation of `slot` has for `target`, or to a new
-/// one. Under the mutex; the caller has a buffer of `slot`.
+/// The ledger that the allocation of `slot` has for `target`, or a new one, with one reference more
+/// for the caller. Under the mutex; the caller has a buffer of `slot`.
 pub(super) fn find_or_make(
     locked: &mut Locked<'_>,
     slot: &Slot,
     target: &Handle,
     spare: &mut Spare,
-) -> (LedgerRef, Option<hooked::Moved>) {
+) -> (NonNull<Slot>, Option<Moved>) {
     let home = slot.home();
     let mut moved = None;
     if let Some(found) = find(home, target.ptr()) {
         // SAFETY: on the list, so in use.
         let ledger = unsafe { found.as_ref() };
         if ledger.count().try_retain() {
-            return (LedgerRef(found.cast()), None);
+            return (found, None);
         }
         // It has no buffer: the thread that dropped the last one waits for the mutex.
-        moved = bury(locked, ledger, false);
-        // SAFETY: under the mutex.
-        unsafe { ledger.links() }.buried = true;
-        // SAFETY: as above.
-        unsafe { home.links() }.pending += 1;
+        moved = bury(locked, ledger);
     }
     let made = spare.slot();
     // SAFETY: the slot is fresh; `home` is the home of a live allocation.
@@ -171,27 +181,39 @@ pub(super) fn find_or_make(
     // SAFETY: in the ring, so in use; and on the list, since the caller's ledger is.
     let last = unsafe { append(home, made).as_ref() };
     if !last.count().is_shared() {
-        // It was the only one, and did not know of others.
+        // It was the only one until now.
         last.count().set_shared();
     }
-    (LedgerRef(made.cast()), moved)
+    (made, moved)
 }
 
-/// A reference to a new ledger for `target`, which takes over from `slot`'s, the only one there was.
-/// Under the mutex; the charge has moved already, and the caller has a buffer of `slot`.
-pub(super) fn succeed(
+/// Takes a ledger that has left off the list, for the thread that waits to do so. The home slot stays
+/// until that thread had the mutex.
+fn bury(locked: &mut Locked<'_>, ledger: &Slot) -> Option<Moved> {
+    let moved = take_off(locked, ledger, Holder::Waiting);
+    // SAFETY: under the mutex; one reference to one slot's links at a time.
+    unsafe { ledger.links() }.buried = true;
+    // SAFETY: as above.
+    unsafe { ledger.home().links() }.pending += 1;
+    moved
+}
+
+/// A new ledger for `target` with one reference, for the caller: it owns the allocation in place of
+/// `slot`'s, the only ledger until now. Under the mutex; the charge has moved already, and the caller has
+/// a buffer of `slot`.
+pub(super) fn add_successor(
     locked: &mut Locked<'_>,
     slot: &Slot,
     target: &Handle,
     spare: &mut Spare,
-) -> LedgerRef {
+) -> NonNull<Slot> {
     let made = spare.slot();
     // SAFETY: the slot is fresh; its home is that of a live allocation.
     unsafe { Slot::init_heir(made, target.ptr(), slot.home()) };
     append(slot.home(), made);
     slot.count().yield_to_another();
     locked.change_guests(slot.node(), 1);
-    LedgerRef(made.cast())
+    made
 }
 
 #[cfg(all(test, not(loom)))]
@@ -223,6 +245,18 @@ mod tests {
             .collect()
     }
 
+    /// Takes a ledger off the list, and returns its slot to the pool unless it is the home.
+    fn end(home: &Slot, gone: NonNull<Slot>) {
+        // SAFETY: in use.
+        let ledger = unsafe { gone.as_ref() };
+        unlist(home, ledger);
+        if !ledger.is_home() {
+            ledger.vacate();
+            // SAFETY: vacated, and in no list.
+            unsafe { pool::put_used(gone) };
+        }
+    }
+
     #[test]
     fn the_index_and_the_list_agree_however_ledgers_come_and_go() {
         for numbers in [3, 20, 400] {
@@ -245,14 +279,7 @@ mod tests {
                 assert_eq!(find(home, node(number)), listed, "step {step}");
                 if let Some(at) = known {
                     let (_, gone) = expected.remove(at);
-                    // SAFETY: in use.
-                    let ledger = unsafe { gone.as_ref() };
-                    unlist(home, ledger);
-                    if gone != place {
-                        ledger.vacate();
-                        // SAFETY: vacated, and in no list.
-                        unsafe { pool::put_used(gone) };
-                    }
+                    end(home, gone);
                 } else {
                     let made = pool::take();
                     // SAFETY: the slot is fresh, and the home is in use.
@@ -277,12 +304,7 @@ mod tests {
             }
 
             for (_, gone) in expected.into_iter().filter(|&(_, gone)| gone != place) {
-                // SAFETY: in use.
-                let ledger = unsafe { gone.as_ref() };
-                unlist(home, ledger);
-                ledger.vacate();
-                // SAFETY: vacated, and in no list.
-                unsafe { pool::put_used(gone) };
+                end(home, gone);
             }
             home.vacate();
             // SAFETY: vacated, and the last of its allocation.

@@ -7,7 +7,7 @@
 //!
 //! Each of these mutations makes some of them fail: Relaxed in place of the Acquire in
 //! `is_last_of_shared`, `is_sole` or `last_left`; Relaxed in place of the Release in `release` or
-//! `set_alone`; leaving a ledger without asking again under the mutex.
+//! `set_alone`; unlinking a ledger without asking again under the mutex.
 //!
 //! Run by `RUSTFLAGS='--cfg loom' cargo test --release -p arrow-memory-core --lib model`.
 #![expect(unsafe_code, reason = "loom's cells lend out raw pointers")]
@@ -17,9 +17,8 @@ use std::sync::Arc;
 use loom::cell::UnsafeCell;
 use loom::thread;
 
-use super::release::Leaving;
 use crate::raw::count::{Count, Left};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
 
 /// The bytes of a block. Loom reports a read that is not ordered before the write, or after it.
 struct Datum(UnsafeCell<bool>);
@@ -144,49 +143,52 @@ impl Allocation {
     /// `LedgerRef::drop`.
     fn drop_buffer(&self, buffer: Buffer) {
         if buffer.cloned {
-            self.let_go(buffer.ledger);
+            self.drop_clone(buffer.ledger);
         } else {
-            self.let_go_of_first(buffer.ledger);
+            self.drop_first(buffer.ledger);
         }
     }
 
-    /// `release::let_go_of_first`, and `let_go_of_one`, which it calls.
-    fn let_go_of_first(&self, ledger: usize) {
-        if self.counts[ledger].is_sole() {
+    /// `release::drop_first`, and `drop_first_of_several` and `drop_last_of_shared`, which it calls.
+    fn drop_first(&self, ledger: usize) {
+        let count = &self.counts[ledger];
+        if count.is_sole() {
             self.block.write();
-        } else if self.counts[ledger].is_last_of_shared() {
-            self.leave_others(ledger, Leaving::Counted);
+        } else if count.is_last_of_shared() {
+            let list = lock(&self.list);
+            if !count.is_last_of_shared() {
+                drop(list);
+                return self.drop_clone(ledger);
+            }
+            count.release_last();
+            self.unlink(ledger, list);
         } else {
-            self.let_go(ledger);
+            self.drop_clone(ledger);
         }
     }
 
-    /// `release::let_go`, and `leave`, which it calls.
-    fn let_go(&self, ledger: usize) {
+    /// `release::drop_clone`, and `last_buffer_dropped`, which it calls.
+    fn drop_clone(&self, ledger: usize) {
         if self.counts[ledger].release() {
             match self.counts[ledger].last_left() {
                 Left::Nothing => self.block.write(),
-                Left::Ledgers => self.leave_others(ledger, Leaving::Uncounted),
+                Left::Ledgers => self.unlink_left(ledger),
             }
         }
     }
 
-    /// `release::leave_others`.
-    fn leave_others(&self, ledger: usize, leaving: Leaving) {
-        let this = &self.counts[ledger];
-        let mut list = lock(&self.list);
-        if leaving == Leaving::Counted {
-            if !this.is_last_of_shared() {
-                drop(list);
-                return self.let_go(ledger);
-            }
-            this.release_last();
-        }
+    /// `release::unlink_left`.
+    fn unlink_left(&self, ledger: usize) {
+        self.unlink(ledger, lock(&self.list));
+    }
+
+    /// `release::unlink`, and `settle`, which it calls.
+    fn unlink(&self, ledger: usize, mut list: MutexGuard<'_, List>) {
         if list.buried[ledger] {
             list.buried[ledger] = false;
             list.pending -= 1;
         } else {
-            self.bury(&mut list, ledger);
+            self.take_off(&mut list, ledger);
         }
         let first = list.first();
         list.stranded |= first.is_none() && list.pending > 0;
@@ -200,8 +202,8 @@ impl Allocation {
         }
     }
 
-    /// `list::bury`.
-    fn bury(&self, list: &mut List, ledger: usize) {
+    /// `list::take_off`.
+    fn take_off(&self, list: &mut List, ledger: usize) {
         assert!(list.listed[ledger], "taken off the list twice");
         list.listed[ledger] = false;
         if let Some(heir) = list.first().filter(|_| self.counts[ledger].is_owning()) {
@@ -218,7 +220,7 @@ impl Allocation {
             if self.counts[ledger].try_retain() {
                 return first(ledger);
             }
-            self.bury(&mut list, ledger);
+            self.take_off(&mut list, ledger);
             list.buried[ledger] = true;
             list.pending += 1;
         }
@@ -255,7 +257,7 @@ impl Allocation {
     }
 
     /// `transfer` to ledger 1, which does not exist yet, by the holder of a buffer of ledger 0,
-    /// which is the only one: `list::succeed`.
+    /// which is the only one: `list::add_successor`.
     fn transfer(&self) -> Buffer {
         let mut list = lock(&self.list);
         self.counts[1].reset_to_heir(false);
@@ -462,7 +464,7 @@ fn of_two_ledgers_that_are_buried_at_once_the_last_holder_to_come_by_frees_the_b
             assert!(allocation.counts[ledger].release());
             let allocation = Arc::clone(&allocation);
             thread::spawn(move || {
-                allocation.leave_others(ledger, Leaving::Uncounted);
+                allocation.unlink_left(ledger);
             })
         });
 

@@ -3,16 +3,17 @@
     clippy::result_large_err,
     reason = "a refusal is made under the mutex, where nothing is allocated"
 )]
-#![expect(unsafe_code, reason = "a slot that was not used goes back to the pool")]
+#![expect(unsafe_code, reason = "makes references of slots that count them")]
 
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::list::{find_or_make, succeed};
-use super::{LedgerRef, hooked};
+use super::list::{add_successor, find_or_make};
+use super::notify;
+use super::reference::LedgerRef;
+use super::spare::Spare;
 use crate::accounting::{Handle, Locked, NodePtr, Refusal};
 use crate::error::TransferError;
-use crate::raw::pool;
 use crate::raw::slot::Slot;
 
 impl LedgerRef {
@@ -25,7 +26,9 @@ impl LedgerRef {
         let mut spare = Spare::take();
         let mut locked = target.tree.lock();
         check_open(&locked, target)?;
-        let (reference, moved) = find_or_make(&mut locked, slot, target, &mut spare);
+        let (ledger, moved) = find_or_make(&mut locked, slot, target, &mut spare);
+        // SAFETY: the ledger counts one reference for us.
+        let reference = unsafe { Self::from_slot(ledger) };
         drop(locked);
         if let Some(moved) = moved {
             moved.tell_quietly();
@@ -33,7 +36,8 @@ impl LedgerRef {
         Ok(reference)
     }
 
-    /// As `retain_in`, and the charge moves to the target's ledger if it is this one's. The
+    /// A reference to the allocation's ledger for `target`, which is made if there is none. If this
+    /// ledger owns the allocation, the charge moves to the target's, whatever the limits say. The
     /// second value is whether no level that the charge reached is over its limit.
     pub(crate) fn transfer(&self, target: &Handle) -> Result<(Self, bool), TransferError> {
         self.transfer_by(target, |locked, from, size| {
@@ -41,7 +45,8 @@ impl LedgerRef {
         })
     }
 
-    /// As `transfer`, if the charge fits at every level.
+    /// A reference to the allocation's ledger for `target`, with the charge if this ledger owns the
+    /// allocation; an error if the charge does not fit at some level.
     pub(crate) fn try_transfer(&self, target: &Handle) -> Result<Self, TransferError> {
         self.transfer_by(target, |locked, from, size| {
             locked.try_transfer(from, target.ptr(), size).map(|()| true)
@@ -63,23 +68,7 @@ impl LedgerRef {
         check_open(&locked, target)?;
         let (from, size) = (slot.node(), slot.size());
         let moves = slot.count().is_owning() && from != target.ptr();
-        if moves && !slot.count().is_shared() {
-            // The usual case: this is the only ledger, and gets a successor.
-            let fit = match move_charge(&mut locked, from, size) {
-                Ok(fit) => fit,
-                Err(refusal) => {
-                    drop(locked);
-                    return Err(self.refused(target, &refusal, size));
-                }
-            };
-            let reference = succeed(&mut locked, slot, target, &mut spare);
-            let before = hooked::moved_counts(self.node(), target, slot);
-            drop(locked);
-            drop(before);
-            hooked::after_transfer(self.node(), target, size, fit);
-            return Ok((reference, fit));
-        }
-        let (mut fit, mut before) = (true, None);
+        let mut fit = true;
         if moves {
             match move_charge(&mut locked, from, size) {
                 Ok(fits) => fit = fits,
@@ -89,21 +78,26 @@ impl LedgerRef {
                 }
             }
         }
-        let (reference, buried) = find_or_make(&mut locked, slot, target, &mut spare);
-        if moves && let Some(owner) = reference.slot() {
-            slot.count().set_owning(false);
-            owner.count().set_owning(true);
-            locked.change_guests(from, 1);
-            locked.change_guests(target.ptr(), -1);
-            before = hooked::moved_counts(self.node(), target, slot);
-        }
+        let (ledger, buried) = if moves && !slot.count().is_shared() {
+            // The usual case: this is the only ledger, and gets a successor.
+            (add_successor(&mut locked, slot, target, &mut spare), None)
+        } else {
+            let found = find_or_make(&mut locked, slot, target, &mut spare);
+            if moves {
+                give_ownership(&mut locked, slot, found.0);
+            }
+            found
+        };
+        // SAFETY: the ledger counts one reference for us.
+        let reference = unsafe { Self::from_slot(ledger) };
+        let before = moves.then(|| notify::moved_counts(self.node(), target, slot));
         drop(locked);
         drop(before);
         if let Some(buried) = buried {
             buried.tell_quietly();
         }
         if moves {
-            hooked::after_transfer(self.node(), target, size, fit);
+            notify::after_transfer(self.node(), target, size, fit);
         }
         Ok((reference, fit))
     }
@@ -143,38 +137,6 @@ impl LedgerRef {
     }
 }
 
-/// A slot that goes back to the pool unless it is used: after the mutex, which is taken later and
-/// so dropped before it.
-pub(super) struct Spare {
-    slot: NonNull<Slot>,
-    used: bool,
-}
-
-impl Spare {
-    fn take() -> Self {
-        Self {
-            slot: pool::take(),
-            used: false,
-        }
-    }
-
-    /// The slot, for the caller to fill; once.
-    pub(super) fn slot(&mut self) -> NonNull<Slot> {
-        debug_assert!(!self.used);
-        self.used = true;
-        self.slot
-    }
-}
-
-impl Drop for Spare {
-    fn drop(&mut self) {
-        if !self.used {
-            // SAFETY: taken by `take` and not used.
-            unsafe { pool::put(self.slot) };
-        }
-    }
-}
-
 fn check_open(locked: &Locked<'_>, target: &Handle) -> Result<(), TransferError> {
     if locked.is_closed(target.ptr()) {
         return Err(TransferError::Closed {
@@ -182,4 +144,15 @@ fn check_open(locked: &Locked<'_>, target: &Handle) -> Result<(), TransferError>
         });
     }
     Ok(())
+}
+
+/// Makes another ledger of the same allocation the owning one, in place of this one. Under the mutex;
+/// the charge has moved already.
+fn give_ownership(locked: &mut Locked<'_>, from: &Slot, to: NonNull<Slot>) {
+    // SAFETY: on the list, under the mutex, so in use.
+    let to = unsafe { to.as_ref() };
+    from.count().set_owning(false);
+    to.count().set_owning(true);
+    locked.change_guests(from.node(), 1);
+    locked.change_guests(to.node(), -1);
 }

@@ -6,21 +6,33 @@
 
 use std::ptr::NonNull;
 
-use super::{LedgerRef, list};
+use super::list;
+use super::reference::LedgerRef;
 use crate::accounting::Tree;
 use crate::raw::release::ForeignId;
 use crate::raw::slot::Slot;
 
 /// What finds a foreign allocation's ledgers again, and keeps nothing alive.
 pub(crate) struct Weak {
-    pub(super) home: NonNull<Slot>,
-    pub(super) tree: NonNull<Tree>,
+    home: NonNull<Slot>,
+    tree: NonNull<Tree>,
 }
 
 // SAFETY: the slot and the tree are touched as `upgrade` says, by any thread.
 unsafe impl Send for Weak {}
 // SAFETY: as for Send.
 unsafe impl Sync for Weak {}
+
+impl LedgerRef {
+    /// What finds foreign memory's ledgers again; `None` for our own, and for an empty buffer.
+    pub(crate) fn downgrade(&self) -> Option<Weak> {
+        let slot = self.slot().filter(|slot| slot.is_foreign())?;
+        Some(Weak {
+            home: slot.home_ptr(),
+            tree: NonNull::from(&*self.node().tree),
+        })
+    }
+}
 
 impl Weak {
     /// Which allocation this is.
@@ -40,7 +52,8 @@ impl Weak {
         if !home.count().is_shared() {
             // A second ledger may come just now; then this one owned at the moment we looked.
             if home.count().try_retain() {
-                return Some(LedgerRef(self.home.cast()));
+                // SAFETY: the reference that was just added.
+                return Some(unsafe { LedgerRef::from_slot(self.home) });
             }
             // No buffer, unless a second ledger came and this one's buffers went since: then the
             // bit is set.
@@ -63,7 +76,8 @@ impl Weak {
                 if wanted && ledger.count().try_retain() {
                     // None is dropped here: a last one would tell listeners, in the caller's locks.
                     drop(locked);
-                    return Some(LedgerRef(here.cast()));
+                    // SAFETY: the reference that was just added.
+                    return Some(unsafe { LedgerRef::from_slot(here) });
                 }
             }
         }

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use super::history::{History, Milliseconds, OutstandingBuffer};
 use super::{counted, limit_text};
-use crate::debug::{History, Milliseconds, OutstandingBuffer};
 use crate::outcome::{AllocatorId, AllocatorInfo};
 
 /// An allocator and all below it with their ledgers, buffers and reservations: what

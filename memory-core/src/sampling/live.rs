@@ -9,8 +9,8 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::gap::weight;
-use crate::debug::{StackTrace, WordHasher};
 use crate::outcome::AllocatorInfo;
+use crate::stack::{StackTrace, WordHasher};
 use crate::sync::plain::{AtomicU64, AtomicUsize, copy_out};
 use crate::sync::process::{Order, ProcessGuard};
 use crate::sync::table::{Entry, Room, Table, spread};

@@ -48,10 +48,12 @@ mod live;
 mod registry;
 mod text;
 
-pub use holders::{Held, HeldSite, Holders, who_holds};
+// Written above the allocators, which it looks at.
+pub use crate::holders::who_holds;
+pub use holders::{Held, HeldSite, Holders};
 pub use live::{Estimate, MAX_LIVE, MAX_SITES, SampleReport, SiteReport, report, reset};
 pub use registry::{DEFAULT_INTERVAL, patterns, start, stop, stop_all};
 
 pub(crate) use gap::{comes_to_point, due, passes_point};
 pub(crate) use live::{forget, moved, record, resized};
-pub(crate) use registry::{adopt, adopt_root};
+pub(crate) use registry::{adopt, adopt_root, roots};

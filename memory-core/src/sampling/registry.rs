@@ -164,7 +164,7 @@ fn clear_roots() {
 }
 
 /// The trees that there are.
-pub(super) fn roots() -> Vec<Handle> {
+pub(crate) fn roots() -> Vec<Handle> {
     let mut roots = Vec::new();
     copy_out(
         &mut roots,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::holders::{Held, Holders};
 use super::live::{SampleReport, SiteReport};
-use crate::debug::StackTrace;
+use crate::stack::StackTrace;
 
 impl fmt::Display for SampleReport {
     /// A table of the sites, and below each its callers.

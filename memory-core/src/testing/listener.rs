@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use crate::listener::{AllocationListener, Veto};
+use crate::error::Veto;
+use crate::listener::AllocationListener;
 use crate::outcome::{AllocationOutcome, AllocatorInfo};
 use crate::sync::plain::lock_uncounted as lock;
 

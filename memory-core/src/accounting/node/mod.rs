@@ -45,7 +45,7 @@ use arrow_memory_manager::AllocationManager;
 use crate::debug::Trail;
 use crate::listener::AllocationListener;
 use crate::outcome::{AllocatorId, AllocatorInfo};
-use crate::probes::ProbeName;
+use crate::probes::{ProbeName, Probed};
 use crate::rounding::RoundingPolicy;
 use crate::sampling;
 use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, plain};
@@ -124,7 +124,7 @@ pub(crate) struct Node {
     pub(crate) hooks: u8,
     pub(crate) info: AllocatorInfo,
     /// The name as tracers read it.
-    pub(crate) probe_name: ProbeName,
+    probe_name: ProbeName,
     pub(crate) tree: Arc<Tree>,
     pub(crate) listener: Option<Arc<dyn AllocationListener>>,
     pub(crate) policy: Option<Arc<dyn RoundingPolicy>>,
@@ -335,6 +335,15 @@ impl Node {
     pub(crate) fn watch(&self) -> Watch {
         // Relaxed: a switch; an allocation that races with it may go either way.
         Watch(self.watch.load(Ordering::Relaxed))
+    }
+
+    /// This node as the probes name it.
+    #[inline]
+    pub(crate) fn probed(&self) -> Probed<'_> {
+        Probed {
+            name: &self.probe_name,
+            info: &self.info,
+        }
     }
 
     /// Whether an allocation of `bytes` is due to be sampled: then, the units per byte.

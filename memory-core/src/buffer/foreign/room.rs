@@ -5,7 +5,9 @@ use std::fmt;
 use super::{ForeignAllocation, ForeignError};
 use crate::allocator::BufferAllocator;
 use crate::buffer::ArrowBuf;
-use crate::buffer::allocate::{Charge, Request, ask, closed, overflow, rounded, tell_allocation};
+use crate::buffer::charge::{Charge, Request, rounded};
+use crate::buffer::errors::{closed, overflow};
+use crate::buffer::notify::{ask, tell_allocation};
 use crate::error::AllocError;
 use crate::ledger::tell_release;
 use crate::raw::slot::MAX_SPECIAL;
@@ -161,7 +163,7 @@ impl<'a> ForeignRoom<'a> {
     pub fn new(allocator: &'a BufferAllocator, bytes: usize) -> Result<Self, AllocError> {
         Ok(Self {
             allocator,
-            charge: Charge::unheard(&allocator.handle, bytes, rounded(bytes, bytes))?,
+            charge: Charge::silently(&allocator.handle, bytes, rounded(bytes, bytes))?,
             source: Source::Charged,
         })
     }
@@ -182,7 +184,7 @@ impl<'a> ForeignRoom<'a> {
         if handle.is_closed() {
             return Err(closed(handle, requested, purpose));
         }
-        let mut charge = Charge::unheard(handle, 0, rounded(0, 0))?;
+        let mut charge = Charge::silently(handle, 0, rounded(0, 0))?;
         let mut fits = true;
         if bytes > 0 {
             let forced = handle.force_block(bytes);
@@ -236,7 +238,7 @@ impl<'a> ForeignRoom<'a> {
             return Err(closed(handle, requested, purpose));
         }
         let lent = bytes.min(reservation.size());
-        let mut charge = Charge::unheard(handle, bytes - lent, request)?;
+        let mut charge = Charge::silently(handle, bytes - lent, request)?;
         reservation.lend(lent);
         charge.take_over(lent);
         Ok(Self {

@@ -1,19 +1,17 @@
-//! Stacks: captured as bare addresses, resolved to functions and lines only when printed.
+//! Stacks: bare addresses, resolved to functions and lines only when printed. `debug` captures them.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::hint::black_box;
 use std::panic::Location;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::recorder::WordHasher;
-use super::walk::addresses_above;
 use crate::sync::ProcessLock;
 use crate::sync::process::Order;
+use crate::sync::table::spread;
 
 /// The most frames that a stack keeps.
-const FRAMES: usize = 16;
+pub(crate) const FRAMES: usize = 16;
 
 /// Where something was made: the addresses of the innermost 16 frames.
 ///
@@ -21,8 +19,8 @@ const FRAMES: usize = 16;
 /// [`resolve`](Self::resolve) or when this is printed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct StackTrace {
-    addresses: [usize; FRAMES],
-    count: usize,
+    pub(crate) addresses: [usize; FRAMES],
+    pub(crate) count: usize,
 }
 
 /// One resolved frame of a [`StackTrace`].
@@ -38,20 +36,6 @@ pub struct StackFrame {
 }
 
 impl StackTrace {
-    /// The stack of the caller.
-    #[inline(never)]
-    pub(crate) fn capture() -> Self {
-        // What lies below this address on the stack are frames of the walk itself.
-        let marker = 0_usize;
-        let here = std::ptr::from_ref(black_box(&marker)).addr();
-        let mut stack = Self {
-            addresses: [0; FRAMES],
-            count: 0,
-        };
-        stack.count = addresses_above(here, &mut stack.addresses);
-        stack
-    }
-
     /// The addresses, innermost first.
     pub fn addresses(&self) -> &[usize] {
         &self.addresses[..self.count]
@@ -343,6 +327,26 @@ fn shorten(file: &str, root: Option<&str>) -> String {
     .unwrap_or_else(|| file.to_owned())
 }
 
+/// Hashes addresses: of slots, which differ by multiples of 8, and those of a stack.
+#[derive(Default)]
+pub(crate) struct WordHasher(u64);
+
+impl Hasher for WordHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_usize(usize::from(*byte));
+        }
+    }
+
+    fn write_usize(&mut self, address: usize) {
+        self.0 = spread(self.0.rotate_left(5) as usize ^ address);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -408,17 +412,5 @@ mod tests {
         assert!(is_users("memory-cli/src/main.rs"));
         assert!(is_users("src/main.rs"));
         assert!(!is_users("/rustc/abc/library/alloc/src/vec/mod.rs"));
-    }
-
-    #[test]
-    fn a_capture_starts_with_the_caller() {
-        let stack = StackTrace::capture();
-
-        assert!(stack.addresses().len() > 3);
-        let first = &stack.resolve_all()[0];
-        assert!(
-            first.function.contains("a_capture_starts_with_the_caller"),
-            "{first}"
-        );
     }
 }
