@@ -67,9 +67,11 @@ fn child_types<'a>(data_type: &'a DataType, at: &At<'_>) -> Result<Vec<&'a DataT
     })
 }
 
+/// Checks the buffers of an array of `data_type`: how many there are, and that none is null that `rows` need.
+///
 /// # Safety
 ///
-/// As for [`import_array`](super::import_array).
+/// The same as for [`import_array`](super::import_array).
 unsafe fn check_buffers(
     array: &RawArray,
     data_type: &DataType,
@@ -79,22 +81,39 @@ unsafe fn check_buffers(
     let shape = layout(data_type);
     let fixed = shape.buffers.len() as i64 + i64::from(shape.can_contain_null_mask);
     let expected = if shape.variadic {
-        // And the lengths of the others, of which there may be any number.
+        // One more buffer has the lengths of the variadic ones, of which there may be any number.
         fixed + 1..=MOST_BUFFERS
     } else {
         fixed..=fixed
     };
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller promises that `buffers` points to as many pointers as `n_buffers` says.
     let buffers = unsafe { array.buffers(at, expected) }?;
-    let values = if shape.can_contain_null_mask {
-        if buffers[0].is_null() && array.null_count > 0 {
-            let nulls = array.null_count;
-            return at.error(format!("{nulls} nulls, but no mask"));
+    let values = match buffers {
+        [mask, values @ ..] if shape.can_contain_null_mask => {
+            if mask.is_null() && array.null_count > 0 {
+                let nulls = array.null_count;
+                return at.error(format!("{nulls} nulls, but no mask"));
+            }
+            values
         }
-        &buffers[1..]
-    } else {
-        buffers
+        values => values,
     };
+    // SAFETY: these are the buffers of an array of this type, as many as it has.
+    unsafe { check_values(values, data_type, rows, at) }
+}
+
+/// Checks the buffers of an array of `data_type` without the null mask.
+///
+/// # Safety
+///
+/// There are as many `values` as the type has buffers. Each is null, or points to what the C Data Interface
+/// says for the type and `rows`.
+unsafe fn check_values(
+    values: &[*const c_void],
+    data_type: &DataType,
+    rows: Rows,
+    at: &At<'_>,
+) -> Result<(), MemoryError> {
     let needed = |index: usize, bytes: usize| {
         if bytes > 0 && values[index].is_null() {
             return at.error(format!("the pointer to {bytes} bytes of values is null"));
@@ -103,36 +122,36 @@ unsafe fn check_buffers(
     };
     match data_type {
         DataType::Utf8 | DataType::Binary => {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller promises that the first buffer has the offsets of `rows`.
             let last = unsafe { last_offset::<i32>(values[0], rows, at) }?;
             needed(1, last)
         }
         DataType::LargeUtf8 | DataType::LargeBinary => {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller promises that the first buffer has the offsets of `rows`.
             let last = unsafe { last_offset::<i64>(values[0], rows, at) }?;
             needed(1, last)
         }
         DataType::List(_) | DataType::Map(_, _) => {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller promises that the first buffer has the offsets of `rows`.
             unsafe { last_offset::<i32>(values[0], rows, at) }.map(drop)
         }
         DataType::LargeList(_) => {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller promises that the first buffer has the offsets of `rows`.
             unsafe { last_offset::<i64>(values[0], rows, at) }.map(drop)
         }
-        DataType::ListView(_) => needed(0, rows.end).and_then(|()| needed(1, rows.end)),
-        DataType::LargeListView(_) => needed(0, rows.end).and_then(|()| needed(1, rows.end)),
+        DataType::ListView(_) | DataType::LargeListView(_) => {
+            needed(0, rows.end)?;
+            needed(1, rows.end)
+        }
         DataType::Utf8View | DataType::BinaryView => {
             needed(0, rows.end)?;
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller promises that the last buffer has the lengths of the variadic ones.
             unsafe { check_views(values, at) }
         }
-        DataType::Union(_, mode) => {
+        DataType::Union(_, UnionMode::Sparse) => needed(0, rows.end),
+        DataType::Union(_, UnionMode::Dense) => {
             needed(0, rows.end)?;
-            match mode {
-                UnionMode::Dense => needed(1, rows.end),
-                UnionMode::Sparse => Ok(()),
-            }
+            needed(1, rows.end)
         }
         DataType::FixedSizeBinary(width) => match rows.end.checked_mul(*width as usize) {
             Some(bytes) if bytes < isize::MAX as usize => needed(0, bytes),
