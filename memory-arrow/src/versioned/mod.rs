@@ -6,6 +6,8 @@ pub mod builder;
 mod destination;
 mod error;
 mod ffi;
+#[allow(dead_code, reason = "for the readers, each behind a feature")]
+pub(crate) mod fitted;
 mod known;
 mod parts;
 #[cfg(feature = "pool")]
