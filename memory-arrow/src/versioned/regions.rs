@@ -68,7 +68,7 @@ impl<'a> Regions<'a> {
             known: false,
         };
         for part in parts {
-            part.visit(&mut |buffer| regions.note(buffer));
+            part.visit(|buffer| regions.note(buffer));
         }
         regions
     }
@@ -244,7 +244,7 @@ impl<'a> Regions<'a> {
             if buffer.is_empty() {
                 return Buffer::default();
             }
-            // `visit` went the same way, so there is one for each.
+            // `Part::visit` and `Part::replace` are the same traversal, so there is one for each.
             let slot = order.next().and_then(|index| slots.get_mut(index as usize));
             let Some(slot) = slot else {
                 return buffer.clone();
