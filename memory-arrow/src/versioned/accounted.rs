@@ -73,10 +73,10 @@ pub trait Accounted: Sized {
     /// # Errors
     ///
     /// The same as for [`adopt`](Self::adopt); what exceeds the reservation has to fit. The listener is
-    /// asked once, for all the bytes. The reservation is as it was. (With one exception: if another
-    /// thread adopts a part of this memory and a third closes the allocator while this runs, what had
-    /// come out of the reservation by then is released.) Where another thread adopts a part first, its
-    /// bytes are the reservation's again.
+    /// asked once, for all the bytes. The reservation is as it was, also if the listener panics. Only memory
+    /// that another thread found and shared while this ran stays charged, to the other, and so does not
+    /// return to the reservation. Where another thread adopts a part first, the bytes for that part are the
+    /// reservation's again.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -288,7 +288,7 @@ pub(super) fn moved<T: Parts>(
     if missing.bytes > 0 {
         let room = target.room_for_foreign(missing.bytes);
         let mut room = room.map_err(|error| missing.refused(error))?;
-        regions.adopt(target, &mut room)?;
+        regions.adopt(target, &mut room)?.keep();
     }
     regions.transfer(target, from)?;
     Ok(whole.assemble(regions.rebuild(&parts)))
@@ -308,9 +308,9 @@ fn adopted<'r, T: Parts>(
     regions.share(allocator)?;
     if missing.bytes > 0 {
         let mut room = room(missing.bytes).map_err(|error| missing.refused(error))?;
-        regions.adopt(allocator, &mut room)?;
-        // What other threads adopted meanwhile.
-        regions.share(allocator)?;
+        let mut adopting = regions.adopt(allocator, &mut room)?;
+        adopting.share(allocator)?;
+        adopting.keep();
     }
     Ok(whole.assemble(regions.rebuild(&parts)))
 }

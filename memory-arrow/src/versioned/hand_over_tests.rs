@@ -1,6 +1,7 @@
 //! Adoption and moves that consume their source: what is charged when, and what an error leaves.
 
 use std::error::Error;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use arrow_memory_core::testing::RecordingListener;
@@ -184,7 +185,7 @@ fn a_closed_allocator_takes_nothing_out_of_its_reservation() {
 /// them all the time.
 #[test]
 fn nobody_takes_reserved_bytes_while_they_are_adopted() {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicBool;
 
     let root = RootAllocator::new(200 * 1600);
     let done = AtomicBool::new(false);
@@ -368,6 +369,86 @@ fn a_listener_that_panics_leaves_the_reservation_as_it_was() {
 
     assert_eq!((room.size(), root.allocated_memory()), (900, 900));
     root.verify().unwrap();
+}
+
+/// Counts what it is told of, and runs a hook when it is told of an allocation.
+struct Nth<F> {
+    told: AtomicUsize,
+    at: usize,
+    run: F,
+}
+
+impl<F: Fn() + Send + Sync> AllocationListener for Nth<F> {
+    fn on_allocation(&self, _: &AllocatorInfo, _: usize) {
+        // Relaxed: one thread.
+        if self.told.fetch_add(1, Ordering::Relaxed) + 1 == self.at {
+            (self.run)();
+        }
+    }
+}
+
+/// The piece that the listener was told of went back to the reservation, and the one before it to the allocator.
+#[test]
+fn a_listener_that_panics_at_the_second_column_leaves_the_reservation_as_it_was() {
+    let listener = Nth {
+        told: AtomicUsize::new(0),
+        at: 2,
+        run: || panic!("told of the second column"),
+    };
+    let root = RootAllocator::builder().limit(2000);
+    let root = root.listener(Arc::new(listener)).build().unwrap();
+    let mut room = root.new_reservation();
+    room.add(1800).unwrap();
+    let batch = batch();
+
+    let adopt = || batch.clone().adopt_from(&mut room).is_ok();
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(adopt)).unwrap_err();
+
+    assert_eq!((room.size(), root.allocated_memory()), (1800, 1800));
+    root.verify().unwrap();
+    let adopted = batch.adopt_from(&mut room).unwrap();
+    assert_eq!((room.size(), root.allocated_memory()), (200, 1800));
+    drop(adopted);
+}
+
+/// The second column is adopted elsewhere, and the allocator closed, while the first one is adopted: so the
+/// second cannot be shared, when bytes of the reservation were charged for the first.
+#[test]
+fn a_close_in_the_middle_of_an_adoption_leaves_the_reservation_as_it_was() {
+    let root = OnceLock::<BufferAllocator>::new();
+    let batch = batch();
+    let second = batch.column(1).clone();
+    let overtaken = Arc::new((root, Mutex::new(None)));
+    let listener = Nth {
+        told: AtomicUsize::new(0),
+        at: 1,
+        run: {
+            let overtaken = overtaken.clone();
+            move || {
+                let (root, winner) = &*overtaken;
+                let [late, other] = &root.get().unwrap().child_allocators()[..] else {
+                    panic!("two children");
+                };
+                *winner.lock().unwrap() = Some(second.clone().adopt(other).unwrap());
+                late.close().unwrap_err();
+            }
+        },
+    };
+    let root = RootAllocator::builder().limit(4000);
+    let root = root.listener(Arc::new(listener)).build().unwrap();
+    overtaken.0.set(root.root_allocator()).unwrap();
+    let (late, _other) = (child(&root, "late"), child(&root, "other"));
+    let mut room = late.new_reservation();
+    room.add(1800).unwrap();
+
+    let refused = batch.adopt_from(&mut room).unwrap_err();
+
+    assert!(overtaken.1.lock().unwrap().is_some(), "overtaken");
+    assert!(matches!(refused.source, MemoryError::Transfer(_)));
+    assert_eq!((room.size(), late.allocated_memory()), (1800, 1800));
+    assert_eq!(root.allocated_memory(), 1800 + 800);
+    root.verify().unwrap();
+    *overtaken.1.lock().unwrap() = None;
 }
 
 /// The registry looked at every entry of an address, and collected them, at each lookup: 16 times as
