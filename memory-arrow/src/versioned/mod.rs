@@ -33,3 +33,5 @@ mod hand_over_tests;
 mod malformed_tests;
 #[cfg(test)]
 mod random;
+#[cfg(test)]
+mod reservation_tests;
