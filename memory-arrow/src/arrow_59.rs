@@ -18,7 +18,7 @@ pub mod deps {
 #[path = "versioned/csv.rs"]
 pub mod csv;
 #[cfg(feature = "ipc-59")]
-#[path = "versioned/ipc.rs"]
+#[path = "versioned/ipc/mod.rs"]
 pub mod ipc;
 #[cfg(feature = "parquet-59")]
 #[path = "versioned/parquet.rs"]

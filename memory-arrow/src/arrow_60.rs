@@ -18,7 +18,7 @@ pub mod deps {
 #[path = "versioned/csv.rs"]
 pub mod csv;
 #[cfg(feature = "ipc")]
-#[path = "versioned/ipc.rs"]
+#[path = "versioned/ipc/mod.rs"]
 pub mod ipc;
 #[cfg(feature = "parquet")]
 #[path = "versioned/parquet.rs"]

@@ -72,10 +72,10 @@ pub trait Accounted: Sized {
     /// # Errors
     ///
     /// The same as for [`adopt`](Self::adopt); what exceeds the reservation has to fit. The listener is
-    /// asked once, for all the bytes. The reservation is as it was. (With one exception: if another
-    /// thread adopts a part of this memory and a third closes the allocator while this runs, what had
-    /// come out of the reservation by then is released.) Where another thread adopts a part first, its
-    /// bytes are the reservation's again.
+    /// asked once, for all the bytes. The reservation is as it was, also if the listener panics. Only memory
+    /// that another thread found and shared while this ran stays charged, to the other, and so does not
+    /// return to the reservation. Where another thread adopts a part first, the bytes for that part are the
+    /// reservation's again.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -322,7 +322,7 @@ fn transferred<T: Parts>(
         };
         let (mut room, fit) = room.map_err(|error| missing.refused(error))?;
         adoption_fit = fit;
-        regions.adopt(target, &mut room)?;
+        regions.adopt(target, &mut room)?.keep();
     }
     let transfer_fit = regions.transfer(target, from, limits)?;
     Ok(TransferResult {
@@ -345,9 +345,9 @@ fn adopted<'r, T: Parts>(
     regions.share(allocator)?;
     if missing.bytes > 0 {
         let mut room = room(missing.bytes).map_err(|error| missing.refused(error))?;
-        regions.adopt(allocator, &mut room)?;
-        // What other threads adopted meanwhile.
-        regions.share(allocator)?;
+        let mut adopting = regions.adopt(allocator, &mut room)?;
+        adopting.share(allocator)?;
+        adopting.keep();
     }
     Ok(whole.assemble(regions.rebuild(&parts)))
 }

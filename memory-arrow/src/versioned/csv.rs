@@ -7,6 +7,7 @@ use super::deps::arrow_array::RecordBatch;
 use super::deps::arrow_csv::ReaderBuilder;
 use super::deps::arrow_csv::reader::{Decoder, Format};
 use super::deps::arrow_schema::SchemaRef;
+use super::fitted::{Decode, Fitted};
 use super::{BatchLimit, Destination};
 use crate::error::MemoryError;
 
@@ -36,28 +37,27 @@ use crate::error::MemoryError;
 /// ```
 #[derive(Debug)]
 pub struct CsvReader<R> {
+    batches: Fitted<Parser<R>>,
+    schema: SchemaRef,
+}
+
+/// The text, and arrow-rs' decoder of it.
+#[derive(Debug)]
+struct Parser<R> {
     input: BufReader<R>,
     decoder: Decoder,
     format: Format,
     /// The columns of the text, and which of them batches consist of.
     columns: SchemaRef,
     projection: Option<Vec<usize>>,
-    /// The most rows of a batch of this decoder.
+    /// The maximum of rows in a batch of this decoder.
     rows: usize,
-    /// Bytes that a row of the last batch took; 0 before the first.
-    row_bytes: usize,
-    /// A batch was decoded, so the header is behind us.
+    /// Whether a batch was decoded, and the header with it.
     started: bool,
-    /// The most bytes that one record may take.
+    /// The maximum of bytes in one record.
     longest_record: usize,
     /// Bytes that the decoder has of a record that is not complete.
     open_record: usize,
-    limit: BatchLimit,
-    destination: Destination,
-    /// A batch that was refused.
-    refused: Option<RecordBatch>,
-    schema: SchemaRef,
-    failed: bool,
 }
 
 impl<R: Read> CsvReader<R> {
@@ -70,22 +70,20 @@ impl<R: Read> CsvReader<R> {
         destination: impl Into<Destination>,
     ) -> Self {
         let rows = limit.most_rows();
-        Self {
+        let parser = Parser {
             input: BufReader::with_capacity(64 << 10, input),
             decoder: decoder(&schema, None, &format, rows),
             columns: Arc::clone(&schema),
             projection: None,
-            schema,
             format,
             rows,
-            row_bytes: 0,
             started: false,
             longest_record: LONGEST_RECORD,
             open_record: 0,
-            limit,
-            destination: destination.into(),
-            refused: None,
-            failed: false,
+        };
+        Self {
+            batches: Fitted::new(parser, limit, destination.into(), 0),
+            schema,
         }
     }
 
@@ -95,9 +93,10 @@ impl<R: Read> CsvReader<R> {
     ///
     /// [`MemoryError::Arrow`] if there is no such column.
     pub fn with_projection(mut self, columns: Vec<usize>) -> Result<Self, MemoryError> {
-        self.schema = Arc::new(self.columns.project(&columns)?);
-        self.decoder = decoder(&self.columns, Some(&columns), &self.format, self.rows);
-        self.projection = Some(columns);
+        let parser = &mut self.batches.decoder;
+        self.schema = Arc::new(parser.columns.project(&columns)?);
+        parser.projection = Some(columns);
+        parser.make_decoder(parser.rows);
         Ok(self)
     }
 
@@ -123,7 +122,7 @@ impl<R: Read> CsvReader<R> {
     /// assert!(reader.next().unwrap().unwrap_err().to_string().contains("longer than 262144 bytes"));
     /// ```
     pub fn with_longest_record(mut self, bytes: usize) -> Self {
-        self.longest_record = bytes;
+        self.batches.decoder.longest_record = bytes;
         self
     }
 
@@ -134,11 +133,25 @@ impl<R: Read> CsvReader<R> {
 
     /// Where the batches go.
     pub fn destination(&self) -> &Destination {
-        &self.destination
+        &self.batches.destination
     }
+}
 
-    fn parse(&mut self) -> Result<Option<RecordBatch>, MemoryError> {
-        self.fit_decoder();
+impl<R: Read> Iterator for CsvReader<R> {
+    type Item = Result<RecordBatch, MemoryError>;
+
+    #[track_caller]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.batches.next()
+    }
+}
+
+impl<R: Read> Decode for Parser<R> {
+    fn decode(&mut self, rows: usize) -> Result<Option<RecordBatch>, MemoryError> {
+        // Between two batches, so between two rows, another decoder can take over.
+        if rows < self.rows || rows / 2 > self.rows {
+            self.make_decoder(rows);
+        }
         loop {
             let available = self.input.fill_buf()?;
             let end = available.is_empty();
@@ -161,61 +174,23 @@ impl<R: Read> CsvReader<R> {
         }
     }
 
-    /// Between two batches, so between two rows, the decoder can be replaced by one for more or
-    /// fewer rows.
-    fn fit_decoder(&mut self) {
-        let Some(budget) = self.limit.budget(&self.destination) else {
-            return;
-        };
-        let rows = match self.row_bytes {
-            0 => (budget / 256).clamp(1, FIRST_ROWS),
-            bytes => budget / bytes,
-        };
-        let rows = rows.clamp(1, self.limit.most_rows());
-        if rows < self.rows || rows / 2 > self.rows {
-            // The first decoder has read the header.
-            let format = match self.started {
-                true => self.format.clone().with_header(false),
-                false => self.format.clone(),
-            };
-            self.decoder = decoder(&self.columns, self.projection.as_ref(), &format, rows);
-            self.rows = rows;
-        }
-    }
+    fn handed_out(&mut self, _: usize) {}
 
-    #[track_caller]
-    fn next_batch(&mut self) -> Result<Option<RecordBatch>, MemoryError> {
-        let parsed = match self.refused.take() {
-            Some(batch) => Some(batch),
-            None => match self.parse() {
-                Ok(parsed) => parsed,
-                Err(error) => {
-                    self.failed = true;
-                    return Err(error);
-                }
-            },
-        };
-        let Some(batch) = parsed else { return Ok(None) };
-        self.row_bytes = batch.get_array_memory_size() / batch.num_rows().max(1) + 1;
-        match self.destination.place(batch) {
-            Ok(placed) => Ok(Some(placed)),
-            Err(refused) => {
-                self.refused = Some(refused.value);
-                Err(refused.source)
-            }
-        }
+    fn go_back(&mut self) -> bool {
+        false
     }
 }
 
-impl<R: Read> Iterator for CsvReader<R> {
-    type Item = Result<RecordBatch, MemoryError>;
-
-    #[track_caller]
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
+impl<R> Parser<R> {
+    /// Goes on with a decoder for batches of `rows` rows.
+    fn make_decoder(&mut self, rows: usize) {
+        let mut format = self.format.clone();
+        if self.started {
+            // The first decoder has read the header.
+            format = format.with_header(false);
         }
-        self.next_batch().transpose()
+        self.decoder = decoder(&self.columns, self.projection.as_ref(), &format, rows);
+        self.rows = rows;
     }
 }
 
@@ -234,11 +209,8 @@ fn decoder(
     builder.build_decoder()
 }
 
-/// The most bytes of a record unless another bound was set.
+/// The maximum of bytes in a record unless another bound was set.
 const LONGEST_RECORD: usize = 64 << 20;
-
-/// The rows of a first batch that is bounded.
-const FIRST_ROWS: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -232,7 +232,6 @@ impl Default for BatchLimit {
 
 impl BatchLimit {
     /// The most rows of a batch; at least one.
-    #[allow(dead_code, reason = "for the readers, each behind a feature")]
     pub(crate) fn most_rows(self) -> usize {
         match self {
             Self::Rows(rows) | Self::Headroom { most: rows } => rows.max(1),
@@ -240,7 +239,6 @@ impl BatchLimit {
     }
 
     /// How many bytes the next batch should take at most, if it is bounded.
-    #[allow(dead_code, reason = "for the readers, each behind a feature")]
     pub(crate) fn budget(self, destination: &Destination) -> Option<usize> {
         match self {
             Self::Rows(_) => None,

@@ -304,6 +304,16 @@ impl<'a> Search<'a> {
         true
     }
 
+    /// What was found in the tree of the allocator that asked, with the lock released. If the search was
+    /// broken off for want of room, it found nothing; it has more room then, and starts over.
+    fn found(&mut self) -> Option<Found> {
+        if self.starts_over() {
+            return None;
+        }
+        let (rank, found) = self.best.take()?;
+        (rank > Rank::Elsewhere).then_some(found)
+    }
+
     /// What was found in the tree of the allocator that asked, or in any. With the lock released.
     #[track_caller]
     fn finish(self) -> Lookup {
@@ -392,7 +402,7 @@ pub(super) fn adopt(
     let mut target = Target::Adopted { weak, original };
     // Another thread may have adopted it meanwhile.
     let mut search = None;
-    loop {
+    let found = loop {
         let look = |target: &Target| {
             let search = search
                 .get_or_insert_with(|| Search::new(region, Some(allocator), Rank::Tree, ENOUGH));
@@ -402,23 +412,15 @@ pub(super) fn adopt(
             Ok(_) => return Ok(Adoption::Made(view)),
             Err(ours) => target = ours,
         }
-        if !search.as_mut().is_some_and(Search::starts_over) {
-            break;
+        // Nothing was found if the search ran out of room. It has more now, and the next turn looks again.
+        if let Some(found) = search.as_mut().and_then(Search::found) {
+            break found;
         }
-    }
-    // No entry led to it, so its bytes are the room's again. What they were for goes after that.
+    };
+    // No entry led to it, so its bytes are the room's again. What they were charged for is dropped after that.
     room.take_back(view);
     drop(target);
-    // Not by a closure, which would stand for the caller in debug mode.
-    let found = match search {
-        Some(search) => search.finish().known,
-        None => None,
-    };
-    match found {
-        Some(known) => Ok(Adoption::Found(known)),
-        // What made us give way is among them; this is for the type.
-        None => Err(MemoryError::Value("adopted memory was not found".into())),
-    }
+    Ok(Adoption::Found(found.into_known()))
 }
 
 impl Known {

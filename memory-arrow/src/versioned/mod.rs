@@ -6,6 +6,8 @@ pub mod builder;
 mod destination;
 mod error;
 mod ffi;
+#[allow(dead_code, reason = "for the readers, each behind a feature")]
+pub(crate) mod fitted;
 mod known;
 mod parts;
 #[cfg(feature = "pool")]
@@ -31,3 +33,5 @@ mod hand_over_tests;
 mod malformed_tests;
 #[cfg(test)]
 mod random;
+#[cfg(test)]
+mod reservation_tests;

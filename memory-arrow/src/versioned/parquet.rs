@@ -11,6 +11,7 @@ use super::deps::parquet::arrow::arrow_reader::{
 };
 use super::deps::parquet::errors::{ParquetError, Result as ParquetResult};
 use super::deps::parquet::file::reader::{ChunkReader, Length};
+use super::fitted::{Decode, Fitted};
 use super::{BatchLimit, Destination};
 use crate::error::MemoryError;
 use crate::guard::guarded;
@@ -38,20 +39,19 @@ use crate::guard::guarded;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct ParquetReader<T: ChunkReader + 'static> {
+    batches: Fitted<Pages<T>>,
+    schema: SchemaRef,
+}
+
+/// The file, and arrow-rs' decoder of it.
+struct Pages<T: ChunkReader + 'static> {
     input: Shared<T>,
     metadata: ArrowReaderMetadata,
     projection: Option<Vec<usize>>,
-    schema: SchemaRef,
-    limit: BatchLimit,
-    destination: Destination,
     /// The decoder, and the batch size that it was made with.
     reader: Option<(ParquetRecordBatchReader, usize)>,
     /// How many rows were handed out.
     done: usize,
-    /// Bytes of a row, as far as is known.
-    row_bytes: usize,
-    refused: Option<RecordBatch>,
-    failed: bool,
 }
 
 impl<T: ChunkReader + 'static> ParquetReader<T> {
@@ -77,19 +77,18 @@ impl<T: ChunkReader + 'static> ParquetReader<T> {
             .iter()
             .map(|group| group.total_byte_size().max(0))
             .sum();
-        Ok(Self {
+        // Dictionaries are unfolded, and buffers grow by doubling.
+        let row_bytes = (bytes as usize / rows).saturating_mul(4).max(8);
+        let pages = Pages {
             input,
+            metadata,
             projection: None,
-            schema,
-            limit,
-            destination: destination.into(),
             reader: None,
             done: 0,
-            // Dictionaries are unfolded, and buffers grow by doubling.
-            row_bytes: (bytes as usize / rows).saturating_mul(4).max(8),
-            refused: None,
-            failed: false,
-            metadata,
+        };
+        Ok(Self {
+            batches: Fitted::new(pages, limit, destination.into(), row_bytes),
+            schema,
         })
     }
 
@@ -101,8 +100,9 @@ impl<T: ChunkReader + 'static> ParquetReader<T> {
     pub fn with_projection(mut self, mut columns: Vec<usize>) -> Result<Self, MemoryError> {
         columns.sort_unstable();
         columns.dedup();
-        self.schema = Arc::new(self.metadata.schema().project(&columns)?);
-        self.projection = Some(columns);
+        let pages = &mut self.batches.decoder;
+        self.schema = Arc::new(pages.metadata.schema().project(&columns)?);
+        pages.projection = Some(columns);
         Ok(self)
     }
 
@@ -113,71 +113,31 @@ impl<T: ChunkReader + 'static> ParquetReader<T> {
 
     /// How many rows the file says that it has.
     pub fn num_rows(&self) -> usize {
-        self.metadata.metadata().file_metadata().num_rows().max(0) as usize
+        let metadata = self.batches.decoder.metadata.metadata();
+        metadata.file_metadata().num_rows().max(0) as usize
     }
 
     /// Where the batches go.
     pub fn destination(&self) -> &Destination {
-        &self.destination
+        &self.batches.destination
     }
 
     /// Has later batches go elsewhere: to [`Destination::columns`] of the schema, for instance.
     pub fn set_destination(&mut self, destination: impl Into<Destination>) {
-        self.destination = destination.into();
+        self.batches.destination = destination.into();
     }
+}
+
+impl<T: ChunkReader + 'static> Iterator for ParquetReader<T> {
+    type Item = Result<RecordBatch, MemoryError>;
 
     #[track_caller]
-    fn next_batch(&mut self) -> Result<Option<RecordBatch>, MemoryError> {
-        let mut rows = self.batch_rows();
-        let bounded = matches!(self.limit, BatchLimit::Headroom { .. });
-        loop {
-            let batch = match self.refused.take() {
-                Some(batch) => batch,
-                None => match self.decode(rows) {
-                    Ok(Some(batch)) => batch,
-                    Ok(None) => return Ok(None),
-                    Err(error) => {
-                        self.failed = true;
-                        return Err(error);
-                    }
-                },
-            };
-            let bytes = if bounded {
-                batch.get_array_memory_size()
-            } else {
-                0
-            };
-            match self.destination.place(batch) {
-                Ok(placed) => {
-                    self.done += placed.num_rows();
-                    if bounded {
-                        self.row_bytes = bytes / placed.num_rows().max(1) + 1;
-                    }
-                    return Ok(Some(placed));
-                }
-                Err(refused) => {
-                    let tried = refused.value.num_rows();
-                    if !bounded || !refused.is_out_of_memory() || tried <= 1 {
-                        self.refused = Some(refused.value);
-                        return Err(refused.source);
-                    }
-                    // Again, from the same row.
-                    rows = tried / 2;
-                    self.reader = None;
-                }
-            }
-        }
+    fn next(&mut self) -> Option<Self::Item> {
+        self.batches.next()
     }
+}
 
-    /// How many rows the next batch should have.
-    fn batch_rows(&self) -> usize {
-        let most = self.limit.most_rows();
-        match self.limit.budget(&self.destination) {
-            Some(bytes) => (bytes / self.row_bytes).clamp(1, most),
-            None => most,
-        }
-    }
-
+impl<T: ChunkReader + 'static> Decode for Pages<T> {
     fn decode(&mut self, rows: usize) -> Result<Option<RecordBatch>, MemoryError> {
         // A batch size is for the life of a decoder; another one means to start anew at this row,
         // which decodes a part of a page again. So it is changed only where it matters.
@@ -194,6 +154,17 @@ impl<T: ChunkReader + 'static> ParquetReader<T> {
         guarded(|| Ok(reader.next().transpose()?))
     }
 
+    fn handed_out(&mut self, rows: usize) {
+        self.done += rows;
+    }
+
+    fn go_back(&mut self) -> bool {
+        self.reader = None;
+        true
+    }
+}
+
+impl<T: ChunkReader + 'static> Pages<T> {
     fn start(&self, rows: usize) -> Result<ParquetRecordBatchReader, MemoryError> {
         let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(
             self.input.clone(),
@@ -209,23 +180,11 @@ impl<T: ChunkReader + 'static> ParquetReader<T> {
     }
 }
 
-impl<T: ChunkReader + 'static> Iterator for ParquetReader<T> {
-    type Item = Result<RecordBatch, MemoryError>;
-
-    #[track_caller]
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        self.next_batch().transpose()
-    }
-}
-
 impl<T: ChunkReader + 'static> std::fmt::Debug for ParquetReader<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ParquetReader")
             .field("schema", &self.schema)
-            .field("done", &self.done)
+            .field("done", &self.batches.decoder.done)
             .finish_non_exhaustive()
     }
 }

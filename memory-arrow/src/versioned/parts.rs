@@ -88,60 +88,235 @@ impl<'a> Part<'a> {
         Self::Data(Box::new(data))
     }
 
-    /// Calls `f` with each buffer, in the order of [`replace`](Self::replace).
-    pub(super) fn visit<'s>(&'s self, f: &mut impl FnMut(&'s Buffer)) {
-        let nulls = match self {
-            Self::Data(data) => return visit(data, f),
-            Self::Primitive(array) | Self::Bytes(array) | Self::Views(array) => array.nulls(),
-        };
-        if let Some(nulls) = nulls {
-            f(nulls.buffer());
-        }
-        match self {
-            Self::Data(_) => {}
-            Self::Primitive(array) => {
-                let array = &***array;
-                downcast_primitive_array!(
-                    array => f(array.values().inner()),
-                    _ => {}
-                );
-            }
-            Self::Bytes(array) => with_bytes!(array => {
-                f(array.offsets().inner().inner());
-                f(array.values());
-            }),
-            Self::Views(array) => with_views!(array => {
-                f(array.views().inner());
-                array.data_buffers().iter().for_each(f);
-            }),
-        }
+    /// Calls `f` with each buffer.
+    pub(super) fn visit<'s>(&'s self, f: impl FnMut(&'s Buffer)) {
+        self.traverse(&mut Look(f));
     }
 
-    /// The same with other buffers, as the function `replace`.
-    pub(super) fn replace(&self, next: &mut impl FnMut(&Buffer) -> Buffer) -> Whole {
+    /// The same array with other buffers: `next` gives, for each buffer in the order of
+    /// [`visit`](Self::visit), one with the same bytes.
+    pub(super) fn replace(&self, next: impl FnMut(&Buffer) -> Buffer) -> Whole {
+        self.traverse(&mut Replace(next))
+    }
+
+    /// Shows each buffer to `pass` once, and returns what that makes of the array.
+    #[inline]
+    fn traverse<'s, P: Pass<'s>>(&'s self, pass: &mut P) -> P::Whole {
         let array = match self {
-            Self::Data(data) => return Whole::Data(replace(data, next)),
+            Self::Data(data) => return P::whole(traverse(data, pass)),
             Self::Primitive(array) | Self::Bytes(array) | Self::Views(array) => *array,
         };
-        let nulls = array.nulls().map(|nulls| replace_nulls(nulls, next));
-        let mut replaced = None;
+        let nulls = array.nulls().map(|nulls| pass.nulls(nulls));
         match self {
             Self::Data(_) => {}
             Self::Primitive(_) => {
                 let array = &**array;
                 downcast_primitive_array!(
-                    array => replaced = Some(replace_primitive(array, nulls, next)),
+                    array => {
+                        let values = pass.buffer(array.values().inner());
+                        return P::primitive(array, nulls, values);
+                    },
                     _ => {}
                 );
             }
-            Self::Bytes(_) => {
-                with_bytes!(array => replaced = Some(replace_bytes(array, nulls, next)));
-            }
-            Self::Views(_) => {
-                with_views!(array => replaced = Some(replace_views(array, nulls, next)));
-            }
+            Self::Bytes(_) => with_bytes!(array => {
+                let offsets = pass.buffer(array.offsets().inner().inner());
+                let values = pass.buffer(array.values());
+                return P::bytes(array, nulls, offsets, values);
+            }),
+            Self::Views(_) => with_views!(array => {
+                let views = pass.buffer(array.views().inner());
+                let buffers = array.data_buffers().iter().map(|buffer| pass.buffer(buffer));
+                return P::views(array, nulls, views, buffers.collect());
+            }),
         }
-        Whole::Array(replaced.unwrap_or_else(|| Arc::clone(array)))
+        P::unchanged(array)
+    }
+}
+
+/// As `Part::traverse`, for array data and the data of its children.
+fn traverse<'s, P: Pass<'s>>(data: &'s ArrayData, pass: &mut P) -> P::Data {
+    let nulls = data.nulls().map(|nulls| pass.nulls(nulls));
+    let buffers = data.buffers().iter().map(|buffer| pass.buffer(buffer));
+    let buffers = buffers.collect();
+    let children = data.child_data().iter().map(|child| traverse(child, pass));
+    let children = children.collect();
+    P::data(data, nulls, buffers, children)
+}
+
+/// What is done with the buffers of an array, and what is made of the results.
+///
+/// Buffers are looked at first and replaced later, and the replacement for a buffer is found by its
+/// place in the order. `unsafe` code relies on it that both go through the buffers in the same order: so
+/// there is one traversal, which is generic over this.
+trait Pass<'s> {
+    /// What is made of a buffer.
+    type Buffer;
+    /// The results of several buffers.
+    type Buffers: FromIterator<Self::Buffer>;
+    /// The results of the buffers behind views.
+    type Viewed: FromIterator<Self::Buffer>;
+    /// What is made of a null mask.
+    type Nulls;
+    /// What is made of array data.
+    type Data;
+    /// The results of the children.
+    type Children: FromIterator<Self::Data>;
+    /// What is made of an array.
+    type Whole;
+
+    fn buffer(&mut self, buffer: &'s Buffer) -> Self::Buffer;
+    fn nulls(&mut self, nulls: &'s NullBuffer) -> Self::Nulls;
+    fn primitive<T: ArrowPrimitiveType>(
+        array: &PrimitiveArray<T>,
+        nulls: Option<Self::Nulls>,
+        values: Self::Buffer,
+    ) -> Self::Whole;
+    fn bytes<T: ByteArrayType>(
+        array: &GenericByteArray<T>,
+        nulls: Option<Self::Nulls>,
+        offsets: Self::Buffer,
+        values: Self::Buffer,
+    ) -> Self::Whole;
+    fn views<T: ByteViewType>(
+        array: &GenericByteViewArray<T>,
+        nulls: Option<Self::Nulls>,
+        views: Self::Buffer,
+        buffers: Self::Viewed,
+    ) -> Self::Whole;
+    fn data(
+        data: &ArrayData,
+        nulls: Option<Self::Nulls>,
+        buffers: Self::Buffers,
+        children: Self::Children,
+    ) -> Self::Data;
+    fn whole(data: Self::Data) -> Self::Whole;
+    /// The result for an array of which no buffer was shown.
+    fn unchanged(array: &ArrayRef) -> Self::Whole;
+}
+
+/// Calls the function with each buffer, and makes nothing.
+struct Look<F>(F);
+
+impl<'s, F: FnMut(&'s Buffer)> Pass<'s> for Look<F> {
+    type Buffer = ();
+    type Buffers = ();
+    type Viewed = ();
+    type Nulls = ();
+    type Data = ();
+    type Children = ();
+    type Whole = ();
+
+    #[inline]
+    fn buffer(&mut self, buffer: &'s Buffer) {
+        (self.0)(buffer);
+    }
+
+    #[inline]
+    fn nulls(&mut self, nulls: &'s NullBuffer) {
+        self.buffer(nulls.buffer());
+    }
+
+    fn primitive<T: ArrowPrimitiveType>(_: &PrimitiveArray<T>, _: Option<()>, (): ()) {}
+    fn bytes<T: ByteArrayType>(_: &GenericByteArray<T>, _: Option<()>, (): (), (): ()) {}
+    fn views<T: ByteViewType>(_: &GenericByteViewArray<T>, _: Option<()>, (): (), (): ()) {}
+    fn data(_: &ArrayData, _: Option<()>, (): (), (): ()) {}
+    fn whole((): ()) {}
+    fn unchanged(_: &ArrayRef) {}
+}
+
+/// Makes the same array on the buffers that the function gives, which have the same bytes as those that it
+/// is called with.
+struct Replace<F>(F);
+
+impl<'s, F: FnMut(&Buffer) -> Buffer> Pass<'s> for Replace<F> {
+    type Buffer = Buffer;
+    type Buffers = Vec<Buffer>;
+    type Viewed = Arc<[Buffer]>;
+    type Nulls = NullBuffer;
+    type Data = ArrayData;
+    type Children = Vec<ArrayData>;
+    type Whole = Whole;
+
+    #[inline]
+    fn buffer(&mut self, buffer: &'s Buffer) -> Buffer {
+        (self.0)(buffer)
+    }
+
+    fn nulls(&mut self, nulls: &'s NullBuffer) -> NullBuffer {
+        let bits = self.buffer(nulls.buffer());
+        let bits = BooleanBuffer::new(bits, nulls.offset(), nulls.len());
+        // SAFETY: these are the same bits, so they have the same number of zeros.
+        unsafe { NullBuffer::new_unchecked(bits, nulls.null_count()) }
+    }
+
+    fn primitive<T: ArrowPrimitiveType>(
+        array: &PrimitiveArray<T>,
+        nulls: Option<NullBuffer>,
+        values: Buffer,
+    ) -> Whole {
+        // SAFETY: there are as many nulls as before, and as many values.
+        let new = unsafe { PrimitiveArray::<T>::new_unchecked(ScalarBuffer::from(values), nulls) };
+        Whole::Array(Arc::new(match T::DATA_TYPE {
+            DataType::Timestamp(..)
+            | DataType::Decimal32(..)
+            | DataType::Decimal64(..)
+            | DataType::Decimal128(..)
+            | DataType::Decimal256(..) => new.with_data_type(array.data_type().clone()),
+            // All arrays of the type have the same data type.
+            _ => new,
+        }))
+    }
+
+    fn bytes<T: ByteArrayType>(
+        _: &GenericByteArray<T>,
+        nulls: Option<NullBuffer>,
+        offsets: Buffer,
+        values: Buffer,
+    ) -> Whole {
+        // SAFETY: the bytes are those of valid offsets.
+        let offsets = unsafe { OffsetBuffer::new_unchecked(ScalarBuffer::from(offsets)) };
+        // SAFETY: the offsets, values and nulls are the same as in a valid array.
+        let new = unsafe { GenericByteArray::<T>::new_unchecked(offsets, values, nulls) };
+        Whole::Array(Arc::new(new))
+    }
+
+    fn views<T: ByteViewType>(
+        _: &GenericByteViewArray<T>,
+        nulls: Option<NullBuffer>,
+        views: Buffer,
+        buffers: Arc<[Buffer]>,
+    ) -> Whole {
+        let views = ScalarBuffer::from(views);
+        // SAFETY: the views, what they lead to, and the nulls are the same as in a valid array.
+        let new = unsafe { GenericByteViewArray::<T>::new_unchecked(views, buffers, nulls) };
+        Whole::Array(Arc::new(new))
+    }
+
+    fn data(
+        data: &ArrayData,
+        nulls: Option<NullBuffer>,
+        buffers: Vec<Buffer>,
+        children: Vec<ArrayData>,
+    ) -> ArrayData {
+        let built = ArrayDataBuilder::new(data.data_type().clone())
+            .len(data.len())
+            .nulls(nulls)
+            .offset(data.offset())
+            .buffers(buffers)
+            .child_data(children);
+        // SAFETY: the data was valid with the same bytes, at addresses that are aligned as they were:
+        // the wrappers start where the regions do. Empty buffers are replaced by one that is aligned
+        // to 64.
+        unsafe { built.build_unchecked() }
+    }
+
+    fn whole(data: ArrayData) -> Whole {
+        Whole::Data(data)
+    }
+
+    fn unchanged(array: &ArrayRef) -> Whole {
+        Whole::Array(Arc::clone(array))
     }
 }
 
@@ -159,88 +334,6 @@ impl Whole {
             Self::Array(array) => array,
         }
     }
-}
-
-/// The same values of a primitive type in another buffer.
-fn replace_primitive<T: ArrowPrimitiveType>(
-    array: &PrimitiveArray<T>,
-    nulls: Option<NullBuffer>,
-    next: &mut impl FnMut(&Buffer) -> Buffer,
-) -> ArrayRef {
-    let values = ScalarBuffer::from(next(array.values().inner()));
-    // SAFETY: as many nulls as there were beside as many values.
-    let new = unsafe { PrimitiveArray::<T>::new_unchecked(values, nulls) };
-    Arc::new(match T::DATA_TYPE {
-        DataType::Timestamp(..)
-        | DataType::Decimal32(..)
-        | DataType::Decimal64(..)
-        | DataType::Decimal128(..)
-        | DataType::Decimal256(..) => new.with_data_type(array.data_type().clone()),
-        // Nothing but this type.
-        _ => new,
-    })
-}
-
-/// The same strings or binary in other buffers.
-fn replace_bytes<T: ByteArrayType>(
-    array: &GenericByteArray<T>,
-    nulls: Option<NullBuffer>,
-    next: &mut impl FnMut(&Buffer) -> Buffer,
-) -> ArrayRef {
-    let offsets = ScalarBuffer::from(next(array.offsets().inner().inner()));
-    // SAFETY: the same offsets.
-    let offsets = unsafe { OffsetBuffer::new_unchecked(offsets) };
-    let values = next(array.values());
-    // SAFETY: the same offsets, values and nulls, which were an array.
-    Arc::new(unsafe { GenericByteArray::<T>::new_unchecked(offsets, values, nulls) })
-}
-
-/// The same strings or binary, with the views and what they lead to in other buffers.
-fn replace_views<T: ByteViewType>(
-    array: &GenericByteViewArray<T>,
-    nulls: Option<NullBuffer>,
-    next: &mut impl FnMut(&Buffer) -> Buffer,
-) -> ArrayRef {
-    let views = ScalarBuffer::from(next(array.views().inner()));
-    let buffers: Arc<[Buffer]> = array.data_buffers().iter().map(next).collect();
-    // SAFETY: the same views into the same bytes, and the same nulls, which were an array.
-    Arc::new(unsafe { GenericByteViewArray::<T>::new_unchecked(views, buffers, nulls) })
-}
-
-/// The same nulls in another buffer.
-fn replace_nulls(nulls: &NullBuffer, next: &mut impl FnMut(&Buffer) -> Buffer) -> NullBuffer {
-    let bits = BooleanBuffer::new(next(nulls.buffer()), nulls.offset(), nulls.len());
-    // SAFETY: the same bits have the same number of zeros.
-    unsafe { NullBuffer::new_unchecked(bits, nulls.null_count()) }
-}
-
-/// Calls `f` with each buffer, in the order of [`replace`].
-fn visit<'a>(data: &'a ArrayData, f: &mut impl FnMut(&'a Buffer)) {
-    if let Some(nulls) = data.nulls() {
-        f(nulls.buffer());
-    }
-    data.buffers().iter().for_each(&mut *f);
-    for child in data.child_data() {
-        visit(child, f);
-    }
-}
-
-/// The same array with other buffers, each of which `next` gives for the one that it replaces, with
-/// the same bytes.
-fn replace(data: &ArrayData, next: &mut impl FnMut(&Buffer) -> Buffer) -> ArrayData {
-    let nulls = data.nulls().map(|nulls| replace_nulls(nulls, next));
-    let buffers = data.buffers().iter().map(&mut *next).collect();
-    let children = data.child_data().iter();
-    let children = children.map(|child| replace(child, next)).collect();
-    let built = ArrayDataBuilder::new(data.data_type().clone())
-        .len(data.len())
-        .nulls(nulls)
-        .offset(data.offset())
-        .buffers(buffers)
-        .child_data(children);
-    // SAFETY: it was valid with the same bytes, at addresses that are aligned as they were: the
-    // wrappers start where the regions do. Empty buffers are replaced by one that is aligned to 64.
-    unsafe { built.build_unchecked() }
 }
 
 impl Parts for Buffer {

@@ -75,6 +75,9 @@ fn item(array: &ArrayRef) -> Arc<Field> {
     Arc::new(Field::new("item", array.data_type().clone(), true))
 }
 
+/// Makes the children of a nested array: of so many rows, of a random kind.
+type Child<'a> = &'a dyn Fn(&mut Random, usize) -> ArrayRef;
+
 /// An array of `len` rows of kind `kind`, whose children are of random kinds.
 pub(super) fn random_array(random: &mut Random, kind: usize, len: usize, depth: usize) -> ArrayRef {
     let child = |random: &mut Random, len: usize| {
@@ -82,6 +85,18 @@ pub(super) fn random_array(random: &mut Random, kind: usize, len: usize, depth: 
         let kind = random.below(kinds);
         random_array(random, kind, len, depth.saturating_sub(1))
     };
+    match kind {
+        0..=10 | 20 | 21 | 30 | 31 => numbers(random, kind, len),
+        11..=19 => times(random, kind, len),
+        32..=34 | 37 | 41 | 42 => lists(random, kind, len, &child),
+        35 | 36 | 40 => composed(random, kind, len, &child),
+        38 | 39 => unions(random, kind, len, &child),
+        _ => bytes(random, kind, len),
+    }
+}
+
+/// Integers, floats and decimals.
+fn numbers(random: &mut Random, kind: usize, len: usize) -> ArrayRef {
     match kind {
         0 => random.primitive::<Int8Type>(len, |n| n as i8),
         1 => random.primitive::<Int16Type>(len, |n| n as i16),
@@ -96,6 +111,16 @@ pub(super) fn random_array(random: &mut Random, kind: usize, len: usize, depth: 
         }),
         9 => random.primitive::<Float32Type>(len, |n| n as f32),
         10 => random.primitive::<Float64Type>(len, |n| n as f64),
+        20 => random.primitive::<Decimal128Type>(len, |n| i128::from(n as i32)),
+        21 => random.primitive::<Decimal256Type>(len, |n| i256::from_i128(i128::from(n as i32))),
+        30 => random.primitive::<Decimal32Type>(len, |n| (n % 1000) as i32),
+        _ => random.primitive::<Decimal64Type>(len, |n| (n % 1000) as i64),
+    }
+}
+
+/// Dates, times, timestamps, durations and intervals.
+fn times(random: &mut Random, kind: usize, len: usize) -> ArrayRef {
+    match kind {
         11 => random.primitive::<Date32Type>(len, |n| n as i32),
         12 => random.primitive::<Date64Type>(len, |n| n as i64),
         13 => match random.below(2) {
@@ -126,11 +151,15 @@ pub(super) fn random_array(random: &mut Random, kind: usize, len: usize, depth: 
         18 => random.primitive::<IntervalDayTimeType>(len, |n| {
             IntervalDayTime::new(n as i32, (n >> 32) as i32)
         }),
-        19 => random.primitive::<IntervalMonthDayNanoType>(len, |n| {
+        _ => random.primitive::<IntervalMonthDayNanoType>(len, |n| {
             IntervalMonthDayNano::new(n as i32, (n >> 32) as i32, n as i64)
         }),
-        20 => random.primitive::<Decimal128Type>(len, |n| i128::from(n as i32)),
-        21 => random.primitive::<Decimal256Type>(len, |n| i256::from_i128(i128::from(n as i32))),
+    }
+}
+
+/// Strings, binaries, booleans and nulls.
+fn bytes(random: &mut Random, kind: usize, len: usize) -> ArrayRef {
+    match kind {
         22 => Arc::new(StringArray::from(random.texts(len))),
         23 => Arc::new(LargeStringArray::from(random.texts(len))),
         24 => Arc::new(StringViewArray::from_iter(random.texts(len))),
@@ -160,8 +189,16 @@ pub(super) fn random_array(random: &mut Random, kind: usize, len: usize, depth: 
             ))
         }
         29 => Arc::new(NullArray::new(len)),
-        30 => random.primitive::<Decimal32Type>(len, |n| (n % 1000) as i32),
-        31 => random.primitive::<Decimal64Type>(len, |n| (n % 1000) as i64),
+        _ => {
+            let texts = random.texts(len);
+            Arc::new(LargeBinaryArray::from_iter(texts))
+        }
+    }
+}
+
+/// Lists and maps.
+fn lists(random: &mut Random, kind: usize, len: usize, child: Child<'_>) -> ArrayRef {
+    match kind {
         32 => {
             let lengths = random.lengths(len);
             let values = child(random, lengths.iter().sum());
@@ -194,6 +231,35 @@ pub(super) fn random_array(random: &mut Random, kind: usize, len: usize, depth: 
                 random.nulls(len),
             ))
         }
+        37 => {
+            let lengths = random.lengths(len);
+            let total = lengths.iter().sum();
+            let keys: ArrayRef = Arc::new(StringArray::from_iter_values(
+                (0..total).map(|index| format!("key {index}")),
+            ));
+            let values = child(random, total);
+            let fields: Fields = vec![
+                Field::new("keys", DataType::Utf8, false),
+                Field::new("values", values.data_type().clone(), true),
+            ]
+            .into();
+            let entries = StructArray::new(fields.clone(), vec![keys, values], None);
+            Arc::new(MapArray::new(
+                Arc::new(Field::new("entries", DataType::Struct(fields), false)),
+                OffsetBuffer::from_lengths(lengths),
+                entries,
+                random.nulls(len),
+                false,
+            ))
+        }
+        41 => list_view::<i32>(random, len, child),
+        _ => list_view::<i64>(random, len, child),
+    }
+}
+
+/// Structs, dictionaries and runs.
+fn composed(random: &mut Random, kind: usize, len: usize, child: Child<'_>) -> ArrayRef {
+    match kind {
         35 => {
             let columns: Vec<ArrayRef> = (0..1 + random.below(3))
                 .map(|_| child(random, len))
@@ -221,48 +287,7 @@ pub(super) fn random_array(random: &mut Random, kind: usize, len: usize, depth: 
                 _ => dictionary::<UInt64Type>(random, len, values),
             }
         }
-        37 => {
-            let lengths = random.lengths(len);
-            let total = lengths.iter().sum();
-            let keys: ArrayRef = Arc::new(StringArray::from_iter_values(
-                (0..total).map(|index| format!("key {index}")),
-            ));
-            let values = child(random, total);
-            let fields: Fields = vec![
-                Field::new("keys", DataType::Utf8, false),
-                Field::new("values", values.data_type().clone(), true),
-            ]
-            .into();
-            let entries = StructArray::new(fields.clone(), vec![keys, values], None);
-            Arc::new(MapArray::new(
-                Arc::new(Field::new("entries", DataType::Struct(fields), false)),
-                OffsetBuffer::from_lengths(lengths),
-                entries,
-                random.nulls(len),
-                false,
-            ))
-        }
-        38 => {
-            let columns: Vec<ArrayRef> = (0..2).map(|_| child(random, len)).collect();
-            let ids: Vec<i8> = (0..len).map(|_| random.below(2) as i8).collect();
-            Arc::new(
-                UnionArray::try_new(union_fields(&columns), ids.into(), None, columns).unwrap(),
-            )
-        }
-        39 => {
-            let columns: Vec<ArrayRef> = (0..2).map(|_| child(random, len)).collect();
-            let ids: Vec<i8> = (0..len).map(|_| random.below(2) as i8).collect();
-            let (mut counts, mut offsets) = ([0_i32; 2], Vec::new());
-            for &id in &ids {
-                offsets.push(counts[id as usize]);
-                counts[id as usize] += 1;
-            }
-            let offsets = Some(offsets.into());
-            Arc::new(
-                UnionArray::try_new(union_fields(&columns), ids.into(), offsets, columns).unwrap(),
-            )
-        }
-        40 => {
+        _ => {
             let mut ends = Vec::new();
             let mut end = 0;
             while end < len {
@@ -276,11 +301,31 @@ pub(super) fn random_array(random: &mut Random, kind: usize, len: usize, depth: 
                 _ => runs::<Int64Type>(&ends, &values),
             }
         }
-        41 => list_view::<i32>(random, len, child),
-        42 => list_view::<i64>(random, len, child),
+    }
+}
+
+/// Unions, sparse and dense.
+fn unions(random: &mut Random, kind: usize, len: usize, child: Child<'_>) -> ArrayRef {
+    match kind {
+        38 => {
+            let columns: Vec<ArrayRef> = (0..2).map(|_| child(random, len)).collect();
+            let ids: Vec<i8> = (0..len).map(|_| random.below(2) as i8).collect();
+            Arc::new(
+                UnionArray::try_new(union_fields(&columns), ids.into(), None, columns).unwrap(),
+            )
+        }
         _ => {
-            let texts = random.texts(len);
-            Arc::new(LargeBinaryArray::from_iter(texts))
+            let columns: Vec<ArrayRef> = (0..2).map(|_| child(random, len)).collect();
+            let ids: Vec<i8> = (0..len).map(|_| random.below(2) as i8).collect();
+            let (mut counts, mut offsets) = ([0_i32; 2], Vec::new());
+            for &id in &ids {
+                offsets.push(counts[id as usize]);
+                counts[id as usize] += 1;
+            }
+            let offsets = Some(offsets.into());
+            Arc::new(
+                UnionArray::try_new(union_fields(&columns), ids.into(), offsets, columns).unwrap(),
+            )
         }
     }
 }
@@ -302,11 +347,7 @@ fn runs<R: RunEndIndexType>(ends: &[usize], values: &ArrayRef) -> ArrayRef {
     Arc::new(RunArray::try_new(&ends, values).unwrap())
 }
 
-fn list_view<O: OffsetSizeTrait>(
-    random: &mut Random,
-    len: usize,
-    child: impl Fn(&mut Random, usize) -> ArrayRef,
-) -> ArrayRef {
+fn list_view<O: OffsetSizeTrait>(random: &mut Random, len: usize, child: Child<'_>) -> ArrayRef {
     let lengths = random.lengths(len);
     let total: usize = lengths.iter().sum();
     let values = child(random, total);

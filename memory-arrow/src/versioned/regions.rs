@@ -36,10 +36,12 @@ struct Slot<'a> {
 enum Found {
     /// No allocator of the tree is charged for it.
     Nothing,
-    /// As `Nothing`, and another tree adopted this.
+    /// No allocator of the tree is charged for it, but another tree has adopted this buffer.
     Elsewhere(Buffer),
     /// To be shared or moved.
     Known(Known),
+    /// What an adoption under way has charged for it.
+    Adopted(ArrowBuf),
 }
 
 /// What a transfer does about limits.
@@ -78,7 +80,7 @@ impl<'a> Regions<'a> {
             known: false,
         };
         for part in parts {
-            part.visit(&mut |buffer| regions.note(buffer));
+            part.visit(|buffer| regions.note(buffer));
         }
         regions
     }
@@ -136,29 +138,20 @@ impl<'a> Regions<'a> {
         missing
     }
 
-    /// Puts what was not found under `allocator`, in `room` for it. What another thread adopted
-    /// meanwhile is known then, and remains to be shared or moved.
+    /// Charges what was not found to `allocator`, out of `room`. What another thread adopted meanwhile is
+    /// known then, and remains to be shared or moved.
     #[track_caller]
-    pub(super) fn adopt(
-        &mut self,
+    pub(super) fn adopt<'s, 'r>(
+        &'s mut self,
         allocator: &BufferAllocator,
-        room: &mut ForeignRoom<'_>,
-    ) -> Result<(), MemoryError> {
-        for slot in &mut self.slots {
-            let original = match &slot.found {
-                Found::Nothing if slot.ready.is_none() => slot.widest,
-                Found::Elsewhere(original) => original,
-                Found::Nothing | Found::Known(_) => continue,
-            };
-            match known::adopt(allocator, room, original, slot.region)? {
-                Adoption::Made(view) => slot.ready = Some(known::on_adopted(view)),
-                Adoption::Found(known) => {
-                    slot.found = Found::Known(known);
-                    self.known = true;
-                }
-            }
-        }
-        Ok(())
+        room: &'s mut ForeignRoom<'r>,
+    ) -> Result<Adopting<'s, 'a, 'r>, MemoryError> {
+        let mut adopting = Adopting {
+            regions: self,
+            room,
+        };
+        adopting.adopt(allocator)?;
+        Ok(adopting)
     }
 
     /// Puts what is known on the ledgers of `allocator`.
@@ -260,7 +253,7 @@ impl<'a> Regions<'a> {
             if buffer.is_empty() {
                 return Buffer::default();
             }
-            // `visit` went the same way, so there is one for each.
+            // `Part::visit` and `Part::replace` are the same traversal, so there is one for each.
             let slot = order.next().and_then(|index| slots.get_mut(index as usize));
             let Some(slot) = slot else {
                 return buffer.clone();
@@ -298,7 +291,79 @@ impl<'a> Slot<'a> {
     fn take_known(&mut self) -> Option<Known> {
         match std::mem::replace(&mut self.found, Found::Nothing) {
             Found::Known(known) => Some(known),
-            Found::Nothing | Found::Elsewhere(_) => None,
+            other => {
+                self.found = other;
+                None
+            }
+        }
+    }
+
+    fn take_adopted(&mut self) -> Option<ArrowBuf> {
+        match std::mem::replace(&mut self.found, Found::Nothing) {
+            Found::Adopted(view) => Some(view),
+            other => {
+                self.found = other;
+                None
+            }
+        }
+    }
+}
+
+/// An adoption of all regions that were not found, as a whole.
+///
+/// Unless it is kept, each piece that was adopted is taken back, and its bytes are the room's again. So a room
+/// that was lent by a reservation returns them there when an error or a panic of a listener ends the adoption
+/// in its middle.
+#[must_use = "dropping it undoes the adoption"]
+pub(super) struct Adopting<'s, 'a, 'r> {
+    regions: &'s mut Regions<'a>,
+    room: &'s mut ForeignRoom<'r>,
+}
+
+impl Adopting<'_, '_, '_> {
+    #[track_caller]
+    fn adopt(&mut self, allocator: &BufferAllocator) -> Result<(), MemoryError> {
+        for slot in &mut self.regions.slots {
+            let original = match &slot.found {
+                Found::Nothing if slot.ready.is_none() => slot.widest,
+                Found::Elsewhere(original) => original,
+                Found::Nothing | Found::Known(_) | Found::Adopted(_) => continue,
+            };
+            slot.found = match known::adopt(allocator, self.room, original, slot.region)? {
+                Adoption::Made(view) => Found::Adopted(view),
+                Adoption::Found(known) => {
+                    self.regions.known = true;
+                    Found::Known(known)
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// Puts what another thread adopted meanwhile on the ledgers of `allocator`.
+    #[track_caller]
+    pub(super) fn share(&mut self, allocator: &BufferAllocator) -> Result<(), MemoryError> {
+        self.regions.share(allocator)
+    }
+
+    /// Makes the buffers of what was adopted, which stay charged.
+    pub(super) fn keep(self) {
+        for slot in &mut self.regions.slots {
+            if let Some(view) = slot.take_adopted() {
+                slot.ready = Some(known::on_adopted(view));
+            }
+        }
+        // There is nothing left to take back, so `drop` need not look for it.
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Adopting<'_, '_, '_> {
+    fn drop(&mut self) {
+        for slot in &mut self.regions.slots {
+            if let Some(view) = slot.take_adopted() {
+                self.room.take_back(view);
+            }
         }
     }
 }

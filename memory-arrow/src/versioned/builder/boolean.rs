@@ -2,10 +2,10 @@
 
 use arrow_memory_core::{BooleanBufferBuilder, BufferAllocator};
 
-use super::{ArrayBuilder, Validity, array_ref, bitmap, check_lengths};
+use super::{Validity, array_builder, bitmap, check_lengths};
 use crate::error::MemoryError;
 
-use super::super::deps::arrow_array::{ArrayRef, BooleanArray};
+use super::super::deps::arrow_array::BooleanArray;
 use super::super::deps::arrow_schema::DataType;
 
 /// Builds an array of booleans.
@@ -46,11 +46,6 @@ impl BooleanBuilder {
         self.values.len()
     }
 
-    /// Whether there are no values.
-    pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
-    }
-
     /// Makes room for `additional` values.
     ///
     /// # Errors
@@ -76,16 +71,6 @@ impl BooleanBuilder {
         Ok(())
     }
 
-    /// Appends a null.
-    ///
-    /// # Errors
-    ///
-    /// As [`reserve`](Self::reserve).
-    #[track_caller]
-    pub fn append_null(&mut self) -> Result<(), MemoryError> {
-        self.append_nulls(1)
-    }
-
     /// Appends `n` nulls.
     ///
     /// # Errors
@@ -97,19 +82,6 @@ impl BooleanBuilder {
         self.validity.append_nulls(self.values.len(), n)?;
         self.values.append_n(n, false)?;
         Ok(())
-    }
-
-    /// Appends a value, or a null.
-    ///
-    /// # Errors
-    ///
-    /// As [`reserve`](Self::reserve).
-    #[track_caller]
-    pub fn append_option(&mut self, value: Option<bool>) -> Result<(), MemoryError> {
-        match value {
-            Some(value) => self.append(value),
-            None => self.append_null(),
-        }
     }
 
     /// Appends values, none of them null.
@@ -155,22 +127,9 @@ impl BooleanBuilder {
     }
 }
 
-impl ArrayBuilder for BooleanBuilder {
-    fn data_type(&self) -> DataType {
-        DataType::Boolean
-    }
-
-    fn len(&self) -> usize {
-        self.len()
-    }
-
-    #[track_caller]
-    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
-        self.append_nulls(n)
-    }
-
-    #[track_caller]
-    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
-        Ok(array_ref(self.finish()))
-    }
+array_builder! {
+    impl[] for BooleanBuilder;
+    data_type: |_builder| DataType::Boolean;
+    finish: |builder| builder.finish();
+    methods: is_empty, append_null, append_option(bool);
 }

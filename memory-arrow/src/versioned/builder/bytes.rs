@@ -6,15 +6,14 @@
 
 use arrow_memory_core::{ArrowBufMut, BufferAllocator};
 
-use super::{Appended, ArrayBuilder, Validity, array_ref, check_lengths, empty, take, wrong};
+use super::{Appended, Validity, array_builder, check_lengths, empty, take, wrong};
 use crate::error::MemoryError;
 
 use super::super::deps::arrow_array::types::{
     BinaryType, ByteArrayType, LargeBinaryType, LargeUtf8Type, Utf8Type,
 };
-use super::super::deps::arrow_array::{ArrayRef, GenericByteArray, OffsetSizeTrait};
+use super::super::deps::arrow_array::{GenericByteArray, OffsetSizeTrait};
 use super::super::deps::arrow_buffer::{ArrowNativeType, OffsetBuffer, ScalarBuffer, ToByteSlice};
-use super::super::deps::arrow_schema::DataType;
 
 /// Builds arrays of strings with 32-bit offsets.
 pub type StringBuilder = GenericBytesBuilder<Utf8Type>;
@@ -85,12 +84,6 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
     #[inline]
     pub fn len(&self) -> usize {
         (self.offsets.len() / Self::SIZE).saturating_sub(1)
-    }
-
-    /// Whether there are no values.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The bytes of all values so far.
@@ -188,23 +181,6 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
             self.offsets.extend_from_slice(end.to_byte_slice())?;
         }
         Ok(())
-    }
-
-    /// Appends a value, or a null.
-    ///
-    /// # Errors
-    ///
-    /// As [`reserve`](Self::reserve).
-    #[inline]
-    #[track_caller]
-    pub fn append_option(
-        &mut self,
-        value: Option<impl AsRef<T::Native>>,
-    ) -> Result<(), MemoryError> {
-        match value {
-            Some(value) => self.append(value),
-            None => self.append_null(),
-        }
     }
 
     /// Appends values, none of them null: all, or none after an error.
@@ -324,22 +300,9 @@ fn offset_at<O: OffsetSizeTrait>(bytes: usize) -> Result<O, MemoryError> {
     }
 }
 
-impl<T: ByteArrayType> ArrayBuilder for GenericBytesBuilder<T> {
-    fn data_type(&self) -> DataType {
-        T::DATA_TYPE
-    }
-
-    fn len(&self) -> usize {
-        self.len()
-    }
-
-    #[track_caller]
-    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
-        self.append_nulls(n)
-    }
-
-    #[track_caller]
-    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
-        Ok(array_ref(self.finish()))
-    }
+array_builder! {
+    impl[T: ByteArrayType] for GenericBytesBuilder<T>;
+    data_type: |_builder| T::DATA_TYPE;
+    finish: |builder| builder.finish();
+    methods: is_empty, append_option(impl AsRef<T::Native>);
 }

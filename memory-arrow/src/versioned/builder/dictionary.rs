@@ -6,11 +6,11 @@ use std::hash::{BuildHasher, RandomState};
 use arrow_memory_core::{AllocationReservation, BufferAllocator};
 use hashbrown::HashTable;
 
-use super::{ArrayBuilder, GenericBytesBuilder, PrimitiveBuilder, array_ref, check_lengths, wrong};
+use super::{ArrayBuilder, GenericBytesBuilder, PrimitiveBuilder, array_builder, array_ref, wrong};
 use crate::error::MemoryError;
 
 use super::super::deps::arrow_array::types::*;
-use super::super::deps::arrow_array::{ArrayRef, ArrowPrimitiveType, DictionaryArray};
+use super::super::deps::arrow_array::{ArrowPrimitiveType, DictionaryArray};
 use super::super::deps::arrow_buffer::{ArrowNativeType, ToByteSlice};
 use super::super::deps::arrow_schema::DataType;
 
@@ -52,16 +52,6 @@ impl<K: ArrowDictionaryKeyType, T: ByteArrayType> BytesDictionaryBuilder<K, T> {
         }
     }
 
-    /// The number of rows so far.
-    pub fn len(&self) -> usize {
-        self.keys.len()
-    }
-
-    /// Whether there are no rows.
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
-    }
-
     /// Appends a value, and returns its key.
     ///
     /// # Errors
@@ -98,67 +88,6 @@ impl<K: ArrowDictionaryKeyType, T: ByteArrayType> BytesDictionaryBuilder<K, T> {
         let key = key::<K>(index)?;
         self.keys.append(key)?;
         Ok(key)
-    }
-
-    /// Appends a null.
-    ///
-    /// # Errors
-    ///
-    /// As [`append`](Self::append).
-    #[track_caller]
-    pub fn append_null(&mut self) -> Result<(), MemoryError> {
-        self.keys.append_null()
-    }
-
-    /// Appends a value, or a null.
-    ///
-    /// # Errors
-    ///
-    /// As [`append`](Self::append).
-    #[track_caller]
-    pub fn append_option(
-        &mut self,
-        value: Option<impl AsRef<T::Native>>,
-    ) -> Result<(), MemoryError> {
-        match value {
-            Some(value) => self.append(value).map(drop),
-            None => self.append_null(),
-        }
-    }
-
-    /// Appends values, none of them null. After an error those before it are there.
-    ///
-    /// # Errors
-    ///
-    /// As [`append`](Self::append).
-    #[track_caller]
-    pub fn append_slice(&mut self, values: &[impl AsRef<T::Native>]) -> Result<(), MemoryError> {
-        for value in values {
-            self.append(value.as_ref())?;
-        }
-        Ok(())
-    }
-
-    /// Appends values of which those are null where `valid` is false; none, without it. After an
-    /// error those before it are there.
-    ///
-    /// # Errors
-    ///
-    /// As [`append`](Self::append); and [`MemoryError::Value`] if the lengths differ.
-    #[track_caller]
-    pub fn append_values(
-        &mut self,
-        values: &[impl AsRef<T::Native>],
-        valid: Option<&[bool]>,
-    ) -> Result<(), MemoryError> {
-        let Some(valid) = valid else {
-            return self.append_slice(values);
-        };
-        check_lengths(values.len(), valid.len())?;
-        for (value, &valid) in values.iter().zip(valid) {
-            self.append_option(valid.then(|| value.as_ref()))?;
-        }
-        Ok(())
     }
 
     /// The array built so far; the builder is empty then and can be used again, with a new
@@ -210,16 +139,6 @@ impl<K: ArrowDictionaryKeyType, V: ArrowPrimitiveType> PrimitiveDictionaryBuilde
         }
     }
 
-    /// The number of rows so far.
-    pub fn len(&self) -> usize {
-        self.keys.len()
-    }
-
-    /// Whether there are no rows.
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
-    }
-
     /// Appends a value, and returns its key.
     ///
     /// # Errors
@@ -254,64 +173,6 @@ impl<K: ArrowDictionaryKeyType, V: ArrowPrimitiveType> PrimitiveDictionaryBuilde
         Ok(key)
     }
 
-    /// Appends a null.
-    ///
-    /// # Errors
-    ///
-    /// As [`append`](Self::append).
-    #[track_caller]
-    pub fn append_null(&mut self) -> Result<(), MemoryError> {
-        self.keys.append_null()
-    }
-
-    /// Appends a value, or a null.
-    ///
-    /// # Errors
-    ///
-    /// As [`append`](Self::append).
-    #[track_caller]
-    pub fn append_option(&mut self, value: Option<V::Native>) -> Result<(), MemoryError> {
-        match value {
-            Some(value) => self.append(value).map(drop),
-            None => self.append_null(),
-        }
-    }
-
-    /// Appends values, none of them null. After an error those before it are there.
-    ///
-    /// # Errors
-    ///
-    /// As [`append`](Self::append).
-    #[track_caller]
-    pub fn append_slice(&mut self, values: &[V::Native]) -> Result<(), MemoryError> {
-        for &value in values {
-            self.append(value)?;
-        }
-        Ok(())
-    }
-
-    /// Appends values of which those are null where `valid` is false; none, without it. After an
-    /// error those before it are there.
-    ///
-    /// # Errors
-    ///
-    /// As [`append`](Self::append); and [`MemoryError::Value`] if the lengths differ.
-    #[track_caller]
-    pub fn append_values(
-        &mut self,
-        values: &[V::Native],
-        valid: Option<&[bool]>,
-    ) -> Result<(), MemoryError> {
-        let Some(valid) = valid else {
-            return self.append_slice(values);
-        };
-        check_lengths(values.len(), valid.len())?;
-        for (&value, &valid) in values.iter().zip(valid) {
-            self.append_option(valid.then_some(value))?;
-        }
-        Ok(())
-    }
-
     /// The array built so far; the builder is empty then and can be used again, with a new
     /// dictionary.
     #[track_caller]
@@ -324,46 +185,26 @@ impl<K: ArrowDictionaryKeyType, V: ArrowPrimitiveType> PrimitiveDictionaryBuilde
     }
 }
 
-impl<K: ArrowDictionaryKeyType, T: ByteArrayType> ArrayBuilder for BytesDictionaryBuilder<K, T> {
-    fn data_type(&self) -> DataType {
-        DataType::Dictionary(Box::new(K::DATA_TYPE), Box::new(T::DATA_TYPE))
-    }
-
-    fn len(&self) -> usize {
-        self.len()
-    }
-
-    #[track_caller]
-    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
-        self.keys.append_nulls(n)
-    }
-
-    #[track_caller]
-    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
-        Ok(array_ref(self.finish()))
-    }
+array_builder! {
+    impl[K: ArrowDictionaryKeyType, T: ByteArrayType] for BytesDictionaryBuilder<K, T>;
+    data_type: |_builder| dictionary::<K>(T::DATA_TYPE);
+    finish: |builder| builder.finish();
+    methods: keys, is_empty, append_option(impl AsRef<T::Native> => drop),
+        append_slice(impl AsRef<T::Native>, |value| value.as_ref()),
+        append_values(impl AsRef<T::Native>, |value| value.as_ref());
 }
 
-impl<K: ArrowDictionaryKeyType, V: ArrowPrimitiveType> ArrayBuilder
-    for PrimitiveDictionaryBuilder<K, V>
-{
-    fn data_type(&self) -> DataType {
-        DataType::Dictionary(Box::new(K::DATA_TYPE), Box::new(V::DATA_TYPE))
-    }
+array_builder! {
+    impl[K: ArrowDictionaryKeyType, V: ArrowPrimitiveType] for PrimitiveDictionaryBuilder<K, V>;
+    data_type: |_builder| dictionary::<K>(V::DATA_TYPE);
+    finish: |builder| builder.finish();
+    methods: keys, is_empty, append_option(V::Native => drop),
+        append_slice(V::Native, |value| *value), append_values(V::Native, |value| *value);
+}
 
-    fn len(&self) -> usize {
-        self.len()
-    }
-
-    #[track_caller]
-    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
-        self.keys.append_nulls(n)
-    }
-
-    #[track_caller]
-    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
-        Ok(array_ref(self.finish()))
-    }
+/// The type of dictionaries with keys of `K`.
+fn dictionary<K: ArrowDictionaryKeyType>(values: DataType) -> DataType {
+    DataType::Dictionary(Box::new(K::DATA_TYPE), Box::new(values))
 }
 
 /// A builder for dictionaries, by its types.

@@ -2,10 +2,10 @@
 
 use arrow_memory_core::{ArrowBufMut, BufferAllocator};
 
-use super::{Appended, ArrayBuilder, Validity, array_ref, check_lengths, empty, take, wrong};
+use super::{Appended, Validity, array_builder, check_lengths, empty, take, wrong};
 use crate::error::MemoryError;
 
-use super::super::deps::arrow_array::{ArrayRef, FixedSizeBinaryArray};
+use super::super::deps::arrow_array::FixedSizeBinaryArray;
 use super::super::deps::arrow_schema::DataType;
 
 /// Builds an array of binaries that all have the same width.
@@ -55,11 +55,6 @@ impl FixedSizeBinaryBuilder {
         self.rows
     }
 
-    /// Whether there are no values.
-    pub fn is_empty(&self) -> bool {
-        self.rows == 0
-    }
-
     /// Appends a value.
     ///
     /// # Errors
@@ -78,16 +73,6 @@ impl FixedSizeBinaryBuilder {
         self.validity.append_valid()?;
         self.rows += 1;
         Ok(())
-    }
-
-    /// Appends a null.
-    ///
-    /// # Errors
-    ///
-    /// As [`append`](Self::append).
-    #[track_caller]
-    pub fn append_null(&mut self) -> Result<(), MemoryError> {
-        self.append_nulls(1)
     }
 
     /// Appends `n` nulls.
@@ -175,22 +160,9 @@ impl FixedSizeBinaryBuilder {
     }
 }
 
-impl ArrayBuilder for FixedSizeBinaryBuilder {
-    fn data_type(&self) -> DataType {
-        DataType::FixedSizeBinary(self.width)
-    }
-
-    fn len(&self) -> usize {
-        self.len()
-    }
-
-    #[track_caller]
-    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
-        self.append_nulls(n)
-    }
-
-    #[track_caller]
-    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
-        Ok(array_ref(self.finish()?))
-    }
+array_builder! {
+    impl[] for FixedSizeBinaryBuilder;
+    data_type: |builder| DataType::FixedSizeBinary(builder.width);
+    finish: |builder| builder.finish()?;
+    methods: is_empty, append_null;
 }

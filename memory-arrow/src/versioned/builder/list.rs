@@ -5,12 +5,10 @@ use std::sync::Arc;
 
 use arrow_memory_core::{ArrowBufMut, BufferAllocator};
 
-use super::{ArrayBuilder, Validity, array_ref, empty, take, wrong};
+use super::{ArrayBuilder, Validity, array_builder, empty, take, wrong};
 use crate::error::MemoryError;
 
-use super::super::deps::arrow_array::{
-    ArrayRef, FixedSizeListArray, GenericListArray, OffsetSizeTrait,
-};
+use super::super::deps::arrow_array::{FixedSizeListArray, GenericListArray, OffsetSizeTrait};
 use super::super::deps::arrow_buffer::{OffsetBuffer, ScalarBuffer, ToByteSlice};
 use super::super::deps::arrow_schema::{DataType, Field, FieldRef};
 
@@ -98,11 +96,6 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
         (self.offsets.len() / Self::SIZE).saturating_sub(1)
     }
 
-    /// Whether there are no lists.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Ends a list: of the values since the last one.
     ///
     /// # Errors
@@ -122,16 +115,6 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
         self.end = end;
         self.validity.append_valid()?;
         Ok(())
-    }
-
-    /// Appends a null. Values since the last list are kept behind it.
-    ///
-    /// # Errors
-    ///
-    /// The same as for [`append`](Self::append).
-    #[track_caller]
-    pub fn append_null(&mut self) -> Result<(), MemoryError> {
-        self.append_nulls(1)
     }
 
     /// Appends `n` nulls.
@@ -173,7 +156,7 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
             return self.fewer_values(found);
         }
         self.start()?;
-        let field = self.field.clone().unwrap_or_else(|| item(&self.values));
+        let field = self.field();
         let values = self.values.finish_array()?;
         let nulls = self.validity.finish(rows);
         let offsets = take(&mut self.offsets, &self.allocator);
@@ -184,6 +167,11 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
         // the number of values is checked below.)
         let offsets = unsafe { OffsetBuffer::new_unchecked(offsets) };
         Ok(GenericListArray::try_new(field, offsets, values, nulls)?)
+    }
+
+    /// The field of the values.
+    fn field(&self) -> FieldRef {
+        self.field.clone().unwrap_or_else(|| item(&self.values))
     }
 
     /// Puts the zero there that the offsets start with.
@@ -224,25 +212,11 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
     }
 }
 
-impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> ArrayBuilder for GenericListBuilder<O, B> {
-    fn data_type(&self) -> DataType {
-        let field = self.field.clone().unwrap_or_else(|| item(&self.values));
-        GenericListArray::<O>::DATA_TYPE_CONSTRUCTOR(field)
-    }
-
-    fn len(&self) -> usize {
-        self.len()
-    }
-
-    #[track_caller]
-    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
-        self.append_nulls(n)
-    }
-
-    #[track_caller]
-    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
-        Ok(array_ref(self.finish()?))
-    }
+array_builder! {
+    impl[O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder] for GenericListBuilder<O, B>;
+    data_type: |builder| GenericListArray::<O>::DATA_TYPE_CONSTRUCTOR(builder.field());
+    finish: |builder| builder.finish()?;
+    methods: is_empty, append_null;
 }
 
 /// Builds an array of lists that all have the same size.
@@ -314,11 +288,6 @@ impl<B: ArrayBuilder> FixedSizeListBuilder<B> {
         self.rows
     }
 
-    /// Whether there are no lists.
-    pub fn is_empty(&self) -> bool {
-        self.rows == 0
-    }
-
     /// Ends a list.
     ///
     /// # Errors
@@ -333,16 +302,6 @@ impl<B: ArrayBuilder> FixedSizeListBuilder<B> {
         self.validity.append_valid()?;
         self.rows += 1;
         Ok(())
-    }
-
-    /// Appends a null, with as many null values as a list has.
-    ///
-    /// # Errors
-    ///
-    /// As [`append`](Self::append): there must be no values of a list that was not ended.
-    #[track_caller]
-    pub fn append_null(&mut self) -> Result<(), MemoryError> {
-        self.append_nulls(1)
     }
 
     /// Appends `n` nulls.
@@ -370,13 +329,18 @@ impl<B: ArrayBuilder> FixedSizeListBuilder<B> {
     #[track_caller]
     pub fn finish(&mut self) -> Result<FixedSizeListArray, MemoryError> {
         self.check_values(self.rows)?;
-        let field = self.field.clone().unwrap_or_else(|| item(&self.values));
+        let field = self.field();
         let values = self.values.finish_array()?;
         let rows = std::mem::take(&mut self.rows);
         let nulls = self.validity.finish(rows);
         Ok(FixedSizeListArray::try_new_with_length(
             field, self.size, values, nulls, rows,
         )?)
+    }
+
+    /// The field of the values.
+    fn field(&self) -> FieldRef {
+        self.field.clone().unwrap_or_else(|| item(&self.values))
     }
 
     fn check_values(&self, rows: usize) -> Result<(), MemoryError> {
@@ -388,25 +352,11 @@ impl<B: ArrayBuilder> FixedSizeListBuilder<B> {
     }
 }
 
-impl<B: ArrayBuilder> ArrayBuilder for FixedSizeListBuilder<B> {
-    fn data_type(&self) -> DataType {
-        let field = self.field.clone().unwrap_or_else(|| item(&self.values));
-        DataType::FixedSizeList(field, self.size)
-    }
-
-    fn len(&self) -> usize {
-        self.len()
-    }
-
-    #[track_caller]
-    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
-        self.append_nulls(n)
-    }
-
-    #[track_caller]
-    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
-        Ok(array_ref(self.finish()?))
-    }
+array_builder! {
+    impl[B: ArrayBuilder] for FixedSizeListBuilder<B>;
+    data_type: |builder| DataType::FixedSizeList(builder.field(), builder.size);
+    finish: |builder| builder.finish()?;
+    methods: is_empty, append_null;
 }
 
 fn item(values: &impl ArrayBuilder) -> FieldRef {

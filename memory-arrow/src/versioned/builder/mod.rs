@@ -11,14 +11,14 @@ use std::any::Any;
 use arrow_memory_core::{AllocError, ArrowBufMut, BooleanBufferBuilder, BufferAllocator};
 
 use super::buffers::into_buffer;
-use super::deps::arrow_array::types::*;
 use super::deps::arrow_array::{Array, ArrayRef};
 use super::deps::arrow_buffer::{BooleanBuffer, Buffer, NullBuffer};
-use super::deps::arrow_schema::DataType;
+use super::deps::arrow_schema::{DataType, Field};
 use crate::error::MemoryError;
 
 mod boolean;
 mod bytes;
+mod common;
 mod dictionary;
 mod fixed_binary;
 mod list;
@@ -31,6 +31,8 @@ mod tests;
 #[cfg(test)]
 mod values_tests;
 mod view;
+
+use common::array_builder;
 
 pub use boolean::BooleanBuilder;
 pub use bytes::{
@@ -114,51 +116,10 @@ pub fn make_builder(
     data_type: &DataType,
     allocator: &BufferAllocator,
 ) -> Result<Box<dyn ArrayBuilder>, MemoryError> {
-    macro_rules! primitive {
-        ($($type:ident),*) => {
-            match data_type {
-                $(found if PrimitiveBuilder::<$type>::suits(found) => {
-                    let builder = PrimitiveBuilder::<$type>::new(allocator);
-                    return Ok(Box::new(builder.with_data_type(found.clone())?));
-                })*
-                _ => {}
-            }
-        };
+    if let Some(builder) = primitive::make(data_type, allocator) {
+        return builder;
     }
-    primitive!(
-        Int8Type,
-        Int16Type,
-        Int32Type,
-        Int64Type,
-        UInt8Type,
-        UInt16Type,
-        UInt32Type,
-        UInt64Type,
-        Float16Type,
-        Float32Type,
-        Float64Type,
-        Date32Type,
-        Date64Type,
-        Time32SecondType,
-        Time32MillisecondType,
-        Time64MicrosecondType,
-        Time64NanosecondType,
-        TimestampSecondType,
-        TimestampMillisecondType,
-        TimestampMicrosecondType,
-        TimestampNanosecondType,
-        DurationSecondType,
-        DurationMillisecondType,
-        DurationMicrosecondType,
-        DurationNanosecondType,
-        IntervalYearMonthType,
-        IntervalDayTimeType,
-        IntervalMonthDayNanoType,
-        Decimal32Type,
-        Decimal64Type,
-        Decimal128Type,
-        Decimal256Type
-    );
+    let values = |field: &Field| make_builder(field.data_type(), allocator);
     Ok(match data_type {
         DataType::Boolean => Box::new(BooleanBuilder::new(allocator)),
         DataType::Utf8 => Box::new(StringBuilder::new(allocator)),
@@ -170,22 +131,18 @@ pub fn make_builder(
         DataType::FixedSizeBinary(width) => {
             Box::new(FixedSizeBinaryBuilder::new(allocator, *width)?)
         }
-        DataType::List(field) => Box::new(
-            ListBuilder::new(allocator, make_builder(field.data_type(), allocator)?)
-                .with_field(field.clone())?,
-        ),
-        DataType::LargeList(field) => Box::new(
-            LargeListBuilder::new(allocator, make_builder(field.data_type(), allocator)?)
-                .with_field(field.clone())?,
-        ),
-        DataType::FixedSizeList(field, size) => Box::new(
-            FixedSizeListBuilder::new(
-                allocator,
-                make_builder(field.data_type(), allocator)?,
-                *size,
-            )?
-            .with_field(field.clone())?,
-        ),
+        DataType::List(field) => {
+            let builder = ListBuilder::new(allocator, values(field)?);
+            Box::new(builder.with_field(field.clone())?)
+        }
+        DataType::LargeList(field) => {
+            let builder = LargeListBuilder::new(allocator, values(field)?);
+            Box::new(builder.with_field(field.clone())?)
+        }
+        DataType::FixedSizeList(field, size) => {
+            let builder = FixedSizeListBuilder::new(allocator, values(field)?, *size)?;
+            Box::new(builder.with_field(field.clone())?)
+        }
         DataType::Struct(fields) => Box::new(StructBuilder::new(allocator, fields.clone())?),
         DataType::Dictionary(keys, values) => dictionary::make(keys, values, allocator)?,
         other => {

@@ -3,11 +3,11 @@
 
 use arrow_memory_core::{ArrowBufMut, BufferAllocator};
 
-use super::{ArrayBuilder, Validity, array_ref, check_lengths, empty, take, wrong};
+use super::{ArrayBuilder, Validity, array_builder, check_lengths, empty, take, wrong};
 use crate::error::MemoryError;
 
 use super::super::deps::arrow_array::types::*;
-use super::super::deps::arrow_array::{ArrayRef, ArrowPrimitiveType, PrimitiveArray};
+use super::super::deps::arrow_array::{ArrowPrimitiveType, PrimitiveArray};
 use super::super::deps::arrow_buffer::{ScalarBuffer, ToByteSlice};
 use super::super::deps::arrow_schema::DataType;
 
@@ -80,7 +80,7 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
         Ok(Self { data_type, ..self })
     }
 
-    pub(super) fn suits(data_type: &DataType) -> bool {
+    fn suits(data_type: &DataType) -> bool {
         PrimitiveArray::<T>::is_compatible(data_type)
     }
 
@@ -93,12 +93,6 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     #[inline]
     pub fn len(&self) -> usize {
         self.values.len() / Self::SIZE
-    }
-
-    /// Whether there are no values.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
     }
 
     /// The values so far; what stands for nulls is unspecified.
@@ -182,20 +176,6 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
         Ok(())
     }
 
-    /// Appends a value, or a null.
-    ///
-    /// # Errors
-    ///
-    /// As [`reserve`](Self::reserve).
-    #[inline]
-    #[track_caller]
-    pub fn append_option(&mut self, value: Option<T::Native>) -> Result<(), MemoryError> {
-        match value {
-            Some(value) => self.append(value),
-            None => self.append_null(),
-        }
-    }
-
     /// Appends values, none of them null.
     ///
     /// # Errors
@@ -241,34 +221,36 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     }
 }
 
-impl<T: ArrowPrimitiveType> ArrayBuilder for PrimitiveBuilder<T> {
-    fn data_type(&self) -> DataType {
-        self.data_type.clone()
-    }
-
-    fn len(&self) -> usize {
-        self.len()
-    }
-
-    #[track_caller]
-    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
-        self.append_nulls(n)
-    }
-
-    #[track_caller]
-    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
-        Ok(array_ref(self.finish()))
-    }
+array_builder! {
+    impl[T: ArrowPrimitiveType] for PrimitiveBuilder<T>;
+    data_type: |builder| builder.data_type.clone();
+    finish: |builder| builder.finish();
+    methods: is_empty, append_option(T::Native);
 }
 
-macro_rules! aliases {
-    ($($name:ident: $type:ident;)*) => {$(
-        #[doc = concat!("Builds arrays of [`", stringify!($type), "`].")]
-        pub type $name = PrimitiveBuilder<$type>;
-    )*};
+/// Names the builder of each primitive type, and makes one by its type.
+macro_rules! builders {
+    ($($name:ident: $type:ident;)*) => {
+        $(
+            #[doc = concat!("Builds arrays of [`", stringify!($type), "`].")]
+            pub type $name = PrimitiveBuilder<$type>;
+        )*
+
+        /// A builder for arrays of `data_type`, if that is primitive.
+        pub(super) fn make(
+            data_type: &DataType,
+            allocator: &BufferAllocator,
+        ) -> Option<Result<Box<dyn ArrayBuilder>, MemoryError>> {
+            $(if $name::suits(data_type) {
+                let builder = $name::new(allocator).with_data_type(data_type.clone());
+                return Some(builder.map(|builder| Box::new(builder) as _));
+            })*
+            None
+        }
+    };
 }
 
-aliases! {
+builders! {
     Int8Builder: Int8Type;
     Int16Builder: Int16Type;
     Int32Builder: Int32Type;

@@ -2,7 +2,7 @@
 
 use arrow_memory_core::BufferAllocator;
 
-use super::{ArrayBuilder, Validity, array_ref, make_builder, wrong};
+use super::{ArrayBuilder, Validity, array_builder, make_builder, wrong};
 use crate::error::MemoryError;
 
 use super::super::deps::arrow_array::{ArrayRef, StructArray};
@@ -109,11 +109,6 @@ impl StructBuilder {
         self.rows
     }
 
-    /// Whether there are no structs.
-    pub fn is_empty(&self) -> bool {
-        self.rows == 0
-    }
-
     /// Ends a struct.
     ///
     /// # Errors
@@ -128,17 +123,6 @@ impl StructBuilder {
         self.validity.append_valid()?;
         self.rows += 1;
         Ok(())
-    }
-
-    /// Appends a null, with a null in each field.
-    ///
-    /// # Errors
-    ///
-    /// As [`append`](Self::append): no field may be ahead. If a field cannot grow, those before it
-    /// have their null, and the next [`append_null`](Self::append_null) goes on from there.
-    #[track_caller]
-    pub fn append_null(&mut self) -> Result<(), MemoryError> {
-        self.append_nulls(1)
     }
 
     /// Appends `n` nulls.
@@ -215,24 +199,11 @@ fn uneven(field: &str, found: usize, rows: usize) -> Result<(), MemoryError> {
     wrong(format!("field `{field}` has {found} values in {rows} rows"))
 }
 
-impl ArrayBuilder for StructBuilder {
-    fn data_type(&self) -> DataType {
-        DataType::Struct(self.fields.clone())
-    }
-
-    fn len(&self) -> usize {
-        self.len()
-    }
-
-    #[track_caller]
-    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
-        self.append_nulls(n)
-    }
-
-    #[track_caller]
-    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
-        Ok(array_ref(self.finish()?))
-    }
+array_builder! {
+    impl[] for StructBuilder;
+    data_type: |builder| DataType::Struct(builder.fields.clone());
+    finish: |builder| builder.finish()?;
+    methods: is_empty, append_null;
 }
 
 impl std::fmt::Debug for StructBuilder {

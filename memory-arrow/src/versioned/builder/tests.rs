@@ -11,11 +11,11 @@ use super::super::deps::arrow_array::*;
 use super::super::deps::arrow_schema::{DataType, Field, IntervalUnit, TimeUnit};
 use super::*;
 
-fn all_types() -> Vec<DataType> {
-    let item = |data_type| Arc::new(Field::new("item", data_type, true));
+/// Every type that a builder has no child for.
+fn flat_types() -> Vec<DataType> {
     let dictionary =
         |key: DataType, value: DataType| DataType::Dictionary(Box::new(key), Box::new(value));
-    let mut types = vec![
+    vec![
         DataType::Boolean,
         DataType::Int8,
         DataType::Int16,
@@ -58,7 +58,13 @@ fn all_types() -> Vec<DataType> {
         DataType::FixedSizeBinary(5),
         dictionary(DataType::Int8, DataType::Utf8),
         dictionary(DataType::UInt32, DataType::Float64),
-    ];
+    ]
+}
+
+/// The flat types, and lists and structs of each of them.
+fn all_types() -> Vec<DataType> {
+    let item = |data_type| Arc::new(Field::new("item", data_type, true));
+    let mut types = flat_types();
     let nested: Vec<DataType> = types
         .iter()
         .flat_map(|inner| {

@@ -4,6 +4,7 @@ use arrow_memory_core::RootAllocator;
 use arrow_memory_system as _;
 
 use super::super::deps::arrow_array::builder as theirs;
+use super::super::deps::arrow_array::types::*;
 use super::super::deps::arrow_array::{
     ArrowPrimitiveType, BooleanArray, FixedSizeBinaryArray, GenericByteArray, GenericByteViewArray,
     LargeListArray,

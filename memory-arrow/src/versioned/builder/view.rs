@@ -3,14 +3,13 @@
 
 use arrow_memory_core::{ArrowBufMut, BufferAllocator};
 
-use super::{ArrayBuilder, Validity, array_ref, check_lengths, empty, take, wrong};
+use super::{Validity, array_builder, empty, take, wrong};
 use crate::error::MemoryError;
 
+use super::super::deps::arrow_array::GenericByteViewArray;
 use super::super::deps::arrow_array::types::{BinaryViewType, ByteViewType, StringViewType};
-use super::super::deps::arrow_array::{ArrayRef, GenericByteViewArray};
 use super::super::deps::arrow_buffer::Buffer;
 use super::super::deps::arrow_data::{ArrayData, ByteView};
-use super::super::deps::arrow_schema::DataType;
 
 /// Builds arrays of string views.
 pub type StringViewBuilder = GenericViewBuilder<StringViewType>;
@@ -66,11 +65,6 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
         self.views.len() / VIEW
     }
 
-    /// Whether there are no values.
-    pub fn is_empty(&self) -> bool {
-        self.views.is_empty()
-    }
-
     /// Appends a value.
     ///
     /// # Errors
@@ -93,16 +87,6 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
         Ok(())
     }
 
-    /// Appends a null.
-    ///
-    /// # Errors
-    ///
-    /// As [`append`](Self::append).
-    #[track_caller]
-    pub fn append_null(&mut self) -> Result<(), MemoryError> {
-        self.append_nulls(1)
-    }
-
     /// Appends `n` nulls.
     ///
     /// # Errors
@@ -117,22 +101,6 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
         Ok(())
     }
 
-    /// Appends a value, or a null.
-    ///
-    /// # Errors
-    ///
-    /// As [`append`](Self::append).
-    #[track_caller]
-    pub fn append_option(
-        &mut self,
-        value: Option<impl AsRef<T::Native>>,
-    ) -> Result<(), MemoryError> {
-        match value {
-            Some(value) => self.append(value),
-            None => self.append_null(),
-        }
-    }
-
     /// Appends values, none of them null. After an error those before it are there.
     ///
     /// # Errors
@@ -143,28 +111,6 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
         self.views.try_reserve(values.len().saturating_mul(VIEW))?;
         for value in values {
             self.append(value.as_ref())?;
-        }
-        Ok(())
-    }
-
-    /// Appends values of which those are null where `valid` is false; none, without it. After an
-    /// error those before it are there.
-    ///
-    /// # Errors
-    ///
-    /// As [`append`](Self::append); and [`MemoryError::Value`] if the lengths differ.
-    #[track_caller]
-    pub fn append_values(
-        &mut self,
-        values: &[impl AsRef<T::Native>],
-        valid: Option<&[bool]>,
-    ) -> Result<(), MemoryError> {
-        let Some(valid) = valid else {
-            return self.append_slice(values);
-        };
-        check_lengths(values.len(), valid.len())?;
-        for (value, &valid) in values.iter().zip(valid) {
-            self.append_option(valid.then(|| value.as_ref()))?;
         }
         Ok(())
     }
@@ -217,24 +163,12 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
     }
 }
 
-impl<T: ByteViewType> ArrayBuilder for GenericViewBuilder<T> {
-    fn data_type(&self) -> DataType {
-        T::DATA_TYPE
-    }
-
-    fn len(&self) -> usize {
-        self.len()
-    }
-
-    #[track_caller]
-    fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
-        self.append_nulls(n)
-    }
-
-    #[track_caller]
-    fn finish_array(&mut self) -> Result<ArrayRef, MemoryError> {
-        Ok(array_ref(self.finish()))
-    }
+array_builder! {
+    impl[T: ByteViewType] for GenericViewBuilder<T>;
+    data_type: |_builder| T::DATA_TYPE;
+    finish: |builder| builder.finish();
+    methods: is_empty, append_null, append_option(impl AsRef<T::Native>),
+        append_values(impl AsRef<T::Native>, |value| value.as_ref());
 }
 
 /// How many bytes fit behind `len` in a block of `capacity` bytes. The rounding policy may have made

@@ -1,5 +1,8 @@
 //! IPC in, whole, cut and corrupt.
+#![cfg_attr(unix, expect(unsafe_code, reason = "maps files"))]
 
+#[cfg(unix)]
+use std::fs::File;
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -7,6 +10,8 @@ use arrow_memory_core::RootAllocator;
 use arrow_memory_system as _;
 
 use super::super::Accounted;
+use super::super::Destination;
+use super::super::deps::arrow_array::RecordBatch;
 use super::super::deps::arrow_array::types::Int32Type;
 use super::super::deps::arrow_array::{
     Array, ArrayRef, Decimal128Array, DictionaryArray, Int64Array, StringArray, StringViewArray,
