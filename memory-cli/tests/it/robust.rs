@@ -64,7 +64,7 @@ fn names_of_any_length_are_shown_in_lines_of_the_terminals_width() {
         }
     }
     for file in [&file, &hostile] {
-        let refused = run(["scan", text(file), "--limit", "1"]);
+        let refused = run(["scan", "--adopt", text(file), "--limit", "1"]);
         assert_eq!(refused.code, Some(3));
         assert!(
             !refused.out.contains(['\u{1b}', '\u{202e}']),
