@@ -146,10 +146,11 @@ impl Place {
                 .join(format!("tpch-{SCALE}"));
             return Ok(Self::Kept(place));
         }
-        let fresh = tempfile::Builder::new()
-            .prefix("arrow-memory-demo.")
-            .tempdir();
-        fresh.map(Self::Fresh).map_err(|error| {
+        let mut fresh = tempfile::Builder::new();
+        fresh.prefix("arrow-memory-demo.");
+        #[cfg(unix)]
+        fresh.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+        fresh.tempdir().map(Self::Fresh).map_err(|error| {
             let place = env::temp_dir();
             Failure::new(format!(
                 "cannot make a directory for the table in `{}`: {error}",
@@ -227,4 +228,32 @@ fn shortened(file: &Path) -> PathBuf {
 
 fn cannot_start(error: std::io::Error) -> Failure {
     Failure::new(format!("cannot start this program again: {error}"))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_table_is_not_made_where_others_can_plant_a_link() {
+        let target = tempfile::tempdir().expect("a directory");
+        fs::write(target.path().join("CACHEDIR.TAG"), "").expect("a tag");
+        let program = target.path().join("debug/arrow-memory");
+        let find = |mode| {
+            fs::set_permissions(target.path(), PermissionsExt::from_mode(mode)).expect("a mode");
+            Place::find(&program).expect("a place")
+        };
+
+        assert!(matches!(find(0o755), Place::Kept(place) if place.starts_with(target.path())));
+        for mode in [0o777, 0o1777] {
+            let Place::Fresh(place) = find(mode) else {
+                panic!("{mode:o}: the table is kept where anybody can write");
+            };
+            let metadata = fs::metadata(place.path()).expect("it is there");
+            assert_eq!(metadata.permissions().mode() & 0o777, 0o700);
+            assert_eq!(fs::read_dir(place.path()).expect("a list").count(), 0);
+        }
+    }
 }

@@ -63,8 +63,18 @@ fn names_of_any_length_are_shown_in_lines_of_the_terminals_width() {
             assert!(cells <= columns.parse().unwrap(), "{columns}: {line}");
         }
     }
-    assert_eq!(run(["scan", text(&file), "--limit", "1"]).code, Some(3));
-    assert_eq!(run(["scan", text(&hostile)]).code, Some(0));
+    for file in [&file, &hostile] {
+        let refused = run(["scan", "--adopt", text(file), "--limit", "1"]);
+        assert_eq!(refused.code, Some(3));
+        assert!(
+            !refused.out.contains(['\u{1b}', '\u{202e}']),
+            "{}",
+            refused.out
+        );
+        // The names of who asked and who refused are one word each.
+        let widest = refused.out.lines().map(|line| line.chars().count()).max();
+        assert!(widest < Some(300), "{widest:?}");
+    }
 }
 
 #[test]

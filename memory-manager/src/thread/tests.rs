@@ -1,4 +1,6 @@
 use std::cell::Cell;
+use std::panic;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
@@ -108,6 +110,31 @@ fn a_thread_that_never_asked_is_told_of_its_end_all_the_same() {
 
     let told: Vec<_> = found.iter().map(|found| found.told).collect();
     assert_eq!(told, [None]);
+}
+
+/// One more than a thread has room for.
+static MANY: [AtEnd; 9] = [const {
+    AtEnd(|_| {
+        // Relaxed: read after the thread was joined.
+        CALLS.fetch_add(1, Ordering::Relaxed);
+    })
+}; 9];
+
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+
+#[test]
+fn a_thread_tells_eight_of_its_end_and_refuses_a_ninth() {
+    let thread = thread::spawn(|| {
+        let (ninth, eight) = MANY.split_last().unwrap();
+        assert!(eight.iter().chain(eight).all(at_end));
+        panic::catch_unwind(|| at_end(ninth)).ok()
+    });
+    let refused = thread.join().unwrap();
+
+    // Debug builds say that `HOOKS` has to grow.
+    assert_eq!(refused, (!cfg!(debug_assertions)).then_some(false));
+    // Relaxed: the thread was joined.
+    assert_eq!(CALLS.load(Ordering::Relaxed), 8);
 }
 
 /// Says, when its thread-local is dropped, what it finds.
