@@ -45,6 +45,7 @@ use crate::ledger::LedgerRef;
 // In this order: three words are copied as two and one, and the two cannot be read before what wrote
 // them singly has reached the cache. A drop needs the ledger, and need not wait for it.
 #[repr(C)]
+#[doc(alias("Buffer", "ReferenceManager", "BufferLedger", "retain", "release"))]
 pub struct ArrowBuf {
     ptr: NonNull<u8>,
     len: usize,
@@ -65,6 +66,7 @@ pub struct ArrowBuf {
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
+#[doc(alias = "OwnershipTransferResult")]
 pub struct TransferResult {
     /// The buffer on the target's ledger.
     pub buffer: ArrowBuf,
@@ -110,6 +112,7 @@ impl ArrowBuf {
 
     /// The length in bytes.
     #[inline]
+    #[doc(alias = "readableBytes")]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -142,6 +145,7 @@ impl ArrowBuf {
     /// assert_eq!(buffer.memory_address(), buffer.as_ptr().addr());
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[doc(alias = "memoryAddress")]
     pub fn memory_address(&self) -> usize {
         self.ptr.addr().get()
     }
@@ -164,6 +168,7 @@ impl ArrowBuf {
     /// ```
     #[inline]
     #[track_caller]
+    #[doc(alias = "SliceBuffer")]
     pub fn slice(&self, range: impl RangeBounds<usize>) -> ArrowBuf {
         let start = match range.start_bound() {
             Bound::Included(&start) => start,
@@ -237,6 +242,7 @@ impl ArrowBuf {
 
     /// How many buffers hold this buffer's ledger: clones, slices and what else shares the
     /// allocation through the same allocator. 1 for the empty buffer.
+    #[doc(alias = "refCnt")]
     pub fn ref_count(&self) -> usize {
         self.ledger.buffers()
     }
@@ -300,12 +306,14 @@ impl ArrowBuf {
     /// assert_eq!((shared.len(), shared.allocation_size()), (100, 128));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "getAccountedSize")]
     pub fn accounted_size(&self) -> usize {
         self.ledger.accounted_size()
     }
 
     /// The size of the whole allocation that this view keeps alive, in bytes; 0 for the empty one.
     /// Compare with [`len`](Self::len), and see [`compact`](Self::compact).
+    #[doc(alias = "getSize")]
     pub fn allocation_size(&self) -> usize {
         self.ledger.allocation_size()
     }
@@ -353,8 +361,8 @@ impl ArrowBuf {
     /// # drop(shared);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[doc(alias = "retain")]
     #[track_caller]
+    #[doc(alias = "retain")]
     pub fn retain_in(&self, target: &BufferAllocator) -> Result<ArrowBuf, TransferError> {
         let ledger = self.ledger.retain_in(&target.handle)?;
         Ok(self.same_on(ledger, Operation::Retained, Location::caller()))
@@ -382,8 +390,8 @@ impl ArrowBuf {
     /// assert_eq!((scan.allocated_memory(), join.allocated_memory()), (0, 128));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[doc(alias = "transferOwnership")]
     #[track_caller]
+    #[doc(alias("transferOwnership", "transferBalance"))]
     pub fn transfer_ownership(
         &self,
         target: &BufferAllocator,

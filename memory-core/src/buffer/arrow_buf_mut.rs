@@ -54,6 +54,7 @@ use crate::size::{ALIGNMENT, checked_round_up, checked_sum};
 /// assert_eq!((buffer.len(), buffer.capacity()), (0, 64));
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
+#[doc(alias("MutableBuffer", "ResizableBuffer"))]
 pub struct ArrowBufMut {
     ptr: NonNull<u8>,
     len: usize,
@@ -239,8 +240,8 @@ impl ArrowBufMut {
     /// assert_eq!((buffer.len(), buffer.capacity()), (1, 128));
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
-    #[doc(alias = "Resize")]
     #[track_caller]
+    #[doc(alias = "Resize")]
     pub fn resize(&mut self, len: usize, value: u8) -> Result<(), AllocError> {
         if let Some(more) = len.checked_sub(self.len) {
             if more > self.capacity - self.len {
@@ -276,6 +277,7 @@ impl ArrowBufMut {
     /// ```
     #[inline]
     #[track_caller]
+    #[doc(alias("Reserve", "reallocIfNeeded"))]
     pub fn try_reserve(&mut self, additional: usize) -> Result<(), AllocError> {
         if additional <= self.capacity - self.len {
             return Ok(());

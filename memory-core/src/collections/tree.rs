@@ -59,6 +59,7 @@ use crate::sync::plain::{Mutex, lock};
 /// assert_eq!(root.allocated_memory(), 0);
 /// ```
 #[derive(Clone)]
+#[doc(alias = "stl_allocator")]
 pub struct TreeAllocator {
     allocator: BufferAllocator,
     /// What was refused; `None` for collections that say it themselves.
