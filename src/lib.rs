@@ -23,6 +23,7 @@
 //! [profile]: https://docs.rs/arrow-memory-profile
 //!
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub use arrow_memory_core::*;
 
