@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs everything, renders it, and writes the tables into benches/README.md.
+# Runs everything and renders it; all that was measured is in benches/results/ then.
 #
 #   benches/run.sh [--quick]      nothing else may run meanwhile; what is measured is built first
 #
@@ -13,10 +13,14 @@ mkdir -p $results
 
 build() { cargo build -q --profile bench -p arrow-memory-benches --features "$features" --bins --benches; }
 
+# A table begins with the command, the machine, the date and the commit. What render.py reads does not need that.
+head_of() { case $1 in adopt.md | growth.md | lineitem.md) cat $results/machine.md && echo ;; esac; }
+
 bench() { # bench NAME OUTPUT ARGUMENTS…
     local name=$1 output=$results/$2 begun=$SECONDS
+    head_of "$2" > "$output.new"
     shift 2
-    cargo bench -q -p arrow-memory-benches --features "$features" --bench "$name" -- "$@" > "$output.new"
+    cargo bench -q -p arrow-memory-benches --features "$features" --bench "$name" -- "$@" >> "$output.new"
     mv "$output.new" "$output"
     echo "$output, after $((SECONDS - begun)) s"
 }

@@ -1,4 +1,29 @@
+// The README's links lead to files, which docs.rs does not have. Of two definitions of a link the first counts:
+// these come before the README's own, and lead to this documentation or to the repository.
+//! [coming-from]: guides::coming_from
+//! [leaks]: guides::leaks
+//! [profiling]: guides::profiling
+//! [numbers]: guides::numbers
+//! [events]: guides::events
+//! [maps and vectors]: guides::maps_and_vectors
+//! [why]: guides::why_it_is_fast
+//! [benches]: https://github.com/arrow-memory/arrow-memory/blob/main/benches/README.md
+//! [depth]: https://raw.githubusercontent.com/arrow-memory/arrow-memory/main/benches/results/depth.svg
+//! [query]: https://github.com/arrow-memory/arrow-memory/blob/main/examples/query.rs
+//! [architecture]: https://github.com/arrow-memory/arrow-memory/blob/main/ARCHITECTURE.md
+//! [contributing]: https://github.com/arrow-memory/arrow-memory/blob/main/CONTRIBUTING.md
+//! [manager]: https://docs.rs/arrow-memory-manager
+//! [core]: https://docs.rs/arrow-memory-core
+//! [system]: https://docs.rs/arrow-memory-system
+//! [jemalloc]: https://docs.rs/arrow-memory-jemalloc
+//! [mimalloc]: https://docs.rs/arrow-memory-mimalloc
+//! [arena]: https://docs.rs/arrow-memory-arena
+//! [arrow]: https://docs.rs/arrow-memory-arrow
+//! [cli]: https://github.com/arrow-memory/arrow-memory/tree/main/memory-cli
+//! [profile]: https://docs.rs/arrow-memory-profile
+//!
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub use arrow_memory_core::*;
 
@@ -17,11 +42,30 @@ pub use arrow_memory_arrow as arrow;
 #[cfg(feature = "profile")]
 pub use arrow_memory_profile as profile;
 
-/// The guides of the repository's folder `docs/`.
+/// The guides of the repository's folder `docs/`. Their programs are tested.
 pub mod guides {
-    #[doc = include_str!("../docs/maps-and-vectors.md")]
-    pub mod maps_and_vectors {}
+    #[doc = include_str!("../docs/coming-from.md")]
+    pub mod coming_from {}
 
     #[doc = include_str!("../docs/events.md")]
     pub mod events {}
+
+    #[doc = include_str!("../docs/leaks.md")]
+    pub mod leaks {}
+
+    #[doc = include_str!("../docs/maps-and-vectors.md")]
+    pub mod maps_and_vectors {}
+
+    #[doc = include_str!("../docs/numbers.md")]
+    pub mod numbers {}
+
+    /// [leaks]: self::leaks
+    ///
+    #[doc = include_str!("../docs/profiling.md")]
+    pub mod profiling {}
+
+    /// [benches]: https://github.com/arrow-memory/arrow-memory/blob/main/benches/README.md
+    ///
+    #[doc = include_str!("../docs/why-it-is-fast.md")]
+    pub mod why_it_is_fast {}
 }

@@ -56,6 +56,7 @@ fn main() {
         (true, false) => "bar",
         (false, false) => "**missed**",
     };
+    println!("| case | measured (95 % interval) | bar | goal | |\n|---|---|---|---|---|");
     println!(
         "| append to 1 GiB by 64 KiB, system / `Vec<u8>` | {found} | ≤ 1 × | 0.9 × | {verdict} |"
     );

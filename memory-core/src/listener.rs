@@ -66,17 +66,20 @@ pub trait AllocationListener: Send + Sync {
     /// # Errors
     ///
     /// A [`Veto`] refuses the request, which ends with [`AllocError::Vetoed`](crate::AllocError).
+    #[doc(alias = "onPreAllocation")]
     fn on_pre_allocation(&self, at: &AllocatorInfo, size: usize) -> Result<(), Veto> {
         let _ = (at, size);
         Ok(())
     }
 
     /// After `size` bytes were charged to `at` and their block exists.
+    #[doc(alias = "onAllocation")]
     fn on_allocation(&self, at: &AllocatorInfo, size: usize) {
         let _ = (at, size);
     }
 
     /// After a block was given back and its `size` bytes are no longer charged to `at`.
+    #[doc(alias = "onRelease")]
     fn on_release(&self, at: &AllocatorInfo, size: usize) {
         let _ = (at, size);
     }
@@ -87,6 +90,7 @@ pub trait AllocationListener: Send + Sync {
     /// It is asked for buffers, their growth, foreign memory and collections. Reservations, external
     /// bytes, children and transfers are refused without it: whoever asks for those gets the error
     /// and decides, and a spilling operator makes room there.
+    #[doc(alias("onFailedAllocation", "with_can_spill"))]
     fn on_failed_allocation(
         &self,
         at: &AllocatorInfo,
@@ -104,11 +108,13 @@ pub trait AllocationListener: Send + Sync {
     }
 
     /// After `child` was created below `parent`, whose listener this is.
+    #[doc(alias = "onChildAdded")]
     fn on_child_added(&self, parent: &AllocatorInfo, child: &AllocatorInfo) {
         let _ = (parent, child);
     }
 
     /// After `child` left the tree below `parent`, whose listener this is.
+    #[doc(alias = "onChildRemoved")]
     fn on_child_removed(&self, parent: &AllocatorInfo, child: &AllocatorInfo) {
         let _ = (parent, child);
     }

@@ -77,6 +77,7 @@ impl fmt::Display for AllocatorInfo {
 /// One level that a request reached, with its numbers at the instant of the refusal, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[doc(alias = "AllocationOutcomeDetails")]
 pub struct OutcomeEntry {
     /// Which allocator.
     pub allocator: AllocatorInfo,

@@ -35,8 +35,10 @@ pub struct AllocatorStats {
     /// Bytes that forced paths charged to it in total, whether or not they fitted.
     pub forced_bytes: u64,
     /// Bytes allocated in total (with `.statistics(true)`), by this allocator alone: not by those below it.
+    #[doc(alias = "total_bytes_allocated")]
     pub total_bytes: Option<u64>,
     /// Blocks allocated in total (with `.statistics(true)`), by this allocator alone.
+    #[doc(alias = "num_allocations")]
     pub allocations: Option<u64>,
     /// Allocations that this allocator owns now (with `.statistics(true)`).
     pub live_allocations: Option<u64>,

@@ -34,6 +34,7 @@ use crate::sync::Ordering;
 /// assert_eq!((buffer.capacity(), root.allocated_memory()), (1536, 1536));
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
+#[doc(alias = "MemoryReservation")]
 pub struct AllocationReservation {
     allocator: BufferAllocator,
     /// Bytes charged, and in debug mode where they come from; in the node's list.
@@ -61,6 +62,7 @@ impl AllocationReservation {
     /// As [`BufferAllocator::allocate_bytes`]; the reservation is as it was.
     #[inline]
     #[track_caller]
+    #[doc(alias("try_grow", "reserve"))]
     pub fn add(&mut self, bytes: usize) -> Result<(), AllocError> {
         self.grow(bytes, bytes)
     }
@@ -100,6 +102,7 @@ impl AllocationReservation {
     /// assert!(!root.is_over_limit());
     /// ```
     #[track_caller]
+    #[doc(alias = "grow")]
     pub fn force_add(&mut self, bytes: usize) -> bool {
         if bytes == 0 {
             return true;
@@ -161,6 +164,7 @@ impl AllocationReservation {
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
     #[track_caller]
+    #[doc(alias = "try_resize")]
     pub fn resize(&mut self, bytes: usize) -> Result<(), AllocError> {
         match bytes.checked_sub(self.size()) {
             Some(more) => self.grow(more, bytes),
@@ -196,6 +200,7 @@ impl AllocationReservation {
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
     #[track_caller]
+    #[doc(alias = "allocateBuffer")]
     pub fn allocate_buffer(self) -> Result<ArrowBufMut, (AllocError, AllocationReservation)> {
         let size = self.size();
         if size == 0 {
@@ -304,6 +309,7 @@ impl fmt::Debug for AllocationReservation {
 impl BufferAllocator {
     /// A reservation of zero bytes.
     #[track_caller]
+    #[doc(alias("newReservation", "new_empty"))]
     pub fn new_reservation(&self) -> AllocationReservation {
         AllocationReservation::with(self, 0)
     }

@@ -62,6 +62,7 @@ impl RoundingPolicy for PaddingRoundingPolicy {
 /// assert_eq!(PowerOfTwoRoundingPolicy.rounded_size(17_000_000), 17_000_000);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[doc(alias = "DefaultRoundingPolicy")]
 pub struct PowerOfTwoRoundingPolicy;
 
 impl PowerOfTwoRoundingPolicy {

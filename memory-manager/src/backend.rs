@@ -134,6 +134,7 @@ pub fn supported() -> Vec<&'static str> {
 /// assert!(matches!(error, BackendError::Unknown { .. }));
 /// # Ok::<(), BackendError>(())
 /// ```
+#[doc(alias("system_memory_pool", "jemalloc_memory_pool", "mimalloc_memory_pool"))]
 pub fn manager(name: &str) -> Result<Arc<dyn AllocationManager>, BackendError> {
     BACKENDS.manager(name)
 }
@@ -154,7 +155,7 @@ pub fn manager(name: &str) -> Result<Arc<dyn AllocationManager>, BackendError> {
 /// assert_eq!(backend::default_manager()?.name(), "system");
 /// # Ok::<(), arrow_memory_manager::BackendError>(())
 /// ```
-#[doc(alias = "default_memory_pool")]
+#[doc(alias("default_memory_pool", "DefaultAllocationManagerOption"))]
 pub fn default_manager() -> Result<Arc<dyn AllocationManager>, BackendError> {
     BACKENDS.default_manager()
 }

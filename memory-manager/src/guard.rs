@@ -110,6 +110,7 @@ crate::__debug_as_display!(struct UnknownGuardAction { name });
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
+#[doc(alias = "ARROW_DEBUG_MEMORY_POOL")]
 pub struct GuardedManager {
     inner: Arc<dyn AllocationManager>,
     action: GuardAction,

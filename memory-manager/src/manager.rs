@@ -66,9 +66,10 @@ use crate::text::Bytes;
 /// assert_eq!(root.buffer_zeroed(100)?[99], 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[doc(alias = "MemoryPool")]
+#[doc(alias("Factory", "MemoryPool"))]
 pub unsafe trait AllocationManager: Send + Sync + fmt::Debug {
     /// The backend's name as used in `ARROW_DEFAULT_MEMORY_POOL` and in reports.
+    #[doc(alias = "backend_name")]
     fn name(&self) -> &str;
 
     /// Hands out a block of at least `layout.size()` bytes with unspecified contents.
@@ -86,6 +87,7 @@ pub unsafe trait AllocationManager: Send + Sync + fmt::Debug {
     ///
     /// `ptr` is a live block of this manager and `layout` is the one it was asked with, its size
     /// the latest one it was reallocated to. Nobody uses the block any more.
+    #[doc(alias = "Free")]
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout);
 
     /// Like [`allocate`](Self::allocate), with every byte zero.
@@ -139,6 +141,7 @@ pub unsafe trait AllocationManager: Send + Sync + fmt::Debug {
     }
 
     /// Asks the backend to give cached memory back to the operating system. May be slow.
+    #[doc(alias = "ReleaseUnused")]
     fn release_unused(&self) {}
 
     /// What the backend knows about itself, for all its users together.

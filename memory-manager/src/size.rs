@@ -20,6 +20,7 @@ pub const MAX_SIZE: usize = isize::MAX as usize;
 /// assert!(root.buffer_aligned(1, 2 * MAX_ALIGNMENT).is_err());
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
+#[doc(alias = "kDefaultBufferAlignment")]
 pub const ALIGNMENT: usize = 64;
 
 /// The largest alignment that can be asked for, in bytes: a huge page.

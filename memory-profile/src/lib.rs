@@ -34,6 +34,7 @@
 //! assert_eq!(events.malformed().count, 0);
 //! # Ok::<(), std::io::Error>(())
 //! ```
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod dangling;
 mod event;

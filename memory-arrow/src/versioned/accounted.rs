@@ -59,6 +59,7 @@ pub trait Accounted: Sized {
     /// * [`MemoryError::Alloc`] if it does not fit, or the listener or a closed allocator refuses.
     /// * [`MemoryError::Transfer`] if memory is known, and `allocator` is closed and has none of it yet.
     #[track_caller]
+    #[doc(alias = "claim")]
     fn adopt(self, allocator: &BufferAllocator) -> Result<Self, Refused<Self>>;
 
     /// Puts all memory of this under the reservation's allocator, as [`adopt`](Self::adopt), and takes

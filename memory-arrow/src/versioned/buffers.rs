@@ -25,6 +25,7 @@ use crate::error::MemoryError;
 /// assert_eq!(arrow_buf(&theirs).unwrap().as_ptr(), ours.as_ptr());
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
+#[doc(alias = "Buffer")]
 pub fn into_buffer(buffer: ArrowBuf) -> Buffer {
     known::wrap(buffer)
 }

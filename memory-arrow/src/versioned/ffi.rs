@@ -49,6 +49,7 @@ const _: () = assert!(size_of::<RawSchema>() == size_of::<FFI_ArrowSchema>());
 /// assert_eq!(root.allocated_memory(), 0);
 /// # Ok::<(), arrow_memory_arrow::MemoryError>(())
 /// ```
+#[doc(alias("ExportArray", "exportVector"))]
 pub fn export_array(array: &dyn Array) -> Result<(FFI_ArrowArray, FFI_ArrowSchema), MemoryError> {
     Ok(ffi::to_ffi(&with_aligned_nulls(array.to_data())?)?)
 }
@@ -156,6 +157,7 @@ pub unsafe fn export_array_into(
 /// # Ok::<(), arrow_memory_arrow::MemoryError>(())
 /// ```
 #[track_caller]
+#[doc(alias("ImportArray", "importVector"))]
 pub unsafe fn import_array(
     array: FFI_ArrowArray,
     schema: &FFI_ArrowSchema,

@@ -25,6 +25,7 @@ use super::deps::arrow_buffer::{MemoryPool, MemoryReservation};
 /// assert_eq!(root.allocated_memory(), 0);
 /// ```
 #[derive(Clone, Debug)]
+#[doc(alias = "MemoryPool")]
 pub struct TreePool {
     allocator: BufferAllocator,
 }

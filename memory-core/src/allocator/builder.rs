@@ -182,6 +182,7 @@ fn start_trail(allocator: &BufferAllocator, caller: &'static Location<'static>) 
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
 #[must_use = "a builder does nothing until `build`"]
+#[doc(alias = "newChildAllocator")]
 pub struct ChildAllocatorBuilder {
     parent: BufferAllocator,
     name: Arc<str>,

@@ -106,6 +106,7 @@ impl BufferAllocator {
     /// assert!(child.is_closed()); // also after a close that found something outstanding
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[doc(alias = "assertOpen")]
     pub fn is_closed(&self) -> bool {
         self.handle.is_closed()
     }

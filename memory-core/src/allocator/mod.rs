@@ -39,6 +39,7 @@ pub use builder::{ChildAllocatorBuilder, RootAllocatorBuilder};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
+#[doc(alias("MemoryPool", "BaseAllocator", "Accountant", "MemoryConsumer"))]
 pub struct BufferAllocator {
     pub(crate) handle: Handle,
 }
@@ -59,8 +60,8 @@ pub struct BufferAllocator {
 /// assert_eq!(buffer.allocator().allocated_memory(), 64); // buffers keep their tree
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
-#[doc(alias = "MemoryPool")]
 #[derive(Clone, Debug)]
+#[doc(alias("MemoryPool", "GreedyMemoryPool"))]
 pub struct RootAllocator {
     allocator: BufferAllocator,
 }
@@ -81,6 +82,7 @@ impl RootAllocator {
     /// assert_eq!(root.limit(), 1 << 20);
     /// ```
     #[track_caller]
+    #[doc(alias = "with_memory_limit")]
     pub fn new(limit: usize) -> Self {
         match Self::try_new(limit) {
             Ok(root) => root,
@@ -116,6 +118,7 @@ impl RootAllocator {
     /// assert_eq!(root.headroom(), isize::MAX);
     /// ```
     #[track_caller]
+    #[doc(alias = "UnboundedMemoryPool")]
     pub fn unlimited() -> Self {
         Self::new(usize::MAX)
     }
@@ -187,8 +190,8 @@ impl BufferAllocator {
     /// assert_eq!((child.allocated_memory(), root.allocated_memory()), (0, 4096));
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
-    #[doc(alias = "newChildAllocator")]
     #[track_caller]
+    #[doc(alias = "newChildAllocator")]
     pub fn new_child_allocator(
         &self,
         name: &str,
@@ -210,16 +213,19 @@ impl BufferAllocator {
     /// assert_eq!(child.parent_allocator().as_ref(), Some(&*root));
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[doc(alias("newChildAllocator", "ProxyMemoryPool", "register"))]
     pub fn child(&self, name: &str) -> ChildAllocatorBuilder {
         ChildAllocatorBuilder::new(self.clone(), name)
     }
 
     /// The parent; `None` for a root, and for an allocator that has left its tree.
+    #[doc(alias = "getParentAllocator")]
     pub fn parent_allocator(&self) -> Option<BufferAllocator> {
         self.handle.parent().map(Self::from_handle)
     }
 
     /// The root of the tree: this allocator itself if it is one, or has left its tree.
+    #[doc(alias = "getRoot")]
     pub fn root_allocator(&self) -> BufferAllocator {
         Self::from_handle(self.handle.root())
     }
@@ -236,6 +242,7 @@ impl BufferAllocator {
     /// assert_eq!(scan.root_allocator(), *root);
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[doc(alias = "getChildAllocators")]
     pub fn child_allocators(&self) -> Vec<BufferAllocator> {
         self.handle
             .children()
@@ -315,6 +322,7 @@ impl BufferAllocator {
     }
 
     /// Asks the backend to give cached memory back to the operating system. May be slow.
+    #[doc(alias = "ReleaseUnused")]
     pub fn release_unused(&self) {
         let _span = events::slow("release_unused", self.info());
         self.handle.manager().release_unused();
@@ -338,6 +346,7 @@ impl BufferAllocator {
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
     #[track_caller]
+    #[doc(alias = "allocateBytes")]
     pub fn allocate_bytes(&self, bytes: usize) -> Result<(), AllocError> {
         if bytes == 0 {
             return self.check_open(0);
@@ -367,8 +376,8 @@ impl BufferAllocator {
     /// assert!(root.is_over_limit());
     /// root.release_bytes(1500);
     /// ```
-    #[doc(alias = "forceAllocate")]
     #[track_caller]
+    #[doc(alias = "forceAllocate")]
     pub fn force_allocate(&self, bytes: usize) -> bool {
         if bytes == 0 {
             return true;
@@ -399,6 +408,7 @@ impl BufferAllocator {
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
     #[track_caller]
+    #[doc(alias = "releaseBytes")]
     pub fn release_bytes(&self, bytes: usize) {
         if bytes > 0 {
             self.handle.release_external(bytes);

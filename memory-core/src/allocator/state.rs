@@ -36,7 +36,7 @@ impl BufferAllocator {
     /// # root.release_bytes(10);
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
-    #[doc(alias = "getAllocatedMemory", alias = "bytes_allocated")]
+    #[doc(alias("getAllocatedMemory", "bytes_allocated", "reserved"))]
     pub fn allocated_memory(&self) -> usize {
         self.handle.allocated()
     }
@@ -70,7 +70,7 @@ impl BufferAllocator {
     /// assert_eq!((root.allocated_memory(), root.peak_memory_allocation()), (0, 4096));
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
-    #[doc(alias = "getPeakMemoryAllocation", alias = "max_memory")]
+    #[doc(alias("getPeakMemoryAllocation", "max_memory"))]
     pub fn peak_memory_allocation(&self) -> usize {
         self.handle.peak()
     }
@@ -91,6 +91,7 @@ impl BufferAllocator {
     }
 
     /// The limit that was set, in bytes; above `isize::MAX`: unlimited.
+    #[doc(alias = "getLimit")]
     pub fn limit(&self) -> usize {
         self.handle.limit()
     }
@@ -107,6 +108,7 @@ impl BufferAllocator {
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
     #[track_caller]
+    #[doc(alias = "setLimit")]
     pub fn set_limit(&self, limit: usize) {
         if let Some(trail) = self.node().trail() {
             trail.note(Operation::LimitSet, limit, Some(Location::caller()));
@@ -134,12 +136,14 @@ impl BufferAllocator {
     /// assert_eq!((root.headroom(), scan.headroom()), (-1000, 0));
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[doc(alias = "getHeadroom")]
     pub fn headroom(&self) -> isize {
         self.handle.headroom().0
     }
 
     /// Whether this allocator or an ancestor has more allocated than its limit. Exact; O(tree)
     /// under the tree's lock.
+    #[doc(alias = "isOverLimit")]
     pub fn is_over_limit(&self) -> bool {
         self.handle.headroom().1
     }
@@ -172,6 +176,7 @@ impl BufferAllocator {
     /// assert_eq!((&*scan.allocator.name, scan.depth, scan.reservation), ("scan", 1, 4096));
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[doc(alias = "TrackConsumersPool")]
     pub fn snapshot(&self) -> AllocatorSnapshot {
         self.handle.census().snapshot
     }

@@ -68,9 +68,9 @@ impl BufferAllocator {
     /// assert_eq!((buffer.len(), buffer.capacity()), (3, 128));
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
-    #[doc(alias = "AllocateBuffer")]
     #[inline]
     #[track_caller]
+    #[doc(alias("AllocateBuffer", "AllocateResizableBuffer"))]
     pub fn buffer(&self, size: usize) -> Result<ArrowBufMut, AllocError> {
         self.allocate(size, ALIGNMENT, Contents::Unspecified)
     }
@@ -152,6 +152,7 @@ impl BufferAllocator {
     /// assert_eq!((empty.len(), root.allocated_memory()), (0, 0));
     /// assert!(empty.as_ptr().addr().is_multiple_of(64));
     /// ```
+    #[doc(alias = "getEmpty")]
     pub fn empty(&self) -> ArrowBuf {
         ArrowBuf::empty(LedgerRef::pin(&self.handle))
     }

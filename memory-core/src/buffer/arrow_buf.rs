@@ -42,6 +42,7 @@ use crate::ledger::LedgerRef;
 // In this order: three words are copied as two and one, and the two cannot be read before what wrote
 // them singly has reached the cache. A drop needs the ledger, and need not wait for it.
 #[repr(C)]
+#[doc(alias("Buffer", "ReferenceManager", "BufferLedger", "retain", "release"))]
 pub struct ArrowBuf {
     pub(super) ptr: NonNull<u8>,
     pub(super) len: usize,
@@ -86,6 +87,7 @@ impl ArrowBuf {
 
     /// The length in bytes.
     #[inline]
+    #[doc(alias = "readableBytes")]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -118,6 +120,7 @@ impl ArrowBuf {
     /// assert_eq!(buffer.memory_address(), buffer.as_ptr().addr());
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
+    #[doc(alias = "memoryAddress")]
     pub fn memory_address(&self) -> usize {
         self.ptr.addr().get()
     }
@@ -140,6 +143,7 @@ impl ArrowBuf {
     /// ```
     #[inline]
     #[track_caller]
+    #[doc(alias = "SliceBuffer")]
     pub fn slice(&self, range: impl RangeBounds<usize>) -> ArrowBuf {
         let start = match range.start_bound() {
             Bound::Included(&start) => start,
@@ -213,6 +217,7 @@ impl ArrowBuf {
 
     /// How many buffers hold this buffer's ledger: clones, slices and what else shares the
     /// allocation through the same allocator. 1 for the empty buffer.
+    #[doc(alias = "refCnt")]
     pub fn ref_count(&self) -> usize {
         self.ledger.buffers()
     }
@@ -276,12 +281,14 @@ impl ArrowBuf {
     /// assert_eq!((shared.len(), shared.allocation_size()), (100, 128));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[doc(alias = "getAccountedSize")]
     pub fn accounted_size(&self) -> usize {
         self.ledger.accounted_size()
     }
 
     /// The size of the whole allocation that this view keeps alive, in bytes; 0 for the empty one.
     /// Compare with [`len`](Self::len), and see [`compact`](Self::compact).
+    #[doc(alias = "getSize")]
     pub fn allocation_size(&self) -> usize {
         self.ledger.allocation_size()
     }

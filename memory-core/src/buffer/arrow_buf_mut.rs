@@ -40,6 +40,7 @@ use crate::ledger::LedgerRef;
 //    other handle views any of them.
 // 2. The first `len` bytes are initialised, and `len <= capacity`.
 // 3. The memory is not foreign. If `capacity` is 0, `ledger` may be a pin.
+#[doc(alias("MutableBuffer", "ResizableBuffer"))]
 pub struct ArrowBufMut {
     pub(super) ptr: NonNull<u8>,
     pub(super) len: usize,
@@ -207,6 +208,87 @@ impl ArrowBufMut {
     /// Shortens the length to `len`, if that is less; the capacity stays.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+    }
+
+    /// Sets the length to `len`, filling what is new with `value`.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_reserve`](Self::try_reserve).
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut buffer = root.buffer(0)?;
+    /// buffer.resize(100, 7)?;
+    /// assert_eq!((buffer[99], root.allocated_memory()), (7, 128));
+    /// buffer.resize(1, 0)?; // the capacity stays
+    /// assert_eq!((buffer.len(), buffer.capacity()), (1, 128));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    #[track_caller]
+    #[doc(alias = "Resize")]
+    pub fn resize(&mut self, len: usize, value: u8) -> Result<(), AllocError> {
+        if let Some(more) = len.checked_sub(self.len) {
+            if more > self.capacity - self.len {
+                self.grow(more, len)?;
+            }
+            for byte in &mut self.spare_capacity_mut()[..more] {
+                byte.write(value);
+            }
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    /// Makes room for `additional` bytes beyond the length.
+    ///
+    /// Grows to twice the capacity at least, so that appending n bytes costs O(n), or to just what
+    /// is asked if twice does not fit; only the difference is charged. The backend resizes the
+    /// block in place, or moves its pages, where it can.
+    ///
+    /// # Errors
+    ///
+    /// As [`BufferAllocator::buffer`]; the buffer is as it was.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut buffer = root.buffer_zeroed(640)?;
+    /// root.set_limit(1000);
+    /// buffer.try_reserve(64)?; // twice as much does not fit
+    /// assert_eq!((buffer.capacity(), root.allocated_memory()), (704, 704));
+    /// assert!(buffer.try_reserve(1000).is_err());
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    #[inline]
+    #[track_caller]
+    #[doc(alias("Reserve", "reallocIfNeeded"))]
+    pub fn try_reserve(&mut self, additional: usize) -> Result<(), AllocError> {
+        if additional <= self.capacity - self.len {
+            return Ok(());
+        }
+        self.grow(additional, additional)
+    }
+
+    /// Appends `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_reserve`](Self::try_reserve).
+    #[inline]
+    #[track_caller]
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) -> Result<(), AllocError> {
+        self.try_reserve(bytes.len())?;
+        // SAFETY: `len <= capacity`, so that is within the memory.
+        let end = unsafe { at(self.ptr, self.len) };
+        // SAFETY: room was made for them; they are not in our memory, which nobody else views.
+        unsafe {
+            end.as_ptr()
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+        };
+        self.len += bytes.len();
+        Ok(())
     }
 
     /// Appends `bytes` if they fit into the capacity: the path of an append that does not grow, for

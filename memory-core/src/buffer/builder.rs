@@ -287,6 +287,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
 #[derive(Debug)]
+#[doc(alias = "TypedBufferBuilder")]
 pub struct BooleanBufferBuilder {
     bytes: BufferBuilder,
     /// The number of bits; the bits of the last byte beyond it are zero.

@@ -79,6 +79,7 @@ impl ForeignAllocation {
     /// assert_eq!((buffer.as_slice(), root.allocated_memory()), (&[1, 2, 3][..], 3));
     /// # Ok::<(), arrow_memory_core::ForeignError>(())
     /// ```
+    #[doc(alias("FromVector", "FromString"))]
     pub fn from_owner(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
         // At a fixed place first: some owners hold their bytes inline.
         let owner = Owner::new(owner);
@@ -285,8 +286,8 @@ impl BufferAllocator {
     /// [`ForeignError`] as for [`buffer`](Self::buffer); it hands the allocation back. One that is
     /// [`forced`](ForeignAllocation::forced) is refused only by an allocator that has left its
     /// tree, or if a sum would pass `isize::MAX`.
-    #[doc(alias = "wrapForeignAllocation")]
     #[track_caller]
+    #[doc(alias = "wrapForeignAllocation")]
     pub fn wrap_foreign_allocation(
         &self,
         allocation: ForeignAllocation,

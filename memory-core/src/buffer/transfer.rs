@@ -23,6 +23,7 @@ use crate::ledger::LedgerRef;
 /// ```
 #[derive(Debug)]
 #[non_exhaustive]
+#[doc(alias = "OwnershipTransferResult")]
 pub struct TransferResult {
     /// The buffer on the target's ledger.
     pub buffer: ArrowBuf,
@@ -54,6 +55,7 @@ impl ArrowBuf {
     /// ```
     #[doc(alias = "retain")]
     #[track_caller]
+    #[doc(alias = "retain")]
     pub fn retain_in(&self, target: &BufferAllocator) -> Result<ArrowBuf, TransferError> {
         let ledger = self.ledger.retain_in(&target.handle)?;
         Ok(self.same_on(ledger, Operation::Retained, Location::caller()))
@@ -83,6 +85,7 @@ impl ArrowBuf {
     /// ```
     #[doc(alias = "transferOwnership")]
     #[track_caller]
+    #[doc(alias("transferOwnership", "transferBalance"))]
     pub fn transfer_ownership(
         &self,
         target: &BufferAllocator,

@@ -20,6 +20,7 @@ impl ArrowBuf {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[inline]
+    #[doc(alias = "getInt")]
     pub fn get<T: AnyBitPattern>(&self, offset: usize) -> Result<T, OutOfBounds> {
         read(self, offset)
     }
@@ -61,6 +62,7 @@ impl ArrowBufMut {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[inline]
+    #[doc(alias = "setInt")]
     pub fn set<T: NoUninit>(&mut self, offset: usize, value: T) -> Result<(), OutOfBounds> {
         OutOfBounds::check(offset, size_of::<T>(), self.len())
             .map_err(|error| error.with_capacity(self.capacity()))?;

@@ -60,6 +60,7 @@ use crate::sync::process::ObjectLocks;
 /// assert_eq!(root.allocated_memory(), 0);
 /// ```
 #[derive(Clone)]
+#[doc(alias = "stl_allocator")]
 pub struct TreeAllocator {
     allocator: BufferAllocator,
     /// What was refused; `None` for collections that say it themselves.

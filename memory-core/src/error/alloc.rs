@@ -36,6 +36,7 @@ use crate::text::{Bytes, Escaped, Size};
 pub enum AllocError {
     /// A *limit* stood in the way. Worth trying again once memory has been released.
     #[non_exhaustive]
+    #[doc(alias("OutOfMemoryException", "ResourcesExhausted"))]
     OutOfMemory {
         /// Bytes asked for, as the caller gave them.
         requested: usize,

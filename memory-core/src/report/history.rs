@@ -13,6 +13,7 @@ pub(crate) const CREATED: &str = "created";
 /// events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[doc(alias = "HistoricalLog")]
 pub struct History {
     /// Its number in the tree: ledgers, buffers, reservations and allocators are numbered in order
     /// of creation, from 1.

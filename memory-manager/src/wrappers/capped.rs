@@ -43,6 +43,7 @@ use crate::text::{Bytes, Size};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
+#[doc(alias = "CappedMemoryPool")]
 pub struct CappedManager {
     inner: Arc<dyn AllocationManager>,
     cap: usize,

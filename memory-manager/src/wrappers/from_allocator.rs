@@ -25,6 +25,7 @@ use crate::manager::{AllocationManager, ManagerError};
 /// assert_eq!(root.buffer(1000).unwrap().capacity(), 1024);
 /// # Ok::<(), arrow_memory_manager::BackendError>(())
 /// ```
+#[doc(alias = "STLMemoryPool")]
 pub struct AllocatorManager<A> {
     name: &'static str,
     inner: A,

@@ -36,6 +36,7 @@ use crate::manager::{AllocationManager, ManagerError, ManagerStats};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
+#[doc(alias = "LoggingMemoryPool")]
 pub struct LoggingManager {
     inner: Arc<dyn AllocationManager>,
 }

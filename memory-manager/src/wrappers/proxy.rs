@@ -33,6 +33,7 @@ use crate::tally::Tally;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
+#[doc(alias = "ProxyMemoryPool")]
 pub struct ProxyManager {
     inner: Arc<dyn AllocationManager>,
     tally: Tally,
