@@ -15,7 +15,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::sync::lock;
+use arrow_memory_core::__private::lock_uncounted as lock;
 
 /// The first and the last tick of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

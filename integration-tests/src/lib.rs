@@ -2,9 +2,8 @@
 //!
 //! [`model`] is the reference: the equations of the accounting, naively. [`trace`] reads runs of
 //! Arrow Java's tree; both speak of [`operation`]s. [`tree`] does the same operations on a real
-//! tree, and [`side_by_side`] compares the two. [`history`] judges concurrent runs. [`backends`],
-//! [`managers`] and [`books`] are what the
-//! scenarios in `tests/` run on.
+//! tree, and [`side_by_side`] compares the two. [`history`] judges concurrent runs. The scenarios in
+//! `tests/` run on [`backends`], [`managers`] and [`books`].
 #![expect(
     clippy::missing_panics_doc,
     reason = "whatever is here exists to panic when a number is wrong"
@@ -17,6 +16,5 @@ pub mod managers;
 pub mod model;
 pub mod operation;
 pub mod side_by_side;
-pub mod sync;
 pub mod trace;
 pub mod tree;

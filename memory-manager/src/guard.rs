@@ -22,9 +22,10 @@ use std::ptr::NonNull;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::__forward_to_inner as forward_to_inner;
 use crate::environment::on_or_off;
 use crate::events;
-use crate::manager::{AllocationManager, ManagerError, ManagerStats};
+use crate::manager::{AllocationManager, ManagerError};
 use crate::sync::ProcessLock;
 use crate::sync::process::Order;
 use crate::text::Escaped;
@@ -236,9 +237,7 @@ impl GuardedManager {
 // alignment, with all its bytes in it. 2, 3. As `inner` promises; guards are written after
 // success. 4. Checks do not unwind (`report` catches what a subscriber does).
 unsafe impl AllocationManager for GuardedManager {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
+    forward_to_inner!(name, release_unused, stats);
 
     fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
         if self.action == GuardAction::None {
@@ -304,14 +303,6 @@ unsafe impl AllocationManager for GuardedManager {
         let moved = unsafe { self.inner.reallocate(below, outer_old, outer_new.size())? };
         // SAFETY: the block has the layout `outer_new` now.
         Ok(unsafe { Self::enclose(moved, new) })
-    }
-
-    fn release_unused(&self) {
-        self.inner.release_unused();
-    }
-
-    fn stats(&self) -> ManagerStats {
-        self.inner.stats()
     }
 }
 

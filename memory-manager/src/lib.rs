@@ -7,6 +7,7 @@ pub mod environment;
 mod error;
 #[doc(hidden)]
 pub mod events;
+mod forward;
 mod guard;
 mod manager;
 #[doc(hidden)]
@@ -39,8 +40,9 @@ pub use wrappers::{
 /// Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::__forward_to_inner as forward_to_inner;
     pub use crate::error::{OneLine, write_sources};
-    pub use crate::sync::plain::push;
+    pub use crate::sync::plain::{lock_uncounted, push};
     pub use crate::sync::process::{HandedOn, ListedGuard, Order, ProcessGuard, ProcessLock};
     pub use crate::sync::table::{Entry, Room, Table};
     pub use crate::text::{Bytes, Escaped, Limit, Size};

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::thread;
 
+use arrow_memory_core::testing::TrackingManager;
 use arrow_memory_core::{
     AllocError, AllocationManager, BufferAllocator, ForeignAllocation, RootAllocator, TransferError,
 };
 use arrow_memory_integration_tests::books::Books;
 use arrow_memory_integration_tests::for_every_backend;
-use arrow_memory_integration_tests::managers::TrackingManager;
 
 type Backend = Arc<dyn AllocationManager>;
 
@@ -346,7 +346,7 @@ fn a_reservation_for_life_goes_back_at_close(backend: &Backend) {
 }
 
 fn buffers_outlive_every_handle_of_their_tree(backend: &Backend) {
-    let manager = TrackingManager::new(backend);
+    let manager = Arc::new(TrackingManager::over(Arc::clone(backend)));
     let root = root(&(manager.clone() as Backend));
     let child = root.child("child").build().unwrap();
     let weak = (root.downgrade(), child.downgrade());
@@ -367,7 +367,7 @@ fn buffers_outlive_every_handle_of_their_tree(backend: &Backend) {
     assert_eq!(copy.as_slice(), &[5; 100]);
 
     drop((writable, copy));
-    assert_eq!(manager.live(), 0);
+    assert_eq!(manager.live_bytes(), 0);
     assert!(weak.0.upgrade().is_none() && weak.1.upgrade().is_none());
 }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use arrow_memory_core::testing::{FailingManager, TrackingManager};
 use arrow_memory_core::{
     AllocError, AllocationManager, ArrowBuf, ArrowBufMut, BufferAllocator, RootAllocator,
 };
 use arrow_memory_integration_tests::books::Books;
 use arrow_memory_integration_tests::for_every_backend;
-use arrow_memory_integration_tests::managers::TrackingManager;
 
 type Backend = Arc<dyn AllocationManager>;
 
@@ -20,7 +20,13 @@ for_every_backend!(
 /// How many times a step is tried before the manager is held to be dead.
 const TRIES: usize = 20;
 
-fn root(manager: &Arc<TrackingManager>, credit: Option<usize>) -> BufferAllocator {
+/// A manager that fails when it is told to, over one that knows what is lent.
+fn managers(backend: &Backend) -> (Arc<FailingManager>, Arc<TrackingManager>) {
+    let tracking = Arc::new(TrackingManager::over(Arc::clone(backend)));
+    (Arc::new(FailingManager::over(tracking.clone())), tracking)
+}
+
+fn root(manager: &Arc<FailingManager>, credit: Option<usize>) -> BufferAllocator {
     let mut builder = RootAllocator::builder()
         .name("root")
         .limit(1 << 20)
@@ -34,20 +40,21 @@ fn root(manager: &Arc<TrackingManager>, credit: Option<usize>) -> BufferAllocato
 fn whichever_call_fails_every_counter_is_as_before_it(backend: &Backend) {
     for credit in [None, Some(0)] {
         let calls = {
-            let manager = TrackingManager::new(backend);
+            let (manager, _) = managers(backend);
             assert_eq!(program(&root(&manager, credit)), 0);
             manager.calls()
         };
         assert!(calls > 10, "the program makes calls");
-        for n in 1..=calls {
-            let manager = TrackingManager::failing_once(backend, n);
+        for n in 0..calls {
+            let (manager, tracking) = managers(backend);
+            manager.fail_at(n);
             let root = root(&manager, credit);
 
             let failures = program(&root);
 
             // `try_reserve` may get by on its second attempt, at the exact size.
             assert!(failures <= 1, "call {n}");
-            assert_eq!(manager.live(), 0, "call {n}");
+            assert_eq!(tracking.live_bytes(), 0, "call {n}");
             assert_eq!(root.allocated_memory(), 0, "call {n}");
             root.close().unwrap();
         }
@@ -57,13 +64,14 @@ fn whichever_call_fails_every_counter_is_as_before_it(backend: &Backend) {
 fn a_program_that_tries_again_gets_through_whatever_share_of_calls_fails(backend: &Backend) {
     let mut total = 0;
     for n in 2..12 {
-        let manager = TrackingManager::failing_every(backend, n);
+        let (manager, tracking) = managers(backend);
+        manager.fail_every(n);
         let root = root(&manager, None);
 
         total += program(&root);
 
         assert_eq!(
-            (manager.live(), root.allocated_memory()),
+            (tracking.live_bytes(), root.allocated_memory()),
             (0, 0),
             "every {n}th"
         );
@@ -73,7 +81,8 @@ fn a_program_that_tries_again_gets_through_whatever_share_of_calls_fails(backend
 }
 
 fn a_failed_manager_leaves_the_reservation_to_be_used_again(backend: &Backend) {
-    let manager = TrackingManager::failing_once(backend, 1);
+    let (manager, _) = managers(backend);
+    manager.fail_at(0);
     let root = root(&manager, None);
     let mut reservation = root.new_reservation();
     reservation.add(100).unwrap();

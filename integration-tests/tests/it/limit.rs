@@ -24,10 +24,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
+use arrow_memory_core::testing::TrackingManager;
 use arrow_memory_core::{AllocationManager, ArrowBufMut, BufferAllocator, RootAllocator};
 use arrow_memory_integration_tests::for_every_backend;
 use arrow_memory_integration_tests::history::{History, Log, OpenLevel, Summary};
-use arrow_memory_integration_tests::managers::TrackingManager;
+use arrow_memory_integration_tests::managers::YieldingManager;
 
 use worker::{Random, Worker, release};
 
@@ -156,10 +157,11 @@ fn contend_after(
     onlooker: Onlooker,
     first: impl FnOnce(&[Node]),
 ) {
-    let manager = TrackingManager::yielding(backend);
+    let manager = Arc::new(TrackingManager::over(Arc::clone(backend)));
     let history = History::default();
     let mut log = Log::default();
-    let levels = tree(&manager, credit, &history);
+    let yielding = Arc::new(YieldingManager::over(manager.clone()));
+    let levels = tree(yielding, credit, &history);
     first(&levels);
     let shared = Mutex::new(Vec::new());
     let done = AtomicBool::new(false);
@@ -200,11 +202,11 @@ fn contend_after(
     finish(levels, &history, &mut log);
     history.add(log);
     assert!(
-        manager.most() <= LIMIT,
+        manager.max_live_bytes() <= LIMIT,
         "{} bytes were live",
-        manager.most()
+        manager.max_live_bytes()
     );
-    assert_eq!(manager.live(), 0);
+    manager.assert_clean();
     let Summary {
         granted,
         refused,
@@ -226,12 +228,12 @@ struct Node {
 }
 
 /// The root, two branches and a chain; some of it reserved, most of it over-committed.
-fn tree(manager: &Arc<TrackingManager>, credit: Option<usize>, history: &History) -> Vec<Node> {
+fn tree(manager: Backend, credit: Option<usize>, history: &History) -> Vec<Node> {
     const KIB: usize = 1024;
     let (root, span) = history.timed(|| {
         let mut builder = RootAllocator::builder()
             .limit(LIMIT)
-            .allocation_manager(Arc::clone(manager) as Arc<dyn AllocationManager>);
+            .allocation_manager(manager);
         if let Some(credit) = credit {
             builder = builder.credit(credit);
         }

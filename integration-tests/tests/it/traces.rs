@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use arrow_memory_core::testing::TrackingManager;
 use arrow_memory_core::{AllocationManager, BufferAllocator, RootAllocator};
 use arrow_memory_integration_tests::for_every_backend;
-use arrow_memory_integration_tests::managers::TrackingManager;
 use arrow_memory_integration_tests::side_by_side::{Headroom, SideBySide};
 use arrow_memory_integration_tests::trace::{Step, Trace};
 use arrow_memory_integration_tests::tree::Ground;
@@ -43,7 +43,7 @@ fn eight_traces_on_eight_threads_do_not_see_one_another_without_credit(backend: 
 
 fn replay_all(backend: &Backend, credit: Option<usize>) {
     for trace in Trace::all() {
-        let manager = TrackingManager::new(backend);
+        let manager = Arc::new(TrackingManager::over(Arc::clone(backend)));
         let ground = Ground::Root {
             manager: manager.clone(),
             credit,
@@ -53,7 +53,7 @@ fn replay_all(backend: &Backend, credit: Option<usize>) {
             replay(&trace, step, &mut pair, Headroom::Known);
             pair.verify();
         }
-        assert_eq!(manager.live(), 0, "{}", trace.name);
+        assert_eq!(manager.live_bytes(), 0, "{}", trace.name);
     }
 }
 
@@ -87,7 +87,7 @@ fn interleave_all(backend: &Backend, credit: Option<usize>) {
 /// checks everything.
 fn interleave(backend: &Backend, traces: &[Trace], credit: Option<usize>) {
     const LINES: usize = 6;
-    let manager = TrackingManager::new(backend);
+    let manager = Arc::new(TrackingManager::over(Arc::clone(backend)));
     let mut builder = RootAllocator::builder()
         .name("all")
         .allocation_manager(manager.clone());
@@ -124,7 +124,7 @@ fn interleave(backend: &Backend, traces: &[Trace], credit: Option<usize>) {
     });
 
     assert_eq!(root.allocated_memory(), 0);
-    assert_eq!(manager.live(), 0);
+    assert_eq!(manager.live_bytes(), 0);
     root.close().expect("everything was released");
 }
 

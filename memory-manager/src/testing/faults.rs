@@ -4,13 +4,12 @@
     reason = "implements and forwards the manager's unsafe trait"
 )]
 
-use std::alloc::Layout;
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::manager::StdManager;
-use crate::manager::{AllocationManager, ManagerError, ManagerStats};
+use super::manager::constructors;
+use crate::__forward_to_inner as forward_to_inner;
+use crate::manager::{AllocationManager, ManagerError};
 
 /// Fails at chosen calls of another manager.
 ///
@@ -41,20 +40,9 @@ pub struct FailingManager {
     plan: Plan,
 }
 
+constructors!(FailingManager { plan } "Fails nowhere, until it is told to.");
+
 impl FailingManager {
-    /// Over a [`StdManager`]. Fails nowhere, until it is told to.
-    pub fn new() -> Self {
-        Self::over(Arc::new(StdManager))
-    }
-
-    /// Over another manager, whose name it keeps. Fails nowhere, until it is told to.
-    pub fn over(inner: Arc<dyn AllocationManager>) -> Self {
-        Self {
-            inner,
-            plan: Plan::new(),
-        }
-    }
-
     /// Fails at the call with this number, counted from the manager's first call as 0.
     pub fn fail_at(&self, call: u64) {
         self.plan.set(call, call);
@@ -116,52 +104,11 @@ impl FailingManager {
     }
 }
 
-impl Default for FailingManager {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 // SAFETY: every method fails without doing anything or forwards to a manager that keeps the
 // promises.
 unsafe impl AllocationManager for FailingManager {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
-        self.step()?;
-        self.inner.allocate(layout)
-    }
-
-    unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        // SAFETY: the caller's promise is about a block of ours, which is one of `inner`.
-        unsafe { self.inner.deallocate(ptr, layout) };
-    }
-
-    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
-        self.step()?;
-        self.inner.allocate_zeroed(layout)
-    }
-
-    unsafe fn reallocate(
-        &self,
-        ptr: NonNull<u8>,
-        old: Layout,
-        new_size: usize,
-    ) -> Result<NonNull<u8>, ManagerError> {
-        self.step()?;
-        // SAFETY: as in `deallocate`.
-        unsafe { self.inner.reallocate(ptr, old, new_size) }
-    }
-
-    fn release_unused(&self) {
-        self.inner.release_unused();
-    }
-
-    fn stats(&self) -> ManagerStats {
-        self.inner.stats()
-    }
+    forward_to_inner!(name, deallocate, release_unused, stats);
+    forward_to_inner!(before |this| this.step()?; allocate, allocate_zeroed, reallocate);
 }
 
 /// Panics at chosen calls of another manager, which the contract allows everywhere but in
@@ -184,20 +131,9 @@ pub struct PanickingManager {
     plan: Plan,
 }
 
+constructors!(PanickingManager { plan } "Panics nowhere, until it is told to.");
+
 impl PanickingManager {
-    /// Over a [`StdManager`]. Panics nowhere, until it is told to.
-    pub fn new() -> Self {
-        Self::over(Arc::new(StdManager))
-    }
-
-    /// Over another manager, whose name it keeps. Panics nowhere, until it is told to.
-    pub fn over(inner: Arc<dyn AllocationManager>) -> Self {
-        Self {
-            inner,
-            plan: Plan::new(),
-        }
-    }
-
     /// Panics at the call with this number, counted from the manager's first call as 0.
     pub fn panic_at(&self, call: u64) {
         self.plan.set(call, call);
@@ -243,55 +179,14 @@ impl PanickingManager {
     }
 }
 
-impl Default for PanickingManager {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 // Its interior is atomics, and the manager below is left alone by a panic.
 impl std::panic::RefUnwindSafe for PanickingManager {}
 
 // SAFETY: every method but `deallocate` panics without doing anything, or forwards to a manager
 // that keeps the promises.
 unsafe impl AllocationManager for PanickingManager {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
-        self.step();
-        self.inner.allocate(layout)
-    }
-
-    unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        // SAFETY: the caller's promise is about a block of ours, which is one of `inner`.
-        unsafe { self.inner.deallocate(ptr, layout) };
-    }
-
-    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
-        self.step();
-        self.inner.allocate_zeroed(layout)
-    }
-
-    unsafe fn reallocate(
-        &self,
-        ptr: NonNull<u8>,
-        old: Layout,
-        new_size: usize,
-    ) -> Result<NonNull<u8>, ManagerError> {
-        self.step();
-        // SAFETY: as in `deallocate`.
-        unsafe { self.inner.reallocate(ptr, old, new_size) }
-    }
-
-    fn release_unused(&self) {
-        self.inner.release_unused();
-    }
-
-    fn stats(&self) -> ManagerStats {
-        self.inner.stats()
-    }
+    forward_to_inner!(name, deallocate, release_unused, stats);
+    forward_to_inner!(before |this| this.step(); allocate, allocate_zeroed, reallocate);
 }
 
 /// At which calls something happens: those from `first` to `last`, and every `every`-th one.
@@ -305,8 +200,9 @@ struct Plan {
     every: AtomicU64,
 }
 
-impl Plan {
-    fn new() -> Self {
+impl Default for Plan {
+    /// Nothing happens at any call.
+    fn default() -> Self {
         Self {
             calls: AtomicU64::new(0),
             hits: AtomicU64::new(0),
@@ -315,7 +211,9 @@ impl Plan {
             every: AtomicU64::new(0),
         }
     }
+}
 
+impl Plan {
     // Relaxed, all of them: the numbers guard no other memory, and tests that change a plan while
     // others call the manager ask for no order.
 

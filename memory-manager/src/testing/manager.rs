@@ -9,7 +9,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::manager::{AllocationManager, ManagerError, ManagerStats};
+use crate::__forward_to_inner as forward_to_inner;
+use crate::manager::{AllocationManager, ManagerError};
 
 /// A manager on the program's global allocator, `std` by name. It keeps no statistics.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,6 +57,32 @@ unsafe impl AllocationManager for StdManager {
     }
 }
 
+/// Writes the constructors of a manager around another one: `new`, `over` and `Default`. Its fields are `inner` and
+/// one whose default is a manager that was never called; `$state` documents what such a manager does.
+macro_rules! constructors {
+    ($type:ident { $field:ident } $($state:literal)?) => {
+        impl $type {
+            #[doc = concat!("Over a [`StdManager`](crate::testing::StdManager).", $(" ", $state)?)]
+            pub fn new() -> Self {
+                Self::over(::std::sync::Arc::new($crate::testing::StdManager))
+            }
+
+            #[doc = concat!("Over another manager, whose name it keeps.", $(" ", $state)?)]
+            pub fn over(inner: ::std::sync::Arc<dyn AllocationManager>) -> Self {
+                let $field = Default::default();
+                Self { inner, $field }
+            }
+        }
+
+        impl Default for $type {
+            fn default() -> Self {
+                Self::new()
+            }
+        }
+    };
+}
+pub(super) use constructors;
+
 /// Counts the calls that reach another manager.
 ///
 /// ```
@@ -72,6 +99,12 @@ unsafe impl AllocationManager for StdManager {
 #[derive(Debug)]
 pub struct CountingManager {
     inner: Arc<dyn AllocationManager>,
+    calls: Counters,
+}
+
+/// How often each method was called so far.
+#[derive(Debug, Default)]
+struct Counters {
     allocate: AtomicU64,
     allocate_zeroed: AtomicU64,
     reallocate: AtomicU64,
@@ -95,88 +128,34 @@ pub struct ManagerCalls {
     pub release_unused: u64,
 }
 
+constructors!(CountingManager { calls });
+
 impl CountingManager {
-    /// Over a [`StdManager`].
-    pub fn new() -> Self {
-        Self::over(Arc::new(StdManager))
-    }
-
-    /// Over another manager, whose name it keeps.
-    pub fn over(inner: Arc<dyn AllocationManager>) -> Self {
-        Self {
-            inner,
-            allocate: AtomicU64::new(0),
-            allocate_zeroed: AtomicU64::new(0),
-            reallocate: AtomicU64::new(0),
-            deallocate: AtomicU64::new(0),
-            release_unused: AtomicU64::new(0),
-        }
-    }
-
     /// The calls so far.
     pub fn calls(&self) -> ManagerCalls {
         // Relaxed: the counts guard no other memory.
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         ManagerCalls {
-            allocate: count(&self.allocate),
-            allocate_zeroed: count(&self.allocate_zeroed),
-            reallocate: count(&self.reallocate),
-            deallocate: count(&self.deallocate),
-            release_unused: count(&self.release_unused),
+            allocate: count(&self.calls.allocate),
+            allocate_zeroed: count(&self.calls.allocate_zeroed),
+            reallocate: count(&self.calls.reallocate),
+            deallocate: count(&self.calls.deallocate),
+            release_unused: count(&self.calls.release_unused),
         }
-    }
-
-    fn count(counter: &AtomicU64) {
-        // Relaxed: the counts guard no other memory.
-        counter.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-impl Default for CountingManager {
-    fn default() -> Self {
-        Self::new()
-    }
+fn count(counter: &AtomicU64) {
+    // Relaxed: the counts guard no other memory.
+    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 // SAFETY: every method forwards to a manager that keeps the promises, and adds a count.
 unsafe impl AllocationManager for CountingManager {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
-        Self::count(&self.allocate);
-        self.inner.allocate(layout)
-    }
-
-    unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        Self::count(&self.deallocate);
-        // SAFETY: the caller's promise is about a block of ours, which is one of `inner`.
-        unsafe { self.inner.deallocate(ptr, layout) };
-    }
-
-    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
-        Self::count(&self.allocate_zeroed);
-        self.inner.allocate_zeroed(layout)
-    }
-
-    unsafe fn reallocate(
-        &self,
-        ptr: NonNull<u8>,
-        old: Layout,
-        new_size: usize,
-    ) -> Result<NonNull<u8>, ManagerError> {
-        Self::count(&self.reallocate);
-        // SAFETY: as in `deallocate`.
-        unsafe { self.inner.reallocate(ptr, old, new_size) }
-    }
-
-    fn release_unused(&self) {
-        Self::count(&self.release_unused);
-        self.inner.release_unused();
-    }
-
-    fn stats(&self) -> ManagerStats {
-        self.inner.stats()
-    }
+    forward_to_inner!(name, stats);
+    forward_to_inner!(before |this| count(&this.calls.allocate); allocate);
+    forward_to_inner!(before |this| count(&this.calls.allocate_zeroed); allocate_zeroed);
+    forward_to_inner!(before |this| count(&this.calls.reallocate); reallocate);
+    forward_to_inner!(before |this| count(&this.calls.deallocate); deallocate);
+    forward_to_inner!(before |this| count(&this.calls.release_unused); release_unused);
 }

@@ -6,10 +6,12 @@
 
 use std::alloc::Layout;
 use std::collections::BTreeMap;
+use std::mem;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::manager::StdManager;
+use super::manager::constructors;
+use crate::__forward_to_inner as forward_to_inner;
 use crate::manager::{AllocationManager, ManagerError, ManagerStats};
 use crate::size::KIB;
 use crate::sync::plain::lock_uncounted as lock;
@@ -21,6 +23,10 @@ use crate::sync::plain::lock_uncounted as lock;
 /// [`assert_clean`](Self::assert_clean). The first and last 64 KiB of a block are filled with
 /// `0xA5` when it is handed out, and with `0x5A` when it comes back, so that reading memory that
 /// was never written shows.
+///
+/// Bytes count as live from before the manager below is asked for them until after it has them
+/// back. So [`max_live_bytes`](Self::max_live_bytes) is above a limit if there was any moment at
+/// which more than the limit may have been in use.
 ///
 /// ```
 /// use std::alloc::Layout;
@@ -45,9 +51,9 @@ pub struct TrackingManager {
 struct Books {
     /// The live blocks by address.
     blocks: BTreeMap<usize, Layout>,
-    /// The sum of their sizes.
+    /// The sum of their sizes, of those that are being made and of those that are being freed.
     live_bytes: usize,
-    /// The largest `live_bytes` that was seen.
+    /// The largest `live_bytes` with which a block was made or grew.
     max_live_bytes: usize,
     /// Handed out in total, growth with its difference.
     total_bytes: u64,
@@ -57,21 +63,10 @@ struct Books {
     misuses: Vec<String>,
 }
 
+constructors!(TrackingManager { books });
+
 impl TrackingManager {
-    /// Over a [`StdManager`].
-    pub fn new() -> Self {
-        Self::over(Arc::new(StdManager))
-    }
-
-    /// Over another manager, whose name it keeps.
-    pub fn over(inner: Arc<dyn AllocationManager>) -> Self {
-        Self {
-            inner,
-            books: Mutex::default(),
-        }
-    }
-
-    /// Bytes that are lent now.
+    /// Bytes of blocks that are lent now, or on their way in or out.
     pub fn live_bytes(&self) -> usize {
         self.books().live_bytes
     }
@@ -124,6 +119,31 @@ impl TrackingManager {
         assert!(misuses.is_empty(), "blocks were misused: {misuses:?}");
     }
 
+    /// Counts `bytes` as live while `make` runs, and afterwards if it succeeds.
+    fn counted(
+        &self,
+        bytes: usize,
+        blocks: u64,
+        make: impl FnOnce() -> Result<NonNull<u8>, ManagerError>,
+    ) -> Result<NonNull<u8>, ManagerError> {
+        let live = {
+            let mut books = self.books();
+            books.live_bytes += bytes;
+            books.live_bytes
+        };
+        let pending = Pending {
+            manager: self,
+            bytes,
+        };
+        let ptr = make()?;
+        mem::forget(pending);
+        let mut books = self.books();
+        books.max_live_bytes = books.max_live_bytes.max(live);
+        books.total_bytes += bytes as u64;
+        books.allocations += blocks;
+        Ok(ptr)
+    }
+
     fn lend(&self, ptr: NonNull<u8>, layout: Layout) {
         let problem = self.books().lend(ptr, layout);
         if let Some(problem) = problem {
@@ -143,6 +163,18 @@ impl TrackingManager {
     }
 }
 
+/// Bytes that count as live until this is dropped: the manager below may fail or panic.
+struct Pending<'a> {
+    manager: &'a TrackingManager,
+    bytes: usize,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.manager.books().live_bytes -= self.bytes;
+    }
+}
+
 impl Books {
     /// Enters a block; answers with a misuse, which it keeps.
     fn lend(&mut self, ptr: NonNull<u8>, layout: Layout) -> Option<String> {
@@ -158,8 +190,6 @@ impl Books {
             return self.misuse(problem);
         }
         self.blocks.insert(start, layout);
-        self.live_bytes += layout.size();
-        self.max_live_bytes = self.max_live_bytes.max(self.live_bytes);
         None
     }
 
@@ -173,7 +203,6 @@ impl Books {
             )),
             Some(_) => {
                 self.blocks.remove(&start);
-                self.live_bytes -= layout.size();
                 None
             }
         }
@@ -185,25 +214,16 @@ impl Books {
     }
 }
 
-impl Default for TrackingManager {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 // SAFETY: every method forwards to a manager that keeps the promises. `deallocate` unwinds only
 // where its caller broke its own promise.
 unsafe impl AllocationManager for TrackingManager {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
+    forward_to_inner!(name, release_unused);
 
     fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
-        let ptr = self.inner.allocate(layout)?;
+        let ptr = self.counted(layout.size(), 1, || self.inner.allocate(layout))?;
         // SAFETY: the block was just handed out with this layout, and nobody else has it yet.
         unsafe { mark(ptr, layout.size(), FRESH) };
         self.lend(ptr, layout);
-        self.books().count(layout.size(), 1);
         Ok(ptr)
     }
 
@@ -215,12 +235,12 @@ unsafe impl AllocationManager for TrackingManager {
         unsafe { mark(ptr, layout.size(), STALE) };
         // SAFETY: the caller's promise is about a block of ours, which is one of `inner`.
         unsafe { self.inner.deallocate(ptr, layout) };
+        self.books().live_bytes -= layout.size();
     }
 
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
-        let ptr = self.inner.allocate_zeroed(layout)?;
+        let ptr = self.counted(layout.size(), 1, || self.inner.allocate_zeroed(layout))?;
         self.lend(ptr, layout);
-        self.books().count(layout.size(), 1);
         Ok(ptr)
     }
 
@@ -233,12 +253,17 @@ unsafe impl AllocationManager for TrackingManager {
         let new = Layout::from_size_align(new_size, old.align())
             .map_err(|_| ManagerError::new("the new size does not make a valid layout"))?;
         assert_ne!(new_size, 0, "managers are never asked for zero bytes");
+        // Before the block moves: another thread may be lent its address at once.
         self.take_back(ptr, old);
-        // SAFETY: as in `deallocate`; the new size was just checked.
-        match unsafe { self.inner.reallocate(ptr, old, new_size) } {
+        let moved = self.counted(new_size.saturating_sub(old.size()), 0, || {
+            // SAFETY: the caller's promise is about a block of ours, which is one of `inner` with the
+            // same layout; the new size was just checked.
+            unsafe { self.inner.reallocate(ptr, old, new_size) }
+        });
+        match moved {
             Ok(moved) => {
                 self.lend(moved, new);
-                self.books().count(new_size.saturating_sub(old.size()), 0);
+                self.books().live_bytes -= old.size().saturating_sub(new_size);
                 Ok(moved)
             }
             Err(error) => {
@@ -246,10 +271,6 @@ unsafe impl AllocationManager for TrackingManager {
                 Err(error)
             }
         }
-    }
-
-    fn release_unused(&self) {
-        self.inner.release_unused();
     }
 
     /// Its own statistics; what the manager below caches and keeps.
@@ -263,13 +284,6 @@ unsafe impl AllocationManager for TrackingManager {
             allocations: Some(books.allocations),
             ..inner
         }
-    }
-}
-
-impl Books {
-    fn count(&mut self, bytes: usize, blocks: u64) {
-        self.total_bytes += bytes as u64;
-        self.allocations += blocks;
     }
 }
 

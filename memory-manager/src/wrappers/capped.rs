@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use crate::__forward_to_inner as forward_to_inner;
 use crate::manager::{AllocationManager, ManagerError, ManagerStats};
 use crate::text::{Bytes, Size};
 
@@ -135,9 +136,7 @@ impl Drop for Taken<'_> {
 
 // SAFETY: every method forwards to a manager that keeps the promises, or fails before it does.
 unsafe impl AllocationManager for CappedManager {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
+    forward_to_inner!(name, release_unused);
 
     fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
         let taken = self.take(layout.size())?;
@@ -171,10 +170,6 @@ unsafe impl AllocationManager for CappedManager {
         taken.keep(0);
         self.give(old.size().saturating_sub(new_size));
         Ok(moved)
-    }
-
-    fn release_unused(&self) {
-        self.inner.release_unused();
     }
 
     /// Its own numbers. What the manager below caches or keeps resident is not known for a part.

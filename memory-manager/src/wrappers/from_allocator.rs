@@ -8,7 +8,7 @@ use std::alloc::Layout;
 use std::fmt;
 use std::ptr::NonNull;
 
-use allocator_api2::alloc::Allocator;
+use allocator_api2::alloc::{AllocError, Allocator};
 
 use crate::manager::{AllocationManager, ManagerError};
 
@@ -44,6 +44,15 @@ impl<A> fmt::Debug for AllocatorManager<A> {
     }
 }
 
+fn given(
+    block: Result<NonNull<[u8]>, AllocError>,
+    layout: Layout,
+) -> Result<NonNull<u8>, ManagerError> {
+    block
+        .map(NonNull::cast)
+        .map_err(|_| ManagerError::out_of_memory(layout))
+}
+
 // SAFETY: `Allocator` promises the same: blocks that fit the layout, valid until they are given back,
 // from any thread since the allocator is Send and Sync; an error changes nothing.
 unsafe impl<A: Allocator + Send + Sync> AllocationManager for AllocatorManager<A> {
@@ -52,17 +61,11 @@ unsafe impl<A: Allocator + Send + Sync> AllocationManager for AllocatorManager<A
     }
 
     fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
-        let block = self.inner.allocate(layout);
-        block
-            .map(NonNull::cast)
-            .map_err(|_| ManagerError::out_of_memory(layout))
+        given(self.inner.allocate(layout), layout)
     }
 
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
-        let block = self.inner.allocate_zeroed(layout);
-        block
-            .map(NonNull::cast)
-            .map_err(|_| ManagerError::out_of_memory(layout))
+        given(self.inner.allocate_zeroed(layout), layout)
     }
 
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
@@ -85,9 +88,7 @@ unsafe impl<A: Allocator + Send + Sync> AllocationManager for AllocatorManager<A
             // SAFETY: as above; the new layout is smaller.
             unsafe { self.inner.shrink(ptr, old, new) }
         };
-        moved
-            .map(NonNull::cast)
-            .map_err(|_| ManagerError::out_of_memory(new))
+        given(moved, new)
     }
 }
 

@@ -9,8 +9,9 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::__forward_to_inner as forward_to_inner;
 use crate::events;
-use crate::manager::{AllocationManager, ManagerError, ManagerStats};
+use crate::manager::{AllocationManager, ManagerError};
 
 /// Forwards to another manager, whose name it keeps, with a `tracing` event for each call.
 ///
@@ -69,9 +70,7 @@ impl LoggingManager {
 
 // SAFETY: every method forwards to a manager that keeps the promises; events do not unwind.
 unsafe impl AllocationManager for LoggingManager {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
+    forward_to_inner!(name, stats);
 
     fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
         let result = self.inner.allocate(layout);
@@ -122,10 +121,6 @@ unsafe impl AllocationManager for LoggingManager {
     fn release_unused(&self) {
         quietly(|| tracing::debug!(target: TARGET, pool = self.name(), "release_unused"));
         self.inner.release_unused();
-    }
-
-    fn stats(&self) -> ManagerStats {
-        self.inner.stats()
     }
 }
 

@@ -8,6 +8,7 @@ use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::__forward_to_inner as forward_to_inner;
 use crate::manager::{AllocationManager, ManagerError, ManagerStats};
 use crate::tally::Tally;
 
@@ -56,9 +57,7 @@ impl ProxyManager {
 
 // SAFETY: every method forwards to a manager that keeps the promises; counting does not unwind.
 unsafe impl AllocationManager for ProxyManager {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
+    forward_to_inner!(name, release_unused);
 
     fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
         let block = self.inner.allocate(layout)?;
@@ -88,10 +87,6 @@ unsafe impl AllocationManager for ProxyManager {
         let moved = unsafe { self.inner.reallocate(ptr, old, new_size)? };
         self.tally.resized(old.size(), new_size);
         Ok(moved)
-    }
-
-    fn release_unused(&self) {
-        self.inner.release_unused();
     }
 
     fn stats(&self) -> ManagerStats {

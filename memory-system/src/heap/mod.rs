@@ -10,21 +10,22 @@
 //! their own header to. (A byte *behind* the block would do with 56 bytes instead of 64, at the
 //! price of another line, and of another page behind large blocks.)
 //!
-//! Allocate and free, in ns (glibc 2.36, AMD EPYC 9004 virtualised, 2026-11-22, best mean of 5
-//! rounds of 20,000 by `examples/measure.rs`). The last column is the whole manager, called
-//! through the trait and counting, whose share is 4 ns. At 1 KiB it is 26 ns dearer than `malloc`, since
-//! the word and the alignment push the block out of glibc's per-thread lists, which end at 1,032 bytes
-//! (`glibc.malloc.tcache_max`, a tunable that is the program's): it costs what `malloc` takes for 1,088.
-//! A list of our own would save that, and would hide what AddressSanitizer and valgrind find in
-//! freed blocks, for which this backend is the one to use:
+//! Allocate and free, in ns (glibc 2.36, AMD EPYC virtualised, 2026-11-22, best of all rounds of `cargo bench
+//! -p arrow-memory-benches --bench backends -- --quick`). The last column is the whole manager, called through
+//! the trait and counting:
 //!
-//! | bytes | `malloc` | `posix_memalign` | this manager |
-//! |---|---|---|---|
-//! | 64 | 8 | 52 | 14 |
-//! | 256 | 8 | 58 | 14 |
-//! | 1,024 | 8 | 75 | 34 |
-//! | 4,096 | 27 | 62 | 32 |
-//! | 65,536 | 17 | 51 | 26 |
+//! | | `posix_memalign` | this manager |
+//! |---|---:|---:|
+//! | 64 B | 42.4 | 14.4 |
+//! | 256 B | 67.1 | 13.6 |
+//! | 1 KiB | 39.2 | 23.6 |
+//! | 4 KiB | 38.8 | 23.8 |
+//! | 64 KiB | 41.0 | 22.7 |
+//!
+//! Blocks from 1 KiB on cost more than smaller ones, since the word and the alignment push the block out of glibc's
+//! per-thread lists, which end at 1,032 bytes (`glibc.malloc.tcache_max`, a tunable that is the program's). A
+//! list of our own would save that, and would hide what AddressSanitizer and valgrind find in freed blocks,
+//! for which this backend is the one to use.
 //!
 //! Larger alignments are rare, and go to `posix_memalign`.
 

@@ -17,35 +17,23 @@
 //!
 //! # Why from 2 MiB
 //!
-//! It is the size of a huge page: what is smaller gains nothing from a mapping of its own, and
-//! the heap serves it well. Times in µs per block (glibc 2.36, AMD EPYC 9004 virtualised, kernel
-//! 6.18, huge pages on `madvise`, 2026-11-22, best of 5 and 3 rounds by `examples/measure.rs`).
-//! One block at a time, each page written to:
+//! 2 MiB is the size of a huge page: a smaller block gains nothing from a mapping of its own, and the heap
+//! serves it well. From 32 MiB on glibc maps each block anew, and pays for its pages each time. One block at a
+//! time, each page written to, in ns (glibc 2.36, AMD EPYC virtualised, kernel 6.18, huge pages on `madvise`,
+//! 2026-11-22, best of all rounds of `cargo bench -p arrow-memory-benches --bench backends -- --quick`):
 //!
-//! | bytes | `malloc` | `mmap` | `mmap`, huge pages | this manager |
-//! |---|---|---|---|---|
-//! | 256 KiB | 0.4 | 93 | 93 | 0.3 |
-//! | 1 MiB | 1.8 | 365 | 359 | 1.7 |
-//! | 2 MiB | 3.9 | 732 | 53 | 3.9 |
-//! | 16 MiB | 33 | 7,275 | 445 | 33 |
-//! | 64 MiB | 29,189 | 28,769 | 5,413 | 127 |
-//! | 100 MiB | 45,785 | 45,645 | 8,188 | 8,345 |
+//! | | heap (`posix_memalign`) | this manager |
+//! |---|---:|---:|
+//! | 256 KiB | 406 | 328 |
+//! | 1 MiB | 1694 | 1677 |
+//! | 2 MiB | 3705 | 3162 |
+//! | 4 MiB | 7985 | 6864 |
+//! | 16 MiB | 56364 | 26987 |
+//! | 32 MiB | 14373650 | 56592 |
+//! | 64 MiB | 31094221 | 116925 |
 //!
-//! 128 MiB of blocks held together, each page written to, and then all freed:
-//!
-//! | bytes | `malloc` | `mmap` | `mmap`, huge pages | this manager |
-//! |---|---|---|---|---|
-//! | 256 KiB | 118 | 121 | 22 | 117 |
-//! | 1 MiB | 459 | 454 | 95 | 480 |
-//! | 2 MiB | 912 | 913 | 183 | 99 |
-//! | 16 MiB | 7,347 | 7,443 | 1,381 | 758 |
-//! | 64 MiB | 29,859 | 30,465 | 5,682 | 3,017 |
-//!
-//! (Mappings below 2 MiB are cheap in the second table where the kernel merges neighbours into
-//! huge pages, which it can do for blocks that come one after the other only: the first table has
-//! the rule.) Growth by doubling from 64 KiB to 1 GiB, each new page written to, takes 99 ms; with
-//! `realloc` it takes 486, with `mremap` in small pages 464, by allocating, copying and freeing
-//! 1,174. A threshold from 128 KiB to 32 MiB made no difference to it.
+//! The same program measures growth by doubling from 64 KiB to 1 GiB, each new page written to, which is
+//! bound by the pages that the system clears. A threshold from 128 KiB to 32 MiB made no difference to it.
 
 #[cfg(target_os = "linux")]
 mod cache;

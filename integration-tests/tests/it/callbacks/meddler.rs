@@ -4,11 +4,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use arrow_memory_core::testing::TrackingManager;
 use arrow_memory_core::{
     AllocationListener, AllocationOutcome, AllocatorInfo, BufferAllocator, ForeignAllocation,
     RootAllocator, Veto, WeakBufferAllocator,
 };
-use arrow_memory_integration_tests::managers::TrackingManager;
 
 use super::Backend;
 
@@ -133,7 +133,7 @@ pub(super) struct Tree {
 
 impl Tree {
     pub(super) fn new(backend: &Backend, listener: &Arc<Meddler>) -> Self {
-        let manager = TrackingManager::new(backend);
+        let manager = Arc::new(TrackingManager::over(Arc::clone(backend)));
         let root: BufferAllocator = RootAllocator::builder()
             .name("root")
             .limit(LIMIT)
@@ -159,7 +159,7 @@ impl Tree {
             child,
         } = self;
         assert_eq!(root.verify(), Ok(()));
-        assert_eq!((child.allocated_memory(), manager.live()), (0, 0));
+        assert_eq!((child.allocated_memory(), manager.live_bytes()), (0, 0));
         assert_eq!(root.allocated_memory(), 0);
         drop(child);
         root.close().unwrap();

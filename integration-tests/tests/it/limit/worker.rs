@@ -2,12 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
+use arrow_memory_core::__private::lock_uncounted as lock;
 use arrow_memory_core::{
     AllocError, AllocationReservation, ArrowBuf, ArrowBufMut, BufferAllocator,
 };
 use arrow_memory_integration_tests::history::{History, Level, Log, OpenCharge, OpenLevel, Span};
-
-use arrow_memory_integration_tests::sync::lock;
 
 use super::{LIMIT, Node, steps};
 

@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 pub use self::cache::{BlockCache, CacheLimits};
+use crate::__forward_to_inner as forward_to_inner;
 use crate::manager::{AllocationManager, ManagerError, ManagerStats};
 use crate::size::ALIGNMENT;
 use crate::tally::Tally;
@@ -115,9 +116,7 @@ impl CachingManager {
 // those asked for, and is either kept or lent. 2. Any thread may keep it. 3. Nothing is done after
 // a failure below. 4. Nothing here unwinds.
 unsafe impl AllocationManager for CachingManager {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
+    forward_to_inner!(name);
 
     fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
         let block = match self.take(layout) {
