@@ -72,6 +72,7 @@ impl ArrowBufMut {
     /// ```
     #[inline]
     #[track_caller]
+    #[doc(alias("Reserve", "reallocIfNeeded"))]
     pub fn try_reserve(&mut self, additional: usize) -> Result<(), AllocError> {
         if additional <= self.capacity - self.len {
             return Ok(());

@@ -55,7 +55,6 @@ impl ArrowBuf {
     /// ```
     #[doc(alias = "retain")]
     #[track_caller]
-    #[doc(alias = "retain")]
     pub fn retain_in(&self, target: &BufferAllocator) -> Result<ArrowBuf, TransferError> {
         let ledger = self.ledger.retain_in(&target.handle)?;
         Ok(self.same_on(ledger, Operation::Retained, Location::caller()))
@@ -83,9 +82,8 @@ impl ArrowBuf {
     /// assert_eq!((scan.allocated_memory(), join.allocated_memory()), (0, 128));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[doc(alias = "transferOwnership")]
-    #[track_caller]
     #[doc(alias("transferOwnership", "transferBalance"))]
+    #[track_caller]
     pub fn transfer_ownership(
         &self,
         target: &BufferAllocator,
