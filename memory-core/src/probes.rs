@@ -52,8 +52,15 @@ impl ProbeName {
     expect(dead_code, reason = "no probe reads it")
 )]
 pub(crate) struct Probed<'a> {
-    pub(crate) name: &'a ProbeName,
-    pub(crate) info: &'a AllocatorInfo,
+    name: &'a ProbeName,
+    info: &'a AllocatorInfo,
+}
+
+impl<'a> Probed<'a> {
+    #[inline(always)]
+    pub(crate) fn new(name: &'a ProbeName, info: &'a AllocatorInfo) -> Self {
+        Self { name, info }
+    }
 }
 
 #[cfg(feature = "probes")]

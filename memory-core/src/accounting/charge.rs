@@ -63,7 +63,7 @@ impl Locked<'_> {
         }
     }
 
-    /// The usual case: grants `bytes` and some credit for later requests, if no level on the way
+    /// The usual case: grants `bytes` and some credit for later requests, if no level that it reaches
     /// comes near its limit. Stops at the first level with enough credit. `false`: not so easy,
     /// and nothing has changed.
     fn charge_with_quantum(&mut self, node: NodePtr, bytes: usize) -> bool {
@@ -101,10 +101,10 @@ impl Locked<'_> {
     /// How much credit a node should get beyond a request: a share of what it uses, and room for
     /// a few more of the same.
     fn quantum(&self, node: NodePtr, bytes: usize) -> usize {
-        let most = self.tree().config.credit / 2;
+        let max = self.tree().config.credit / 2;
         (self.look(node).used() / 4)
             .max(bytes.saturating_mul(2))
-            .min(most)
+            .min(max)
     }
 
     /// Decides at exact size. `Ok(true)`: forced, and a level is over its limit now. After a refusal
@@ -132,7 +132,7 @@ impl Locked<'_> {
                 Plan::Short { at } => {
                     // All below `at` is exact and shut since before this look: here is the
                     // instant at which the request does not fit.
-                    // What is forced is refused only where the sum would overflow.
+                    // A forced charge is refused only where the sum would overflow.
                     let overflows = mode == Mode::Forced || self.look(at).limit > MAX_SIZE;
                     let refusal = if overflows {
                         Refusal::Overflow(self.node(at).info.clone())
@@ -164,7 +164,7 @@ impl Locked<'_> {
         refused.refusal
     }
 
-    /// Walks from `node` to the level that can grant `bytes`, freezing all on the way. Free bytes
+    /// Walks from `node` to the level that can grant `bytes`, and freezes each node that it passes. Free bytes
     /// of a level cover the request before its parent is asked.
     ///
     /// All is `exact` up to that level, if any. A forced charge that passes limits names the highest
@@ -268,7 +268,7 @@ impl Locked<'_> {
         self.thaw(node, at);
     }
 
-    /// What a frozen node must return: below a tight level all that its reservation does not
+    /// How many bytes a frozen node must return: below a tight level all that its reservation does not
     /// cover; elsewhere, with hysteresis, what is above the credit that it may hold.
     fn excess(&self, node: NodePtr, exact: bool) -> usize {
         let state = self.look(node);
@@ -282,8 +282,8 @@ impl Locked<'_> {
         if exact || state.closed || self.node(node).handles() == 0 {
             return unused;
         }
-        let most = self.most_unused(node);
-        if unused <= most { 0 } else { unused - most / 2 }
+        let max = self.max_unused(node);
+        if unused <= max { 0 } else { unused - max / 2 }
     }
 
     /// Makes all below `at` exact: stops the whole subtree, then folds each node's free bytes
@@ -324,8 +324,8 @@ impl Locked<'_> {
     }
 
     /// The tight level nearest to the root at or above `node`. Nothing at or above a node that is
-    /// not shut is tight (I2), so that this costs little where it could cost most: in deep trees
-    /// whose leaves come and go.
+    /// not shut is tight (I2), so that this costs little in deep trees whose leaves are created and
+    /// dropped often.
     fn topmost_tight(&mut self, node: NodePtr) -> Option<NodePtr> {
         let (mut topmost, mut next) = (None, Some(node));
         if !self.some_are_tight() {

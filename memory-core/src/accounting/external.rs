@@ -1,6 +1,6 @@
-//! External bytes: charged without a block of ours, and counted, since whoever has a handle may give
-//! them back. A word counts those that it was charged with; `State::external` counts the rest.
-#![expect(unsafe_code, reason = "charges as `handle` does")]
+//! External bytes: charged without a block of ours. They are counted, since any holder of a handle may
+//! release them. A word counts those that it was charged with; `State::external` counts the rest.
+#![expect(unsafe_code, reason = "gives back charged bytes, as the parent module")]
 
 use super::handle::{Handle, release_under};
 use super::node::{Locked, NodePtr};
@@ -72,14 +72,14 @@ impl Handle {
 }
 
 impl Locked<'_> {
-    /// As `charge`, for external bytes.
+    /// Charges external bytes; see `charge`.
     pub(super) fn charge_external(&mut self, node: NodePtr, bytes: usize) -> Result<(), Refusal> {
         self.charge(node, bytes)?;
         self.state(node).external += bytes;
         Ok(())
     }
 
-    /// As `force`, for external bytes.
+    /// Charges external bytes whatever the limits say; see `force`.
     pub(super) fn force_external(&mut self, node: NodePtr, bytes: usize) -> Result<bool, Refusal> {
         let fits = self.force(node, bytes)?;
         self.state(node).external += bytes;

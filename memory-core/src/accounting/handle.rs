@@ -1,4 +1,4 @@
-//! What the rest of the crate holds of a node: a handle, a pin, or charged bytes.
+//! The three things by which the rest of the crate keeps a node: a handle, a pin, and charged bytes.
 #![expect(
     unsafe_code,
     reason = "a charge is a pointer and a promise: the bytes keep the node, no count does"
@@ -145,8 +145,8 @@ impl Handle {
 
     /// Takes a reservation off the list.
     pub(crate) fn unlist_reservation(&self, reserved: &Reserved) {
-        let gone = self.tree.lock().unlist_reservation(self.0, reserved);
-        drop(gone);
+        let unlisted = self.tree.lock().unlist_reservation(self.0, reserved);
+        drop(unlisted);
     }
 
     /// Whether the node refuses new work.
@@ -282,7 +282,7 @@ impl NodePtr {
         result.map_err(Box::new)
     }
 
-    /// Gives `bytes` back that are charged to the node; it may be gone afterwards.
+    /// Gives `bytes` back that are charged to the node, which may be freed as soon as that is done.
     ///
     /// # Safety
     ///
@@ -312,8 +312,8 @@ impl NodePtr {
     ///
     /// # Safety
     ///
-    /// As for `uncharge`.
-    #[inline(always)] // What every release with a listener takes.
+    /// They are charged to it, and the caller gives them up.
+    #[inline(always)] // Every release with a listener takes this path.
     pub(crate) unsafe fn uncharge_and_tell(self, bytes: usize, tell: impl FnOnce(&Node)) {
         #[cfg(not(loom))]
         if let Some(_hold) = super::hazard::Hold::on(self)
@@ -327,7 +327,7 @@ impl NodePtr {
         unsafe { self.uncharge_pinned_and_tell(bytes, tell) };
     }
 
-    /// As `uncharge_and_tell`, where the mutex may be needed: a pin keeps the node, so that it does
+    /// The part of `uncharge_and_tell` that may need the mutex: a pin keeps the node, so that the node does
     /// not leave the tree before its listener was told.
     #[cold]
     unsafe fn uncharge_pinned_and_tell(self, bytes: usize, tell: impl FnOnce(&Node)) {
@@ -350,14 +350,15 @@ impl NodePtr {
         // SAFETY: the caller's promise.
         let node = unsafe { self.node() };
         if !node.add_handle_unless_first() {
-            // Under the mutex, so that what goes with the last handle is not taken for this one's.
+            // Under the mutex: the thread that dropped the last handle releases the external bytes that
+            // it left, and must not release those of this new one.
             let _locked = node.tree.lock();
             node.add_handle();
         }
         Handle(self)
     }
 
-    /// Gives up a pin; the node may be gone afterwards.
+    /// Gives up a pin. The node may be freed as soon as that is done.
     ///
     /// # Safety
     ///
@@ -409,7 +410,7 @@ unsafe fn drop_last_pin(ptr: NodePtr) {
 }
 
 impl Departures {
-    /// Tells the listeners of the parents. A listener's panic goes to the caller.
+    /// Tells the listeners of the parents. A listener's panic reaches the caller.
     pub(crate) fn tell(mut self) {
         for (parent, child) in &mut self {
             if let Some(listener) = &parent.listener {

@@ -1,9 +1,10 @@
 //! Keeps a node in memory for a thread that gave its bytes back and has yet to tell a listener.
 //!
-//! The listener hears of a release when the bytes are free again, and from then on nothing of the
-//! thread's keeps the node. A pin would, for two read-modify-writes. Instead each thread has a
-//! *record*, and writes there, with a plain store, which node it still needs; whoever frees a node
-//! that has a listener reads all open records first. Freeing such a node is rare, releasing is not.
+//! The listener is told of a release when the bytes are free again, and from then on the thread has
+//! nothing that keeps the node. A pin would keep it, at the price of two read-modify-writes. Instead each
+//! thread has a *record*, and writes there, with a plain store, which node it still needs. A thread that
+//! frees a node with a listener reads all open records first. Such nodes are freed rarely; releases are
+//! frequent.
 //!
 //! Records lie in an array by [thread number](crate::thread). A thread's record is *open* from its first
 //! release that a listener hears of until the thread ends; the numbers of open records are a
@@ -12,32 +13,31 @@
 //! # Invariants
 //!
 //! 1. A thread holds a node in its record *before* it gives up what keeps it, by a Release (`give`)
-//!    that whoever frees the node has acquired (see the essay in `accounting`). So the one who
-//!    frees finds it there, or finds a later value, which the thread stored when it was done.
-//! 2. The thread opens its record before it holds anything there. The one who frees a node happens after
-//!    the `give` of invariant 1 and so after the opening: its scan visits the record, or finds the number
+//!    that the freeing thread has acquired (see the essay in `accounting`). So the freeing thread
+//!    finds the node there, or finds a later value, which the first thread stored when it was done.
+//! 2. The thread opens its record before it holds anything there. The freeing thread's scan happens after
+//!    the `give` of invariant 1 and so after the opening: the scan visits the record, or finds the number
 //!    removed and then happens after `end` (that is what `NumberSet` promises). So the scan needs no
 //!    lock and no fence, and records of threads that have ended cost nothing.
 //! 3. A record's pointer is written by Releases only, by one thread after another, each of which has
 //!    acquired the number from the last. So a scan that reads any value but the node comes
 //!    after all that the thread did with the node, whichever later value it is.
-//! 4. A node that is retired is in nobody's reach but of the records that hold it: no record comes
-//!    to hold it afterwards.
-//! 5. A retired node is freed once, by whoever finds it in no record; until then it is in the hands
-//!    of one thread, or *left* with a record that held it. What is left there is retired anew by
-//!    the record's thread when it is done, or by the next one who leaves something there.
+//! 4. Only the records that hold a retired node lead to it, and no further record holds it afterwards.
+//! 5. A retired node is freed once, by a thread that finds it in no record. Until then one thread has it,
+//!    or it is *left* with a record that held it. A node that is left there is retired again by the
+//!    record's thread when that is done, or by the next thread that leaves a node there.
 //!
-//! The thread may miss what is left just when it is done, since its two accesses, of different
-//! variables, may appear in another order to others: then it finds it at its next release, or when
-//! it ends. There a fence, the partner of the one in `retire`, sees to it that one of the two finds
-//! it. So at most one node for each thread waits for longer than it is needed, and with it its tree, manager
-//! and listener.
+//! The thread may miss a node that is left at the instant when it is done, since its two accesses, to different
+//! variables, may appear in another order to other threads. Then it finds the node at its next release, or
+//! when it ends. There a fence, the partner of the one in `retire`, ensures that one of the two threads
+//! finds it. So at most one node for each thread is kept for longer than it is needed, and with it its tree,
+//! manager and listener.
 //!
 //! # Fork
 //!
 //! A child process inherits the records of threads that do not exist there. They stay open, and a node that
-//! one of them held at the instant of the fork is held for ever: whoever would free it in the child leaves
-//! it there, so that it is never freed. That wastes at most the memory of one node for each such thread (with
+//! one of them held at the instant of the fork is held until the child ends: a thread of the child that
+//! retires it leaves it there, so that it is never freed. That wastes at most the memory of one node for each such thread (with
 //! its tree, manager and listener), and no record that is still used is ever mistaken for one of those.
 
 #![cfg_attr(
@@ -49,12 +49,12 @@ use std::ptr::{NonNull, null_mut};
 
 use crate::sync::{AtomicPtr, Ordering, fence};
 
-/// What one thread still needs, and what was left with it.
+/// The node that one thread still needs, and one that was left with it.
 #[derive(Debug)]
 pub(super) struct Record<T> {
-    /// What the thread holds, or null; written by the thread alone.
+    /// The node that the thread holds, or null; written by the thread alone.
     held: AtomicPtr<T>,
-    /// What another thread would have freed but for that, or null.
+    /// A node that another thread would have freed if this record had not held it, or null.
     left: AtomicPtr<T>,
 }
 
@@ -76,13 +76,13 @@ impl<T> Record<T> {
         if !self.held.load(Ordering::Relaxed).is_null() {
             return false;
         }
-        // Release: who reads it instead of the node that was held before comes after what the thread did
-        // with that one (invariant 3); the partner is the Acquire in `holds`.
+        // Release: a scan that reads this instead of the node that was held before comes after what the
+        // thread did with that one (invariant 3); the partner is the Acquire in `holds`.
         self.held.store(this.as_ptr(), Ordering::Release);
         true
     }
 
-    /// Ends `hold`. What it returns must be retired. By the record's thread.
+    /// Ends `hold`. Called by the record's thread, which must retire the node that this returns.
     #[inline]
     pub(super) fn let_go(&self) -> Option<NonNull<T>> {
         // Release: all that the thread did with the node comes before it is freed; the partner is
@@ -95,7 +95,7 @@ impl<T> Record<T> {
         self.take()
     }
 
-    /// Empties the record for good, or for another thread. What it returns must be retired.
+    /// Empties the record for good, or for another thread. The caller must retire the node that this returns.
     pub(super) fn end(&self) -> Option<NonNull<T>> {
         // SeqCst: after `let_go`; the partner is the fence in `retire`.
         fence(Ordering::SeqCst);
@@ -109,15 +109,15 @@ impl<T> Record<T> {
     }
 
     fn holds(&self, this: NonNull<T>) -> bool {
-        // Acquire: partner of the Release in `let_go`: who sees that the thread is done comes after
-        // what it did.
+        // Acquire: partner of the Release in `let_go`: a scan that sees that the thread is done comes
+        // after what it did.
         self.held.load(Ordering::Acquire) == this.as_ptr()
     }
 
     /// Leaves `this` with the record, and returns what was left there before.
     fn leave(&self, this: NonNull<T>) -> Option<NonNull<T>> {
-        // Release and Acquire: partners of each other, and of the Acquire in `take`: who frees the
-        // node comes after us.
+        // Release and Acquire: partners of each other, and of the Acquire in `take`: the thread that frees
+        // the node comes after us.
         NonNull::new(self.left.swap(this.as_ptr(), Ordering::AcqRel))
     }
 }
@@ -177,7 +177,7 @@ mod threads {
             Self::on_first(node)
         }
 
-        /// As `on`, for a thread that perhaps has no record yet.
+        /// Does what `on` does, for a thread that perhaps has no record yet.
         #[cold]
         #[inline(never)]
         fn on_first(node: NodePtr) -> Option<Self> {

@@ -1,9 +1,9 @@
-//! How nodes come into a tree and leave it.
+//! Linking nodes into a tree and unlinking them.
 
 use super::node::{Locked, NodePtr};
 use super::refusal::Refusal;
 
-/// What a failed close found, in bytes where not counts.
+/// The findings of a failed close: bytes, and counts where the name says so.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outstanding {
     pub(crate) allocated: usize,
@@ -23,7 +23,7 @@ impl Locked<'_> {
             self.charge(parent, reservation)?;
         }
         let above = self.state(parent);
-        // What was charged to the parent itself becomes what it is charged for the child.
+        // The bytes were charged to the parent itself; now it is charged for them on the child's behalf.
         above.lent += reservation;
         above.children += 1;
         let sibling = above.last_child.replace(child);
@@ -71,8 +71,9 @@ impl Locked<'_> {
         }
     }
 
-    /// What to do when the last handle has gone, and with it its external bytes. The answer says how
-    /// many there were, and what stays behind, the first time that something does.
+    /// Ends a node's external bytes after its last handle was dropped, and unlinks the node if nothing is
+    /// left. The answer says how many external bytes there were, and what is outstanding, the first time
+    /// that something is.
     pub(super) fn orphan(&mut self, node: NodePtr) -> (usize, Option<Outstanding>) {
         let state = self.state(node);
         if !state.linked {

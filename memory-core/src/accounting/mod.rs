@@ -25,14 +25,13 @@
 //! O − P is called `used`. While the node's words are shut it is S + B; with open words it is
 //! an upper bound of that, at most the limit.
 //!
-//! A word is one atomic with the credit, the least credit since it was opened (`low`), external bytes,
-//! and SHUT. Everyone may `take` and `give` on an open word with one compare-exchange. A shut word
+//! A word is one atomic with the credit, the minimum of the credit since it was opened (`low`), external
+//! bytes, and SHUT. Everyone may `take` and `give` on an open word with one compare-exchange. A shut word
 //! holds neither credit nor external bytes and refuses both, so its user takes the slow path, under M.
 //!
-//! External bytes belong to nobody in particular, so that the node counts them, to refuse the
-//! release of more than there are. What is charged or given back as external moves the word's count
-//! and its credit at once. A word counts what fits into it, and a release that it does not cover
-//! collects what all of them count, under M.
+//! External bytes have no owner, so the node counts them, to refuse the release of more than there are. A
+//! charge or release of external bytes changes the word's count and its credit at once. A word counts
+//! what fits into it, and a release that it does not cover collects what all of them count, under M.
 //!
 //! # Invariants
 //!
@@ -43,16 +42,16 @@
 //!   the tight node is what is allocated. A node that is not `shut` has no tight level at or above
 //!   it.
 //! * **I3** A shut word changes only under M.
-//! * **I4** Whoever touches a node or waits for M has a handle, a pin or charged bytes of it; or,
-//!   while it tells a listener of a release, holds it in its thread's record (see [`hazard`]). A
-//!   node is unlinked under M when nothing of that is left, and freed when the guard is gone. M
-//!   itself is never freed (see [`mutex`]), so that it may be released after all that.
+//! * **I4** A thread that touches a node or waits for M has a handle, a pin or charged bytes of it; or,
+//!   while it tells a listener of a release, holds it in its record (see [`hazard`]). A
+//!   node is unlinked under M when nothing of that is left, and freed after M was released. M
+//!   itself is never freed (see [`mutex`]), so that it can be released after all that.
 //!
 //! # Operations
 //!
 //! * **take** (`Word::take`): credit ≥ x, else the slow path. **give** (`Word::give`): open and
 //!   credit + x ≤ the high mark, else the slow path *with the bytes still charged*; after the
-//!   exchange the node may be gone and is not touched.
+//!   exchange the node may be freed, so that it is not touched.
 //! * **charge**, slow ([`charge`]): freezes the nodes from the leaf upwards, using up what each has
 //!   free, until one covers the rest. Where no level comes near its limit, the leaf gets a quantum
 //!   more, for the next requests. Where a level would pass its limit, that level is recalled and
@@ -65,11 +64,11 @@
 //!   until an eighth of the limit is free. So the next refusal costs O(depth), and a client that
 //!   keeps asking for too much costs the others the mutex and no more. Nodes below reopen one by
 //!   one, when they are next used.
-//! * **force**: as charge, but recalls what it would pass and passes it if it must.
+//! * **force**: a charge that recalls the limits that it would pass, and passes them if it must.
 //! * **transfer** ([`transfer`]): where both nodes are open and no reservation has a part in it, O
-//!   and S change along the way from the source to the common ancestor and from there to the target,
-//!   and no word and no level above does; else two exchanges, if the target has the credit; else
-//!   the bytes go up to the common ancestor and down again before M is released. Readers, limits and
+//!   and S change at the levels from the source to the common ancestor and from there to the target,
+//!   and no word and no level above does. Else two exchanges, if the target has the credit. Else
+//!   the bytes move up to the common ancestor and down again before M is released. Readers, limits and
 //!   peaks all need M, so for them it is one step.
 //! * **peak**: max(peak, O − P − low) whenever a word is shut: exact for a leaf without another
 //!   atomic. For a node with children S counts their credit, so it may be too high by that.
@@ -77,15 +76,15 @@
 //!   thread uses one of several others, by the same protocol. A node's credit is their sum.
 //! * With a credit of 0 words are never opened, and every sum and every peak is exact.
 //!
-//! No operation recurses over the tree, allocates or frees under M, or calls anything of the user's
-//! there. What is needed under M is made before it is taken (stripes, the memory of a list), and what
-//! is left over is dropped after it is released.
+//! No operation recurses over the tree, allocates or frees under M, or calls the user's code there.
+//! Memory that is needed under M is allocated before M is taken (stripes, the memory of a list), and what
+//! is left over is dropped after M is released.
 //!
 //! # Orderings
 //!
 //! A word guards no memory but the node itself: what a block holds is ordered by its manager, what
-//! M protects by M. So `take` is Relaxed. `give` is a Release, and shutting a word an Acquire: that
-//! is how whoever frees a drained node comes after all who gave their bytes back without M. The
+//! M protects by M. So `take` is Relaxed. `give` is a Release, and shutting a word an Acquire, so that
+//! a drained node is freed after every thread that gave its bytes back without M was done with it. The
 //! handle and pin counts fall to zero only under M; decrements before that are Releases.
 //!
 //! `model` checks each pair of racing operations with loom.

@@ -6,8 +6,8 @@
 //!
 //! Each of these mutations makes some of them fail: refusing without a recall; folding one child
 //! after another in a recall without stopping all of them first; a `give` that ignores SHUT;
-//! lowering a limit without a recall; a transfer that charges before it releases; letting the last
-//! handle go without the mutex.
+//! lowering a limit without a recall; a transfer that charges before it releases; dropping the
+//! last handle without the mutex.
 
 use std::sync::Arc;
 
@@ -350,7 +350,7 @@ fn the_last_bytes_of_a_tree_race_with_its_last_handle() {
         root.charge(8).unwrap();
         let ptr = root.ptr();
         let thread = thread::spawn(move || {
-            // SAFETY: as above; whoever is last frees the tree.
+            // SAFETY: as above; the last one frees the tree.
             unsafe { ptr.uncharge(8) };
         });
 

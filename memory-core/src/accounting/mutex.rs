@@ -1,7 +1,7 @@
 //! The mutex of a tree. It outlives the tree.
 //!
-//! Whoever gives up what keeps a tree alive does so under its mutex, and then has to release that.
-//! If the mutex went with the tree, it would have to be kept from going by a count, two
+//! A thread that gives up what keeps a tree alive does so under the tree's mutex, and then has to release
+//! the mutex. If the mutex were freed with the tree, a count would have to keep it until then: two
 //! read-modify-writes at every such release. So mutexes are never freed: a tree gets one that
 //! another tree has left, or a new one. There are as many as trees ever lived at once. A fork takes
 //! them all: see [`process`](crate::sync::process).
@@ -12,14 +12,14 @@ use crate::sync::process::{HandedOn, Order, ProcessGuard, ProcessLock};
 #[cfg(loom)]
 use crate::sync::{Mutex, MutexGuard, lock};
 
-/// What the mutex protects besides the states of the nodes.
+/// The data that the mutex protects besides the states of the nodes.
 #[derive(Default)]
 pub(super) struct Shared {
     /// Nodes that left the tree and have no handle: freed after the mutex is released.
     pub(super) graveyard: Option<NodePtr>,
     /// Nodes that left the tree and whose former parent has a listener to be told.
     pub(super) departed: Option<NodePtr>,
-    /// How many nodes of the tree are tight; none when the tree goes.
+    /// How many nodes of the tree are tight; none when the tree is freed.
     pub(super) tight: usize,
 }
 
@@ -58,7 +58,7 @@ impl Drop for TreeMutex {
     }
 }
 
-/// Mutexes whose trees are gone. (In a model each tree has a new mutex: loom's cannot be kept from one
+/// Mutexes whose trees were freed. (In a model each tree has a new mutex: loom's cannot be kept from one
 /// execution to the next.)
 #[cfg(not(loom))]
 static LEFT: HandedOn<Shared> = HandedOn::new();

@@ -1,21 +1,21 @@
-//! What the allocators of each path have counted, including those that have left the tree.
+//! Sums of the counts of all allocators of each path, including those that have left the tree.
 //!
 //! The *path* of an allocator is the sequence of labels from the root down to it; a label is the
 //! allocator's group, or its name if it has no group. An exporter of counters needs a sum per path that
-//! never falls and that misses nothing, although most allocators live for less time than passes between
-//! two exports. So each tree has a table of the paths of all allocators that were ever created in it. A
+//! never falls and that misses nothing, although an allocator often lives for less time than passes
+//! between two exports. So each tree has a table of the paths of all allocators that were ever created in it. A
 //! node is given its path when it is created. It counts in its own state, under the tree's mutex, and its
 //! counts are added to the path's sums whenever it is measured for a snapshot, and when it leaves the tree.
 //! The state remembers what was added already, so that nothing is added twice.
 //!
-//! The table is bounded: see [`MAX_CHILDREN`] and [`MAX_PATHS`]. What comes after that is counted below
-//! its parent's path as [`OTHER`]. A node keeps its path for life, so that each of its counts is added to
+//! The table is bounded: see [`MAX_CHILDREN`] and [`MAX_PATHS`]. Allocators beyond these bounds are
+//! counted below their parent's path as [`OTHER`]. A node keeps its path for life, so that each of its counts is added to
 //! the same sums.
 //!
 //! The table is a binary tree by hash that only ever grows, made of `OnceLock`s. Finding a path takes no
 //! lock, and memory for a new one is allocated while no lock is held. A child process that is forked while another
-//! thread sets one of them waits there for ever if it reaches the same place, so the README rules out new
-//! children of inherited allocators.
+//! thread sets one of them never returns from there if it reaches the same place, so the README rules out
+//! new children of inherited allocators.
 
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::fmt;
@@ -72,7 +72,7 @@ pub(crate) struct Entry {
     larger: OnceLock<Arc<Entry>>,
 }
 
-/// What of a node's counts was added to its path's sums already.
+/// The part of a node's counts that was added to its path's sums already.
 #[derive(Default)]
 pub(super) struct InPath {
     refusals: u64,
@@ -166,7 +166,7 @@ impl Paths {
             parent.children.fetch_sub(1, Ordering::Relaxed);
             return Some(path);
         }
-        // Relaxed: as above.
+        // Relaxed: a bound, which guards no memory.
         parent.children.fetch_sub(1, Ordering::Relaxed);
         None
     }
@@ -186,7 +186,7 @@ impl Paths {
         loop {
             match self.place(hash, parent.index, &new.label) {
                 Ok(known) => return (known, false),
-                // If another thread was faster, its path is there now, and the search goes on below it.
+                // If another thread was faster, its path is there now, and the search continues below it.
                 Err(place) if place.set(Arc::clone(&new)).is_ok() => return (new, true),
                 Err(_) => {}
             }

@@ -6,8 +6,8 @@ use crate::outcome::{AllocationOutcome, AllocatorInfo, OutcomeEntry, Purpose};
 use crate::probes;
 use crate::size::MAX_SIZE;
 
-/// Who refused a request, with the numbers of that instant. Made under the mutex, so without a
-/// heap allocation.
+/// The level that refused a request, with the numbers of that instant. Made under the mutex, so without
+/// a heap allocation.
 #[derive(Debug)]
 pub(crate) enum Refusal {
     /// The request does not fit below a limit.
@@ -97,7 +97,7 @@ impl Refusal {
         }
     }
 
-    /// The same, told to whoever watches for refusals.
+    /// The error of `to_error`, which this also emits as an event and as a probe.
     #[cold]
     pub(crate) fn report(&self, requested: usize, purpose: Purpose) -> AllocError {
         let error = self.to_error(requested, purpose);

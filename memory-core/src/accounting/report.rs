@@ -1,4 +1,4 @@
-//! What the outside may ask about nodes: each question takes the tree's mutex once.
+//! Numbers of nodes and of subtrees for the rest of the crate. Each method takes the tree's mutex once.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::outcome::AllocatorInfo;
 use crate::report::{AllocatorSnapshot, AllocatorStats, SnapshotEntry};
 use crate::sync::Ordering;
 
-/// A snapshot, with what only reports need of each entry's node beside it.
+/// A snapshot, and for each of its entries the numbers of the node that only reports need.
 pub(crate) struct Census {
     pub(crate) snapshot: AllocatorSnapshot,
     pub(crate) nodes: Vec<Counted>,
@@ -17,7 +17,7 @@ pub(crate) struct Census {
 
 /// A node at the instant of a census.
 pub(crate) struct Counted {
-    /// The node's memory; the allocator may be gone.
+    /// Keeps the node's memory; the allocator may have been dropped.
     pub(crate) node: Arc<Node>,
     /// Bytes that are charged to it for ledgers that own.
     pub(crate) owned: usize,
@@ -33,12 +33,12 @@ impl Handle {
         self.tree.lock().allocated(self.ptr())
     }
 
-    /// At least the allocated bytes, at most the credit below more. O(1).
+    /// An upper bound of the allocated bytes: too high by at most the credit below. O(1).
     pub(crate) fn charged(&self) -> usize {
         self.tree.lock().charged(self.ptr())
     }
 
-    /// The largest allocated bytes that ever held.
+    /// The maximum of the allocated bytes so far.
     pub(crate) fn peak(&self) -> usize {
         self.tree.lock().peak(self.ptr())
     }
@@ -208,7 +208,8 @@ impl Locked<'_> {
         (count, reservations)
     }
 
-    /// What a report needs of a measured node with `reserved` bytes in reservations, without these.
+    /// The numbers of a measured node that a report needs. `reserved` are the bytes of its reservations,
+    /// which are not among them.
     fn counted(&self, node: NodePtr, reserved: usize) -> Counted {
         let state = self.look(node);
         let besides = self.external(node) + reserved;
@@ -265,7 +266,7 @@ impl Locked<'_> {
     fn wrong_alone(&self, node: NodePtr) -> Option<Wrong> {
         let (this, state) = (self.node(node), self.look(node));
         if state.parked > state.obtained {
-            // What is in use would be below zero.
+            // `used` would be below zero.
             let rule = "free bytes exceed what was obtained";
             return Some((rule, state.parked, state.obtained));
         }

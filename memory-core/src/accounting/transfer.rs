@@ -17,8 +17,8 @@ impl Locked<'_> {
         self.force_over(from, to, bytes, false)
     }
 
-    /// As `transfer`, for bytes that are the last to keep `from` in its tree, if it is closed or
-    /// has no handles: it leaves in the same step.
+    /// Does what `transfer` does, for bytes that are perhaps the last ones of `from`: if `from` is closed or
+    /// has no handles, it leaves the tree in the same step.
     pub(crate) fn bequeath(
         &mut self,
         from: NodePtr,
@@ -48,7 +48,8 @@ impl Locked<'_> {
         Ok(!self.reaches_one_over(to, bytes))
     }
 
-    /// As `transfer`, if it fits at every level; else a refusal that changed nothing.
+    /// Moves `bytes` that are charged to `from` to `to`, if they fit at every level; else a refusal that
+    /// changed nothing.
     pub(crate) fn try_transfer(
         &mut self,
         from: NodePtr,
@@ -82,12 +83,12 @@ impl Locked<'_> {
     /// what was obtained for them, and one at the target may cover them with what it has.
     fn move_obtained(&mut self, from: NodePtr, to: NodePtr, bytes: usize) -> bool {
         let (source, target) = (self.look(from), self.look(to));
-        // That both are open says that no level at or above them is over its limit (I2), and that
-        // neither is closed or about to leave.
+        // If both are open, no level at or above them is over its limit (I2), and neither is closed or
+        // about to leave.
         if source.shut || target.shut {
             return false;
         }
-        // As nearly always: what their parent lends stays the same.
+        // The usual case: the nodes are siblings, and what their parent lends stays the same.
         let siblings = source.parent == target.parent && source.parent.is_some();
         if !siblings {
             return self.move_obtained_far(from, to, bytes);
@@ -147,9 +148,9 @@ impl Locked<'_> {
         bytes <= room && !state.closed && self.node(node).reservation == 0
     }
 
-    /// `to` has credit and `from` may have more of it. What their parents are
-    /// charged stays, so no ancestor changes, and whoever needs both numbers needs the mutex that
-    /// we hold. That `to` is open says that no level above it is over its limit (I2).
+    /// Exchanges credit: `to` has credit and `from` may have more of it. What their parents are charged
+    /// stays, so no ancestor changes. A reader of both numbers needs the mutex, which is held here, so it
+    /// sees one step. Since `to` is open, no level above it is over its limit (I2).
     fn swap_credit(&mut self, from: NodePtr, to: NodePtr, bytes: usize) -> bool {
         // Asked first: for the peak of a common ancestor, what `from` could not keep would count on
         // top of what `to` has.
@@ -224,7 +225,7 @@ impl Locked<'_> {
         while at != common {
             let state = self.look(at);
             let (used, reservation) = (state.used(), self.node(at).reservation);
-            // What the parent was charged for this level with those bytes, and is without them.
+            // The parent's charge for this level, with those bytes and without them.
             let before = used.saturating_add(moving).max(reservation);
             let released = before - used.max(reservation);
             let stays = moving - released;

@@ -101,7 +101,7 @@ impl Locked<'_> {
         let root = self.root_of(node);
         self.measure_subtree(root);
         // headroom(n) = min(L − allocated, headroom(parent) + max(0, R − allocated)), unrolled
-        // from the leaf upwards: `covered` sums what the reservations on the way still cover.
+        // from the leaf upwards: `covered` sums what the reservations of the levels below still cover.
         let (mut headroom, mut covered, mut over) = (i128::from(i64::MAX), 0_i128, false);
         let mut next = Some(node);
         while let Some(at) = next {

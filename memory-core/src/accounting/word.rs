@@ -4,7 +4,7 @@ use std::ops::Add;
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// The most credit, and the most external bytes, that one word can hold: 2 MiB less one.
+/// The maximum of the credit, and of the external bytes, that one word can hold: 2 MiB less one.
 pub(super) const MAX_CREDIT: usize = FIELD as usize;
 
 const FIELD_BITS: u32 = 21;
@@ -17,12 +17,12 @@ const LOW_SHIFT: u32 = 2 * FIELD_BITS;
 /// `give` compares once.
 const SHUT: u64 = 1 << 63;
 
-/// What bytes are charged for.
+/// The purpose of charged bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// What whoever holds it gives back: blocks, foreign memory, reservations.
+    /// Bytes that their holder gives back: blocks, foreign memory, reservations.
     Held,
-    /// External bytes, which are counted, since anyone may give them back.
+    /// External bytes. They are counted, since any holder of a handle may give them back.
     External,
 }
 
@@ -35,24 +35,24 @@ pub(super) enum Slow {
     Collision,
 }
 
-/// What a word held when it was shut, in bytes.
+/// The contents of a word when it was shut, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) credit: usize,
     /// External bytes that are charged and that no other place counts.
     pub(super) external: usize,
-    /// The least credit since the word was last opened.
+    /// The minimum of the credit since the word was last opened.
     pub(super) low: usize,
 }
 
-/// Credit, external bytes, the least credit since the word was opened, and whether it is open.
+/// Credit, external bytes, the minimum of the credit since the word was opened, and whether it is open.
 ///
 /// | bits | meaning |
 /// |---|---|
 /// | 0..21 | `credit`: bytes that may be taken without asking anyone |
 /// | 21..42 | `external`: external bytes that may be given back without asking anyone |
-/// | 42..63 | `low`: the least credit since the word was opened |
-/// | 63 | SHUT: all other bits are zero, and only who holds the mutex may change the word |
+/// | 42..63 | `low`: the minimum of the credit since the word was opened |
+/// | 63 | SHUT: all other bits are zero, and only the holder of the mutex may change the word |
 ///
 /// Several compare-exchanges may succeed on equal words that mean different histories; that is
 /// harmless, because a word's meaning is its value.
@@ -99,7 +99,7 @@ impl Word {
     /// Adds `bytes` (at least 1 if they are external) to the credit, up to `high`, or says that the
     /// slow path must decide, or that another thread came in between.
     ///
-    /// After success the word may be gone: nothing of its node is touched.
+    /// After success the node may be freed: nothing of it is touched.
     #[inline]
     pub(super) fn try_give(&self, bytes: usize, high: usize, kind: Kind) -> Result<(), Slow> {
         let (bytes, high) = (bytes as u64, high as u64);
@@ -118,7 +118,7 @@ impl Word {
             next -= bytes << EXTERNAL_SHIFT;
         }
         // Release: all that this thread did with the bytes' node comes before it; the partner is the
-        // Acquire in `shut_down`, through which whoever frees a drained node comes after. Relaxed on
+        // Acquire in `shut_down`, by which the thread that frees a drained node comes after. Relaxed on
         // failure: nothing was read.
         self.0
             .compare_exchange(word, next, Ordering::Release, Ordering::Relaxed)
@@ -126,12 +126,12 @@ impl Word {
             .map_err(|_| Slow::Collision)
     }
 
-    /// As [`try_take`](Self::try_take), until that is decided; `false`: by the mutex.
+    /// Repeats [`try_take`](Self::try_take) until that is decided; `false`: the mutex must decide.
     pub(super) fn take(&self, bytes: usize, kind: Kind) -> bool {
         decided(|| self.try_take(bytes, kind))
     }
 
-    /// As [`try_give`](Self::try_give), until that is decided; `false`: by the mutex.
+    /// Repeats [`try_give`](Self::try_give) until that is decided; `false`: the mutex must decide.
     pub(super) fn give(&self, bytes: usize, high: usize, kind: Kind) -> bool {
         decided(|| self.try_give(bytes, high, kind))
     }
@@ -141,8 +141,8 @@ impl Word {
         if self.is_shut() {
             return Held::default();
         }
-        // Acquire: partner of the Release in `give`. All who gave back their bytes are done with
-        // the node when their bytes are seen here. Takers need no order (see `take`).
+        // Acquire: partner of the Release in `give`. A thread whose returned bytes are seen here is done
+        // with the node. Takers need no order (see `take`).
         Held::of(self.0.swap(SHUT, Ordering::Acquire))
     }
 
@@ -154,8 +154,8 @@ impl Word {
         debug_assert_eq!(self.0.load(Ordering::Relaxed), SHUT);
         let (credit, external) = (credit as u64, external as u64);
         let word = credit << LOW_SHIFT | external << EXTERNAL_SHIFT | credit;
-        // Relaxed: who opened and who shuts next are ordered by the mutex, and each later `give`
-        // heads a release sequence of its own.
+        // Relaxed: the mutex orders this thread and the next one that shuts the word, and each later
+        // `give` heads a release sequence of its own.
         self.0.store(word, Ordering::Relaxed);
     }
 
@@ -165,7 +165,7 @@ impl Word {
         self.0.load(Ordering::Relaxed) == SHUT
     }
 
-    /// What it holds at this instant; nothing if shut.
+    /// The contents at this instant; nothing if shut.
     pub(super) fn held(&self) -> Held {
         // Relaxed: numbers for a reader.
         Held::of(self.0.load(Ordering::Relaxed))

@@ -53,7 +53,7 @@ impl BufferAllocator {
     ///
     /// * [`AllocError::OutOfMemory`] if a limit between here and the root would be passed, after
     ///   the listener had one chance to free memory.
-    /// * [`AllocError::Vetoed`] if the listener says no.
+    /// * [`AllocError::Vetoed`] if the listener refuses the request.
     /// * [`AllocError::Manager`] if the backend has no such block.
     /// * [`AllocError::Closed`] if this allocator, or one whose memory it would need, is closed.
     /// * [`AllocError::SizeOverflow`] if the size, or a sum, is above `isize::MAX`.
@@ -75,11 +75,12 @@ impl BufferAllocator {
         self.allocate(size, ALIGNMENT, Contents::Unspecified)
     }
 
-    /// As [`buffer`](Self::buffer), with a length of `size` and every byte zero.
+    /// Allocates a buffer with a length of `size` whose bytes are all zero. Its capacity and its charge are
+    /// those of [`buffer`](Self::buffer).
     ///
     /// # Errors
     ///
-    /// As [`buffer`](Self::buffer).
+    /// The errors of [`buffer`](Self::buffer).
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -97,13 +98,13 @@ impl BufferAllocator {
         Ok(buffer)
     }
 
-    /// As [`buffer`](Self::buffer), aligned to `alignment` bytes: a power of two from 64 to 2 MiB.
-    /// The buffer keeps its alignment when it grows, as long as it has memory: an empty one grows
-    /// at 64.
+    /// Allocates a buffer of length 0 that is aligned to `alignment` bytes: a power of two from 64 to
+    /// 2 MiB. Its capacity and its charge are those of [`buffer`](Self::buffer). A buffer that grows keeps
+    /// its alignment, but an empty one, which has no memory, grows at 64.
     ///
     /// # Errors
     ///
-    /// As [`buffer`](Self::buffer), and [`AllocError::InvalidAlignment`].
+    /// The errors of [`buffer`](Self::buffer), and [`AllocError::InvalidAlignment`].
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -122,11 +123,11 @@ impl BufferAllocator {
         self.allocate(size, alignment, Contents::Unspecified)
     }
 
-    /// A buffer with a copy of `bytes`.
+    /// Allocates a buffer with a copy of `bytes`.
     ///
     /// # Errors
     ///
-    /// As [`buffer`](Self::buffer).
+    /// The errors of [`buffer`](Self::buffer).
     ///
     /// ```
     /// # use arrow_memory_system as _;

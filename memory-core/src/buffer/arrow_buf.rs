@@ -20,8 +20,8 @@ use crate::ledger::LedgerRef;
 
 /// A shared, immutable view of bytes, kept alive and accounted for by a ledger.
 ///
-/// Three words. `Clone` retains and `Drop` releases (an atomic addition each; the last handle
-/// needs none). Equality and hashes are those of the slice.
+/// A buffer is three words. A clone, and a drop, costs an atomic addition; the drop of the only handle
+/// needs none. Equality and hashes are those of the slice.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -37,10 +37,11 @@ use crate::ledger::LedgerRef;
 // Invariants:
 //
 // 1. `ptr` is valid for reads of `len` initialised bytes for as long as `ledger` is held.
-// 2. Nobody writes them while any `ArrowBuf` views them.
+// 2. Nobody writes these bytes while any `ArrowBuf` views them.
 //
-// In this order: three words are copied as two and one, and the two cannot be read before what wrote
-// them singly has reached the cache. A drop needs the ledger, and need not wait for it.
+// The fields are in this order for the sake of copies. Three words are copied as a pair and a single one,
+// and the pair cannot be read before the single writes that made it have reached the cache. A drop reads
+// the ledger, which is the single one, and so need not wait.
 #[repr(C)]
 #[doc(alias("Buffer", "ReferenceManager", "BufferLedger", "retain", "release"))]
 pub struct ArrowBuf {
@@ -155,14 +156,15 @@ impl ArrowBuf {
             Bound::Excluded(&end) => end,
             Bound::Unbounded => self.len,
         };
-        // One question less than for an empty slice, too, and the usual answer.
+        // The usual case; it saves the comparison that finds an empty slice.
         if start < end && end <= self.len {
             return self.view(start, end - start);
         }
         Self::empty(self.pin_for(start, end))
     }
 
-    /// What an empty slice holds, if the range lies within the buffer. In a register.
+    /// The reference for an empty slice, if the range lies within the buffer. It is returned in a register,
+    /// where an `ArrowBuf` would not fit.
     #[cold]
     #[inline(never)]
     #[track_caller]
@@ -179,7 +181,8 @@ impl ArrowBuf {
         self.ledger.to_pin()
     }
 
-    /// As [`slice`](Self::slice), with an error where that panics.
+    /// A view of `length` bytes from `offset` on. Nothing is copied. [`slice`](Self::slice) panics where
+    /// this returns an error.
     ///
     /// # Errors
     ///
@@ -297,7 +300,7 @@ impl ArrowBuf {
     ///
     /// # Errors
     ///
-    /// As [`BufferAllocator::buffer`].
+    /// The errors of [`BufferAllocator::buffer`].
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -329,7 +332,8 @@ impl ArrowBuf {
             .register(Seen::shared(self.ptr, self.len), operation, caller);
     }
 
-    /// What a person wants to know of this buffer, as text; in debug mode with its history.
+    /// A description of this buffer for people: address, sizes, references and allocator, in debug mode
+    /// with the buffer's history.
     ///
     /// ```
     /// # use arrow_memory_system as _;

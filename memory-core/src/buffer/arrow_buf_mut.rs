@@ -56,8 +56,8 @@ impl UnwindSafe for ArrowBufMut {}
 impl RefUnwindSafe for ArrowBufMut {}
 
 impl ArrowBufMut {
-    /// A handle on a new allocation of our own, whose only reference this is, or on none: then the
-    /// reference is a pin.
+    /// A handle on a new allocation of our own, of which this is the only reference; or an empty one, of
+    /// a reference that is a pin.
     #[inline]
     pub(crate) fn fresh(ledger: LedgerRef) -> Self {
         let Some(slot) = ledger.slot() else {
@@ -75,7 +75,7 @@ impl ArrowBufMut {
         }
     }
 
-    /// What a fresh handle was made of.
+    /// The reference that a fresh handle was made of.
     #[inline]
     pub(super) fn into_ledger(self) -> LedgerRef {
         self.ledger
@@ -293,8 +293,8 @@ impl ArrowBufMut {
         tail
     }
 
-    /// As [`split_off`](Self::split_off), and this handle keeps the rest: the first `at` bytes of
-    /// the capacity are returned.
+    /// Splits the memory in two: the first `at` bytes of the capacity are returned, and this handle keeps
+    /// the rest. [`split_off`](Self::split_off) does it the other way round.
     ///
     /// # Panics
     ///
@@ -320,12 +320,13 @@ impl ArrowBufMut {
         BufferAllocator::from_handle(self.ledger.allocator())
     }
 
-    /// As [`ArrowBuf::ref_count`](crate::ArrowBuf::ref_count): more than 1 after a split.
+    /// How many buffers share this buffer's ledger, this one included: more than 1 after a split.
     pub fn ref_count(&self) -> usize {
         self.ledger.buffers()
     }
 
-    /// As [`ArrowBuf::accounted_size`](crate::ArrowBuf::accounted_size).
+    /// The size of the allocation if this buffer's ledger owns it, else 0: what this buffer's
+    /// allocator is charged for it, in bytes.
     pub fn accounted_size(&self) -> usize {
         self.ledger.accounted_size()
     }
@@ -338,7 +339,7 @@ impl ArrowBufMut {
         }
     }
 
-    /// The same when it is known to be due.
+    /// Samples the allocation, or growth, when that is known to be due.
     pub(super) fn record_sample(&self, bytes: usize, scale: u64) {
         self.ledger.record_sample(bytes, scale);
     }

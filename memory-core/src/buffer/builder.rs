@@ -1,4 +1,5 @@
-//! Builders of buffers: bytes, typed values, bits. Arrow C++'s, with errors instead of aborts.
+//! Builders of buffers: of bytes, typed values and bits. They are modelled on Arrow C++'s, and return errors where
+//! those abort.
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
@@ -80,7 +81,7 @@ impl BufferBuilder {
     ///
     /// # Errors
     ///
-    /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
+    /// The errors of [`ArrowBufMut::try_reserve`]; the builder is as it was.
     #[inline]
     #[track_caller]
     pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
@@ -91,7 +92,7 @@ impl BufferBuilder {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// The errors of [`reserve`](Self::reserve); the builder is as it was.
     #[inline]
     #[track_caller]
     pub fn append(&mut self, byte: u8) -> Result<(), AllocError> {
@@ -102,7 +103,7 @@ impl BufferBuilder {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// The errors of [`reserve`](Self::reserve); the builder is as it was.
     #[inline]
     #[track_caller]
     pub fn append_n(&mut self, n: usize, value: u8) -> Result<(), AllocError> {
@@ -115,7 +116,7 @@ impl BufferBuilder {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// The errors of [`reserve`](Self::reserve); the builder is as it was.
     #[inline]
     #[track_caller]
     pub fn append_slice(&mut self, bytes: &[u8]) -> Result<(), AllocError> {
@@ -126,7 +127,7 @@ impl BufferBuilder {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// The errors of [`reserve`](Self::reserve); the builder is as it was.
     #[track_caller]
     pub fn advance(&mut self, n: usize) -> Result<(), AllocError> {
         self.append_n(n, 0)
@@ -210,7 +211,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     ///
     /// # Errors
     ///
-    /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
+    /// The errors of [`ArrowBufMut::try_reserve`]; the builder is as it was.
     #[inline]
     #[track_caller]
     pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
@@ -221,7 +222,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// The errors of [`reserve`](Self::reserve); the builder is as it was.
     #[inline]
     #[track_caller]
     pub fn append(&mut self, value: T) -> Result<(), AllocError> {
@@ -232,7 +233,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// The errors of [`reserve`](Self::reserve); the builder is as it was.
     #[inline]
     #[track_caller]
     pub fn append_n(&mut self, n: usize, value: T) -> Result<(), AllocError> {
@@ -247,7 +248,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// The errors of [`reserve`](Self::reserve); the builder is as it was.
     #[inline]
     #[track_caller]
     pub fn append_slice(&mut self, values: &[T]) -> Result<(), AllocError> {
@@ -258,7 +259,7 @@ impl<T: NoUninit + AnyBitPattern> TypedBufferBuilder<T> {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// The errors of [`reserve`](Self::reserve); the builder is as it was.
     #[track_caller]
     pub fn advance(&mut self, n: usize) -> Result<(), AllocError> {
         self.reserve(n)?;
@@ -352,7 +353,7 @@ impl BooleanBufferBuilder {
     ///
     /// # Errors
     ///
-    /// As [`ArrowBufMut::try_reserve`]; the builder is as it was. So for all that grows.
+    /// The errors of [`ArrowBufMut::try_reserve`]; the builder is as it was.
     #[inline]
     #[track_caller]
     pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
@@ -364,7 +365,7 @@ impl BooleanBufferBuilder {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// The errors of [`reserve`](Self::reserve); the builder is as it was.
     #[inline]
     #[track_caller]
     pub fn append(&mut self, bit: bool) -> Result<(), AllocError> {
@@ -408,7 +409,7 @@ impl BooleanBufferBuilder {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// The errors of [`reserve`](Self::reserve); the builder is as it was.
     #[inline]
     #[track_caller]
     pub fn append_n(&mut self, n: usize, bit: bool) -> Result<(), AllocError> {
@@ -430,7 +431,7 @@ impl BooleanBufferBuilder {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// The errors of [`reserve`](Self::reserve); the builder is as it was.
     #[inline]
     #[track_caller]
     pub fn append_slice(&mut self, bits: &[bool]) -> Result<(), AllocError> {
@@ -442,7 +443,7 @@ impl BooleanBufferBuilder {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// The errors of [`reserve`](Self::reserve); the builder is as it was.
     #[track_caller]
     pub fn advance(&mut self, n: usize) -> Result<(), AllocError> {
         self.append_n(n, false)

@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes};
 use super::{ArrowBuf, ArrowBufMut};
 
 impl From<ArrowBuf> for Bytes {
-    /// The same memory; it stays charged until the last `Bytes` on it goes.
+    /// The same memory, which stays charged until the last `Bytes` on it is dropped.
     fn from(buffer: ArrowBuf) -> Self {
         Bytes::from_owner(buffer)
     }

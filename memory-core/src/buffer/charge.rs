@@ -9,7 +9,7 @@ use crate::error::AllocError;
 use crate::listener::AllocationListener;
 use crate::outcome::{AllocationOutcome, Purpose};
 
-/// What the caller asked for, in bytes, and for what: called after a refusal.
+/// Returns how many bytes the caller asked for, and for what purpose. It is called after a refusal.
 pub(crate) trait Request: FnOnce() -> (usize, Purpose) {}
 
 impl<F: FnOnce() -> (usize, Purpose)> Request for F {}

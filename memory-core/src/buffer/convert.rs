@@ -28,8 +28,8 @@ impl ArrowBufMut {
     #[inline]
     #[track_caller]
     pub fn freeze(self) -> ArrowBuf {
-        // Field by field: a buffer that is moved as a whole right after its fields were written is
-        // waited for as long as the rest of an allocation takes.
+        // Field by field: if a buffer is moved as a whole right after its fields were written one by one,
+        // the processor waits as long as the rest of an allocation takes.
         let Self {
             ptr,
             len,
@@ -47,7 +47,7 @@ impl ArrowBufMut {
             let caller = Location::caller();
             ledger.note(Seen::shared(ptr, len), Operation::Frozen, len, caller);
         }
-        // SAFETY: the first `len` bytes are initialised, and the exclusive handle is gone.
+        // SAFETY: the first `len` bytes are initialised, and the exclusive handle was taken apart.
         unsafe { ArrowBuf::new(ptr, len, ledger) }
     }
 }
@@ -55,7 +55,7 @@ impl ArrowBufMut {
 impl ArrowBuf {
     /// This buffer as a writable one, if it is the only handle on an allocation of our own and
     /// starts at its first byte. The bytes behind it, up to the allocation's size, become spare
-    /// capacity. An empty buffer can always be had as a writable one.
+    /// capacity. An empty buffer can always be made writable.
     ///
     /// # Errors
     ///

@@ -23,7 +23,7 @@ impl ArrowBufMut {
     ///
     /// # Errors
     ///
-    /// As [`try_reserve`](Self::try_reserve).
+    /// The errors of [`try_reserve`](Self::try_reserve); the buffer is as it was.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -52,13 +52,13 @@ impl ArrowBufMut {
 
     /// Makes room for `additional` bytes beyond the length.
     ///
-    /// Grows to twice the capacity at least, so that appending n bytes costs O(n), or to just what
-    /// is asked if twice does not fit; only the difference is charged. The backend resizes the
+    /// The buffer grows to at least twice its capacity, so that appending n bytes costs O(n). If twice does
+    /// not fit, it grows to just what is asked. Only the difference is charged. The backend resizes the
     /// block in place, or moves its pages, where it can.
     ///
     /// # Errors
     ///
-    /// As [`BufferAllocator::buffer`](crate::BufferAllocator::buffer); the buffer is as it was.
+    /// The errors of [`BufferAllocator::buffer`](crate::BufferAllocator::buffer); the buffer is as it was.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -84,7 +84,7 @@ impl ArrowBufMut {
     ///
     /// # Errors
     ///
-    /// As [`try_reserve`](Self::try_reserve).
+    /// The errors of [`try_reserve`](Self::try_reserve); the buffer is as it was.
     #[inline]
     #[track_caller]
     pub fn extend_from_slice(&mut self, bytes: &[u8]) -> Result<(), AllocError> {
@@ -100,8 +100,8 @@ impl ArrowBufMut {
         Ok(())
     }
 
-    /// Gives back what lies beyond the length, up to the next multiple of 64. At length 0 that is
-    /// everything. A handle that shares its allocation after a split keeps it as it is.
+    /// Frees what lies beyond the length, rounded up to a multiple of 64. At length 0 that is
+    /// everything. A handle that shares its allocation after a split keeps all its memory.
     ///
     /// # Errors
     ///
@@ -160,7 +160,7 @@ impl ArrowBufMut {
         (start == self.ptr).then(|| slot.size())
     }
 
-    /// Grows for `additional` bytes; the caller asked for `asked`, says an error.
+    /// Grows for `additional` bytes. An error says that the caller asked for `asked`.
     #[cold]
     #[track_caller]
     fn grow(&mut self, additional: usize, asked: usize) -> Result<(), AllocError> {
@@ -172,7 +172,7 @@ impl ArrowBufMut {
         if let Some(block_size) = block_size
             && block_size >= needed
         {
-            // What another handle had after a split, and has let go of.
+            // Another handle had these bytes after a split, and was dropped.
             self.capacity = block_size;
             return Ok(());
         }
@@ -203,7 +203,7 @@ impl ArrowBufMut {
         )
     }
 
-    /// Grows to a capacity of `size`: the block, if it is all ours, else into a new one.
+    /// Grows to a capacity of `size`: resizes the block if this is its only handle, else moves to a new one.
     #[track_caller]
     fn grow_to<'a>(
         &mut self,
@@ -291,10 +291,10 @@ impl ArrowBufMut {
     }
 }
 
-/// What a change of the capacity is for.
+/// A change of the capacity, as an error names it.
 #[derive(Clone, Copy)]
 struct Resizing {
-    /// What the caller asked for, in bytes.
+    /// How many bytes the caller asked for.
     asked: usize,
     /// The old and the new capacity.
     from: usize,

@@ -1,12 +1,12 @@
-//! A buffer handed over to another allocator, source and all.
+//! Handing a buffer over to another allocator, so that no source stays behind.
 
 use super::ArrowBuf;
 use crate::allocator::BufferAllocator;
 use crate::error::{Refused, TransferError};
 
 impl ArrowBuf {
-    /// This buffer on the ledger of `allocator`, in place of its own: [`retain_in`](Self::retain_in),
-    /// without a source that stays behind.
+    /// This buffer on the ledger of `allocator`, in place of its own. [`retain_in`](Self::retain_in) does
+    /// the same and leaves a source behind.
     ///
     /// The charge stays with the ledger that owns the allocation for as long as that ledger has other
     /// buffers. If this was its last one, the charge moves to the ledger that has been associated
@@ -42,12 +42,12 @@ impl ArrowBuf {
     }
 
     /// This buffer on the ledger of `target`, in place of its own, with the charge if its ledger owns
-    /// it: [`try_transfer_ownership`](Self::try_transfer_ownership), without a source that stays
+    /// it. [`try_transfer_ownership`](Self::try_transfer_ownership) does the same and leaves a source
     /// behind. Takes the tree's lock.
     ///
     /// # Errors
     ///
-    /// What `try_transfer_ownership` says, with the buffer as it was. Nothing has changed.
+    /// The errors of `try_transfer_ownership`, with the buffer as it was. Nothing has changed.
     ///
     /// ```
     /// # use arrow_memory_system as _;

@@ -9,7 +9,7 @@ use crate::debug::{Operation, Seen};
 use crate::error::TransferError;
 use crate::ledger::LedgerRef;
 
-/// What [`ArrowBuf::transfer_ownership`] returns.
+/// A transferred buffer: the result of [`ArrowBuf::transfer_ownership`].
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -34,7 +34,7 @@ pub struct TransferResult {
 impl ArrowBuf {
     /// The same bytes on the ledger of `target`, which shares the allocation from then on.
     ///
-    /// The charge stays where it is, until the owner's last buffer goes: then it moves to the
+    /// The charge stays where it is until the owner's last buffer is dropped. Then it moves to the
     /// ledger that has been associated longest. Takes the tree's lock.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl ArrowBuf {
     /// let buffer = scan.buffer_from_slice(&[7; 100])?;
     /// let shared = buffer.retain_in(&join)?;
     /// assert_eq!((scan.allocated_memory(), join.allocated_memory()), (128, 0));
-    /// drop(buffer); // the owner lets go
+    /// drop(buffer); // the last one of the owner
     /// assert_eq!((scan.allocated_memory(), join.allocated_memory()), (0, 128));
     /// # drop(shared);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -60,16 +60,17 @@ impl ArrowBuf {
         Ok(self.same_on(ledger, Operation::Retained, Location::caller()))
     }
 
-    /// As [`retain_in`](Self::retain_in), and if this buffer's ledger owns the allocation, its
-    /// charge moves to the target in one step, even over the target's limits.
+    /// The same bytes on the ledger of `target`, which shares the allocation from then on. If this
+    /// buffer's ledger owns the allocation, its charge moves to the target in one step, even over the
+    /// target's limits.
     ///
-    /// This buffer stays alive, and keeps its ledger outstanding for as long; drop it to let go of it,
-    /// or use [`try_move_to`](Self::try_move_to), which takes it along. Where no reservation is crossed,
-    /// a common ancestor does not change, not even for an instant. Takes the tree's lock.
+    /// This buffer stays alive, and keeps its ledger outstanding until it is dropped;
+    /// [`try_move_to`](Self::try_move_to) takes it along. Where no reservation is crossed, the allocated
+    /// memory of a common ancestor does not change, not even for an instant. Takes the tree's lock.
     ///
     /// # Errors
     ///
-    /// As [`retain_in`](Self::retain_in); and [`TransferError::SizeOverflow`].
+    /// The errors of [`retain_in`](Self::retain_in), and [`TransferError::SizeOverflow`].
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -96,12 +97,15 @@ impl ArrowBuf {
         })
     }
 
-    /// As [`transfer_ownership`](Self::transfer_ownership), if the charge fits at every level that
-    /// it reaches. This buffer stays alive; [`try_move_to`](Self::try_move_to) takes it along.
+    /// The same bytes on the ledger of `target`, with the charge if this buffer's ledger owns the
+    /// allocation. Refused if the charge does not fit at every level that it reaches;
+    /// [`transfer_ownership`](Self::transfer_ownership) moves it even then. This buffer stays alive;
+    /// [`try_move_to`](Self::try_move_to) takes it along.
     ///
     /// # Errors
     ///
-    /// As there; and [`TransferError::DoesNotFit`]. Nothing has changed after an error.
+    /// The errors of `transfer_ownership`, and [`TransferError::DoesNotFit`]. Nothing has changed after an
+    /// error.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -123,7 +127,7 @@ impl ArrowBuf {
         Ok(self.same_on(ledger, Operation::Transferred, Location::caller()))
     }
 
-    /// The same bytes by another reference.
+    /// A handle on the same bytes that holds `ledger`.
     fn same_on(
         &self,
         ledger: LedgerRef,
@@ -151,7 +155,7 @@ impl ArrowBufMut {
     ///
     /// # Errors
     ///
-    /// As [`ArrowBuf::transfer_ownership`]; the buffer is as it was.
+    /// The errors of [`ArrowBuf::transfer_ownership`]; the buffer is as it was.
     ///
     /// ```
     /// # use arrow_memory_system as _;

@@ -84,7 +84,7 @@ impl ArrowBufMut {
     ///
     /// # Errors
     ///
-    /// As [`ArrowBuf::typed`].
+    /// The errors of [`ArrowBuf::typed`].
     pub fn typed<T: AnyBitPattern>(&self) -> Result<&[T], CastError> {
         cast(self)
     }

@@ -1,14 +1,14 @@
 //! The index of an allocation's ledgers by their node: a digital search tree.
 //!
-//! An allocation may have a ledger for each of thousands of allocators, and one more must find out
-//! in a short time whether its allocator has one. Nothing is allocated under the tree's mutex, so the
-//! index lies in the slots: each has room for two others below it, and for the one above.
+//! An allocation may have a ledger for each of thousands of allocators. Before one more is added, a
+//! search must tell in a short time whether its allocator has one. Nothing is allocated under the tree's
+//! mutex, so the index lies in the slots: each has room for two others below it, and for the one above.
 //!
 //! A ledger's key is its node's address, multiplied by an odd constant: keys are as different as
 //! addresses, and their high bits look random. From the root, the bits of a key from the highest
 //! down say on which side it lies: every key below a ledger at depth d agrees with it in the first d
-//! bits. So a search takes some log n steps, 64 at most, and any ledger may take the place of one that
-//! it lies below: that is all that is needed to remove one.
+//! bits. So a search takes about log n steps, and at the maximum 64. A ledger may take the place of any
+//! one that it lies below, so that a removal puts one from below in the place of the removed one.
 //!
 //! The home slot's own ledger is not in the index (the slot has no room, since it has the block), and
 //! is looked at first. The root is the first of the others in order of association, which the ring
@@ -20,7 +20,7 @@ use std::ptr::NonNull;
 use crate::accounting::NodePtr;
 use crate::raw::slot::Slot;
 
-/// What is left of a key: the highest bit says where it lies below the present depth.
+/// The rest of a key: its highest bit tells the side below the present depth.
 #[derive(Clone, Copy)]
 struct Way(u64);
 
@@ -55,7 +55,8 @@ unsafe fn below<'a>(slot: NonNull<Slot>) -> &'a mut [Option<NonNull<Slot>>; 2] {
 ///
 /// # Safety
 ///
-/// As for `below`, with the slot's links.
+/// The slot is in the index; the caller has the tree's mutex, and uses the reference before it asks
+/// for this slot's links again.
 unsafe fn above<'a>(slot: NonNull<Slot>) -> &'a mut Option<NonNull<Slot>> {
     // SAFETY: in the index, so in use.
     let slot: &'a Slot = unsafe { slot.as_ref() };
@@ -82,7 +83,7 @@ pub(super) unsafe fn find(root: NonNull<Slot>, wanted: NodePtr) -> Option<NonNul
 ///
 /// # Safety
 ///
-/// As for `find`; `new` is a slot in use that is not in the index, with nothing above or below it.
+/// `root` is the root of an index, and the caller has the tree's mutex. `new` is a slot in use that is not in the index, with nothing above or below it.
 pub(super) unsafe fn insert(root: NonNull<Slot>, new: NonNull<Slot>) {
     // SAFETY: the caller's promise: it is in use.
     let (mut at, mut way) = (root, Way::to(unsafe { new.as_ref() }.node()));
@@ -105,7 +106,7 @@ pub(super) unsafe fn insert(root: NonNull<Slot>, new: NonNull<Slot>) {
 ///
 /// # Safety
 ///
-/// As for `find`; `heir` is in the index, and not the root.
+/// `root` is the root of an index, and the caller has the tree's mutex. `heir` is in the index, and not the root.
 pub(super) unsafe fn remove_root(root: NonNull<Slot>, heir: NonNull<Slot>, only: bool) {
     if !only {
         // SAFETY: the caller's promise.

@@ -1,16 +1,18 @@
-//! Ledgers: who holds an allocation, and who pays for it.
+//! Ledgers: which allocators share an allocation, and which of them is charged for it.
 //!
 //! An allocation has one ledger for each allocator that it is shared with, in order of
 //! association, and one of them owns it: there the allocation is charged. A buffer holds one
-//! ledger. As long as there is one ledger only, which is nearly always, all happens without the
-//! tree's mutex; with more, ledgers come, go and hand over the charge under it.
+//! ledger. As long as there is one ledger only, which is nearly always, the tree's mutex is not needed.
+//! A second ledger is added under the mutex, and from then on ledgers are added, unlinked and charged
+//! under it.
 //!
 //! When a ledger's last buffer is dropped while there are other ledgers, the thread that drops it takes
 //! the mutex, takes the ledger off the list and, if the ledger owned, hands the charge to the ledger
 //! that has been associated longest. Until that thread has the mutex, the ledger has no buffer but is
-//! still on the list. A thread that needs a ledger for the same allocator meanwhile *buries* it, on
-//! behalf of the other thread, and makes a new one. The allocation's home slot stays until the last
-//! such thread has had the mutex (`pending`), and so does the memory if no ledger is left.
+//! still on the list. A thread that needs a ledger for the same allocator meanwhile *buries* it: it takes
+//! the ledger off the list for the other thread, and makes a new one. The home slot stays until each
+//! thread whose ledger was buried has had the mutex (`pending` counts them). If no ledger is on the list
+//! by then, the memory stays as long.
 //!
 //! The states of ledgers and allocations, and what leads from one to another, are at the head of
 //! `release`.

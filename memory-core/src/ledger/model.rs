@@ -1,8 +1,8 @@
-//! Loom models of ledgers: how buffers of two ledgers of one allocation come and go.
+//! Loom models of ledgers: buffers of several ledgers of one allocation are made and dropped at once.
 //!
 //! The models follow `release`, `list` and `transfer` step by step, with the real [`Count`]s, and
 //! with flags in place of the list. Each has a datum that stands for the bytes of the block:
-//! whoever holds a buffer reads it, and the sole owner writes to it, which is what freeing or
+//! the holder of a buffer reads it, and the sole owner writes to it, which is what freeing or
 //! reusing the block amounts to. So they see data races, and not only wrong counts.
 //!
 //! Each of these mutations makes some of them fail: Relaxed in place of the Acquire in
@@ -42,7 +42,7 @@ impl Datum {
 /// How many ledgers an allocation may have had at the end of a model.
 const LEDGERS: usize = 5;
 
-/// What the tree's mutex guards: the list of ledgers, in order, and what is on the way.
+/// The data that the tree's mutex guards: the list of ledgers, in order, and the home slot's fields.
 #[derive(Default)]
 struct List {
     listed: [bool; LEDGERS],
@@ -408,7 +408,7 @@ fn a_watched_block_is_found_with_its_bytes_or_not_at_all() {
     }
 }
 
-/// A watched allocation gets a second ledger while it is looked for; afterwards its first one goes.
+/// A watched allocation gets a second ledger while it is looked for; afterwards its first one ends.
 #[test]
 fn a_watched_block_is_found_by_either_ledger_while_the_second_one_comes() {
     loom::model(|| {
@@ -429,7 +429,7 @@ fn a_watched_block_is_found_by_either_ledger_while_the_second_one_comes() {
     });
 }
 
-/// Both ledgers of a watched allocation go while it is looked for.
+/// Both ledgers of a watched allocation end while it is looked for.
 #[test]
 fn a_watched_block_with_two_ledgers_is_found_with_its_bytes_or_not_at_all() {
     for owner in [0, 1] {
@@ -451,8 +451,8 @@ fn a_watched_block_with_two_ledgers_is_found_with_its_bytes_or_not_at_all() {
     }
 }
 
-/// The holders of two ledgers have given up their buffers and are on the way to the mutex, while others
-/// take their places, and go. With at most two preemptions, since there are too many interleavings.
+/// Two ledgers have left: their threads gave up the last buffers and wait for the mutex. Meanwhile other
+/// ledgers take their places, and end. With at most two preemptions, since there are too many interleavings.
 #[test]
 fn of_two_ledgers_that_are_buried_at_once_the_last_holder_to_come_by_frees_the_block() {
     let mut model = loom::model::Builder::new();

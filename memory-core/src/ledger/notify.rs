@@ -20,17 +20,17 @@ pub(crate) fn tell_release(node: &Node, size: usize) {
     quietly(&node.info, || node.hearer().on_release(&node.info, size));
 }
 
-/// A charge that moved, to be told once the mutex is released.
+/// A charge that moved. The listeners are told once the mutex is released.
 pub(super) struct Moved {
     from: Arc<Node>,
     to: Arc<Node>,
     size: usize,
-    /// What the sampler knew as the allocator before; dropped with the mutex free.
+    /// The allocator to which the sampler ascribed it before. Dropped after the mutex is released.
     _before: Option<AllocatorInfo>,
 }
 
 impl Moved {
-    /// Moves the charge of the ledger in `slot` in the side counters, too.
+    /// A charge that moved from `from` to `to`. This moves the allocation in the side counters, too.
     pub(super) fn new(from: Arc<Node>, to: Arc<Node>, size: usize, slot: &Slot) -> Self {
         Self {
             _before: moved_counts(&from, &to, slot),
@@ -78,8 +78,8 @@ fn tell_some(from: &Node, to: &Node, size: usize) {
 }
 
 /// Moves an allocation's entries in the nodes' side counters. Under the mutex; what it returns is
-/// dropped with the mutex free.
-#[must_use = "dropped with the mutex free"]
+/// dropped after the mutex is released.
+#[must_use = "dropped after the mutex is released"]
 pub(super) fn moved_counts(from: &Node, to: &Node, slot: &Slot) -> Option<AllocatorInfo> {
     let home = slot.home();
     // SAFETY: under the mutex, and the allocation has several ledgers.

@@ -14,7 +14,7 @@ use crate::raw::slot::{Block, MAX_SPECIAL, Slot};
 use crate::report::OutstandingBuffer;
 use crate::sampling;
 
-/// A counted reference to a ledger; or, for the empty buffer, to a node that it pins.
+/// A counted reference to a ledger. That of an empty buffer leads to a node, which it pins.
 ///
 /// # Invariants
 ///
@@ -29,9 +29,9 @@ const PIN: usize = 1;
 /// The tag of a view.
 const VIEW: usize = 2;
 
-/// The tag of a reference that was made by cloning another: probably not the last one, so that its
-/// drop subtracts at once, where others first look whether they are the only one. A guess: either
-/// way is right for every reference.
+/// The tag of a reference that was made by cloning another. It is probably not the last one, so its
+/// drop subtracts at once, while that of an untagged one first looks whether it is the only one. The tag
+/// is a guess: both kinds of drop are right for every reference.
 const CLONED: usize = 4;
 
 /// The tag fits below the address.
@@ -241,8 +241,12 @@ impl LedgerRef {
         match self.target() {
             // SAFETY: the pin is ours by invariant 1.
             Target::Pin(node) => unsafe { node.unpin() },
-            // SAFETY: the view is ours by invariant 1; the reference to its slot is dropped at once.
-            Target::View(_) => unsafe { drop_first(View::dissolve(self.view())) },
+            Target::View(_) => {
+                // SAFETY: the view is ours by invariant 1.
+                let slot = unsafe { View::dissolve(self.view()) };
+                // SAFETY: the reference that the view had is given up.
+                unsafe { drop_first(slot) };
+            }
             Target::Slot(_) => {}
         }
     }

@@ -42,8 +42,10 @@ impl View {
         operation: Operation,
         caller: &'static Location<'static>,
     ) -> Option<NonNull<Self>> {
-        // SAFETY: the caller's reference keeps the slot, which has a live node (its invariant 1).
-        let recorder = unsafe { slot.as_ref().node().node() }.tree.recorder()?;
+        // SAFETY: the caller's reference keeps the slot.
+        let node = unsafe { slot.as_ref() }.node();
+        // SAFETY: a slot in use has a live node (its invariant 1).
+        let recorder = unsafe { node.node() }.tree.recorder()?;
         let key = recorder.add(slot.addr().get(), seen, operation, caller);
         Some(NonNull::from(Box::leak(Box::new(Self { slot, key }))))
     }

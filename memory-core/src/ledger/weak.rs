@@ -1,4 +1,4 @@
-//! Finding a foreign allocation again, by what keeps nothing of it alive.
+//! [`Weak`]: a weak reference to a foreign allocation.
 #![expect(
     unsafe_code,
     reason = "looks at slots that no reference of its own keeps"
@@ -12,7 +12,8 @@ use crate::accounting::Tree;
 use crate::raw::release::ForeignId;
 use crate::raw::slot::Slot;
 
-/// What finds a foreign allocation's ledgers again, and keeps nothing alive.
+/// A weak reference to a foreign allocation: it finds the allocation's ledgers again, and keeps nothing
+/// alive.
 pub(crate) struct Weak {
     home: NonNull<Slot>,
     tree: NonNull<Tree>,
@@ -24,7 +25,8 @@ unsafe impl Send for Weak {}
 unsafe impl Sync for Weak {}
 
 impl LedgerRef {
-    /// What finds foreign memory's ledgers again; `None` for our own, and for an empty buffer.
+    /// A weak reference to the allocation, if it is foreign; `None` for memory of a manager, and for
+    /// an empty buffer.
     pub(crate) fn downgrade(&self) -> Option<Weak> {
         let slot = self.slot().filter(|slot| slot.is_foreign())?;
         Some(Weak {
@@ -40,8 +42,8 @@ impl Weak {
         ForeignId::of(self.home)
     }
 
-    /// A reference to one of the allocation's ledgers, unless its last buffer has gone: to the
-    /// owning one, if that is not about to go.
+    /// A reference to one of the allocation's ledgers, unless its last buffer was dropped: to the
+    /// owning one, if that has a buffer.
     ///
     /// # Safety
     ///
@@ -50,13 +52,13 @@ impl Weak {
         // SAFETY: the home slot stays until the release has returned.
         let home = unsafe { self.home.as_ref() };
         if !home.count().is_shared() {
-            // A second ledger may come just now; then this one owned at the moment we looked.
+            // A second ledger may be added just now; this one owned at the moment of the look.
             if home.count().try_retain() {
                 // SAFETY: the reference that was just added.
                 return Some(unsafe { LedgerRef::from_slot(self.home) });
             }
-            // No buffer, unless a second ledger came and this one's buffers went since: then the
-            // bit is set.
+            // There is no buffer, unless a second ledger was added and this one's buffers were dropped
+            // since the first look: then the bit is set.
             if !home.count().is_shared() {
                 return None;
             }
@@ -65,8 +67,8 @@ impl Weak {
         // which keeps it.
         let locked = unsafe { self.tree.as_ref() }.lock();
         for only_owning in [true, false] {
-            // Under the mutex, which all others take who have several ledgers. If one is left, its
-            // holder does not look at links without it either, since the memory is foreign.
+            // Under the mutex, which everyone takes who looks at links while there are several ledgers. A
+            // sole holder does not look at them without it either, since the memory is foreign.
             let mut at = list::first(home);
             while let Some(here) = at {
                 // SAFETY: on the list, so in use, or its release has not returned.
@@ -74,7 +76,8 @@ impl Weak {
                 at = list::next(home, here);
                 let wanted = !only_owning || ledger.count().is_owning();
                 if wanted && ledger.count().try_retain() {
-                    // None is dropped here: a last one would tell listeners, in the caller's locks.
+                    // No reference is dropped here: the last one would call listeners, under the
+                    // caller's locks.
                     drop(locked);
                     // SAFETY: the reference that was just added.
                     return Some(unsafe { LedgerRef::from_slot(here) });

@@ -1,4 +1,4 @@
-//! The reference count of a ledger, with what its last holder must know in the same word.
+//! The reference count of a ledger, and in the same word what its last holder must know.
 
 use crate::sync::{AtomicUsize, Ordering};
 
@@ -8,10 +8,10 @@ const OWNING: usize = 1;
 /// The allocation has other ledgers: they are changed under the tree's mutex only.
 const SHARED: usize = 2;
 
-/// Somebody may make buffers from none: see [`try_retain`](Count::try_retain). Never changes.
+/// The memory has weak references, from which buffers are made: see [`try_retain`](Count::try_retain). Never changes.
 const WATCHED: usize = 4;
 
-/// A buffer more.
+/// One buffer, in the count.
 const ONE: usize = 8;
 
 /// No buffer: one less than the one buffer that zero stands for.
@@ -31,8 +31,8 @@ const NONE: usize = usize::MAX & !(ONE - 1);
 ///
 /// # Invariants
 ///
-/// 1. Who has a buffer counts. New buffers come from existing ones of the same ledger (without
-///    the mutex), or, where SHARED is set, from those of another ledger (under the mutex).
+/// 1. Each buffer is counted. A new buffer is made from one of the same ledger (without the mutex),
+///    or, where SHARED is set, from one of another ledger (under the mutex).
 /// 2. An allocation with one ledger has OWNING and not SHARED there.
 /// 3. Where WATCHED is set, a watcher makes new buffers too, from a count that is not zero. So the
 ///    last buffer is not known to be the last before the count is zero, and `is_sole` is false.
@@ -43,7 +43,7 @@ const NONE: usize = usize::MAX & !(ONE - 1);
 #[derive(Debug)]
 pub(crate) struct Count(AtomicUsize);
 
-/// What is left after a ledger's last buffer let go.
+/// What remains of an allocation after a ledger's last buffer was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
     /// Nobody else can reach the allocation.
@@ -62,27 +62,28 @@ impl Count {
     /// One buffer on the only ledger. Nobody else knows the ledger.
     #[inline]
     pub(crate) fn reset_to_sole(&self) {
-        // Relaxed: whoever gets a buffer gets it in order.
+        // Relaxed: a buffer reaches other threads in order.
         self.0.store(OWNING, Ordering::Relaxed);
     }
 
-    /// As `reset_to_sole`, for memory that may be watched.
+    /// One buffer on the only ledger of memory that may have weak references. Nobody else knows the
+    /// ledger.
     pub(crate) fn reset_to_watched(&self) {
-        // Relaxed: as above.
+        // Relaxed: a buffer reaches other threads in order.
         self.0.store(OWNING | WATCHED, Ordering::Relaxed);
     }
 
     /// One buffer on one ledger of several, not the owning one. Nobody else knows the ledger.
     pub(crate) fn reset_to_guest(&self, watched: bool) {
         let watched = if watched { WATCHED } else { 0 };
-        // Relaxed: as above.
+        // Relaxed: a buffer reaches other threads in order.
         self.0.store(SHARED | watched, Ordering::Relaxed);
     }
 
     /// One buffer on the owning ledger of several. Nobody else knows the ledger.
     pub(crate) fn reset_to_heir(&self, watched: bool) {
         let watched = if watched { WATCHED } else { 0 };
-        // Relaxed: as above.
+        // Relaxed: a buffer reaches other threads in order.
         self.0.store(SHARED | OWNING | watched, Ordering::Relaxed);
     }
 
@@ -98,20 +99,21 @@ impl Count {
         }
     }
 
-    /// Another buffer, if there is one. Under the mutex, for a ledger of which the caller has none;
-    /// or for a watched ledger, whose slot the caller knows to be in use or just given up.
+    /// Another buffer, if the ledger has any. Under the mutex, for a ledger of which the caller has no
+    /// buffer; or for a watched ledger, whose slot the caller knows to be in use or just given up.
     pub(crate) fn try_retain(&self) -> bool {
         self.0
-            // Relaxed, both: as `retain`; the count cannot fall to zero in between.
+            // Relaxed, both: a thread that makes a buffer has one, or is ordered by the mutex or by what
+            // told it of the slot. The count cannot fall to zero in between.
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
                 (word < NONE).then(|| word + ONE)
             })
             .is_ok()
     }
 
-    /// Gives a buffer up; `true` if that was the last one: then [`last_left`](Self::last_left) says
-    /// what is left. Otherwise nobody touches the word through it. Who is the
-    /// [sole](Self::is_sole) holder need not call it.
+    /// Subtracts a buffer. `true` if that was the last one: then [`last_left`](Self::last_left) says
+    /// what is left. Otherwise the caller must not touch the word any more. A
+    /// [sole](Self::is_sole) holder need not call this.
     #[inline]
     pub(crate) fn release(&self) -> bool {
         // Release: what this buffer's holder did comes before the block is freed; the partners
@@ -119,13 +121,13 @@ impl Count {
         self.0.fetch_sub(ONE, Ordering::Release) < ONE
     }
 
-    /// What is left when the last buffer has gone.
+    /// What is left after the last buffer was subtracted.
     ///
-    /// Whether there are other ledgers may have changed since: the last one of them may have handed
-    /// the charge over to this one, whose holder is on the way, and then this is what is left.
+    /// Whether there are other ledgers may have changed since the subtraction. The last one of them may
+    /// have ended meanwhile, and handed the charge over to this one; then nothing is left.
     pub(crate) fn last_left(&self) -> Left {
-        // Acquire: partner of the Release in `release`, of all who let go before, and of that in
-        // `set_alone`.
+        // Acquire: partner of the Release in `release`, of all buffers that were subtracted before,
+        // and of that in `set_alone`.
         if self.0.load(Ordering::Acquire) & SHARED == 0 {
             Left::Nothing
         } else {
@@ -141,8 +143,8 @@ impl Count {
     pub(crate) fn is_last_of_shared(&self) -> bool {
         // Acquire: partner of the Release in `release`. A thread that dropped another buffer of
         // this ledger may never have had the mutex (a clone's drop subtracts and is done), so the
-        // mutex does not order what it read before this. The caller passes that order on, to
-        // whoever frees the block or writes to it: by the Release in `set_alone`, or by the mutex.
+        // mutex does not order what it read before this. The caller passes that order on to the thread
+        // that frees the block or writes to it: by the Release in `set_alone`, or by the mutex.
         let word = self.0.load(Ordering::Acquire);
         word & !OWNING == SHARED
     }
@@ -174,8 +176,9 @@ impl Count {
 
     /// Whether the allocation has, or had, several ledgers.
     pub(crate) fn is_shared(&self) -> bool {
-        // Relaxed: who sees the bit takes the mutex. Who does not, and saw a count of zero before,
-        // knows that there is no other ledger: the bit is set while there is a buffer.
+        // Relaxed: a thread that sees the bit takes the mutex. A thread that does not see it, and saw
+        // a count of zero before, knows that there is no other ledger: the bit is set only while there
+        // is a buffer.
         self.0.load(Ordering::Relaxed) & SHARED != 0
     }
 
@@ -187,7 +190,7 @@ impl Count {
 
     /// Notes that there are several ledgers. Under the mutex; the caller keeps this one alive.
     pub(crate) fn set_shared(&self) {
-        // Relaxed: whoever needs more than the bit takes the mutex.
+        // Relaxed: a thread that needs more than the bit takes the mutex.
         self.0.fetch_or(SHARED, Ordering::Relaxed);
     }
 
@@ -201,18 +204,19 @@ impl Count {
     /// Notes, of an owning ledger that was the only one, that there is another, which owns now.
     /// Under the mutex; the caller keeps this one alive.
     pub(crate) fn yield_to_another(&self) {
-        // Relaxed: as `set_shared`. The flags are as said, so that one addition changes both.
+        // Relaxed: a thread that needs more than the bits takes the mutex. The flags are known, so
+        // that one addition changes both.
         let word = self.0.fetch_add(SHARED - OWNING, Ordering::Relaxed);
         debug_assert_eq!(word & (SHARED | OWNING), OWNING);
     }
 
-    /// Notes that the charge is, or is no more, this ledger's. Under the mutex.
+    /// Notes whether this ledger owns the allocation from now on. Under the mutex.
     pub(crate) fn set_owning(&self, owning: bool) {
         if owning {
-            // Relaxed: as `set_shared`.
+            // Relaxed: a thread that needs more than the bit takes the mutex.
             self.0.fetch_or(OWNING, Ordering::Relaxed);
         } else {
-            // Relaxed: as `set_shared`.
+            // Relaxed: a thread that needs more than the bit takes the mutex.
             self.0.fetch_and(!OWNING, Ordering::Relaxed);
         }
     }

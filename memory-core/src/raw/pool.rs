@@ -26,7 +26,7 @@
 //!    chunk that a walk got from `all` under the lock, since it raised `walks`, stays in memory until
 //!    it lowers it, and the chunks behind it in `all` stay the same.
 //! 4. A face is initialised before its chunk is added, and only written through atomics since. So
-//!    whoever found the chunk under the lock may read its faces without it.
+//!    a thread that found the chunk under the lock may read its faces without it.
 #![expect(unsafe_code, reason = "an allocator of slots")]
 
 mod chunks;
@@ -39,13 +39,14 @@ use super::slot::{Face, Slot};
 use crate::sync::process::{Order, ProcessGuard, ProcessLock};
 use crate::thread::{self, AtEnd};
 
-/// The most free slots that a thread keeps.
+/// The maximum of free slots that a thread keeps.
 const MAX_CACHED: usize = 1024;
 
 /// How many slots move between a thread and the chunks at once.
 const BATCH: usize = 256;
 
-/// Whoever walked when the process forked does not walk in the child.
+/// The lock over the chunks. A walk that was under way when the process forked does not go on in the
+/// child.
 static POOL: ProcessLock<Pool> =
     ProcessLock::new(Order::Inner, Pool::new()).in_child(|pool| pool.walks = 0);
 
@@ -90,8 +91,8 @@ pub(crate) fn take() -> NonNull<Slot> {
     })
 }
 
-/// Returns a slot that was used for more than an allocation of our own with one ledger; its node is
-/// null.
+/// Returns a slot whose node is null, and that may have links, a release or another home: it was used for
+/// more than an allocation of our own with one ledger.
 ///
 /// # Safety
 ///
@@ -136,8 +137,8 @@ pub(crate) unsafe fn put(slot: NonNull<Slot>) {
 
 /// Calls `visit` for the slots in use, of all threads, until it answers `false`.
 ///
-/// No lock is held while `visit` runs. Others go on working meanwhile: of a slot that is taken or
-/// returned just then, `visit` may see either state, so it must be content with atomics. Slots of
+/// No lock is held while `visit` runs, and other threads go on working. Of a slot that is taken or
+/// returned just then, `visit` may see either state, so it reads nothing but atomics. Slots of
 /// chunks that are added after the start are left out. No chunk is freed meanwhile.
 pub(crate) fn for_each_in_use(mut visit: impl FnMut(&Face) -> bool) {
     let _walk = Walk::start();
@@ -160,7 +161,7 @@ pub(crate) fn for_each_in_use(mut visit: impl FnMut(&Face) -> bool) {
     }
 }
 
-/// A walk on its way: while it exists no chunk is freed.
+/// A walk that is under way: while it exists no chunk is freed.
 struct Walk;
 
 impl Walk {
@@ -177,7 +178,7 @@ impl Drop for Walk {
     }
 }
 
-/// Frees the empty chunks but one, unless somebody walks: then whoever walks last does.
+/// Frees the empty chunks but one. Does nothing while there are walks; the last of them calls this again.
 #[cold]
 fn free_surplus() {
     loop {

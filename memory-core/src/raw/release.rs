@@ -1,4 +1,4 @@
-//! What gives foreign memory back: a closure, or a function that many share, behind one thin
+//! [`Release`]: gives foreign memory back, by a closure, or a function that many share, behind one thin
 //! pointer, for which a slot has room.
 #![expect(unsafe_code, reason = "a pointer that finds its own type again")]
 
@@ -15,7 +15,7 @@ use std::ptr::NonNull;
 #[must_use]
 pub(crate) struct Release(NonNull<Head>);
 
-/// What is known of a release of any kind.
+/// The head of a release of any kind.
 struct Head {
     /// Gives the memory at an address back, which was that allocation if it was wrapped.
     run: unsafe fn(NonNull<Head>, NonNull<u8>, Option<ForeignId>),

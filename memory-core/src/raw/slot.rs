@@ -20,7 +20,7 @@ use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 /// The bookkeeping of one ledger: at most 96 bytes, recycled by [`pool`](super::pool).
 ///
 /// The first ledger of an allocation has the allocation's own fields in its slot, which is the
-/// allocation's *home* and stays until the allocation has gone, even if its ledger goes before.
+/// allocation's *home* and stays until the allocation is freed, even if its ledger ends before.
 ///
 /// # Invariants
 ///
@@ -28,12 +28,12 @@ use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 ///    counts this ledger among its guests.
 /// 2. `home` is the slot of the allocation's first ledger (the slot itself, there); it outlives
 ///    every ledger of the allocation.
-/// 3. While the allocation has one ledger, its plain fields belong to whoever holds a sole buffer,
+/// 3. While the allocation has one ledger, its plain fields belong to the holder of a sole buffer,
 ///    or are constant. While it has several, `links` of all, and `body` of all but the home, are
 ///    touched under the tree's mutex; `body` of the home, its block, is constant.
 /// 4. A slot that the pool hands out is *ready* for an allocation of our own: it is its own home, its
-///    links are those of an only ledger, and it has no release. An allocation that nobody transfers
-///    or retains leaves it so, and need neither write nor touch the slot's second half.
+///    links are those of an only ledger, and it has no release. An allocation that is never transferred
+///    or retained leaves these fields so: it neither writes nor reads the slot's second half.
 #[repr(C)]
 pub(crate) struct Slot {
     face: Face,
@@ -45,7 +45,7 @@ pub(crate) struct Slot {
     foreign: UnsafeCell<Option<Release>>,
 }
 
-/// What a walk over all slots may see of one, used or free, while others work: only atomics.
+/// The part of a slot, used or free, that a walk over all slots reads while others work: only atomics.
 #[repr(C)]
 pub(crate) struct Face {
     pub(crate) count: Count,
@@ -75,7 +75,7 @@ pub(crate) struct Block {
     pub(crate) align: usize,
 }
 
-/// What the home slot has room for and no other needs, or the other way around.
+/// A field of the home slot, or one of the other slots, in the same place.
 #[derive(Clone, Copy)]
 union Body {
     /// In the home slot: where the memory is.
@@ -92,29 +92,30 @@ pub(crate) struct Links {
     pub(crate) next: NonNull<Slot>,
     /// The ledger associated before; from the home slot, the last one.
     pub(crate) previous: NonNull<Slot>,
-    /// In the home slot: ledgers that were buried before their last holder came by.
+    /// In the home slot: how many ledgers are buried, each until its own thread has had the mutex.
     pub(crate) pending: u32,
     role: Role,
     /// In the home slot: its own ledger, which is the first one, was taken off the list. The slot
     /// stays in the ring.
     pub(crate) unlisted: bool,
-    /// The ledger was taken off the list on behalf of its last holder, who is still on the way.
+    /// The ledger was taken off the list by another thread. The one that dropped its last buffer still
+    /// waits for the mutex.
     pub(crate) buried: bool,
 }
 
-/// What the home slot has room for and no other needs, or the other way around.
+/// A field of the home slot, or one of the other slots, in the same place.
 #[derive(Clone, Copy)]
 union Role {
-    /// In the home slot: the node that kept the charge when it could not be moved, or when its
-    /// ledger was the last to go while holders of buried ones were still on the way.
+    /// In the home slot: the node that is charged for a stranded allocation, if it is one (see
+    /// `ledger::release`).
     stranded: Option<NodePtr>,
     /// In another slot: the ledger above this one in the index, but for the root.
     above: Option<NonNull<Slot>>,
 }
 
 impl Links {
-    /// The node that kept the charge when it could not be moved, or when its ledger was the last to go
-    /// while holders of buried ones were still on the way; of the home slot.
+    /// The node that is charged for a stranded allocation, if it is one (see `ledger::release`); of the
+    /// home slot.
     pub(crate) fn stranded(&mut self) -> &mut Option<NodePtr> {
         // SAFETY: both are an optional pointer, for which all that is written here is valid.
         unsafe { &mut self.role.stranded }
@@ -126,7 +127,7 @@ impl Links {
         unsafe { &mut self.role.above }
     }
 
-    /// Those of an allocation's only ledger, in its home slot.
+    /// The links of an allocation's only ledger, in its home slot.
     fn alone(home: NonNull<Slot>) -> Self {
         Self {
             next: home,
@@ -212,17 +213,18 @@ impl Slot {
     ///
     /// # Safety
     ///
-    /// `slot` as for `init`; `home` is the home of a live allocation.
+    /// `slot` came from the pool and nobody else knows it; `home` is the home of a live allocation.
     pub(crate) unsafe fn init_guest(slot: NonNull<Slot>, node: NodePtr, home: &Slot) {
         // SAFETY: the caller's promise.
         unsafe { Self::init_further(slot, node, home, Count::reset_to_guest) };
     }
 
-    /// As `init_guest`, and the new ledger owns.
+    /// Writes the slot of a further ledger of the allocation at `home`, with one buffer. The new ledger
+    /// owns the allocation.
     ///
     /// # Safety
     ///
-    /// As for `init_guest`.
+    /// The conditions of `init_guest`.
     pub(crate) unsafe fn init_heir(slot: NonNull<Slot>, node: NodePtr, home: &Slot) {
         // SAFETY: the caller's promise.
         unsafe { Self::init_further(slot, node, home, Count::reset_to_heir) };
@@ -230,7 +232,7 @@ impl Slot {
 
     /// # Safety
     ///
-    /// As for `init_guest`.
+    /// The conditions of `init_guest`.
     #[inline]
     unsafe fn init_further(
         slot: NonNull<Slot>,
@@ -277,8 +279,8 @@ impl Slot {
     /// Notes that the slot is free, before its charge is given back.
     #[inline]
     pub(crate) fn vacate(&self) {
-        // Release: partner of the Acquire in `node_address`; who sees null may not see anything
-        // of a later use as this one's.
+        // Release: partner of the Acquire in `node_address`. A walk that sees null does not take
+        // numbers of a later use for this one's.
         self.face
             .node
             .store(std::ptr::null_mut(), Ordering::Release);
@@ -307,7 +309,8 @@ impl Slot {
     ///
     /// # Safety
     ///
-    /// As for `links`, and the slot is not the home.
+    /// The slot is not the home. The caller is the sole holder or has the tree's mutex, and gives up the
+    /// reference before it asks for this slot's again.
     #[expect(
         clippy::mut_from_ref,
         reason = "a cell; exclusive by the caller's promise"
@@ -340,7 +343,7 @@ impl Slot {
     /// The size; with flags, and so above `MAX_SIZE`, if releasing the memory takes more than a manager.
     #[inline]
     pub(crate) fn flagged_size(&self) -> usize {
-        // Relaxed: as `Face::size`.
+        // Relaxed: constant while others can reach the slot.
         self.face.size.load(Ordering::Relaxed)
     }
 
@@ -352,7 +355,7 @@ impl Slot {
     /// Notes that the allocation was sampled; of the home slot, by the sole holder.
     pub(crate) fn set_sampled(&self) {
         debug_assert!(self.size() <= MAX_SPECIAL);
-        // Relaxed: as in `Face::size`.
+        // Relaxed: others do not reach the slot now; a walk takes what it gets.
         self.face
             .size
             .fetch_or(SPECIAL | SAMPLED, Ordering::Relaxed);
@@ -362,8 +365,8 @@ impl Slot {
     ///
     /// # Safety
     ///
-    /// The caller is the sole holder or has the tree's mutex, and lets go of the reference before
-    /// it asks for this slot's links again.
+    /// The caller is the sole holder or has the tree's mutex, and gives up the reference before it
+    /// asks for this slot's links again.
     #[expect(
         clippy::mut_from_ref,
         reason = "a cell; exclusive by the caller's promise"
@@ -386,8 +389,8 @@ impl Slot {
         std::ptr::eq(self.home.as_ptr(), self)
     }
 
-    /// The home slot, as the pool handed it out: what goes back to the pool is this pointer, since
-    /// one made of a reference may not be used to write to a constant field or to reach the chunk.
+    /// The pool's pointer to the home slot. This pointer is returned to the pool: one that was made of a
+    /// reference may not be used to write to a constant field or to reach the chunk.
     #[inline]
     pub(crate) fn home_ptr(&self) -> NonNull<Slot> {
         self.home
@@ -408,7 +411,7 @@ impl Slot {
     ///
     /// # Safety
     ///
-    /// As for `block`, and the memory is a manager's.
+    /// The allocation is alive, no sole holder changes it meanwhile, and the memory is a manager's.
     #[inline]
     pub(crate) unsafe fn layout(&self) -> Layout {
         // SAFETY: the caller's promise.
@@ -423,9 +426,9 @@ impl Face {
     fn fill(&self, node: NodePtr, size: usize, foreign: bool) {
         debug_assert!(!foreign || size <= MAX_SPECIAL);
         let flag = if foreign { SPECIAL | FOREIGN } else { 0 };
-        // Relaxed: walks take what they get; others learn of the slot in order.
+        // Relaxed: a walk takes what it gets; other threads learn of the slot in order.
         self.size.store(size | flag, Ordering::Relaxed);
-        // Release: partner of the Acquire in `node_address`: who sees the node sees the rest.
+        // Release: partner of the Acquire in `node_address`: a walk that sees the node sees the rest.
         self.node.store(node.as_ptr().as_ptr(), Ordering::Release);
     }
 
@@ -455,13 +458,13 @@ impl Face {
         } else {
             0
         };
-        // Relaxed: as `size`.
+        // Relaxed: constant while others can reach the slot; a walk takes what it gets.
         self.size.store(size | flags, Ordering::Relaxed);
     }
 
     /// Whether the allocation was sampled.
     fn is_sampled(&self) -> bool {
-        // Relaxed: as `size`.
+        // Relaxed: constant while others can reach the slot; a walk takes what it gets.
         let flags = SPECIAL | SAMPLED;
         self.size.load(Ordering::Relaxed) & flags == flags
     }
@@ -469,7 +472,7 @@ impl Face {
     /// Whether the memory is foreign.
     #[inline]
     pub(crate) fn is_foreign(&self) -> bool {
-        // Relaxed: as `size`.
+        // Relaxed: constant while others can reach the slot; a walk takes what it gets.
         let flags = SPECIAL | FOREIGN;
         self.size.load(Ordering::Relaxed) & flags == flags
     }

@@ -1,7 +1,7 @@
-//! What keeps a node without bytes: its handles and its pins, counted.
+//! The counts of a node's handles and pins, which keep a node without bytes.
 #![expect(
     unsafe_code,
-    reason = "reaches a count of a node that may be gone once the count is changed"
+    reason = "reaches a count of a node that may be freed once the count is changed"
 )]
 
 use super::{Node, NodePtr};
@@ -21,7 +21,7 @@ impl Node {
     pub(in crate::accounting) fn add_handle_unless_first(&self) -> bool {
         let added = self
             .handles
-            // Relaxed, both: as for `add_handle`.
+            // Relaxed, both: the caller keeps the node alive by other means until this is done.
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
                 (count > 0).then(|| count + 1)
             });
@@ -38,8 +38,8 @@ impl Node {
 
     /// How many handles there are.
     pub(in crate::accounting) fn handles(&self) -> usize {
-        // Acquire: partner of the Release in `drop_unless_last`; who sees the count drop to one
-        // comes after all that the others did with the node.
+        // Acquire: partner of the Release in `drop_unless_last`; a thread that sees the count drop to
+        // one comes after all that the others did with the node.
         self.handles.load(Ordering::Acquire)
     }
 }
@@ -74,7 +74,7 @@ impl NodePtr {
 /// Decrements `count` if others remain.
 fn drop_unless_last(count: &AtomicUsize) -> bool {
     count
-        // Release: what this thread did with the node comes before whoever frees it; the partner
+        // Release: what this thread did with the node comes before the node is freed; the partner
         // is the Acquire of `last_goes` and of `handles`. Relaxed for the looks before it.
         .fetch_update(Ordering::Release, Ordering::Relaxed, |count| {
             (count > 1).then(|| count - 1)
@@ -82,7 +82,7 @@ fn drop_unless_last(count: &AtomicUsize) -> bool {
         .is_ok()
 }
 
-/// As std does for `Arc`: after 2^63 leaked handles a wrap would be a use after free.
+/// Aborts, as std does for `Arc`: after 2^63 leaked handles a wrap would be a use after free.
 fn abort_on_overflow(count: usize) {
     if count > isize::MAX as usize {
         std::process::abort();

@@ -45,16 +45,16 @@ impl<'t> Locked<'t> {
     /// The tree whose mutex this is.
     pub(in crate::accounting) fn tree(&self) -> &Tree {
         // SAFETY: it was alive when the mutex was taken, by what the caller had then; nodes own
-        // their tree, and are freed only after this guard is gone.
+        // their tree, and are freed only after this guard was dropped.
         unsafe { self.tree.as_ref() }
     }
 
-    /// The node behind a pointer that is alive while we hold the mutex: linked, or kept by a
-    /// handle, a pin or bytes of whoever asks.
+    /// The node behind a pointer. It is alive while we hold the mutex: linked, or kept by a handle, a pin
+    /// or bytes of the caller.
     #[inline]
     pub(in crate::accounting) fn node(&self, node: NodePtr) -> &'t Node {
         // SAFETY: the type's promise: its holder knows why the node is alive, and by I4 (see
-        // `accounting`) nodes are freed only after this guard is gone.
+        // `accounting`) nodes are freed only after this guard was dropped.
         let node = unsafe { node.node() };
         debug_assert!(
             std::ptr::eq(&raw const *node.tree, self.tree.as_ptr()),
@@ -119,8 +119,8 @@ impl<'t> Locked<'t> {
         state.external -= external;
     }
 
-    /// Sets the most credit that `give` may leave, by what the node has obtained. While its words are
-    /// open, only a transfer changes that.
+    /// Sets the maximum of the credit that `give` may leave, by what the node has obtained. While its words
+    /// are open, only a transfer changes that.
     fn set_high(&mut self, node: NodePtr) -> usize {
         let this = self.node(node);
         // Up to so much beyond the reservation all of it may be free; from there on only the credit
@@ -144,7 +144,7 @@ impl<'t> Locked<'t> {
     #[inline]
     pub(in crate::accounting) fn obtain_less(&mut self, node: NodePtr, bytes: usize) {
         let this = self.node(node);
-        // What others take from the words after this look counts as taken after the change.
+        // Bytes that others take from the words after this look count as taken after the change.
         let low = match this.stripes() {
             None => this.word.held().low,
             Some(stripes) => stripes.iter().map(|word| word.held().low).sum(),
@@ -186,7 +186,7 @@ impl<'t> Locked<'t> {
         self.look(node).external + self.node(node).sum(Word::held).external
     }
 
-    /// What is in use here and below by the words as they are; never less than is allocated.
+    /// The bytes in use here and below, by the words as they are; never less than is allocated.
     pub(in crate::accounting) fn charged(&mut self, node: NodePtr) -> usize {
         if self.node(node).stripes().is_none() {
             return self.look(node).used() - self.node(node).word.held().credit;
@@ -208,8 +208,8 @@ impl<'t> Locked<'t> {
     }
 
     /// Splits the node's word into these stripes, if there are any and nobody was faster. They were
-    /// made before the mutex was taken, by [`Node::stripes_if_contended`]; what is left of them is for
-    /// the caller to drop after it.
+    /// made before the mutex was taken, by [`Node::stripes_if_contended`]. If they are not used, the caller
+    /// drops them after the mutex was released.
     pub(in crate::accounting) fn install_stripes(
         &mut self,
         node: NodePtr,
@@ -227,13 +227,13 @@ impl<'t> Locked<'t> {
         }
     }
 
-    /// The most bytes that a node may hold beyond what its reservation and its use need.
-    pub(in crate::accounting) fn most_unused(&self, node: NodePtr) -> usize {
-        let most = self.tree().config.credit;
+    /// The maximum of the bytes that a node may hold beyond what its reservation and its use need.
+    pub(in crate::accounting) fn max_unused(&self, node: NodePtr) -> usize {
+        let max = self.tree().config.credit;
         if self.node(node).stripes().is_some() {
-            most / 2
+            max / 2
         } else {
-            most
+            max
         }
     }
 
@@ -366,7 +366,7 @@ impl<'t> Locked<'t> {
         unsafe { &mut *self.node(node).departure.get() }
     }
 
-    /// What the mutex protects besides the states of the nodes.
+    /// The data that the mutex protects besides the states of the nodes.
     fn shared(&mut self) -> &mut Shared {
         self.shared
             .as_mut()
@@ -428,8 +428,8 @@ impl<'t> Locked<'t> {
         self.node(node).pins.load(Ordering::Acquire)
     }
 
-    /// Buries the node if it is unlinked and nobody has a handle or a pin. It is freed when this
-    /// guard goes; whoever calls this gives up the pointer.
+    /// Buries the node if it is unlinked and has no handle and no pin. It is freed after this guard was
+    /// dropped; the caller gives up the pointer.
     pub(in crate::accounting) fn bury_if_free(&mut self, node: NodePtr) {
         if self.may_free(node) {
             let next = self.shared().graveyard.replace(node);
@@ -445,8 +445,8 @@ impl Drop for Locked<'_> {
         };
         let mut grave = shared.graveyard.take();
         drop(shared);
-        // Nodes with their names and listeners are freed with no lock held; the tree goes with the
-        // last of them.
+        // Nodes with their names and listeners are freed with no lock held, and the tree with the last
+        // of them.
         while let Some(node) = grave {
             // SAFETY: a buried node is alive until it is retired below.
             let state = unsafe { node.node() }.state.get();

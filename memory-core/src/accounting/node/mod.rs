@@ -1,7 +1,7 @@
-//! The node of an allocator: what everybody may do with it.
+//! The node of an allocator, and the operations on it that need no mutex.
 //!
-//! What takes the tree's mutex is in `locked`, what ends a node in `retire`. All that reaches a node's
-//! state is in this folder.
+//! The operations that take the tree's mutex start in `locked`, and `retire` frees nodes. All code that reaches
+//! a node's state is in this folder.
 #![expect(
     unsafe_code,
     reason = "nodes are linked by pointers, and their state is shared under one mutex per tree: a \
@@ -77,10 +77,10 @@ impl Reserved {
     }
 }
 
-/// What an allocator is made of, given at its creation.
+/// The properties of an allocator that are given at its creation.
 pub(crate) struct NodeConfig {
     pub(crate) name: Arc<str>,
-    /// What metrics call it instead of its name.
+    /// The name that metrics use for it instead of its own.
     pub(crate) group: Option<Arc<str>>,
     pub(crate) limit: usize,
     pub(crate) reservation: usize,
@@ -94,28 +94,28 @@ pub(crate) struct NodeConfig {
 /// # Invariants
 ///
 /// 1. A node is created linked (it is the root, or in its parent's list of children) and is freed
-///    once, after it was unlinked, when its handles and pins are gone: see `Locked::may_free`.
+///    once, after it was unlinked and its handles and pins were dropped: see `Locked::may_free`.
 /// 2. A linked node's parent is linked; an unlinked node has no children, no parent and no bytes.
 /// 3. `state` is touched only through `Locked`, that is, under the tree's mutex.
 /// 4. `stripes` is null or points to a live boxed slice that this node owns.
 /// 5. `manager` points to the tree's manager, which `tree` keeps alive.
 /// 6. `hearer` points to what `listener` keeps alive, or to a static.
-#[repr(C, align(64))] // What every allocation reads is one cache line, and no other node's.
+#[repr(C, align(64))] // Every allocation reads one cache line, which no other node shares.
 pub(crate) struct Node {
     /// The credit that may be taken without the mutex; shut for good once there are stripes.
     word: Word,
-    /// The most credit that `give` may leave in the words together; set when one is opened. A
+    /// The maximum of the credit that `give` may leave in the words together; set when one is opened. A
     /// giver that reads an old value lets a little too much or too little stay.
     high: AtomicUsize,
     /// The tree's manager, two loads nearer than through `tree`.
     manager: NonNull<dyn AllocationManager>,
-    /// What `allocate` looks at first.
+    /// The word that `allocate` looks at first.
     ///
     /// | value | meaning |
     /// |---|---|
     /// | 0 | nobody watches |
     /// | > 0 | allocations are sampled: so many units per byte |
-    /// | < 0 | there are hooks, and others than a listener if the next bit is set, too; the low bits are as above |
+    /// | < 0 | there are hooks, and others than a listener if the next bit is set, too; the low bits are the units per byte |
     watch: plain::AtomicU64,
     /// What is told of allocations: the listener if it wants to hear of them, else one that does
     /// nothing. Two loads nearer than through `listener`, and nothing to ask.
@@ -153,7 +153,7 @@ pub(crate) struct Node {
     /// Touched under the tree's mutex until the list that it is part of was taken, and then by
     /// the thread that took it: see [`Departures`].
     departure: UnsafeCell<Departure>,
-    /// What metrics call the allocator instead of its name.
+    /// The name that metrics use for the allocator instead of its own.
     pub(crate) group: Option<Arc<str>>,
     /// Where its counts are added up with those of others.
     pub(crate) path: NodePath,
@@ -237,7 +237,7 @@ impl NodePtr {
     }
 
     /// Gives `bytes` that are charged to the node back to its credit, without the mutex. When it
-    /// answers `true`, the node may be gone.
+    /// answers `true`, the node may be freed.
     ///
     /// # Safety
     ///
@@ -257,12 +257,12 @@ impl NodePtr {
     }
 
     /// Gives to the thread's stripe, if there are any, or once more after a collision; `false`: the
-    /// mutex must decide. When it answers `true`, the node may be gone: so this takes a pointer,
+    /// mutex must decide. When it answers `true`, the node may be freed: so this takes a pointer,
     /// since a reference that is an argument would promise that the node lives until it returns.
     ///
     /// # Safety
     ///
-    /// As for `give`.
+    /// The conditions of `give`.
     #[cold]
     unsafe fn give_after(self, bytes: usize, kind: Kind, slow: Slow) -> bool {
         // SAFETY: as in `give`.
@@ -330,20 +330,17 @@ impl Node {
         unsafe { self.manager.as_ref() }
     }
 
-    /// Who watches this node's allocations, by hooks or by samples.
+    /// Whether this node's allocations are watched, by hooks or by samples.
     #[inline]
     pub(crate) fn watch(&self) -> Watch {
-        // Relaxed: a switch; an allocation that races with it may go either way.
+        // Relaxed: a switch; an allocation that races with it may see either value.
         Watch(self.watch.load(Ordering::Relaxed))
     }
 
     /// This node as the probes name it.
     #[inline]
     pub(crate) fn probed(&self) -> Probed<'_> {
-        Probed {
-            name: &self.probe_name,
-            info: &self.info,
-        }
+        Probed::new(&self.probe_name, &self.info)
     }
 
     /// Whether an allocation of `bytes` is due to be sampled: then, the units per byte.
@@ -355,7 +352,7 @@ impl Node {
 
     /// Sets how many units of the sampler's distance a byte is; 0: not sampled.
     pub(crate) fn set_scale(&self, scale: u64) {
-        // Relaxed: as in `watch`.
+        // Relaxed: a switch; an allocation that races with it may see either value.
         self.watch.store(
             watched(self.hooks, self.policy.is_some()) | scale,
             Ordering::Relaxed,

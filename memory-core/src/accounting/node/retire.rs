@@ -1,4 +1,4 @@
-//! How a node goes: freed when nobody leads to it, with word sent to its former parent's listener.
+//! The end of a node: it is freed when nothing leads to it, and its former parent's listener is told.
 #![expect(unsafe_code, reason = "frees nodes")]
 
 use std::sync::Arc;
@@ -14,19 +14,19 @@ impl NodePtr {
     ///
     /// # Safety
     ///
-    /// The caller took it from the graveyard, where it was once (it was unlinked once, and buried
-    /// by whoever took the last handle or pin, or unlinked it when there was none); or from the
-    /// record with which this left it.
+    /// The caller took it from the graveyard, where a node is put once: it is unlinked once, and buried
+    /// by the thread that dropped its last handle or pin, or that unlinked it when there was none. Or the
+    /// caller took it from the record with which this function left it.
     pub(in crate::accounting) unsafe fn retire(self) {
-        // SAFETY: it is freed by this call, or by nobody before this call has left it to somebody.
+        // SAFETY: it is freed by this call, or by a later one, after this one has left it with a record.
         if unsafe { self.node() }.hooks & hooks::LISTENER == 0 {
             // SAFETY: the caller's promise; records hold nodes with listeners only.
             return unsafe { self.free() };
         }
         #[cfg(not(loom))]
         hazard::retire(self.0, hazard::records, |node| {
-            // SAFETY: the caller's promise for this node, and that of those who left others with
-            // the records; no record holds it now.
+            // SAFETY: the caller's promise for this node; the callers of the earlier calls that left
+            // other nodes with the records promised it for those. No record holds it now.
             unsafe { Self(node).free() };
         });
         #[cfg(loom)]
@@ -38,7 +38,7 @@ impl NodePtr {
 
     /// # Safety
     ///
-    /// As for `retire`, and no record holds the node.
+    /// The conditions of `retire`; and no record holds the node.
     unsafe fn free(self) {
         #[cfg(loom)]
         // SAFETY: the count that is given back below keeps the memory.
@@ -98,8 +98,8 @@ impl Drop for Node {
             // SAFETY: by invariant 4 this is the box that `install_stripes` made, owned by us.
             drop(unsafe { Box::from_raw(stripes) });
         }
-        // What users wrote may panic when it is dropped. Nodes go one after another, so that would
-        // leak the rest of them.
+        // A user's value may panic when it is dropped. Nodes are freed one after another, so a panic
+        // would leak the rest of them.
         if let Some(listener) = self.listener.take() {
             quietly(&self.info, || drop(listener));
         }

@@ -1,4 +1,4 @@
-//! What only the holder of the mutex touches: [`State`].
+//! [`State`]: the numbers of a node that only the holder of the mutex touches.
 
 use std::sync::Arc;
 
@@ -9,11 +9,11 @@ use super::{NodePtr, Reserved};
 /// The numbers of a node that only the holder of the mutex touches, in bytes. The names in
 /// parentheses are those of the essay at the head of `accounting`.
 ///
-/// What a charge, a transfer or a ledger that goes looks at is one cache line.
+/// The first cache line has all that a charge, a transfer or the end of a ledger looks at.
 #[repr(C, align(64))]
 pub(in crate::accounting) struct State {
     pub(in crate::accounting) limit: usize,
-    /// What the parent is charged for this node (O); for a root, the sum that its limit bounds.
+    /// The parent's charge for this node (O); for a root, the sum that its limit bounds.
     pub(in crate::accounting) obtained: usize,
     /// Free bytes that are in no word (P).
     pub(in crate::accounting) parked: usize,
@@ -28,8 +28,8 @@ pub(in crate::accounting) struct State {
     pub(in crate::accounting) shut: bool,
     pub(in crate::accounting) closed: bool,
     pub(in crate::accounting) linked: bool,
-    /// It was told that memory outlived the last handle. Each growth of what is left takes and drops
-    /// a handle again.
+    /// Whether the event that memory outlived the last handle was emitted. Growth of a buffer that is left
+    /// takes and drops a handle again, so it would be emitted more than once.
     pub(in crate::accounting) outlived: bool,
     /// The sum of the children's `obtained` (S).
     pub(in crate::accounting) lent: usize,
@@ -43,10 +43,10 @@ pub(in crate::accounting) struct State {
     /// The `AllocationReservation`s, empty ones too; each holds a handle besides. It grows while the
     /// mutex is free.
     pub(in crate::accounting) reservations: Vec<Arc<Reserved>>,
-    /// What of `refusals` and `forced` was added to the sums of the node's path.
+    /// The part of `refusals` and `forced` that was added to the sums of the node's path.
     #[cfg(feature = "metrics")]
     pub(in crate::accounting) in_path: InPath,
-    /// A walk's own note: the exact allocated bytes.
+    /// Scratch field of the current walk: exact allocated bytes of this subtree.
     pub(in crate::accounting) exact: usize,
     pub(in crate::accounting) first_child: Option<NodePtr>,
     pub(in crate::accounting) last_child: Option<NodePtr>,
@@ -101,7 +101,7 @@ impl State {
         }
     }
 
-    /// What is in use here and below (B + S): exact when the subtree is, else an upper bound.
+    /// The bytes in use here and below (B + S): exact when the subtree is, else an upper bound.
     #[inline]
     pub(in crate::accounting) fn used(&self) -> usize {
         self.obtained - self.parked

@@ -71,7 +71,7 @@ fn stripe_count() -> usize {
     }
     // Asked once: on Linux, the answer is read from files.
     static KNOWN: plain::AtomicUsize = plain::AtomicUsize::new(0);
-    // Relaxed, both: the number guards nothing, and whoever asks gets about the same.
+    // Relaxed, both: the number guards nothing, and threads that ask at once get about the same.
     let known = KNOWN.load(Ordering::Relaxed);
     if known > 0 {
         return known;

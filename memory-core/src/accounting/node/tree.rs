@@ -1,4 +1,4 @@
-//! What the nodes of a tree share: [`Tree`].
+//! [`Tree`]: the data that the nodes of a tree share.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use arrow_memory_manager::AllocationManager;
 use crate::debug::Recorder;
 use crate::events;
 
-/// What a tree is built with and never changes.
+/// The properties of a tree that are given at its creation and never change.
 pub(crate) struct TreeConfig {
     /// Serves every block of the tree; there until the tree is dropped.
     pub(crate) manager: Option<Arc<dyn AllocationManager>>,
-    /// The most credit, in bytes, that a node may hold unused; 0: none, all is exact at once.
+    /// The maximum of the credit, in bytes, that a node may hold; 0: none, so that every number is exact.
     pub(crate) credit: usize,
     /// Whether debug mode is on.
     pub(crate) debug: bool,
@@ -22,29 +22,29 @@ pub(crate) struct TreeConfig {
     pub(crate) statistics: bool,
 }
 
-/// One tree of allocators: what its nodes share.
+/// One tree of allocators: the data that its nodes share.
 pub(crate) struct Tree {
     pub(crate) config: TreeConfig,
-    /// In debug mode, what is alive.
+    /// The registry of buffers, in debug mode.
     recorder: Option<Box<Recorder>>,
-    /// What the allocators of each path have counted.
+    /// The sums of the counts of each path's allocators.
     paths: Paths,
     mutex: TreeMutex,
 }
 
 impl Tree {
-    /// What is alive, in debug mode.
+    /// The registry of buffers, in debug mode.
     pub(crate) fn recorder(&self) -> Option<&Recorder> {
         self.recorder.as_deref()
     }
 
-    /// What serves every block of the tree.
+    /// The manager that serves every block of the tree.
     pub(crate) fn manager(&self) -> &Arc<dyn AllocationManager> {
         let manager = self.config.manager.as_ref();
         manager.expect("a tree has its manager until it is dropped")
     }
 
-    /// What the allocators of each path have counted.
+    /// The sums of the counts of each path's allocators.
     pub(crate) fn paths(&self) -> &Paths {
         &self.paths
     }

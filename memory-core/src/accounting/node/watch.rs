@@ -1,4 +1,4 @@
-//! Who watches a node's allocations: [`Watch`] and the bits of [`hooks`].
+//! Whether a node's allocations are watched: [`Watch`] and the bits of [`hooks`].
 
 /// In [`Node::watch`](super::Node::watch): there are hooks. The highest bit, so that it shows as the sign.
 const HOOKED: u64 = 1 << 63;
@@ -6,7 +6,7 @@ const HOOKED: u64 = 1 << 63;
 /// In [`Node::watch`](super::Node::watch), with [`HOOKED`]: there is more than a listener that hears of allocations.
 const OTHERS: u64 = 1 << 62;
 
-/// What [`Node::watch`](super::Node::watch) was, read once.
+/// The value of [`Node::watch`](super::Node::watch), read once.
 #[derive(Clone, Copy)]
 pub(crate) struct Watch(pub(super) u64);
 
@@ -28,7 +28,7 @@ impl Watch {
         self.0 & !HOOKED == 0 && self.has_hooks()
     }
 
-    /// As [`scale`](Self::scale), where there are no hooks: all bits are its.
+    /// The units per byte of a node without hooks, where all bits are theirs; 0: not sampled.
     #[inline]
     pub(crate) fn scale_without_hooks(self) -> u64 {
         debug_assert!(!self.has_hooks());
