@@ -89,13 +89,13 @@ impl<'a> Part<'a> {
     }
 
     /// Calls `f` with each buffer.
-    pub(super) fn visit<'s>(&'s self, f: impl FnMut(&'s Buffer)) {
+    pub(super) fn visit<'s>(&'s self, f: &mut impl FnMut(&'s Buffer)) {
         self.traverse(&mut Look(f));
     }
 
     /// The same array with other buffers: `next` gives, for each buffer in the order of
     /// [`visit`](Self::visit), one with the same bytes.
-    pub(super) fn replace(&self, next: impl FnMut(&Buffer) -> Buffer) -> Whole {
+    pub(super) fn replace(&self, next: &mut impl FnMut(&Buffer) -> Buffer) -> Whole {
         self.traverse(&mut Replace(next))
     }
 
@@ -196,9 +196,9 @@ trait Pass<'s> {
 }
 
 /// Calls the function with each buffer, and makes nothing.
-struct Look<F>(F);
+struct Look<'f, F>(&'f mut F);
 
-impl<'s, F: FnMut(&'s Buffer)> Pass<'s> for Look<F> {
+impl<'s, F: FnMut(&'s Buffer)> Pass<'s> for Look<'_, F> {
     type Buffer = ();
     type Buffers = ();
     type Viewed = ();
@@ -227,9 +227,9 @@ impl<'s, F: FnMut(&'s Buffer)> Pass<'s> for Look<F> {
 
 /// Makes the same array on the buffers that the function gives, which have the same bytes as those that it
 /// is called with.
-struct Replace<F>(F);
+struct Replace<'f, F>(&'f mut F);
 
-impl<'s, F: FnMut(&Buffer) -> Buffer> Pass<'s> for Replace<F> {
+impl<'s, F: FnMut(&Buffer) -> Buffer> Pass<'s> for Replace<'_, F> {
     type Buffer = Buffer;
     type Buffers = Vec<Buffer>;
     type Viewed = Arc<[Buffer]>;

@@ -28,6 +28,8 @@ struct Slot<'a> {
     uses: u32,
     /// What was found of it.
     found: Found,
+    /// The view that the adoption under way has made, until it is kept.
+    adopted: Option<ArrowBuf>,
     /// The buffer on all of the region that the results are slices of; `None`: the old ones stay.
     ready: Option<Buffer>,
 }
@@ -39,8 +41,6 @@ enum Found {
     Elsewhere(Buffer),
     /// To be shared or moved.
     Known(Known),
-    /// What an adoption under way has charged for it.
-    Adopted(ArrowBuf),
 }
 
 /// The regions that a tree is not charged for yet, added up.
@@ -70,7 +70,7 @@ impl<'a> Regions<'a> {
             known: false,
         };
         for part in parts {
-            part.visit(|buffer| regions.note(buffer));
+            part.visit(&mut |buffer| regions.note(buffer));
         }
         regions
     }
@@ -99,6 +99,7 @@ impl<'a> Regions<'a> {
                     widest: buffer,
                     uses: 1,
                     found: Found::Nothing,
+                    adopted: None,
                     ready: None,
                 });
                 index
@@ -275,20 +276,7 @@ impl<'a> Slot<'a> {
     fn take_known(&mut self) -> Option<Known> {
         match std::mem::replace(&mut self.found, Found::Nothing) {
             Found::Known(known) => Some(known),
-            other => {
-                self.found = other;
-                None
-            }
-        }
-    }
-
-    fn take_adopted(&mut self) -> Option<ArrowBuf> {
-        match std::mem::replace(&mut self.found, Found::Nothing) {
-            Found::Adopted(view) => Some(view),
-            other => {
-                self.found = other;
-                None
-            }
+            Found::Nothing | Found::Elsewhere(_) => None,
         }
     }
 }
@@ -311,15 +299,15 @@ impl Adopting<'_, '_, '_> {
             let original = match &slot.found {
                 Found::Nothing if slot.ready.is_none() => slot.widest,
                 Found::Elsewhere(original) => original,
-                Found::Nothing | Found::Known(_) | Found::Adopted(_) => continue,
+                Found::Nothing | Found::Known(_) => continue,
             };
-            slot.found = match known::adopt(allocator, self.room, original, slot.region)? {
-                Adoption::Made(view) => Found::Adopted(view),
+            match known::adopt(allocator, self.room, original, slot.region)? {
+                Adoption::Made(view) => slot.adopted = Some(view),
                 Adoption::Found(known) => {
+                    slot.found = Found::Known(known);
                     self.regions.known = true;
-                    Found::Known(known)
                 }
-            };
+            }
         }
         Ok(())
     }
@@ -333,7 +321,7 @@ impl Adopting<'_, '_, '_> {
     /// Makes the buffers of what was adopted, which stay charged.
     pub(super) fn keep(self) {
         for slot in &mut self.regions.slots {
-            if let Some(view) = slot.take_adopted() {
+            if let Some(view) = slot.adopted.take() {
                 slot.ready = Some(known::on_adopted(view));
             }
         }
@@ -345,7 +333,7 @@ impl Adopting<'_, '_, '_> {
 impl Drop for Adopting<'_, '_, '_> {
     fn drop(&mut self) {
         for slot in &mut self.regions.slots {
-            if let Some(view) = slot.take_adopted() {
+            if let Some(view) = slot.adopted.take() {
                 self.room.take_back(view);
             }
         }
