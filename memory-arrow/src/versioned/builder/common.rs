@@ -1,4 +1,4 @@
-//! What all builders have in the same words.
+//! The methods that are the same for all builders.
 
 /// Implements [`ArrayBuilder`](super::ArrayBuilder) for a builder by its inherent methods, and writes those inherent
 /// methods that are the same for several builders.
