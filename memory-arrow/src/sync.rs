@@ -2,10 +2,10 @@
 
 pub(crate) use arrow_memory_core::__private::sync::{AtomicUsize, Ordering};
 
-#[cfg(not(loom))]
-pub(crate) use arrow_memory_core::__private::{ProcessGuard as Guard, ProcessLock as Lock};
 #[cfg(loom)]
 pub(crate) use arrow_memory_core::__private::sync::{Mutex as Lock, lock};
+#[cfg(not(loom))]
+pub(crate) use arrow_memory_core::__private::{ProcessGuard as Guard, ProcessLock as Lock};
 
 #[cfg(loom)]
 pub(crate) type Guard<T> = arrow_memory_core::__private::sync::MutexGuard<'static, T>;
