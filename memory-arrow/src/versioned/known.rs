@@ -1,4 +1,5 @@
-//! What is known of the memory at an address: wrappers that this crate made, and memory that it adopted.
+//! Finds the memory that trees are charged for by its address: wrappers that this crate made, and memory that it
+//! adopted.
 #![expect(
     unsafe_code,
     reason = "views memory that an entry of the registry keeps"
@@ -19,7 +20,7 @@ use crate::registry::Registry;
 
 static REGISTRY: Registry<Target> = Registry::new();
 
-/// What an entry of the registry leads to.
+/// The target of an entry of the registry.
 ///
 /// The chain of an address begins with adopted memory: one entry for each tree that adopted it. The wrappers
 /// follow. A wrapper that is wider than the first one is inserted in front of it, since it answers for more
@@ -65,7 +66,7 @@ static RELEASE: SharedRelease = SharedRelease::new(|start, id| {
     drop(REGISTRY.remove_first(start.addr().get(), is_it));
 });
 
-/// Where a `Buffer`'s memory starts, and how much of it there is.
+/// The memory under a `Buffer`: its start and its sizes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Region {
     pub(super) start: NonNull<u8>,

@@ -147,25 +147,25 @@ fn traverse<'s, P: Pass<'s>>(data: &'s ArrayData, pass: &mut P) -> P::Data {
     P::data(data, nulls, buffers, children)
 }
 
-/// What is done with the buffers of an array, and what is made of the results.
+/// An operation on the buffers of an array, and the results that it makes of them.
 ///
 /// Buffers are looked at first and replaced later, and the replacement for a buffer is found by its
 /// place in the order. `unsafe` code relies on it that both go through the buffers in the same order: so
 /// there is one traversal, which is generic over this.
 trait Pass<'s> {
-    /// What is made of a buffer.
+    /// The result for a buffer.
     type Buffer;
-    /// The results of several buffers.
+    /// The results for the buffers of array data.
     type Buffers: FromIterator<Self::Buffer>;
-    /// The results of the buffers behind views.
+    /// The results for the buffers that views lead to.
     type Viewed: FromIterator<Self::Buffer>;
-    /// What is made of a null mask.
+    /// The result for a null mask.
     type Nulls;
-    /// What is made of array data.
+    /// The result for array data.
     type Data;
-    /// The results of the children.
+    /// The results for the children of array data.
     type Children: FromIterator<Self::Data>;
-    /// What is made of an array.
+    /// The result for an array.
     type Whole;
 
     fn buffer(&mut self, buffer: &'s Buffer) -> Self::Buffer;

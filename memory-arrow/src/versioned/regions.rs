@@ -22,11 +22,12 @@ pub(super) struct Regions<'a> {
 
 struct Slot<'a> {
     region: Region,
-    /// The buffer that keeps all of the region, and views the most bytes of it.
+    /// The buffer that keeps the largest part of the memory, and among several of those the one that views the
+    /// largest part.
     widest: &'a Buffer,
     /// The number of buffers on it that were not replaced yet.
     uses: u32,
-    /// Who is charged for it.
+    /// The result of its lookup.
     found: Found,
     /// The view that the adoption under way has made, until it is kept.
     adopted: Option<ArrowBuf>,
@@ -244,6 +245,11 @@ impl<'a> Regions<'a> {
             let Some(slot) = slot else {
                 return buffer.clone();
             };
+            debug_assert_eq!(
+                slot.region.start,
+                buffer.data_ptr(),
+                "another order of buffers"
+            );
             slot.uses -= 1;
             // The last buffer on the region takes the new one itself: a clone would cost a count up and down.
             if slot.uses == 0

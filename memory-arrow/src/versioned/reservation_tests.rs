@@ -94,6 +94,7 @@ fn nobody_takes_reserved_bytes_while_they_are_adopted() {
     room.add(200 * 1600).unwrap();
     let outputs: Vec<_> = std::thread::scope(|threads| {
         let other = threads.spawn(|| {
+            // Relaxed: it guards no other memory.
             while !done.load(Ordering::Relaxed) {
                 assert!(
                     root.allocate_bytes(1).is_err(),
@@ -103,6 +104,7 @@ fn nobody_takes_reserved_bytes_while_they_are_adopted() {
         });
         let adopt = |_| batch().adopt_from(&mut room).unwrap();
         let outputs = (0..200).map(adopt).collect();
+        // Relaxed: it guards no other memory.
         done.store(true, Ordering::Relaxed);
         other.join().unwrap();
         outputs

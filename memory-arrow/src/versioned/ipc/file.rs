@@ -196,7 +196,7 @@ impl<S: IpcSource> IpcFileReader<S> {
 impl<S: IpcSource> Iterator for IpcFileReader<S> {
     type Item = Result<RecordBatch, MemoryError>;
 
-    /// Reads the next batch. After an error, the next call goes on with the batch after it.
+    /// Reads the next batch. After an error, the next call continues with the batch after it.
     #[track_caller]
     fn next(&mut self) -> Option<Self::Item> {
         if self.next >= self.batches.len() {

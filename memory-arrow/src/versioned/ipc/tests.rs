@@ -202,7 +202,7 @@ fn a_stream_may_end_without_a_mark_but_not_within_a_message() {
         let read: Result<Vec<RecordBatch>, _> = reader.collect();
         whole += usize::from(read.is_ok());
     }
-    // Where a message ends: after the schema, the dictionaries, and the batches.
+    // These are the ends of the messages: after the schema, the dictionaries, and the batches.
     assert!(whole < 10, "{whole}");
     assert_eq!(root.allocated_memory(), 0);
 }
