@@ -63,7 +63,7 @@ pub unsafe extern "C" fn tree_close(tree: *mut Tree) -> bool {
 ///
 /// # Safety
 ///
-/// As for `import_array`, with a `tree` from [`tree_new`].
+/// The same as for `import_array`; and `tree` came from [`tree_new`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn import_from_c(
     tree: *const Tree,
@@ -93,7 +93,7 @@ pub unsafe extern "C" fn import_from_c(
 ///
 /// # Safety
 ///
-/// `held` is from [`import_from_c`]; the others are as for `export_array_into`.
+/// `held` came from [`import_from_c`]; the other pointers fulfil what `export_array_into` asks for.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn export_to_c(
     held: *const Held,
@@ -108,7 +108,7 @@ pub unsafe extern "C" fn export_to_c(
     unsafe { export_array_into(&sliced, array, schema) }.is_ok()
 }
 
-/// What trees are charged for an array.
+/// Returns the bytes that trees are charged for an array.
 ///
 /// # Safety
 ///
@@ -119,7 +119,7 @@ pub unsafe extern "C" fn accounted_size(held: *const Held) -> usize {
     unsafe { &*held }.0.accounted_size()
 }
 
-/// Lets go of an array.
+/// Drops an array.
 ///
 /// # Safety
 ///

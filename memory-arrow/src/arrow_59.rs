@@ -28,7 +28,8 @@ mod source;
 
 pub use source::*;
 
-/// As arrow 60's, which returns an error where this panics; its caller catches that.
+/// Converts a schema. arrow 60 has this function, and returns an error where this one panics; the caller
+/// catches the panic.
 #[cfg(feature = "ipc-59")]
 fn try_fb_to_schema(
     schema: deps::arrow_ipc::Schema<'_>,

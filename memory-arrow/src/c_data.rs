@@ -1,8 +1,8 @@
-//! The structures of the Arrow C Data Interface, looked at before anything believes them.
+//! The structures of the Arrow C Data Interface, checked before other code relies on them.
 //!
-//! arrow-rs' own import trusts its input: it asserts, unwraps, and computes addresses from counts
-//! as they come. Here every number and pointer that can be seen to be false is found first. What
-//! cannot be seen (a buffer shorter than it says, a pointer to nowhere) stays the caller's promise.
+//! arrow-rs' own import trusts its input: it asserts, unwraps, and computes addresses from unchecked counts.
+//! The checks here find every number and pointer that cannot be right. What cannot be checked (that a buffer
+//! has as many bytes as it should, that a pointer is valid) remains the caller's promise.
 #![expect(unsafe_code, reason = "reads C structures through raw pointers")]
 
 use std::ffi::{CStr, c_char, c_void};
@@ -39,7 +39,7 @@ pub(crate) struct RawArray {
     private_data: *mut c_void,
 }
 
-/// Where in the structure we are, for messages: the path from the top.
+/// The path from the top to a structure, for messages.
 #[derive(Clone, Copy)]
 pub(crate) enum At<'a> {
     Top(&'static str),
@@ -94,19 +94,19 @@ impl RawSchema {
         if self.format.is_null() {
             return at.error("the format is null");
         }
-        // SAFETY: not null, so a C string by the caller's promise.
+        // SAFETY: the pointer is not null, so by the caller's promise it leads to a C string.
         let format = unsafe { CStr::from_ptr(self.format) };
         let Ok(format) = format.to_str() else {
             return at.error(format!("the format {format:?} is not UTF-8"));
         };
         if !self.name.is_null() {
-            // SAFETY: as above.
+            // SAFETY: the pointer is not null, so by the caller's promise it leads to a C string.
             let name = unsafe { CStr::from_ptr(self.name) };
             if name.to_str().is_err() {
                 return at.error(format!("the name {name:?} is not UTF-8"));
             }
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises that the metadata is as long as it says.
         unsafe { self.check_metadata(at) }?;
         let children = match format {
             "+l" | "+L" | "+vl" | "+vL" | "+m" => Some(1),
@@ -123,44 +123,46 @@ impl RawSchema {
                 "format `{format}` has {found} children instead of {children}"
             ));
         }
-        // SAFETY: the caller's promise: an array of as many pointers.
+        // SAFETY: the caller promises as many pointers.
         let pointers = unsafe { slice(at, "children", self.children, self.n_children) }?;
         for (index, &child) in pointers.iter().enumerate() {
             let at = At::Child(at, index);
-            // SAFETY: valid if not null.
+            // SAFETY: the caller promises that the pointer is valid if it is not null.
             let Some(child) = (unsafe { child.as_ref() }) else {
                 return at.error("the schema is null");
             };
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller's promise holds for the children, too.
             unsafe { child.check(&at) }?;
         }
-        // SAFETY: valid if not null.
+        // SAFETY: the caller promises that the pointer is valid if it is not null.
         if let Some(dictionary) = unsafe { self.dictionary.as_ref() } {
             if !matches!(format, "c" | "C" | "s" | "S" | "i" | "I" | "l" | "L") {
                 return at.error(format!("format `{format}` cannot index a dictionary"));
             }
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller's promise holds for the dictionary, too.
             unsafe { dictionary.check(&At::Dictionary(at)) }?;
         }
         Ok(())
     }
 
+    /// Checks the lengths in the metadata.
+    ///
     /// # Safety
     ///
-    /// As for `check`.
+    /// The metadata, if not null, are as long as the lengths in them say.
     unsafe fn check_metadata(&self, at: &At<'_>) -> Result<(), MemoryError> {
         let Some(mut next) = NonNull::new(self.metadata.cast_mut().cast::<u8>()) else {
             return Ok(());
         };
         let mut length = |what: &str, skip: i32| {
-            // SAFETY: the metadata go on as far as the numbers read so far say.
+            // SAFETY: the caller promises as many bytes as the lengths read so far say.
             next = unsafe { next.add(skip as usize) };
-            // SAFETY: the next number follows there; it need not be aligned.
+            // SAFETY: the next number is there, by the caller's promise; the read needs no alignment.
             let length = unsafe { next.cast::<i32>().read_unaligned() };
             if length < 0 {
                 return at.error(format!("{what} of the metadata is {length}"));
             }
-            // SAFETY: the number was there.
+            // SAFETY: the number that was read takes these four bytes.
             next = unsafe { next.add(4) };
             Ok(length)
         };
@@ -175,7 +177,7 @@ impl RawSchema {
 }
 
 impl RawArray {
-    /// Checks what no type is needed for.
+    /// Checks the numbers that have the same meaning for all types. Returns the rows.
     pub(crate) fn check_numbers(&self, at: &At<'_>) -> Result<Rows, MemoryError> {
         at.check_depth()?;
         if self.release.is_none() {
@@ -210,7 +212,7 @@ impl RawArray {
             let (found, least) = (self.n_buffers, expected.start());
             return at.error(format!("{found} buffers instead of {least}"));
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises as many pointers.
         unsafe { slice(at, "buffers", self.buffers, self.n_buffers) }
     }
 
@@ -228,11 +230,11 @@ impl RawArray {
             let found = self.n_children;
             return at.error(format!("{found} children instead of {expected}"));
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises as many pointers.
         let pointers = unsafe { slice(at, "children", self.children, self.n_children) }?;
         let mut children = Vec::with_capacity(expected);
         for (index, &child) in pointers.iter().enumerate() {
-            // SAFETY: valid if not null.
+            // SAFETY: the caller promises that the pointer is valid if it is not null.
             let Some(child) = (unsafe { child.as_ref() }) else {
                 return At::Child(at, index).error("the array is null");
             };
@@ -241,23 +243,25 @@ impl RawArray {
         Ok(children)
     }
 
+    /// The dictionary, if there is one.
+    ///
     /// # Safety
     ///
     /// `dictionary` is valid or null.
     pub(crate) unsafe fn dictionary(&self) -> Option<&RawArray> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises that the pointer is valid or null.
         unsafe { self.dictionary.as_ref() }
     }
 }
 
-/// Which rows of its buffers an array shows: from `offset` to `end`.
+/// The rows of its buffers that an array shows: from `offset` up to `end`.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows {
     pub(crate) offset: usize,
     pub(crate) end: usize,
 }
 
-/// `count` items at `pointer`.
+/// The `count` items at `pointer`. Refuses counts and pointers that cannot be right.
 ///
 /// # Safety
 ///
@@ -283,16 +287,16 @@ unsafe fn slice<'a, T>(
     if !pointer.is_aligned() {
         return at.error(format!("the pointer to the {what} is not aligned"));
     }
-    // SAFETY: not null, aligned, and as many by the caller's promise.
+    // SAFETY: the pointer is not null and is aligned, and the caller promises as many items.
     Ok(unsafe { std::slice::from_raw_parts(pointer, len) })
 }
 
-/// The most levels of children and dictionaries: beyond what any producer makes, and within what
-/// recursion stands.
+/// The maximum of levels of children and dictionaries: more than any producer makes, and few enough for the
+/// recursion.
 const MAX_NESTED: usize = 64;
 
-/// More than the children of any struct.
+/// A number that is greater than that of the children of any struct.
 const MAX_ITEMS: usize = 1 << 24;
 
-/// Rows of 32 bytes up to here fill the address space.
+/// This many rows of 32 bytes fill the address space.
 const MAX_ROWS: usize = 1 << 57;

@@ -1,4 +1,4 @@
-//! The one error of this crate.
+//! The error of all operations of this crate.
 
 use std::error::Error;
 use std::fmt;
@@ -6,11 +6,12 @@ use std::io;
 
 use arrow_memory_core::{AllocError, CloseError, ForeignError, TransferError};
 
-/// Why memory could not be taken in, moved, read or built upon. Nothing has changed then, unless
-/// the operation says otherwise.
+/// Why an operation of this crate failed. An operation that fails changes nothing, unless its docs say
+/// otherwise.
 ///
-/// Converts into the `ArrowError` of each arrow version that is enabled, with itself as the source.
-/// The core's `AllocError` cannot do so directly, since neither type is this crate's; it goes this way:
+/// A `MemoryError` converts into the `ArrowError` of each arrow version that is enabled, and is its source.
+/// The core's `AllocError` cannot convert into an `ArrowError` directly, since neither type is this crate's.
+/// Convert it into a `MemoryError` first:
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -27,24 +28,24 @@ use arrow_memory_core::{AllocError, CloseError, ForeignError, TransferError};
 /// assert!(MemoryError::from(refused).is_out_of_memory());
 /// ```
 ///
-/// Prints as what it holds: in one line, but for a failed close, which is a report; with `{:#}` and `{:?}`
-/// with all that is known besides, and with `{:#?}` as the fields.
+/// The error prints like the one that it holds: in one line, except for a failed close, which prints a report.
+/// `{:#}` and `{:?}` print all details, and `{:#?}` prints the fields.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum MemoryError {
-    /// An allocator refused.
+    /// An allocator refused the memory.
     #[error(transparent)]
     Alloc(#[from] AllocError),
     /// A charge could not be shared or moved.
     #[error(transparent)]
     Transfer(#[from] TransferError),
-    /// An allocator was closed and something of it is alive.
+    /// An allocator was closed while buffers, reservations or children of it were alive.
     #[error(transparent)]
     Close(Box<CloseError>),
     /// The *producer's* fault: what came over the C Data Interface cannot be an array.
     #[error("not a valid Arrow C structure at {path}: {problem}")]
     CData {
-        /// Where, from the top: `array.children[1].dictionary`, for instance.
+        /// The path from the top to the structure: `array.children[1].dictionary`, for instance.
         path: String,
         /// What is wrong, with the numbers.
         problem: String,
@@ -52,10 +53,10 @@ pub enum MemoryError {
     /// The *caller's* fault: values that do not fit the type that is built.
     #[error("{0}")]
     Value(String),
-    /// What the arrow crates, or the data, said.
+    /// An error of the arrow crates, or input that is not what it should be.
     #[error(transparent)]
     Arrow(Box<dyn std::error::Error + Send + Sync>),
-    /// The *environment's* fault.
+    /// The *environment's* fault: reading or mapping failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -71,7 +72,7 @@ arrow_memory_core::__debug_as_display!(enum MemoryError {
 });
 
 impl MemoryError {
-    /// What an allocator said, if this is a refusal.
+    /// The allocator's error, if an allocator refused the memory.
     pub fn as_alloc_error(&self) -> Option<&AllocError> {
         match self {
             Self::Alloc(error) => Some(error),
@@ -79,7 +80,7 @@ impl MemoryError {
         }
     }
 
-    /// Whether a limit stood in the way, so that it is worth trying again with less, or later.
+    /// Whether a limit refused the memory, so that the operation may succeed with less, or later.
     pub fn is_out_of_memory(&self) -> bool {
         match self {
             Self::Alloc(error) => error.is_out_of_memory(),
@@ -92,13 +93,13 @@ impl MemoryError {
 
 /// The error of an operation that consumes a value: the value, as it was, and the reason.
 ///
-/// Take [`value`](Self::value) to try again, or let `?` turn this into a [`MemoryError`], an `ArrowError`
-/// or a boxed error that holds the [`MemoryError`]: all of them drop the value. It prints as its source
-/// does.
+/// Take [`value`](Self::value) to try again, or let `?` convert this into a [`MemoryError`], an `ArrowError`
+/// or a boxed error that holds the [`MemoryError`]: each of these conversions drops the value. A `Refused`
+/// prints like its source.
 ///
-/// It is no [`Error`] itself. An error travels, is logged and is kept, and a value that travels with it
-/// would stay charged meanwhile, so that its allocator could not be closed. Where an `Error` is asked
-/// for (by `anyhow`, for example), write `.map_err(MemoryError::from)?`.
+/// It does not implement [`Error`]. Errors are logged, kept and passed on, and a value inside of one would stay
+/// charged meanwhile, so that its allocator could not be closed. Where an `Error` is needed (by `anyhow`, for
+/// example), write `.map_err(MemoryError::from)?`.
 ///
 /// The core's [`Refused`](arrow_memory_core::Refused) is another type, because only a type of this crate
 /// can be converted into an `ArrowError` here.
@@ -122,14 +123,14 @@ impl MemoryError {
 /// ```
 #[non_exhaustive]
 pub struct Refused<T> {
-    /// What was to be consumed; nothing about it has changed.
+    /// The value that was to be consumed, unchanged.
     pub value: T,
     /// Why it was refused.
     pub source: MemoryError,
 }
 
 impl<T> Refused<T> {
-    /// Whether a limit stood in the way, so that it is worth trying again with less, or later.
+    /// Whether a limit refused the memory, so that the operation may succeed with less, or later.
     pub fn is_out_of_memory(&self) -> bool {
         self.source.is_out_of_memory()
     }

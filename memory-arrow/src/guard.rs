@@ -1,10 +1,10 @@
-//! Panics of the arrow crates on input that they do not expect, as errors.
+//! Turns panics of the arrow crates, on input that they do not expect, into errors.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::MemoryError;
 
-/// Runs what reads input that nobody vouches for.
+/// Runs code of the arrow crates that reads untrusted input. A panic becomes a [`MemoryError::Arrow`].
 pub(crate) fn guarded<T>(run: impl FnOnce() -> Result<T, MemoryError>) -> Result<T, MemoryError> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let message = panic

@@ -1,8 +1,8 @@
-//! From an address to the buffers that are known to start there.
+//! A table from addresses to the buffers that are known to start there.
 //!
-//! arrow-rs shows no owner of a `Buffer`, so what is known of one is found by the address where its
-//! memory starts. An entry leads there *weakly*: it keeps no memory alive, and is removed by what
-//! ends the life of its memory (the release of adopted memory, the drop of a wrapper).
+//! arrow-rs does not show the owner of a `Buffer`. So this table finds what is known of a buffer by the
+//! address where its memory starts. An entry is a *weak* reference: it keeps no memory alive, and is removed
+//! when its memory ends (by the release of adopted memory, or the drop of a wrapper).
 //!
 //! # Many entries at one address
 //!
@@ -10,13 +10,13 @@
 //! message of Arrow IPC is one buffer. So thousands of entries may share an address. They form a chain,
 //! a doubly linked list through the shard's slots:
 //!
-//! * Inserting an entry and removing it by its place take the same time, however long the chain is.
-//! * A lookup starts at the front and stops where the visitor says so. What answers most lookups
-//!   stands in front: adopted memory first (an entry for each tree that adopted it), then the wrapper
-//!   that was the widest when it was inserted, or the latest as wide on the ledger that is charged. Slices that are adopted again are wrapped at the full
-//!   length of what they are slices of, so the first entry answers for all of them.
-//! * A lookup passes entries that do not answer it: those of other trees, narrower ones, and ones whose
-//!   last holder is at D1 below.
+//! * The time to insert an entry, or to remove it by its place, does not depend on the length of the chain.
+//! * A lookup starts at the front, and stops when the visitor breaks. The entries that answer nearly all lookups
+//!   stand in front: first adopted memory (an entry for each tree that adopted it), then the wrapper that was the
+//!   widest when it was inserted, or the latest one of that width on the ledger that is charged. A slice that is
+//!   adopted again is wrapped at the full length of its buffer, so the first entry answers for all slices.
+//! * A lookup passes entries that do not answer it: those of other trees, narrower ones, and those whose last
+//!   holder is at D1 below.
 //!
 //! # The race: a lookup against the last drop
 //!
@@ -35,19 +35,19 @@
 //!    entry is there, under the lock: so L2 never touches a recycled count.
 //! 2. Counts rise in L2 only from above zero, and zero is final: either L2 comes before D1 in the
 //!    count's order of changes, and then D1 was not the last drop; or it finds zero, and the memory
-//!    is not found. There is no third case, and nobody waits for anybody.
-//! 3. What L2 made is dropped at L4 at the earliest: a drop may be the last one, which locks the
+//!    is not found. There is no third case, and neither thread waits for the other.
+//! 3. The reference that L2 made is dropped at L4 at the earliest: it may be the last one, whose drop locks the
 //!    shard (D2). For the same reason entries are dropped after the lock is released.
-//!    An entry's place is its own from its insertion to D3, so D3 removes that entry and no other. Who
-//!    is last may be a thread that found the memory before the thread that inserted the entry wrote its
-//!    place down. The count orders the two: the writer gives its own reference up after that.
-//! 4. An address that is not found may be adopted anew although D5 has not run: the old adoption
-//!    and the new are two, each charged for its own time, as if they had come one after the other.
+//!    An entry has its place to itself from its insertion to D3, so D3 removes that entry and no other. The last
+//!    drop may run on a thread that found the memory before the inserting thread had stored the place. The
+//!    count orders the two: the inserting thread drops its own reference after it has stored the place.
+//! 4. An address that is not found may be adopted anew although D5 has not run. The old adoption and the new one
+//!    are charged each for its own time, as if one had come after the other.
 //! 5. Two threads that both found nothing and adopt the same memory meet again when they insert,
 //!    under the lock: [`insert_unless`](Registry::insert_unless) gives the second the first's.
-//! 6. A lookup that reads a count of zero does without the lock (L1 to L3), as if it had come before
-//!    the insertions that it does not see. It sees those that happened before it, whose entries are
-//!    there: counts change with the table, under the lock, so their order is the table's.
+//! 6. A lookup that reads a count of zero skips L1 to L3, as if it had come before the insertions that it does
+//!    not see. It sees every insertion that happened before it and whose entry is still there: counts change
+//!    with the table, under the lock, so their order of changes is the table's.
 //!
 //! 1 and 2 are why the count of a foreign allocation never takes the shortcut of a sole holder (see
 //! `WATCHED` in the core's count). The model below checks them.
@@ -59,17 +59,17 @@ use hashbrown::hash_table::{Entry, OccupiedEntry};
 
 use crate::sync::{AtomicUsize, Guard, Lock, Ordering, lock, new_lock};
 
-/// Entries by address, in shards, whose locks a fork takes; so a registry is never freed.
+/// The entries, by address, in shards. A fork takes the shards' locks, so a registry is never freed.
 pub(crate) struct Registry<T: Send + 'static> {
     shards: [Shard<T>; SHARDS],
 }
 
 struct Shard<T: Send + 'static> {
-    /// Done under this lock: a hash lookup, links changed, and what `visit` does, which may raise
-    /// counts and take a tree's mutex for that (`WeakForeign::upgrade`). Nothing is allocated, freed
-    /// or dropped, and no code of a user's runs. So the order of locks is: shard, then tree.
+    /// Under this lock a hash is looked up, links change, and `visit` runs, which may raise counts and takes a
+    /// tree's mutex for that (`WeakForeign::upgrade`). So the order of locks is: shard, then tree. Nothing is
+    /// allocated, freed or dropped under it, and no code of a user's runs.
     table: Lock<Table<T>>,
-    /// How many entries have a hash with certain bits; changed under the lock.
+    /// The number of entries with the same bits in their hashes, by those bits. Changed under the lock.
     counts: [AtomicUsize; COUNTS],
 }
 
@@ -124,7 +124,7 @@ impl<T: Send> Registry<T> {
         }
     }
 
-    /// Whether there is certainly no entry at `address`, as a lookup without the lock may say.
+    /// Whether there is certainly no entry at `address`. `false` may be wrong, since this takes no lock.
     #[inline]
     pub(crate) fn is_vacant(&self, address: usize) -> bool {
         let hash = hash(address);
@@ -134,8 +134,8 @@ impl<T: Send> Registry<T> {
 
     /// Visits the entries at `address`, from the front, until `visit` breaks.
     ///
-    /// `visit` runs under the lock: it must not drop what it makes of an entry, nor allocate, nor call
-    /// anything that may come back here.
+    /// `visit` runs under the lock. It must not drop what it makes of an entry, must not allocate, and must not
+    /// call code that may use the registry.
     pub(crate) fn visit(&'static self, address: usize, visit: impl FnMut(&T) -> ControlFlow<()>) {
         let hash = hash(address);
         let shard = self.shard(hash);
@@ -145,8 +145,8 @@ impl<T: Send> Registry<T> {
         }
     }
 
-    /// Inserts an entry in front, unless `found`, which visits those at the same address as in
-    /// [`visit`](Self::visit), breaks. Returns its place, or gives the target back.
+    /// Inserts an entry in front and returns its place. First `found` visits the entries at the same address,
+    /// like in [`visit`](Self::visit); if it breaks, the target is given back.
     pub(crate) fn insert_unless(
         &'static self,
         address: usize,
@@ -167,8 +167,8 @@ impl<T: Send> Registry<T> {
         Ok(place)
     }
 
-    /// Inserts an entry: in front of the first one if `before`, which runs under the lock, says so of
-    /// that; else behind the last. Returns its place.
+    /// Inserts an entry and returns its place: in front of the first one if `before` returns `true` for that,
+    /// else behind the last one. `before` runs under the lock.
     pub(crate) fn insert(
         &'static self,
         address: usize,
@@ -183,7 +183,7 @@ impl<T: Send> Registry<T> {
         place
     }
 
-    /// Takes out the entry that was inserted at `address` and got this place, if it is there.
+    /// Removes the entry at `address` that has this place, if it is there.
     pub(crate) fn remove(&'static self, address: usize, place: usize) -> Option<T> {
         let hash = hash(address);
         let shard = self.shard(hash);
@@ -193,7 +193,7 @@ impl<T: Send> Registry<T> {
         Some(target)
     }
 
-    /// Takes out the first entry at `address` of which `is_it`, which runs under the lock, says so.
+    /// Removes the first entry at `address` for which `is_it` returns `true`. `is_it` runs under the lock.
     pub(crate) fn remove_first(
         &'static self,
         address: usize,
@@ -207,7 +207,7 @@ impl<T: Send> Registry<T> {
         Some(target)
     }
 
-    /// How many entries there are.
+    /// The number of entries.
     #[cfg(test)]
     pub(crate) fn len(&'static self) -> usize {
         self.shards
@@ -234,8 +234,8 @@ impl<T: Send> Shard<T> {
         count.store(value, Ordering::Relaxed);
     }
 
-    /// The table, locked, with room for one more entry. It grows with the lock released: a larger one
-    /// is allocated before, and the old one freed after the entries have moved.
+    /// Locks the table, with room for one more entry. The table grows with the lock released: the larger one is
+    /// allocated before the lock is taken again, and the old one is freed after it was released.
     #[inline]
     fn table_with_room(&'static self) -> Guard<Table<T>> {
         let table = lock(&self.table);
@@ -252,7 +252,7 @@ impl<T: Send> Shard<T> {
             drop(table);
             let mut larger = Table::with_capacity(2 * chains + SMALLEST, 2 * slots + SMALLEST);
             table = lock(&self.table);
-            // Another thread may have filled, or grown, the table meanwhile.
+            // Another thread may have filled the table, or made it larger, meanwhile.
             if !table.has_room() && larger.can_take(&table) {
                 table.move_to(&mut larger);
                 std::mem::swap(&mut *table, &mut larger);
@@ -284,17 +284,17 @@ impl<T> Table<T> {
 
     /// Whether an entry can be inserted without allocating.
     fn has_room(&self) -> bool {
-        // Erased chains may take up capacity; that is not counted as capacity then.
+        // Erased chains may use up capacity; `capacity` does not count those.
         self.chains.len() < self.chains.capacity()
             && (self.free.is_some() || self.slots.len() < self.slots.capacity())
     }
 
-    /// Whether this empty table has room for what `other` has, and one more.
+    /// Whether this empty table has room for the entries of `other` and one more.
     fn can_take(&self, other: &Self) -> bool {
         other.chains.len() < self.chains.capacity() && other.slots.len() < self.slots.capacity()
     }
 
-    /// Moves everything to an empty table with room for it. Places stay what they are.
+    /// Moves all entries to an empty table with room for them. Entries keep their places.
     fn move_to(&mut self, larger: &mut Self) {
         for chain in self.chains.drain() {
             let hash = hash(chain.address);
@@ -357,7 +357,7 @@ impl<T> Table<T> {
         place
     }
 
-    /// A slot with the target, on no chain.
+    /// Fills a free slot, which is on no chain.
     fn take_slot(&mut self, address: usize, target: T) -> usize {
         match self.free {
             Some(place) => {
@@ -387,7 +387,7 @@ impl<T> Table<T> {
             .filter(|slot| slot.address == address)?;
         let target = slot.target.take()?;
         let (before, after) = (slot.before, slot.after);
-        // In the middle of a chain its ends stay what they are.
+        // The removal of an entry in the middle changes no end of the chain.
         if (before.is_none() || after.is_none())
             && let Ok(chain) = self
                 .chains
@@ -442,8 +442,8 @@ impl<T> Table<T> {
     }
 }
 
-/// Takes the entry between `before` and `after` off the ends of its chain; the chain goes with its only
-/// entry.
+/// Corrects the ends of a chain after the removal of the entry between `before` and `after`. A chain without
+/// entries is removed.
 fn shorten(mut chain: OccupiedEntry<'_, Chain>, before: Option<usize>, after: Option<usize>) {
     match (before, after) {
         (None, None) => drop(chain.remove()),
@@ -459,7 +459,7 @@ impl Chain {
     }
 }
 
-/// Spreads addresses, which are multiples of 64 mostly, over all bits.
+/// Spreads an address over all bits. Addresses are usually multiples of 64.
 fn hash(address: usize) -> u64 {
     let spread = (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     spread ^ (spread >> 32)
@@ -475,13 +475,13 @@ const COUNTS: usize = 64;
 #[cfg(loom)]
 const COUNTS: usize = 1;
 
-/// Other bits than the tables use: those look at the lowest and the highest seven.
+/// These bits are not those that the tables use: the lowest ones and the highest seven.
 const SHARD_SHIFT: u32 = 40;
 
-/// Other bits again.
+/// These bits are neither those of the tables nor those of the shards.
 const COUNT_SHIFT: u32 = 46;
 
-/// How much more than twice what there is a table has room for after it grew.
+/// A table that grows gets room for twice as many entries as it has, and for this many more.
 const SMALLEST: usize = 8;
 
 #[cfg(all(test, loom))]

@@ -1,7 +1,7 @@
-//! The protocol above on loom's atomics: each pair of racing operations.
+//! The registry's protocol on loom's atomics: each pair of racing operations.
 //!
-//! Each memory has a datum, which its holders read and its release writes: so loom sees not only counts
-//! that are wrong, but also a release that is not ordered after a reader.
+//! Each memory has a datum, which its holders read and its release writes. So loom sees not only wrong counts,
+//! but also a release that is not ordered after a reader.
 #![expect(
     unsafe_code,
     reason = "loom's cell is not Sync; that it is used in order is what is checked"
@@ -14,20 +14,20 @@ use loom::thread;
 
 use super::*;
 
-/// What stands for memory that is found by its address: a count that is recycled once the memory has
-/// been released. As the count of a foreign allocation, and as that of a wrapper's `Arc`.
+/// Memory that is found by its address: a count that is recycled once the memory has been released. It models
+/// the count of a foreign allocation, and that of a wrapper's `Arc`.
 struct Memory {
     count: AtomicUsize,
     recycled: AtomicBool,
-    /// The bytes. Only looked at.
+    /// The bytes, which holders read.
     bytes: UnsafeCell<()>,
-    /// Where its entry is, if it removes it by that; written after the insertion.
+    /// The place of its entry, if the entry is removed by it. Written after the insertion.
     place: AtomicUsize,
-    /// Adoptions that are charged now.
+    /// The number of adoptions that are charged now.
     charged: Arc<AtomicUsize>,
 }
 
-// SAFETY: all but `bytes` is Sync, and loom reports each access to `bytes` that is not ordered.
+// SAFETY: all fields but `bytes` are Sync, and loom reports each access to `bytes` that is not ordered.
 unsafe impl Sync for Memory {}
 
 type Model = Registry<Arc<Memory>>;
@@ -71,11 +71,11 @@ fn adopt(registry: &'static Model, charged: &Arc<AtomicUsize>) -> Arc<Memory> {
     }
 }
 
-/// As a wrapper is made: its place is known, and written down, only after others can find it.
+/// Makes a wrapper. Other threads can find it before its place is stored.
 fn wrap(registry: &'static Model, charged: &Arc<AtomicUsize>) -> Arc<Memory> {
     let memory = memory(charged);
     let place = registry.insert(ADDRESS, Arc::clone(&memory), |_| false);
-    // Relaxed: as in `known::wrap`.
+    // Relaxed: the count orders the store before the last drop, like in `known::wrap`.
     memory.place.store(place, Ordering::Relaxed);
     memory
 }
@@ -98,7 +98,7 @@ fn retain(memory: &Arc<Memory>, found: &mut Option<Arc<Memory>>) -> ControlFlow<
     ControlFlow::Break(())
 }
 
-/// Reads the bytes and drops the reference, the last one with the memory.
+/// Reads the bytes and drops a reference. The last drop releases the memory.
 fn release(registry: &'static Model, memory: &Arc<Memory>) {
     assert!(!memory.recycled.load(Ordering::Relaxed), "released twice");
     memory.bytes.with(|_| ());
@@ -107,7 +107,7 @@ fn release(registry: &'static Model, memory: &Arc<Memory>) {
     }
     let this = std::ptr::from_ref(&**memory);
     let removed = match memory.place.load(Ordering::Relaxed) {
-        // Adopted memory, which may have been inserted or not.
+        // This is adopted memory, which may have an entry or not.
         NOWHERE => registry.remove_first(ADDRESS, |other| {
             std::ptr::eq(std::ptr::from_ref(&**other), this)
         }),
@@ -178,7 +178,8 @@ fn two_adoptions_of_the_same_memory_end_as_one() {
     });
 }
 
-/// The thread that found it may drop last, and remove the entry by a place that it did not write.
+/// The last drop may be on the thread that found it, which removes the entry by a place that the other thread
+/// stored.
 #[test]
 fn a_wrapper_is_found_by_another_thread_while_it_is_made_and_dropped() {
     loom::model(|| {
@@ -199,8 +200,8 @@ fn a_wrapper_is_found_by_another_thread_while_it_is_made_and_dropped() {
     });
 }
 
-/// Two entries at one address, one of which is at its end while the other is looked for: the lookup
-/// passes the first, and neither removal touches the other's entry.
+/// There are two entries at one address, and the memory of one is released while the other is looked up. The
+/// lookup passes the first, and neither removal touches the other's entry.
 #[test]
 fn wrappers_at_one_address_come_and_go_by_themselves() {
     loom::model(|| {
@@ -218,7 +219,7 @@ fn wrappers_at_one_address_come_and_go_by_themselves() {
     });
 }
 
-/// Neither thread finds room, so both make a larger table with the lock released.
+/// Neither thread finds room in the table, so both make a larger one with the lock released.
 #[test]
 fn a_table_grows_while_another_thread_inserts() {
     loom::model(|| {

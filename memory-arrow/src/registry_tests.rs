@@ -67,7 +67,7 @@ fn a_thousand_addresses_are_found_again() {
     );
 }
 
-/// Against a vector for each address: any order of insertions, at both ends, and removals.
+/// Compares the chains with a vector for each address, over insertions at both ends and removals in any order.
 #[test]
 fn chains_are_what_a_naive_list_is() {
     let registry = leaked();
@@ -108,7 +108,7 @@ fn chains_are_what_a_naive_list_is() {
     }
 }
 
-/// It took as many steps as there were entries at the address, for each insertion and removal.
+/// Each insertion and removal took as many steps as there were entries at the address.
 #[test]
 fn an_entry_in_front_is_found_in_one_step_whatever_is_behind_it() {
     let registry = leaked();

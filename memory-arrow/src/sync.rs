@@ -1,4 +1,4 @@
-//! What the registry runs on: locks of the process and std's atomics, or loom's under `--cfg loom`.
+//! The locks and atomics of the registry: locks of the process and std's atomics, or loom's under `--cfg loom`.
 
 pub(crate) use arrow_memory_core::__private::sync::{AtomicUsize, Ordering};
 

@@ -1,4 +1,4 @@
-//! Arrays and batches: adopted, moved, measured and let go as wholes.
+//! The trait that adopts, moves, measures and detaches arrays and batches as wholes.
 
 use arrow_memory_core::__private::ForeignRoom;
 use arrow_memory_core::{AllocError, AllocationReservation, BufferAllocator};
@@ -10,20 +10,23 @@ use super::parts::Parts;
 use super::regions::{Limits, Regions, mix};
 use crate::error::{MemoryError, Refused};
 
-/// What has buffers of arrow's: a buffer, an array of any type, a batch.
+/// A value that owns buffers of arrow's: a buffer, an array of any type, a batch.
 ///
 /// **What is not adopted is not charged.** Memory of arrow-rs' own is charged from its adoption until
 /// the last result of it is dropped, and at no other time. So adopt what you keep, and keep what was
-/// adopted: [`adopt`](Self::adopt) consumes its source, so that no array stays behind whose memory
-/// nobody accounts for. A clone that was made before does stay behind.
+/// adopted: [`adopt`](Self::adopt) consumes its source, so that no array with uncharged memory stays
+/// behind. A clone that was made before the adoption does stay behind.
 ///
 /// Nothing is copied. The results have the same values, offsets and lengths, on buffers that hold a
-/// tree's memory. A slice of a result shares its memory and adds nothing. All buffers are taken
-/// together: of children, dictionaries, views and null masks, each allocation once.
+/// tree's memory. A slice of a result shares its memory and adds no charge. The buffers of children,
+/// dictionaries, views and null masks are included, and each allocation is charged once.
 ///
-/// What adopted arrays lose: arrow-rs can no longer write to their memory in place (`unary_mut`,
-/// `into_builder`, `into_vec` and the like copy, or refuse), since it does not own it any more.
+/// Adopted arrays lose one ability: arrow-rs can no longer write to their memory in place, since it does not
+/// own it any more (`unary_mut`, `into_builder`, `into_vec` and the like copy, or refuse).
 /// [`detach`](Self::detach) gives the arrow-rs memory back.
+///
+/// An operation costs a lookup in a registry for each allocation, two small allocations for each one that is
+/// adopted, and the rebuilding of the arrays around the new buffers. It does not read the values.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -45,38 +48,40 @@ use crate::error::{MemoryError, Refused};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Accounted: Sized {
-    /// Puts all memory of this under `allocator`: what no allocator of its tree is charged for is
-    /// charged at its capacity, the rest is shared (as by
-    /// [`ArrowBuf::retain_in`](arrow_memory_core::ArrowBuf::retain_in)) and not charged again.
+    /// Puts all memory of this value under `allocator`. Memory that no allocator of the tree is charged for is
+    /// charged at its capacity in bytes. Memory that the tree is charged for already is shared, as by
+    /// [`ArrowBuf::retain_in`](arrow_memory_core::ArrowBuf::retain_in), and not charged again.
     ///
     /// The charge lasts as long as the result, its clones and slices do.
     ///
     /// # Errors
     ///
-    /// It is refused as a whole, and hands this back: no limit, peak or other request sees a part of
-    /// it.
+    /// The value is refused as a whole, and handed back in the error. No limit, peak or other request sees a
+    /// part of it.
     ///
-    /// * [`MemoryError::Alloc`] if it does not fit, or the listener or a closed allocator refuses.
-    /// * [`MemoryError::Transfer`] if memory is known, and `allocator` is closed and has none of it yet.
+    /// * [`MemoryError::Alloc`] if the memory does not fit, or if the listener or a closed allocator refuses.
+    /// * [`MemoryError::Transfer`] if the tree is charged for the memory already, and `allocator` is closed and
+    ///   does not share it yet.
     #[track_caller]
     #[doc(alias = "claim")]
     fn adopt(self, allocator: &BufferAllocator) -> Result<Self, Refused<Self>>;
 
-    /// Puts all memory of this under the reservation's allocator, as [`adopt`](Self::adopt), and takes
-    /// the bytes that are to be charged out of the reservation. For the output of kernels, which exists
-    /// before it can be charged: reserve room for it first.
+    /// Puts all memory of this value under the reservation's allocator, like [`adopt`](Self::adopt), and takes
+    /// the bytes for it out of the reservation. Use this for the output of a kernel, which exists before it
+    /// can be charged: reserve room for it before the kernel runs.
     ///
-    /// The reservation shrinks by exactly what is charged. If it has less, all of it is used, and the
-    /// rest is charged besides. This is one step: the bytes are charged throughout, so nobody else can
-    /// take them in between. Memory that the tree is charged for already is shared, and takes nothing.
+    /// The reservation shrinks by exactly the bytes that are charged. If it has fewer, all of it is used, and
+    /// the rest is charged besides. The bytes stay charged throughout, so no other request can take them in
+    /// between. Memory that the tree is charged for already is shared, and takes nothing.
     ///
     /// # Errors
     ///
-    /// The same as for [`adopt`](Self::adopt); what exceeds the reservation has to fit. The listener is
-    /// asked once, for all the bytes. The reservation is as it was, also if the listener panics. Only memory
-    /// that another thread found and shared while this ran stays charged, to the other, and so does not
-    /// return to the reservation. Where another thread adopts a part first, the bytes for that part are the
-    /// reservation's again.
+    /// The same as for [`adopt`](Self::adopt); the bytes beyond the reservation have to fit. The listener is
+    /// asked once, for all the bytes. The reservation is as it was, also if the listener panics. There is one exception:
+    /// memory that another thread found and shared while this ran stays charged, to the other thread's
+    /// allocator, and its bytes do not return to the reservation.
+    ///
+    /// If another thread adopts a part of the memory first, the bytes for that part return to the reservation.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -96,17 +101,17 @@ pub trait Accounted: Sized {
     #[track_caller]
     fn adopt_from(self, reservation: &mut AllocationReservation) -> Result<Self, Refused<Self>>;
 
-    /// Moves this to `target`: what its tree is charged for already is charged to `target` from now on,
-    /// and what is not charged yet is adopted there; all of it, if it fits. This is consumed, so its
-    /// handles on other allocators go.
+    /// Moves this value to `target` as a whole. Memory that the tree is charged for already is charged to
+    /// `target` from now on; memory that is not charged yet is adopted there. The value is consumed, so its
+    /// handles on other allocators are dropped.
     ///
-    /// Clones and slices that others hold stay valid, at the target's expense.
+    /// Clones and slices of it stay valid, and `target` pays for them.
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Transfer`], with what the core said, or [`MemoryError::Alloc`], if it does not fit
-    /// as a whole; this is handed back. Allocations that had moved by then are moved back; others may
-    /// have seen them.
+    /// [`MemoryError::Transfer`], with the core's error, or [`MemoryError::Alloc`], if the value does not fit
+    /// as a whole. It is handed back. Allocations that had moved by then are moved back; other threads may
+    /// have seen them at `target`.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -189,14 +194,14 @@ pub trait Accounted: Sized {
     #[track_caller]
     fn try_transfer_ownership(&self, target: &BufferAllocator) -> Result<Self, MemoryError>;
 
-    /// The bytes that trees are charged for the memory of this, each allocation once: whole
-    /// allocations, whoever shares them. (Null masks without nulls are not seen, where arrow-rs does
+    /// The bytes that trees are charged for the memory of this value. Each allocation counts once, and as a
+    /// whole, even if other values share it. (Null masks without nulls are not seen where arrow-rs does
     /// not show them.)
     fn accounted_size(&self) -> usize;
 
-    /// The same values in memory that no tree is charged for: what was adopted is arrow-rs' own
-    /// memory again, without a copy; what came from a tree is copied to the global allocator. The
-    /// charge of `self` ends when it goes.
+    /// Returns the same values in memory that no tree is charged for. Adopted memory is arrow-rs' own again,
+    /// without a copy; memory that came from a tree is copied to the global allocator. The charge of `self`
+    /// ends when `self` is dropped.
     fn detach(&self) -> Self;
 }
 
@@ -291,8 +296,8 @@ impl<T: Parts> Accounted for T {
     }
 }
 
-/// What `whole` is under `target`, if it fits: what is charged to `from` moves, or to any allocator of the
-/// tree, if `from` is not given; what is charged to another is shared, and the rest is adopted.
+/// `whole` under `target`. Memory that is charged to `from`, or to any allocator of the tree without `from`, is
+/// moved; memory that is charged to another allocator is shared; the rest is adopted.
 #[track_caller]
 pub(super) fn moved<T: Parts>(
     whole: &T,
@@ -314,7 +319,7 @@ fn transferred<T: Parts>(
     let parts = whole.parts();
     let mut regions = Regions::of(&parts);
     let mut adoption_fit = true;
-    // What moves can be moved back, so it comes last.
+    // Adopting comes first: a move can be undone if it fails, and after it nothing else can fail.
     let missing = regions.find(target);
     if missing.bytes > 0 {
         let room = match limits {
@@ -332,7 +337,7 @@ fn transferred<T: Parts>(
     })
 }
 
-/// What `whole` is under `allocator`, with new charges made by `room`, once, for all of them.
+/// `whole` under `allocator`. `room` charges the bytes of all memory that is not charged yet, at once.
 #[track_caller]
 fn adopted<'r, T: Parts>(
     whole: &T,
@@ -342,7 +347,7 @@ fn adopted<'r, T: Parts>(
     let parts = whole.parts();
     let mut regions = Regions::of(&parts);
     let missing = regions.find(allocator);
-    // Sharing charges nothing, so it is done before there is a charge to be undone.
+    // Sharing charges nothing. It comes first, so that its failure leaves no charge to be undone.
     regions.share(allocator)?;
     if missing.bytes > 0 {
         let mut room = room(missing.bytes).map_err(|error| missing.refused(error))?;

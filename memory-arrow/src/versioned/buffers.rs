@@ -1,4 +1,4 @@
-//! Single buffers, both ways.
+//! Single buffers: into arrow's type and back.
 
 use arrow_memory_core::__private::ForeignRoom;
 use arrow_memory_core::{ArrowBuf, BufferAllocator};
@@ -7,11 +7,10 @@ use super::deps::arrow_buffer::{ArrowNativeType, Buffer, ScalarBuffer};
 use super::known::{self, Adoption, Region};
 use crate::error::MemoryError;
 
-/// The buffer as one of arrow's: the same memory, which stays charged until the last `Buffer` on it
-/// goes. An empty one keeps nothing.
+/// Makes a `Buffer` of arrow's on the same memory, which stays charged until the last `Buffer` on it is
+/// dropped. An empty buffer keeps no memory.
 ///
-/// Costs two small allocations, and an entry in a registry by which [`arrow_buf`] finds the way
-/// back.
+/// This costs two small allocations, and an entry in a registry by which [`arrow_buf`] finds the buffer again.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -30,11 +29,12 @@ pub fn into_buffer(buffer: ArrowBuf) -> Buffer {
     known::wrap(buffer)
 }
 
-/// As [`into_buffer`], as values of `T`.
+/// Makes a buffer of values of `T` on the same memory, by [`into_buffer`].
 ///
 /// # Panics
 ///
-/// If the address, as a slice's may, or the length does not suit `T`.
+/// If the length is not a multiple of the size of `T`, or the address is not aligned for `T` (the address of
+/// a slice may not be).
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -59,32 +59,32 @@ pub fn into_scalar_buffer<T: ArrowNativeType>(buffer: ArrowBuf) -> ScalarBuffer<
     ScalarBuffer::new(into_buffer(buffer), 0, len)
 }
 
-/// The buffer that `buffer` is of ours, if a tree is charged for its memory already: because it was
-/// made of an [`ArrowBuf`], or because its memory was adopted. Views the same bytes.
+/// The same bytes as an [`ArrowBuf`], if a tree is charged for the memory of `buffer` already: because
+/// `buffer` was made of an [`ArrowBuf`], or because its memory was adopted.
 ///
-/// Looks at the address where the memory starts, and at its size. A `Buffer` that starts in the
-/// middle of our memory without being a slice of a `Buffer` that was made here (one that came over
-/// the C Data Interface, for instance) is not recognised.
+/// The memory is recognised by the address where it starts, and by its size. A `Buffer` that starts in the
+/// middle of a tree's memory, and is not a slice of a `Buffer` that was made here (one that came over the C
+/// Data Interface, for instance), is not recognised.
 #[track_caller]
 pub fn arrow_buf(buffer: &Buffer) -> Option<ArrowBuf> {
     let known = known::find(Region::of(buffer)?, None).known?;
     Some(window(&known.view, buffer))
 }
 
-/// Puts a buffer of arrow's under `allocator`, without a copy, and charges its capacity: once,
-/// however many slices of it are adopted, by whom ever.
+/// Puts a buffer of arrow's under `allocator`, without a copy, and charges its capacity in bytes: once, even
+/// if several slices of it are adopted by several allocators of the tree.
 ///
-/// Memory that is charged in this tree already is shared with `allocator`, as by
-/// [`ArrowBuf::retain_in`], and not charged again; so is memory of our own. The empty buffer is
-/// adopted as [`BufferAllocator::empty`].
+/// Memory that the tree is charged for already is shared with `allocator`, as by [`ArrowBuf::retain_in`], and
+/// not charged again; memory that came from the tree is, too. The empty buffer is adopted as
+/// [`BufferAllocator::empty`].
 ///
-/// The charge ends when the last buffer that was made of it *here* goes. As long as it lasts,
-/// arrow-rs cannot write to the memory in place (`into_mutable`, `unary_mut` and the like).
+/// The charge ends when the last buffer that was made of the memory *here* is dropped. Until then arrow-rs
+/// cannot write to the memory in place (`into_mutable`, `unary_mut` and the like).
 ///
 /// # Errors
 ///
-/// [`MemoryError::Alloc`] if it does not fit, or [`MemoryError::Transfer`] if the memory is known and
-/// `allocator` is closed. Nothing has changed then.
+/// [`MemoryError::Alloc`] if it does not fit, or [`MemoryError::Transfer`] if the tree is charged for the
+/// memory already and `allocator` is closed. Nothing has changed then.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -125,7 +125,7 @@ pub fn adopt_buffer(buffer: &Buffer, allocator: &BufferAllocator) -> Result<Arro
     Ok(view.retain_in(allocator)?)
 }
 
-/// The bytes that `buffer` views, of a view of its memory from the start.
+/// The bytes that `buffer` views. `view` is on the same memory, from its start.
 #[track_caller]
 fn window(view: &ArrowBuf, buffer: &Buffer) -> ArrowBuf {
     let start = buffer.ptr_offset();
@@ -202,7 +202,7 @@ mod tests {
 
         drop(first);
         assert_eq!((scan.allocated_memory(), join.allocated_memory()), (0, 500));
-        // The first ledger is gone: found through the second.
+        // The first ledger was dropped, so the memory is found by the second.
         let third = adopt_buffer(&theirs, &scan).unwrap();
         assert_eq!((scan.allocated_memory(), join.allocated_memory()), (0, 500));
         drop((second, third));

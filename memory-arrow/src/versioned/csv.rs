@@ -1,4 +1,4 @@
-//! CSV: parsed by arrow-rs, each batch adopted as it appears.
+//! CSV, which arrow-rs parses. Each batch is adopted once it is parsed.
 
 use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
@@ -13,8 +13,9 @@ use crate::error::MemoryError;
 
 /// Reads CSV. An iterator of batches.
 ///
-/// With [`BatchLimit::Headroom`] the first batch is small, and the next ones are sized by what a row of
-/// the last one took. A batch that was refused is kept: the next call tries again.
+/// With [`BatchLimit::Headroom`] the first batch is small, and each further one is sized by the bytes that a
+/// row of the batch before it took. A batch that was refused is kept, and the next call tries again to adopt
+/// it. After an error of the parser, or of the input, the iterator ends.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -47,8 +48,9 @@ struct Parser<R> {
     input: BufReader<R>,
     decoder: Decoder,
     format: Format,
-    /// The columns of the text, and which of them batches consist of.
+    /// The columns of the text.
     columns: SchemaRef,
+    /// The indices of the columns that batches consist of; `None` for all.
     projection: Option<Vec<usize>>,
     /// The maximum of rows in a batch of this decoder.
     rows: usize,
@@ -87,7 +89,7 @@ impl<R: Read> CsvReader<R> {
         }
     }
 
-    /// Has batches consist of the columns with these indices.
+    /// Restricts batches to the columns with these indices.
     ///
     /// # Errors
     ///
@@ -100,11 +102,11 @@ impl<R: Read> CsvReader<R> {
         Ok(self)
     }
 
-    /// Allows records of up to `bytes` bytes of text, 64 MiB by default. A longer one is an error.
+    /// Sets the maximum of bytes in one record, which is 64 MiB by default. A longer record is an error.
     ///
-    /// A record is held by the decoder, which no limit covers, until it is complete. Text without line
-    /// breaks, or with a quotation mark that is never closed, is one record up to its end. The bound is
-    /// kept up to the 64 KiB that are read at once.
+    /// The decoder holds a record in memory that is not charged until the record is complete. Text without line
+    /// breaks, or with a quotation mark that is never closed, is one record up to its end. A record may pass
+    /// the maximum by up to 64 KiB, which is how much is read at once.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -131,7 +133,7 @@ impl<R: Read> CsvReader<R> {
         Arc::clone(&self.schema)
     }
 
-    /// Where the batches go.
+    /// The allocators that are charged for the batches.
     pub fn destination(&self) -> &Destination {
         &self.batches.destination
     }
@@ -148,7 +150,7 @@ impl<R: Read> Iterator for CsvReader<R> {
 
 impl<R: Read> Decode for Parser<R> {
     fn decode(&mut self, rows: usize) -> Result<Option<RecordBatch>, MemoryError> {
-        // Between two batches, so between two rows, another decoder can take over.
+        // A new decoder can take over here: the old one has no part of a row between two batches.
         if rows < self.rows || rows / 2 > self.rows {
             self.make_decoder(rows);
         }
@@ -158,7 +160,7 @@ impl<R: Read> Decode for Parser<R> {
             let before = self.decoder.capacity();
             let consumed = self.decoder.decode(available)?;
             self.input.consume(consumed);
-            // What is consumed without a record being complete is of one record.
+            // As long as no record is complete, all consumed bytes belong to one record.
             self.open_record = match self.decoder.capacity() == before {
                 true => self.open_record.saturating_add(consumed),
                 false => 0,
@@ -182,7 +184,7 @@ impl<R: Read> Decode for Parser<R> {
 }
 
 impl<R> Parser<R> {
-    /// Goes on with a decoder for batches of `rows` rows.
+    /// Replaces the decoder by one for batches of `rows` rows.
     fn make_decoder(&mut self, rows: usize) {
         let mut format = self.format.clone();
         if self.started {

@@ -1,4 +1,4 @@
-//! Where what is read goes, and how much of it at once.
+//! Which allocators a reader charges, and how many rows it reads at once.
 
 use arrow_memory_core::{AllocError, BufferAllocator};
 
@@ -9,13 +9,13 @@ use crate::error::{MemoryError, Refused};
 
 /// The allocators that a reader charges.
 ///
-/// An allocator converts into the destination that takes whole batches.
+/// A reference to an allocator converts into the destination that charges it for whole batches.
 #[derive(Clone, Debug)]
 pub struct Destination {
     all: BufferAllocator,
-    /// The allocator of messages, if it is another one.
+    /// The allocator of messages; `None` if `all` is charged for them.
     messages: Option<BufferAllocator>,
-    /// One for each column, if each is charged by itself.
+    /// An allocator for each column; empty if `all` is charged for all columns.
     columns: Vec<BufferAllocator>,
 }
 
@@ -30,15 +30,15 @@ impl From<&BufferAllocator> for Destination {
 }
 
 impl Destination {
-    /// One child of `file` for each column of `schema`, called as the column is.
+    /// Makes a destination with a child of `file` for each column of `schema`, named like the column.
     ///
     /// A message of Arrow IPC is charged to `file` itself while it is read and decoded, or to the
-    /// allocator for messages if there is [another](Self::with_messages). All columns of a batch share
-    /// its memory; the charge then goes to the allocator of the first of them that is on it.
+    /// [allocator for messages](Self::with_messages). All columns of a batch share the memory of its message;
+    /// the charge moves to the allocator of the first column that has a buffer in it.
     ///
     /// # Errors
     ///
-    /// As for [`BufferAllocator::new_child_allocator`].
+    /// The same as for [`BufferAllocator::new_child_allocator`].
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -70,15 +70,18 @@ impl Destination {
         })
     }
 
-    /// Has readers of Arrow IPC read messages into memory of `messages`: a child of the destination's
-    /// allocator, say, so that what is being decoded is bounded by the same limits and shows by itself.
+    /// Sets the allocator for messages, which readers of Arrow IPC read messages into. This may be a child of
+    /// the destination's allocator: then the messages that are being decoded are bounded by the same
+    /// limits, and reports show them separately.
     ///
-    /// If the destination is of the same tree, the charge of the message then moves there with the batch
-    /// that was decoded from it (to the first column's allocator, if there is one for each), and only if
-    /// it fits: otherwise the batch is refused. A dictionary moves with the first batch that uses it. A
-    /// file that is mapped stays with `messages` for as long as the reader has it; then its charge moves
-    /// to the destination of a batch that is left, by force, whatever the limits say. If the destination
-    /// is of another tree, both are charged for as long as the batch lives.
+    /// If the destination is of the same tree, the charge of a message moves to the destination with the batch
+    /// that was decoded from it (to the first column's allocator, if each column has one). If the charge
+    /// does not fit there, the batch is refused. A dictionary moves with the first batch that uses it.
+    ///
+    /// A mapped file stays charged to `messages` for as long as the reader has it. Then its charge moves to the
+    /// destination of a batch that is still alive, even if that passes a limit.
+    ///
+    /// If the destination is of another tree, both trees are charged for as long as the batch lives.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -111,30 +114,30 @@ impl Destination {
         self
     }
 
-    /// The allocator of the messages of Arrow IPC.
+    /// The allocator that is charged for the messages of Arrow IPC.
     pub fn message_allocator(&self) -> &BufferAllocator {
         self.messages.as_ref().unwrap_or(&self.all)
     }
 
-    /// The allocator of what is no column's.
+    /// The allocator that is charged for batches, except for columns with an allocator of their own.
     pub fn allocator(&self) -> &BufferAllocator {
         &self.all
     }
 
-    /// The allocators of the columns; none if batches go to one allocator as a whole.
+    /// The allocators of the columns; empty if one allocator is charged for whole batches.
     pub fn column_allocators(&self) -> &[BufferAllocator] {
         &self.columns
     }
 
-    /// Adopts a batch: as a whole, or each column by its allocator, in order. Columns beyond the
-    /// allocators go to the one for the rest. What is charged to the
+    /// Adopts a batch: as a whole, or each column by its allocator, in order. Columns without an allocator of
+    /// their own are adopted by [`allocator`](Self::allocator). Memory that is charged to the
     /// [allocator for messages](Self::with_messages) moves with its charge, if it fits.
     ///
     /// # Errors
     ///
     /// The same as for [`Accounted::adopt`], and for [`Accounted::try_move_to`] if messages have an
-    /// allocator of their own; with the batch. Columns that were adopted by then have been released, and
-    /// those that had moved are moved back, if they still fit there.
+    /// allocator of their own. The batch is handed back. Columns that were adopted by then are released, and
+    /// columns that had moved are moved back, if they still fit there.
     #[track_caller]
     pub fn place(&self, batch: RecordBatch) -> Result<RecordBatch, Refused<RecordBatch>> {
         let from = self.messages.as_ref();
@@ -151,8 +154,8 @@ impl Destination {
         })
     }
 
-    /// As `place`, but what is charged to the allocator for messages stays there, and is shared: for
-    /// memory that the reader keeps.
+    /// Adopts a batch whose memory the reader keeps. Memory that is charged to the allocator for messages stays
+    /// charged there, and is shared.
     #[allow(dead_code, reason = "for a reader behind a feature")]
     #[track_caller]
     pub(crate) fn share(&self, batch: RecordBatch) -> Result<RecordBatch, Refused<RecordBatch>> {
@@ -198,7 +201,7 @@ impl Destination {
     }
 }
 
-/// Moves columns back that the rest of the batch did not follow.
+/// Moves columns back to `from`, because the rest of the batch was refused.
 #[cold]
 #[track_caller]
 fn move_back(columns: Vec<ArrayRef>, from: &BufferAllocator) {
@@ -213,12 +216,12 @@ fn move_back(columns: Vec<ArrayRef>, from: &BufferAllocator) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BatchLimit {
-    /// So many.
+    /// This many rows; 0 counts as 1.
     Rows(usize),
-    /// At most so many, and fewer where the headroom of the destination is short: as many as should
-    /// take half of it, and at least one.
+    /// As many rows as should take half of the destination's headroom: no more than `most`, and no fewer than
+    /// one.
     Headroom {
-        /// The most rows.
+        /// The maximum of rows; 0 counts as 1.
         most: usize,
     },
 }
@@ -231,14 +234,14 @@ impl Default for BatchLimit {
 }
 
 impl BatchLimit {
-    /// The most rows of a batch; at least one.
+    /// The maximum of rows in a batch, which is 1 or more.
     pub(crate) fn most_rows(self) -> usize {
         match self {
             Self::Rows(rows) | Self::Headroom { most: rows } => rows.max(1),
         }
     }
 
-    /// How many bytes the next batch should take at most, if it is bounded.
+    /// The maximum of bytes that the next batch should take, if it is bounded by bytes.
     pub(crate) fn budget(self, destination: &Destination) -> Option<usize> {
         match self {
             Self::Rows(_) => None,

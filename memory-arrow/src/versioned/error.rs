@@ -1,10 +1,10 @@
-//! Between this crate's error and arrow's.
+//! Conversions between this crate's error and arrow's.
 
 use super::deps::arrow_schema::ArrowError;
 use crate::error::{MemoryError, Refused};
 
 impl From<MemoryError> for ArrowError {
-    /// What arrow said itself is itself again; the rest is an `ExternalError`, or an `IoError`.
+    /// An error that came from arrow is itself again. Any other one becomes an `IoError` or an `ExternalError`.
     fn from(error: MemoryError) -> Self {
         match error {
             MemoryError::Arrow(error) => match error.downcast::<ArrowError>() {
@@ -25,7 +25,7 @@ impl<T> From<Refused<T>> for ArrowError {
 }
 
 impl From<ArrowError> for MemoryError {
-    /// A `MemoryError` that went through arrow is itself again.
+    /// A `MemoryError` that was converted into an `ArrowError` is itself again.
     fn from(error: ArrowError) -> Self {
         match error {
             ArrowError::ExternalError(error) => match error.downcast::<MemoryError>() {

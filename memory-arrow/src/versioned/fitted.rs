@@ -1,13 +1,13 @@
-//! Batches that fit: how a reader sizes what it decodes, and keeps what was refused.
+//! How a reader sizes the batches that it decodes, and what it does with refused ones.
 
 use super::deps::arrow_array::RecordBatch;
 use super::{BatchLimit, Destination};
 use crate::error::MemoryError;
 
-/// What decodes batches for [`Fitted`].
+/// A decoder of batches, for [`Fitted`].
 pub(crate) trait Decode {
-    /// The next batch, of at most `rows` rows; `None` at the end of the input. No error is followed by
-    /// another call.
+    /// Decodes the next batch, of `rows` rows or fewer; `None` at the end of the input. There is no further call
+    /// after an error.
     fn decode(&mut self, rows: usize) -> Result<Option<RecordBatch>, MemoryError>;
 
     /// Notes that the batch decoded last was handed out. It has `rows` rows.

@@ -1,4 +1,4 @@
-//! Adoption and moves that consume their source: what is charged when, and what an error leaves.
+//! Adoption and moves that consume their source: the charges, and the state after an error.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(super) fn child(root: &BufferAllocator, name: &str) -> BufferAllocator {
     root.child(name).build().unwrap()
 }
 
-/// What was adopted is the only array there is, so nothing stays uncharged behind it.
+/// The adopted array is the only one, so no uncharged array stays behind.
 #[test]
 fn an_adopted_array_takes_its_source_along() {
     let root = RootAllocator::new(1 << 20);
@@ -65,7 +65,7 @@ fn a_move_leaves_no_handle_behind_on_the_source() {
         builder.finish()
     };
 
-    // Shadowed, as one writes it: with a source that stays alive, `close` failed.
+    // The names are shadowed, like users write it: with a source that stays alive, `close` failed.
     let output = output.try_move_to(&results).unwrap();
     let built = built.try_move_to(&results).unwrap();
     aggregate.close().unwrap();
@@ -156,9 +156,8 @@ fn refusals_convert_with_a_question_mark() {
     assert_eq!(root.allocated_memory(), 0);
 }
 
-/// The registry looked at every entry of an address, and collected them, at each lookup: 16 times as
-/// many slices took 256 times as long. Counted rather than timed, so that it does not depend on what
-/// else runs.
+/// Each lookup looked at every entry of its address, and collected them: 16 times as many slices took 256 times
+/// as long. The test counts steps, since times depend on what else runs.
 #[test]
 fn many_buffers_at_one_address_are_looked_up_in_a_few_steps_each() {
     const COUNT: usize = 2000;

@@ -1,4 +1,5 @@
-//! What is known of the memory at an address: wrappers that we made, and memory that was adopted.
+//! Finds the memory that trees are charged for by its address: wrappers that this crate made, and memory that it
+//! adopted.
 #![expect(
     unsafe_code,
     reason = "views memory that an entry of the registry keeps"
@@ -18,23 +19,23 @@ use crate::registry::Registry;
 
 static REGISTRY: Registry<Target> = Registry::new();
 
-/// What an entry of the registry leads to.
+/// The target of an entry of the registry.
 ///
-/// At an address, adopted memory comes first, an entry for each tree that adopted it; then come the
-/// wrappers. One that is wider than the first goes in front of it, since it answers for more regions;
-/// so does one of the same width on the ledger that is charged, which is what a move looks for.
+/// The chain of an address begins with adopted memory: one entry for each tree that adopted it. The wrappers
+/// follow. A wrapper that is wider than the first one is inserted in front of it, since it answers for more
+/// regions. So is a wrapper of the same width on the ledger that is charged, since a move looks for that.
 enum Target {
-    /// A buffer of arrow's, `len` bytes long, that holds one of ours.
+    /// A buffer of arrow's, `len` bytes long, whose owner is an [`ArrowBuf`].
     Wrapper { owner: Weak<Wrapper>, len: usize },
-    /// A buffer of arrow's that a tree holds. Removed by the release of its memory.
+    /// A buffer of arrow's whose memory a tree is charged for. The release of the memory removes the entry.
     Adopted {
         weak: WeakForeign,
-        /// What was adopted; keeps the memory, and drops it with the entry.
+        /// The buffer that was adopted. It keeps the memory until the entry is dropped.
         original: Buffer,
     },
 }
 
-/// The owner of a `Buffer` that we made of an [`ArrowBuf`].
+/// The owner of a `Buffer` that this crate made of an [`ArrowBuf`].
 struct Wrapper {
     held: ArrowBuf,
     /// The place of its entry, or [`NOWHERE`] until that is inserted.
@@ -46,15 +47,15 @@ const NOWHERE: usize = usize::MAX;
 
 impl Drop for Wrapper {
     fn drop(&mut self) {
-        // Relaxed: whoever drops the last reference comes after the thread that made this, and wrote
-        // the place before it gave its own reference up.
+        // Relaxed: the thread that made this wrote the place before it dropped its own reference, and this
+        // is the last drop, so the reference count orders the two.
         let place = self.place.load(Ordering::Relaxed);
-        // The entry is dropped here, with the lock released.
+        // `remove` has released its lock, so the entry is dropped with no lock held.
         drop(REGISTRY.remove(self.held.as_ptr().addr(), place));
     }
 }
 
-/// Ends an adoption: removes its entry, if it came to that, and so lets go of what was adopted.
+/// Ends an adoption: removes its entry, if it was inserted, and drops the adopted buffer with it.
 static RELEASE: ReleaseFn = ReleaseFn::new(|start, id| {
     // A foreign allocation's identity is its own until it is released.
     let is_it = |target: &Target| match target {
@@ -64,18 +65,18 @@ static RELEASE: ReleaseFn = ReleaseFn::new(|start, id| {
     drop(REGISTRY.remove_first(start.addr().get(), is_it));
 });
 
-/// Where a `Buffer`'s memory starts, and how much of it there is.
+/// The memory under a `Buffer`: its start and its sizes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Region {
     pub(super) start: NonNull<u8>,
-    /// The whole of it, in bytes.
+    /// Bytes that are allocated there.
     pub(super) size: usize,
-    /// As much of it as `Buffer`s are known to view, so as is initialised.
+    /// Bytes from the start that `Buffer`s are known to view, so that are initialised.
     pub(super) seen: usize,
 }
 
 impl Region {
-    /// `None` for an empty buffer, which holds nothing worth an account.
+    /// The region under a buffer; `None` for an empty one, which no allocator is charged for.
     #[inline]
     pub(super) fn of(buffer: &Buffer) -> Option<Self> {
         if buffer.is_empty() {
@@ -89,7 +90,7 @@ impl Region {
         })
     }
 
-    /// As `of`, and what an empty buffer keeps all the same: a slice does.
+    /// The region under a buffer, also under an empty slice, which keeps the memory that it is a slice of.
     pub(super) fn held(buffer: &Buffer) -> Option<Self> {
         Self::of(buffer).or_else(|| {
             (buffer.capacity() > 0).then(|| Self {
@@ -100,10 +101,11 @@ impl Region {
         })
     }
 
-    /// As it is to be adopted where another tree adopted it as `original`: through that, since a
-    /// buffer that was made then would keep the other's charge, and may show less than there is.
+    /// The region as it is to be adopted by a second tree, where the first adopted `original`. The second adopts
+    /// `original`, too: a buffer that came of the first adoption would keep the first tree's charge, and may
+    /// have a smaller capacity.
     pub(super) fn on(self, original: &Buffer) -> Self {
-        // As much as the region, or it would not have been found.
+        // This is no less than the size of the region, or `original` would not have been found.
         let size = original.capacity();
         Self { size, ..self }
     }
@@ -115,40 +117,40 @@ impl Region {
 
 /// Memory that a tree is charged for.
 pub(super) struct Known {
-    /// A view from the region's start of at least what was `seen` of it, on some ledger.
+    /// A view of at least the first `seen` bytes of the region, on some ledger.
     pub(super) view: ArrowBuf,
-    /// Whether the region is found by its adoption, whatever becomes of wrappers.
+    /// Whether the registry has an entry of its adoption, so that the view needs none.
     pub(super) adopted: bool,
 }
 
-/// What a lookup came to.
+/// The result of a lookup.
 pub(super) struct Lookup {
-    /// The best for the allocator that asked, in its tree if there was one.
+    /// The best find for the allocator that asked, in its tree if an allocator asked.
     pub(super) known: Option<Known>,
-    /// The buffer that was adopted here, for whatever tree: no tree's charge lasts as long as it.
+    /// The buffer that some tree adopted. It keeps the memory, but no tree's charge.
     pub(super) original: Option<Buffer>,
 }
 
-/// A strong reference that a lookup made, to be dropped with the lock released.
+/// A strong reference that a lookup made. It is dropped after the lock was released.
 enum Found {
     Wrapper(Arc<Wrapper>),
     Adopted(ArrowBuf, Buffer),
 }
 
 impl Target {
-    /// What keeps `region` alive, if this does and is alive. Under the shard's lock, so it neither
-    /// drops nor allocates anything.
+    /// A strong reference to what keeps `region` alive, if this entry's memory does and is alive. Runs under
+    /// the shard's lock, so it neither drops nor allocates anything.
     fn upgrade(&self, region: Region) -> Option<Found> {
         match self {
             Self::Wrapper { owner, len } if *len >= region.size => {
                 owner.upgrade().map(Found::Wrapper)
             }
             Self::Adopted { weak, original } if original.capacity() >= region.size => {
-                // SAFETY: the release removes this entry before it returns, and takes the lock
-                // that we hold to do so. The adopted buffer keeps `original.capacity()` bytes from
+                // SAFETY: the release removes this entry before it returns, and needs the lock for it,
+                // which this thread holds. The adopted buffer keeps `original.capacity()` bytes from
                 // `start`, so all of the region; `seen` bytes of it are initialised, since a
-                // `Buffer` views them; and nobody writes to memory that a `Buffer` views while
-                // another is on it, as the adopted one is.
+                // `Buffer` views them; and no owner writes to memory that a
+                // `Buffer` views while another `Buffer` is on it, as the adopted one is.
                 let view = unsafe { weak.upgrade(region.start, region.seen) }?;
                 Some(Found::Adopted(view, original.clone()))
             }
@@ -165,7 +167,7 @@ impl Found {
         }
     }
 
-    /// How good a find this is for `allocator`.
+    /// The rank of this find for `allocator`.
     fn rank(&self, allocator: Option<&BufferAllocator>) -> Rank {
         let held = self.held();
         match allocator {
@@ -179,7 +181,7 @@ impl Found {
     #[track_caller]
     fn into_known(self) -> Known {
         match self {
-            // All of it, so that what is made of this is as wide, and is found as soon.
+            // The view is the whole of it, so that a wrapper of it is as wide and stands as far in front.
             Self::Wrapper(wrapper) => Known {
                 view: wrapper.held.clone(),
                 adopted: false,
@@ -197,30 +199,30 @@ impl Found {
 enum Rank {
     /// On a ledger of another tree than that of the allocator that asked.
     Elsewhere,
-    /// On a ledger of its tree, or of any, if no allocator asked.
+    /// On a ledger of its tree, or of any tree if no allocator asked.
     Tree,
-    /// As `Tree`, on the ledger that is charged.
+    /// On the ledger of its tree, or of any tree, that is charged.
     Owner,
-    /// On its own ledger.
+    /// On the allocator's own ledger.
     Own,
 }
 
 /// A lookup under way.
 ///
-/// What it makes of entries is kept until the lock is released, since a drop may be the last one: the
-/// best, and in `passed` all others. `passed` does not grow under the lock: a lookup that has no room
-/// left in it is broken off, and starts over with more.
+/// The references that it makes are kept until the lock is released, since each drop may be the last one:
+/// the best in `best`, and all others in `passed`. `passed` does not grow under the lock: a lookup without
+/// room in it is broken off, and starts over with more.
 struct Search<'a> {
     region: Region,
     allocator: Option<&'a BufferAllocator>,
-    /// The first find of this rank ends it.
+    /// The first find of this rank, or a better one, ends the search.
     enough: Rank,
-    /// After so many live entries, any find of the right tree ends it.
+    /// After this many live entries, any find of the right tree ends the search.
     patience: usize,
     best: Option<(Rank, Found)>,
     passed: Vec<Found>,
     original: Option<Buffer>,
-    /// How many live entries were looked at.
+    /// The number of live entries looked at.
     looked_at: usize,
     out_of_room: bool,
 }
@@ -245,7 +247,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Looks at an entry, under the lock.
+    /// Looks at an entry. Runs under the lock.
     fn look(&mut self, target: &Target) -> ControlFlow<()> {
         #[cfg(test)]
         LOOKED_AT.set(LOOKED_AT.get() + 1);
@@ -291,7 +293,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Whether it has to start over; it has more room then. With the lock released.
+    /// Makes room and returns `true` if the search has to start over. Runs with the lock released.
     fn starts_over(&mut self) -> bool {
         if !std::mem::take(&mut self.out_of_room) {
             return false;
@@ -304,8 +306,8 @@ impl<'a> Search<'a> {
         true
     }
 
-    /// What was found in the tree of the allocator that asked, with the lock released. If the search was
-    /// broken off for want of room, it found nothing; it has more room then, and starts over.
+    /// The find in the tree of the allocator that asked. `None` if the search was broken off for want of
+    /// room; it has more room then, and starts over. Runs with the lock released.
     fn found(&mut self) -> Option<Found> {
         if self.starts_over() {
             return None;
@@ -314,7 +316,7 @@ impl<'a> Search<'a> {
         (rank > Rank::Elsewhere).then_some(found)
     }
 
-    /// What was found in the tree of the allocator that asked, or in any. With the lock released.
+    /// The find in the tree of the allocator that asked, or in any tree. Runs with the lock released.
     #[track_caller]
     fn finish(self) -> Lookup {
         let known = match self.best {
@@ -328,11 +330,11 @@ impl<'a> Search<'a> {
     }
 }
 
-/// After so many entries, one of the tree's is as good as one of the allocator's own: another ledger
-/// for that allocator is found, or made, from any of them.
+/// After this many entries, a find in the tree ends a search for one on the allocator's own ledger: the core
+/// finds, or makes, the allocator's ledger from any other one.
 const ENOUGH: usize = 8;
 
-/// How many entries lookups of this thread looked at.
+/// The number of entries that lookups of this thread looked at.
 #[cfg(test)]
 pub(super) fn looked_at() -> usize {
     LOOKED_AT.get()
@@ -343,7 +345,7 @@ thread_local! {
     static LOOKED_AT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// What is known of `region`. Usually the first entry answers.
+/// Looks up `region`. Usually the first entry answers.
 #[inline]
 #[track_caller]
 pub(super) fn find(region: Region, allocator: Option<&BufferAllocator>) -> Lookup {
@@ -360,8 +362,8 @@ pub(super) fn find(region: Region, allocator: Option<&BufferAllocator>) -> Looku
     Search::new(region, allocator, enough, ENOUGH).run()
 }
 
-/// What is known of `region`, on the ledger that is charged for it if any entry is on that. Looks at all
-/// of them if it must; but what is wrapped on the ledger that is charged stands in front.
+/// Looks up `region` on the ledger that is charged for it, or on another one if no entry is on that. This may
+/// look at all entries, but a wrapper on the ledger that is charged stands in front.
 #[track_caller]
 pub(super) fn find_owner(region: Region) -> Option<Known> {
     Search::new(region, None, Rank::Owner, usize::MAX)
@@ -369,16 +371,16 @@ pub(super) fn find_owner(region: Region) -> Option<Known> {
         .known
 }
 
-/// What came of an adoption.
+/// The result of an adoption.
 pub(super) enum Adoption {
-    /// A view of what was seen of the region, which is found by its address now.
+    /// A view of the `seen` bytes of the region. The registry has an entry for it now.
     Made(ArrowBuf),
-    /// Another thread was first.
+    /// Another thread adopted the region first.
     Found(Known),
 }
 
-/// Puts a region that nobody knew under `allocator`, where there is `room` for it. `original` is a
-/// buffer on it that keeps all of it.
+/// Adopts a region that was not found, for `allocator` and out of `room`. `original` is a buffer that keeps
+/// all of the region.
 #[inline]
 #[track_caller]
 pub(super) fn adopt(
@@ -387,11 +389,11 @@ pub(super) fn adopt(
     original: &Buffer,
     region: Region,
 ) -> Result<Adoption, MemoryError> {
-    // Held until it stands in the entry, or until the allocation is gone.
+    // The clone keeps the memory until the entry has it, or until the allocation was released.
     let original = original.clone();
-    // SAFETY: `original` keeps the memory; from the insertion below on the entry has it, which the
-    // release removes. The first `seen` bytes are initialised, for a `Buffer` views up to there and
-    // those before come from the same producer. Nobody writes what two `Buffer`s are on.
+    // SAFETY: `original` keeps the memory; from the insertion below on, the entry has it, which the
+    // release removes. The first `seen` bytes are initialised: a `Buffer` views up to there, and
+    // those before it come from the same producer. No owner writes to memory that two `Buffer`s are on.
     let foreign = unsafe { ForeignAllocation::with_release(region.start, region.seen, &RELEASE) };
     let view = room.wrap(foreign.charged_as(region.size))?;
     // Only an empty allocation has none, and a region is not empty.
@@ -400,7 +402,7 @@ pub(super) fn adopt(
         return Ok(Adoption::Found(Known { view, adopted }));
     };
     let mut target = Target::Adopted { weak, original };
-    // Another thread may have adopted it meanwhile.
+    // Another thread may have adopted the region meanwhile; then this one gives way.
     let mut search = None;
     let found = loop {
         let look = |target: &Target| {
@@ -412,19 +414,20 @@ pub(super) fn adopt(
             Ok(_) => return Ok(Adoption::Made(view)),
             Err(ours) => target = ours,
         }
-        // Nothing was found if the search ran out of room. It has more now, and the next turn looks again.
+        // Without a find, the search ran out of room. It has more now, and the next turn looks again.
         if let Some(found) = search.as_mut().and_then(Search::found) {
             break found;
         }
     };
-    // No entry led to it, so its bytes are the room's again. What they were charged for is dropped after that.
+    // No entry leads to the view, so no other thread has it, and its bytes return to the room. The memory that
+    // they were charged for is dropped after that.
     room.take_back(view);
     drop(target);
     Ok(Adoption::Found(found.into_known()))
 }
 
 impl Known {
-    /// A buffer of arrow's on all of the view.
+    /// Makes a buffer of arrow's on all of the view.
     pub(super) fn into_buffer(self) -> Buffer {
         if self.adopted {
             return on_adopted(self.view);
@@ -433,16 +436,16 @@ impl Known {
     }
 }
 
-/// A buffer of arrow's on all of `view`: found by its adoption, so that the owner needs no entry.
+/// A buffer of arrow's on all of `view`, whose adoption has an entry, so that the buffer needs none.
 #[inline]
 pub(super) fn on_adopted(view: ArrowBuf) -> Buffer {
     let (start, len) = extent(&view);
     let owner = Arc::new(view);
-    // SAFETY: the owner keeps these bytes.
+    // SAFETY: `owner` keeps these bytes, which are initialised and immutable.
     unsafe { Buffer::from_custom_allocation(start, len, owner) }
 }
 
-/// A buffer of arrow's on `held`, which is found by its address from then on.
+/// A buffer of arrow's on `held`. It gets an entry, by which lookups find it.
 pub(super) fn wrap(held: ArrowBuf) -> Buffer {
     let (start, len) = extent(&held);
     if len == 0 {
@@ -460,9 +463,10 @@ pub(super) fn wrap(held: ArrowBuf) -> Buffer {
         Target::Adopted { .. } => false,
     };
     let place = REGISTRY.insert(start.addr().get(), target, in_front);
-    // Relaxed: whoever drops the owner last comes after the drop of ours, by its count.
+    // Relaxed: the last drop of the owner reads it, and comes after the drop of this thread's reference, by
+    // the order of the reference count.
     owner.place.store(place, Ordering::Relaxed);
-    // SAFETY: the owner keeps these bytes, which are initialised and immutable.
+    // SAFETY: `owner` keeps these bytes, which are initialised and immutable.
     unsafe { Buffer::from_custom_allocation(start, len, owner) }
 }
 

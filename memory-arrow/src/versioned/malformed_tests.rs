@@ -18,28 +18,28 @@ use super::{Accounted, FFI_ArrowArray, FFI_ArrowSchema, export_array, import_arr
 use crate::c_data::{RawArray, RawSchema};
 
 fn array_of(raw: &mut FFI_ArrowArray) -> &mut RawArray {
-    // SAFETY: the same layout, by the C Data Interface.
+    // SAFETY: both types have the layout that the C Data Interface defines.
     unsafe { &mut *std::ptr::from_mut(raw).cast::<RawArray>() }
 }
 
 fn schema_of(raw: &mut FFI_ArrowSchema) -> &mut RawSchema {
-    // SAFETY: as above.
+    // SAFETY: both types have the layout that the C Data Interface defines.
     unsafe { &mut *std::ptr::from_mut(raw).cast::<RawSchema>() }
 }
 
 fn child(raw: &mut RawArray, index: usize) -> &mut RawArray {
     // SAFETY: the tests ask for children that are there.
     let child = unsafe { raw.children.add(index) };
-    // SAFETY: as above.
+    // SAFETY: arrow-rs made the array of pointers.
     let child = unsafe { *child };
-    // SAFETY: as above.
+    // SAFETY: arrow-rs made the child, which only `raw` owns.
     unsafe { &mut *child }
 }
 
 fn buffer(raw: &mut RawArray, index: usize) -> &mut *const c_void {
     // SAFETY: the tests ask for buffers that are there.
     let buffer = unsafe { raw.buffers.cast_mut().add(index) };
-    // SAFETY: as above.
+    // SAFETY: arrow-rs made the array of pointers, which only `raw` owns.
     unsafe { &mut *buffer }
 }
 
@@ -58,11 +58,11 @@ fn refuses(
     assert!(held.allocated_memory() > 0, "nothing to release");
 
     let repair = break_it(array_of(&mut c_array), schema_of(&mut c_schema));
-    // SAFETY: what is wrong with it can be seen.
+    // SAFETY: the structure was valid, and the import can detect what was changed.
     let refused = unsafe { import_array(c_array, &c_schema, &into) };
 
     if let Some(repair) = repair {
-        // What the schema's own release needs.
+        // The schema's own release needs this.
         repair(schema_of(&mut c_schema));
     }
     let refused = refused.unwrap_err().to_string();
@@ -303,15 +303,15 @@ fn structures_that_were_released_are_refused() {
     // SAFETY: an empty structure is a released one.
     let refused = unsafe { import_array(FFI_ArrowArray::empty(), &schema, &root) }.unwrap_err();
     assert!(refused.to_string().contains("released before"), "{refused}");
-    // SAFETY: as above.
+    // SAFETY: an empty structure is a released one.
     let refused = unsafe { import_array(array, &FFI_ArrowSchema::empty(), &root) }.unwrap_err();
     assert!(refused.to_string().contains("released before"), "{refused}");
     refuses(&structs(), "released before", |array, _| {
         let release = child(array, 0).release.take();
         let child: *mut RawArray = child(array, 0);
-        // What was moved out of it is released by whoever took it.
+        // A structure that was moved out of it is released by its new owner.
         if let Some(release) = release {
-            // SAFETY: taken from the child, and called once.
+            // SAFETY: the callback was taken from this child, and is called once.
             unsafe { release(child) };
         }
         None
@@ -322,7 +322,7 @@ fn structures_that_were_released_are_refused() {
 fn a_batch_that_is_no_struct_is_refused() {
     let root = RootAllocator::unlimited();
     let (array, schema) = export_array(&ints()).unwrap();
-    // SAFETY: a valid array.
+    // SAFETY: the array is valid.
     let refused = unsafe { import_batch(array, &schema, &root) }.unwrap_err();
     assert!(refused.to_string().contains("a batch is a struct"));
     assert_eq!(root.allocated_memory(), 0);

@@ -1,4 +1,4 @@
-//! Parquet: decoded by arrow-rs, each batch adopted as it appears.
+//! Parquet, which arrow-rs decodes. Each batch is adopted once it is decoded.
 
 use std::sync::Arc;
 
@@ -18,11 +18,12 @@ use crate::guard::guarded;
 
 /// Reads a Parquet file. An iterator of batches.
 ///
-/// With [`BatchLimit::Headroom`] the first batch is sized by what the file says of its rows, the next
-/// ones by what the last one took; a batch that is refused nevertheless is read again in halves. With
-/// [`BatchLimit::Rows`] a refused batch is kept: the next call tries again.
+/// With [`BatchLimit::Headroom`] the first batch is sized by the bytes of a row that the file's metadata
+/// states, and each further one by those that a row of the batch before it took. A batch that is refused
+/// nevertheless is decoded again with half of its rows. With [`BatchLimit::Rows`] a refused batch is kept, and
+/// the next call tries again to adopt it. After an error of the decoder the iterator ends.
 ///
-/// arrow-rs' own memory for a row group that is being decoded is not counted.
+/// The memory that arrow-rs needs to decode a row group is not charged.
 ///
 /// ```no_run
 /// # use arrow_memory_system as _;
@@ -47,19 +48,20 @@ pub struct ParquetReader<T: ChunkReader + 'static> {
 struct Pages<T: ChunkReader + 'static> {
     input: Shared<T>,
     metadata: ArrowReaderMetadata,
+    /// The indices of the columns that batches consist of; `None` for all.
     projection: Option<Vec<usize>>,
-    /// The decoder, and the batch size that it was made with.
+    /// The decoder, and the number of rows in its batches.
     reader: Option<(ParquetRecordBatchReader, usize)>,
-    /// How many rows were handed out.
+    /// The number of rows that were handed out.
     done: usize,
 }
 
 impl<T: ChunkReader + 'static> ParquetReader<T> {
-    /// Reads the file's metadata.
+    /// Makes a reader, and reads the file's metadata.
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Arrow`] if this is no such file.
+    /// [`MemoryError::Arrow`] if this is not a Parquet file.
     pub fn new(
         input: T,
         limit: BatchLimit,
@@ -77,7 +79,7 @@ impl<T: ChunkReader + 'static> ParquetReader<T> {
             .iter()
             .map(|group| group.total_byte_size().max(0))
             .sum();
-        // Dictionaries are unfolded, and buffers grow by doubling.
+        // Four times the encoded size: dictionaries are unfolded, and buffers grow by doubling.
         let row_bytes = (bytes as usize / rows).saturating_mul(4).max(8);
         let pages = Pages {
             input,
@@ -92,7 +94,7 @@ impl<T: ChunkReader + 'static> ParquetReader<T> {
         })
     }
 
-    /// Has batches consist of the top-level columns with these indices, in the file's order.
+    /// Restricts batches to the top-level columns with these indices, in the file's order.
     ///
     /// # Errors
     ///
@@ -111,18 +113,18 @@ impl<T: ChunkReader + 'static> ParquetReader<T> {
         Arc::clone(&self.schema)
     }
 
-    /// How many rows the file says that it has.
+    /// The number of rows, as the file's metadata states it.
     pub fn num_rows(&self) -> usize {
         let metadata = self.batches.decoder.metadata.metadata();
         metadata.file_metadata().num_rows().max(0) as usize
     }
 
-    /// Where the batches go.
+    /// The allocators that are charged for the batches.
     pub fn destination(&self) -> &Destination {
         &self.batches.destination
     }
 
-    /// Has later batches go elsewhere: to [`Destination::columns`] of the schema, for instance.
+    /// Sets the allocators for later batches: [`Destination::columns`] of the schema, for instance.
     pub fn set_destination(&mut self, destination: impl Into<Destination>) {
         self.batches.destination = destination.into();
     }
@@ -139,8 +141,8 @@ impl<T: ChunkReader + 'static> Iterator for ParquetReader<T> {
 
 impl<T: ChunkReader + 'static> Decode for Pages<T> {
     fn decode(&mut self, rows: usize) -> Result<Option<RecordBatch>, MemoryError> {
-        // A batch size is for the life of a decoder; another one means to start anew at this row,
-        // which decodes a part of a page again. So it is changed only where it matters.
+        // A decoder keeps its batch size. Another size needs a new decoder that starts at this row, and
+        // decodes a part of a page again. So the size changes only if it is too large, or too small by far.
         let size = match &self.reader {
             Some((_, size)) if *size <= rows && *size * 4 > rows => *size,
             _ => rows,
@@ -193,7 +195,7 @@ fn parquet(error: ParquetError) -> MemoryError {
     MemoryError::Arrow(Box::new(error))
 }
 
-/// The input, for one decoder after the other.
+/// The input, shared by the decoders, which are made one after the other.
 struct Shared<T>(Arc<T>);
 
 impl<T> Clone for Shared<T> {

@@ -1,4 +1,4 @@
-//! How arrays are taken apart into buffers, and put together on others.
+//! Takes arrays apart into buffers, and puts them together on other buffers.
 #![expect(
     unsafe_code,
     reason = "rebuilds valid arrays with other buffers of the same bytes"
@@ -20,15 +20,18 @@ use super::deps::arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer,
 use super::deps::arrow_data::{ArrayData, ArrayDataBuilder};
 use super::deps::arrow_schema::DataType;
 
-/// Something that can be taken apart into parts, and put together again.
+/// A value that consists of arrays.
 pub(super) trait Parts: Sized {
+    /// The arrays.
     fn parts(&self) -> Vec<Part<'_>>;
+    /// The same value of `whole`, which has an array for each of the parts.
     fn assemble(&self, whole: Vec<Whole>) -> Self;
 }
 
-/// An array that is taken apart: as data, or, for the sake of batches of usual columns, as it is.
-/// Small, since a batch has many.
+/// An array to be taken apart. Columns of the usual types are taken apart as they are, which is faster than
+/// by their data. The type is small, since a batch has many columns.
 pub(super) enum Part<'a> {
+    /// An array of any other type.
     Data(Box<ArrayData>),
     /// An array of a primitive type.
     Primitive(&'a ArrayRef),
@@ -38,13 +41,13 @@ pub(super) enum Part<'a> {
     Views(&'a ArrayRef),
 }
 
-/// An array that was put together again.
+/// An array that was put together on other buffers.
 pub(super) enum Whole {
     Data(ArrayData),
     Array(ArrayRef),
 }
 
-/// Runs `$run` with the array of strings or binary that `$array` is, one of the types named.
+/// Runs `$run` with the array of strings or binary that `$array` is, if it is of one of the types named.
 macro_rules! with_bytes {
     ($array:ident: $kind:ident<$($name:ident: $type:ty),*> => $run:expr) => {
         match $array.data_type() {
@@ -63,7 +66,7 @@ macro_rules! with_bytes {
     };
 }
 
-/// As `with_bytes`, for views.
+/// Runs `$run` with the array of views that `$array` is.
 macro_rules! with_views {
     ($array:ident => $run:expr) => {
         with_bytes!($array: GenericByteViewArray<
@@ -89,13 +92,13 @@ impl<'a> Part<'a> {
     }
 
     /// Calls `f` with each buffer.
-    pub(super) fn visit<'s>(&'s self, f: impl FnMut(&'s Buffer)) {
+    pub(super) fn visit<'s>(&'s self, f: &mut impl FnMut(&'s Buffer)) {
         self.traverse(&mut Look(f));
     }
 
     /// The same array with other buffers: `next` gives, for each buffer in the order of
     /// [`visit`](Self::visit), one with the same bytes.
-    pub(super) fn replace(&self, next: impl FnMut(&Buffer) -> Buffer) -> Whole {
+    pub(super) fn replace(&self, next: &mut impl FnMut(&Buffer) -> Buffer) -> Whole {
         self.traverse(&mut Replace(next))
     }
 
@@ -134,7 +137,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// As `Part::traverse`, for array data and the data of its children.
+/// Shows each buffer of array data and of its children to `pass` once, and returns what that makes of it.
 fn traverse<'s, P: Pass<'s>>(data: &'s ArrayData, pass: &mut P) -> P::Data {
     let nulls = data.nulls().map(|nulls| pass.nulls(nulls));
     let buffers = data.buffers().iter().map(|buffer| pass.buffer(buffer));
@@ -144,25 +147,25 @@ fn traverse<'s, P: Pass<'s>>(data: &'s ArrayData, pass: &mut P) -> P::Data {
     P::data(data, nulls, buffers, children)
 }
 
-/// What is done with the buffers of an array, and what is made of the results.
+/// An operation on the buffers of an array, and the results that it makes of them.
 ///
 /// Buffers are looked at first and replaced later, and the replacement for a buffer is found by its
 /// place in the order. `unsafe` code relies on it that both go through the buffers in the same order: so
 /// there is one traversal, which is generic over this.
 trait Pass<'s> {
-    /// What is made of a buffer.
+    /// The result for a buffer.
     type Buffer;
-    /// The results of several buffers.
+    /// The results for the buffers of array data.
     type Buffers: FromIterator<Self::Buffer>;
-    /// The results of the buffers behind views.
+    /// The results for the buffers that views lead to.
     type Viewed: FromIterator<Self::Buffer>;
-    /// What is made of a null mask.
+    /// The result for a null mask.
     type Nulls;
-    /// What is made of array data.
+    /// The result for array data.
     type Data;
-    /// The results of the children.
+    /// The results for the children of array data.
     type Children: FromIterator<Self::Data>;
-    /// What is made of an array.
+    /// The result for an array.
     type Whole;
 
     fn buffer(&mut self, buffer: &'s Buffer) -> Self::Buffer;
@@ -196,9 +199,9 @@ trait Pass<'s> {
 }
 
 /// Calls the function with each buffer, and makes nothing.
-struct Look<F>(F);
+struct Look<'f, F>(&'f mut F);
 
-impl<'s, F: FnMut(&'s Buffer)> Pass<'s> for Look<F> {
+impl<'s, F: FnMut(&'s Buffer)> Pass<'s> for Look<'_, F> {
     type Buffer = ();
     type Buffers = ();
     type Viewed = ();
@@ -227,9 +230,9 @@ impl<'s, F: FnMut(&'s Buffer)> Pass<'s> for Look<F> {
 
 /// Makes the same array on the buffers that the function gives, which have the same bytes as those that it
 /// is called with.
-struct Replace<F>(F);
+struct Replace<'f, F>(&'f mut F);
 
-impl<'s, F: FnMut(&Buffer) -> Buffer> Pass<'s> for Replace<F> {
+impl<'s, F: FnMut(&Buffer) -> Buffer> Pass<'s> for Replace<'_, F> {
     type Buffer = Buffer;
     type Buffers = Vec<Buffer>;
     type Viewed = Arc<[Buffer]>;
@@ -305,8 +308,8 @@ impl<'s, F: FnMut(&Buffer) -> Buffer> Pass<'s> for Replace<F> {
             .offset(data.offset())
             .buffers(buffers)
             .child_data(children);
-        // SAFETY: the data was valid with the same bytes, at addresses that are aligned as they were:
-        // the wrappers start where the regions do. Empty buffers are replaced by one that is aligned
+        // SAFETY: the data was valid with the same bytes. The new buffers are aligned like the old ones,
+        // since the wrappers start where the regions do; empty buffers are replaced by one that is aligned
         // to 64.
         unsafe { built.build_unchecked() }
     }
@@ -341,7 +344,7 @@ impl Parts for Buffer {
         let bytes = ArrayDataBuilder::new(DataType::UInt8)
             .len(self.len())
             .add_buffer(self.clone());
-        // SAFETY: any bytes are an array of bytes.
+        // SAFETY: any bytes are valid values of `UInt8`, and the length is the buffer's.
         vec![Part::data(unsafe { bytes.build_unchecked() })]
     }
 
@@ -378,11 +381,12 @@ impl Parts for RecordBatch {
     fn assemble(&self, whole: Vec<Whole>) -> Self {
         let columns = whole.into_iter().map(Whole::into_array).collect();
         let (schema, rows) = (Arc::clone(self.schema_ref()), self.num_rows());
-        // SAFETY: the same columns, with the same types and lengths, as this batch has.
+        // SAFETY: the columns have the same types and lengths as those of this batch.
         unsafe { RecordBatch::new_unchecked(schema, columns, rows) }
     }
 }
 
+/// The only array.
 fn one(whole: Vec<Whole>) -> Whole {
     match whole.into_iter().next() {
         Some(one) => one,
@@ -390,7 +394,7 @@ fn one(whole: Vec<Whole>) -> Whole {
     }
 }
 
-/// Arrays of known types.
+/// Implements `Parts` for arrays of known types.
 macro_rules! typed {
     ($parameter:ident: $bound:path, $array:ty) => {
         impl<$parameter: $bound> Parts for $array {

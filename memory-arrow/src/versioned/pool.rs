@@ -4,12 +4,12 @@ use arrow_memory_core::{AllocationReservation, BufferAllocator};
 
 use super::deps::arrow_buffer::{MemoryPool, MemoryReservation};
 
-/// arrow-rs' `MemoryPool` over an allocator, so that `claim` of its arrays charges a tree.
+/// arrow-rs' `MemoryPool` over an allocator: `claim` of arrow-rs' arrays charges the allocator by it.
 ///
-/// That trait sees a size, not a buffer, and cannot fail: it charges by force, also over the limit,
-/// and is counted so (`forced_bytes` in the allocator's `stats`). A buffer that a tree is charged
-/// for already is charged again. Where refusal or recognition matters, use
-/// [`Accounted`](super::Accounted).
+/// The trait is told of a size in bytes, not of a buffer, and cannot fail. So the pool charges by force, even
+/// beyond the limit, and such bytes are counted (`forced_bytes` in the allocator's `stats`). A buffer that a
+/// tree is charged for already is charged again. Use [`Accounted`](super::Accounted)
+/// where memory is to be recognised, or may be refused.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -59,7 +59,7 @@ impl MemoryPool for TreePool {
     }
 }
 
-/// Bytes that nobody else can release: not external bytes of the allocator, which anyone may.
+/// Bytes that only this can release. (External bytes of the allocator could be released by any code.)
 #[derive(Debug)]
 struct Reservation(AllocationReservation);
 
@@ -106,7 +106,7 @@ mod tests {
         assert!(root.stats().forced_bytes >= 700);
     }
 
-    /// The reservation's bytes were external ones, which anyone may release; then `resize` panicked,
+    /// The reservation's bytes were external ones, which any code may release. After that `resize` panicked,
     /// and so did `drop`.
     #[test]
     fn bytes_of_a_reservation_cannot_be_released_by_others() {

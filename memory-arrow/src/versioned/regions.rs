@@ -1,4 +1,4 @@
-//! The memory under some arrays: each distinct piece of it once, found, charged and replaced.
+//! The memory under some arrays, as distinct regions, each of which is found, charged and replaced once.
 
 use arrow_memory_core::__private::ForeignRoom;
 use arrow_memory_core::{ALIGNMENT, AllocError, ArrowBuf, BufferAllocator};
@@ -17,19 +17,22 @@ pub(super) struct Regions<'a> {
     table: HashTable<u32>,
     /// For each buffer that is not empty, in the order of [`Part::visit`], the index of its slot.
     order: Vec<u32>,
-    /// Whether any was known before.
+    /// Whether one of them is known and is to be shared.
     known: bool,
 }
 
 struct Slot<'a> {
     region: Region,
-    /// One that keeps all of the region, and views as much of it as any that does.
+    /// The buffer that keeps the largest part of the memory, and among several of those the one that views the
+    /// largest part.
     widest: &'a Buffer,
-    /// How many of the buffers are on it.
+    /// The number of buffers on it that were not replaced yet.
     uses: u32,
-    /// What was found of it.
+    /// The result of its lookup.
     found: Found,
-    /// The buffer on all of the region that the results are slices of; `None`: the old ones stay.
+    /// The view that the adoption under way has made, until it is kept.
+    adopted: Option<ArrowBuf>,
+    /// The new buffer on all of the region, which the results are slices of. `None`: the old buffers stay.
     ready: Option<Buffer>,
 }
 
@@ -38,10 +41,8 @@ enum Found {
     Nothing,
     /// No allocator of the tree is charged for it, but another tree has adopted this buffer.
     Elsewhere(Buffer),
-    /// To be shared or moved.
+    /// An allocator of the tree is charged for it, so it is to be shared or moved.
     Known(Known),
-    /// What an adoption under way has charged for it.
-    Adopted(ArrowBuf),
 }
 
 /// What a transfer does about limits.
@@ -56,14 +57,14 @@ pub(super) enum Limits {
 /// The regions that a tree is not charged for yet, added up.
 #[derive(Default)]
 pub(super) struct Missing {
-    /// Their sizes in bytes: what is to be charged.
+    /// The sum of their sizes in bytes, which is to be charged.
     pub(super) bytes: usize,
     /// How many bytes of them the buffers show.
     viewed: usize,
 }
 
 impl Missing {
-    /// A refusal to charge for them, told in the numbers of the buffers that the caller has.
+    /// Rewrites a refusal to charge for them, so that it gives the sizes of the caller's buffers.
     #[cold]
     pub(super) fn refused(&self, error: AllocError) -> AllocError {
         error.for_buffer(self.viewed, self.bytes)
@@ -80,7 +81,7 @@ impl<'a> Regions<'a> {
             known: false,
         };
         for part in parts {
-            part.visit(|buffer| regions.note(buffer));
+            part.visit(&mut |buffer| regions.note(buffer));
         }
         regions
     }
@@ -109,6 +110,7 @@ impl<'a> Regions<'a> {
                     widest: buffer,
                     uses: 1,
                     found: Found::Nothing,
+                    adopted: None,
                     ready: None,
                 });
                 index
@@ -117,7 +119,7 @@ impl<'a> Regions<'a> {
         self.order.push(index);
     }
 
-    /// Finds what the tree of `allocator` is charged for already. Returns the size of the rest.
+    /// Finds the regions that the tree of `allocator` is charged for already, and adds up the others.
     #[track_caller]
     pub(super) fn find(&mut self, allocator: &BufferAllocator) -> Missing {
         let mut missing = Missing::default();
@@ -138,8 +140,8 @@ impl<'a> Regions<'a> {
         missing
     }
 
-    /// Charges what was not found to `allocator`, out of `room`. What another thread adopted meanwhile is
-    /// known then, and remains to be shared or moved.
+    /// Adopts the regions that were not found, for `allocator` and out of `room`. A region that another thread
+    /// adopted meanwhile becomes known, and remains to be shared or moved.
     #[track_caller]
     pub(super) fn adopt<'s, 'r>(
         &'s mut self,
@@ -154,7 +156,7 @@ impl<'a> Regions<'a> {
         Ok(adopting)
     }
 
-    /// Puts what is known on the ledgers of `allocator`.
+    /// Shares the known regions with `allocator`.
     #[track_caller]
     pub(super) fn share(&mut self, allocator: &BufferAllocator) -> Result<(), MemoryError> {
         if !std::mem::take(&mut self.known) {
@@ -171,8 +173,9 @@ impl<'a> Regions<'a> {
         Ok(())
     }
 
-    /// As `share`, with their charges, or not at all. If `from` is given, only those charges move that
-    /// are there. Returns whether no charge that moved went over a limit.
+    /// Moves the known regions and their charges to `target`, all of them or none. With `from`, only the
+    /// charges of that allocator move, and the other regions are shared. Returns whether no charge that moved
+    /// went over a limit.
     #[track_caller]
     pub(super) fn transfer(
         &mut self,
@@ -187,7 +190,7 @@ impl<'a> Regions<'a> {
             let Some(mut known) = slot.take_known() else {
                 continue;
             };
-            // Of the ledgers in this tree, the one that owns: its charge is what moves.
+            // The charge moves, so take the buffer on the ledger that owns it, if there is one.
             if known.view.accounted_size() == 0
                 && let Some(owner) = known::find_owner(slot.region)
                 && owner.view.shares_root(target)
@@ -220,7 +223,8 @@ impl<'a> Regions<'a> {
                 }
                 Err(error) => {
                     for (view, from) in moved {
-                        // By force: it was there before. A closed allocator does not take it back.
+                        // This may pass the limit: the charge was there before. Only a closed allocator
+                        // refuses it.
                         if let Err(error) = view.transfer_ownership(&from) {
                             tracing::warn!(%error, "a transfer could not be undone");
                         }
@@ -232,7 +236,7 @@ impl<'a> Regions<'a> {
         Ok(fit)
     }
 
-    /// Replaces what trees are charged for by memory that none is charged for.
+    /// Replaces the regions that trees are charged for by memory that no tree is charged for.
     pub(super) fn detach(&mut self) {
         for slot in &mut self.slots {
             let lookup = known::find(slot.region, None);
@@ -243,7 +247,7 @@ impl<'a> Regions<'a> {
         }
     }
 
-    /// The arrays on the slots' buffers.
+    /// Makes the arrays anew, on the slots' buffers.
     pub(super) fn rebuild(self, parts: &[Part<'_>]) -> Vec<Whole> {
         let Self {
             mut slots, order, ..
@@ -258,8 +262,13 @@ impl<'a> Regions<'a> {
             let Some(slot) = slot else {
                 return buffer.clone();
             };
+            debug_assert_eq!(
+                slot.region.start,
+                buffer.data_ptr(),
+                "another order of buffers"
+            );
             slot.uses -= 1;
-            // The last, on all of it, takes it: no need to count up and down.
+            // The last buffer on the region takes the new one itself: a clone would cost a count up and down.
             if slot.uses == 0
                 && let Some(whole) = slot.ready.take_if(|whole| whole.len() == buffer.len())
             {
@@ -279,8 +288,8 @@ impl<'a> Slot<'a> {
     fn widen(&mut self, buffer: &'a Buffer, region: Region) {
         self.uses += 1;
         let known = &mut self.region;
-        // Usually the same memory. Producers may also hand out parts of one piece that start
-        // together: then the one that keeps more of it keeps the other's too.
+        // Usually both buffers keep the same memory. A producer may also hand out parts of one piece that
+        // start at the same address; then the larger part keeps the smaller one.
         if (region.size, region.seen) > (known.size, known.seen) {
             self.widest = buffer;
         }
@@ -291,20 +300,7 @@ impl<'a> Slot<'a> {
     fn take_known(&mut self) -> Option<Known> {
         match std::mem::replace(&mut self.found, Found::Nothing) {
             Found::Known(known) => Some(known),
-            other => {
-                self.found = other;
-                None
-            }
-        }
-    }
-
-    fn take_adopted(&mut self) -> Option<ArrowBuf> {
-        match std::mem::replace(&mut self.found, Found::Nothing) {
-            Found::Adopted(view) => Some(view),
-            other => {
-                self.found = other;
-                None
-            }
+            Found::Nothing | Found::Elsewhere(_) => None,
         }
     }
 }
@@ -327,33 +323,33 @@ impl Adopting<'_, '_, '_> {
             let original = match &slot.found {
                 Found::Nothing if slot.ready.is_none() => slot.widest,
                 Found::Elsewhere(original) => original,
-                Found::Nothing | Found::Known(_) | Found::Adopted(_) => continue,
+                Found::Nothing | Found::Known(_) => continue,
             };
-            slot.found = match known::adopt(allocator, self.room, original, slot.region)? {
-                Adoption::Made(view) => Found::Adopted(view),
+            match known::adopt(allocator, self.room, original, slot.region)? {
+                Adoption::Made(view) => slot.adopted = Some(view),
                 Adoption::Found(known) => {
+                    slot.found = Found::Known(known);
                     self.regions.known = true;
-                    Found::Known(known)
                 }
-            };
+            }
         }
         Ok(())
     }
 
-    /// Puts what another thread adopted meanwhile on the ledgers of `allocator`.
+    /// Shares the regions that another thread adopted meanwhile with `allocator`.
     #[track_caller]
     pub(super) fn share(&mut self, allocator: &BufferAllocator) -> Result<(), MemoryError> {
         self.regions.share(allocator)
     }
 
-    /// Makes the buffers of what was adopted, which stay charged.
+    /// Keeps the adopted regions charged, and makes their new buffers.
     pub(super) fn keep(self) {
         for slot in &mut self.regions.slots {
-            if let Some(view) = slot.take_adopted() {
+            if let Some(view) = slot.adopted.take() {
                 slot.ready = Some(known::on_adopted(view));
             }
         }
-        // There is nothing left to take back, so `drop` need not look for it.
+        // No region is left to be taken back, so `drop` need not look for one.
         std::mem::forget(self);
     }
 }
@@ -361,21 +357,21 @@ impl Adopting<'_, '_, '_> {
 impl Drop for Adopting<'_, '_, '_> {
     fn drop(&mut self) {
         for slot in &mut self.regions.slots {
-            if let Some(view) = slot.take_adopted() {
+            if let Some(view) = slot.adopted.take() {
                 self.room.take_back(view);
             }
         }
     }
 }
 
-/// Spreads addresses over all bits, for a table.
+/// Spreads an address over all bits, as the hash of a table.
 pub(super) fn mix(address: usize) -> u64 {
     let spread = (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     spread ^ (spread >> 32)
 }
 
-/// A copy in arrow-rs' own memory, aligned to 64 bytes as well as `bytes` are: what lies at an offset
-/// in them is so, too.
+/// A copy in arrow-rs' own memory, at the same distance from a multiple of 64 as `bytes`. So a value at any
+/// offset in the copy is aligned like the value at that offset in `bytes`.
 fn copy(bytes: &[u8]) -> Buffer {
     let before = bytes.as_ptr().addr() % ALIGNMENT;
     let mut copied = MutableBuffer::from_len_zeroed(before);

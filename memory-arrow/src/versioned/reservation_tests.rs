@@ -12,7 +12,7 @@ use super::deps::arrow_array::*;
 use super::hand_over_tests::{array, batch, child};
 use crate::error::MemoryError;
 
-/// Reserve, run the kernel, adopt: without the reservation standing in the way of what it is for.
+/// The reservation is part of the limit, and does not refuse the adoption that it was made for.
 #[test]
 fn a_kernels_output_comes_out_of_the_reservation_exactly() {
     let root = RootAllocator::new(2000);
@@ -83,8 +83,7 @@ fn a_closed_allocator_takes_nothing_out_of_its_reservation() {
     assert_eq!(refused.value, batch());
 }
 
-/// Nobody else can have the bytes between the reservation and the adoption: another thread asks for
-/// them all the time.
+/// Another thread asks for the bytes all the time, and never gets one between the reservation and the adoption.
 #[test]
 fn nobody_takes_reserved_bytes_while_they_are_adopted() {
     use std::sync::atomic::AtomicBool;
@@ -95,6 +94,7 @@ fn nobody_takes_reserved_bytes_while_they_are_adopted() {
     room.add(200 * 1600).unwrap();
     let outputs: Vec<_> = std::thread::scope(|threads| {
         let other = threads.spawn(|| {
+            // Relaxed: it guards no other memory.
             while !done.load(Ordering::Relaxed) {
                 assert!(
                     root.allocate_bytes(1).is_err(),
@@ -104,6 +104,7 @@ fn nobody_takes_reserved_bytes_while_they_are_adopted() {
         });
         let adopt = |_| batch().adopt_from(&mut room).unwrap();
         let outputs = (0..200).map(adopt).collect();
+        // Relaxed: it guards no other memory.
         done.store(true, Ordering::Relaxed);
         other.join().unwrap();
         outputs
@@ -113,8 +114,8 @@ fn nobody_takes_reserved_bytes_while_they_are_adopted() {
     assert_eq!(root.allocated_memory(), 0);
 }
 
-/// Adopts an array, once, when it hears that memory is adopted: between the charge of an adoption and
-/// the entry that it is found by.
+/// Adopts an array, once, when it is told of an adoption: after the charge of that adoption, and before its entry
+/// in the registry.
 struct Overtaking {
     array: Int64Array,
     root: OnceLock<BufferAllocator>,
@@ -123,7 +124,7 @@ struct Overtaking {
 
 impl AllocationListener for Overtaking {
     fn on_allocation(&self, _: &AllocatorInfo, _: usize) {
-        // What this adopts is told of, too, with the root taken out.
+        // This is told of its own adoption, too. The mutex is held then.
         let Some(root) = self.root.get() else { return };
         let mut winner = match self.winner.try_lock() {
             Ok(winner) if winner.is_none() => winner,
@@ -133,7 +134,7 @@ impl AllocationListener for Overtaking {
     }
 }
 
-/// The one who comes too late took bytes out of its reservation by then, and gave them to whoever came.
+/// The bytes of the adoption that came second went to the allocator, and not back to the reservation.
 #[test]
 fn who_is_overtaken_has_its_reserved_bytes_again() {
     for debug in [false, true] {
@@ -184,10 +185,10 @@ fn adoptions_of_the_same_memory_out_of_two_reservations_take_it_from_one() {
                     start.wait();
                     let ours = source.clone().adopt_from(room).unwrap();
                     start.wait();
-                    // All that there is is reserved, or adopted.
+                    // All bytes are reserved, or adopted.
                     assert_eq!(root.allocated_memory(), 4000);
                     drop(ours);
-                    // What was adopted is free now, for the next round.
+                    // The adopted bytes are free now, for the next round.
                     start.wait();
                     room.add(2000 - room.size()).unwrap();
                 }
@@ -223,7 +224,7 @@ fn a_listener_that_panics_leaves_the_reservation_as_it_was() {
     root.verify().unwrap();
 }
 
-/// Counts what it is told of, and runs a hook when it is told of an allocation.
+/// Counts the allocations that it is told of, and runs a function at one of them.
 struct Nth<F> {
     told: AtomicUsize,
     at: usize,
@@ -239,7 +240,7 @@ impl<F: Fn() + Send + Sync> AllocationListener for Nth<F> {
     }
 }
 
-/// The piece that the listener was told of went back to the reservation, and the one before it to the allocator.
+/// The bytes of the second column went back to the reservation, and those of the first one to the allocator.
 #[test]
 fn a_listener_that_panics_at_the_second_column_leaves_the_reservation_as_it_was() {
     let listener = Nth {
@@ -263,8 +264,8 @@ fn a_listener_that_panics_at_the_second_column_leaves_the_reservation_as_it_was(
     drop(adopted);
 }
 
-/// The second column is adopted elsewhere, and the allocator closed, while the first one is adopted: so the
-/// second cannot be shared, when bytes of the reservation were charged for the first.
+/// While the first column is adopted, the second one is adopted by another allocator, and the allocator of the
+/// reservation is closed. So the second column cannot be shared. The bytes of the first one were lost.
 #[test]
 fn a_close_in_the_middle_of_an_adoption_leaves_the_reservation_as_it_was() {
     let root = OnceLock::<BufferAllocator>::new();

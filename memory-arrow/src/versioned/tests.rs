@@ -19,13 +19,13 @@ use super::{
 };
 use crate::error::MemoryError;
 
-/// Some types have other equal arrays than `==` says, so the values are compared as text there.
+/// Checks that two arrays have the same type and the same values.
 fn assert_same(ours: &ArrayData, theirs: &ArrayData) {
     assert_eq!(ours.data_type(), theirs.data_type());
     assert_eq!(ours, theirs);
 }
 
-/// All that is kept of an array for as long as a test looks at the tree.
+/// Adopts, slices, moves, exports, imports and detaches an array, and checks the charges after each step.
 fn through_everything(array: &ArrayRef, from: usize, len: usize) {
     let root = RootAllocator::new(1 << 30);
     let (scan, join) = (
@@ -40,7 +40,7 @@ fn through_everything(array: &ArrayRef, from: usize, len: usize) {
     assert_eq!(adopted.accounted_size(), charged);
     adopted.to_data().validate_full().unwrap();
 
-    // Again, and a slice of it: nothing is charged twice.
+    // The array and a slice of it are adopted again, and no byte is charged twice.
     let again = array.clone().adopt(&scan).unwrap();
     let slice = adopted.slice(from, len);
     let adopted_slice = slice.clone().adopt(&scan).unwrap();
@@ -56,11 +56,12 @@ fn through_everything(array: &ArrayRef, from: usize, len: usize) {
     drop(adopted);
     assert_same(&moved.to_data(), &before);
 
-    // Out and in again, whole and sliced; what comes back starts where ours does, mostly.
+    // The array and a slice of it are exported and imported again. Imported buffers usually start where
+    // those of the tree do.
     for exported in [&moved, &slice] {
         let expected = exported.to_data();
         let (c_array, c_schema) = export_array(exported).unwrap();
-        // SAFETY: made by arrow-rs, from a valid array.
+        // SAFETY: arrow-rs made the structures from a valid array.
         let imported = unsafe { import_array(c_array, &c_schema, &scan) }.unwrap();
         assert_same(&imported.to_data(), &expected);
     }
@@ -80,7 +81,7 @@ proptest! {
     #![proptest_config(ProptestConfig {
         cases: 300,
         failure_persistence: None,
-        // The same cases each time, so that a failure is about the change at hand.
+        // The cases are the same each time, so that a failure is due to the change at hand.
         rng_seed: proptest::test_runner::RngSeed::Fixed(20_261_122),
         ..ProptestConfig::default()
     })]
@@ -109,7 +110,7 @@ proptest! {
         let adopted = batch.clone().adopt(&root).unwrap();
         prop_assert_eq!(&adopted, &batch);
         let (array, schema) = export_batch(&adopted).unwrap();
-        // SAFETY: made by arrow-rs, from a valid batch.
+        // SAFETY: arrow-rs made the structures from a valid batch.
         let imported = unsafe { import_batch(array, &schema, &root) }.unwrap();
         prop_assert_eq!(&imported, &batch);
 
@@ -345,7 +346,7 @@ fn a_refused_import_releases_the_source_once() {
     drop(array);
     assert_eq!(held.allocated_memory(), 800);
 
-    // SAFETY: made by arrow-rs, from a valid array.
+    // SAFETY: arrow-rs made the structures from a valid array.
     let refused = unsafe { import_array(c_array, &c_schema, &tight) }.unwrap_err();
 
     assert!(refused.is_out_of_memory());
@@ -379,7 +380,7 @@ fn an_adopted_buffer_outlives_what_it_was_adopted_from() {
 fn every_type_of_arrow_is_among_the_random_ones() {
     let mut seen = HashSet::new();
     for kind in 0..KINDS {
-        // Several of each: some kinds are of several types.
+        // Some kinds are of several types, so several arrays of each are made.
         for seed in 1..60 {
             let array = random_array(&mut Random::new(seed), kind, 3, 1);
             seen.insert(name(array.data_type()));
@@ -388,7 +389,7 @@ fn every_type_of_arrow_is_among_the_random_ones() {
     assert_eq!(seen.len(), 61, "{seen:?}");
 }
 
-/// A name for each type, of which no one can be forgotten.
+/// A name for each type. The match has every type, so none can be forgotten.
 fn name(data_type: &DataType) -> String {
     use DataType::*;
     match data_type {

@@ -33,7 +33,7 @@ pub struct BooleanBuilder {
 }
 
 impl BooleanBuilder {
-    /// An empty builder, whose memory comes from `allocator`. Nothing is charged yet.
+    /// Makes an empty builder, whose memory comes from `allocator`. No memory is charged yet.
     pub fn new(allocator: &BufferAllocator) -> Self {
         Self {
             values: BooleanBufferBuilder::new(allocator),
@@ -41,7 +41,7 @@ impl BooleanBuilder {
         }
     }
 
-    /// The number of values so far.
+    /// The number of rows so far.
     pub fn len(&self) -> usize {
         self.values.len()
     }
@@ -50,7 +50,7 @@ impl BooleanBuilder {
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Alloc`] if it cannot grow; the builder is as it was. So for all that appends.
+    /// [`MemoryError::Alloc`] if the builder cannot grow. The builder is as it was then.
     #[track_caller]
     pub fn reserve(&mut self, additional: usize) -> Result<(), MemoryError> {
         self.values.reserve(additional)?;
@@ -61,7 +61,7 @@ impl BooleanBuilder {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// [`MemoryError::Alloc`] if the builder cannot grow. The builder is as it was then.
     #[inline]
     #[track_caller]
     pub fn append(&mut self, value: bool) -> Result<(), MemoryError> {
@@ -71,11 +71,11 @@ impl BooleanBuilder {
         Ok(())
     }
 
-    /// Appends `n` nulls.
+    /// Appends `n` null rows.
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// [`MemoryError::Alloc`] if the builder cannot grow. The builder is as it was then.
     #[track_caller]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         self.values.reserve(n)?;
@@ -88,7 +88,7 @@ impl BooleanBuilder {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// [`MemoryError::Alloc`] if the builder cannot grow. The builder is as it was then.
     #[track_caller]
     pub fn append_slice(&mut self, values: &[bool]) -> Result<(), MemoryError> {
         self.validity.reserve(self.len(), values.len(), false)?;
@@ -97,11 +97,12 @@ impl BooleanBuilder {
         Ok(())
     }
 
-    /// Appends values of which those are null where `valid` is false; none, without it.
+    /// Appends values, and null rows in place of those where `valid` is false. Without `valid`, no row is null.
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve); and [`MemoryError::Value`] if the lengths differ.
+    /// [`MemoryError::Alloc`] if the builder cannot grow, or [`MemoryError::Value`] if `values` and `valid` have
+    /// different lengths. The builder is as it was then.
     #[track_caller]
     pub fn append_values(
         &mut self,
@@ -118,7 +119,7 @@ impl BooleanBuilder {
         Ok(())
     }
 
-    /// The array built so far; the builder is empty then and can be used again.
+    /// Returns the array of the rows so far. The builder is empty then, and can be used again.
     #[track_caller]
     pub fn finish(&mut self) -> BooleanArray {
         let rows = self.len();

@@ -43,7 +43,7 @@ pub type LargeBinaryBuilder = GenericBytesBuilder<LargeBinaryType>;
 pub struct GenericBytesBuilder<T: ByteArrayType> {
     /// Whole values of `T::Native`, one after the other.
     values: ArrowBufMut,
-    /// Where each ends; without the zero that they start with as long as there are none.
+    /// A zero, and then the end of each value; empty before the first append.
     offsets: ArrowBufMut,
     validity: Validity,
     allocator: BufferAllocator,
@@ -53,7 +53,7 @@ pub struct GenericBytesBuilder<T: ByteArrayType> {
 impl<T: ByteArrayType> GenericBytesBuilder<T> {
     const SIZE: usize = size_of::<T::Offset>();
 
-    /// An empty builder, whose memory comes from `allocator`. Nothing is charged yet.
+    /// Makes an empty builder, whose memory comes from `allocator`. No memory is charged yet.
     pub fn new(allocator: &BufferAllocator) -> Self {
         Self {
             values: empty(allocator),
@@ -64,11 +64,11 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
         }
     }
 
-    /// As [`new`](Self::new), with room for so many values of so many bytes together.
+    /// Makes an empty builder with room for `rows` values, of `bytes` bytes together.
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Alloc`] if that does not fit.
+    /// [`MemoryError::Alloc`] if the memory for them does not fit.
     #[track_caller]
     pub fn with_capacity(
         allocator: &BufferAllocator,
@@ -80,7 +80,7 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
         Ok(builder)
     }
 
-    /// The number of values so far.
+    /// The number of rows so far.
     #[inline]
     pub fn len(&self) -> usize {
         (self.offsets.len() / Self::SIZE).saturating_sub(1)
@@ -91,12 +91,11 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
         &self.values
     }
 
-    /// Makes room for so many values of so many bytes together.
+    /// Makes room for `rows` more values, of `bytes` bytes together.
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Alloc`] if it cannot grow; the builder is as it was. So for all that appends,
-    /// and [`MemoryError::Value`] if the bytes outgrow the offsets.
+    /// [`MemoryError::Alloc`] if the builder cannot grow. The builder is as it was then.
     #[track_caller]
     pub fn reserve(&mut self, rows: usize, bytes: usize) -> Result<(), MemoryError> {
         self.offsets
@@ -109,7 +108,8 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// [`MemoryError::Alloc`] if the builder cannot grow, or [`MemoryError::Value`] if the bytes outgrow the
+    /// offsets. The builder is as it was then.
     #[inline]
     #[track_caller]
     pub fn append(&mut self, value: impl AsRef<T::Native>) -> Result<(), MemoryError> {
@@ -134,7 +134,7 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
     #[track_caller]
     fn append_growing(&mut self, bytes: &[u8]) -> Result<(), MemoryError> {
         self.prepare()?;
-        // Room for the offset first: then the bytes are the last thing that fails.
+        // The offset gets its room first: then the bytes come last of what may fail.
         self.offsets.try_reserve(Self::SIZE)?;
         let end = self.end(bytes.len())?;
         self.values.extend_from_slice(bytes)?;
@@ -143,15 +143,16 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
         Ok(())
     }
 
-    /// Appends a null.
+    /// Appends a null row.
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// [`MemoryError::Alloc`] if the builder cannot grow, or [`MemoryError::Value`] if the bytes outgrow the
+    /// offsets. The builder is as it was then.
     #[inline]
     #[track_caller]
     pub fn append_null(&mut self) -> Result<(), MemoryError> {
-        // With a null there was a value or null before, so an offset.
+        // Where there are bits, a row was appended before, so there is an offset.
         if let Some(bits) = &mut self.validity.bits
             && bits.len() < bits.capacity()
             && let Some(end) = T::Offset::from_usize(self.values.len())
@@ -164,11 +165,12 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
         self.append_nulls(1)
     }
 
-    /// Appends `n` nulls.
+    /// Appends `n` null rows.
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// [`MemoryError::Alloc`] if the builder cannot grow, or [`MemoryError::Value`] if the bytes outgrow the
+    /// offsets. The builder is as it was then.
     #[inline(never)]
     #[track_caller]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
@@ -187,17 +189,19 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// [`MemoryError::Alloc`] if the builder cannot grow, or [`MemoryError::Value`] if the bytes outgrow the
+    /// offsets. The builder is as it was then.
     #[track_caller]
     pub fn append_slice(&mut self, values: &[impl AsRef<T::Native>]) -> Result<(), MemoryError> {
         self.append_all(values, None)
     }
 
-    /// Appends values of which those are null where `valid` is false; none, without it.
+    /// Appends values, and null rows in place of those where `valid` is false. Without `valid`, no row is null.
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve); and [`MemoryError::Value`] if the lengths differ.
+    /// [`MemoryError::Alloc`] if the builder cannot grow, or [`MemoryError::Value`] if the bytes outgrow the
+    /// offsets, or if `values` and `valid` have different lengths. The builder is as it was then.
     #[track_caller]
     pub fn append_values(
         &mut self,
@@ -232,7 +236,7 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
         self.values.try_reserve(total)?;
         let nulls = valid.is_some_and(|valid| valid.contains(&false));
         self.validity.reserve(rows, values.len(), nulls)?;
-        // The values are asked for their bytes once more, and may panic then, or have become longer.
+        // Each value is asked for its bytes a second time here. It may panic, or may have become longer.
         let to = Appended::new(&mut self.values);
         let offsets = Appended::new(&mut self.offsets);
         for (index, value) in values.iter().enumerate() {
@@ -242,7 +246,7 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
             let end = offset_at::<T::Offset>(to.bytes.len())?;
             offsets.bytes.extend_from_slice(end.to_byte_slice())?;
         }
-        // There is room, so this does not fail. It comes last, so that it has no row that is undone.
+        // There is room, so this does not fail. It comes last, since it is not undone by `Appended`.
         match valid {
             Some(valid) => self.validity.append_slice(rows, valid)?,
             None => self.validity.append_n_valid(values.len())?,
@@ -252,7 +256,7 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
         Ok(())
     }
 
-    /// The array built so far; the builder is empty then and can be used again.
+    /// Returns the array of the rows so far. The builder is empty then, and can be used again.
     #[track_caller]
     pub fn finish(&mut self) -> GenericByteArray<T> {
         let rows = self.len();
@@ -263,13 +267,13 @@ impl<T: ByteArrayType> GenericBytesBuilder<T> {
         let values = take(&mut self.values, &self.allocator);
         let offsets = take(&mut self.offsets, &self.allocator);
         let offsets = ScalarBuffer::<T::Offset>::new(offsets, 0, rows + 1);
-        // SAFETY: they start at zero and each is the length of `values` after an append.
+        // SAFETY: the offsets start at zero, and each further one is the length of `values` after an append.
         let offsets = unsafe { OffsetBuffer::new_unchecked(offsets) };
-        // SAFETY: whole values lie between the offsets, of which the last is the length.
+        // SAFETY: the bytes between two offsets are a whole value, and the last offset is the length.
         unsafe { GenericByteArray::new_unchecked(offsets, values, nulls) }
     }
 
-    /// Puts the first offset there, and makes room for a row's validity.
+    /// Appends the zero that the offsets start with, and makes room for the validity of a row.
     #[cold]
     #[track_caller]
     fn prepare(&mut self) -> Result<(), MemoryError> {

@@ -1,16 +1,16 @@
-//! What all builders have in the same words.
+//! The methods that are the same for all builders.
 
-/// Implements [`ArrayBuilder`](super::ArrayBuilder) for a builder by its inherent methods, and writes those inherent
+/// Implements [`ArrayBuilder`](super::ArrayBuilder) for a builder by its inherent methods, and writes the inherent
 /// methods that are the same for several builders.
 ///
-/// `data_type` and `finish` are expressions of the builder, which the names between bars stand for. `methods` lists
-/// what is written:
+/// `data_type` is an expression of the builder's data type, and `finish` one of the finished array. The name
+/// between bars is that of the builder. `methods` lists the inherent methods to be written:
 ///
-/// * `keys`: the rows are those of the field `keys`.
-/// * `is_empty` and `append_null`: by `len` and `append_nulls`.
-/// * `append_option(V)` and `append_option(V => drop)`: by `append`, whose result is dropped in the second form.
-/// * `append_slice(V, |value| …)` and `append_values(V, |value| …)`: value by value, each of which the
-///   expression makes of a `&V`.
+/// * `keys` writes `len`, `append_null` and `append_nulls` by those of the field `keys`.
+/// * `is_empty` calls `len`, and `append_null` calls `append_nulls`.
+/// * `append_option(V)` calls `append` with a `V`. `append_option(V => drop)` drops the value that `append` returns.
+/// * `append_slice(V, |value| …)` and `append_values(V, |value| …)` append value by value. The expression makes
+///   the argument of `append` of a `&V`.
 macro_rules! array_builder {
     (
         impl[$($generics:tt)*] for $builder:ty;

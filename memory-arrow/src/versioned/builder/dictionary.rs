@@ -1,4 +1,4 @@
-//! Dictionaries: each distinct value once.
+//! Dictionaries, which have each distinct value once.
 #![expect(unsafe_code, reason = "its keys are in range by construction")]
 
 use std::hash::{BuildHasher, RandomState};
@@ -17,7 +17,7 @@ use super::super::deps::arrow_schema::DataType;
 /// Builds dictionaries of strings with 32-bit offsets.
 pub type StringDictionaryBuilder<K> = BytesDictionaryBuilder<K, Utf8Type>;
 
-/// Builds a dictionary of strings or binaries. The table that finds values again is charged too.
+/// Builds a dictionary of strings or binaries. The table that finds values again is charged, too.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -36,13 +36,13 @@ pub type StringDictionaryBuilder<K> = BytesDictionaryBuilder<K, Utf8Type>;
 pub struct BytesDictionaryBuilder<K: ArrowDictionaryKeyType, T: ByteArrayType> {
     keys: PrimitiveBuilder<K>,
     values: GenericBytesBuilder<T>,
-    /// Where each value ends in `values`; as `values`' offsets, for a quick look.
+    /// The end of each value in `values`: the same as the offsets there, but faster to read.
     ends: PrimitiveBuilder<UInt64Type>,
     table: Table,
 }
 
 impl<K: ArrowDictionaryKeyType, T: ByteArrayType> BytesDictionaryBuilder<K, T> {
-    /// An empty builder, whose memory comes from `allocator`. Nothing is charged yet.
+    /// Makes an empty builder, whose memory comes from `allocator`. No memory is charged yet.
     pub fn new(allocator: &BufferAllocator) -> Self {
         Self {
             keys: PrimitiveBuilder::new(allocator),
@@ -56,8 +56,8 @@ impl<K: ArrowDictionaryKeyType, T: ByteArrayType> BytesDictionaryBuilder<K, T> {
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Alloc`] if it cannot grow; [`MemoryError::Value`] if there are more distinct
-    /// values than keys. No row was added then.
+    /// [`MemoryError::Alloc`] if the builder cannot grow, or [`MemoryError::Value`] if there are more distinct
+    /// values than keys. No row is added then.
     #[track_caller]
     pub fn append(&mut self, value: impl AsRef<T::Native>) -> Result<K::Native, MemoryError> {
         let native = value.as_ref();
@@ -90,7 +90,7 @@ impl<K: ArrowDictionaryKeyType, T: ByteArrayType> BytesDictionaryBuilder<K, T> {
         Ok(key)
     }
 
-    /// The array built so far; the builder is empty then and can be used again, with a new
+    /// Returns the array of the rows so far. The builder is empty then, and can be used again with a new
     /// dictionary.
     #[track_caller]
     pub fn finish(&mut self) -> DictionaryArray<K> {
@@ -98,7 +98,7 @@ impl<K: ArrowDictionaryKeyType, T: ByteArrayType> BytesDictionaryBuilder<K, T> {
         drop(self.ends.finish());
         let values = array_ref(self.values.finish());
         let keys = self.keys.finish();
-        // SAFETY: each key is the index of a value.
+        // SAFETY: each key is the index of a value, since `append` made it of one.
         unsafe { DictionaryArray::new_unchecked(keys, values) }
     }
 }
@@ -109,7 +109,7 @@ fn slot<'a>(all: &'a [u8], ends: &[u64], index: usize) -> &'a [u8] {
     &all[start as usize..ends[index] as usize]
 }
 
-/// Builds a dictionary of primitive values. Values are the same if their bytes are.
+/// Builds a dictionary of primitive values. Values are equal if their bytes are.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -130,7 +130,7 @@ pub struct PrimitiveDictionaryBuilder<K: ArrowDictionaryKeyType, V: ArrowPrimiti
 }
 
 impl<K: ArrowDictionaryKeyType, V: ArrowPrimitiveType> PrimitiveDictionaryBuilder<K, V> {
-    /// An empty builder, whose memory comes from `allocator`. Nothing is charged yet.
+    /// Makes an empty builder, whose memory comes from `allocator`. No memory is charged yet.
     pub fn new(allocator: &BufferAllocator) -> Self {
         Self {
             keys: PrimitiveBuilder::new(allocator),
@@ -143,7 +143,8 @@ impl<K: ArrowDictionaryKeyType, V: ArrowPrimitiveType> PrimitiveDictionaryBuilde
     ///
     /// # Errors
     ///
-    /// As [`BytesDictionaryBuilder::append`].
+    /// [`MemoryError::Alloc`] if the builder cannot grow, or [`MemoryError::Value`] if there are more distinct
+    /// values than keys. No row is added then.
     #[track_caller]
     pub fn append(&mut self, value: V::Native) -> Result<K::Native, MemoryError> {
         let bytes = value.to_byte_slice();
@@ -173,14 +174,14 @@ impl<K: ArrowDictionaryKeyType, V: ArrowPrimitiveType> PrimitiveDictionaryBuilde
         Ok(key)
     }
 
-    /// The array built so far; the builder is empty then and can be used again, with a new
+    /// Returns the array of the rows so far. The builder is empty then, and can be used again with a new
     /// dictionary.
     #[track_caller]
     pub fn finish(&mut self) -> DictionaryArray<K> {
         self.table.clear();
         let values = array_ref(self.values.finish());
         let keys = self.keys.finish();
-        // SAFETY: each key is the index of a value.
+        // SAFETY: each key is the index of a value, since `append` made it of one.
         unsafe { DictionaryArray::new_unchecked(keys, values) }
     }
 }
@@ -207,7 +208,7 @@ fn dictionary<K: ArrowDictionaryKeyType>(values: DataType) -> DataType {
     DataType::Dictionary(Box::new(K::DATA_TYPE), Box::new(values))
 }
 
-/// A builder for dictionaries, by its types.
+/// Makes a builder of dictionaries by the types of the keys and the values.
 pub(super) fn make(
     keys: &DataType,
     values: &DataType,
@@ -264,7 +265,7 @@ fn key<K: ArrowDictionaryKeyType>(index: usize) -> Result<K::Native, MemoryError
     }
 }
 
-/// Finds the indices of values by their hashes; its memory is charged to a reservation.
+/// Finds the indices of values by their hashes. Its memory is charged by a reservation.
 #[derive(Debug)]
 struct Table {
     indices: HashTable<u32>,
@@ -288,7 +289,7 @@ impl Table {
             .map(|&index| index as usize)
     }
 
-    /// Makes room for one more.
+    /// Makes room for one more index.
     #[track_caller]
     fn reserve(&mut self, hash: impl Fn(usize) -> u64) -> Result<(), MemoryError> {
         let len = self.indices.len();
@@ -298,8 +299,8 @@ impl Table {
         if len >= u32::MAX as usize {
             return wrong(format!("{len} distinct values"));
         }
-        // While it grows, the old table and the new one exist: at most an eighth is left free, the
-        // capacity is a power of two, and an item takes four bytes and a control byte.
+        // While the table grows, the old one exists beside the new one. At a growth an eighth of the buckets is
+        // free, their number is a power of two, and each takes four bytes and a control byte.
         let buckets = (len + 1)
             .max(3)
             .saturating_mul(8)
@@ -321,7 +322,7 @@ impl Table {
         Ok(())
     }
 
-    /// Inserts an index that is not there; room was made.
+    /// Inserts an index that is not there. The caller has made room for it.
     fn insert(&mut self, hash: u64, index: usize, rehash: impl Fn(usize) -> u64) {
         self.indices
             .insert_unique(hash, index as u32, |&index| rehash(index as usize));

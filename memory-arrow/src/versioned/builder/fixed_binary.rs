@@ -32,7 +32,7 @@ pub struct FixedSizeBinaryBuilder {
 }
 
 impl FixedSizeBinaryBuilder {
-    /// An empty builder, whose memory comes from `allocator`. Nothing is charged yet.
+    /// Makes an empty builder, whose memory comes from `allocator`. No memory is charged yet.
     ///
     /// # Errors
     ///
@@ -50,7 +50,7 @@ impl FixedSizeBinaryBuilder {
         })
     }
 
-    /// The number of values so far.
+    /// The number of rows so far.
     pub fn len(&self) -> usize {
         self.rows
     }
@@ -59,8 +59,8 @@ impl FixedSizeBinaryBuilder {
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Alloc`] if it cannot grow, [`MemoryError::Value`] if the width is another; the
-    /// builder is as it was.
+    /// [`MemoryError::Alloc`] if the builder cannot grow, or [`MemoryError::Value`] if the value has another
+    /// width. The builder is as it was then.
     #[inline]
     #[track_caller]
     pub fn append(&mut self, value: impl AsRef<[u8]>) -> Result<(), MemoryError> {
@@ -75,11 +75,11 @@ impl FixedSizeBinaryBuilder {
         Ok(())
     }
 
-    /// Appends `n` nulls.
+    /// Appends `n` null rows.
     ///
     /// # Errors
     ///
-    /// As [`append`](Self::append).
+    /// [`MemoryError::Alloc`] if the builder cannot grow. The builder is as it was then.
     #[track_caller]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         let bytes = n.saturating_mul(self.width as usize);
@@ -94,7 +94,8 @@ impl FixedSizeBinaryBuilder {
     ///
     /// # Errors
     ///
-    /// As [`append`](Self::append).
+    /// [`MemoryError::Alloc`] if the builder cannot grow, or [`MemoryError::Value`] if the bytes are not a
+    /// multiple of the width, or the width is 0. The builder is as it was then.
     #[track_caller]
     pub fn append_slice(&mut self, values: &[u8]) -> Result<(), MemoryError> {
         let width = self.width as usize;
@@ -109,11 +110,12 @@ impl FixedSizeBinaryBuilder {
         Ok(())
     }
 
-    /// Appends values of which those are null where `valid` is false; none, without it.
+    /// Appends values, and null rows in place of those where `valid` is false. Without `valid`, no row is null.
     ///
     /// # Errors
     ///
-    /// As [`append`](Self::append); and [`MemoryError::Value`] if the lengths differ.
+    /// [`MemoryError::Alloc`] if the builder cannot grow, or [`MemoryError::Value`] if a value has another width,
+    /// or if `values` and `valid` have different lengths. The builder is as it was then.
     #[track_caller]
     pub fn append_values(
         &mut self,
@@ -124,7 +126,7 @@ impl FixedSizeBinaryBuilder {
         if let Some(valid) = valid {
             check_lengths(values.len(), valid.len())?;
         }
-        // Each value is asked for its bytes once: it may say something else the next time.
+        // Each value is asked for its bytes once: a second answer may differ.
         let appended = Appended::new(&mut self.values);
         appended
             .bytes
@@ -145,11 +147,11 @@ impl FixedSizeBinaryBuilder {
         Ok(())
     }
 
-    /// The array built so far; the builder is empty then and can be used again.
+    /// Returns the array of the rows so far. The builder is empty then, and can be used again.
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Arrow`] if the width is 0 and arrow cannot say how many there are.
+    /// [`MemoryError::Arrow`] if arrow refuses the array. The rows are dropped then.
     #[track_caller]
     pub fn finish(&mut self) -> Result<FixedSizeBinaryArray, MemoryError> {
         let rows = std::mem::take(&mut self.rows);

@@ -1,5 +1,5 @@
 //! Lists of another builder's values.
-#![expect(unsafe_code, reason = "its offsets never go backwards")]
+#![expect(unsafe_code, reason = "its offsets never decrease")]
 
 use std::sync::Arc;
 
@@ -57,8 +57,8 @@ pub struct GenericListBuilder<O: OffsetSizeTrait, B> {
 impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B> {
     const SIZE: usize = size_of::<O>();
 
-    /// An empty builder, whose memory comes from `allocator`. Nothing is charged yet. The values'
-    /// field is called `item`, and nullable.
+    /// Makes an empty builder, whose memory comes from `allocator`. No memory is charged yet. The values'
+    /// field is called `item`, and is nullable.
     pub fn new(allocator: &BufferAllocator, values: B) -> Self {
         Self {
             offsets: empty(allocator),
@@ -71,7 +71,7 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
         }
     }
 
-    /// Has the values' field be `field`.
+    /// Sets the field of the values.
     ///
     /// # Errors
     ///
@@ -84,7 +84,7 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
         })
     }
 
-    /// The builder of the values: those that were appended since the last list are the next one's.
+    /// The builder of the values. The next list has the values that were appended since the last one.
     #[inline]
     pub fn values(&mut self) -> &mut B {
         &mut self.values
@@ -96,7 +96,7 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
         (self.offsets.len() / Self::SIZE).saturating_sub(1)
     }
 
-    /// Ends a list: of the values since the last one.
+    /// Ends a list, which has the values that were appended since the last one.
     ///
     /// # Errors
     ///
@@ -117,7 +117,7 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
         Ok(())
     }
 
-    /// Appends `n` nulls.
+    /// Appends `n` null lists. The values since the last list become those of the first null.
     ///
     /// # Errors
     ///
@@ -136,18 +136,18 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
         Ok(())
     }
 
-    /// The array built so far; the builder is empty then and can be used again. Values since the
+    /// Returns the array of the rows so far. The builder is empty then, and can be used again. Values since the
     /// last list are dropped.
     ///
     /// # Errors
     ///
     /// * [`MemoryError::Value`] if there are fewer values than the lists have, because the values'
     ///   builder was finished or replaced. The builder is as it was.
-    /// * What the values' `finish_array` says, and [`MemoryError::Alloc`] if there are no lists and no
+    /// * The errors of the values' `finish_array`, and [`MemoryError::Alloc`] if there are no lists and no
     ///   room for the one offset of an empty array. The lists are still in the builder.
     /// * [`MemoryError::Arrow`] if the array that `finish_array` gave has fewer values than it said,
-    ///   another type than the field, or nulls that the field does not allow. The values are gone then,
-    ///   and so are the lists: the builder is empty.
+    ///   another type than the field, or nulls that the field does not allow. The values and the lists are
+    ///   dropped then, and the builder is empty.
     #[track_caller]
     pub fn finish(&mut self) -> Result<GenericListArray<O>, MemoryError> {
         let rows = self.len();
@@ -160,11 +160,12 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
         let values = self.values.finish_array()?;
         let nulls = self.validity.finish(rows);
         let offsets = take(&mut self.offsets, &self.allocator);
-        // Only once the offsets are gone: `take` runs code of the allocator's listener.
+        // This follows `take`, which runs code of the allocator's listener. If that panics, the offsets may still
+        // be there, and `end` has to be the last of them.
         self.end = 0;
         let offsets = ScalarBuffer::<O>::new(offsets, 0, rows + 1);
-        // SAFETY: by invariant 1 they start at zero and never go backwards. (That the last is at most
-        // the number of values is checked below.)
+        // SAFETY: by invariant 1 the offsets start at zero and never decrease. (`try_new` below checks that the
+        // last one does not exceed the number of values.)
         let offsets = unsafe { OffsetBuffer::new_unchecked(offsets) };
         Ok(GenericListArray::try_new(field, offsets, values, nulls)?)
     }
@@ -174,7 +175,7 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
         self.field.clone().unwrap_or_else(|| item(&self.values))
     }
 
-    /// Puts the zero there that the offsets start with.
+    /// Appends the zero that the offsets start with, if it is not there yet.
     #[inline]
     #[track_caller]
     fn start(&mut self) -> Result<(), MemoryError> {
@@ -185,8 +186,8 @@ impl<O: OffsetSizeTrait + ToByteSlice, B: ArrayBuilder> GenericListBuilder<O, B>
         Ok(())
     }
 
-    /// The end of a list that ended now, as a number and as an offset. The values' builder is asked
-    /// once: it may say something else the next time.
+    /// The end of a list that ends now, as a number and as an offset. The values' builder is asked for its
+    /// length once: a second answer may differ.
     #[inline]
     fn next_end(&self) -> Result<(usize, O), MemoryError> {
         let end = self.values.len();
@@ -245,8 +246,8 @@ pub struct FixedSizeListBuilder<B> {
 }
 
 impl<B: ArrayBuilder> FixedSizeListBuilder<B> {
-    /// An empty builder, whose memory comes from `allocator`. Nothing is charged yet. The values'
-    /// field is called `item`, and nullable.
+    /// Makes an empty builder, whose memory comes from `allocator`. No memory is charged yet. The values'
+    /// field is called `item`, and is nullable.
     ///
     /// # Errors
     ///
@@ -264,11 +265,11 @@ impl<B: ArrayBuilder> FixedSizeListBuilder<B> {
         })
     }
 
-    /// As [`GenericListBuilder::with_field`].
+    /// Sets the field of the values.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// [`MemoryError::Value`] if its type is not the values'.
     pub fn with_field(self, field: FieldRef) -> Result<Self, MemoryError> {
         check_field(&field, &self.values)?;
         Ok(Self {
@@ -292,8 +293,8 @@ impl<B: ArrayBuilder> FixedSizeListBuilder<B> {
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Value`] if there are not as many values as a list has; [`MemoryError::Alloc`]
-    /// if it cannot grow; the builder is as it was.
+    /// [`MemoryError::Value`] if there are not as many values as a list has, or [`MemoryError::Alloc`] if the
+    /// builder cannot grow. The builder is as it was then.
     #[inline]
     #[track_caller]
     pub fn append(&mut self) -> Result<(), MemoryError> {
@@ -304,11 +305,12 @@ impl<B: ArrayBuilder> FixedSizeListBuilder<B> {
         Ok(())
     }
 
-    /// Appends `n` nulls.
+    /// Appends `n` null lists, with as many null values as the lists have.
     ///
     /// # Errors
     ///
-    /// As [`append_null`](Self::append_null).
+    /// [`MemoryError::Value`] if there are values of a list that was not ended, or [`MemoryError::Alloc`] if the
+    /// builder or that of the values cannot grow. The builder is as it was then.
     #[track_caller]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         self.check_values(self.rows)?;
@@ -320,11 +322,11 @@ impl<B: ArrayBuilder> FixedSizeListBuilder<B> {
         Ok(())
     }
 
-    /// The array built so far; the builder is empty then and can be used again.
+    /// Returns the array of the rows so far. The builder is empty then, and can be used again.
     ///
     /// # Errors
     ///
-    /// As the values' `finish_array`; and [`MemoryError::Value`] if there are values of a list that
+    /// The errors of the values' `finish_array`; and [`MemoryError::Value`] if there are values of a list that
     /// was not ended.
     #[track_caller]
     pub fn finish(&mut self) -> Result<FixedSizeListArray, MemoryError> {

@@ -1,4 +1,4 @@
-//! Lists whose values' builder is tampered with: by safe code, so that nothing may break.
+//! Lists whose values' builder is tampered with by safe code, which must not make an invalid array.
 
 use std::cell::Cell;
 
@@ -20,7 +20,7 @@ fn assert_valid(list: &ListArray) {
     assert!(list.offsets().windows(2).all(|pair| pair[0] <= pair[1]));
 }
 
-/// The offsets went back to 0 here, and readers of arrow's trust them.
+/// The offsets decreased to 0 here, and readers of arrow's trust them.
 #[test]
 fn a_list_is_refused_once_its_values_were_taken_out() {
     let root = root();
@@ -39,7 +39,7 @@ fn a_list_is_refused_once_its_values_were_taken_out() {
         assert!(message.contains("0 values are left of 5"), "{message}");
     }
 
-    // As it was: with its values back it goes on.
+    // The list is as it was: once its values are back, it can be continued.
     assert_eq!(builder.len(), 1);
     builder.values().append_slice(&["b"; 6]).unwrap();
     builder.append().unwrap();
@@ -65,7 +65,7 @@ fn a_replaced_builder_of_values_is_noticed_at_the_end() {
     assert_eq!((&list.offsets()[..], builder.len()), (&[0, 3][..], 0));
 }
 
-/// Says another length each time that it is asked, and finishes as yet another one.
+/// A builder that states another length each time, and makes an array of yet another one.
 struct Liar {
     lengths: Vec<usize>,
     asked: Cell<usize>,
@@ -104,7 +104,7 @@ fn lists_of_a_liar<O: OffsetSizeTrait + ToByteSlice>(
     };
     let mut builder = GenericListBuilder::<O, _>::new(&root, liar);
     for step in steps {
-        // An error is as good as an answer; a panic, or an array that is none, is not.
+        // An error is allowed. A panic, or an invalid array, is not.
         let _ = match step {
             0 => builder.append_null(),
             1 => builder.append_nulls(2),
@@ -141,7 +141,7 @@ proptest! {
     }
 }
 
-/// The array was made by then, so its values are gone, and the lists with them.
+/// The array was made by then, so its values are dropped, and the lists with them.
 #[test]
 fn values_that_are_fewer_than_said_are_an_error_and_leave_an_empty_builder() {
     let root = root();

@@ -1,10 +1,10 @@
 //! Builders of arrays whose memory comes from an allocator.
 //!
-//! They work as arrow-rs' builders do, with three differences: all growth is charged before it
-//! happens; a refusal is an error, never an abort, and leaves the builder as it was; `finish` makes
-//! an ordinary arrow array on the tree's memory and leaves the builder empty, to be used again.
+//! They work like arrow-rs' builders, with three differences. All growth is charged before it happens. A refusal
+//! is an error, never an abort, and leaves the builder as it was. `finish` makes an ordinary arrow array on the
+//! tree's memory, and leaves the builder empty, so that it can be used again.
 //!
-//! Capacity doubles as it grows, and what `finish` does not need of it stays with the array.
+//! Capacity doubles when it grows. Capacity that the array does not need stays charged with it.
 
 use std::any::Any;
 
@@ -45,9 +45,9 @@ pub use primitive::*;
 pub use structs::StructBuilder;
 pub use view::{BinaryViewBuilder, GenericViewBuilder, StringViewBuilder};
 
-/// What all builders can do.
+/// The operations that all builders have.
 ///
-/// An error of any of these leaves the builder as it was, but for more capacity.
+/// An error leaves the builder as it was, except that its capacity may have grown.
 pub trait ArrayBuilder: Any + Send {
     /// The type of the array that is built.
     fn data_type(&self) -> DataType;
@@ -64,22 +64,22 @@ pub trait ArrayBuilder: Any + Send {
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Alloc`] if it cannot grow.
+    /// [`MemoryError::Alloc`] if the builder cannot grow.
     #[track_caller]
     fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError>;
 
-    /// The array built so far; the builder is empty then and can be used again.
+    /// Returns the array of the rows so far. The builder is empty then, and can be used again.
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Value`] if children have the wrong lengths; otherwise as `append_nulls`, for
-    /// what the array needs besides its rows. The rows are still in the builder then.
+    /// [`MemoryError::Value`] if children have the wrong lengths, or [`MemoryError::Alloc`] if memory that the
+    /// array needs besides its rows does not fit. The rows are still in the builder then.
     #[track_caller]
     fn finish_array(&mut self) -> Result<ArrayRef, MemoryError>;
 }
 
 impl dyn ArrayBuilder {
-    /// This builder as a `B`, if it is one.
+    /// Returns this builder as a `B`, if it is one.
     pub fn downcast_mut<B: ArrayBuilder>(&mut self) -> Option<&mut B> {
         let any: &mut dyn Any = self;
         any.downcast_mut()
@@ -106,7 +106,7 @@ impl ArrayBuilder for Box<dyn ArrayBuilder> {
     }
 }
 
-/// A builder for arrays of `data_type`; its `downcast_mut` gives it its own type back.
+/// Makes a builder for arrays of `data_type`. Its `downcast_mut` returns it as its own type.
 ///
 /// # Errors
 ///
@@ -153,7 +153,7 @@ pub fn make_builder(
     })
 }
 
-/// The validity of rows: nothing until the first null.
+/// The validity of rows. It has no bits, and takes no memory, until the first null row.
 #[derive(Debug)]
 struct Validity {
     bits: Option<BooleanBufferBuilder>,
@@ -168,7 +168,7 @@ impl Validity {
         }
     }
 
-    /// Makes room for `n` more rows, of which some may be null if `nulls`.
+    /// Makes room for `n` more rows after `rows` rows. With `nulls`, some of them may be null.
     #[inline]
     #[track_caller]
     fn reserve(&mut self, rows: usize, n: usize, nulls: bool) -> Result<(), AllocError> {
@@ -239,7 +239,7 @@ impl Validity {
         }
     }
 
-    /// Appends rows as `valid` says, after `rows` rows.
+    /// Appends a row for each item of `valid`, which is null where the item is false, after `rows` rows.
     #[track_caller]
     fn append_slice(&mut self, rows: usize, valid: &[bool]) -> Result<(), AllocError> {
         self.reserve(rows, valid.len(), valid.contains(&false))?;
@@ -256,16 +256,16 @@ impl Validity {
     }
 }
 
-/// The first `rows` bits of a bitmap; `bits` is empty then.
+/// Takes the first `rows` bits of a bitmap, and leaves `bits` empty.
 #[track_caller]
 fn bitmap(bits: &mut BooleanBufferBuilder, rows: usize) -> BooleanBuffer {
     BooleanBuffer::new(into_buffer(bits.finish()), 0, rows)
 }
 
-/// The bytes so far as arrow's buffer; `bytes` is empty then.
+/// Takes the bytes as a buffer of arrow's, and leaves `bytes` empty.
 #[track_caller]
 fn take(bytes: &mut ArrowBufMut, allocator: &BufferAllocator) -> Buffer {
-    // Not from `buffer(0)`, which a closed allocator refuses: what was built can be finished.
+    // A closed allocator refuses `buffer(0)`, but what was built can be finished.
     let next = empty(allocator);
     into_buffer(std::mem::replace(bytes, next).freeze())
 }
@@ -274,12 +274,12 @@ fn take(bytes: &mut ArrowBufMut, allocator: &BufferAllocator) -> Buffer {
 fn empty(allocator: &BufferAllocator) -> ArrowBufMut {
     match allocator.empty().try_into_mut() {
         Ok(empty) => empty,
-        // An empty buffer can always be had as a writable one.
+        // The empty buffer is no allocation, so it is never shared.
         Err(_) => unreachable!("an empty buffer is not writable"),
     }
 }
 
-/// Bytes that are cut off again unless what is appended is kept.
+/// A guard of bytes: unless it is kept, it cuts off what was appended since it was made.
 struct Appended<'a> {
     bytes: &'a mut ArrowBufMut,
     /// The length to return to.
@@ -303,13 +303,13 @@ impl Drop for Appended<'_> {
     }
 }
 
-/// The caller's fault, as an error.
+/// An error that is the caller's fault.
 #[cold]
 fn wrong<T>(message: String) -> Result<T, MemoryError> {
     Err(MemoryError::Value(message))
 }
 
-/// Whether values and their validity go together.
+/// Checks that there are as many values as items of validity.
 fn check_lengths(values: usize, valid: usize) -> Result<(), MemoryError> {
     if values == valid {
         return Ok(());

@@ -41,7 +41,7 @@ pub struct PrimitiveBuilder<T: ArrowPrimitiveType> {
 impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     const SIZE: usize = size_of::<T::Native>();
 
-    /// An empty builder, whose memory comes from `allocator`. Nothing is charged yet.
+    /// Makes an empty builder, whose memory comes from `allocator`. No memory is charged yet.
     pub fn new(allocator: &BufferAllocator) -> Self {
         Self {
             values: empty(allocator),
@@ -52,11 +52,11 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
         }
     }
 
-    /// As [`new`](Self::new), with room for `capacity` values.
+    /// Makes an empty builder with room for `capacity` values.
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Alloc`] if that does not fit.
+    /// [`MemoryError::Alloc`] if the memory for them does not fit.
     #[track_caller]
     pub fn with_capacity(
         allocator: &BufferAllocator,
@@ -67,12 +67,12 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
         Ok(builder)
     }
 
-    /// Has arrays be of `data_type`, which differs from the type's own in its time zone, or in
-    /// precision and scale.
+    /// Sets the data type of the arrays. It may differ from that of `T` in its time zone, or in precision and
+    /// scale.
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Value`] if it differs in more.
+    /// [`MemoryError::Value`] if it differs in something else.
     pub fn with_data_type(self, data_type: DataType) -> Result<Self, MemoryError> {
         if !Self::suits(&data_type) {
             return wrong(format!("{data_type} is not a {}", T::DATA_TYPE));
@@ -84,21 +84,21 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
         PrimitiveArray::<T>::is_compatible(data_type)
     }
 
-    /// How many values fit without growing.
+    /// The number of values that fit without growing.
     pub fn capacity(&self) -> usize {
         self.values.capacity() / Self::SIZE
     }
 
-    /// The number of values so far.
+    /// The number of rows so far.
     #[inline]
     pub fn len(&self) -> usize {
         self.values.len() / Self::SIZE
     }
 
-    /// The values so far; what stands for nulls is unspecified.
+    /// The values so far. The values of null rows are unspecified.
     pub fn values(&self) -> &[T::Native] {
         let start = self.values.as_slice().as_ptr().cast::<T::Native>();
-        // SAFETY: whole values, appended as such, at an address that is aligned to 64 bytes.
+        // SAFETY: the buffer consists of whole values, and its address is aligned to 64 bytes.
         unsafe { std::slice::from_raw_parts(start, self.len()) }
     }
 
@@ -106,7 +106,7 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Alloc`] if it cannot grow; the builder is as it was. So for all that appends.
+    /// [`MemoryError::Alloc`] if the builder cannot grow. The builder is as it was then.
     #[track_caller]
     pub fn reserve(&mut self, additional: usize) -> Result<(), MemoryError> {
         self.values
@@ -118,7 +118,7 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// [`MemoryError::Alloc`] if the builder cannot grow. The builder is as it was then.
     #[inline]
     #[track_caller]
     pub fn append(&mut self, value: T::Native) -> Result<(), MemoryError> {
@@ -133,18 +133,18 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     #[inline(never)]
     #[track_caller]
     fn append_growing(&mut self, value: T::Native) -> Result<(), MemoryError> {
-        // Room for the bit first: then the value is the last thing that fails.
+        // The bit gets its room first: then the value comes last of what may fail.
         self.validity.reserve(self.len(), 1, false)?;
         self.values.extend_from_slice(value.to_byte_slice())?;
         self.validity.append_valid()?;
         Ok(())
     }
 
-    /// Appends a null.
+    /// Appends a null row.
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// [`MemoryError::Alloc`] if the builder cannot grow. The builder is as it was then.
     #[inline]
     #[track_caller]
     pub fn append_null(&mut self) -> Result<(), MemoryError> {
@@ -161,11 +161,11 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
         self.append_nulls(1)
     }
 
-    /// Appends `n` nulls.
+    /// Appends `n` null rows.
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// [`MemoryError::Alloc`] if the builder cannot grow. The builder is as it was then.
     #[inline(never)]
     #[track_caller]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
@@ -180,7 +180,7 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// [`MemoryError::Alloc`] if the builder cannot grow. The builder is as it was then.
     #[track_caller]
     pub fn append_slice(&mut self, values: &[T::Native]) -> Result<(), MemoryError> {
         self.validity.reserve(self.len(), values.len(), false)?;
@@ -189,11 +189,12 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
         Ok(())
     }
 
-    /// Appends values of which those are null where `valid` is false; none, without it.
+    /// Appends values, and null rows in place of those where `valid` is false. Without `valid`, no row is null.
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve); and [`MemoryError::Value`] if the lengths differ.
+    /// [`MemoryError::Alloc`] if the builder cannot grow, or [`MemoryError::Value`] if `values` and `valid` have
+    /// different lengths. The builder is as it was then.
     #[track_caller]
     pub fn append_values(
         &mut self,
@@ -211,7 +212,7 @@ impl<T: ArrowPrimitiveType> PrimitiveBuilder<T> {
         Ok(())
     }
 
-    /// The array built so far; the builder is empty then and can be used again.
+    /// Returns the array of the rows so far. The builder is empty then, and can be used again.
     #[track_caller]
     pub fn finish(&mut self) -> PrimitiveArray<T> {
         let rows = self.len();

@@ -8,7 +8,8 @@ use crate::error::MemoryError;
 use super::super::deps::arrow_array::{ArrayRef, StructArray};
 use super::super::deps::arrow_schema::{DataType, Fields};
 
-/// Builds an array of structs: append to each of the fields, then [`append`](Self::append).
+/// Builds an array of structs. For each struct, append a value to each of the fields, then call
+/// [`append`](Self::append).
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -33,18 +34,18 @@ pub struct StructBuilder {
     builders: Vec<Box<dyn ArrayBuilder>>,
     rows: usize,
     validity: Validity,
-    /// The columns of the first fields, which a [`finish`](Self::finish) got before another field failed.
-    /// The next one goes on from there.
+    /// The columns that a call of [`finish`](Self::finish) got before a further field failed. The next call
+    /// continues with that field.
     finished: Vec<ArrayRef>,
 }
 
 impl StructBuilder {
-    /// An empty builder with one for each field, whose memory comes from `allocator`. Nothing is
-    /// charged yet.
+    /// Makes an empty builder, and one for each field, whose memory comes from `allocator`. No memory is charged
+    /// yet.
     ///
     /// # Errors
     ///
-    /// As [`make_builder`].
+    /// [`MemoryError::Value`] if [`make_builder`] has no builder for the type of a field.
     pub fn new(
         allocator: &BufferAllocator,
         fields: impl Into<Fields>,
@@ -57,7 +58,7 @@ impl StructBuilder {
         Self::with_builders(allocator, fields, builders)
     }
 
-    /// As [`new`](Self::new), with the builders of the fields.
+    /// Makes an empty builder of the builders of the fields.
     ///
     /// # Errors
     ///
@@ -113,8 +114,11 @@ impl StructBuilder {
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Value`] if not every field got one value, or if a [`finish`](Self::finish) that failed
-    /// is to be called again first; [`MemoryError::Alloc`] if it cannot grow; the builder is as it was.
+    /// * [`MemoryError::Value`] if a field did not get exactly one value, or if a [`finish`](Self::finish) that
+    ///   failed has to be called again first.
+    /// * [`MemoryError::Alloc`] if the builder cannot grow.
+    ///
+    /// The builder is as it was then.
     #[track_caller]
     pub fn append(&mut self) -> Result<(), MemoryError> {
         self.check_unfinished()?;
@@ -125,11 +129,14 @@ impl StructBuilder {
         Ok(())
     }
 
-    /// Appends `n` nulls.
+    /// Appends `n` null structs, with a null value in each field.
     ///
     /// # Errors
     ///
-    /// As [`append_null`](Self::append_null).
+    /// * [`MemoryError::Value`] if a field has values of a struct that was not ended, or if a
+    ///   [`finish`](Self::finish) that failed has to be called again first. The builder is as it was then.
+    /// * [`MemoryError::Alloc`] if the builder or a field cannot grow. The fields before the one that failed have
+    ///   their null values then, and the next call with the same `n` continues with that field.
     #[track_caller]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         self.check_unfinished()?;
@@ -148,17 +155,18 @@ impl StructBuilder {
         Ok(())
     }
 
-    /// The array built so far; the builder is empty then and can be used again.
+    /// Returns the array of the rows so far. The builder is empty then, and can be used again.
     ///
     /// # Errors
     ///
     /// * [`MemoryError::Value`] if a field has another number of values.
-    /// * Those of the fields' `finish_array`.
+    /// * The errors of the fields' `finish_array`.
     ///
     /// All rows are still in the builder then. If a field's `finish_array` failed, the columns of the fields
-    /// before it are kept: nothing can be appended until this was called again, which goes on from there.
+    /// before it are kept, and no row can be appended until another call of this, which continues with that
+    /// field.
     ///
-    /// * [`MemoryError::Arrow`] if a field that is not nullable has nulls. The rows are gone then.
+    /// * [`MemoryError::Arrow`] if a field that is not nullable has nulls. The rows are dropped then.
     #[track_caller]
     pub fn finish(&mut self) -> Result<StructArray, MemoryError> {
         self.check_fields(self.rows)?;

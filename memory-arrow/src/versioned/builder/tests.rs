@@ -1,4 +1,4 @@
-//! What all builders promise.
+//! The promises of all builders.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::super::deps::arrow_array::*;
 use super::super::deps::arrow_schema::{DataType, Field, IntervalUnit, TimeUnit};
 use super::*;
 
-/// Every type that a builder has no child for.
+/// The types whose builders have no other builder inside.
 fn flat_types() -> Vec<DataType> {
     let dictionary =
         |key: DataType, value: DataType| DataType::Dictionary(Box::new(key), Box::new(value));
@@ -106,7 +106,7 @@ fn every_type_is_built_of_nulls_empty_and_again() {
     }
 }
 
-/// Appends until the allocator refuses, and checks that all before is there.
+/// Appends until the allocator refuses, and checks that all rows before are there.
 fn refused_after<B: ArrayBuilder>(
     builder: &mut B,
     root: &RootAllocator,
@@ -301,7 +301,7 @@ fn an_array_outlives_its_builder_and_keeps_its_charge() {
     root.close().unwrap();
 }
 
-/// A field whose first `finish_array` finds no memory.
+/// A field whose first `finish_array` fails.
 struct FailsOnce {
     values: Int32Builder,
     failed: bool,

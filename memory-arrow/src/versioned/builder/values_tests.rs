@@ -1,4 +1,4 @@
-//! Values and nulls of every type, side by side with what arrow-rs makes of them.
+//! Values and nulls of every type, compared with the arrays that arrow-rs builds of them.
 
 use arrow_memory_core::RootAllocator;
 use arrow_memory_system as _;
@@ -161,7 +161,7 @@ fn large_lists_and_dictionaries_have_the_values_that_arrow_has() {
     assert_eq!(builder.finish(), arrow.finish());
 }
 
-/// A safe `AsRef` may answer something else the next time, or panic.
+/// A safe `AsRef` may give another answer the second time, or panic.
 struct Liar {
     asked: std::cell::Cell<usize>,
     then: Option<&'static str>,
@@ -192,7 +192,7 @@ fn values_that_change_between_two_looks_leave_no_row_by_halves() {
     builder.append("first").unwrap();
     builder.append_null().unwrap();
 
-    // There is no room for what it says the second time.
+    // There is no room for the second answer.
     let values = [Liar::new(Some("short")), Liar::new(Some(long))];
     let error = builder.append_values(&values, Some(&[true, true]));
     assert!(error.unwrap_err().is_out_of_memory());
@@ -207,7 +207,7 @@ fn values_that_change_between_two_looks_leave_no_row_by_halves() {
     let array = builder.finish();
     let rows: Vec<_> = array.iter().collect();
     assert_eq!(rows, [Some("first"), None, Some("other")]);
-    // What validity there is has as many rows as there are offsets.
+    // If there are bits of validity, there are as many as rows.
     array.into_data().validate_full().unwrap();
 }
 
@@ -216,7 +216,7 @@ fn values_that_change_between_two_looks_leave_no_row_by_halves() {
 fn a_view_never_leads_beyond_what_an_offset_can_say() {
     use arrow_memory_core::SegmentRoundingPolicy;
 
-    // So many times the bound that tests have.
+    // This many times the bound that tests have.
     const BLOCK: usize = 16 << 20;
     let root = RootAllocator::builder()
         .rounding_policy(SegmentRoundingPolicy::new(BLOCK).unwrap())

@@ -34,11 +34,11 @@ pub type BinaryViewBuilder = GenericViewBuilder<BinaryViewType>;
 #[derive(Debug)]
 pub struct GenericViewBuilder<T: ByteViewType> {
     views: ArrowBufMut,
-    /// The block that is filled now.
+    /// The block that long values are appended to.
     block: ArrowBufMut,
-    /// Those that are full.
+    /// The full blocks.
     blocks: Vec<Buffer>,
-    /// The size of the next block.
+    /// The size of the next block in bytes.
     block_size: usize,
     validity: Validity,
     allocator: BufferAllocator,
@@ -46,7 +46,7 @@ pub struct GenericViewBuilder<T: ByteViewType> {
 }
 
 impl<T: ByteViewType> GenericViewBuilder<T> {
-    /// An empty builder, whose memory comes from `allocator`. Nothing is charged yet.
+    /// Makes an empty builder, whose memory comes from `allocator`. No memory is charged yet.
     pub fn new(allocator: &BufferAllocator) -> Self {
         Self {
             views: empty(allocator),
@@ -59,7 +59,7 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
         }
     }
 
-    /// The number of values so far.
+    /// The number of rows so far.
     #[inline]
     pub fn len(&self) -> usize {
         self.views.len() / VIEW
@@ -69,8 +69,8 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Alloc`] if it cannot grow, [`MemoryError::Value`] if a value is longer than
-    /// 2 GiB; the builder is as it was.
+    /// [`MemoryError::Alloc`] if the builder cannot grow, or [`MemoryError::Value`] if the value is longer than
+    /// 2 GiB. The builder is as it was then.
     #[inline]
     #[track_caller]
     pub fn append(&mut self, value: impl AsRef<T::Native>) -> Result<(), MemoryError> {
@@ -87,11 +87,11 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
         Ok(())
     }
 
-    /// Appends `n` nulls.
+    /// Appends `n` null rows.
     ///
     /// # Errors
     ///
-    /// As [`append`](Self::append).
+    /// [`MemoryError::Alloc`] if the builder cannot grow. The builder is as it was then.
     #[track_caller]
     pub fn append_nulls(&mut self, n: usize) -> Result<(), MemoryError> {
         let rows = self.len();
@@ -101,11 +101,12 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
         Ok(())
     }
 
-    /// Appends values, none of them null. After an error those before it are there.
+    /// Appends values, none of them null.
     ///
     /// # Errors
     ///
-    /// As [`append`](Self::append).
+    /// [`MemoryError::Alloc`] if the builder cannot grow, or [`MemoryError::Value`] if a value is longer than
+    /// 2 GiB. The values before the one that failed are there then.
     #[track_caller]
     pub fn append_slice(&mut self, values: &[impl AsRef<T::Native>]) -> Result<(), MemoryError> {
         self.views.try_reserve(values.len().saturating_mul(VIEW))?;
@@ -115,7 +116,7 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
         Ok(())
     }
 
-    /// The array built so far; the builder is empty then and can be used again.
+    /// Returns the array of the rows so far. The builder is empty then, and can be used again.
     #[track_caller]
     pub fn finish(&mut self) -> GenericByteViewArray<T> {
         let rows = self.len();
@@ -130,7 +131,7 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
             .len(rows)
             .nulls(nulls)
             .buffers(buffers);
-        // SAFETY: each view leads to a whole value, in the block that it was appended to.
+        // SAFETY: each view holds a whole value, or leads to one in the block that it was appended to.
         GenericByteViewArray::from(unsafe { data.build_unchecked() })
     }
 
@@ -142,7 +143,7 @@ impl<T: ByteViewType> GenericViewBuilder<T> {
         }
         if room_in(self.block.len(), self.block.capacity()) < bytes.len() {
             let size = self.block_size.max(bytes.len());
-            // Less, if the next size does not fit.
+            // A block for this value alone will do if the next size does not fit.
             let next = match self.allocator.buffer(size) {
                 Ok(next) => next,
                 Err(_) => self.allocator.buffer(bytes.len())?,
@@ -171,14 +172,14 @@ array_builder! {
         append_values(impl AsRef<T::Native>, |value| value.as_ref());
 }
 
-/// How many bytes fit behind `len` in a block of `capacity` bytes. The rounding policy may have made
-/// the block larger than the offsets of views can reach.
+/// The number of bytes that fit behind `len` bytes in a block of `capacity` bytes. The rounding policy may have
+/// made the block larger than the offsets of views can reach.
 #[inline]
 fn room_in(len: usize, capacity: usize) -> usize {
     capacity.min(MAX_OFFSET).saturating_sub(len)
 }
 
-/// The view of at most [`INLINE`] bytes: their number, then they.
+/// The view of [`INLINE`] bytes or fewer: their number, followed by the bytes.
 fn inline(bytes: &[u8]) -> u128 {
     let mut view = [0; VIEW];
     view[..4].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
@@ -188,16 +189,16 @@ fn inline(bytes: &[u8]) -> u128 {
 
 const VIEW: usize = size_of::<u128>();
 
-/// Values up to this length stand in the view itself.
+/// Values up to this length are in the view itself.
 const INLINE: usize = 12;
 
 const FIRST_BLOCK: usize = 8 << 10;
 const LAST_BLOCK: usize = 2 << 20;
 
-/// Lengths and offsets are signed 32-bit numbers.
+/// The maximum length of a value: lengths and offsets are signed 32-bit numbers.
 const MAX_BYTES: usize = i32::MAX as usize - LAST_BLOCK;
 
-/// Where a block ends for the values in it, however large it is. Tests have a bound that they can reach.
+/// The maximum offset of a value in a block, also in a larger one. Tests have a bound that they can reach.
 const MAX_OFFSET: usize = if cfg!(test) {
     4 << 20
 } else {

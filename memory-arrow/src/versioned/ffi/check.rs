@@ -1,4 +1,4 @@
-//! What can be seen to be false of an array of a known type.
+//! Checks of the buffers, children and dictionary of an array of a known type.
 #![expect(unsafe_code, reason = "reads C structures through raw pointers")]
 
 use std::ffi::c_void;
@@ -12,7 +12,7 @@ use crate::error::MemoryError;
 ///
 /// # Safety
 ///
-/// As for [`import_array`](super::import_array).
+/// The same as for [`import_array`](super::import_array).
 pub(super) unsafe fn check_array(
     array: &RawArray,
     data_type: &DataType,
@@ -20,18 +20,18 @@ pub(super) unsafe fn check_array(
 ) -> Result<(), MemoryError> {
     let rows = array.check_numbers(at)?;
     let children = child_types(data_type, at)?;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller promises that the buffers are as the C Data Interface says.
     unsafe { check_buffers(array, data_type, rows, at) }?;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller promises that the children are as the C Data Interface says.
     let arrays = unsafe { array.children(at, children.len()) }?;
     for (index, (child, data_type)) in arrays.into_iter().zip(children).enumerate() {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises that each child is as the C Data Interface says.
         unsafe { check_array(child, data_type, &At::Child(at, index)) }?;
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller promises that the dictionary is valid or null.
     match (unsafe { array.dictionary() }, data_type) {
         (Some(values), DataType::Dictionary(_, value_type)) => {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller promises that the dictionary is as the C Data Interface says.
             unsafe { check_array(values, value_type, &At::Dictionary(at)) }
         }
         (None, DataType::Dictionary(_, _)) => at.error("the dictionary is null"),
@@ -40,7 +40,7 @@ pub(super) unsafe fn check_array(
     }
 }
 
-/// The types of the children; refuses types that no array can have.
+/// The types of the children. Refuses types that no array can have.
 fn child_types<'a>(data_type: &'a DataType, at: &At<'_>) -> Result<Vec<&'a DataType>, MemoryError> {
     Ok(match data_type {
         DataType::FixedSizeList(_, size) | DataType::FixedSizeBinary(size) if *size < 0 => {
@@ -162,18 +162,18 @@ unsafe fn check_values(
     }
 }
 
-/// The last offset of `rows`, if the first and the last can be.
+/// The last offset of `rows`. Refuses offsets that cannot be right, by the first one and the last one.
 ///
 /// # Safety
 ///
-/// `pointer`, if not null, points at one offset more than there are rows, if there are any.
+/// `pointer`, if not null and if there are rows, points at one offset more than there are rows.
 unsafe fn last_offset<T: Copy + Into<i64>>(
     pointer: *const c_void,
     rows: Rows,
     at: &At<'_>,
 ) -> Result<usize, MemoryError> {
     if rows.end == 0 {
-        // May have no offsets at all; one is not looked at.
+        // The buffer may have no offset at all, so none is read.
         return match pointer.is_null() || pointer.cast::<T>().is_aligned() {
             true => Ok(0),
             false => at.error("the offsets are not aligned"),
@@ -186,13 +186,13 @@ unsafe fn last_offset<T: Copy + Into<i64>>(
     if !offsets.is_aligned() {
         return at.error("the offsets are not aligned");
     }
-    // SAFETY: within the offsets, by the caller's promise.
+    // SAFETY: the caller promises an offset for each row, and `offset` is not beyond the last row.
     let first = unsafe { offsets.add(rows.offset) };
-    // SAFETY: as above.
+    // SAFETY: the caller promises one offset more than there are rows, so one at `end`.
     let last = unsafe { offsets.add(rows.end) };
-    // SAFETY: as above; aligned.
+    // SAFETY: the pointer is aligned, and within the offsets.
     let first: i64 = unsafe { first.read() }.into();
-    // SAFETY: as above.
+    // SAFETY: the pointer is aligned, and within the offsets.
     let last: i64 = unsafe { last.read() }.into();
     if first < 0 || last < first || last as usize > isize::MAX as usize / 2 {
         return at.error(format!("offsets from {first} to {last}"));
@@ -200,6 +200,8 @@ unsafe fn last_offset<T: Copy + Into<i64>>(
     Ok(last as usize)
 }
 
+/// Checks the variadic buffers of an array of views, by their lengths.
+///
 /// # Safety
 ///
 /// The last of `values` points at as many lengths as there are buffers between it and the first.
@@ -212,7 +214,7 @@ unsafe fn check_views(values: &[*const c_void], at: &At<'_>) -> Result<(), Memor
     if lengths.is_null() || !lengths.is_aligned() {
         return at.error("the pointer to the lengths of buffers is null or not aligned");
     }
-    // SAFETY: not null, aligned, as many by the caller's promise.
+    // SAFETY: the pointer is not null and is aligned, and the caller promises as many lengths.
     let lengths = unsafe { std::slice::from_raw_parts(lengths, variadic.len()) };
     for (index, (&length, pointer)) in lengths.iter().zip(variadic).enumerate() {
         if !(0..=i64::MAX / 2).contains(&length) || (length > 0 && pointer.is_null()) {
@@ -225,5 +227,5 @@ unsafe fn check_views(values: &[*const c_void], at: &At<'_>) -> Result<(), Memor
     Ok(())
 }
 
-/// More than the buffers of any array of views.
+/// A number that is greater than that of the buffers of any array of views.
 const MAX_BUFFERS: i64 = 1 << 24;

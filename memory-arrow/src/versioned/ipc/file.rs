@@ -1,4 +1,4 @@
-//! Files of Arrow IPC, which are read batch by batch.
+//! Files of Arrow IPC, of which batches are read in any order.
 
 use std::io::{Read, Seek};
 use std::sync::Arc;
@@ -18,10 +18,9 @@ use crate::guard::guarded;
 
 /// Reads an Arrow IPC file, batch by batch, in any order.
 ///
-/// As with [`IpcStreamReader`](super::IpcStreamReader), each batch is one buffer of the destination's
-/// [allocator for messages](Destination::with_messages); or, if the file is
-/// [mapped](IpcFileReader::map), all batches are parts of the mapping, which is charged as foreign
-/// memory.
+/// Each batch is read into one buffer of the destination's
+/// [allocator for messages](Destination::with_messages), aligned to 64 bytes, and decoded in place. If the file
+/// is [mapped](IpcFileReader::map), all batches are parts of the mapping, which is charged as foreign memory.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -55,11 +54,12 @@ pub struct IpcFileReader<S> {
 }
 
 impl<R: Read + Seek> IpcFileReader<Seekable<R>> {
-    /// Reads the footer and the dictionaries.
+    /// Makes a reader, and reads the footer and the dictionaries of the file.
     ///
     /// # Errors
     ///
-    /// As [`IpcStreamReader::new`](super::IpcStreamReader::new).
+    /// [`MemoryError::Io`] if reading fails, [`MemoryError::Arrow`] if this is not a file of Arrow IPC, or
+    /// [`MemoryError::Alloc`] if a part of it does not fit.
     #[track_caller]
     pub fn new(reader: R, destination: impl Into<Destination>) -> Result<Self, MemoryError> {
         Self::open(Seekable(reader), destination.into())
@@ -67,11 +67,12 @@ impl<R: Read + Seek> IpcFileReader<Seekable<R>> {
 }
 
 impl IpcFileReader<Mapped> {
-    /// Reads a file that lies in a buffer, decoding it there.
+    /// Makes a reader of a file that is in a buffer. Batches are decoded in place.
     ///
     /// # Errors
     ///
-    /// As [`IpcStreamReader::new`](super::IpcStreamReader::new).
+    /// [`MemoryError::Io`] if reading fails, [`MemoryError::Arrow`] if this is not a file of Arrow IPC, or
+    /// [`MemoryError::Alloc`] if a part of it does not fit.
     #[track_caller]
     pub fn from_buffer(
         file: ArrowBuf,
@@ -97,13 +98,13 @@ impl<S: IpcSource> IpcFileReader<S> {
             return Err(bad(format!("a footer of {length} bytes")));
         };
         let footer = source.part(start, length, 0, allocator)?;
-        // Flatbuffers may need it aligned, which a mapping's is not.
+        // Flatbuffers may need the footer aligned; in a mapping it need not be.
         let footer = match footer.as_ptr().addr() % 8 {
             0 => footer,
             _ => footer.compact()?,
         };
-        let footer = root_as_footer(&footer)
-            .map_err(|error| bad(format!("a footer that is none: {error}")))?;
+        let footer =
+            root_as_footer(&footer).map_err(|error| bad(format!("not a valid footer: {error}")))?;
         let schema = footer
             .schema()
             .ok_or_else(|| bad("a footer without a schema"))?;
@@ -130,7 +131,7 @@ impl<S: IpcSource> IpcFileReader<S> {
         })
     }
 
-    /// Has batches consist of the columns with these indices.
+    /// Restricts batches to the columns with these indices.
     ///
     /// # Errors
     ///
@@ -146,27 +147,28 @@ impl<S: IpcSource> IpcFileReader<S> {
         Arc::clone(&self.schema)
     }
 
-    /// Where the batches go.
+    /// The allocators that are charged for the batches.
     pub fn destination(&self) -> &Destination {
         &self.destination
     }
 
-    /// Has later batches go elsewhere: to [`Destination::columns`] of the schema, for instance.
+    /// Sets the allocators for later batches: [`Destination::columns`] of the schema, for instance.
     pub fn set_destination(&mut self, destination: impl Into<Destination>) {
         self.destination = destination.into();
     }
 
-    /// The number of batches.
+    /// The number of batches in the file.
     pub fn num_batches(&self) -> usize {
         self.batches.len()
     }
 
-    /// Reads a batch.
+    /// Reads the batch at `index`.
     ///
     /// # Errors
     ///
-    /// As [`IpcStreamReader::new`](super::IpcStreamReader::new); and [`MemoryError::Value`] if there is no such batch. It can be
-    /// tried again.
+    /// * [`MemoryError::Value`] if there is no batch `index`.
+    /// * [`MemoryError::Io`] if reading fails, [`MemoryError::Arrow`] if the batch cannot be decoded, or
+    ///   [`MemoryError::Alloc`] if it does not fit. The batch can be read again.
     #[track_caller]
     pub fn read_batch(&mut self, index: usize) -> Result<RecordBatch, MemoryError> {
         let Some(block) = self.batches.get(index) else {
@@ -186,7 +188,7 @@ impl<S: IpcSource> IpcFileReader<S> {
         match batch {
             Some(batch) if S::KEEPS => Ok(self.destination.share(batch)?),
             Some(batch) => Ok(self.destination.place(batch)?),
-            None => Err(bad(format!("batch {index} is none"))),
+            None => Err(bad(format!("message {index} is not a batch"))),
         }
     }
 }
@@ -194,7 +196,7 @@ impl<S: IpcSource> IpcFileReader<S> {
 impl<S: IpcSource> Iterator for IpcFileReader<S> {
     type Item = Result<RecordBatch, MemoryError>;
 
-    /// The next batch; after an error the one after it.
+    /// Reads the next batch. After an error, the next call continues with the batch after it.
     #[track_caller]
     fn next(&mut self) -> Option<Self::Item> {
         if self.next >= self.batches.len() {
@@ -205,7 +207,7 @@ impl<S: IpcSource> Iterator for IpcFileReader<S> {
     }
 }
 
-/// A message of the file: its metadata and its body, which is aligned.
+/// Reads a message of the file: its metadata and its body, which is aligned to 64 bytes if possible.
 #[track_caller]
 fn block_of(
     source: &mut impl sealed::Source,
@@ -226,12 +228,12 @@ fn block_of(
     let body = usize::try_from(block.bodyLength()).map_err(|_| wrong())?;
     let size = metadata.checked_add(body).ok_or_else(wrong)?;
     let end = start.checked_add(size as u64).ok_or_else(wrong)?;
-    // arrow-rs looks at the first eight bytes.
+    // arrow-rs reads the first eight bytes of the metadata unchecked.
     if end > file_size || metadata < 8 {
         return Err(wrong());
     }
     Ok(into_buffer(source.part(start, size, metadata, allocator)?))
 }
 
-/// The length of the footer and the magic.
+/// The bytes that end a file: the length of the footer, and the magic.
 const TRAILER: usize = 10;

@@ -1,4 +1,4 @@
-//! Files of Arrow IPC that are mapped.
+//! Maps files of Arrow IPC.
 #![expect(unsafe_code, reason = "maps files")]
 
 use std::fs::File;
@@ -15,30 +15,34 @@ use super::source::Mapped;
 use crate::error::MemoryError;
 
 impl IpcFileReader<Mapped> {
-    /// Maps a file: it is charged as foreign memory, at its size, for as long as a batch of it lives.
+    /// Makes a reader of a mapped file. The mapping is charged as foreign memory, at the size of the file in
+    /// bytes, for as long as the reader or a batch of it lives.
     ///
     /// # Errors
     ///
-    /// As [`IpcStreamReader::new`](super::IpcStreamReader::new); and [`MemoryError::Io`] if it cannot be mapped.
+    /// [`MemoryError::Io`] if the file cannot be mapped, [`MemoryError::Arrow`] if it is not a file of Arrow IPC,
+    /// or [`MemoryError::Alloc`] if it does not fit.
     ///
     /// # Safety
     ///
-    /// Nobody changes or truncates the file as long as its arrays live.
+    /// No process changes or truncates the file as long as arrays of it live.
     #[track_caller]
     pub unsafe fn map(
         file: &File,
         destination: impl Into<Destination>,
     ) -> Result<Self, MemoryError> {
         let destination = destination.into();
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises that the file stays as it is.
         let mapped = unsafe { map(file, destination.message_allocator()) }?;
         Self::open(Mapped(mapped), destination)
     }
 }
 
+/// Maps a file, and charges its size to `allocator`.
+///
 /// # Safety
 ///
-/// Nobody changes or truncates the file as long as the buffer lives.
+/// No process changes or truncates the file as long as the buffer lives.
 #[track_caller]
 unsafe fn map(file: &File, allocator: &BufferAllocator) -> Result<ArrowBuf, MemoryError> {
     let size = usize::try_from(file.metadata()?.len())
@@ -49,7 +53,8 @@ unsafe fn map(file: &File, allocator: &BufferAllocator) -> Result<ArrowBuf, Memo
         return Ok(allocator.empty());
     }
     let fd = file.as_raw_fd();
-    // SAFETY: a new mapping of an open file, wherever the system likes.
+    // SAFETY: this asks for a new mapping of an open file at an address that the system chooses, so it
+    // changes no other mapping.
     let start = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
@@ -66,11 +71,12 @@ unsafe fn map(file: &File, allocator: &BufferAllocator) -> Result<ArrowBuf, Memo
     let address = start.addr();
     let unmap = move || {
         let start = std::ptr::with_exposed_provenance_mut(address.get());
-        // SAFETY: the mapping that was made above; its last buffer has gone.
+        // SAFETY: `start` and `size` are those of the mapping made above. Its last buffer was dropped.
         unsafe { libc::munmap(start, size) };
     };
     start.as_ptr().expose_provenance();
-    // SAFETY: mapped for reading until `unmap`; not written, by the caller's promise.
+    // SAFETY: the memory is mapped for reading until `unmap` runs, and the caller promises that it does not
+    // change.
     let mapping = unsafe { ForeignAllocation::new(start.cast(), size, unmap) };
     Ok(allocator.wrap_foreign_allocation(mapping)?)
 }

@@ -1,4 +1,4 @@
-//! Arrow IPC: read into memory of a tree, or mapped, and decoded where it lies.
+//! Arrow IPC: messages are read into a tree's memory, or mapped, and decoded in place.
 
 use std::io::{self, Read};
 
@@ -18,8 +18,8 @@ pub use file::IpcFileReader;
 pub use source::{IpcSource, Mapped, Seekable};
 pub use stream::IpcStreamReader;
 
-/// Exactly `size` bytes, `skip` bytes into a fresh allocation. One that is said to be large grows as
-/// the bytes come, so that a false size does not take the memory.
+/// Reads exactly `size` bytes into a new allocation, at an offset of `skip` bytes. A large allocation grows as
+/// bytes arrive, so that a false size does not take memory that no bytes are there for.
 #[track_caller]
 fn read_exactly(
     reader: &mut impl Read,
@@ -52,5 +52,5 @@ fn truncated() -> MemoryError {
     MemoryError::Io(io::ErrorKind::UnexpectedEof.into())
 }
 
-/// What is allocated on the word of the input.
+/// The maximum of bytes that are allocated before the input has shown that it has them.
 const AT_ONCE: usize = 16 << 20;

@@ -1,4 +1,4 @@
-//! What parts of a file come from.
+//! Sources of the parts of a file: a reader that can seek, or a buffer.
 
 use std::io::{Read, Seek, SeekFrom};
 
@@ -7,20 +7,21 @@ use arrow_memory_core::{ArrowBuf, BufferAllocator};
 use super::{read_exactly, truncated};
 use crate::error::MemoryError;
 
-/// What parts of a file can be had from.
+/// A source of the parts of a file: [`Seekable`] or [`Mapped`].
 pub trait IpcSource: sealed::Source {}
 
 pub(super) mod sealed {
     use super::{ArrowBuf, BufferAllocator, MemoryError};
 
     pub trait Source {
-        /// Whether this keeps the memory that its parts are in.
+        /// Whether the source keeps the memory of the parts that it gives out.
         const KEEPS: bool;
 
+        /// The size of the file in bytes.
         fn size(&mut self) -> Result<u64, MemoryError>;
 
-        /// The bytes from `start`, so that the one at `aligned` lies at a multiple of 64 if that
-        /// can be chosen.
+        /// The `size` bytes from `start`. The byte at `aligned` within them lies at a multiple of 64, if the
+        /// source can choose where.
         #[track_caller]
         fn part(
             &mut self,
@@ -32,11 +33,11 @@ pub(super) mod sealed {
     }
 }
 
-/// A file that is read into buffers.
+/// A file whose parts are read into buffers.
 #[derive(Debug)]
 pub struct Seekable<R>(pub(super) R);
 
-/// A file that lies in memory as a whole.
+/// A file that is in memory as a whole.
 #[derive(Debug)]
 pub struct Mapped(pub(super) ArrowBuf);
 

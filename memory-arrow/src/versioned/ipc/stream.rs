@@ -17,9 +17,9 @@ use crate::guard::guarded;
 /// Reads an Arrow IPC stream. An iterator of batches.
 ///
 /// Each message body is read into one buffer of the destination's
-/// [allocator for messages](Destination::with_messages), aligned to 64 bytes, and
-/// decoded there: the arrays of a batch share it. What arrow-rs copies nevertheless (values less
-/// aligned than their type needs, since the writer put them so) is adopted.
+/// [allocator for messages](Destination::with_messages), aligned to 64 bytes, and decoded in place: the arrays
+/// of a batch share it. arrow-rs copies values that the writer aligned less than their type needs; the copies
+/// are adopted.
 ///
 /// After an error the iterator ends.
 ///
@@ -55,11 +55,12 @@ pub struct IpcStreamReader<R> {
 }
 
 impl<R: Read> IpcStreamReader<R> {
-    /// Reads up to the schema. Reads are large; a `BufReader` helps only with small batches.
+    /// Makes a reader, and reads the stream up to its schema. Reads are large, so a `BufReader` helps only with
+    /// small batches.
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Io`] if reading fails, [`MemoryError::Arrow`] if this is no such stream,
+    /// [`MemoryError::Io`] if reading fails, [`MemoryError::Arrow`] if this is not a stream of Arrow IPC, or
     /// [`MemoryError::Alloc`] if a message does not fit.
     #[track_caller]
     pub fn new(reader: R, destination: impl Into<Destination>) -> Result<Self, MemoryError> {
@@ -92,12 +93,12 @@ impl<R: Read> IpcStreamReader<R> {
         Arc::clone(&self.schema)
     }
 
-    /// Where the batches go.
+    /// The allocators that are charged for the batches.
     pub fn destination(&self) -> &Destination {
         &self.destination
     }
 
-    /// Has later batches go elsewhere: to [`Destination::columns`] of the schema, for instance.
+    /// Sets the allocators for later batches: [`Destination::columns`] of the schema, for instance.
     pub fn set_destination(&mut self, destination: impl Into<Destination>) {
         self.destination = destination.into();
     }
@@ -121,7 +122,7 @@ impl<R: Read> IpcStreamReader<R> {
             return Ok(false);
         };
         if length == CONTINUATION {
-            // The stream may end here as well as before.
+            // The stream may end after the marker, too.
             length = self.read_word()?.unwrap_or_default();
         }
         let size = u32::from_le_bytes(length) as usize;
@@ -132,13 +133,13 @@ impl<R: Read> IpcStreamReader<R> {
         let metadata = read_exactly(&mut self.reader, size, 0, allocator)?;
         let body_size = {
             let message = root_as_message(&metadata)
-                .map_err(|error| bad(format!("a message that is none: {error}")))?;
+                .map_err(|error| bad(format!("not a valid message: {error}")))?;
             usize::try_from(message.bodyLength())
                 .map_err(|_| bad(format!("a body of {} bytes", message.bodyLength())))?
         };
         let body = read_exactly(&mut self.reader, body_size, 0, allocator)?;
-        // The decoder sees a stream with continuation markers, one ahead, so that a message without
-        // a body is complete when the next one's marker comes.
+        // The decoder is shown a stream with continuation markers, and each marker already after the message
+        // before it: it completes a message without a body only when it sees the next marker.
         for part in [
             Buffer::from(length),
             into_buffer(metadata),
@@ -150,7 +151,7 @@ impl<R: Read> IpcStreamReader<R> {
         Ok(true)
     }
 
-    /// Four bytes, or `None` at the end of the input.
+    /// Reads four bytes; `None` at the end of the input.
     fn read_word(&mut self) -> Result<Option<[u8; 4]>, MemoryError> {
         let mut word = [0; 4];
         let mut filled = 0;

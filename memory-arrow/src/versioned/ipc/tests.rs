@@ -94,7 +94,7 @@ fn messages_are_charged_to_their_own_allocator_under_the_same_limit() {
         for batch in from_stream.unwrap() {
             held.push(batch.unwrap());
         }
-        // The reader has gone, and its messages are their batches'.
+        // The reader was dropped, and the batches pay for its messages.
         assert!(messages.peak_memory_allocation() > 1000);
         assert_eq!(messages.allocated_memory(), 0);
         held.push(open_file().unwrap().read_batch(0).unwrap());
@@ -202,7 +202,7 @@ fn a_stream_may_end_without_a_mark_but_not_within_a_message() {
         let read: Result<Vec<RecordBatch>, _> = reader.collect();
         whole += usize::from(read.is_ok());
     }
-    // Where a message ends: after the schema, the dictionaries, and the batches.
+    // These are the ends of the messages: after the schema, the dictionaries, and the batches.
     assert!(whole < 10, "{whole}");
     assert_eq!(root.allocated_memory(), 0);
 }
@@ -246,7 +246,7 @@ fn a_mapped_file_is_charged_once_and_not_copied() {
     let opened = File::open(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
 
-    // SAFETY: nobody else can find the file any more.
+    // SAFETY: the file was removed, so no process can open it any more.
     let mut reader = unsafe { IpcFileReader::map(&opened, &*root) }.unwrap();
     assert_eq!(root.allocated_memory(), bytes.len());
     let read: Vec<RecordBatch> = reader.by_ref().map(Result::unwrap).collect();
