@@ -67,9 +67,12 @@ impl BufferAllocator {
     ///
     /// Unlike [`close`](Self::close) this makes no report of what is outstanding, since something is
     /// expected to be; it succeeds whatever is outstanding, and emits one `tracing` event of level
-    /// debug. It takes the tree's lock for a walk over the allocators below this one, which give the
-    /// credit back that they do not use; it looks at no allocation. Idempotent, and `close` may follow,
-    /// which then says whether anything is left.
+    /// debug. Idempotent, and `close` may follow, which then says whether anything is left.
+    ///
+    /// Costs time that grows with the number of allocators below this one, under the tree's mutex, and does
+    /// not depend on the number of buffers, of which it looks at none. It visits those allocators because each
+    /// may hold credit that it obtained from this one in advance: they give that back, so that none of them
+    /// uses it for new work once `retire` has returned.
     ///
     /// Children stay open. They may use what their own reservations cover; for all else they would need
     /// memory of this allocator, which refuses it as [`AllocError::Closed`](crate::AllocError). A child

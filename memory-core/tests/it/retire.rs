@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use arrow_memory_core::AllocError;
 use arrow_memory_core::testing::{ListenerEvent, RecordingListener, TrackingManager};
+use arrow_memory_core::{AllocError, RootAllocator};
 
 use crate::support::{allocated, child, ones, over, tracked};
 
@@ -123,6 +124,35 @@ fn dropping_the_handles_of_a_retired_allocator_leaves_it_to_its_bytes() {
     assert_eq!(root.child_allocators().len(), 1);
     drop(buffer);
     assert!(root.child_allocators().is_empty());
+}
+
+/// A look at each of 100,000 buffers would take some hundred times as long.
+#[test]
+fn the_number_of_buffers_does_not_matter() {
+    let root = RootAllocator::builder().debug(false).build().unwrap();
+    let time = |buffers: usize| {
+        let query = child(&root, "query");
+        let scan = child(&query, "scan");
+        let held: Vec<_> = (0..buffers).map(|_| scan.buffer(64).unwrap()).collect();
+        let start = Instant::now();
+        query.retire();
+        let taken = start.elapsed();
+        assert!(scan.buffer(1 << 20).is_err());
+        drop(held);
+        taken
+    };
+
+    let mut least = [Duration::MAX; 2];
+    for round in 0..40 {
+        for (least, buffers) in least.iter_mut().zip([1, 100_000]) {
+            *least = time(buffers).min(*least);
+        }
+        if round >= 4 && least[1] <= 50 * least[0] {
+            break;
+        }
+    }
+    println!("retired: {least:?} with 1 and with 100,000 buffers");
+    assert!(least[1] <= 50 * least[0], "{least:?}");
 }
 
 #[test]
