@@ -198,22 +198,17 @@ fn under_load(text: &mut String, settings: &Settings, sources: &Sources) {
 /// Blocks of `64 << bits` bytes at most, each order of magnitude as likely, in shuffled order: each
 /// step gives one of 100 back and takes another, whose pages are written to.
 fn mixed(source: &dyn Source, threads: u64, bits: u32, steps: u32) -> f64 {
-    let work = |mut seed: u64| {
-        let mut random = || {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            seed as usize
-        };
+    let work = |seed: u64| {
+        let mut random = fastrand::Rng::with_seed(seed);
         let mut held: Vec<Block<'_>> = Vec::new();
         for _ in 0..steps {
-            let least = 64 << (random() % bits as usize);
-            let mut block = Block::new(source, least + random() % least);
+            let smallest = 64 << random.u32(..bits);
+            let mut block = Block::new(source, random.usize(smallest..2 * smallest));
             block.touch(0);
             if held.len() < 100 {
                 held.push(block);
             } else {
-                let at = random() % held.len();
+                let at = random.usize(..held.len());
                 held[at] = block;
             }
         }
@@ -334,19 +329,15 @@ fn print_resident(name: &str) {
     });
 }
 
-fn some_mixed(source: &dyn Source, mut seed: u64) -> VecDeque<Block<'_>> {
-    seed *= 0x9E37_79B9;
+fn some_mixed(source: &dyn Source, seed: u64) -> VecDeque<Block<'_>> {
+    let mut random = fastrand::Rng::with_seed(seed);
     let mut held = VecDeque::new();
     for _ in 0..2000 {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        let least = 64 << (seed % 16);
-        let mut block = Block::new(source, least + (seed >> 20) as usize % least);
+        let smallest = 64 << random.u32(..16);
+        let mut block = Block::new(source, random.usize(smallest..2 * smallest));
         block.touch(0);
         if held.len() == 100 {
-            let at = (seed >> 40) as usize % 100;
-            held.swap_remove_back(at);
+            held.swap_remove_back(random.usize(..100));
         }
         held.push_back(block);
     }

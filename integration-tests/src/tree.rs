@@ -57,6 +57,23 @@ impl Tree {
     }
 
     fn step(&mut self, operation: &Operation) -> Result<Outcome, Refusal> {
+        match operation {
+            Operation::Allocate { .. }
+            | Operation::Release { .. }
+            | Operation::Slice { .. }
+            | Operation::Share { .. }
+            | Operation::Transfer { .. }
+            | Operation::TryTransfer { .. } => self.step_of_buffer(operation),
+            Operation::Reserve { .. }
+            | Operation::Extend { .. }
+            | Operation::Shrink { .. }
+            | Operation::Use { .. }
+            | Operation::Unreserve { .. } => self.step_of_reservation(operation),
+            _ => self.step_of_allocator(operation),
+        }
+    }
+
+    fn step_of_allocator(&mut self, operation: &Operation) -> Result<Outcome, Refusal> {
         match *operation {
             Operation::Root { allocator, limit } => {
                 let root = self.root(&name(allocator), limit);
@@ -73,86 +90,6 @@ impl Tree {
                     .new_child_allocator(&name(allocator), reservation, limit)
                     .map_err(|error| refusal(&error))?;
                 self.allocators.insert(allocator, child);
-            }
-            Operation::Allocate {
-                buffer,
-                allocator,
-                size,
-            } => return self.allocate(buffer, allocator, size),
-            Operation::Release { buffer } => {
-                let buffer = self.buffers.remove(&buffer).expect("the buffer is alive");
-                let last = buffer.ref_count() == 1;
-                drop(buffer);
-                return Ok(Outcome::Released { last });
-            }
-            Operation::Slice {
-                buffer,
-                slice,
-                offset,
-                length,
-            } => {
-                let part = self.buffers[&buffer].slice(offset..offset + length);
-                let references = part.ref_count();
-                self.buffers.insert(slice, part);
-                return Ok(Outcome::Sliced { references });
-            }
-            Operation::Share {
-                buffer,
-                shared,
-                allocator,
-            } => {
-                let new = self.buffers[&buffer]
-                    .retain_in(self.allocator(allocator))
-                    .map_err(|error| transfer_refusal(&error))?;
-                return Ok(self.keep_shared(shared, new));
-            }
-            Operation::Transfer {
-                buffer,
-                moved,
-                allocator,
-            } => {
-                let result = self.buffers[&buffer]
-                    .transfer_ownership(self.allocator(allocator))
-                    .map_err(|error| transfer_refusal(&error))?;
-                let outcome = Outcome::Transferred {
-                    fit: result.allocation_fit,
-                    references: result.buffer.ref_count(),
-                    accounted: result.buffer.accounted_size(),
-                };
-                self.buffers.insert(moved, result.buffer);
-                return Ok(outcome);
-            }
-            Operation::TryTransfer {
-                buffer,
-                moved,
-                allocator,
-            } => {
-                let new = self.buffers[&buffer]
-                    .try_transfer_ownership(self.allocator(allocator))
-                    .map_err(|error| transfer_refusal(&error))?;
-                return Ok(self.keep_shared(moved, new));
-            }
-            Operation::Reserve {
-                reservation,
-                allocator,
-                bytes,
-            } => {
-                let mut new = self.allocator(allocator).new_reservation();
-                new.add(bytes).map_err(|error| refusal(&error))?;
-                self.reservations.insert(reservation, new);
-            }
-            Operation::Extend { reservation, bytes } => {
-                self.reservation(reservation)
-                    .add(bytes)
-                    .map_err(|error| refusal(&error))?;
-            }
-            Operation::Shrink { reservation, bytes } => self.reservation(reservation).shrink(bytes),
-            Operation::Use {
-                buffer,
-                reservation,
-            } => return self.use_reservation(buffer, reservation),
-            Operation::Unreserve { reservation } => {
-                self.reservations.remove(&reservation);
             }
             Operation::Force { allocator, bytes } => {
                 let fit = self.allocator(allocator).force_allocate(bytes);
@@ -178,6 +115,89 @@ impl Tree {
                 }
                 self.allocators.remove(&allocator);
             }
+            ref other => unreachable!("{other:?} is of another kind"),
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn step_of_buffer(&mut self, operation: &Operation) -> Result<Outcome, Refusal> {
+        match *operation {
+            Operation::Allocate {
+                buffer,
+                allocator,
+                size,
+            } => self.allocate(buffer, allocator, size),
+            Operation::Release { buffer } => {
+                let buffer = self.buffers.remove(&buffer).expect("the buffer is alive");
+                let last = buffer.ref_count() == 1;
+                drop(buffer);
+                Ok(Outcome::Released { last })
+            }
+            Operation::Slice {
+                buffer,
+                slice,
+                offset,
+                length,
+            } => {
+                let part = self.buffers[&buffer].slice(offset..offset + length);
+                let references = part.ref_count();
+                self.buffers.insert(slice, part);
+                Ok(Outcome::Sliced { references })
+            }
+            Operation::Share {
+                buffer,
+                shared,
+                allocator,
+            } => {
+                let new = self.buffers[&buffer]
+                    .retain_in(self.allocator(allocator))
+                    .map_err(|error| transfer_refusal(&error))?;
+                Ok(self.keep_shared(shared, new))
+            }
+            Operation::Transfer {
+                buffer,
+                moved,
+                allocator,
+            } => self.transfer(buffer, moved, allocator),
+            Operation::TryTransfer {
+                buffer,
+                moved,
+                allocator,
+            } => {
+                let new = self.buffers[&buffer]
+                    .try_transfer_ownership(self.allocator(allocator))
+                    .map_err(|error| transfer_refusal(&error))?;
+                Ok(self.keep_shared(moved, new))
+            }
+            ref other => unreachable!("{other:?} is of another kind"),
+        }
+    }
+
+    fn step_of_reservation(&mut self, operation: &Operation) -> Result<Outcome, Refusal> {
+        match *operation {
+            Operation::Reserve {
+                reservation,
+                allocator,
+                bytes,
+            } => {
+                let mut new = self.allocator(allocator).new_reservation();
+                new.add(bytes).map_err(|error| refusal(&error))?;
+                self.reservations.insert(reservation, new);
+            }
+            Operation::Extend { reservation, bytes } => {
+                self.reservation(reservation)
+                    .add(bytes)
+                    .map_err(|error| refusal(&error))?;
+            }
+            Operation::Shrink { reservation, bytes } => self.reservation(reservation).shrink(bytes),
+            Operation::Use {
+                buffer,
+                reservation,
+            } => return self.use_reservation(buffer, reservation),
+            Operation::Unreserve { reservation } => {
+                self.reservations.remove(&reservation);
+            }
+            ref other => unreachable!("{other:?} is of another kind"),
         }
         Ok(Outcome::Done)
     }
@@ -269,6 +289,19 @@ impl Tree {
             capacity,
             references,
         })
+    }
+
+    fn transfer(&mut self, buffer: Key, moved: Key, target: Key) -> Result<Outcome, Refusal> {
+        let result = self.buffers[&buffer]
+            .transfer_ownership(self.allocator(target))
+            .map_err(|error| transfer_refusal(&error))?;
+        let outcome = Outcome::Transferred {
+            fit: result.allocation_fit,
+            references: result.buffer.ref_count(),
+            accounted: result.buffer.accounted_size(),
+        };
+        self.buffers.insert(moved, result.buffer);
+        Ok(outcome)
     }
 
     fn use_reservation(&mut self, key: Key, reservation: Key) -> Result<Outcome, Refusal> {

@@ -15,6 +15,13 @@ pub struct JemallocBuilder {
     cache: CacheLimits,
 }
 
+impl JemallocManager {
+    /// Sets what [`build`](JemallocBuilder::build) makes.
+    pub fn builder() -> JemallocBuilder {
+        JemallocBuilder::default()
+    }
+}
+
 impl JemallocBuilder {
     /// Whether every block comes from one arena that nothing else in the process uses, so that
     /// statistics, decay and purging speak of this manager alone; no by default.

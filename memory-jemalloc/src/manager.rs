@@ -32,7 +32,6 @@ use tikv_jemalloc_sys as jemalloc;
 use tikv_jemalloc_sys::{MALLOCX_ALIGN, MALLOCX_ARENA, MALLOCX_TCACHE_NONE, MALLOCX_ZERO};
 
 use crate::arenas::{Decay, OwnArenas};
-use crate::builder::JemallocBuilder;
 use crate::caches;
 use crate::error::JemallocError;
 use crate::kept::kept;
@@ -85,7 +84,7 @@ impl JemallocManager {
         }
     }
 
-    /// What [`JemallocBuilder::build`] makes.
+    /// What [`JemallocBuilder::build`](crate::JemallocBuilder::build) makes.
     pub(crate) fn set_up(
         dedicated: bool,
         decay: Decay,
@@ -100,11 +99,6 @@ impl JemallocManager {
         }
         manager.kept = kept(cache, manager.return_flags(LARGE, ALIGNMENT));
         Ok(manager)
-    }
-
-    /// Sets what [`build`](JemallocBuilder::build) makes.
-    pub fn builder() -> JemallocBuilder {
-        JemallocBuilder::default()
     }
 
     /// Sets how long pages of this manager's arenas stay dirty before they go back to the

@@ -57,11 +57,11 @@ macro_rules! __debug_as_display {
     };
 }
 
-/// With `{:#}`: the sources of `error`, each after a colon.
+/// Writes the sources of `error`, each after a colon, if `f` was asked for `{:#}`.
 ///
 /// # Errors
 ///
-/// What the formatter returns.
+/// [`fmt::Error`] if the text cannot be written.
 pub fn write_sources(f: &mut fmt::Formatter<'_>, error: &dyn Error) -> fmt::Result {
     if !f.alternate() {
         return Ok(());

@@ -8,6 +8,23 @@ use crate::operation::{Key, Operation, Outcome, Refusal};
 impl Model {
     /// What one operation does; the peaks are the caller's.
     pub(super) fn step(&mut self, operation: &Operation) -> Result<Outcome, Refusal> {
+        match operation {
+            Operation::Allocate { .. }
+            | Operation::Release { .. }
+            | Operation::Slice { .. }
+            | Operation::Share { .. }
+            | Operation::Transfer { .. }
+            | Operation::TryTransfer { .. } => self.step_of_buffer(operation),
+            Operation::Reserve { .. }
+            | Operation::Extend { .. }
+            | Operation::Shrink { .. }
+            | Operation::Use { .. }
+            | Operation::Unreserve { .. } => self.step_of_reservation(operation),
+            _ => self.step_of_allocator(operation),
+        }
+    }
+
+    fn step_of_allocator(&mut self, operation: &Operation) -> Result<Outcome, Refusal> {
         match *operation {
             Operation::Root { allocator, limit } => {
                 self.nodes.insert(allocator, Node::new(None, 0, limit));
@@ -19,6 +36,30 @@ impl Model {
                 reservation,
                 limit,
             } => self.child(allocator, parent, reservation, limit),
+            Operation::Force { allocator, bytes } => Ok(self.force(allocator, bytes)),
+            Operation::Unforce { allocator } => {
+                self.node_mut(allocator).forced = 0;
+                Ok(Outcome::Done)
+            }
+            Operation::AllocateBytes { allocator, bytes } => {
+                self.charge(allocator, size(bytes))?;
+                Ok(Outcome::Done)
+            }
+            Operation::ReleaseBytes { allocator, bytes } => {
+                self.node_mut(allocator).external -= size(bytes);
+                Ok(Outcome::Done)
+            }
+            Operation::Limit { allocator, limit } => {
+                self.node_mut(allocator).limit = size(limit).min(MAX);
+                Ok(Outcome::Done)
+            }
+            Operation::Close { allocator } => Ok(self.close(allocator)),
+            ref other => unreachable!("{other:?} is of another kind"),
+        }
+    }
+
+    fn step_of_buffer(&mut self, operation: &Operation) -> Result<Outcome, Refusal> {
+        match *operation {
             Operation::Allocate {
                 buffer,
                 allocator,
@@ -50,6 +91,12 @@ impl Model {
                 moved,
                 allocator,
             } => self.try_transfer(buffer, moved, allocator),
+            ref other => unreachable!("{other:?} is of another kind"),
+        }
+    }
+
+    fn step_of_reservation(&mut self, operation: &Operation) -> Result<Outcome, Refusal> {
+        match *operation {
             Operation::Reserve {
                 reservation,
                 allocator,
@@ -68,24 +115,7 @@ impl Model {
                 self.reservations.remove(&reservation);
                 Ok(Outcome::Done)
             }
-            Operation::Force { allocator, bytes } => Ok(self.force(allocator, bytes)),
-            Operation::Unforce { allocator } => {
-                self.node_mut(allocator).forced = 0;
-                Ok(Outcome::Done)
-            }
-            Operation::AllocateBytes { allocator, bytes } => {
-                self.charge(allocator, size(bytes))?;
-                Ok(Outcome::Done)
-            }
-            Operation::ReleaseBytes { allocator, bytes } => {
-                self.node_mut(allocator).external -= size(bytes);
-                Ok(Outcome::Done)
-            }
-            Operation::Limit { allocator, limit } => {
-                self.node_mut(allocator).limit = size(limit).min(MAX);
-                Ok(Outcome::Done)
-            }
-            Operation::Close { allocator } => Ok(self.close(allocator)),
+            ref other => unreachable!("{other:?} is of another kind"),
         }
     }
 

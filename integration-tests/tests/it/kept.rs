@@ -91,22 +91,18 @@ fn resident_after_load(manager: &Arc<dyn AllocationManager>) -> usize {
     resident
 }
 
-fn work(manager: &dyn AllocationManager, mut seed: u64) {
-    let mut random = |below: usize| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        (seed >> 8) as usize % below
-    };
+fn work(manager: &dyn AllocationManager, seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
     let mut held: Vec<Block<'_>> = Vec::new();
     for _ in 0..2_000 {
-        let least = 64 << random(16);
-        let layout = std::alloc::Layout::from_size_align(least + random(least), ALIGNMENT);
+        let smallest = 64 << random.u32(..16);
+        let size = random.usize(smallest..2 * smallest);
+        let layout = std::alloc::Layout::from_size_align(size, ALIGNMENT);
         let block = Block::filled(manager, layout.unwrap(), 1).unwrap();
         if held.len() < 100 {
             held.push(block);
         } else {
-            let at = random(held.len());
+            let at = random.usize(..held.len());
             held[at] = block;
         }
     }

@@ -30,7 +30,7 @@ use arrow_memory_integration_tests::for_every_backend;
 use arrow_memory_integration_tests::history::{History, Log, OpenLevel, Summary};
 use arrow_memory_integration_tests::managers::YieldingManager;
 
-use worker::{Random, Worker, release};
+use worker::{Worker, release};
 
 type Backend = Arc<dyn AllocationManager>;
 
@@ -119,14 +119,14 @@ fn a_client_that_keeps_asking_too_much_refuses_nobody_else(backend: &Backend) {
         let workers = [1, 2].map(|seed| {
             let modest = &modest;
             scope.spawn(move || {
-                let mut random = Random::new(seed);
+                let mut random = fastrand::Rng::with_seed(seed);
                 let mut held: Vec<ArrowBufMut> = Vec::new();
                 for _ in 0..4 * steps() {
                     // Six buffers of at most a sixteenth, on two threads, and the quarter: fits.
                     if held.len() == 6 {
-                        held.swap_remove(random.below(6));
+                        held.swap_remove(random.usize(..6));
                     }
-                    held.push(modest.buffer(1 + random.below(LIMIT / 16)).unwrap());
+                    held.push(modest.buffer(1 + random.usize(..LIMIT / 16)).unwrap());
                 }
             })
         });

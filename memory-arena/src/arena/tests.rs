@@ -6,18 +6,6 @@ use arrow_memory_core::testing::{Block, StdManager};
 
 use super::*;
 
-/// A small generator of random numbers (xorshift), the same ones each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound as u64) as usize
-    }
-}
-
 fn arena(chunk_size: usize, max_chunk_size: usize) -> Arena {
     let builder = Arena::builder().parent(Arc::new(StdManager));
     let builder = builder
@@ -29,23 +17,23 @@ fn arena(chunk_size: usize, max_chunk_size: usize) -> Arena {
 #[test]
 fn every_invariant_holds_after_each_step() {
     for seed in 1..=20 {
-        let mut random = Random(seed);
+        let mut random = fastrand::Rng::with_seed(seed);
         let arena = arena(2048 << (seed % 3), 16 << 10);
         let mut held: Vec<Block<'_>> = Vec::new();
         for _ in 0..2000 {
-            let bits = 4 + random.below(10);
-            let size = 1 + random.below(1 << bits);
-            let align = 1 << random.below(11);
+            let bits = random.usize(4..14);
+            let size = random.usize(1..=1 << bits);
+            let align = 1 << random.usize(..11);
             let layout = Layout::from_size_align(size, align).unwrap();
-            match random.below(10) {
+            match random.usize(..10) {
                 0 if !held.is_empty() => drop(held.pop()),
-                1..=3 if !held.is_empty() => drop(held.swap_remove(random.below(held.len()))),
+                1..=3 if !held.is_empty() => drop(held.swap_remove(random.usize(..held.len()))),
                 4..=5 if !held.is_empty() => {
-                    let index = random.below(held.len());
+                    let index = random.usize(..held.len());
                     held[index].reallocate(size, 1).unwrap();
                 }
-                6 if random.below(40) == 0 => arena.release_unused(),
-                7 if random.below(40) == 0 => held.clear(),
+                6 if random.usize(..40) == 0 => arena.release_unused(),
+                7 if random.usize(..40) == 0 => held.clear(),
                 _ => held.push(Block::filled(&arena, layout, 1).unwrap()),
             }
 

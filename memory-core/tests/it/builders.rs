@@ -97,16 +97,12 @@ fn typed_builders_count_in_values() {
 fn bitmaps_are_right_whatever_pieces_they_are_appended_in() {
     let (_, root) = tracked(1 << 20);
     // Numbers without a pattern that a byte boundary would hide.
-    let mut state = 1_u32;
-    let mut next = |below: u32| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 16) % below
-    };
+    let mut random = fastrand::Rng::with_seed(1);
     for _ in 0..50 {
         let (mut builder, mut naive) = (BooleanBufferBuilder::new(&root), Vec::new());
         for _ in 0..20 {
-            let (n, bit) = (next(40) as usize, next(2) == 1);
-            match next(4) {
+            let (n, bit) = (random.usize(..40), random.bool());
+            match random.u32(..4) {
                 0 => {
                     builder.append(bit).unwrap();
                     naive.push(bit);
@@ -116,7 +112,7 @@ fn bitmaps_are_right_whatever_pieces_they_are_appended_in() {
                     naive.extend(std::iter::repeat_n(bit, n));
                 }
                 2 => {
-                    let bits: Vec<bool> = (0..n).map(|_| next(2) == 1).collect();
+                    let bits: Vec<bool> = (0..n).map(|_| random.bool()).collect();
                     builder.append_slice(&bits).unwrap();
                     naive.extend(bits);
                 }

@@ -89,19 +89,6 @@ fn a_buffer_that_moved_and_was_resized_is_retained_elsewhere_and_let_go_of_in_an
     manager.assert_clean();
 }
 
-/// The same numbers in each run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (self.0 >> 33) as usize % bound
-    }
-}
-
 /// Makes the buffer writable, if it is the only one, and resizes it.
 fn resize(buffer: ArrowBuf, bytes: &mut Vec<u8>, len: usize) -> ArrowBuf {
     match buffer.try_into_mut() {
@@ -119,21 +106,21 @@ fn resize(buffer: ArrowBuf, bytes: &mut Vec<u8>, len: usize) -> ArrowBuf {
 fn buffers_keep_their_bytes_however_they_are_resized_moved_and_retained() {
     let (manager, root) = tracked(1 << 20);
     let children = children(&root);
-    let mut random = Random(7);
+    let mut random = fastrand::Rng::with_seed(7);
     let mut buffers: Vec<(ArrowBuf, Vec<u8>)> = Vec::new();
 
     for step in 0..20_000 {
-        let target = &children[random.below(children.len())];
-        let len = 1 + random.below(400);
-        if buffers.is_empty() || buffers.len() < 12 && random.below(6) == 0 {
-            let bytes = vec![BYTE - random.below(16) as u8; len];
+        let target = &children[random.usize(..children.len())];
+        let len = random.usize(1..=400);
+        if buffers.is_empty() || buffers.len() < 12 && random.usize(..6) == 0 {
+            let bytes = vec![BYTE - random.u8(..16); len];
             buffers.push((target.buffer_from_slice(&bytes).unwrap(), bytes));
             continue;
         }
-        let at = random.below(buffers.len());
+        let at = random.usize(..buffers.len());
         let (buffer, mut bytes) = buffers.swap_remove(at);
         assert_eq!(buffer.as_slice(), bytes, "step {step}");
-        let buffer = match random.below(6) {
+        let buffer = match random.usize(..6) {
             0 => continue,
             1 => {
                 let retained = buffer.retain_in(target).unwrap();

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::*;
+use crate::ManagerError;
 use crate::testing::StdManager;
 
 fn start() -> Result<Arc<dyn AllocationManager>, ManagerError> {

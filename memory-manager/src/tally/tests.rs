@@ -111,13 +111,13 @@ fn the_peak_of_one_thread_is_exact() {
 
 #[test]
 fn the_peak_of_one_thread_is_exact_on_any_walk_and_after_each_reset() {
-    let mut draws = draws();
+    let mut random = fastrand::Rng::with_seed(88_172_645);
     for _ in 0..100 {
         let tally = Tally::new();
         let (mut live, mut peak) = (0, 0);
         for _ in 0..1000 {
-            let size = 1 + draws() % [64, 5_000, 100_000, 600_000][draws() % 4];
-            if draws().is_multiple_of(2) {
+            let size = size(&mut random);
+            if random.bool() {
                 tally.lent(size);
                 live += size;
                 peak = peak.max(live);
@@ -126,11 +126,11 @@ fn the_peak_of_one_thread_is_exact_on_any_walk_and_after_each_reset() {
                 tally.returned(size);
                 live -= size;
             }
-            if draws().is_multiple_of(200) {
+            if random.usize(..200) == 0 {
                 tally.reset_peak();
                 peak = live;
             }
-            if draws().is_multiple_of(20) {
+            if random.usize(..20) == 0 {
                 let stats = tally.stats();
                 assert_eq!(
                     (stats.live_bytes, stats.peak_bytes),
@@ -144,7 +144,7 @@ fn the_peak_of_one_thread_is_exact_on_any_walk_and_after_each_reset() {
 /// One at a time, so that it is known what was live.
 #[test]
 fn the_peak_of_three_threads_is_off_by_what_two_of_them_may_keep_to_themselves() {
-    let mut draws = draws();
+    let mut random = fastrand::Rng::with_seed(88_172_645);
     let tally = &Tally::new();
     thread::scope(|scope| {
         let threads = [(); 3].map(|()| {
@@ -164,15 +164,15 @@ fn the_peak_of_three_threads_is_off_by_what_two_of_them_may_keep_to_themselves()
         });
         let (mut live, mut peak) = (0_usize, 0);
         for _ in 0..3_000 {
-            let lend = draws().is_multiple_of(2);
-            let size = 1 + draws() % [64, 5_000, 100_000, 600_000][draws() % 4];
+            let lend = random.bool();
+            let size = size(&mut random);
             let size = if lend { size } else { size.min(live) };
             live = if lend { live + size } else { live - size };
             peak = peak.max(live);
-            let (ask, is_done) = &threads[draws() % 3];
+            let (ask, is_done) = &threads[random.usize(..3)];
             ask.send((lend, size)).unwrap();
             is_done.recv().unwrap();
-            if draws().is_multiple_of(50) {
+            if random.usize(..50) == 0 {
                 let stats = tally.stats();
                 assert_eq!(stats.live_bytes, Some(live));
                 let off = stats.peak_bytes.unwrap().abs_diff(peak);
@@ -241,15 +241,10 @@ fn sizes_that_no_machine_has_are_counted_without_a_panic() {
     assert_eq!(tally.stats().peak_bytes, Some(isize::MAX as usize));
 }
 
-/// Numbers that are the same on each run.
-fn draws() -> impl FnMut() -> usize {
-    let mut state = 88_172_645_463_325_252_u64;
-    move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 11) as usize
-    }
+/// The bytes of a block, on either side of what a thread publishes at once.
+fn size(random: &mut fastrand::Rng) -> usize {
+    let limit = [64, 5_000, 100_000, 600_000][random.usize(..4)];
+    random.usize(1..=limit)
 }
 
 #[test]

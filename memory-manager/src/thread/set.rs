@@ -43,6 +43,12 @@ pub struct NumberSet {
     given_back: AtomicUsize,
 }
 
+impl Default for NumberSet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl NumberSet {
     #[cfg(not(loom))]
     pub const fn new() -> Self {

@@ -86,7 +86,7 @@ pub(super) struct Worker<'a> {
     shared: &'a Mutex<Vec<Held>>,
     held: Vec<Held>,
     log: Log,
-    random: Random,
+    random: fastrand::Rng,
 }
 
 impl<'a> Worker<'a> {
@@ -102,13 +102,13 @@ impl<'a> Worker<'a> {
             shared,
             held: Vec::new(),
             log: Log::default(),
-            random: Random::new(seed),
+            random: fastrand::Rng::with_seed(seed),
         }
     }
 
     pub(super) fn work(&mut self) {
         for _ in 0..steps() {
-            match self.random.below(20) {
+            match self.random.usize(..20) {
                 0..8 => self.allocate(),
                 8 => self.allocate_bytes(),
                 9 => self.reserve(),
@@ -140,7 +140,7 @@ impl<'a> Worker<'a> {
         let capacity = size.next_multiple_of(64);
         if let Some(buffer) = self.outcome(result, &place, capacity, span) {
             assert_eq!(buffer.capacity(), capacity);
-            let what = if self.random.below(2) == 0 {
+            let what = if self.random.usize(..2) == 0 {
                 Memory::Writable(buffer)
             } else {
                 Memory::Buffer(buffer.freeze())
@@ -177,7 +177,7 @@ impl<'a> Worker<'a> {
         let mut held = self.held.swap_remove(index);
         if let Memory::Writable(buffer) = &mut held.what {
             let before = buffer.capacity();
-            let length = before + 1 + self.random.below(1000);
+            let length = before + 1 + self.random.usize(..1000);
             let (result, span) = self.history.timed(|| buffer.resize(length, 7));
             let after = buffer.capacity();
             let asked = length.next_multiple_of(64) - before;
@@ -262,10 +262,10 @@ impl<'a> Worker<'a> {
         let node = self.any_node();
         let (parent, level) = (node.allocator.clone(), node.open.level);
         let reservation = self.size(&parent);
-        let limit = if self.random.below(2) == 0 {
+        let limit = if self.random.usize(..2) == 0 {
             usize::MAX
         } else {
-            reservation + self.random.below(4000)
+            reservation + self.random.usize(..4000)
         };
         let (result, span) = self
             .history
@@ -278,7 +278,7 @@ impl<'a> Worker<'a> {
             open,
             left: Mutex::new(None),
         }));
-        for _ in 0..self.random.below(4) {
+        for _ in 0..self.random.usize(..4) {
             let size = self.size(&child);
             self.buffer(&child, place.clone(), size);
         }
@@ -294,7 +294,7 @@ impl<'a> Worker<'a> {
         if self.held.is_empty() {
             return;
         }
-        let index = self.random.below(self.held.len());
+        let index = self.random.usize(..self.held.len());
         let given = self.held.swap_remove(index);
         let taken = {
             let shared = &mut *lock(self.shared);
@@ -308,7 +308,7 @@ impl<'a> Worker<'a> {
         if self.held.is_empty() {
             return;
         }
-        let index = self.random.below(self.held.len());
+        let index = self.random.usize(..self.held.len());
         let held = self.held.swap_remove(index);
         release(held, self.history, &mut self.log);
     }
@@ -341,7 +341,7 @@ impl<'a> Worker<'a> {
     }
 
     fn any_node(&mut self) -> &'a Node {
-        &self.levels[self.random.below(self.levels.len())]
+        &self.levels[self.random.usize(..self.levels.len())]
     }
 
     fn place(&mut self) -> (BufferAllocator, Place) {
@@ -352,31 +352,14 @@ impl<'a> Worker<'a> {
     /// Often small, often about what is left, now and then hopeless.
     fn size(&mut self, allocator: &BufferAllocator) -> usize {
         let left = || usize::try_from(allocator.headroom()).unwrap_or(0);
-        match self.random.below(16) {
+        match self.random.usize(..16) {
             0 => left(),
             1 => left() / 2 + 1,
-            2 => left() + 1 + self.random.below(200),
+            2 => left() + 1 + self.random.usize(..200),
             3 => LIMIT + 1,
-            4..8 => 1 + self.random.below(8000),
-            _ => 1 + self.random.below(1500),
+            4..8 => 1 + self.random.usize(..8000),
+            _ => 1 + self.random.usize(..1500),
         }
         .max(1)
-    }
-}
-
-/// xorshift64*.
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    pub(super) fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let drawn = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33;
-        usize::try_from(drawn).expect("31 bits fit") % bound
     }
 }

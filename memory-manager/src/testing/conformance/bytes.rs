@@ -1,8 +1,21 @@
-//! How large blocks are, what they are filled with, and whether they still are.
+//! Blocks for the promises: how large they are, what they are filled with, and whether they still are.
 
-use super::super::block::Block;
-use super::MIB;
+use std::alloc::Layout;
+
+use crate::manager::AllocationManager;
 use crate::size::KIB;
+use crate::testing::block::Block;
+
+pub(super) fn untouched(manager: &dyn AllocationManager, size: usize, align: usize) -> Block<'_> {
+    Block::untouched(manager, layout(size, align)).expect("a usual size")
+}
+
+pub(super) fn layout(size: usize, align: usize) -> Layout {
+    Layout::from_size_align(size, align).expect("a valid layout")
+}
+
+/// Bytes in one MiB.
+pub(super) const MIB: usize = KIB * KIB;
 
 #[track_caller]
 pub(super) fn assert_filled(block: &Block<'_>, value: u8) {

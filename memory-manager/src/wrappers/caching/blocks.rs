@@ -241,66 +241,83 @@ mod tests {
         sizes.sum()
     }
 
+    /// Blocks of one thread and what a naive model says of them.
+    struct Pair {
+        blocks: ThreadBlocks,
+        model: Model,
+        /// The maximum number of blocks of a class.
+        limit: usize,
+    }
+
+    impl Pair {
+        fn take(&mut self, class: Class) {
+            let taken = self.blocks.take(class, || true);
+            let expected = pop(self.model.entry(class.index()).or_default());
+            assert_eq!(taken.map(|block| block.addr().get()), expected);
+        }
+
+        fn put(&mut self, class: Class, address: usize) {
+            let block = NonNull::without_provenance(address.try_into().expect("not null"));
+            let kept = self.blocks.put(class, block, self.limit);
+            let Some(places) = self.model.get_mut(&class.index()) else {
+                assert!(!kept, "nobody asked for it");
+                return;
+            };
+            if places.len() >= self.limit {
+                let last = places.iter().rposition(Option::is_some);
+                places.truncate(last.map_or(0, |last| last + 1));
+            }
+            assert_eq!(kept, places.len() < self.limit);
+            if kept {
+                places.push(Some(address));
+            }
+        }
+
+        fn give_up(&mut self, class: Class) {
+            let given = self.blocks.give_up(class);
+            let others = |(&other, places): (&usize, &Vec<Option<usize>>)| {
+                other != class.index() && places.iter().any(Option::is_some)
+            };
+            assert_eq!(given.is_some(), self.model.iter().any(others));
+            if let Some((block, from)) = given {
+                assert_ne!(from, class);
+                let places = self.model.get_mut(&from.index()).expect("it was put there");
+                assert_eq!(pop(places), Some(block.addr().get()));
+            }
+            // It may have passed places that were emptied.
+            for (&class, places) in &mut self.model {
+                let top =
+                    top(self.blocks.bins[class].load(Ordering::Relaxed)).expect("a list of places");
+                assert!(places.drain(top..).all(|place| place.is_none()));
+            }
+        }
+
+        fn empty(&mut self) {
+            let mut emptied = 0;
+            self.blocks.empty(|_, class| emptied += class.size());
+            assert_eq!(emptied, bytes(&self.model));
+            self.model.values_mut().for_each(|places| places.fill(None));
+        }
+    }
+
     #[test]
     fn one_thread_finds_what_a_naive_model_does() {
-        let mut state = 88_172_645_463_325_252_u64;
-        let mut draws = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 11) as usize
-        };
+        let mut random = fastrand::Rng::with_seed(88_172_645);
         for _ in 0..100 {
-            let (blocks, mut model, most) =
-                (ThreadBlocks::new(), Model::new(), 1 + draws() % PLACES);
+            let mut pair = Pair {
+                blocks: ThreadBlocks::new(),
+                model: Model::new(),
+                limit: random.usize(1..=PLACES),
+            };
             for step in 1..1000 {
-                let class = Class::at([0, 1, 7, 31, 62, 63][draws() % 6]);
-                match draws() % 100 {
-                    0..40 => {
-                        let taken = blocks.take(class, || true).map(|block| block.addr().get());
-                        assert_eq!(taken, pop(model.entry(class.index()).or_default()));
-                    }
-                    40..90 => {
-                        let block = NonNull::without_provenance((step * 64).try_into().unwrap());
-                        let kept = blocks.put(class, block, most);
-                        let Some(places) = model.get_mut(&class.index()) else {
-                            assert!(!kept, "nobody asked for it");
-                            continue;
-                        };
-                        if places.len() >= most {
-                            let last = places.iter().rposition(Option::is_some);
-                            places.truncate(last.map_or(0, |last| last + 1));
-                        }
-                        assert_eq!(kept, places.len() < most);
-                        if kept {
-                            places.push(Some(step * 64));
-                        }
-                    }
-                    90..98 => {
-                        let given = blocks.give_up(class);
-                        let others = |(&other, places): (&usize, &Vec<Option<usize>>)| {
-                            other != class.index() && places.iter().any(Option::is_some)
-                        };
-                        assert_eq!(given.is_some(), model.iter().any(others));
-                        if let Some((block, from)) = given {
-                            assert_ne!(from, class);
-                            let places = model.get_mut(&from.index()).unwrap();
-                            assert_eq!(pop(places), Some(block.addr().get()));
-                        }
-                        // It may have come past places that were emptied.
-                        for (&class, places) in &mut model {
-                            let top = top(blocks.bins[class].load(Ordering::Relaxed)).unwrap();
-                            assert!(places.drain(top..).all(|place| place.is_none()));
-                        }
-                    }
-                    _ => {
-                        let mut emptied = 0;
-                        blocks.empty(|_, class| emptied += class.size());
-                        assert_eq!(emptied, bytes(&model));
-                        model.values_mut().for_each(|places| places.fill(None));
-                    }
+                let class = Class::at([0, 1, 7, 31, 62, 63][random.usize(..6)]);
+                match random.u32(..100) {
+                    0..40 => pair.take(class),
+                    40..90 => pair.put(class, step * 64),
+                    90..98 => pair.give_up(class),
+                    _ => pair.empty(),
                 }
-                assert_eq!(blocks.bytes(), bytes(&model));
+                assert_eq!(pair.blocks.bytes(), bytes(&pair.model));
             }
         }
     }
