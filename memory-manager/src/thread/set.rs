@@ -146,12 +146,6 @@ fn place(number: usize) -> (usize, u64) {
     (number / WORD_BITS, 1 << (number % WORD_BITS))
 }
 
-impl Default for NumberSet {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
