@@ -10,7 +10,9 @@
 //! A subscriber may panic. Where an event belongs to a call, that panic goes to the caller; where it
 //! may be emitted by a `Drop`, it is caught and ignored ([`once_in_drop`]).
 
+use std::any::Any;
 use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{AllocError, OneLine};
 use crate::outcome::AllocatorInfo;
@@ -153,4 +155,18 @@ pub(crate) fn collection_refused(error: &AllocError) {
         || tracing::warn!(allocator, size, %error, "a collection was refused memory"),
         || format!("a collection was refused memory: {error}"),
     );
+}
+
+/// Runs a callback in a `Drop`: a panic is caught and reported.
+#[inline(always)] // Or what the callback captures would be passed through memory.
+pub(crate) fn quietly(allocator: &AllocatorInfo, callback: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
+        panicked(allocator, panic);
+    }
+}
+
+#[cold]
+fn panicked(allocator: &AllocatorInfo, panic: Box<dyn Any + Send>) {
+    drop_payload(panic);
+    callback_panicked(allocator);
 }

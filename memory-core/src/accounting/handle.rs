@@ -4,16 +4,14 @@
     reason = "a charge is a pointer and a promise: the bytes keep the node, no count does"
 )]
 
-use std::any::Any;
 use std::ops::Deref;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
 use super::lifecycle::Outstanding;
 use super::node::{Departures, Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeConfig};
 use super::refusal::Refusal;
 use super::word::Kind;
-use crate::events;
+use crate::events::{self, quietly};
 use crate::outcome::AllocatorInfo;
 use crate::sampling;
 
@@ -437,18 +435,4 @@ impl Departures {
             }
         }
     }
-}
-
-/// Runs a callback in a `Drop`: a panic is caught and reported.
-#[inline(always)] // Or what the callback captures would be passed through memory.
-pub(crate) fn quietly(allocator: &AllocatorInfo, callback: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
-        panicked(allocator, panic);
-    }
-}
-
-#[cold]
-fn panicked(allocator: &AllocatorInfo, panic: Box<dyn Any + Send>) {
-    events::drop_payload(panic);
-    events::callback_panicked(allocator);
 }

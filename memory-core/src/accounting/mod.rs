@@ -103,7 +103,6 @@ mod lifecycle;
 #[cfg(all(test, loom))]
 #[expect(unsafe_code, reason = "gives back what it charged")]
 mod model;
-mod mutex;
 mod node;
 #[cfg_attr(not(feature = "metrics"), path = "no_paths.rs")]
 mod paths;
@@ -113,7 +112,7 @@ mod transfer;
 mod walk;
 mod word;
 
-pub(crate) use handle::{Handle, quietly};
+pub(crate) use handle::Handle;
 pub(crate) use lifecycle::Outstanding;
 pub(crate) use node::{Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeConfig, hooks};
 #[cfg(feature = "metrics")]

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use super::node::{Locked, NodePtr};
-
 /// No table.
 #[derive(Clone)]
 pub(crate) struct Paths;
@@ -25,7 +23,11 @@ impl Paths {
     }
 }
 
-impl Locked<'_> {
+/// No counts to remember.
+#[derive(Default)]
+pub(super) struct InPath;
+
+impl NodePath {
     #[expect(clippy::unused_self, reason = "the same signature as with the feature")]
-    pub(super) fn add_to_path(&mut self, _: NodePtr) {}
+    pub(super) fn add(&self, _: &mut InPath, _: u64, _: u64) {}
 }

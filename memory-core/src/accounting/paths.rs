@@ -22,7 +22,6 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, OnceLock};
 
-use super::node::{Locked, NodePtr};
 use crate::sync::Ordering;
 use crate::sync::plain::{AtomicU64, AtomicUsize};
 
@@ -243,26 +242,21 @@ impl Entry {
     }
 }
 
-impl Locked<'_> {
-    /// Adds what the node has counted since the last call to the sums of its path.
-    pub(super) fn add_to_path(&mut self, node: NodePtr) {
-        let path = &self.node(node).path;
-        let state = self.state(node);
-        let InPath {
+impl Entry {
+    /// Adds what a node has counted since the last call to the sums. Called under the tree's mutex.
+    pub(super) fn add(&self, in_path: &mut InPath, refusals: u64, forced_bytes: u64) {
+        let gained = (
+            refusals - in_path.refusals,
+            forced_bytes - in_path.forced_bytes,
+        );
+        *in_path = InPath {
             refusals,
             forced_bytes,
-        } = std::mem::replace(
-            &mut state.in_path,
-            InPath {
-                refusals: state.refusals,
-                forced_bytes: state.forced,
-            },
-        );
-        let gained = (state.refusals - refusals, state.forced - forced_bytes);
+        };
         if gained != (0, 0) {
             // Relaxed, both: numbers for readers, and written under the mutex only.
-            path.refusals.fetch_add(gained.0, Ordering::Relaxed);
-            path.forced_bytes.fetch_add(gained.1, Ordering::Relaxed);
+            self.refusals.fetch_add(gained.0, Ordering::Relaxed);
+            self.forced_bytes.fetch_add(gained.1, Ordering::Relaxed);
         }
     }
 }

@@ -14,13 +14,12 @@ use allocator_api2::alloc::{AllocError as Refused, Allocator};
 
 use arrow_memory_manager::{AllocationManager, ManagerError};
 
-use crate::accounting::quietly;
 use crate::allocator::BufferAllocator;
 use crate::buffer::charge::{Charge, Request, rounded};
 use crate::buffer::errors::{manager_failed, overflow};
 use crate::buffer::notify::tell_allocation;
 use crate::error::AllocError;
-use crate::events;
+use crate::events::{self, quietly};
 use crate::outcome::Purpose;
 use crate::size::ALIGNMENT;
 use crate::sync::plain::Mutex;

@@ -13,7 +13,8 @@ use std::alloc::Layout;
 use std::ptr::NonNull;
 
 use super::notify::tell_release;
-use crate::accounting::{Node, NodePtr, hooks, quietly};
+use crate::accounting::{Node, NodePtr, hooks};
+use crate::events::quietly;
 use crate::probes;
 use crate::raw::pool;
 use crate::raw::release::ForeignId;

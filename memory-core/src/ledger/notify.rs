@@ -6,8 +6,9 @@
 
 use std::sync::Arc;
 
-use crate::accounting::{Node, hooks, quietly};
+use crate::accounting::{Node, hooks};
 use crate::events;
+use crate::events::quietly;
 use crate::outcome::AllocatorInfo;
 use crate::probes;
 use crate::raw::slot::Slot;

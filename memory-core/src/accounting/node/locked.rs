@@ -8,12 +8,11 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::super::mutex::{Shared, SharedGuard};
 use super::super::word::{Held, Kind, MAX_CREDIT, Word};
+use super::mutex::SharedGuard;
 use super::retire::Departures;
-use super::state::{Departure, State};
 use super::stripes::{Stripes, open_shut};
-use super::{Node, NodePtr, Reserved, Tree};
+use super::{Departure, Node, NodePtr, Reserved, Shared, State, Tree};
 use crate::sync::{AtomicUsize, Ordering};
 
 /// The tree's mutex, held. All that needs more than one word, or any state, happens here.
@@ -31,9 +30,20 @@ pub(crate) struct Locked<'t> {
     _tree: PhantomData<&'t Tree>,
 }
 
+impl Tree {
+    /// Takes the mutex. The caller has a handle, a pin or bytes, and may give it up under it.
+    #[inline]
+    pub(crate) fn lock(&self) -> Locked<'_> {
+        // Stripes ask for the thread's number under the mutex. The first time a thread asks, it registers a
+        // destructor, for which the C library may allocate: that is done here, while no lock is held.
+        let _ = crate::thread::thread_number();
+        Locked::new(self, self.mutex.lock())
+    }
+}
+
 impl<'t> Locked<'t> {
     #[inline]
-    pub(super) fn new(tree: &'t Tree, shared: SharedGuard) -> Self {
+    fn new(tree: &'t Tree, shared: SharedGuard) -> Self {
         Self {
             tree: NonNull::from(tree),
             shared: Some(shared),
@@ -342,6 +352,13 @@ impl<'t> Locked<'t> {
     pub(in crate::accounting) fn reserved_bytes(&self, node: NodePtr) -> usize {
         let reservations = self.look(node).reservations.iter();
         reservations.map(|reserved| reserved.size()).sum()
+    }
+
+    /// Adds what the node has counted since the last call to the sums of its path.
+    pub(in crate::accounting) fn add_to_path(&mut self, node: NodePtr) {
+        let path = &self.node(node).path;
+        let state = self.state(node);
+        path.add(&mut state.in_path, state.refusals, state.forced);
     }
 
     /// Remembers that `child` left `parent`, if anyone wants to know.

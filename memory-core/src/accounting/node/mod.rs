@@ -1,7 +1,8 @@
-//! The node of an allocator, and the operations on it that need no mutex.
+//! The data of a tree: a node for each allocator, and what the nodes share.
 //!
-//! The operations that take the tree's mutex start in `locked`, and `retire` frees nodes. All code that reaches
-//! a node's state is in this folder.
+//! Nodes, their states and the tree refer to each other, so all of them are defined here. The other files of
+//! this folder import from here: `fast` has the operations that need no mutex, those that take it start in
+//! `locked`, and `retire` frees nodes. All code that reaches a node's state is in this folder.
 #![expect(
     unsafe_code,
     reason = "nodes are linked by pointers, and their state is shared under one mutex per tree: a \
@@ -9,46 +10,43 @@
 )]
 
 mod counts;
+mod create;
+mod fast;
 mod locked;
 #[cfg(loom)]
 mod memory;
+mod mutex;
 mod retire;
 mod state;
 mod stripes;
-#[cfg(all(test, not(loom)))]
-mod tests;
 mod tree;
 mod watch;
 
 use std::cell::UnsafeCell;
 use std::fmt;
-use std::mem::ManuallyDrop;
-use std::num::NonZeroU64;
-use std::ops::Add;
 use std::ptr::NonNull;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
+
+use arrow_memory_manager::AllocationManager;
 
 pub(crate) use self::locked::Locked;
 pub(super) use self::retire::Departures;
-use self::state::Departure;
-pub(super) use self::state::State;
 #[cfg(all(test, loom))]
 pub(super) use self::stripes::Stripes as ModelStripes;
-use self::stripes::{COLLISIONS, Stripes};
-pub(crate) use self::tree::{Tree, TreeConfig};
+use self::stripes::Stripes;
 pub(crate) use self::watch::hooks;
-use self::watch::{Watch, watched};
-use super::paths::NodePath;
-use super::word::{Held, Kind, Slow, Word};
-use arrow_memory_manager::AllocationManager;
-
-use crate::debug::Trail;
+use super::paths::{InPath, NodePath, Paths};
+use super::word::Word;
+use crate::debug::{Recorder, Trail};
 use crate::listener::AllocationListener;
-use crate::outcome::{AllocatorId, AllocatorInfo};
-use crate::probes::{ProbeName, Probed};
+use crate::outcome::AllocatorInfo;
+use crate::probes::ProbeName;
 use crate::rounding::RoundingPolicy;
-use crate::sampling;
-use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, plain};
+#[cfg(loom)]
+use crate::sync::Mutex;
+#[cfg(not(loom))]
+use crate::sync::process::ProcessLock;
+use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, plain};
 
 /// A reservation, as its allocator sees it.
 pub(crate) struct Reserved {
@@ -58,23 +56,6 @@ pub(crate) struct Reserved {
     pub(crate) trail: Option<Trail>,
     /// Its index in the node's list; changes only under the tree's mutex.
     place: plain::AtomicUsize,
-}
-
-impl Reserved {
-    /// A reservation of `bytes`, in no list yet.
-    pub(crate) fn new(bytes: usize, trail: Option<Trail>) -> Arc<Self> {
-        Arc::new(Self {
-            size: plain::AtomicUsize::new(bytes),
-            trail,
-            place: plain::AtomicUsize::new(usize::MAX),
-        })
-    }
-
-    /// Its size in bytes, as it is now.
-    pub(crate) fn size(&self) -> usize {
-        // Relaxed: written by its one owner; a number for readers.
-        self.size.load(Ordering::Relaxed)
-    }
 }
 
 /// The properties of an allocator that are given at its creation.
@@ -170,10 +151,104 @@ unsafe impl Send for Node {}
 // SAFETY: as for Send; `&Node` gives no access to `state` without the mutex.
 unsafe impl Sync for Node {}
 
-/// Does nothing; stands in for a listener that does not hear of allocations.
-struct Deaf;
+/// The numbers of a node that only the holder of the mutex touches, in bytes. The names in
+/// parentheses are those of the essay at the head of `accounting`.
+///
+/// The first cache line has all that a charge, a transfer or the end of a ledger looks at.
+#[repr(C, align(64))]
+pub(in crate::accounting) struct State {
+    pub(in crate::accounting) limit: usize,
+    /// The parent's charge for this node (O); for a root, the sum that its limit bounds.
+    pub(in crate::accounting) obtained: usize,
+    /// Free bytes that are in no word (P).
+    pub(in crate::accounting) parked: usize,
+    pub(in crate::accounting) peak: usize,
+    /// Non-owning ledgers.
+    pub(in crate::accounting) guests: usize,
+    pub(in crate::accounting) parent: Option<NodePtr>,
+    pub(in crate::accounting) forced: u64,
+    /// The subtree is exact and shut (I2); set by recall, cleared by `relax`.
+    pub(in crate::accounting) tight: bool,
+    /// Must not be opened before it is known that no level from here up is tight.
+    pub(in crate::accounting) shut: bool,
+    pub(in crate::accounting) closed: bool,
+    pub(in crate::accounting) linked: bool,
+    /// Whether the event that memory outlived the last handle was emitted. Growth of a buffer that is left
+    /// takes and drops a handle again, so it would be emitted more than once.
+    pub(in crate::accounting) outlived: bool,
+    /// The sum of the children's `obtained` (S).
+    pub(in crate::accounting) lent: usize,
+    /// External bytes that no word counts.
+    pub(in crate::accounting) external: usize,
+    /// Slow operations since the last recall here, and the nodes that it visited.
+    pub(in crate::accounting) tight_operations: usize,
+    pub(in crate::accounting) recall_cost: usize,
+    pub(in crate::accounting) refusals: u64,
+    pub(in crate::accounting) children: usize,
+    /// The `AllocationReservation`s, empty ones too; each holds a handle besides. It grows while the
+    /// mutex is free.
+    pub(in crate::accounting) reservations: Vec<Arc<Reserved>>,
+    /// The part of `refusals` and `forced` that was added to the sums of the node's path.
+    pub(in crate::accounting) in_path: InPath,
+    /// Scratch field of the current walk: exact allocated bytes of this subtree.
+    pub(in crate::accounting) exact: usize,
+    pub(in crate::accounting) first_child: Option<NodePtr>,
+    pub(in crate::accounting) last_child: Option<NodePtr>,
+    pub(in crate::accounting) next_sibling: Option<NodePtr>,
+    pub(in crate::accounting) previous_sibling: Option<NodePtr>,
+    /// The next in the graveyard.
+    next_dead: Option<NodePtr>,
+}
 
-impl AllocationListener for Deaf {}
+/// While a node's departure waits to be told: where it left, and the next such node.
+///
+/// It is no part of [`State`], because the thread that tells the departures reads it without the
+/// mutex, while another thread may have the mutex, and with it a unique reference to the state.
+#[derive(Clone, Copy, Default)]
+struct Departure {
+    /// The former parent.
+    parent: Option<NodePtr>,
+    next: Option<NodePtr>,
+}
+
+/// The properties of a tree that are given at its creation and never change.
+pub(crate) struct TreeConfig {
+    /// Serves every block of the tree; there until the tree is dropped.
+    pub(crate) manager: Option<Arc<dyn AllocationManager>>,
+    /// The maximum of the credit, in bytes, that a node may hold; 0: none, so that every number is exact.
+    pub(crate) credit: usize,
+    /// Whether debug mode is on.
+    pub(crate) debug: bool,
+    /// Whether totals and counts are kept.
+    pub(crate) statistics: bool,
+}
+
+/// One tree of allocators: the data that its nodes share.
+pub(crate) struct Tree {
+    pub(crate) config: TreeConfig,
+    /// The registry of buffers, in debug mode.
+    recorder: Option<Box<Recorder>>,
+    /// The sums of the counts of each path's allocators.
+    paths: Paths,
+    mutex: TreeMutex,
+}
+
+/// The data that the mutex protects besides the states of the nodes.
+#[derive(Default)]
+struct Shared {
+    /// Nodes that left the tree and have no handle: freed after the mutex is released.
+    graveyard: Option<NodePtr>,
+    /// Nodes that left the tree and whose former parent has a listener to be told.
+    departed: Option<NodePtr>,
+    /// How many nodes of the tree are tight; none when the tree is freed.
+    tight: usize,
+}
+
+/// A mutex for one tree, until it is dropped.
+#[cfg(not(loom))]
+struct TreeMutex(&'static ProcessLock<Shared>);
+#[cfg(loom)]
+struct TreeMutex(&'static Mutex<Shared>);
 
 /// A pointer to a node.
 ///
@@ -220,280 +295,4 @@ impl NodePtr {
     pub(crate) fn from_ptr(ptr: NonNull<Node>) -> Self {
         Self(ptr)
     }
-
-    /// Takes `bytes` of the node's credit, without the mutex.
-    ///
-    /// # Safety
-    ///
-    /// The node is alive.
-    #[inline]
-    pub(super) unsafe fn take(self, bytes: usize, kind: Kind) -> bool {
-        // SAFETY: the caller promises that the node is alive.
-        let node = unsafe { self.node() };
-        match node.word.try_take(bytes, kind) {
-            Ok(()) => true,
-            Err(slow) => node.take_after(bytes, kind, slow),
-        }
-    }
-
-    /// Gives `bytes` that are charged to the node back to its credit, without the mutex. When it
-    /// answers `true`, the node may be freed.
-    ///
-    /// # Safety
-    ///
-    /// `bytes` are charged to the node and the caller gives them up. If they are external, the caller
-    /// has a handle besides, since they may not be there.
-    #[inline]
-    pub(super) unsafe fn give(self, bytes: usize, kind: Kind) -> bool {
-        // SAFETY: the bytes that the caller still holds keep the node alive (invariant 2), until
-        // the exchange succeeds; after it nothing of the node is touched. `Node` is not Freeze,
-        // so the reference claims nothing about its memory after that.
-        let node = unsafe { self.node() };
-        match node.word.try_give(bytes, node.high(), kind) {
-            Ok(()) => true,
-            // SAFETY: the bytes were not given yet; the rest is the caller's promise.
-            Err(slow) => unsafe { self.give_after(bytes, kind, slow) },
-        }
-    }
-
-    /// Gives to the thread's stripe, if there are any, or once more after a collision; `false`: the
-    /// mutex must decide. When it answers `true`, the node may be freed: so this takes a pointer,
-    /// since a reference that is an argument would promise that the node lives until it returns.
-    ///
-    /// # Safety
-    ///
-    /// The conditions of `give`.
-    #[cold]
-    unsafe fn give_after(self, bytes: usize, kind: Kind, slow: Slow) -> bool {
-        // SAFETY: as in `give`.
-        let node = unsafe { self.node() };
-        let high = node.high();
-        match node.stripes() {
-            Some(stripes) => {
-                let high = high >> stripes.shift;
-                let mine = stripes.mine().give(bytes, high, kind);
-                // Another thread may have charged external bytes. The node is the caller's anyway.
-                mine || kind == Kind::External
-                    && stripes.iter().any(|word| word.give(bytes, high, kind))
-            }
-            None => node.may_try_again(slow) && node.word.give(bytes, high, kind),
-        }
-    }
-}
-
-impl Node {
-    /// The sum of what the words in use hold.
-    #[inline]
-    fn sum(&self, held: impl Fn(&Word) -> Held) -> Held {
-        match self.stripes() {
-            None => held(&self.word),
-            Some(stripes) => stripes.iter().map(held).fold(Held::default(), Held::add),
-        }
-    }
-
-    /// The stripes, once there are any.
-    #[inline]
-    fn stripes(&self) -> Option<&Stripes> {
-        // Acquire: partner of the Release in `install_stripes`, to see the words.
-        let stripes = self.stripes.load(Ordering::Acquire);
-        // SAFETY: by invariant 4 null or live for as long as the node.
-        unsafe { stripes.as_ref() }
-    }
-
-    /// Takes of the thread's stripe, if there are any, or once more after a collision; `false`: the
-    /// mutex must decide.
-    #[cold]
-    fn take_after(&self, bytes: usize, kind: Kind, slow: Slow) -> bool {
-        match self.stripes() {
-            Some(stripes) => stripes.mine().take(bytes, kind),
-            None => self.may_try_again(slow) && self.word.take(bytes, kind),
-        }
-    }
-
-    /// Whether to try the word again: after a collision, but for so many that the mutex should make
-    /// stripes.
-    fn may_try_again(&self, slow: Slow) -> bool {
-        // Relaxed: a statistic that decides when to stripe, and guards nothing.
-        slow == Slow::Collision && self.collisions.fetch_add(1, Ordering::Relaxed) < COLLISIONS
-    }
-
-    #[inline]
-    fn high(&self) -> usize {
-        // Relaxed: a threshold, see the field.
-        self.high.load(Ordering::Relaxed)
-    }
-
-    /// The manager of the tree.
-    #[inline]
-    pub(crate) fn manager(&self) -> &dyn AllocationManager {
-        // SAFETY: by invariant 5 it is alive as long as this node; managers are only shared.
-        unsafe { self.manager.as_ref() }
-    }
-
-    /// Whether this node's allocations are watched, by hooks or by samples.
-    #[inline]
-    pub(crate) fn watch(&self) -> Watch {
-        // Relaxed: a switch; an allocation that races with it may see either value.
-        Watch(self.watch.load(Ordering::Relaxed))
-    }
-
-    /// This node as the probes name it.
-    #[inline]
-    pub(crate) fn probed(&self) -> Probed<'_> {
-        Probed::new(&self.probe_name, &self.info)
-    }
-
-    /// Whether an allocation of `bytes` is due to be sampled: then, the units per byte.
-    #[inline]
-    pub(crate) fn sample_due(&self, bytes: usize) -> Option<u64> {
-        let scale = self.watch().scale();
-        (scale != 0 && sampling::due(bytes, scale)).then_some(scale)
-    }
-
-    /// Sets how many units of the sampler's distance a byte is; 0: not sampled.
-    pub(crate) fn set_scale(&self, scale: u64) {
-        // Relaxed: a switch; an allocation that races with it may see either value.
-        self.watch.store(
-            watched(self.hooks, self.policy.is_some()) | scale,
-            Ordering::Relaxed,
-        );
-    }
-
-    /// The listener, if it wants to hear of each allocation.
-    #[inline]
-    pub(crate) fn hearing(&self) -> Option<&dyn AllocationListener> {
-        (self.hooks & hooks::LISTENER != 0).then(|| self.hearer())
-    }
-
-    /// The listener if it wants to hear of each allocation; else one that does nothing.
-    #[inline]
-    pub(crate) fn hearer(&self) -> &dyn AllocationListener {
-        // SAFETY: by invariant 6 it is alive as long as this node; listeners are only shared.
-        unsafe { self.hearer.as_ref() }
-    }
-
-    /// Whether debug mode is on in this tree.
-    #[inline]
-    pub(crate) fn is_debug(&self) -> bool {
-        self.hooks & hooks::DEBUG != 0
-    }
-
-    /// The history of the allocator, in debug mode.
-    pub(crate) fn trail(&self) -> Option<&Trail> {
-        self.trail.get().map(Box::as_ref)
-    }
-
-    /// Starts the history of the allocator, once.
-    pub(crate) fn set_trail(&self, trail: Trail) {
-        // The first one stays, and there is no second.
-        let _ = self.trail.set(Box::new(trail));
-    }
-}
-
-impl NodePtr {
-    /// Gives up the node's `Arc` until `Locked` frees it.
-    pub(super) fn leak(node: Arc<Node>) -> Self {
-        let ptr = Arc::into_raw(node).cast_mut();
-        Self(NonNull::new(ptr).expect("an Arc's pointer is not null"))
-    }
-
-    /// A weak reference to the node's memory.
-    ///
-    /// # Safety
-    ///
-    /// The node is alive.
-    pub(crate) unsafe fn weak(self) -> Weak<Node> {
-        // SAFETY: the pointer is from `Arc::into_raw` in `leak`, and the node is alive, so the Arc
-        // is; the count that this borrows is not given back.
-        let strong = ManuallyDrop::new(unsafe { Arc::from_raw(self.0.as_ptr()) });
-        Arc::downgrade(&strong)
-    }
-
-    /// Another handle on the node behind `weak`, unless it has left its tree.
-    pub(crate) fn upgrade(weak: &Weak<Node>) -> Option<Self> {
-        let strong = weak.upgrade()?;
-        // The Arc's own pointer: one made of a reference could not be turned back into an Arc.
-        let node = Self(NonNull::new(Arc::as_ptr(&strong).cast_mut())?);
-        let locked = strong.tree.lock();
-        // Only a look: of a buried node another thread may be reading the state.
-        let left = !locked.look(node).linked && strong.handles() == 0;
-        if !left {
-            strong.add_handle();
-        }
-        #[cfg(loom)]
-        strong.memory.left();
-        (!left).then_some(node)
-    }
-}
-
-impl Node {
-    /// A node that nothing refers to yet, shut, with one handle and no bytes.
-    pub(super) fn boxed(
-        config: NodeConfig,
-        tree: Arc<Tree>,
-        depth: usize,
-        path: NodePath,
-    ) -> Arc<Self> {
-        let NodeConfig {
-            name,
-            group,
-            limit,
-            reservation,
-            listener,
-            policy,
-        } = config;
-        let hearing = listener
-            .as_deref()
-            .filter(|listener| listener.hears_allocations());
-        let hearer = NonNull::from(hearing.unwrap_or(&Deaf));
-        let mut bits = 0;
-        for (on, bit) in [
-            (hearing.is_some(), hooks::LISTENER),
-            (tree.config.debug, hooks::DEBUG),
-            (tree.config.statistics, hooks::STATISTICS),
-        ] {
-            bits |= if on { bit } else { 0 };
-        }
-        Arc::new(Self {
-            word: Word::shut(),
-            high: AtomicUsize::new(0),
-            manager: NonNull::from(&**tree.manager()),
-            watch: plain::AtomicU64::new(watched(bits, policy.is_some())),
-            hearer,
-            hooks: bits,
-            probe_name: ProbeName::new(&name),
-            info: AllocatorInfo {
-                id: next_id(),
-                name,
-            },
-            listener,
-            policy,
-            reservation,
-            depth,
-            tree,
-            stripes: AtomicPtr::new(std::ptr::null_mut()),
-            collisions: AtomicUsize::new(0),
-            handles: AtomicUsize::new(1),
-            pins: AtomicUsize::new(0),
-            trail: OnceLock::new(),
-            foreign: AtomicUsize::new(0),
-            total_bytes: AtomicU64::new(0),
-            total_allocations: AtomicU64::new(0),
-            live_allocations: AtomicU64::new(0),
-            state: UnsafeCell::new(State::shut(limit)),
-            departure: UnsafeCell::default(),
-            group,
-            path,
-            #[cfg(loom)]
-            memory: memory::Memory::default(),
-        })
-    }
-}
-
-/// The next identity: never used before in this process.
-fn next_id() -> AllocatorId {
-    static NEXT: plain::AtomicU64 = plain::AtomicU64::new(1);
-    // Relaxed: uniqueness is all that is asked.
-    let id = NEXT.fetch_add(1, Ordering::Relaxed);
-    AllocatorId(NonZeroU64::new(id).expect("2^64 allocators were not created"))
 }

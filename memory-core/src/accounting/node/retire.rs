@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use super::super::handle::quietly;
 #[cfg(not(loom))]
 use super::super::hazard;
-use super::{Departure, Node, NodePtr, hooks};
+use super::watch::hooks;
+use super::{Departure, Node, NodePtr};
+use crate::events::quietly;
 use crate::sync::Ordering;
 
 impl NodePtr {

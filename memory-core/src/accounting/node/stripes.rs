@@ -1,7 +1,6 @@
 //! The words of a node on which threads collide, one for each group of them: [`Stripes`].
 
 use super::super::word::{MAX_CREDIT, Word};
-use super::Node;
 use crate::sync::{Ordering, plain};
 use crate::thread::thread_number;
 
@@ -65,7 +64,7 @@ impl Stripes {
 pub(super) const COLLISIONS: usize = 64;
 
 /// How many words a striped node gets: a power of two.
-fn stripe_count() -> usize {
+pub(super) fn stripe_count() -> usize {
     if cfg!(loom) {
         return 2;
     }
@@ -81,15 +80,4 @@ fn stripe_count() -> usize {
         .next_power_of_two();
     KNOWN.store(count, Ordering::Relaxed);
     count
-}
-
-impl Node {
-    /// Stripes for this node, if enough threads were seen to collide on its word and it has none. They
-    /// are made before the mutex is taken, for [`Locked::install_stripes`](super::Locked).
-    #[inline]
-    pub(in crate::accounting) fn stripes_if_contended(&self) -> Option<Box<Stripes>> {
-        // Relaxed: a statistic.
-        let contended = self.collisions.load(Ordering::Relaxed) > COLLISIONS;
-        (contended && self.stripes().is_none()).then(|| Stripes::new(stripe_count()))
-    }
 }

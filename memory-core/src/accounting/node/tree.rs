@@ -1,36 +1,13 @@
-//! [`Tree`]: the data that the nodes of a tree share.
+//! How a tree begins, what its nodes share, and how it ends.
 
 use std::sync::Arc;
 
-use super::super::mutex::TreeMutex;
-use super::super::paths::Paths;
-use super::{Locked, Node, NodeConfig, NodePtr};
 use arrow_memory_manager::AllocationManager;
 
+use super::super::paths::Paths;
+use super::{Node, NodeConfig, NodePtr, Tree, TreeConfig, TreeMutex};
 use crate::debug::Recorder;
 use crate::events;
-
-/// The properties of a tree that are given at its creation and never change.
-pub(crate) struct TreeConfig {
-    /// Serves every block of the tree; there until the tree is dropped.
-    pub(crate) manager: Option<Arc<dyn AllocationManager>>,
-    /// The maximum of the credit, in bytes, that a node may hold; 0: none, so that every number is exact.
-    pub(crate) credit: usize,
-    /// Whether debug mode is on.
-    pub(crate) debug: bool,
-    /// Whether totals and counts are kept.
-    pub(crate) statistics: bool,
-}
-
-/// One tree of allocators: the data that its nodes share.
-pub(crate) struct Tree {
-    pub(crate) config: TreeConfig,
-    /// The registry of buffers, in debug mode.
-    recorder: Option<Box<Recorder>>,
-    /// The sums of the counts of each path's allocators.
-    paths: Paths,
-    mutex: TreeMutex,
-}
 
 impl Tree {
     /// The registry of buffers, in debug mode.
@@ -68,15 +45,6 @@ impl Tree {
             root_node.word.open(0, 0);
         }
         NodePtr::leak(root)
-    }
-
-    /// Takes the mutex. The caller has a handle, a pin or bytes, and may give it up under it.
-    #[inline]
-    pub(crate) fn lock(&self) -> Locked<'_> {
-        // Stripes ask for the thread's number under the mutex. The first time a thread asks, it registers a
-        // destructor, for which the C library may allocate: that is done here, while no lock is held.
-        let _ = crate::thread::thread_number();
-        Locked::new(self, self.mutex.lock())
     }
 }
 

@@ -6,34 +6,17 @@
 //! another tree has left, or a new one. There are as many as trees ever lived at once. A fork takes
 //! them all: see [`process`](crate::sync::process).
 
-use super::node::NodePtr;
+use super::{Shared, TreeMutex};
 #[cfg(not(loom))]
 use crate::sync::process::{HandedOn, Order, ProcessGuard, ProcessLock};
 #[cfg(loom)]
 use crate::sync::{Mutex, MutexGuard, lock};
-
-/// The data that the mutex protects besides the states of the nodes.
-#[derive(Default)]
-pub(super) struct Shared {
-    /// Nodes that left the tree and have no handle: freed after the mutex is released.
-    pub(super) graveyard: Option<NodePtr>,
-    /// Nodes that left the tree and whose former parent has a listener to be told.
-    pub(super) departed: Option<NodePtr>,
-    /// How many nodes of the tree are tight; none when the tree is freed.
-    pub(super) tight: usize,
-}
 
 /// A tree's mutex, held.
 #[cfg(not(loom))]
 pub(super) type SharedGuard = ProcessGuard<Shared>;
 #[cfg(loom)]
 pub(super) type SharedGuard = MutexGuard<'static, Shared>;
-
-/// A mutex for one tree, until it is dropped.
-#[cfg(not(loom))]
-pub(super) struct TreeMutex(&'static ProcessLock<Shared>);
-#[cfg(loom)]
-pub(super) struct TreeMutex(&'static Mutex<Shared>);
 
 #[cfg(not(loom))]
 impl TreeMutex {
