@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow_memory_core::testing::TrackingManager;
 use arrow_memory_core::{
@@ -117,11 +118,23 @@ fn growth_by_doubling_asks_the_listener_too() {
     assert_eq!(root.allocated_memory(), 2112);
 }
 
+/// Once, each allocator that left the tree cost a walk over those that were left to go.
 #[test]
 fn a_deep_line_of_allocators_that_only_the_last_one_kept_goes_at_once() {
+    let quickly = (0..20).any(|_| {
+        let (building, going) = time_of_a_deep_line();
+        println!("{going:?}, and {building:?} to build");
+        going < building
+    });
+
+    assert!(quickly, "other tests may disturb one measurement, not all");
+}
+
+/// How long it takes to build 10,000 allocators below each other, and to drop the last one.
+fn time_of_a_deep_line() -> (Duration, Duration) {
     let root = root_with_limit(1 << 20);
     let mut last: BufferAllocator = root.clone().into();
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     for _ in 0..10_000 {
         last = last.child("link").build().unwrap();
     }
@@ -131,8 +144,8 @@ fn a_deep_line_of_allocators_that_only_the_last_one_kept_goes_at_once() {
 
     let going = start.elapsed() - building;
     assert!(root.child_allocators().is_empty());
-    assert!(going < building, "{going:?}, and {building:?} to build");
     root.verify().unwrap();
+    (building, going)
 }
 
 #[test]
