@@ -46,12 +46,11 @@ pub const DEBUG_POOL_VARIABLE: &str = "ARROW_DEBUG_MEMORY_POOL";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GuardAction {
-    /// Says what was found and aborts the process.
+    /// Writes what was found to standard error and aborts the process.
     Abort,
-    /// Says what was found and stops in the debugger; without one, the process ends by a signal.
+    /// Writes what was found to standard error and stops in the debugger; without one, a signal ends the process.
     Trap,
-    /// Says what was found, by a `tracing` warning (on standard error if nobody listens to
-    /// those), and goes on.
+    /// Emits a `tracing` warning (a line on standard error if there is no subscriber), and continues.
     Warn,
     /// There are no guard bytes and nothing is checked.
     #[default]
@@ -233,7 +232,7 @@ impl GuardedManager {
 }
 
 // SAFETY: 1. a block lies inside a live one of `inner`, at an offset that is a multiple of its
-// alignment, with all its bytes in it. 2, 3. As `inner` promises; guards are written after
+// alignment, with all its bytes in it. 2, 3. `inner` keeps these promises; guards are written after
 // success. 4. Checks do not unwind (`report` catches what a subscriber does).
 unsafe impl AllocationManager for GuardedManager {
     forward_to_inner!(name, release_unused, stats);
@@ -265,7 +264,7 @@ unsafe impl AllocationManager for GuardedManager {
         unsafe { guards.write(-(GUARD as isize), [RETURNED; GUARD]) };
         // SAFETY: `enclose` put the block at this offset.
         let below = unsafe { ptr.sub(offset(lent)) };
-        // SAFETY: `below` is live and was made with this layout; nobody uses it any more.
+        // SAFETY: `below` is live and was made with this layout; it is not used any more.
         unsafe { self.inner.deallocate(below, outer) };
     }
 
@@ -460,7 +459,7 @@ fn trap() {
         std::arch::asm!("int3", options(nomem, nostack));
     }
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: as above.
+    // SAFETY: the instruction changes nothing; without a debugger the system ends the process.
     unsafe {
         std::arch::asm!("brk #0xf000", options(nomem, nostack));
     }
@@ -477,8 +476,8 @@ const GUARD: usize = 64;
 /// How many of the bytes before a block are its size and the complement of that.
 const SIZES: usize = 2 * size_of::<usize>();
 
-/// What guard bytes are: not a byte that programs like to write.
+/// The value of guard bytes, which programs seldom write.
 const PATTERN: u8 = 0xBD;
 
-/// What the bytes before a block are when it has come back, for as long as nobody uses them.
+/// What the bytes before a block are after it was returned, until the manager below reuses them.
 const RETURNED: u8 = 0xBE;

@@ -18,8 +18,8 @@ use crate::sync::plain::lock_uncounted as lock;
 
 /// Knows every live block of another manager: it finds leaks, double frees and wrong layouts.
 ///
-/// Giving back what is not lent, or with another layout than it was lent with, panics; since
-/// such a panic may end in somebody's `catch_unwind`, it is also kept for
+/// Giving back a block that is not lent, or with another layout than it was lent with, panics. Since
+/// a `catch_unwind` may hide such a panic, its text is also kept for
 /// [`assert_clean`](Self::assert_clean). The first and last 64 KiB of a block are filled with
 /// `0xA5` when it is handed out, and with `0x5A` when it comes back, so that reading memory that
 /// was never written shows.
@@ -221,7 +221,7 @@ unsafe impl AllocationManager for TrackingManager {
 
     fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
         let ptr = self.counted(layout.size(), 1, || self.inner.allocate(layout))?;
-        // SAFETY: the block was just handed out with this layout, and nobody else has it yet.
+        // SAFETY: the block was just handed out with this layout, and no other code has it yet.
         unsafe { mark(ptr, layout.size(), FRESH) };
         self.lend(ptr, layout);
         Ok(ptr)

@@ -98,7 +98,7 @@ unsafe impl AllocationManager for LoggingManager {
         old: Layout,
         new_size: usize,
     ) -> Result<NonNull<u8>, ManagerError> {
-        // SAFETY: as in `deallocate`.
+        // SAFETY: the caller's promise is about a block of ours, which is one of `inner`.
         let result = unsafe { self.inner.reallocate(ptr, old, new_size) };
         quietly(|| {
             let (pool, size, old_size, align) = (self.name(), new_size, old.size(), old.align());

@@ -82,7 +82,7 @@ unsafe impl AllocationManager for ProxyManager {
         old: Layout,
         new_size: usize,
     ) -> Result<NonNull<u8>, ManagerError> {
-        // SAFETY: as in `deallocate`.
+        // SAFETY: the caller's promise is about a block of ours, which is one of `inner`.
         let moved = unsafe { self.inner.reallocate(ptr, old, new_size)? };
         self.tally.resized(old.size(), new_size);
         Ok(moved)
