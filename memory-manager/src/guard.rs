@@ -7,8 +7,8 @@
 //! ^ the block below                                              ^ aligned as asked for
 //! ```
 //!
-//! The head also tells with which size the block was lent, so that a wrong one is noticed when it
-//! comes back.
+//! The head also holds the size with which the block was lent, so that a wrong one is noticed when the block
+//! is returned.
 #![expect(
     unsafe_code,
     reason = "implements the manager's unsafe trait, and writes around blocks"
@@ -33,7 +33,7 @@ use crate::text::Escaped;
 /// The environment variable that puts guard bytes around the blocks of every tree.
 pub const DEBUG_POOL_VARIABLE: &str = "ARROW_DEBUG_MEMORY_POOL";
 
-/// What happens when guard bytes were overwritten, or a block comes back with another size.
+/// What happens when guard bytes were overwritten, or a block is returned with another size.
 ///
 /// ```
 /// use arrow_memory_manager::GuardAction;
@@ -88,7 +88,7 @@ pub struct UnknownGuardAction {
 crate::__debug_as_display!(struct UnknownGuardAction { name });
 
 /// Puts guard bytes around the blocks of another manager and checks them when a block is
-/// reallocated or comes back. It keeps that manager's name.
+/// reallocated or returned. It keeps that manager's name.
 ///
 /// A block takes 128 bytes more (with an alignment above 64, the alignment and 64), which
 /// [`stats`](AllocationManager::stats), being those of the manager below, include.
@@ -166,11 +166,11 @@ impl GuardedManager {
     }
 
     /// Checks the guards of a block and returns the layout that it was lent with; `None` if it
-    /// came back before.
+    /// was returned before.
     ///
     /// # Safety
     ///
-    /// `block` is a live block of this manager, and `layout` the one that its user believes in.
+    /// `block` is a live block of this manager, and `layout` the one with which its user returns it.
     unsafe fn check(&self, block: NonNull<u8>, layout: Layout) -> Option<Layout> {
         let report = |layout, kind, found| {
             self.report(&Damage {
@@ -207,7 +207,7 @@ impl GuardedManager {
         Some(lent)
     }
 
-    /// Does what was asked for in case of damage. Does not unwind.
+    /// Takes the action for damaged blocks. Does not unwind.
     #[cold]
     fn report(&self, damage: &Damage) {
         let name = self.inner.name();
@@ -254,7 +254,7 @@ unsafe impl AllocationManager for GuardedManager {
         }
         // SAFETY: by the caller's promise the block is live and ours.
         let lent = unsafe { self.check(ptr, layout) };
-        // What was lent had an outer layout.
+        // A lent block has an outer layout.
         let Some((lent, outer)) = lent.and_then(|lent| Some((lent, outer_layout(lent).ok()?)))
         else {
             return;
@@ -297,7 +297,7 @@ unsafe impl AllocationManager for GuardedManager {
         // SAFETY: `enclose` put the block at this offset, which depends on the alignment only.
         let below = unsafe { ptr.sub(offset(lent)) };
         // SAFETY: `below` is live and was made with `outer_old`; the new size is not 0 and makes a
-        // valid layout. The head, in front of the contents, comes along with them.
+        // valid layout. The head lies in front of the contents and moves with them.
         let moved = unsafe { self.inner.reallocate(below, outer_old, outer_new.size())? };
         // SAFETY: the block has the layout `outer_new` now.
         Ok(unsafe { Self::enclose(moved, new) })
@@ -393,7 +393,7 @@ enum DamageKind {
     Tail,
     /// The block was lent with another size.
     Size(usize),
-    /// The block came back before.
+    /// The block was returned before.
     Returned,
 }
 
@@ -443,7 +443,7 @@ fn action_by_environment() -> GuardAction {
     let name = env::var_os(DEBUG_POOL_VARIABLE).unwrap_or_default();
     let parsed = name.to_string_lossy().parse();
     let action = parsed.clone().unwrap_or(GuardAction::None);
-    // The one that comes first warns, after the fact: a subscriber may come back here.
+    // The first caller warns, after the value is stored: the subscriber may call this function.
     let before = BY_ENVIRONMENT.lock().replace(action);
     if let (None, Err(error)) = (before, parsed) {
         events::variable_ignored(&format!("{DEBUG_POOL_VARIABLE} is ignored: {error}"));

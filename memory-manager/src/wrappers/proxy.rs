@@ -40,7 +40,7 @@ pub struct ProxyManager {
 }
 
 impl ProxyManager {
-    /// Counts what passes through to `inner`.
+    /// Creates a manager that counts the blocks of `inner` that are lent through it.
     pub fn new(inner: Arc<dyn AllocationManager>) -> Self {
         Self {
             inner,
@@ -48,7 +48,7 @@ impl ProxyManager {
         }
     }
 
-    /// Lets the peak start again from what is live now.
+    /// Resets the peak to the bytes that are live now.
     pub fn reset_peak(&self) {
         self.tally.reset_peak();
     }
