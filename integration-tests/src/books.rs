@@ -48,8 +48,8 @@ impl Books {
         Self(entries.collect())
     }
 
-    /// The same without peaks and without what was forced in total: for what was charged for a
-    /// moment, rightly.
+    /// The same numbers without peaks and without forced bytes, which a step may change although it leaves
+    /// nothing charged.
     #[must_use]
     pub fn at_rest(mut self) -> Self {
         for entry in &mut self.0 {
@@ -69,7 +69,7 @@ pub fn within_a_minute(scenario: impl FnOnce() + Send + 'static) {
     let (done, wait) = std::sync::mpsc::channel();
     let worker = thread::spawn(move || {
         scenario();
-        // Nobody listens any more if the minute is over.
+        // The receiver is gone if the minute is over.
         let _ = done.send(());
     });
     match wait.recv_timeout(Duration::from_secs(60)) {

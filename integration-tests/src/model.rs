@@ -30,8 +30,8 @@
 //! * The headroom below an unlimited root counts from `isize::MAX`.
 //!
 //! What no trace settles is decided here: an allocator whose close failed leaves the tree when the
-//! last of what was outstanding goes, even while there are handles; ownership goes to the ledger that was associated
-//! longest, counted from its latest association (receiving ownership does not change a ledger's
+//! last of what was outstanding is released, even while there are handles; ownership passes to the ledger that has
+//! been associated longest, counted from its latest association (receiving ownership does not change a ledger's
 //! place); `try_transfer_ownership` refuses exactly if `transfer_ownership` would not have fitted;
 //! a closed allocator refuses to enlarge or use the reservations that it still has.
 //!
@@ -103,12 +103,12 @@ struct Node {
     transient_peak: i128,
 }
 
-/// One allocation. It goes with its last ledger.
+/// One allocation, which is freed with its last ledger.
 #[derive(Clone, Debug)]
 struct Block {
     size: i128,
     owner: Key,
-    /// Who holds it, longest associated first.
+    /// The ledgers on the allocation, the one associated longest first.
     ledgers: Vec<Ledger>,
 }
 

@@ -1,5 +1,5 @@
-//! What can be done to a tree, and what is seen of it: the language that the traces, the naive
-//! model and the real tree have in common.
+//! The operations on a tree and their outcomes, as plain data that the traces, the naive model and the real
+//! tree share.
 //!
 //! Allocators, buffers and reservations are numbered, each kind for itself, as in the traces
 //! (`a3`, `b17`, `r2`). A number is used once.
@@ -34,14 +34,14 @@ pub enum Operation {
     Allocate {
         /// Its key.
         buffer: Key,
-        /// Who pays.
+        /// The allocator that is charged.
         allocator: Key,
         /// Bytes asked for.
         size: usize,
     },
     /// Drops a buffer.
     Release {
-        /// Which.
+        /// The key of the object.
         buffer: Key,
     },
     /// Makes a buffer of a part of another one.
@@ -86,21 +86,21 @@ pub enum Operation {
     Reserve {
         /// Its key.
         reservation: Key,
-        /// Who pays.
+        /// The allocator that is charged.
         allocator: Key,
         /// How many bytes.
         bytes: usize,
     },
     /// Adds bytes to an `AllocationReservation`.
     Extend {
-        /// Which.
+        /// The key of the object.
         reservation: Key,
         /// How many bytes.
         bytes: usize,
     },
     /// Takes bytes out of an `AllocationReservation`.
     Shrink {
-        /// Which.
+        /// The key of the object.
         reservation: Key,
         /// How many bytes; no more than it has.
         bytes: usize,
@@ -114,45 +114,45 @@ pub enum Operation {
     },
     /// Drops an `AllocationReservation`.
     Unreserve {
-        /// Which.
+        /// The key of the object.
         reservation: Key,
     },
     /// Charges bytes whether they fit or not.
     Force {
-        /// Who pays.
+        /// The allocator that is charged.
         allocator: Key,
         /// How many bytes.
         bytes: usize,
     },
     /// Gives all forced bytes of an allocator back.
     Unforce {
-        /// Whose.
+        /// The key of the allocator.
         allocator: Key,
     },
     /// Charges external bytes.
     AllocateBytes {
-        /// Who pays.
+        /// The allocator that is charged.
         allocator: Key,
         /// How many bytes.
         bytes: usize,
     },
     /// Releases external bytes that `AllocateBytes` charged; no more than there are.
     ReleaseBytes {
-        /// Whose.
+        /// The key of the allocator.
         allocator: Key,
         /// How many bytes.
         bytes: usize,
     },
     /// Changes a limit.
     Limit {
-        /// Whose.
+        /// The key of the allocator.
         allocator: Key,
         /// The new limit in bytes.
         limit: usize,
     },
     /// Closes an allocator.
     Close {
-        /// Which.
+        /// The key of the object.
         allocator: Key,
     },
 }

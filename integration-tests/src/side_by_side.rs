@@ -12,7 +12,7 @@ const DEFAULT_CREDIT: usize = 1024 * 1024;
 /// Which headrooms are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Headroom {
-    /// All: nobody else uses the tree at the moment.
+    /// All: no other thread uses the tree at the moment.
     Known,
     /// None, because others change what is left.
     Unknown,

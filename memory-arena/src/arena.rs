@@ -1,8 +1,8 @@
-//! [`Arena`]: the handle, and what happens around the lock.
+//! [`Arena`]: the handle, and the work that is done outside the lock.
 //!
 //! A block is *large* if it has more than a quarter of the first chunk's size, its alignment's
-//! padding included; that depends on its layout alone, so giving it back needs no search. Large
-//! blocks are the parent's business. The others are cut from chunks under one mutex, which is never
+//! padding included; that depends on its layout alone, so giving it back needs no search. The parent
+//! serves large blocks. The others are cut from chunks under one mutex, which is never
 //! held while the parent is called: a thread that needs a chunk asks for it with the lock free, and
 //! looks again when it has it.
 
@@ -60,7 +60,7 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// An arena over the preferred backend other than arenas, with chunks of 256 KiB to 4 MiB.
+    /// Creates an arena over the preferred backend other than arenas, with chunks of 256 KiB to 4 MiB.
     ///
     /// # Panics
     ///
@@ -72,19 +72,20 @@ impl Arena {
         }
     }
 
-    /// Sets what [`build`](ArenaBuilder::build) makes.
+    /// Starts to set up an arena.
     pub fn builder() -> ArenaBuilder {
         ArenaBuilder::default()
     }
 
-    /// Starts again: says so if nothing is live, and gives the spare chunk back to the parent.
+    /// Checks that no block is live, and gives the spare chunk back to the parent.
     ///
-    /// Chunks are cut anew by themselves when their last block goes; what this adds is the proof
-    /// that nothing was left behind. The current chunk stays.
+    /// A chunk is reused without this call when its last block is freed; this call adds the proof
+    /// that nothing was left behind. The arena keeps the current chunk.
     ///
     /// # Errors
     ///
-    /// [`ArenaError::StillLive`] says what is live. Nothing has changed then.
+    /// [`ArenaError::StillLive`] if a block is live, with the number of live blocks and their bytes. Nothing has
+    /// changed then.
     pub fn reset(&self) -> Result<(), ArenaError> {
         let empty = {
             let mut state = self.inner.lock();
@@ -95,8 +96,9 @@ impl Arena {
         Ok(())
     }
 
-    /// The most bytes that were occupied at once since the arena was made: live blocks, large ones
-    /// included, and freed ones whose room could not be cut again yet.
+    /// The maximum number of bytes that were occupied at once since the arena was made.
+    ///
+    /// Live blocks occupy bytes, large ones included, and so do freed ones whose room could not be cut again yet.
     pub fn high_water_mark(&self) -> usize {
         self.inner.lock().high_water_mark()
     }
@@ -106,7 +108,7 @@ impl Arena {
         self.inner.lock().held()
     }
 
-    /// Lets [`peak_bytes`](ManagerStats::peak_bytes) start again from what is live now.
+    /// Resets [`peak_bytes`](ManagerStats::peak_bytes) to the bytes that are live now.
     pub fn reset_peak(&self) {
         self.inner.lock().reset_peak();
     }
@@ -123,7 +125,7 @@ impl Arena {
 //    given back. Cutting aligns it.
 // 2. The lock lets any thread take a block back.
 // 3. `reallocate` gives the old block back only once it has a new one.
-// 4. Nothing that `deallocate` does panics, but for a block that is not the arena's.
+// 4. `deallocate` panics only for a block that is not the arena's.
 unsafe impl AllocationManager for Arena {
     fn name(&self) -> &str {
         NAME
@@ -213,8 +215,8 @@ unsafe impl AllocationManager for Arena {
         self.inner.parent.release_unused();
     }
 
-    /// Exact, but for what happens at the same time. `cached_bytes` is what the arena holds from
-    /// its parent beyond the live bytes: empty chunks, freed blocks in chunks that others keep,
+    /// The numbers are exact unless another thread uses the arena meanwhile. `cached_bytes` is the memory
+    /// that the arena holds from its parent beyond the live bytes: empty chunks, freed blocks in chunks that others keep,
     /// padding. `active_bytes` is in chunks with live blocks, and in large blocks.
     fn stats(&self) -> ManagerStats {
         self.inner.lock().stats()
@@ -281,7 +283,7 @@ impl ArenaBuilder {
         self
     }
 
-    /// Makes the arena. It takes its first chunk when it needs it.
+    /// Creates the arena, which takes its first chunk when it needs it.
     ///
     /// # Errors
     ///
@@ -316,7 +318,7 @@ impl ArenaBuilder {
     }
 }
 
-/// What the handles of one arena share.
+/// The part of an arena that all its handles share.
 struct Inner {
     parent: Arc<dyn AllocationManager>,
     /// The first chunk's bytes: a multiple of 64.
@@ -375,7 +377,7 @@ impl Inner {
 
     fn lend_chunk(&self, size: usize) -> Result<Chunk, ManagerError> {
         let start = self.parent.allocate(chunk_layout(size)?)?;
-        // SAFETY: the parent lent the block just now, for these many bytes, to nobody else; it is
+        // SAFETY: the parent lent the block just now, for these many bytes, to this arena alone; it is
         // given back by `give_back` only, which takes the chunk apart.
         Ok(unsafe { Chunk::new(start, size) })
     }
@@ -398,7 +400,7 @@ impl Inner {
     ///
     /// # Safety
     ///
-    /// As for [`AllocationManager::deallocate`], for a large block.
+    /// `ptr` is a live large block with this layout, and it is not used any more.
     unsafe fn return_large(&self, ptr: NonNull<u8>, layout: Layout) {
         // It was valid when the block was lent.
         let Ok(layout) = at_least_aligned(layout) else {
@@ -421,7 +423,7 @@ impl Drop for Inner {
         STATES.leave(self.state);
         self.give_back(books.take_empty(false));
         if books.check_empty().is_err() {
-            // Somebody may still look at leaked blocks. The parent must not go either.
+            // Leaked blocks may still be in use, so the parent must not be dropped either.
             mem::forget(Arc::clone(&self.parent));
         }
     }

@@ -1,7 +1,7 @@
 //! A parent whose blocks are buffers of an allocator: [`Charged`].
 //!
-//! So an arena's chunks are charged where the arena belongs, at their full size from before they
-//! are made until after they are gone, and count against the limits there; its blocks are not.
+//! The allocator is charged for an arena's chunks at their full size, from before they are made until after they
+//! are freed, and the chunks count against its limits. The blocks in them are not charged.
 
 #![expect(unsafe_code, reason = "implements AllocationManager")]
 
@@ -25,9 +25,9 @@ static LENT: HandedOn<Lent> = HandedOn::new();
 /// Lends the memory of buffers that it holds.
 pub(crate) struct Charged {
     allocator: BufferAllocator,
-    /// The buffers by the address of their memory, which nobody touches through them. Under the lock one
+    /// The buffers by the address of their memory, which is never touched through them. Under the lock one
     /// is linked or unlinked, or their sizes are summed; nothing is allocated or freed, and no buffer is made
-    /// or dropped. As an arena's, it is one of the process's locks.
+    /// or dropped. Like an arena's lock, it is one of the process's locks.
     lent: &'static ProcessLock<Lent>,
 }
 
@@ -39,14 +39,14 @@ impl Charged {
         }
     }
 
-    /// Nothing that panics, and no buffer's end, happens under the lock.
+    /// Under the lock nothing panics, and no buffer is dropped.
     fn lock(&self) -> ListedGuard<Lent> {
         self.lent.lock_listed()
     }
 }
 
 // SAFETY: a block is the memory of a buffer of its own, of at least its size and its alignment,
-// which stays in `lent` until the block is given back, for ever if it never is; any thread may drop
+// which stays in `lent` until the block is given back, forever if it never is; any thread may drop
 // a buffer, and dropping one does not panic.
 unsafe impl AllocationManager for Charged {
     fn name(&self) -> &str {
@@ -101,7 +101,7 @@ impl Drop for Charged {
         let never_given_back = mem::take(&mut *self.lock());
         LENT.leave(self.lent);
         if !never_given_back.is_empty() {
-            // Such blocks are valid for ever.
+            // Such blocks stay valid forever.
             mem::forget(never_given_back);
         }
     }

@@ -21,7 +21,7 @@ pub(crate) struct Chunk {
     live: usize,
 }
 
-// SAFETY: a chunk is memory and numbers; the parent lends blocks to whatever thread has them.
+// SAFETY: a chunk is memory and numbers; the parent lends blocks to any thread.
 unsafe impl Send for Chunk {}
 
 impl Chunk {
@@ -30,7 +30,7 @@ impl Chunk {
     /// # Safety
     ///
     /// `start` is valid for reads and writes of `size` bytes until the `Chunk` is taken apart, and
-    /// nobody else uses it.
+    /// no other code uses it.
     pub(crate) unsafe fn new(start: NonNull<u8>, size: usize) -> Self {
         Self {
             start,
@@ -40,7 +40,7 @@ impl Chunk {
         }
     }
 
-    /// Cuts a block off, or has no room for it. `align` is a power of two.
+    /// Cuts a block off; `None` if there is no room for it. `align` is a power of two.
     #[inline]
     pub(crate) fn cut(&mut self, size: usize, align: usize) -> Option<NonNull<u8>> {
         let address = self.start.addr().get();

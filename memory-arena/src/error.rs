@@ -1,4 +1,4 @@
-//! What can be wrong with an arena's settings, or stand in the way of a reset.
+//! Why an arena cannot be built or reset.
 
 use arrow_memory_core::__private::{Bytes, Size};
 use arrow_memory_core::BackendError;
@@ -9,7 +9,7 @@ use arrow_memory_core::BackendError;
 #[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArenaError {
-    /// The *caller's* fault: chunks have from 1 to `isize::MAX` bytes, and at most the maximum.
+    /// The *caller's* fault: chunks have from 1 to `isize::MAX` bytes, and no more than the maximum.
     #[error("chunks of {} that grow to {} cannot be had", Bytes(*.chunk_size), Size(*.max_chunk_size))]
     InvalidChunkSize {
         /// The size of the first chunk, in bytes.

@@ -20,8 +20,9 @@ fn padded(size: usize) -> usize {
     (size.max(1) + (ALIGNMENT - 1)) & !(ALIGNMENT - 1)
 }
 
-/// How this backend makes itself known, which it does at link time. A static library, whose linker
-/// drops what nobody calls, registers it by hand.
+/// The registration of this backend, which is made at link time.
+///
+/// In a static library the linker may drop it, since nothing refers to it. There the program registers it by hand:
 ///
 /// ```
 /// arrow_memory_core::backend::register(&arrow_memory_arena::REGISTRATION);

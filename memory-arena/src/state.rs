@@ -1,12 +1,12 @@
 //! An arena's books: which chunks there are, what is live in them. No memory is obtained or
-//! returned here: that is done by [`Arena`](crate::Arena) when the lock around the books is free.
+//! returned here: [`Arena`](crate::Arena) does that when the lock around the books is free.
 //!
 //! # Invariants
 //!
 //! 1. Every live block that is not large lies in `current` or in exactly one of `full`, whose
 //!    count of live blocks includes it.
 //! 2. `full` is sorted by address, and each of them has a live block. Chunks do not overlap.
-//! 3. `spare` has no block. There is one at most: what else is empty and not `current` goes back to
+//! 3. `spare` has no block. Any other chunk that is empty and not `current` is returned to
 //!    the parent at once.
 //! 4. Every chunk has at least the first chunk's size, four times the largest block that is cut
 //!    from one, so an empty chunk has room for any.
@@ -33,13 +33,13 @@ pub(crate) struct State {
     full: Vec<Chunk>,
     /// An empty chunk, ready to become current.
     spare: Option<Chunk>,
-    /// How many chunks were asked of the parent: what the growth policy goes by.
+    /// The number of chunks that the parent was asked for. The growth policy computes the next size from it.
     obtained: u32,
     /// Bytes that the parent lent.
     held: usize,
     /// Bytes that cannot be cut off now.
     occupied: usize,
-    /// The most that `occupied` ever was.
+    /// The maximum of `occupied` so far.
     high_water_mark: usize,
     /// Blocks lent, live.
     live_blocks: usize,
@@ -47,7 +47,7 @@ pub(crate) struct State {
     live_bytes: usize,
     /// How many of `live_blocks` are large.
     large_blocks: usize,
-    /// The most that `live_bytes` ever was.
+    /// The maximum of `live_bytes` since the last reset.
     peak_bytes: usize,
     /// Bytes lent in total, with growth.
     total_bytes: u64,
@@ -159,7 +159,7 @@ impl State {
         resized
     }
 
-    /// Counts a block that came from the parent as it is.
+    /// Counts a large block, which the parent serves.
     pub(crate) fn large_lent(&mut self, size: usize) {
         self.large_blocks += 1;
         self.held += size;
@@ -167,7 +167,7 @@ impl State {
         self.lent(size);
     }
 
-    /// Counts one that goes back to the parent.
+    /// Counts a large block that is returned to the parent.
     pub(crate) fn large_returned(&mut self, size: usize) {
         self.large_blocks -= 1;
         self.held -= size;
@@ -176,7 +176,7 @@ impl State {
         self.live_bytes -= size;
     }
 
-    /// Counts one that the parent resized.
+    /// Counts a large block that the parent resized.
     pub(crate) fn large_resized(&mut self, old: usize, new: usize) {
         self.held = self.held - old + new;
         self.occupy(old, new);

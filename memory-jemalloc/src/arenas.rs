@@ -26,7 +26,7 @@ pub(crate) struct OwnArenas {
     /// its arena, 0 if jemalloc could not make one, whereupon its own choice of arena must do,
     /// [`UNMADE`] or [`MAKING`].
     slots: Box<[AtomicI32]>,
-    /// What new arenas get, and those that were made. Locked only under [`LEFT`], by
+    /// The settings of the arenas, and the numbers of those that were made. Locked only under [`LEFT`], by
     /// [`with_state`](Self::with_state), so that no thread has it locked at the instant of a fork. A few
     /// words are copied or written under it; nothing is allocated, and jemalloc is not called.
     state: Mutex<State>,
@@ -60,7 +60,7 @@ impl OwnArenas {
     /// the program's global allocator.
     #[cold]
     fn make_for(&self, slot: &AtomicI32) -> c_int {
-        // Relaxed, all: as in `flags`.
+        // Relaxed, all: jemalloc knows the arena by its number, and orders its own data.
         match slot.compare_exchange(UNMADE, MAKING, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => {
                 let made = self.make().map_or(0, |arena| MALLOCX_ARENA(arena as usize));
@@ -80,11 +80,11 @@ impl OwnArenas {
             None => mallctl::create("arenas.create")?,
         };
         let decay = self.add(arena);
-        // What jemalloc calls oversize is purged when it is freed, whatever the decay time says.
+        // jemalloc purges an oversize block when it is freed, whatever the decay time says.
         // Every byte of a large block would fault again each time, so here nothing is oversize.
         mallctl::write(&format!("arena.{arena}.oversize_threshold"), usize::MAX)?;
         decay.apply(arena)?;
-        // Whoever changed the times meanwhile may have set them before the line above.
+        // Another thread may have changed the times meanwhile, and set them before the line above.
         let now = self.with_state(|state| state.decay);
         if now != decay {
             self.apply_latest()?;
@@ -181,7 +181,7 @@ impl Drop for OwnArenas {
     }
 }
 
-/// When pages that nobody uses go back to the operating system: milliseconds, -1 for never.
+/// When unused pages return to the operating system, in milliseconds; -1 for never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Decay {
     /// Until a dirty page becomes muzzy: it may be taken away, but is not yet.
@@ -274,7 +274,7 @@ mod tests {
                 made.iter()
                     .any(|&arena| MALLOCX_ARENA(arena as usize) == flags)
             };
-            // Those that came while it was made leave the choice to jemalloc.
+            // Threads that asked while the arena was made leave the choice to jemalloc.
             assert!(flags.iter().all(|&flags| flags == 0 || of_arena(flags)));
             assert!(of_arena(arenas.flags()));
         }

@@ -1,4 +1,4 @@
-//! What can be set about a manager: [`JemallocBuilder`].
+//! The settings of a manager: [`JemallocBuilder`].
 
 use arrow_memory_manager::CacheLimits;
 
@@ -16,7 +16,7 @@ pub struct JemallocBuilder {
 }
 
 impl JemallocManager {
-    /// Sets what [`build`](JemallocBuilder::build) makes.
+    /// Starts to set up a manager.
     pub fn builder() -> JemallocBuilder {
         JemallocBuilder::default()
     }
@@ -26,33 +26,35 @@ impl JemallocBuilder {
     /// Whether every block comes from one arena that nothing else in the process uses, so that
     /// statistics, decay and purging speak of this manager alone; no by default.
     ///
-    /// It costs some 11 ns more for each allocation that a thread cache serves, and all threads
-    /// share the arena's locks for the others.
+    /// It costs some 11 ns more for each allocation that a thread cache serves; for other
+    /// allocations, all threads share the arena's locks.
     pub fn dedicated_arena(mut self, dedicated: bool) -> Self {
         self.dedicated = dedicated;
         self
     }
 
-    /// See [`JemallocManager::set_dirty_decay_ms`].
+    /// How long unused pages stay dirty before they return to the operating system, in milliseconds; -1 for
+    /// never. [`JemallocManager::set_dirty_decay_ms`] has the details.
     pub fn dirty_decay_ms(mut self, milliseconds: isize) -> Self {
         self.decay.dirty = milliseconds;
         self
     }
 
-    /// See [`JemallocManager::set_muzzy_decay_ms`].
+    /// How long a page stays muzzy after it was dirty, in milliseconds; -1 for forever.
+    /// [`JemallocManager::set_muzzy_decay_ms`] has the details.
     pub fn muzzy_decay_ms(mut self, milliseconds: isize) -> Self {
         self.decay.muzzy = milliseconds;
         self
     }
 
-    /// How many blocks of more than 32 KiB each thread keeps for itself, which jemalloc's thread
-    /// caches do not; [`CacheLimits::NONE`] for none.
+    /// The limits of the blocks of more than 32 KiB that each thread keeps, since jemalloc's thread caches do
+    /// not; [`CacheLimits::NONE`] keeps none.
     pub fn cache(mut self, limits: CacheLimits) -> Self {
         self.cache = limits;
         self
     }
 
-    /// Makes the manager.
+    /// Creates the manager.
     ///
     /// # Errors
     ///

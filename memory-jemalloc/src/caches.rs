@@ -55,7 +55,7 @@ fn make(arena: u32) -> Option<u32> {
     if !at_end(&DESTROY) {
         return None;
     }
-    // jemalloc has about 4000 caches; without one, the block goes to the arena itself.
+    // jemalloc has about 4000 caches; without one, the arena itself takes the block.
     let cache = mallctl::create("tcache.create").ok()?;
     CACHES.with(|made| push(|| made.borrow_mut(), |list| list, (arena, cache)));
     Some(cache)

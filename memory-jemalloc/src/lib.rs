@@ -17,8 +17,9 @@ pub use builder::JemallocBuilder;
 pub use error::JemallocError;
 pub use manager::JemallocManager;
 
-/// How this backend makes itself known, which it does at link time. A static library, whose linker
-/// drops what nobody calls, registers it by hand.
+/// The registration of this backend, which is made at link time.
+///
+/// In a static library the linker may drop it, since nothing refers to it. There the program registers it by hand:
 ///
 /// ```
 /// arrow_memory_manager::backend::register(&arrow_memory_jemalloc::REGISTRATION);

@@ -70,7 +70,7 @@ pub(crate) fn write<T: Number>(name: &str, mut value: T) -> Result<(), JemallocE
     check(name, code)
 }
 
-/// Makes what `name` makes (an arena, a thread cache) and tells its number.
+/// Creates what `name` creates (an arena, a thread cache) and returns its number.
 pub(crate) fn create(name: &str) -> Result<u32, JemallocError> {
     let c_name =
         CString::new(name).map_err(|_| JemallocError::UnknownStatistic { name: name.into() })?;
@@ -84,7 +84,7 @@ pub(crate) fn create(name: &str) -> Result<u32, JemallocError> {
 pub(crate) fn act(name: &str) -> Result<(), JemallocError> {
     let c_name =
         CString::new(name).map_err(|_| JemallocError::UnknownStatistic { name: name.into() })?;
-    // SAFETY: the name ends with a zero byte, and no value goes in or out.
+    // SAFETY: the name ends with a zero byte, and no value is passed in or out.
     let code = unsafe {
         jemalloc::mallctl(
             c_name.as_ptr(),
@@ -124,7 +124,7 @@ fn read_any(name: &str, c_name: &CString) -> Result<u64, JemallocError> {
 fn read_bytes(c_name: &CString, bytes: &mut [u8; 8], width: &mut usize) -> c_int {
     debug_assert!(*width <= bytes.len());
     // SAFETY: the name ends with a zero byte; jemalloc writes at most `width` bytes, which is at
-    // most what `bytes` holds; no value goes in.
+    // most what `bytes` holds; no value is passed in.
     unsafe {
         jemalloc::mallctl(
             c_name.as_ptr(),

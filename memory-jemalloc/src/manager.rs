@@ -70,7 +70,7 @@ pub struct JemallocManager {
 }
 
 impl JemallocManager {
-    /// A manager with the defaults: small blocks as jemalloc sees fit, large ones in own arenas.
+    /// Creates a manager with the defaults: jemalloc places small blocks, large ones lie in arenas of its own.
     pub fn new() -> Self {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         let cached_max = cached_max();
@@ -84,7 +84,7 @@ impl JemallocManager {
         }
     }
 
-    /// What [`JemallocBuilder::build`](crate::JemallocBuilder::build) makes.
+    /// Creates the manager for [`JemallocBuilder::build`](crate::JemallocBuilder::build).
     pub(crate) fn set_up(
         dedicated: bool,
         decay: Decay,
@@ -116,8 +116,8 @@ impl JemallocManager {
         self.arenas.set_decay(|decay| decay.dirty = milliseconds)
     }
 
-    /// Sets how long pages stay muzzy after that (the system may take them, but leaves them until it
-    /// is short of memory): milliseconds, 0 for none, -1 for ever; 0 by default.
+    /// Sets how long a page stays muzzy after it was dirty, in milliseconds: 0 for not at all, -1 for forever; 0
+    /// by default. The system may take a muzzy page when it is short of memory.
     ///
     /// # Errors
     ///
@@ -126,10 +126,10 @@ impl JemallocManager {
         self.arenas.set_decay(|decay| decay.muzzy = milliseconds)
     }
 
-    /// Any number that jemalloc keeps, by the name that its manual gives it: `stats.allocated`,
+    /// Reads any number that jemalloc keeps, by the name that its manual gives it: `stats.allocated`,
     /// `stats.arenas.0.pdirty`, `arenas.page`, `opt.tcache_max`. A value of -1 reads as `u64::MAX`.
     ///
-    /// It speaks of this copy of jemalloc, whoever uses it, as of now.
+    /// The number is of this copy of jemalloc, for all its users in the process, as of now.
     ///
     /// # Errors
     ///
@@ -139,7 +139,7 @@ impl JemallocManager {
         mallctl::statistic(name)
     }
 
-    /// jemalloc's own report on itself, several hundred lines of it.
+    /// jemalloc's own report on itself, several hundred lines. Takes milliseconds.
     pub fn statistics_text(&self) -> String {
         mallctl::refresh();
         let mut text = Vec::new();
@@ -148,7 +148,7 @@ impl JemallocManager {
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    /// Lets [`peak_bytes`](ManagerStats::peak_bytes) start again from what is live now.
+    /// Resets [`peak_bytes`](ManagerStats::peak_bytes) to the bytes that are live now.
     pub fn reset_peak(&self) {
         self.tally.reset_peak();
     }
@@ -176,7 +176,7 @@ impl JemallocManager {
     ///
     /// # Safety
     ///
-    /// The block is live, of this layout, and nobody uses it any more.
+    /// The block is live, of this layout, and it is not used any more.
     #[inline(always)] // Two callers, one of which is what every release takes.
     unsafe fn give_back(&self, ptr: NonNull<u8>, layout: Layout) {
         let (size, align) = (padded(layout.size()), layout.align());
@@ -189,11 +189,11 @@ impl JemallocManager {
         }
     }
 
-    /// As `give_back`, for a padded size that is not served without flags.
+    /// Gives a block of a padded size that is not served without flags to jemalloc, or keeps it.
     ///
     /// # Safety
     ///
-    /// As for `give_back`.
+    /// The block is live, of this padded size and alignment, and it is not used any more.
     #[inline(never)]
     unsafe fn give_back_flagged(&self, ptr: NonNull<u8>, size: usize, align: usize) {
         if self.is_kept(size, align) {
@@ -248,7 +248,7 @@ impl JemallocManager {
         }
     }
 
-    /// The flags with which it is given back.
+    /// The flags with which a block is given back.
     fn return_flags(&self, size: usize, align: usize) -> c_int {
         match self.dedicated {
             Some(arena) if size <= self.cached_max => caches::flags(arena) | align_flag(align),
@@ -369,7 +369,7 @@ unsafe impl AllocationManager for JemallocManager {
     /// purges the arenas.
     ///
     /// With a dedicated arena, that cache and that arena. Without, also the arenas that jemalloc
-    /// chose for small blocks, which the whole process shares. The caches of other threads, at most
+    /// chose for small blocks, which the whole process shares. The caches of other threads, up to
     /// a few hundred KiB each, cannot be reached: jemalloc empties them bit by bit while those
     /// threads allocate, and at their end.
     fn release_unused(&self) {
@@ -385,7 +385,7 @@ unsafe impl AllocationManager for JemallocManager {
         self.arenas.purge();
     }
 
-    /// What this manager lent, and what jemalloc holds for it.
+    /// The blocks that this manager lent, and the memory that jemalloc holds for it.
     ///
     /// Live, peak and total bytes and allocations count this manager's blocks, at their layouts'
     /// sizes. Active, resident, retained and cached bytes are those of the dedicated arena if there
@@ -459,5 +459,5 @@ fn cached_max() -> usize {
     mallctl::read("arenas.tcache_max").map_or(32 * 1024, |max| max as usize)
 }
 
-/// More arenas than this would hold more memory than they save waiting.
+/// The maximum number of arenas. More would hold memory without saving much waiting.
 const MAX_ARENAS: usize = 64;

@@ -1,4 +1,4 @@
-//! The contract of a manager: one arena for everything. A binary of its own, since what is resident is the process's.
+//! The contract of a manager: one arena for everything. A binary of its own, since resident memory is counted for the process.
 
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //!
 //! Depending on a backend crate is choosing it: the crate registers itself at link time, and
 //! `use arrow_memory_system as _;` is enough to link it. The default is decided when it is first
-//! asked for, by the first of these that says something:
+//! asked for, by the first of these that names one:
 //!
 //! 1. the environment variable [`ARROW_DEFAULT_MEMORY_POOL`](DEFAULT_POOL_VARIABLE), which is read
 //!    once, in any case of letters. Empty is unset; a name that is not linked is answered with one
@@ -37,7 +37,7 @@
 //! ```
 //!
 //! Link-time registration works on Linux, macOS, Windows, Android, iOS, FreeBSD and illumos.
-//! Elsewhere (and in a static library whose linker drops what nobody calls) the program calls
+//! Elsewhere (and in a static library whose linker drops functions without callers) the program calls
 //! [`register`] before it builds its first root.
 
 mod backends;
@@ -128,11 +128,12 @@ pub fn default_manager() -> Result<Arc<dyn AllocationManager>, BackendError> {
 
 /// The manager that [`default_manager`] would be if there were no backend called `name`.
 ///
-/// For backends that stand on another one, as an arena does, and may be the default themselves.
+/// For backends that take their blocks from another backend, like an arena, and may be the default themselves.
 ///
 /// # Errors
 ///
-/// As [`default_manager`].
+/// * [`BackendError::NoneLinked`] if no other backend could be the default.
+/// * [`BackendError::Failed`] if the one chosen could not be started; the next call tries again.
 ///
 /// ```
 /// use arrow_memory_manager::{BackendError, backend};

@@ -25,14 +25,15 @@ pub fn once(emit: impl FnOnce()) {
     }
 }
 
-/// As [`once`], for an event that a `Drop` may emit: a subscriber's panic is caught and ignored, since
-/// another event about it would meet the same subscriber.
+/// Runs `emit` unless this thread is emitting an event already, and ignores a subscriber's panic.
+///
+/// For events that a `Drop` may emit. Another event about the panic would meet the same subscriber.
 #[cold]
 pub fn once_in_drop(emit: impl FnOnce()) {
     catch(|| once(emit));
 }
 
-/// Runs what users wrote in a `Drop`: whether it panicked.
+/// Runs a user's code inside a `Drop`; returns whether it panicked.
 pub fn catch(run: impl FnOnce()) -> bool {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(()) => false,
@@ -43,14 +44,14 @@ pub fn catch(run: impl FnOnce()) -> bool {
     }
 }
 
-/// Drops what a panic carried, which may panic, too. What that leaves behind is not dropped.
+/// Drops the payload of a panic. If that panics as well, the second payload is leaked.
 #[cold]
 pub fn drop_payload(panic: Box<dyn Any + Send>) {
     catch_unwind(AssertUnwindSafe(|| drop(panic))).unwrap_or_else(std::mem::forget);
 }
 
-/// Emits a warning, and writes a line to standard error where that is not heard: without a subscriber,
-/// from inside another event, or if the subscriber panics. Does not unwind.
+/// Emits a warning, or writes a line to standard error if no subscriber gets the warning: there is none, this
+/// thread is inside another event, or the subscriber panics. Does not unwind.
 pub fn tell(emit: impl FnOnce(), line: impl FnOnce() -> String) {
     let mut heard = false;
     catch(|| {
@@ -69,7 +70,7 @@ pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// An environment variable has a value that means nothing.
+/// Warns that an environment variable has a value without a meaning.
 pub fn variable_ignored(line: &str) {
     tell(|| tracing::warn!("{line}"), || line.to_owned());
 }

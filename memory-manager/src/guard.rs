@@ -7,8 +7,8 @@
 //! ^ the block below                                              ^ aligned as asked for
 //! ```
 //!
-//! The head also tells with which size the block was lent, so that a wrong one is noticed when it
-//! comes back.
+//! The head also holds the size with which the block was lent, so that a wrong one is noticed when the block
+//! is returned.
 #![expect(
     unsafe_code,
     reason = "implements the manager's unsafe trait, and writes around blocks"
@@ -33,7 +33,7 @@ use crate::text::Escaped;
 /// The environment variable that puts guard bytes around the blocks of every tree.
 pub const DEBUG_POOL_VARIABLE: &str = "ARROW_DEBUG_MEMORY_POOL";
 
-/// What happens when guard bytes were overwritten, or a block comes back with another size.
+/// What happens when guard bytes were overwritten, or a block is returned with another size.
 ///
 /// ```
 /// use arrow_memory_manager::GuardAction;
@@ -46,12 +46,11 @@ pub const DEBUG_POOL_VARIABLE: &str = "ARROW_DEBUG_MEMORY_POOL";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GuardAction {
-    /// Says what was found and aborts the process.
+    /// Writes what was found to standard error and aborts the process.
     Abort,
-    /// Says what was found and stops in the debugger; without one, the process ends by a signal.
+    /// Writes what was found to standard error and stops in the debugger; without one, a signal ends the process.
     Trap,
-    /// Says what was found, by a `tracing` warning (on standard error if nobody listens to
-    /// those), and goes on.
+    /// Emits a `tracing` warning (a line on standard error if there is no subscriber), and continues.
     Warn,
     /// There are no guard bytes and nothing is checked.
     #[default]
@@ -89,7 +88,7 @@ pub struct UnknownGuardAction {
 crate::__debug_as_display!(struct UnknownGuardAction { name });
 
 /// Puts guard bytes around the blocks of another manager and checks them when a block is
-/// reallocated or comes back. It keeps that manager's name.
+/// reallocated or returned. It keeps that manager's name.
 ///
 /// A block takes 128 bytes more (with an alignment above 64, the alignment and 64), which
 /// [`stats`](AllocationManager::stats), being those of the manager below, include.
@@ -168,11 +167,11 @@ impl GuardedManager {
     }
 
     /// Checks the guards of a block and returns the layout that it was lent with; `None` if it
-    /// came back before.
+    /// was returned before.
     ///
     /// # Safety
     ///
-    /// `block` is a live block of this manager, and `layout` the one that its user believes in.
+    /// `block` is a live block of this manager, and `layout` the one with which its user returns it.
     unsafe fn check(&self, block: NonNull<u8>, layout: Layout) -> Option<Layout> {
         let report = |layout, kind, found| {
             self.report(&Damage {
@@ -209,7 +208,7 @@ impl GuardedManager {
         Some(lent)
     }
 
-    /// Does what was asked for in case of damage. Does not unwind.
+    /// Takes the action for damaged blocks. Does not unwind.
     #[cold]
     fn report(&self, damage: &Damage) {
         let name = self.inner.name();
@@ -234,7 +233,7 @@ impl GuardedManager {
 }
 
 // SAFETY: 1. a block lies inside a live one of `inner`, at an offset that is a multiple of its
-// alignment, with all its bytes in it. 2, 3. As `inner` promises; guards are written after
+// alignment, with all its bytes in it. 2, 3. `inner` keeps these promises; guards are written after
 // success. 4. Checks do not unwind (`report` catches what a subscriber does).
 unsafe impl AllocationManager for GuardedManager {
     forward_to_inner!(name, release_unused, stats);
@@ -256,7 +255,7 @@ unsafe impl AllocationManager for GuardedManager {
         }
         // SAFETY: by the caller's promise the block is live and ours.
         let lent = unsafe { self.check(ptr, layout) };
-        // What was lent had an outer layout.
+        // A lent block has an outer layout.
         let Some((lent, outer)) = lent.and_then(|lent| Some((lent, outer_layout(lent).ok()?)))
         else {
             return;
@@ -266,7 +265,7 @@ unsafe impl AllocationManager for GuardedManager {
         unsafe { guards.write(-(GUARD as isize), [RETURNED; GUARD]) };
         // SAFETY: `enclose` put the block at this offset.
         let below = unsafe { ptr.sub(offset(lent)) };
-        // SAFETY: `below` is live and was made with this layout; nobody uses it any more.
+        // SAFETY: `below` is live and was made with this layout; it is not used any more.
         unsafe { self.inner.deallocate(below, outer) };
     }
 
@@ -299,7 +298,7 @@ unsafe impl AllocationManager for GuardedManager {
         // SAFETY: `enclose` put the block at this offset, which depends on the alignment only.
         let below = unsafe { ptr.sub(offset(lent)) };
         // SAFETY: `below` is live and was made with `outer_old`; the new size is not 0 and makes a
-        // valid layout. The head, in front of the contents, comes along with them.
+        // valid layout. The head lies in front of the contents and moves with them.
         let moved = unsafe { self.inner.reallocate(below, outer_old, outer_new.size())? };
         // SAFETY: the block has the layout `outer_new` now.
         Ok(unsafe { Self::enclose(moved, new) })
@@ -395,7 +394,7 @@ enum DamageKind {
     Tail,
     /// The block was lent with another size.
     Size(usize),
-    /// The block came back before.
+    /// The block was returned before.
     Returned,
 }
 
@@ -445,7 +444,7 @@ fn action_by_environment() -> GuardAction {
     let name = env::var_os(DEBUG_POOL_VARIABLE).unwrap_or_default();
     let parsed = name.to_string_lossy().parse();
     let action = parsed.clone().unwrap_or(GuardAction::None);
-    // The one that comes first warns, after the fact: a subscriber may come back here.
+    // The first caller warns, after the value is stored: the subscriber may call this function.
     let before = BY_ENVIRONMENT.lock().replace(action);
     if let (None, Err(error)) = (before, parsed) {
         events::variable_ignored(&format!("{DEBUG_POOL_VARIABLE} is ignored: {error}"));
@@ -461,7 +460,7 @@ fn trap() {
         std::arch::asm!("int3", options(nomem, nostack));
     }
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: as above.
+    // SAFETY: the instruction changes nothing; without a debugger the system ends the process.
     unsafe {
         std::arch::asm!("brk #0xf000", options(nomem, nostack));
     }
@@ -478,8 +477,8 @@ const GUARD: usize = 64;
 /// How many of the bytes before a block are its size and the complement of that.
 const SIZES: usize = 2 * size_of::<usize>();
 
-/// What guard bytes are: not a byte that programs like to write.
+/// The value of guard bytes, which programs seldom write.
 const PATTERN: u8 = 0xBD;
 
-/// What the bytes before a block are when it has come back, for as long as nobody uses them.
+/// What the bytes before a block are after it was returned, until the manager below reuses them.
 const RETURNED: u8 = 0xBE;

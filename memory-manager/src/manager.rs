@@ -14,9 +14,9 @@ use crate::text::Bytes;
 
 /// A backend: hands out raw blocks of memory and takes them back.
 ///
-/// (Arrow Java calls this `AllocationManager.Factory`, Arrow C++ `MemoryPool`.) A tree of
+/// Arrow Java calls this `AllocationManager.Factory`, Arrow C++ `MemoryPool`. A tree of
 /// allocators has one manager and charges each block before it asks for it. Managers count
-/// nothing for a tree; [`stats`](Self::stats) is what the backend itself knows.
+/// nothing for a tree; [`stats`](Self::stats) returns what the backend itself knows.
 ///
 /// # Safety
 ///
@@ -81,12 +81,12 @@ pub unsafe trait AllocationManager: Send + Sync + fmt::Debug {
     /// [`ManagerError`] if the backend has no such block to give.
     fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError>;
 
-    /// Takes a block back.
+    /// Takes a block back. Does not fail and does not unwind.
     ///
     /// # Safety
     ///
     /// `ptr` is a live block of this manager and `layout` is the one it was asked with, its size
-    /// the latest one it was reallocated to. Nobody uses the block any more.
+    /// the latest one it was reallocated to. The block is not used any more.
     #[doc(alias = "Free")]
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout);
 
@@ -97,7 +97,7 @@ pub unsafe trait AllocationManager: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// As `allocate`.
+    /// [`ManagerError`] if the backend has no such block to give.
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
         let ptr = self.allocate(layout)?;
         // SAFETY: `allocate` returned a block that is valid for writes of `layout.size()` bytes.
@@ -135,16 +135,16 @@ pub unsafe trait AllocationManager: Send + Sync + fmt::Debug {
                 .copy_from_nonoverlapping(ptr.as_ptr(), old.size().min(new_size));
         }
         // SAFETY: by the caller's promise `ptr` is live, of this manager and of layout `old`; the
-        // copy is done and the caller forgets the pointer, so nobody uses it any more.
+        // copy is done and the caller forgets the pointer, so the block is not used any more.
         unsafe { self.deallocate(ptr, old) };
         Ok(moved)
     }
 
-    /// Asks the backend to give cached memory back to the operating system. May be slow.
+    /// Asks the backend to give cached memory back to the operating system. May take milliseconds.
     #[doc(alias = "ReleaseUnused")]
     fn release_unused(&self) {}
 
-    /// What the backend knows about itself, for all its users together.
+    /// Returns the backend's own statistics, for all its users together; all `None` unless overridden.
     fn stats(&self) -> ManagerStats {
         ManagerStats::default()
     }
@@ -167,21 +167,21 @@ pub unsafe trait AllocationManager: Send + Sync + fmt::Debug {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ManagerStats {
-    /// Handed out and not given back.
+    /// Bytes handed out and not given back.
     pub live_bytes: Option<usize>,
-    /// The largest `live_bytes` that was seen.
+    /// The maximum of `live_bytes` so far.
     pub peak_bytes: Option<usize>,
-    /// Handed out in total; growth counts with its difference.
+    /// Bytes handed out in total; growth counts with its difference.
     pub total_bytes: Option<u64>,
-    /// How many blocks were handed out in total.
+    /// The number of blocks handed out in total.
     pub allocations: Option<u64>,
-    /// Given back but kept for reuse by the manager.
+    /// Bytes that were given back and that the manager keeps for reuse.
     pub cached_bytes: Option<usize>,
-    /// In pages that hold live blocks.
+    /// Bytes in pages that hold live blocks.
     pub active_bytes: Option<usize>,
-    /// Physically resident, as the backend counts it.
+    /// Bytes of physical memory, as the backend counts them.
     pub resident_bytes: Option<usize>,
-    /// Address space that is kept without memory behind it.
+    /// Bytes of address space that is kept without memory behind it.
     pub retained_bytes: Option<usize>,
 }
 
@@ -213,7 +213,7 @@ struct Cause {
 }
 
 impl ManagerError {
-    /// An error with a message: lower case, no full stop.
+    /// Creates an error with a message, which is in lower case and has no full stop.
     pub fn new(message: impl Into<String>) -> Self {
         Self(Box::new(Cause {
             message: message.into(),
@@ -222,7 +222,7 @@ impl ManagerError {
         }))
     }
 
-    /// The error that a backend answers with when it has no memory for `layout`.
+    /// Creates the error of a backend that has no memory for `layout`.
     #[cold]
     pub fn out_of_memory(layout: Layout) -> Self {
         let (size, align) = (Bytes(layout.size()), layout.align());

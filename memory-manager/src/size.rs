@@ -6,8 +6,8 @@ pub const KIB: usize = 1024;
 /// The largest block and the largest sum: what a `Layout` and a signed headroom can express.
 pub const MAX_SIZE: usize = isize::MAX as usize;
 
-/// What every block is aligned to and every capacity is a multiple of, in bytes: a cache line,
-/// and the alignment that the Arrow format recommends.
+/// The alignment of every block, in bytes; every capacity is a multiple of it. It is a cache line, and the
+/// alignment that the Arrow format recommends.
 ///
 /// ```
 /// # use arrow_memory_system as _;

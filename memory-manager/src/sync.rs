@@ -2,13 +2,13 @@
 //!
 //! # Locks
 //!
-//! All locks of this crate are taken by [`lock`] or are a [`ProcessLock`], and four rules hold for
-//! them. The thread counts the locks that it holds ([`plain::locks_held`]), so that tests can check
+//! All locks of this crate are taken by [`plain::lock`] or are a [`ProcessLock`], and four rules hold for
+//! them. The thread counts the locks that it holds ([`plain::held`]), so that tests can check
 //! the first two.
 //!
-//! 1. Nothing is allocated, freed or read from a file under a lock. What has to grow gets its memory
-//!    while the lock is free ([`plain::push`], [`table::Room`]); what has to go is handed out of the
-//!    locked section and dropped there. So the global allocator may itself be built on a tree.
+//! 1. Nothing is allocated, freed or read from a file under a lock. A collection that has to grow gets its
+//!    memory while the lock is free ([`plain::push`], [`table::Room`]); a value that has to be dropped is moved
+//!    out of the locked section first. So the global allocator may itself be built on a tree.
 //! 2. No foreign code runs under a lock: no listener, policy, manager, `tracing` subscriber, release
 //!    of foreign memory, nor the `Drop` of anything that a user may own. A handle, an `Arc` of a node
 //!    and an upgraded weak reference may each be the last one, and so count as foreign code.
@@ -38,7 +38,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// std's own, for what is no part of a model: side registries and process-wide counters.
+/// std's atomics and locks, for code that no model runs: side registries and process-wide counters.
 pub mod plain {
     pub use std::sync::atomic::{AtomicU64, AtomicUsize};
     pub use std::sync::{Mutex, MutexGuard};
@@ -119,8 +119,8 @@ pub mod plain {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The same for ThreadSanitizer, which does not see how std hands over a mutex to a thread that
-    /// had to wait: that code comes compiled, without its instrumentation.
+    /// Locks `mutex` for ThreadSanitizer, without counting it. The sanitizer does not see how std hands a mutex
+    /// over to a thread that waits, since std comes compiled without instrumentation; so this one spins.
     #[cfg(tsan)]
     pub fn lock_uncounted<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         use std::sync::TryLockError;
@@ -160,8 +160,8 @@ pub mod plain {
         }
     }
 
-    /// Appends to `into` what `copy` makes of what is behind a lock: at most `count` elements, whose
-    /// memory is found while the lock is free. `copy` must not allocate.
+    /// Appends to `into` up to `count` elements that `copy` takes from behind a lock. Their memory is allocated
+    /// while the lock is free. `copy` must not allocate.
     pub fn copy_out<T, G: Deref>(
         into: &mut Vec<T>,
         lock: impl Fn() -> G,

@@ -1,10 +1,10 @@
 //! Counters for managers whose library keeps none: [`Tally`] counts without shared writes.
 //!
-//! A counter that every thread adds to costs 5 ns where nobody else writes and caps a program at
-//! some 24 million updates a second where somebody does, several times what an allocation takes.
+//! A counter that every thread adds to costs 5 ns while one thread writes it. If several threads write it, the
+//! whole program gets no further than some 24 million updates a second: an update then takes several times as
+//! long as an allocation.
 //! So a tally has one *shard* for each [number](crate::thread) of a thread, on its own cache line, which only
-//! the thread with that number writes: with a load and a store, no read-modify-write. To read the tally is to
-//! add the shards up.
+//! the thread with that number writes: with a load and a store, no read-modify-write. A reader adds the shards up.
 //!
 //! A shard is 128 bytes, which a thread allocates when it first counts in a tally; the tally has a pointer
 //! for each of 1,024 numbers. Threads that have no number (1,024 others have one each, or they are ending)
@@ -13,8 +13,8 @@
 //! # Invariants
 //!
 //! 1. A number is held by at most one living thread, and its next holder sees what the last one wrote:
-//!    that is promised by [`thread`](crate::thread). A shard of its own is written by the thread alone.
-//! 2. Shards are never reset: their sums go on when a number changes hands, and wrap. Live bytes are
+//!    [`thread`](crate::thread) promises that. Only the thread that holds a number writes its shard.
+//! 2. Shards are never reset: the next holder of a number continues the sums, which wrap. Live bytes are
 //!    the difference of two sums modulo 2^64, so blocks may be given back by other threads. Sums therefore
 //!    include the shards of all numbers that were ever taken, and no others.
 //! 3. A number's pointer is null, or leads to a shard that this tally has allocated. It is stored once,
@@ -59,14 +59,14 @@ pub struct Tally {
     own: [AtomicPtr<Shard>; NUMBERS + 1],
     /// The shards that threads without a number share.
     shared: [Shard; SHARED],
-    /// The sum of what the shards have published, late by at most `PUBLISH_BYTES` each.
+    /// The sum of what the shards have published. Each shard may lag by up to `PUBLISH_BYTES`.
     published: AtomicI64,
-    /// The largest value that `published`, or an exact sum, had since the last reset.
+    /// The maximum of `published`, and of exact sums, since the last reset.
     peak: AtomicI64,
 }
 
 impl Tally {
-    /// A tally of nothing.
+    /// Creates a tally in which nothing was counted.
     pub const fn new() -> Self {
         Self {
             own: [const { AtomicPtr::new(ptr::null_mut()) }; NUMBERS + 1],
@@ -76,7 +76,7 @@ impl Tally {
         }
     }
 
-    /// Counts a block of `bytes` that was handed out.
+    /// Counts a block of `bytes` that was handed out. Costs about a nanosecond.
     #[inline]
     pub fn lent(&self, bytes: usize) {
         if !self.try_lent(bytes) {
@@ -84,7 +84,7 @@ impl Tally {
         }
     }
 
-    /// Counts a block of `bytes` that was taken back.
+    /// Counts a block of `bytes` that was taken back. Costs about a nanosecond.
     #[inline]
     pub fn returned(&self, bytes: usize) {
         if !self.try_returned(bytes) {
@@ -92,12 +92,13 @@ impl Tally {
         }
     }
 
-    /// As [`lent`](Self::lent), if that takes no call. `false`: nothing was counted, and it is for
-    /// `lent` to do.
+    /// Counts a block of `bytes` that was handed out, if that takes no function call.
     ///
-    /// For hot paths: a function that leaves the rest to another, which it calls last, need not save
-    /// registers for that. It is `false` for a thread that has no place of its own (yet), and when what
-    /// the thread has lent has grown or shrunk by 256 KiB since other threads were told of it.
+    /// Returns `false` if nothing was counted; the caller then calls [`lent`](Self::lent). That happens in a
+    /// thread that has no shard of its own (yet), and when the thread's live bytes have grown or shrunk by
+    /// 256 KiB since it last published them.
+    ///
+    /// A hot path that calls `lent` last, only if this returned `false`, has no registers to save for the call.
     ///
     /// ```
     /// let tally = arrow_memory_manager::Tally::new();
@@ -113,7 +114,10 @@ impl Tally {
         self.own().is_some_and(|shard| shard.try_lent(bytes))
     }
 
-    /// As [`returned`](Self::returned), if that takes no call: see [`try_lent`](Self::try_lent).
+    /// Counts a block of `bytes` that was taken back, if that takes no function call.
+    ///
+    /// Returns `false` if nothing was counted; the caller then calls [`returned`](Self::returned). The cases are
+    /// those of [`try_lent`](Self::try_lent).
     #[inline]
     #[must_use]
     pub fn try_returned(&self, bytes: usize) -> bool {
@@ -143,7 +147,7 @@ impl Tally {
         }
     }
 
-    /// Counts a block that went from `old` to `new` bytes: only the difference, and no allocation.
+    /// Counts a block whose size changed from `old` to `new` bytes: the difference, and no allocation.
     pub fn resized(&self, old: usize, new: usize) {
         let grown = new.saturating_sub(old) as u64;
         let shrunk = old.saturating_sub(new) as u64;
@@ -160,9 +164,9 @@ impl Tally {
     /// Exact when no other thread is allocating. The peak is exact for one thread, and may be off by
     /// 256 KiB for each further one.
     pub fn stats(&self) -> ManagerStats {
-        // What comes and goes while the sums are taken makes them differ from any moment's truth. So
-        // `returned` is summed on either side of `lent`, and of some tries the one counts during
-        // which least was returned: `low` is not above the truth, `live` not below it.
+        // Other threads may count while the shards are summed, so no sum need hold at any one moment.
+        // `returned` is summed before and after `lent`: `low` is a lower bound of the live bytes, `live` an
+        // upper bound. Of several tries the one counts during which the fewest bytes were returned.
         let (mut churn, mut lent, mut allocations, mut low) = (u64::MAX, 0, 0, 0);
         let mut before = self.sum(|shard| &shard.returned);
         for _ in 0..TRIES {
@@ -190,7 +194,7 @@ impl Tally {
         let high = self.published.load(Ordering::Relaxed) + highs.max().unwrap_or(0);
         let high = high.max(low);
         let peak = self.peak.fetch_max(high, Ordering::Relaxed).max(high);
-        // What went meanwhile was live before: at most as much as ever was.
+        // Bytes returned meanwhile were live before, so they are no more than all that were ever lent.
         let live = low.saturating_add_unsigned(churn).min(peak);
         ManagerStats {
             live_bytes: Some(live as usize),
@@ -201,14 +205,14 @@ impl Tally {
         }
     }
 
-    /// Lets the peak start again from what is live now, as exact as [`stats`](Self::stats) says.
+    /// Resets the peak to the bytes that are live now, as exactly as [`stats`](Self::stats) knows them.
     pub fn reset_peak(&self) {
         if let Some(shard) = self.own() {
             self.publish(shard, shard.live());
         }
-        // Relaxed, all: as in `stats`. A thread that is counting may put its own high back, or not know
-        // yet that it is gone. It is not replaced by another sum of that shard's, which might be an
-        // old one and so too high: the thread would publish nothing until it has passed that.
+        // Relaxed, all: the numbers guard no other memory. A thread that is counting may store its old high
+        // mark again, or not see yet that it was cleared. The mark is cleared rather than set to a sum of the
+        // shard: that sum might be old, and so too high, and the thread would not publish until it passed it.
         for shard in self.used() {
             shard.high.store(i64::MIN, Ordering::Relaxed);
         }
@@ -219,14 +223,14 @@ impl Tally {
     /// The sum of a counter over all shards.
     fn sum(&self, counter: impl Fn(&Shard) -> &AtomicU64) -> u64 {
         self.used()
-            // Acquire: its partner is the Release in `add`: a block that is seen returned was lent
-            // before, by a thread that told the one that returned it. And later sums come later.
+            // Acquire: its partner is the Release in `add`. A block whose return is seen here was lent before,
+            // by a thread that passed it to the one that returned it, so later sums include the lending.
             .map(|shard| counter(shard).load(Ordering::Acquire))
             .fold(0, u64::wrapping_add)
     }
 
-    /// The shards that somebody may have written to. To be asked anew for each sum: what was seen in the last
-    /// one may have told of a thread that is counted in this one.
+    /// The shards that a thread may have written to. Each sum calls this anew: a value seen in one sum may come
+    /// from a thread whose shard only the next call finds.
     fn used(&self) -> impl Iterator<Item = &Shard> {
         let own = self.own.iter().take(thread::ever()).filter_map(|own| {
             // Acquire: its partner is the Release in `make`.
@@ -248,7 +252,7 @@ impl Tally {
         unsafe { shard.as_ref() }
     }
 
-    /// Where this thread counts.
+    /// The shard in which this thread counts.
     #[inline]
     fn place(&self) -> Place<'_> {
         match self.own() {
@@ -257,12 +261,12 @@ impl Tally {
         }
     }
 
-    /// Where a thread counts that has no number, or no shard yet.
+    /// The shard for a thread that has no number, or no shard yet.
     #[cold]
     #[inline(never)]
     fn find_place(&self) -> Place<'_> {
         let own = thread::number().and_then(|number| {
-            // It may have got the number just now, whose shard an earlier holder has made.
+            // The thread may have taken its number just now; an earlier holder may have made the shard.
             self.own().or_else(|| make(&self.own[number]))
         });
         match own {
@@ -274,7 +278,7 @@ impl Tally {
     fn count_lent(&self, shard: &Shard, bytes: u64) {
         add(&shard.lent, bytes);
         let live = shard.live();
-        // Relaxed, all: by invariant 1 nobody else writes them (`high` is a mere hint).
+        // Relaxed, all: by invariant 1 no other thread writes them (`high` is a mere hint).
         if live > shard.high.load(Ordering::Relaxed) {
             shard.high.store(live, Ordering::Relaxed);
             if live >= shard.top.load(Ordering::Relaxed) {
@@ -286,13 +290,13 @@ impl Tally {
     fn count_returned(&self, shard: &Shard, bytes: u64) {
         add(&shard.returned, bytes);
         let live = shard.live();
-        // Relaxed: by invariant 1 nobody else writes it.
+        // Relaxed: by invariant 1 no other thread writes it.
         if live <= shard.low.load(Ordering::Relaxed) {
             self.publish(shard, live);
         }
     }
 
-    /// Tells the others what this shard's live bytes are.
+    /// Publishes this shard's live bytes to the other threads.
     fn publish(&self, shard: &Shard, live: i64) {
         // Relaxed, all: sums that guard no other memory; the peak is taken from our own update.
         let published = shard.published.load(Ordering::Relaxed);
@@ -326,8 +330,8 @@ impl Tally {
         if apart.unsigned_abs() < PUBLISH_BYTES as u64 {
             return;
         }
-        // Each exchange continues where the one before it ended, so what is added to the tally's sum is, in
-        // all, what the last one has put here, whatever order the additions come in.
+        // Each exchange starts from the value that the one before it stored, so the additions to the tally's
+        // sum amount to the last stored value, in whatever order they happen.
         let published = shard.published.swap(live, Ordering::Relaxed);
         let high = shard.high.swap(live, Ordering::Relaxed);
         let before = self
@@ -378,11 +382,11 @@ fn make(own: &AtomicPtr<Shard>) -> Option<&Shard> {
     Some(unsafe { shard.as_ref() })
 }
 
-/// Where a thread counts.
+/// The shard in which a thread counts.
 enum Place<'a> {
-    /// In a shard that it alone writes.
+    /// A shard that only this thread writes.
     Own(&'a Shard),
-    /// In one that it shares, by read-modify-writes.
+    /// A shard that several threads write, by read-modify-writes.
     Shared(&'a Shard),
 }
 
@@ -397,11 +401,11 @@ struct Shard {
     allocations: AtomicU64,
     /// `lent - returned` when it was last added to the tally's `published`.
     published: AtomicI64,
-    /// The largest `lent - returned` since then, or less: `reset_peak` clears it.
+    /// The maximum of `lent - returned` since then, or less: `reset_peak` clears it.
     high: AtomicI64,
-    /// The `lent - returned` at which it is to be published: `PUBLISH_BYTES` above the last.
+    /// Upper bound of `lent - returned`, at which it is published: `PUBLISH_BYTES` above `published`.
     top: AtomicI64,
-    /// The same below.
+    /// Lower bound of `lent - returned`, at which it is published: `PUBLISH_BYTES` below `published`.
     low: AtomicI64,
 }
 
@@ -418,10 +422,11 @@ impl Shard {
         }
     }
 
-    /// As [`Tally::try_lent`]. For the thread whose own shard this is.
+    /// Counts a lent block unless it has to be published; see [`Tally::try_lent`]. Only the thread that owns the
+    /// shard calls this.
     #[inline]
     fn try_lent(&self, bytes: usize) -> bool {
-        // Relaxed, all: by invariant 1 nobody else writes them (`high` is a mere hint).
+        // Relaxed, all: by invariant 1 no other thread writes them (`high` is a mere hint).
         let sum = self.lent.load(Ordering::Relaxed);
         let lent = sum.wrapping_add(bytes as u64);
         let live = lent.wrapping_sub(self.returned.load(Ordering::Relaxed)) as i64;
@@ -437,10 +442,11 @@ impl Shard {
         true
     }
 
-    /// As [`Tally::try_returned`]. For the thread whose own shard this is.
+    /// Counts a returned block unless it has to be published; see [`Tally::try_returned`]. Only the thread that
+    /// owns the shard calls this.
     #[inline]
     fn try_returned(&self, bytes: usize) -> bool {
-        // Relaxed, all: by invariant 1 nobody else writes them.
+        // Relaxed, all: by invariant 1 no other thread writes them.
         let sum = self.returned.load(Ordering::Relaxed);
         let returned = sum.wrapping_add(bytes as u64);
         let live = self.lent.load(Ordering::Relaxed).wrapping_sub(returned) as i64;
@@ -452,10 +458,10 @@ impl Shard {
         true
     }
 
-    /// What was lent here and not taken back; below zero if blocks were taken back here that others lent.
-    /// Exact for a thread whose own shard this is.
+    /// Bytes lent minus bytes returned in this shard. Below zero if this shard counted the return of blocks that
+    /// another one counted as lent. Exact for the thread that owns the shard.
     fn live(&self) -> i64 {
-        // Relaxed, both: by invariant 1 nobody else writes them, or several do and any value is a hint.
+        // Relaxed, both: by invariant 1 no other thread writes them; in a shared shard any value is a hint.
         let returned = self.returned.load(Ordering::Relaxed);
         self.lent.load(Ordering::Relaxed).wrapping_sub(returned) as i64
     }
@@ -470,13 +476,13 @@ fn add(counter: &AtomicU64, amount: u64) {
     counter.store(sum, Ordering::Release);
 }
 
-/// How far a shard's difference may go before it is added to what all threads see.
+/// How far a shard's live bytes may move from what it has published, in bytes.
 const PUBLISH_BYTES: i64 = 256 * KIB as i64;
 
 /// How many shards the threads without a number share.
 const SHARED: usize = 16;
 
-/// How often sums are taken again that others changed meanwhile.
+/// How often sums are retried if other threads changed them meanwhile.
 const TRIES: usize = 8;
 
 #[cfg(all(test, not(loom)))]

@@ -1,13 +1,13 @@
-//! What a thread is to this crate: a small number, and word of its end.
+//! A small number for each thread, and hooks that run when the thread ends.
 //!
-//! Whatever is kept for each thread is found by the thread's *number*: the shard of a
+//! State that is kept per thread is found by the thread's *number*: the shard of a
 //! [`Tally`](crate::Tally), the blocks of a [`BlockCache`](crate::BlockCache), the record of
 //! `accounting::hazard`, the stripe of a node, an arena of jemalloc. A number is an index into
 //! arrays, so a thread finds its part of any number of objects without searching.
 //!
 //! A thread takes the lowest free number when it first asks, and gives it back when it ends. Numbers
-//! are therefore dense: a program with 20 threads uses 0 to 19, however many threads came and went. At
-//! most [`NUMBERS`] (1,024) threads have a number at once. Other threads have none: those that came
+//! are therefore dense: a program with 20 threads uses 0 to 19, however many threads have ended. Up to
+//! [`NUMBERS`] (1,024) threads have a number at once. Other threads have none: those that asked
 //! when all were taken, which ask again when a number was given back, and those that are ending. Threads without
 //! a number share: 16 shards of a tally, over which [`thread_number`] spreads them. They keep no blocks, and
 //! they pin nodes where others hold them in a record.
@@ -28,8 +28,8 @@
 //!    lease's destructor reads the number from the lease, and then puts `NUMBERS` there before it calls a
 //!    hook or gives the number back. So code that runs later in the same thread (in a hook, or in the
 //!    destructor of another thread-local) uses nothing that belongs to the number.
-//! 3. Before the number is given back, every hook that the thread has registered has returned. So whoever
-//!    keeps something for a number calls [`at_end`] before the first thing is kept, and keeps nothing if it
+//! 3. Before the number is given back, every hook that the thread has registered has returned. So code that
+//!    keeps something for a number calls [`at_end`] before it keeps the first thing, and keeps nothing if it
 //!    returns `false`. An earlier holder's call does not count: hooks are the thread's, not the number's.
 //!    Then whatever is kept for a number that is not taken is empty, but for sums (those of a tally, and
 //!    bookkeeping that the next holder uses), which go on. No lock is held while a hook runs.
@@ -49,13 +49,13 @@
 //! of all other threads stay taken in the child: their holders do not exist there, and no destructor gives
 //! the numbers back. That is on purpose. A thread may be anywhere at the instant of the fork, for
 //! example between the two stores by which it takes a block out of its cache; the next holder of its
-//! number would continue with half a change. In the child, nobody continues it: what others read of such a place
+//! number would continue with half a change. In the child, no thread continues it: what others read of such a place
 //! (a scan, a sum, [`release`](crate::BlockCache::release)) they read with the precautions that they take
 //! against a thread that runs beside them, and one that stands still is a case of that. So in a child
 //!
 //! * as many threads fewer than 1,024 have a number as the parent had threads with a number, but for the one that forked;
 //!   all others work as threads without a number;
-//! * blocks that those threads kept are counted as cached until somebody releases the unused memory of the manager;
+//! * blocks that those threads kept are counted as cached until the program releases the unused memory of the manager;
 //! * a node that such a thread held in its record at the instant of the fork is never freed (`accounting::hazard`).
 //!
 //! Destructors of thread-locals run in no order that one may rely on. Code that runs before the lease's
@@ -122,8 +122,8 @@ pub fn number() -> Option<usize> {
     live::ask()
 }
 
-/// What wants to know when a thread ends for which it keeps something. The function gets the number that
-/// the thread had, if it had one; nobody else has it before the function returns.
+/// A hook for the end of a thread. The function gets the number that the thread had, if it had one; no other
+/// thread has that number before the function returns.
 ///
 /// It runs in the destructor of a thread-local, where it must not panic. It may run foreign code. There is
 /// room for a few in each thread: this crate's own and those of its backends (`HOOKS`).
@@ -236,7 +236,7 @@ mod live {
         EVER.load(Ordering::Relaxed)
     }
 
-    /// What a thread gives back and whom it tells when it ends.
+    /// The number that a thread gives back when it ends, and the hooks that it then calls.
     struct Lease {
         number: Cell<Option<usize>>,
         hooks: [Cell<Option<&'static AtEnd>>; HOOKS],
@@ -305,7 +305,7 @@ mod live {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
 }
 
-/// In a model, the number that its thread chose; nobody is told of ends.
+/// In a model, the number that its thread chose; no hooks run.
 #[cfg(loom)]
 mod live {
     use super::{AtEnd, NUMBERS};
@@ -326,7 +326,7 @@ mod live {
         work()
     }
 
-    /// Nobody is called in a model.
+    /// Registers nothing: no hooks run in a model.
     pub fn at_end(_hook: &'static AtEnd) -> bool {
         true
     }

@@ -57,7 +57,7 @@ impl Heap {
         ptr.cast()
     }
 
-    /// As `malloc`, with every byte zero.
+    /// A block of `size` bytes, all zero, with mimalloc's natural alignment, or null.
     pub(crate) fn zalloc(&self, size: usize) -> *mut u8 {
         let ptr = match &self.own {
             // SAFETY: by invariant 1 the heap is alive and serves this thread.
@@ -79,7 +79,7 @@ impl Heap {
         ptr.cast()
     }
 
-    /// As `malloc_aligned`, with every byte zero.
+    /// A block of `size` bytes, all zero, aligned to `align`, or null.
     pub(crate) fn zalloc_aligned(&self, size: usize, align: usize) -> *mut u8 {
         let ptr = match &self.own {
             // SAFETY: by invariant 1 the heap is alive and serves this thread.
@@ -111,20 +111,20 @@ impl Drop for Heap {
     }
 }
 
-/// A heap of version 3, which nobody else has.
+/// A heap of version 3, with one owner.
 #[derive(Debug)]
 struct OwnHeap(NonNull<mimalloc::mi_heap_t>);
 
 // SAFETY: heaps of version 3 may be allocated from, and collected, on any thread.
 unsafe impl Send for OwnHeap {}
-// SAFETY: as above: at the same time, too. Each thread works in its own part of the heap.
+// SAFETY: heaps of version 3 serve several threads at once; each works in its own part of the heap.
 unsafe impl Sync for OwnHeap {}
 
 /// Gives a block back.
 ///
 /// # Safety
 ///
-/// `ptr` is a live block of mimalloc's, of whatever heap, and nobody uses it any more.
+/// `ptr` is a live block of mimalloc's, of any heap, and it is not used any more.
 #[inline]
 pub(crate) unsafe fn free(ptr: *mut u8) {
     // SAFETY: the caller's promise.

@@ -12,8 +12,9 @@ mod options;
 pub use manager::MimallocManager;
 pub use options::MimallocOption;
 
-/// How this backend makes itself known, which it does at link time. A static library, whose linker
-/// drops what nobody calls, registers it by hand.
+/// The registration of this backend, which is made at link time.
+///
+/// In a static library the linker may drop it, since nothing refers to it. There the program registers it by hand:
 ///
 /// ```
 /// arrow_memory_manager::backend::register(&arrow_memory_mimalloc::REGISTRATION);

@@ -54,16 +54,18 @@ pub struct MimallocManager {
 }
 
 impl MimallocManager {
-    /// A manager with a heap of its own, if the linked mimalloc has heaps that serve all threads.
+    /// Creates a manager with a heap of its own, if the linked mimalloc has heaps that serve all threads.
     pub fn new() -> Self {
         Self::with_cache(CacheLimits::default())
     }
 
-    /// As [`new`](Self::new), with other limits for what each thread keeps of blocks of more than
-    /// 64 KiB, for which mimalloc often sets up pages each time; [`CacheLimits::NONE`] keeps none.
+    /// Creates a manager whose threads keep blocks of more than 64 KiB within `limits`.
+    ///
+    /// mimalloc often sets up pages for each such block. [`CacheLimits::NONE`] keeps none; [`new`](Self::new)
+    /// uses the default limits.
     pub fn with_cache(limits: CacheLimits) -> Self {
         let release = |block: NonNull<u8>, _size| {
-            // SAFETY: a block that was kept, of some heap, and that nobody uses.
+            // SAFETY: a block that was kept, of some heap, and that is not in use.
             unsafe { heap::free(block.as_ptr()) };
         };
         Self {
@@ -95,29 +97,29 @@ impl MimallocManager {
 
     /// mimalloc's own statistics of the process, as JSON; empty if it has no memory for them.
     ///
-    /// mimalloc is built without counters of blocks, which would cost time: `malloc_normal` and the
-    /// like are 0. What it reserved of the address space is there, and what it `committed`, which
-    /// on Linux does not go down when memory is given back (`purged` goes up).
+    /// mimalloc is built without counters of blocks, which would cost time: `malloc_normal` and
+    /// similar fields are 0. The reserved address space is there, and `committed`, which on Linux does not
+    /// fall when memory is given back (`purged` rises).
     pub fn statistics_json(&self) -> String {
         heap::statistics_json()
     }
 
-    /// Lets [`peak_bytes`](ManagerStats::peak_bytes) start again from what is live now.
+    /// Resets [`peak_bytes`](ManagerStats::peak_bytes) to the bytes that are live now.
     pub fn reset_peak(&self) {
         self.tally.reset_peak();
     }
 
-    /// As `allocate`, for a block that is large or widely aligned.
+    /// Allocates a block that is large or has an alignment above 64.
     #[inline(never)]
     fn allocate_otherwise(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
         self.lend(self.obtain(layout.size(), layout.align()), layout)
     }
 
-    /// As `deallocate`, for a block that may be kept, or where counting is not a matter of course.
+    /// Deallocates a block that may be kept, or whose return the tally cannot count without a call.
     ///
     /// # Safety
     ///
-    /// As for `deallocate`.
+    /// The block is live, of this layout, and it is not used any more.
     #[inline(never)]
     unsafe fn deallocate_otherwise(&self, ptr: NonNull<u8>, layout: Layout) {
         self.tally.returned(layout.size());
@@ -136,7 +138,7 @@ impl MimallocManager {
             if ptr.addr().is_multiple_of(ALIGNMENT) {
                 return ptr;
             }
-            // SAFETY: it was allocated just now, and nobody has seen it.
+            // SAFETY: it was allocated just now, and no other code has seen it.
             unsafe { heap::free(ptr) };
         }
         self.heap.malloc_aligned(room, align.max(ALIGNMENT))
@@ -155,7 +157,7 @@ impl MimallocManager {
             if ptr.addr().is_multiple_of(ALIGNMENT) {
                 return ptr;
             }
-            // SAFETY: it was allocated just now, and nobody has seen it.
+            // SAFETY: it was allocated just now, and no other code has seen it.
             unsafe { heap::free(ptr) };
         }
         self.heap.zalloc_aligned(room, align.max(ALIGNMENT))
@@ -176,13 +178,13 @@ impl MimallocManager {
     ///
     /// # Safety
     ///
-    /// The block is live, of this layout, and nobody uses it any more.
+    /// The block is live, of this layout, and it is not used any more.
     unsafe fn give_back(&self, ptr: NonNull<u8>, layout: Layout) {
         // SAFETY: by the caller's promise; by invariant 1 it has room for its class.
         if is_kept(layout.size(), layout.align()) && unsafe { self.kept.keep(ptr, layout.size()) } {
             return;
         }
-        // SAFETY: by the caller's promise the block is live, and nobody uses it any more.
+        // SAFETY: by the caller's promise the block is live, and it is not used any more.
         unsafe { heap::free(ptr.as_ptr()) };
     }
 
@@ -191,7 +193,7 @@ impl MimallocManager {
     ///
     /// # Safety
     ///
-    /// The block, if it is not null, is live, and nobody else knows it; `size` is at most `DEAR`.
+    /// The block, if it is not null, is live, and no other code has it; `size` is at most `DEAR`.
     #[cold]
     unsafe fn lend_otherwise(
         &self,
@@ -199,7 +201,7 @@ impl MimallocManager {
         size: usize,
     ) -> Result<NonNull<u8>, ManagerError> {
         if !ptr.addr().is_multiple_of(ALIGNMENT) {
-            // SAFETY: it was allocated just now, and nobody has seen it.
+            // SAFETY: it was allocated just now, and no other code has seen it.
             unsafe { heap::free(ptr) };
             ptr = self.heap.malloc_aligned(padded(size), ALIGNMENT);
         }
@@ -262,7 +264,7 @@ unsafe impl AllocationManager for MimallocManager {
             // SAFETY: the caller's promise.
             return unsafe { self.deallocate_otherwise(ptr, layout) };
         }
-        // SAFETY: by the caller's promise the block is live, and nobody uses it any more.
+        // SAFETY: by the caller's promise the block is live, and it is not used any more.
         unsafe { heap::free(ptr.as_ptr()) };
     }
 
@@ -278,7 +280,7 @@ unsafe impl AllocationManager for MimallocManager {
     ) -> Result<NonNull<u8>, ManagerError> {
         // SAFETY: by the caller's promise the block is live.
         let fits = unsafe { heap::expand(ptr.as_ptr(), new_size) };
-        // SAFETY: as above.
+        // SAFETY: by the caller's promise the block is live.
         let usable = unsafe { heap::usable_size(ptr.as_ptr()) };
         // A block that would be more than half empty moves to a smaller one.
         if fits && new_size >= usable / 2 && self.room(new_size, old.align()) <= usable {
@@ -350,8 +352,9 @@ fn is_kept(size: usize, align: usize) -> bool {
     size > DEAR && align <= ALIGNMENT
 }
 
-/// Larger blocks are kept. Up to here a page holds many, and stays when one goes; few share a larger
-/// one, which is set up anew for a block that is alone (100 to 200 ns), and above 512 KiB none do.
+/// The largest size that is not kept, in bytes. A page of mimalloc holds many blocks up to this size, and stays
+/// when one is freed. Few larger blocks share a page, which is set up anew for a block that is alone in it (100
+/// to 200 ns); above 512 KiB each block has its own.
 const DEAR: usize = 64 * 1024;
 
 /// `size` as mimalloc is asked for it; a layout's size cannot overflow here.
@@ -384,7 +387,7 @@ mod tests {
 
         assert_eq!(exchanged, 0, "of {}", held.len());
         for ptr in held {
-            // SAFETY: it was allocated above, and nobody uses it.
+            // SAFETY: it was allocated above, and is not in use.
             unsafe { heap::free(ptr) };
         }
     }

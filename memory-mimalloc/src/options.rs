@@ -1,4 +1,4 @@
-//! What can be tuned: [`MimallocOption`].
+//! The settings of mimalloc: [`MimallocOption`].
 
 use std::ffi::c_int;
 
@@ -9,10 +9,10 @@ use std::ffi::c_int;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MimallocOption {
-    /// Milliseconds after which unused memory goes back to the operating system; 0 for at once, -1
+    /// Milliseconds after which unused memory returns to the operating system; 0 for at once, -1
     /// for never.
     PurgeDelay,
-    /// What the purge delay is multiplied with for whole regions.
+    /// The factor by which the purge delay is multiplied for whole regions.
     ArenaPurgeMult,
     /// 1: purged memory is decommitted, and leaves the resident set; 0: the system may take it.
     PurgeDecommits,
@@ -22,7 +22,7 @@ pub enum MimallocOption {
     ArenaEagerCommit,
     /// 1: use large (2 or 4 MiB) pages of the operating system where it allows them.
     AllowLargeOsPages,
-    /// At most this many NUMA nodes; 0 for all.
+    /// The maximum number of NUMA nodes to use; 0 for all.
     UseNumaNodes,
     /// 1: print errors to standard error.
     ShowErrors,

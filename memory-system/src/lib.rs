@@ -18,8 +18,8 @@
 //! | below 2 MiB | `malloc` | `malloc` | `std::alloc::System` |
 //! | from 2 MiB | `mmap`, `mremap` | `malloc` | `std::alloc::System` |
 //!
-//! The essays are in the modules: how 64-byte alignment comes at `malloc`'s price in `heap`, why
-//! large blocks have pages of their own, and why from 2 MiB up, in `pages`. `cargo bench -p
+//! Two modules explain their choices: `heap`, how a block gets 64-byte alignment at `malloc`'s price, and
+//! `pages`, why large blocks have pages of their own, from 2 MiB on. `cargo bench -p
 //! arrow-memory-benches --bench backends` measures this backend beside `posix_memalign`, size by size.
 //!
 //! # Platforms

@@ -15,13 +15,13 @@ use crate::{heap, pages};
 
 /// The manager on the platform's allocator, and on pages for large blocks.
 ///
-/// The heap is the process's, and so are the statistics: all values of this type speak for all.
+/// The heap belongs to the process, and so do the statistics: all values of this type share both.
 /// Put an `arrow_memory_manager::ProxyManager` around one to count a part.
 ///
 /// Live bytes, totals and counts are exact whenever no call is under way. The peak is exact while
 /// one thread allocates; with several it is within 256 KiB per thread of the truth, and never below
 /// a live value that [`stats`](AllocationManager::stats) has answered. `cached_bytes` are the
-/// pages kept for reuse, at most 64 MiB; what the platform's heap keeps is its own secret.
+/// pages kept for reuse, up to 64 MiB; the platform's heap does not tell what it keeps.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -37,7 +37,7 @@ use crate::{heap, pages};
 pub struct SystemManager;
 
 impl SystemManager {
-    /// The manager. It costs nothing: its state is the process's.
+    /// Creates the manager, which costs nothing: its state belongs to the process.
     pub const fn new() -> Self {
         Self
     }
@@ -63,14 +63,14 @@ unsafe impl AllocationManager for SystemManager {
 
     #[inline]
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        // Before the block is gone: whoever gets it next must not be counted besides it.
+        // Before the block is freed: otherwise its next owner would be counted besides it.
         TALLY.returned(layout.size());
         if pages::serve(layout) {
             // SAFETY: by the caller's promise the block is live and came from `allocate` with
             // this layout, so from pages.
             unsafe { pages::deallocate(ptr, layout) };
         } else {
-            // SAFETY: as above, from the heap.
+            // SAFETY: by the caller's promise the block is live and came with this layout, so from the heap.
             unsafe { heap::deallocate(ptr, layout) };
         }
     }
@@ -96,7 +96,8 @@ unsafe impl AllocationManager for SystemManager {
             // SAFETY: by the caller's promise the block is live and came with `old`, so from the
             // heap; `new` has the same alignment and a size that is not 0.
             (false, false) => unsafe { heap::reallocate(ptr, old, new) },
-            // SAFETY: as above, from pages.
+            // SAFETY: by the caller's promise the block is live and came with `old`, so from pages;
+            // `new` has the same alignment and a size that is not 0.
             (true, true) => unsafe { pages::reallocate(ptr, old, new) },
             (false, true) => pages::allocate(new).inspect(|&moved| {
                 // SAFETY: both blocks are live, so they do not overlap; sizes as in their layouts.
@@ -108,7 +109,8 @@ unsafe impl AllocationManager for SystemManager {
             (true, false) => heap::allocate(new).inspect(|&moved| {
                 // SAFETY: both blocks are live, so they do not overlap; sizes as in their layouts.
                 unsafe { copy(ptr, old, moved, new) };
-                // SAFETY: as above, from pages.
+                // SAFETY: by the caller's promise the block is live, came with `old`, so from pages, and
+                // is forgotten; its contents were copied.
                 unsafe { pages::deallocate(ptr, old) };
             }),
         };
@@ -151,7 +153,7 @@ fn out_of_memory(layout: Layout) -> ManagerError {
     ManagerError::out_of_memory(layout)
 }
 
-/// Copies what two blocks have in common.
+/// Copies the bytes that both blocks have room for.
 ///
 /// # Safety
 ///
@@ -166,8 +168,9 @@ fn start() -> Result<Arc<dyn AllocationManager>, ManagerError> {
     Ok(Arc::new(SystemManager))
 }
 
-/// How this backend makes itself known, which it does at link time. A static library, whose linker
-/// drops what nobody calls, registers it by hand.
+/// The registration of this backend, which is made at link time.
+///
+/// In a static library the linker may drop it, since nothing refers to it. There the program registers it by hand:
 ///
 /// ```
 /// arrow_memory_manager::backend::register(&arrow_memory_system::REGISTRATION);
@@ -180,8 +183,8 @@ pub static REGISTRATION: BackendRegistration = BackendRegistration {
 
 arrow_memory_manager::register_backend!(REGISTRATION);
 
-/// What all managers of this type lent together.
+/// Counts the blocks of all managers of this type together.
 static TALLY: Tally = Tally::new();
 
-/// What `ARROW_DEFAULT_MEMORY_POOL` calls this backend.
+/// The backend's name in `ARROW_DEFAULT_MEMORY_POOL` and in reports.
 const NAME: &str = "system";

@@ -11,7 +11,7 @@ pub struct Summary {
     pub granted: usize,
     /// Refused requests.
     pub refused: usize,
-    /// Refused requests that nobody could disturb, because no other call overlapped: they are the
+    /// Refused requests that no other call could disturb, because none overlapped: they are the
     /// ones that are judged exactly.
     pub undisturbed: usize,
 }
@@ -224,7 +224,7 @@ impl Totals {
         }
     }
 
-    /// The equation, for every level that is there; `extra` bytes are asked of a level besides.
+    /// Evaluates the equation of the model for every level that is there, with `extra` bytes asked of one level.
     fn allocated(
         &self,
         records: &[Option<LevelRecord>],

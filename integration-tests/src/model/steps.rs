@@ -273,8 +273,8 @@ impl Model {
         }
     }
 
-    /// A closed allocator leaves when the last of what was outstanding goes, and so, perhaps, does
-    /// its parent. Keys grow downwards.
+    /// Removes closed allocators with which nothing is outstanding, which may leave nothing outstanding with
+    /// their parents. A child's key is above its parent's.
     pub(super) fn remove_departed(&mut self) {
         for key in self.allocators().into_iter().rev() {
             if self.node(key).closed && self.is_idle(key) {

@@ -1,4 +1,4 @@
-//! Sizes, limits and names that nobody should pass: the documented answer, and nothing changed.
+//! Sizes, limits and names that are invalid: the documented error, and nothing changed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -399,7 +399,7 @@ fn a_policy_may_use_the_tree(backend: &Backend) {
     });
 }
 
-/// Panics as it goes.
+/// Panics when it is dropped.
 struct Grenade([u8; 100]);
 
 impl AsRef<[u8]> for Grenade {

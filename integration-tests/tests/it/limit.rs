@@ -15,7 +15,7 @@
 //! | recall folds a node's credit before all below are stopped | a refusal of what fitted throughout |
 //! | credit below a tight level is kept as elsewhere | the same |
 //! | credit is handed out beyond the limit | a peak above the limit; live bytes above it |
-//! | a charge goes before its block | live bytes above the limit |
+//! | a charge ends before its block is freed | live bytes above the limit |
 //! | a child is opened below a tight parent | the tree's own assertions |
 
 mod worker;

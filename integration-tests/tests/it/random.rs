@@ -189,8 +189,8 @@ impl Case {
         }
     }
 
-    /// Everything goes, external bytes first: there may be so many that a buffer's ownership could
-    /// not move. Then every allocator closes, the root last.
+    /// Releases everything, external bytes first: there may be so many that a buffer's ownership could
+    /// not move. Then closes every allocator, the root last.
     fn release_all(&mut self) {
         for allocator in self.pair.model.allocators().into_iter().rev() {
             self.release_external(allocator);

@@ -49,7 +49,7 @@ fn root(backend: &Backend, limit: usize) -> BufferAllocator {
     builder.build().unwrap().into()
 }
 
-/// The most bytes of text for one allocator; in debug mode it has a stack.
+/// The maximum bytes of text for one allocator; in debug mode it has a stack.
 fn line(root: &BufferAllocator) -> usize {
     if root.is_debug() { 4000 } else { 400 }
 }

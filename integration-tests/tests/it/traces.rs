@@ -152,7 +152,7 @@ fn at_quiet_point(
     barrier.wait();
 }
 
-/// A barrier at which nobody waits for a thread that failed.
+/// A barrier at which no thread waits for one that failed.
 struct QuietPoint {
     threads: usize,
     arrived: AtomicUsize,
@@ -175,7 +175,7 @@ impl QuietPoint {
         let round = self.round.load(Ordering::Acquire);
         // AcqRel: the last to arrive passes on what all before it did.
         if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.threads {
-            // Relaxed: nobody looks at it before the round is over.
+            // Relaxed: no thread looks at it before the round is over.
             self.arrived.store(0, Ordering::Relaxed);
             // Release: partner of the Acquires.
             self.round.store(round + 1, Ordering::Release);

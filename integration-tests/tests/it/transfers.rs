@@ -189,7 +189,7 @@ fn ownership_goes_to_the_ledger_that_was_associated_longest(backend: &Backend) {
 /// Once, nothing ordered what the one thread reads, which drops a clone and never has the tree's mutex,
 /// before what is written once the target's buffer is the only one: the other thread, which takes the
 /// ledger off the list, had seen the drop without acquiring it. ThreadSanitizer sees that; else this
-/// shows that nobody writes too early.
+/// shows that no thread writes too early.
 fn what_two_threads_read_through_another_ledger_comes_before_what_the_sole_owner_writes(
     backend: &Backend,
 ) {

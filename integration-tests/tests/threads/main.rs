@@ -2,7 +2,7 @@
 //! needs to know how many threads there are. In release builds only: without optimisation the costs of
 //! the backends' own code (jemalloc and mimalloc are always optimised) say nothing.
 //!
-//! Times are the least of many short rounds, so a machine that does other work has to leave some rounds
+//! Times are the minimum of many short rounds, so a machine that does other work has to leave some rounds
 //! in peace, no more; and a comparison is made three times, of which one has to be good.
 #![cfg(not(debug_assertions))]
 #![expect(
@@ -22,7 +22,7 @@ const ALLOWED: f64 = 1.5;
 
 const KIB: usize = 1024;
 
-/// Nanoseconds of one call, the least of many rounds of about a millisecond.
+/// Nanoseconds of one call, the minimum of many rounds of about a millisecond.
 fn cost(mut work: impl FnMut()) -> f64 {
     let mut round = |calls: u32| {
         let started = Instant::now();

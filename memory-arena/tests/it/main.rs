@@ -89,7 +89,7 @@ fn a_chunk_starts_again_when_its_last_block_goes() {
     for _ in 0..1000 {
         let older = block(&arena, 1000);
         let newer = block(&arena, 1000);
-        // The older first, so that neither goes as the newest but the last.
+        // The older first, so that only the last one is freed as the newest.
         drop(older);
         drop(newer);
     }
@@ -110,7 +110,7 @@ fn a_chunk_goes_back_when_its_last_block_goes_while_others_stay() {
 
     let rest = parent.live_bytes();
     assert!(most >= 1000 * KIB, "{most}");
-    // The 100 last blocks and the first chunk; the largest chunks on the way are one spare.
+    // The 100 last blocks and the first chunk; of the larger chunks in between one is kept as the spare.
     assert!(rest <= 3 * 64 * KIB + 4 * KIB + 64 * KIB, "{rest}");
     assert_eq!(arena.held_bytes(), rest);
     assert_eq!(kept.bytes()[63], 64);

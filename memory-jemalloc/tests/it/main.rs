@@ -88,7 +88,7 @@ fn zeroed_blocks_are_zero_where_a_dirty_one_lay() {
             let block = manager.allocate_zeroed(layout(size, 64)).unwrap();
 
             assert!(is_filled(block, size, 0), "{size}");
-            // SAFETY: as above.
+            // SAFETY: the block is live and of this layout.
             unsafe { manager.deallocate(block, layout(size, 64)) };
         }
     }
@@ -124,7 +124,7 @@ fn contents_survive_growth_and_shrinking_across_every_boundary() {
                 fill(block, new, 7);
                 size = new;
             }
-            // SAFETY: as above.
+            // SAFETY: the block is live and of this layout.
             unsafe { manager.deallocate(block, layout(size, align)) };
         }
         assert_eq!(manager.stats().live_bytes, Some(0));
@@ -233,7 +233,7 @@ fn a_dedicated_arena_is_seen_alone_and_gives_everything_back() {
     );
     assert!(cached.cached_bytes.unwrap() >= 10 * MIB, "{cached:?}");
     assert!(released.resident_bytes.unwrap() < 5 * MIB, "{released:?}");
-    // SAFETY: as above.
+    // SAFETY: the block is live and of this layout.
     unsafe { elsewhere.deallocate(other, layout(50 * MIB, 64)) };
 }
 

@@ -26,7 +26,7 @@ use crate::text::Escaped;
 pub const DEFAULT_POOL_VARIABLE: &str = "ARROW_DEFAULT_MEMORY_POOL";
 
 /// The backends of a process. The lock is free while a backend starts, while `tracing` runs and while
-/// anything is allocated or dropped, so that all of these may come back here.
+/// anything is allocated or dropped, so that all of these may call this registry.
 pub(super) struct Backends {
     /// What was registered at link time.
     linked: fn() -> &'static [BackendRegistration],
@@ -37,10 +37,10 @@ pub(super) struct Backends {
     known: ProcessLock<Known>,
 }
 
-/// What a process has learnt of its backends. Under the lock one thing is looked up, set or pushed, or
-/// what was registered is copied.
+/// What a process knows of its backends. Under the lock one thing is looked up, set or pushed, or the
+/// registrations are copied.
 struct Known {
-    /// What `environment` said, once it was asked; the name is kept for ever.
+    /// What `environment` returned, once it was called. The name is leaked.
     named: Option<Option<&'static str>>,
     /// What was registered by hand, in order.
     added: Vec<&'static BackendRegistration>,
@@ -53,9 +53,9 @@ struct Known {
 /// How far the choice of the default is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Choice {
-    /// Nobody asked and nobody chose.
+    /// The program has not chosen, and no default is in use.
     Open,
-    /// The program chose; nobody asked.
+    /// The program chose this backend, and no default is in use yet.
     Set(&'static str),
     /// A default is in use and stays.
     InUse(&'static str),
@@ -121,7 +121,7 @@ impl Backends {
                 return Ok(manager);
             }
             drop(known);
-            // Somebody chose or asked while the backend started: what they were told holds.
+            // Another thread chose or asked while the backend started. Its result holds, so look again.
         }
     }
 
@@ -243,8 +243,8 @@ impl Backends {
             let first = same.next().map(|(_, (_, first))| Arc::clone(first));
             (first, same.next().map(|(index, _)| index))
         };
-        // If another thread was faster, everybody sees its manager, which is the first. Ours is dropped
-        // when the lock is free, since dropping it is code of the backend.
+        // If another thread was faster, all threads use its manager, which is the first. Ours is dropped
+        // when the lock is free, since its `Drop` is code of the backend.
         let slower = second.map(|index| known.started.remove(index));
         drop(known);
         drop(slower);

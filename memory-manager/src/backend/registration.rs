@@ -24,7 +24,8 @@ use crate::manager::{AllocationManager, ManagerError};
 pub struct BackendRegistration {
     /// What the backend is called in `ARROW_DEFAULT_MEMORY_POOL` and by its manager.
     pub name: &'static str,
-    /// The highest becomes the default if nobody chose one. jemalloc has 30, mimalloc 20, system
+    /// The backend with the highest preference becomes the default if neither the environment nor the program
+    /// chooses one. jemalloc has 30, mimalloc 20, system
     /// 10; a backend of preference 0 is used by name only.
     pub preference: u32,
     /// Makes the manager; called once per process unless it fails or two threads are the first.

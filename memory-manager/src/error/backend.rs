@@ -1,4 +1,4 @@
-//! Why there is no such backend.
+//! The error of a backend that cannot be used: [`BackendError`].
 
 use std::error::Error;
 use std::fmt;
@@ -7,7 +7,7 @@ use super::write_sources;
 use crate::manager::ManagerError;
 use crate::text::Escaped;
 
-/// Why there is no such backend.
+/// Why a backend cannot be used.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -26,7 +26,7 @@ pub enum BackendError {
     Unknown {
         /// The name asked for.
         name: String,
-        /// What is linked, preferred first.
+        /// The names of the linked backends, preferred first.
         supported: Vec<&'static str>,
     },
     /// The *caller's* fault: the default was set, or used, before.
@@ -38,7 +38,7 @@ pub enum BackendError {
     Failed {
         /// The backend's name.
         name: &'static str,
-        /// What it said.
+        /// The backend's error.
         source: ManagerError,
     },
 }

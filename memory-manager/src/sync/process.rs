@@ -3,20 +3,20 @@
 //! # Fork
 //!
 //! A child process has one thread, the copy of the one that called `fork`. A lock that another thread
-//! held at that instant stays locked there for ever, and what it guards may be half changed. So on
+//! held at that instant stays locked there forever, and the data that it guards may be half changed. So on
 //! unix, handlers of `pthread_atfork` take every [`ProcessLock`] that is in use before a fork, and
 //! release them in the parent and in the child: then no other thread holds one at that instant.
 //!
-//! The forking thread waits in `fork` until the locks are free, which is a matter of microseconds,
-//! plus a walk over all trees that ever lived at once. It should hold none of them itself, and usually
-//! does not, since no foreign code runs under them. A thread that forks while it holds one all the same (from
-//! a signal handler, say) takes nothing: it would wait for itself. Its child then has the locks as they
+//! The forking thread waits in `fork` until the locks are free, which takes microseconds, plus a walk over as
+//! many trees as ever lived at once. It should hold none of the locks itself, and usually does not, since no
+//! foreign code runs under them. If a thread forks while it holds one (from a signal handler, for example),
+//! the handlers take no lock, because the thread would wait for itself. Its child then has the locks as they
 //! were at that instant. This does not hold for the locks of managers, which release builds do not count
-//! ([`ProcessLock::lock_listed`]): a signal handler that interrupts an arena and forks waits for ever.
+//! ([`ProcessLock::lock_listed`]): a signal handler that interrupts an arena and forks waits forever.
 //!
 //! Between the two handlers the forking thread holds every lock. Other libraries' handlers run there,
 //! too: those that were installed before ours, which are installed when the first lock is listed. Such a
-//! handler waits for itself for ever if it allocates from a tree, releases anything to one or asks
+//! handler waits for itself forever if it allocates from a tree, releases anything to one or asks
 //! for a report. If it takes a lock under which another thread uses this library, the two wait for each
 //! other. So a handler that does either must be installed after the first root was built: then it runs
 //! before our locks are taken, and after they are released.
@@ -71,7 +71,7 @@ pub struct ProcessLock<T: Send + 'static> {
     /// Whether it is in the list.
     listed: AtomicBool,
     order: Order,
-    /// What a child does with the value before it releases the lock.
+    /// Called in a forked child with the value, before the lock is released.
     in_child: Option<fn(&mut T)>,
     /// The lock that was listed before.
     next: UnsafeCell<Option<&'static dyn Forked>>,
@@ -118,7 +118,7 @@ impl<T: Send> ProcessLock<T> {
     /// block. Counts it in debug builds and for tests only.
     #[inline]
     pub fn lock_listed(&'static self) -> ListedGuard<T> {
-        // Relaxed: a check of what is so.
+        // Relaxed: an assertion about a value that no longer changes.
         debug_assert!(self.listed.load(Ordering::Relaxed));
         #[cfg(any(debug_assertions, feature = "testing"))]
         return self.take();
@@ -260,7 +260,7 @@ impl Drop for Nested {
 #[cfg(debug_assertions)]
 thread_local! {
     /// The orders of the locks that the thread holds, a bit each: by invariant 4 it holds one lock of
-    /// each at most. Without a destructor.
+    /// each at maximum. Without a destructor.
     static ORDERS: Cell<u8> = const { Cell::new(0) };
 }
 
@@ -280,7 +280,7 @@ impl<T> std::ops::DerefMut for ProcessGuard<T> {
     }
 }
 
-/// What a fork needs of a lock.
+/// The operations of a lock that the fork handlers call.
 ///
 /// # Safety
 ///
@@ -291,7 +291,7 @@ trait Forked: Sync {
     /// The lock that was listed before.
     unsafe fn next(&self) -> Option<&'static dyn Forked>;
     unsafe fn acquire(&'static self);
-    /// In a child, what the lock has to have done there.
+    /// Calls the lock's `in_child` function, in a child.
     unsafe fn change_in_child(&self);
     unsafe fn release(&self);
 }
@@ -351,7 +351,7 @@ fn install() {
     static INSTALLED: AtomicBool = AtomicBool::new(false);
     // Two threads may both install the handlers, which is no harm. A `Once` could not do without
     // a lock of its own, which a fork could find taken.
-    // Acquire and Release: partners of each other: whoever sees the flag comes after the call.
+    // Acquire and Release: partners of each other. A thread that sees the flag runs after the call.
     if !INSTALLED.load(Ordering::Acquire) {
         platform::install(before_fork, after_fork, after_fork_in_child);
         INSTALLED.store(true, Ordering::Release);

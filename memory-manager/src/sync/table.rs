@@ -14,9 +14,9 @@ type Link<T> = Option<Box<Entry<T>>>;
 
 /// One entry, linked into a table or not.
 pub struct Entry<T> {
-    /// What it is found by.
+    /// The key under which the entry is found.
     pub key: usize,
-    /// What it holds.
+    /// The value that the entry holds.
     pub value: T,
     next: Link<T>,
 }
@@ -99,7 +99,7 @@ impl<T> Table<T> {
         None
     }
 
-    /// As `find_mut`, whatever the value.
+    /// An entry with this key, whatever its value.
     pub fn get_mut(&mut self, key: usize) -> Option<&mut T> {
         self.find_mut(key, |_| true)
     }
@@ -124,7 +124,8 @@ impl<T> Table<T> {
         Some(gone)
     }
 
-    /// Takes all entries out for which `goes` holds, as one list, to be dropped when the lock is free.
+    /// Unlinks all entries for which `goes` holds and returns them as one list, to be dropped when the lock is
+    /// free.
     pub fn remove_all(&mut self, goes: impl Fn(&mut T) -> bool) -> Removed<T> {
         let mut removed = Removed(None);
         for first in &mut self.buckets {
@@ -160,7 +161,7 @@ pub struct Removed<T>(Link<T>);
 
 impl<T> Drop for Removed<T> {
     fn drop(&mut self) {
-        // One after another: a chain of boxes that is dropped as one recurses.
+        // In a loop: dropping a chain of boxes at once recurses.
         while let Some(mut entry) = self.0.take() {
             self.0 = entry.next.take();
         }

@@ -43,7 +43,7 @@ impl<'a> Block<'a> {
     ///
     /// # Errors
     ///
-    /// What the manager answers.
+    /// The manager's error.
     ///
     /// ```
     /// use std::alloc::Layout;
@@ -70,7 +70,7 @@ impl<'a> Block<'a> {
     ///
     /// # Errors
     ///
-    /// What the manager answers.
+    /// The manager's error.
     pub fn zeroed(
         manager: &'a dyn AllocationManager,
         layout: Layout,
@@ -84,11 +84,11 @@ impl<'a> Block<'a> {
         })
     }
 
-    /// A block that nobody touches: its [`bytes`](Self::bytes) are empty.
+    /// A block whose memory is not touched: its [`bytes`](Self::bytes) are empty.
     ///
     /// # Errors
     ///
-    /// What the manager answers.
+    /// The manager's error.
     pub fn untouched(
         manager: &'a dyn AllocationManager,
         layout: Layout,
@@ -106,7 +106,7 @@ impl<'a> Block<'a> {
     ///
     /// # Errors
     ///
-    /// What the manager answers; the block is as it was.
+    /// The manager's error; the block is as it was.
     ///
     /// # Panics
     ///
@@ -121,7 +121,7 @@ impl<'a> Block<'a> {
     ///
     /// # Errors
     ///
-    /// What the manager answers; the block is as it was.
+    /// The manager's error; the block is as it was.
     ///
     /// # Panics
     ///
@@ -147,7 +147,7 @@ impl<'a> Block<'a> {
 
     /// The initialised bytes.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: as in `bytes_mut`.
+        // SAFETY: by invariants 1 and 2 that many bytes are readable and initialised; the result borrows `self`.
         unsafe { slice::from_raw_parts(self.ptr.as_ptr(), self.initialised) }
     }
 

@@ -1,8 +1,8 @@
 //! The contract of [`AllocationManager`], promise by promise.
 //!
 //! [`conformance_suite!`](crate::conformance_suite) makes a test of each function here; each
-//! panics where the manager breaks the promise that it is named after. They take the manager for
-//! themselves: statistics are compared before and after, so nobody else may use it meanwhile.
+//! panics where the manager breaks the promise that it is named after. Nothing else may use the manager
+//! meanwhile, since they compare its statistics before and after.
 
 mod bytes;
 mod contents;

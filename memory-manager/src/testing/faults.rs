@@ -40,7 +40,7 @@ pub struct FailingManager {
     plan: Plan,
 }
 
-constructors!(FailingManager { plan } "Fails nowhere, until it is told to.");
+constructors!(FailingManager { plan } "Fails at no call until it is told to.");
 
 impl FailingManager {
     /// Fails at the call with this number, counted from the manager's first call as 0.
@@ -81,7 +81,7 @@ impl FailingManager {
         self.plan.set_every(n);
     }
 
-    /// Fails nowhere any more.
+    /// Fails at no further call.
     pub fn recover(&self) {
         self.plan.set(u64::MAX, 0);
     }
@@ -131,7 +131,7 @@ pub struct PanickingManager {
     plan: Plan,
 }
 
-constructors!(PanickingManager { plan } "Panics nowhere, until it is told to.");
+constructors!(PanickingManager { plan } "Panics at no call until it is told to.");
 
 impl PanickingManager {
     /// Panics at the call with this number, counted from the manager's first call as 0.
@@ -157,7 +157,7 @@ impl PanickingManager {
         self.plan.set(0, u64::MAX);
     }
 
-    /// Panics nowhere any more.
+    /// Panics at no further call.
     pub fn recover(&self) {
         self.plan.set(u64::MAX, 0);
     }

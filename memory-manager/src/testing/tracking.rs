@@ -18,8 +18,8 @@ use crate::sync::plain::lock_uncounted as lock;
 
 /// Knows every live block of another manager: it finds leaks, double frees and wrong layouts.
 ///
-/// Giving back what is not lent, or with another layout than it was lent with, panics; since
-/// such a panic may end in somebody's `catch_unwind`, it is also kept for
+/// Giving back a block that is not lent, or with another layout than it was lent with, panics. Since
+/// a `catch_unwind` may hide such a panic, its text is also kept for
 /// [`assert_clean`](Self::assert_clean). The first and last 64 KiB of a block are filled with
 /// `0xA5` when it is handed out, and with `0x5A` when it comes back, so that reading memory that
 /// was never written shows.
@@ -53,9 +53,9 @@ struct Books {
     blocks: BTreeMap<usize, Layout>,
     /// The sum of their sizes, of those that are being made and of those that are being freed.
     live_bytes: usize,
-    /// The largest `live_bytes` with which a block was made or grew.
+    /// The maximum of `live_bytes` when a block was made or grew.
     max_live_bytes: usize,
-    /// Handed out in total, growth with its difference.
+    /// Bytes handed out in total; growth counts with its difference.
     total_bytes: u64,
     /// How many blocks were handed out.
     allocations: u64,
@@ -66,12 +66,12 @@ struct Books {
 constructors!(TrackingManager { books });
 
 impl TrackingManager {
-    /// Bytes of blocks that are lent now, or on their way in or out.
+    /// Bytes of blocks that are lent now, or that a call in progress makes or frees.
     pub fn live_bytes(&self) -> usize {
         self.books().live_bytes
     }
 
-    /// The largest [`live_bytes`](Self::live_bytes) so far.
+    /// The maximum of [`live_bytes`](Self::live_bytes) when a block was made or grew.
     pub fn max_live_bytes(&self) -> usize {
         self.books().max_live_bytes
     }
@@ -111,7 +111,7 @@ impl TrackingManager {
     ///
     /// # Panics
     ///
-    /// If a block is still lent, or came back wrongly before.
+    /// If a block is still lent, or if a caller misused one before.
     #[track_caller]
     pub fn assert_clean(&self) {
         let (leaks, misuses) = (self.live_blocks(), self.misuses());
@@ -176,7 +176,7 @@ impl Drop for Pending<'_> {
 }
 
 impl Books {
-    /// Enters a block; answers with a misuse, which it keeps.
+    /// Enters a block. Returns a misuse, which it also keeps.
     fn lend(&mut self, ptr: NonNull<u8>, layout: Layout) -> Option<String> {
         let start = ptr.as_ptr() as usize;
         let end = start + layout.size();
@@ -193,7 +193,7 @@ impl Books {
         None
     }
 
-    /// Strikes a block out; answers with a misuse, which it keeps.
+    /// Strikes a block out. Returns a misuse, which it also keeps.
     fn take_back(&mut self, ptr: NonNull<u8>, layout: Layout) -> Option<String> {
         let start = ptr.as_ptr() as usize;
         match self.blocks.get(&start) {
@@ -221,7 +221,7 @@ unsafe impl AllocationManager for TrackingManager {
 
     fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
         let ptr = self.counted(layout.size(), 1, || self.inner.allocate(layout))?;
-        // SAFETY: the block was just handed out with this layout, and nobody else has it yet.
+        // SAFETY: the block was just handed out with this layout, and no other code has it yet.
         unsafe { mark(ptr, layout.size(), FRESH) };
         self.lend(ptr, layout);
         Ok(ptr)
@@ -231,7 +231,7 @@ unsafe impl AllocationManager for TrackingManager {
         // Before the block is gone, so that its address is free when it is lent again.
         self.take_back(ptr, layout);
         // SAFETY: the block was lent with this layout, as was just checked, and by the caller's
-        // promise nobody uses it any more.
+        // promise it is not used any more.
         unsafe { mark(ptr, layout.size(), STALE) };
         // SAFETY: the caller's promise is about a block of ours, which is one of `inner`.
         unsafe { self.inner.deallocate(ptr, layout) };
@@ -273,7 +273,8 @@ unsafe impl AllocationManager for TrackingManager {
         }
     }
 
-    /// Its own statistics; what the manager below caches and keeps.
+    /// The statistics of this manager's blocks; cached, active, resident and retained bytes are those of the
+    /// manager below.
     fn stats(&self) -> ManagerStats {
         let inner = self.inner.stats();
         let books = self.books();
@@ -291,7 +292,7 @@ unsafe impl AllocationManager for TrackingManager {
 ///
 /// # Safety
 ///
-/// `ptr` is valid for writes of `size` bytes, which nobody else uses.
+/// `ptr` is valid for writes of `size` bytes, which no other code uses.
 unsafe fn mark(ptr: NonNull<u8>, size: usize, value: u8) {
     let head = size.min(MARKED);
     let tail = (size - head).min(MARKED);

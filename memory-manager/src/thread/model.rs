@@ -24,7 +24,7 @@ struct World {
     given: AtomicUsize,
 }
 
-// SAFETY: that nobody touches a cell while another thread writes there is what the models check.
+// SAFETY: the models check that no thread touches a cell while another one writes there.
 unsafe impl Sync for World {}
 
 impl World {

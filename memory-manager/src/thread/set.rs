@@ -78,7 +78,7 @@ impl NumberSet {
     /// Removes a number that the calling thread claimed, and has [`given_back`](Self::given_back) change.
     pub fn give_back(&self, number: usize) {
         self.remove(number);
-        // Release: its partner is the Acquire in `given_back`: whoever reads the new value finds the number
+        // Release: its partner is the Acquire in `given_back`. A thread that reads the new value finds the number
         // removed.
         self.given_back.fetch_add(1, Ordering::Release);
     }

@@ -13,15 +13,15 @@ use crate::__forward_to_inner as forward_to_inner;
 use crate::manager::{AllocationManager, ManagerError, ManagerStats};
 use crate::text::{Bytes, Size};
 
-/// Lends at most so many bytes of another manager, whose name it keeps.
+/// Limits the bytes that are lent from another manager, whose name it keeps.
 ///
 /// The cap is exact under any concurrency: live bytes never pass it, and a request that fits is
-/// not refused. (Bytes are taken before the manager below is asked and given back after it has
-/// the block, so what fits is decided against those under way too, also where that manager then
-/// fails.) Statistics are its own; the manager below may serve others.
+/// not refused. Bytes count from before the manager below is asked for the block until after it has the
+/// block back; so a request also competes with calls in progress, even with one that then fails.
+/// Statistics are its own; the manager below may serve others.
 ///
-/// Trees have limits, which report who used how much. A cap is for what is no tree: the chunks of
-/// an arena, say, or all trees on a manager together.
+/// Trees have limits of their own, which report the allocators that used the memory. A cap is for memory that
+/// belongs to no single tree: the chunks of an arena, or all trees on a manager together.
 ///
 /// # Examples
 ///
@@ -59,7 +59,7 @@ pub struct CappedManager {
 }
 
 impl CappedManager {
-    /// Lends at most `cap` bytes of `inner`.
+    /// Limits what is lent from `inner` to `cap` bytes at once.
     pub fn new(inner: Arc<dyn AllocationManager>, cap: usize) -> Self {
         Self {
             inner,
@@ -71,7 +71,7 @@ impl CappedManager {
         }
     }
 
-    /// The most bytes that are lent at once.
+    /// The maximum number of bytes that are lent at once.
     pub fn cap(&self) -> usize {
         self.cap
     }

@@ -82,10 +82,12 @@ unsafe impl<A: Allocator + Send + Sync> AllocationManager for AllocatorManager<A
         let new = Layout::from_size_align(new_size, old.align())
             .map_err(|_| ManagerError::new("the new size does not make a valid layout"))?;
         let moved = if new_size >= old.size() {
-            // SAFETY: as above; the new layout is not smaller.
+            // SAFETY: by the caller's promise a live block of this allocator that `old` fits; the new layout is
+            // not smaller.
             unsafe { self.inner.grow(ptr, old, new) }
         } else {
-            // SAFETY: as above; the new layout is smaller.
+            // SAFETY: by the caller's promise a live block of this allocator that `old` fits; the new layout is
+            // smaller.
             unsafe { self.inner.shrink(ptr, old, new) }
         };
         given(moved, new)

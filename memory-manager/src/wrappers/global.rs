@@ -58,7 +58,7 @@ unsafe impl<A: GlobalAlloc + Send + Sync> AllocationManager for GlobalAllocManag
 
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
         debug_assert!(layout.size() > 0);
-        // SAFETY: as above.
+        // SAFETY: the size is not zero, by this trait's contract.
         given(unsafe { self.inner.alloc_zeroed(layout) }, layout)
     }
 
@@ -73,7 +73,8 @@ unsafe impl<A: GlobalAlloc + Send + Sync> AllocationManager for GlobalAllocManag
         old: Layout,
         new_size: usize,
     ) -> Result<NonNull<u8>, ManagerError> {
-        // SAFETY: as above; the new size is not zero and makes a valid layout, by the promise.
+        // SAFETY: by the caller's promise a live block of this allocator with layout `old`; the new size is not
+        // zero and makes a valid layout.
         given(
             unsafe { self.inner.realloc(ptr.as_ptr(), old, new_size) },
             old,

@@ -16,8 +16,8 @@ use crate::manager::{AllocationManager, ManagerError};
 /// Forwards to another manager, whose name it keeps, with a `tracing` event for each call.
 ///
 /// Events have the target `arrow_memory::manager` and level DEBUG, failures WARN; their fields are
-/// `pool`, `address`, `size`, `align`, for growth `old_size`, for failures `error`. They come after
-/// allocations and before deallocations, so that an address has one life at a time.
+/// `pool`, `address`, `size`, `align`, for growth `old_size`, for failures `error`. They are emitted after
+/// an allocation and before a deallocation, so the lives of one address do not overlap in the log.
 ///
 /// A subscriber may use the manager from inside an event: those calls have no events. One that
 /// panics is ignored.
@@ -99,7 +99,7 @@ unsafe impl AllocationManager for LoggingManager {
         old: Layout,
         new_size: usize,
     ) -> Result<NonNull<u8>, ManagerError> {
-        // SAFETY: as in `deallocate`.
+        // SAFETY: the caller's promise is about a block of ours, which is one of `inner`.
         let result = unsafe { self.inner.reallocate(ptr, old, new_size) };
         quietly(|| {
             let (pool, size, old_size, align) = (self.name(), new_size, old.size(), old.align());
@@ -129,13 +129,14 @@ fn quietly(event: impl FnOnce()) {
     if SENDING.replace(true) {
         return;
     }
-    // The subscriber is on its own: no state of ours is in its hands.
+    // A panic of the subscriber leaves no state of this manager half changed.
     events::catch(event);
     SENDING.set(false);
 }
 
 thread_local! {
-    /// Whether this thread is inside of an event. Without a destructor: it is there to the end.
+    /// Whether this thread is inside of an event. It has no destructor, so it can be read as long as the thread
+    /// runs.
     static SENDING: Cell<bool> = const { Cell::new(false) };
 }
 

@@ -41,7 +41,7 @@ pub struct ProxyManager {
 }
 
 impl ProxyManager {
-    /// Counts what passes through to `inner`.
+    /// Creates a manager that counts the blocks of `inner` that are lent through it.
     pub fn new(inner: Arc<dyn AllocationManager>) -> Self {
         Self {
             inner,
@@ -49,7 +49,7 @@ impl ProxyManager {
         }
     }
 
-    /// Lets the peak start again from what is live now.
+    /// Resets the peak to the bytes that are live now.
     pub fn reset_peak(&self) {
         self.tally.reset_peak();
     }
@@ -83,7 +83,7 @@ unsafe impl AllocationManager for ProxyManager {
         old: Layout,
         new_size: usize,
     ) -> Result<NonNull<u8>, ManagerError> {
-        // SAFETY: as in `deallocate`.
+        // SAFETY: the caller's promise is about a block of ours, which is one of `inner`.
         let moved = unsafe { self.inner.reallocate(ptr, old, new_size)? };
         self.tally.resized(old.size(), new_size);
         Ok(moved)

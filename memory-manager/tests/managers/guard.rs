@@ -49,7 +49,7 @@ fn write(block: &mut Block<'_>, offset: isize, value: u8) {
     // SAFETY: these tests stay within the 64 guard bytes on either side, or within what
     // `Forgiving` makes longer.
     let target = unsafe { start.offset(offset) };
-    // SAFETY: as above; all of it is writable.
+    // SAFETY: the byte lies within the guard bytes or the block, all of which is writable.
     unsafe { target.write(value) };
 }
 
@@ -128,7 +128,7 @@ fn a_block_that_comes_back_with_another_size_or_twice_is_found() {
         let ptr = manager.allocate(layout(100)).unwrap();
         // SAFETY: not kept, which is what this test is about; `Forgiving` leaves the block alone.
         unsafe { manager.deallocate(ptr, layout(104)) };
-        // SAFETY: as above.
+        // SAFETY: not kept either: the block was returned. `Forgiving` leaves it alone.
         unsafe { manager.deallocate(ptr, layout(100)) };
     });
 

@@ -82,7 +82,7 @@ fn zeroed_blocks_are_zero_where_a_dirty_one_lay() {
         let block = manager.allocate_zeroed(layout(size, align)).unwrap();
 
         assert!(is_filled(block, size, 0), "{size}");
-        // SAFETY: as above.
+        // SAFETY: the block is live and of this layout.
         unsafe { manager.deallocate(block, layout(size, align)) };
     }
 }
@@ -114,7 +114,7 @@ fn contents_survive_growth_and_shrinking() {
             fill(block, new, 7);
             size = new;
         }
-        // SAFETY: as above.
+        // SAFETY: the block is live and of this layout.
         unsafe { manager.deallocate(block, layout(size, align)) };
     }
     assert_eq!(manager.stats().live_bytes, Some(0));
@@ -133,7 +133,7 @@ fn a_block_with_room_grows_where_it_is_and_one_mostly_empty_moves() {
     let shrunk = unsafe { manager.reallocate(grown, layout(5120, 64), 2048) }.unwrap();
     assert_ne!(shrunk, grown);
 
-    // SAFETY: as above.
+    // SAFETY: the block is live and of this layout.
     unsafe { manager.deallocate(shrunk, layout(2048, 64)) };
 }
 
@@ -310,10 +310,10 @@ fn large_blocks_are_kept_by_class_and_widely_aligned_ones_are_not() {
     assert!(is_filled(second, large.size(), 7));
 
     let third = manager.allocate(wide).unwrap();
-    // SAFETY: as above.
+    // SAFETY: the block is live and of this layout.
     unsafe { manager.deallocate(third, wide) };
     assert_eq!(manager.stats().cached_bytes, Some(0));
-    // SAFETY: as above.
+    // SAFETY: the block is live and of this layout.
     unsafe { manager.deallocate(second, large) };
     assert_eq!(manager.stats().cached_bytes, Some(large.size()));
     assert_eq!(manager.stats().live_bytes, Some(0));

@@ -1,4 +1,4 @@
-//! The heap of other systems: what the standard library makes of it.
+//! The heap of other systems, through the standard library.
 #![expect(unsafe_code, reason = "calls the platform's allocator")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -21,7 +21,7 @@ pub(crate) fn allocate_zeroed(layout: Layout) -> Option<NonNull<u8>> {
 ///
 /// # Safety
 ///
-/// `ptr` is a live block of this module with `layout`, and nobody uses it any more.
+/// `ptr` is a live block of this module with `layout`, and it is not used any more.
 #[inline]
 pub(crate) unsafe fn deallocate(ptr: NonNull<u8>, layout: Layout) {
     // SAFETY: by the caller's promise.

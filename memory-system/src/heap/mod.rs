@@ -3,7 +3,7 @@
 //! # 64-byte alignment at `malloc`'s price
 //!
 //! glibc keeps free blocks of up to 1 KiB per thread, and finds one in 10 ns, for `malloc` only:
-//! `posix_memalign` always takes the long way, splits a larger block and frees what it cut off.
+//! `posix_memalign` always uses the slow path, splits a larger block and frees the rest.
 //! So a block that is aligned to 64 bytes or less is a `malloc` of 64 bytes more than asked for,
 //! in which the block starts at the first multiple of 64 that leaves room for a word before it,
 //! and that word is the address to free. It lies in the cache line that `malloc` and `free` write
@@ -27,7 +27,7 @@
 //! list of our own would save that, and would hide what AddressSanitizer and valgrind find in freed blocks,
 //! for which this backend is the one to use.
 //!
-//! Larger alignments are rare, and go to `posix_memalign`.
+//! Larger alignments are rare; `posix_memalign` serves them.
 
 #[cfg(not(unix))]
 mod fallback;

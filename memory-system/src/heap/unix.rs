@@ -1,4 +1,4 @@
-//! The heap of Unix: `malloc`, whose blocks are aligned to 16 bytes at least.
+//! The heap of Unix: `malloc`, whose blocks are aligned to 16 bytes or more.
 #![expect(unsafe_code, reason = "calls the C library and writes before blocks")]
 
 use std::alloc::Layout;
@@ -27,7 +27,8 @@ pub(crate) fn allocate_zeroed(layout: Layout) -> Option<NonNull<u8>> {
         return Some(block);
     }
     // `calloc` knows which pages are fresh and does not clear them again.
-    // SAFETY: `calloc` may be called with any size; the sum does not overflow, as in `allocate`.
+    // SAFETY: `calloc` may be called with any size; the sum does not overflow, since a
+    // layout's size is at most `isize::MAX`.
     let raw = unsafe { libc::calloc(1, layout.size() + SHIFT) };
     let raw = NonNull::new(raw.cast::<u8>())?;
     // SAFETY: `calloc` made a block of `SHIFT` bytes and more, aligned to 16; only bytes before
@@ -39,13 +40,13 @@ pub(crate) fn allocate_zeroed(layout: Layout) -> Option<NonNull<u8>> {
 ///
 /// # Safety
 ///
-/// `ptr` is a live block of this module with `layout`, and nobody uses it any more.
+/// `ptr` is a live block of this module with `layout`, and it is not used any more.
 #[inline]
 pub(crate) unsafe fn deallocate(ptr: NonNull<u8>, layout: Layout) {
     let raw = if layout.align() > SHIFT {
         ptr
     } else {
-        // SAFETY: by the caller's promise, `allocate` or the like shifted this block.
+        // SAFETY: by the caller's promise a function of this module made this block, and shifted it.
         unsafe { unshifted(ptr) }
     };
     // SAFETY: `raw` is what the C library returned for this block, which is live.
@@ -68,20 +69,20 @@ pub(crate) unsafe fn reallocate(ptr: NonNull<u8>, old: Layout, new: Layout) -> O
         unsafe { deallocate(ptr, old) };
         return Some(moved);
     }
-    // SAFETY: by the caller's promise, `allocate` or the like shifted this block.
+    // SAFETY: by the caller's promise a function of this module made this block, and shifted it.
     let raw = unsafe { unshifted(ptr) };
     let shift = ptr.as_ptr().addr() - raw.as_ptr().addr();
     // SAFETY: `raw` is what the C library returned for this block, which is live; the sum does not
-    // overflow, as in `allocate`.
+    // overflow, since a layout's size is at most `isize::MAX`.
     let moved = unsafe { libc::realloc(raw.as_ptr().cast(), new.size() + SHIFT) };
     let moved = NonNull::new(moved.cast::<u8>())?;
 
-    // The contents went along, at the old shift; the new place may want another one.
+    // `realloc` moved the contents with the old shift; the new address may need another one.
     let new_shift = shift_of(moved);
     if new_shift != shift {
         // SAFETY: `shift` is at most `SHIFT`, which is within the block.
         let from = unsafe { moved.add(shift) };
-        // SAFETY: as is `new_shift`.
+        // SAFETY: `new_shift` is at most `SHIFT`, too, which is within the block.
         let to = unsafe { moved.add(new_shift) };
         // SAFETY: the block has `new.size() + SHIFT` bytes, so `common` and a shift lie within;
         // the old contents had `common` bytes at least. `copy_from` may overlap.
@@ -128,7 +129,7 @@ unsafe fn shifted(raw: NonNull<u8>) -> NonNull<u8> {
     block
 }
 
-/// What the C library returned for a block that was [`shifted`].
+/// The address that the C library returned for a block that was [`shifted`].
 ///
 /// # Safety
 ///
@@ -137,11 +138,11 @@ unsafe fn shifted(raw: NonNull<u8>) -> NonNull<u8> {
 unsafe fn unshifted(block: NonNull<u8>) -> NonNull<u8> {
     // SAFETY: `shifted` wrote the word before the block, which is within what lies below it.
     let slot = unsafe { block.cast::<NonNull<u8>>().sub(1) };
-    // SAFETY: as above.
+    // SAFETY: the word is ours, and aligned, since the block is aligned to 64; `shifted` wrote it.
     unsafe { slot.read() }
 }
 
-/// From `raw` to the first multiple of 64 that leaves 16 bytes or more before it.
+/// The bytes from `raw` to the first multiple of 64 that leaves 16 bytes or more before it.
 #[inline]
 fn shift_of(raw: NonNull<u8>) -> usize {
     SHIFT - raw.as_ptr().addr() % SHIFT

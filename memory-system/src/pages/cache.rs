@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use arrow_memory_manager::__private::{Order, ProcessGuard, ProcessLock};
 
-/// A mapping of whole pages, which belongs to whoever has this value.
+/// A mapping of whole pages, which the owner of this value owns.
 #[derive(Debug)]
 pub(super) struct Region {
     /// Its first byte.
@@ -14,7 +14,7 @@ pub(super) struct Region {
     pub(super) len: usize,
 }
 
-// SAFETY: memory has no thread. Whoever has the value has the pages, and nobody else does.
+// SAFETY: memory belongs to no thread, and the owner of the value is the only owner of the pages.
 unsafe impl Send for Region {}
 
 /// Regions that are kept for reuse: at most [`CACHED_BYTES`] in [`CACHED_REGIONS`].
@@ -23,14 +23,14 @@ unsafe impl Send for Region {}
 /// called: regions that have to go are handed to the caller. A fork waits for it.
 pub(super) struct Cache(ProcessLock<Kept>);
 
-/// What became of a region that was to be kept.
+/// The result of an attempt to keep a region.
 #[derive(Debug)]
 pub(super) enum Put {
-    /// It is kept.
+    /// The cache keeps the region.
     Kept,
-    /// It is not: unmap the first one, and try again with the second one.
+    /// There is no room: the caller unmaps the first region, and tries again with the second one.
     Full(Region, Region),
-    /// It is not, being longer than all that may be kept.
+    /// The region is longer than all that the cache may keep.
     Refused(Region),
 }
 
@@ -77,7 +77,7 @@ impl Cache {
         }
     }
 
-    /// The oldest region, which is kept no more.
+    /// Takes the oldest region out.
     pub(super) fn pop(&'static self) -> Option<Region> {
         self.lock().remove(0)
     }
@@ -96,7 +96,7 @@ impl Kept {
     /// The place of the shortest region that `Cache::take` may answer with.
     fn find(&self, len: usize, align: usize) -> Option<usize> {
         let mut shortest = None;
-        // The latest first: it is the likeliest to be in the processor's caches.
+        // The latest first: its bytes are most likely still in the processor's caches.
         for (index, region) in self.regions[..self.count].iter().enumerate().rev() {
             let region = region.as_ref()?;
             let fits = region.len >= len && region.len - len <= len / 4;
@@ -126,10 +126,10 @@ impl Kept {
     }
 }
 
-/// The most bytes that are kept: as much as glibc's heap keeps at its end.
+/// The maximum number of bytes that are kept: as many as glibc's heap keeps at its end.
 pub(super) const CACHED_BYTES: usize = 64 * 1024 * 1024;
 
-/// The most regions that are kept: the most that `CACHED_BYTES` has of the smallest ones.
+/// The maximum number of regions that are kept: as many of the smallest ones as `CACHED_BYTES` has room for.
 const CACHED_REGIONS: usize = CACHED_BYTES / super::THRESHOLD;
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::alloc::Layout;
 use std::ptr::NonNull;
 
-/// Whether blocks of this layout are made here: none is.
+/// Whether this module serves blocks of this layout: it serves none.
 #[inline]
 pub(crate) fn serve(_layout: Layout) -> bool {
     false

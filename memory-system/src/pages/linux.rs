@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::THRESHOLD;
 use super::cache::{Cache, Put, Region};
 
-/// Whether blocks of this layout are made here.
+/// Whether this module serves blocks of this layout.
 #[inline]
 pub(crate) fn serve(layout: Layout) -> bool {
     layout.size() >= THRESHOLD
@@ -37,7 +37,7 @@ pub(crate) fn allocate_zeroed(layout: Layout) -> Option<NonNull<u8>> {
 ///
 /// # Safety
 ///
-/// `ptr` is a live block of this module with `layout`, and nobody uses it any more.
+/// `ptr` is a live block of this module with `layout`, and it is not used any more.
 pub(crate) unsafe fn deallocate(ptr: NonNull<u8>, layout: Layout) {
     // A live block has a mapping, so its length was computed before.
     let Some(len) = mapped_len(layout) else {
@@ -92,13 +92,13 @@ pub(crate) unsafe fn reallocate(ptr: NonNull<u8>, old: Layout, new: Layout) -> O
             target.as_ptr(),
         )
     };
-    // After a failure the system may have unmapped the target, or not. Somebody else could be
-    // there by now, so it is not unmapped again: at worst, untouched address space is lost. The
-    // memory was granted with `map`, so what remains is the limit on the number of mappings.
+    // After a failure the system may have unmapped the target, or not. Another thread may have mapped
+    // something there by now, so it is not unmapped again: at worst, untouched address space is lost. `map`
+    // granted the memory, so the only cause that remains is the limit on the number of mappings.
     (moved != libc::MAP_FAILED).then_some(target)
 }
 
-/// Unmaps what is kept for reuse.
+/// Unmaps the mappings that are kept for reuse.
 pub(crate) fn release_unused() {
     while let Some(region) = CACHE.pop() {
         give_back(region);
@@ -133,9 +133,9 @@ fn map(len: usize, align: usize) -> Option<NonNull<u8>> {
     let head = start.as_ptr().addr().wrapping_neg() % align;
     // SAFETY: `head` is less than `align`, and a multiple of the page size: it is within.
     let block = unsafe { start.add(head) };
-    // SAFETY: the pages before the block are ours and used by nobody.
+    // SAFETY: the pages before the block are ours and not in use.
     unsafe { unmap_from(start, 0, head) };
-    // SAFETY: as are those behind it.
+    // SAFETY: the pages behind the block are ours and not in use.
     unsafe { unmap_from(block, len, mapped - head) };
     // Without huge pages, or on a kernel that has none, the advice fails and nothing is lost.
     // SAFETY: the pages are ours; the advice does not change what they hold.
@@ -144,7 +144,7 @@ fn map(len: usize, align: usize) -> Option<NonNull<u8>> {
 }
 
 fn give_back(Region { start, len }: Region) {
-    // SAFETY: the region was ours, and used by nobody.
+    // SAFETY: the region was ours, and is not in use.
     unsafe { unmap_from(start, 0, len) };
 }
 
@@ -153,19 +153,19 @@ fn give_back(Region { start, len }: Region) {
 /// # Safety
 ///
 /// `from` and `to` are multiples of the page size within a mapping of ours that starts at `start`
-/// or before it; nobody uses the bytes between.
+/// or before it; the bytes between are not in use.
 unsafe fn unmap_from(start: NonNull<u8>, from: usize, to: usize) {
     if from >= to {
         return;
     }
     // SAFETY: by the caller's promise `from` is within the mapping.
     let first = unsafe { start.add(from) }.as_ptr().cast();
-    // SAFETY: by the caller's promise these pages are ours, and used by nobody.
+    // SAFETY: by the caller's promise these pages are ours, and not in use.
     if unsafe { libc::munmap(first, to - from) } != 0 {
         // A process at its limit of mappings cannot make a hole in one. Its memory can go. The address
         // space stays mapped and is forgotten: to keep it for later would take a place to note it, and
         // a block that is cut from it would need the mapping that there is no room for.
-        // SAFETY: as above.
+        // SAFETY: by the caller's promise these pages are ours, and not in use.
         let _ = unsafe { libc::madvise(first, to - from, libc::MADV_DONTNEED) };
     }
 }
@@ -177,7 +177,7 @@ fn mapped_len(layout: Layout) -> Option<usize> {
     Some(layout.size().checked_add(mask)? & !mask)
 }
 
-/// What a block's mapping is aligned to: a huge page, or what was asked for if that is more.
+/// The alignment of a block's mapping, in bytes: a huge page, or the alignment asked for if that is larger.
 fn alignment(layout: Layout) -> usize {
     layout.align().max(THRESHOLD)
 }
@@ -196,5 +196,5 @@ fn page_size() -> usize {
     asked
 }
 
-/// What is kept for reuse.
+/// The mappings that are kept for reuse.
 static CACHE: Cache = Cache::new();

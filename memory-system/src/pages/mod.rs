@@ -1,12 +1,12 @@
 //! Large blocks, in pages of their own.
 //!
 //! On Linux a block of [`THRESHOLD`] bytes or more is a mapping: it grows by `mremap`, which moves
-//! page tables and not bytes, and goes back to the system without a hole in the heap.
+//! page tables and not bytes, and returns to the system without a hole in the heap.
 //!
 //! # What a fresh page costs, and what is done about it
 //!
 //! The system clears a page when it is first touched, which takes 0.3 to 1.7 µs per 4 KiB (the
-//! upper end in virtual machines): far more than all else. So
+//! upper end in virtual machines): far more than all other costs. So
 //!
 //! * mappings are aligned to 2 MiB and ask for huge pages, which cost 5 to 16 times less per byte.
 //!   A mapping is as long as its block, so no more can be resident than was asked for. The
@@ -51,6 +51,6 @@ pub(crate) use linux::{
     allocate, allocate_zeroed, cached_bytes, deallocate, reallocate, release_unused, serve,
 };
 
-/// From how many bytes on a block has pages of its own, where there are pages.
+/// The minimum size of a block that has pages of its own, in bytes.
 #[cfg(target_os = "linux")]
 const THRESHOLD: usize = 2 * 1024 * 1024;

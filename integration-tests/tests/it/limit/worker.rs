@@ -168,7 +168,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Makes a held buffer larger, by the least step that is charged.
+    /// Makes a held buffer larger, by the smallest step that is charged.
     fn grow(&mut self) {
         let writable = |held: &Held| matches!(held.what, Memory::Writable(_));
         let Some(index) = self.held.iter().position(writable) else {

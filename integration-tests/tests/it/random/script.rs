@@ -225,7 +225,7 @@ impl Script {
                 Operation::Allocate {
                     buffer: self.key(),
                     allocator,
-                    // Nobody's limit may grant what no backend has.
+                    // No limit may grant what no backend has.
                     size: if huge && bytes > UNLIMITED - 63 {
                         bytes
                     } else {

@@ -37,7 +37,7 @@ fn a_lock_is_not_listed_under_another_one() {
     drop(LATE.lock());
 }
 
-/// The handlers as `fork` calls them. It would wait for itself for ever.
+/// The handlers as `fork` calls them. It would wait for itself forever.
 #[test]
 fn a_thread_that_holds_a_lock_takes_nothing_when_it_forks() {
     static MINE: ProcessLock<u8> = ProcessLock::new(Order::Outer, 0);

@@ -8,7 +8,7 @@ use crate::manager::AllocationManager;
 use crate::size::KIB;
 use crate::testing::block::Block;
 
-/// `release_unused` gives memory that nobody uses back to the operating system.
+/// `release_unused` gives unused memory back to the operating system.
 ///
 /// The check needs a system that tells resident memory, and a process whose own heap gives memory
 /// back (under AddressSanitizer, say, none does): otherwise it passes. Blocks that are alive
@@ -67,7 +67,7 @@ pub fn resident_memory_may_change() -> RwLockReadGuard<'static, ()> {
     RESIDENT.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Who changes the resident memory of the process, shared, and who measures it, alone.
+/// Shared by tests that change the resident memory of the process, exclusive for the one that measures it.
 static RESIDENT: RwLock<()> = RwLock::new(());
 
 /// Whether a large vector that is dropped leaves resident memory.

@@ -1,18 +1,18 @@
 //! The blocks that one thread keeps: [`ThreadBlocks`].
 //!
 //! One thread, the owner, takes and puts; any thread may empty. A place holds a block or null. Only
-//! the owner fills places, and only those that it sees empty; everybody else just swaps null in. So
+//! the owner fills places, and only those that it sees empty; other threads only swap null in. So
 //! the owner puts with a store and takes with a swap, and needs no lock.
 //!
 //! # Invariants
 //!
-//! 1. A block lies in at most one place, and who swaps it out has it alone.
-//! 2. Places from a class's `top` on are empty. Places below it may be: then somebody emptied them.
-//! 3. `emptied` is everybody's. All else but places is written by the owner alone.
-//! 4. What was asked for is nothing (every bin is 0) for a new owner. A bin is raised from 0 only by an owner
+//! 1. A block lies in one place or none, and the thread that swaps it out is the only one that has it.
+//! 2. Places from a class's `top` on are empty. A place below it is empty if another thread emptied it.
+//! 3. Any thread writes `emptied`. Only the owner writes the other fields, except the places.
+//! 4. A new owner has asked for nothing: every bin is 0. A bin is raised from 0 only by an owner
 //!    that has its blocks emptied when it ends, and a block is put only where the bin is not 0.
-//! 5. `kept` counts a block before it is put and until it is taken, `emptied` after it was swapped
-//!    out: their difference is never less than what is there.
+//! 5. `kept` counts a block from before it is put until it is taken, `emptied` after it was swapped
+//!    out: their difference is never less than the bytes that are there.
 
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
@@ -32,8 +32,8 @@ pub(super) struct ThreadBlocks {
     places: [[AtomicPtr<u8>; PLACES]; Class::COUNT],
 }
 
-/// What is known of a class: 0 if it was not asked for yet, else one more than its `top`; with
-/// `WANTED` if it was asked for since `hand` last passed it.
+/// The state of a class: 0 if the owner has not asked for it yet, else one more than its `top`; with the bit
+/// `WANTED` if the owner has asked for it since `hand` last passed it.
 type Bin = u8;
 
 const WANTED: Bin = 1 << 7;
@@ -56,7 +56,7 @@ impl ThreadBlocks {
         }
     }
 
-    // Relaxed, all that says nothing else: by invariant 3 only the owner writes, and a new owner
+    // Relaxed, all orderings without a comment of their own: by invariant 3 only the owner writes, and a new owner
     // has acquired the number from the last one.
 
     /// The latest block of a class. For the owner.
@@ -83,7 +83,7 @@ impl ThreadBlocks {
         }
     }
 
-    /// As `take`, after somebody has emptied a place that was thought to hold a block.
+    /// Takes the latest block of a class, after the owner found a place empty that another thread had emptied.
     #[cold]
     fn take_lower(&self, class: Class) -> Option<NonNull<u8>> {
         // It was asked for before: there were blocks.
@@ -102,7 +102,7 @@ impl ThreadBlocks {
             .store(kept.wrapping_add(class.size()), Ordering::Relaxed);
         let place = &self.places[class.index()][top];
         debug_assert!(place.load(Ordering::Relaxed).is_null(), "invariant 2");
-        // Release: its partner is the Acquire of whoever swaps the block out.
+        // Release: its partner is the Acquire with which a thread swaps the block out.
         place.store(block.as_ptr(), Ordering::Release);
         let bin = &self.bins[class.index()];
         bin.store(bin.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -177,7 +177,7 @@ impl ThreadBlocks {
         Some(block)
     }
 
-    /// Takes every block out. For anybody, at any time.
+    /// Takes every block out. Any thread may call this at any time.
     pub(super) fn empty(&self, mut release: impl FnMut(NonNull<u8>, Class)) {
         for (index, places) in self.places.iter().enumerate() {
             let class = Class::at(index);
@@ -206,14 +206,14 @@ impl ThreadBlocks {
         self.kept.load(Ordering::Relaxed).wrapping_sub(emptied)
     }
 
-    /// The same for others, who may be held up while they look: what comes and goes meanwhile seems
-    /// to be kept. So the least of some looks counts.
+    /// The sum of the sizes of all blocks, for other threads than the owner. Blocks that are put and taken while
+    /// such a thread is suspended between its two loads seem to be kept, so the minimum of several looks counts.
     pub(super) fn bytes_seen(&self) -> usize {
         (0..4).map(|_| self.bytes()).min().unwrap_or(0)
     }
 }
 
-/// The most blocks of one class.
+/// The maximum number of blocks of one class.
 pub(super) const PLACES: usize = 16;
 
 #[cfg(all(test, not(loom)))]

@@ -1,4 +1,4 @@
-//! What keeps large blocks for their threads: [`BlockCache`].
+//! The large blocks that threads keep: [`BlockCache`].
 #![expect(
     unsafe_code,
     reason = "to keep a block is to promise that it may be written to and released"
@@ -19,8 +19,8 @@ use crate::thread::{self, AtEnd, NUMBERS};
 
 /// Keeps large blocks that come back, per thread, for reuse.
 ///
-/// For implementations of [`AllocationManager`](crate::AllocationManager) whose library takes the
-/// long way for large blocks; a [`CachingManager`](crate::CachingManager) puts one in front of any
+/// For implementations of [`AllocationManager`](crate::AllocationManager) whose library is slow at large
+/// blocks; a [`CachingManager`](crate::CachingManager) puts one in front of any
 /// manager. Allocators keep small blocks per thread: jemalloc's thread caches end at 32 KiB,
 /// mimalloc's pages at 512 KiB, and behind them wait locks, page tables and the system. 64 KiB is the
 /// size of one column of a batch.
@@ -28,8 +28,8 @@ use crate::thread::{self, AtEnd, NUMBERS};
 /// Blocks of more than 32 KiB, up to [`CacheLimits::largest_block`], belong to one of eight classes
 /// between a power of two and the next. A thread keeps what it frees, within the [`CacheLimits`],
 /// if it is of a class that this thread asked for before: one that only frees what others allocate
-/// keeps nothing. What no longer fits makes room, oldest use first. A block that is kept goes when
-/// its thread ends, in [`release`](Self::release), or with the cache.
+/// keeps nothing. If a block does not fit, blocks of the least recently used classes are released first. A kept
+/// block is released when its thread ends, by [`release`](Self::release), or when the cache is dropped.
 ///
 /// Taking and keeping cost a swap of the thread's own and no lock.
 ///
@@ -38,13 +38,13 @@ use crate::thread::{self, AtEnd, NUMBERS};
 /// Up to 1,024 threads keep blocks at a time. Each keeps up to
 /// [`bytes_per_thread`](CacheLimits::bytes_per_thread), or one block of
 /// [`largest_block`](CacheLimits::largest_block) if that is larger, and nothing is released because time
-/// passes. So a cache keeps at most 1,024 times the larger of the two: 4 GiB by default, if 1,024 threads
+/// passes. So a cache keeps up to 1,024 times the larger of the two: 4 GiB by default, if 1,024 threads
 /// have each freed one block of 4 MiB last, and 2 GiB if no block is larger than 2 MiB. A thread that waits
 /// keeps what it kept. To have it back, call [`release`](Self::release) from any thread (managers do so in
 /// [`release_unused`](crate::AllocationManager::release_unused)), or lower the limits for a program with
 /// hundreds of threads. [`bytes`](Self::bytes) says what is kept now.
 ///
-/// A thread that asks for a block of a class costs 8 KiB of bookkeeping, kept until the cache goes.
+/// A thread that asks for a block of a class costs 8 KiB of bookkeeping, kept until the cache is dropped.
 ///
 /// # Examples
 ///
@@ -66,12 +66,12 @@ pub struct BlockCache {
 /// How much a [`BlockCache`] or a [`CachingManager`](crate::CachingManager) keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheLimits {
-    /// The most bytes that one thread keeps, but for a single block that is larger. 2 MiB by
+    /// The maximum number of bytes that one thread keeps, except that a single block may be larger. 2 MiB by
     /// default.
     pub bytes_per_thread: usize,
-    /// The most blocks of one class that one thread keeps, 16 at most. 16 by default.
+    /// The maximum number of blocks of one class that one thread keeps, up to 16. 16 by default.
     pub blocks_per_class: usize,
-    /// The largest block that is kept, in bytes, rounded up to the size of its class; at most 8 MiB.
+    /// The largest block that is kept, in bytes, rounded up to the size of its class; up to 8 MiB.
     /// 4 MiB by default.
     pub largest_block: usize,
 }
@@ -98,8 +98,8 @@ impl Default for CacheLimits {
 impl BlockCache {
     /// Keeps blocks within `limits`.
     ///
-    /// A block that is not kept any more is passed to `release` with the size of its class, on
-    /// whichever thread: it must not unwind, and has to hold on to what it needs for that.
+    /// The cache passes a block that it no longer keeps to `release`, with the size of the block's class in
+    /// bytes, on any thread. `release` must not unwind, and owns whatever it needs to free the block.
     pub fn new(
         limits: CacheLimits,
         release: impl Fn(NonNull<u8>, usize) + Send + Sync + 'static,
@@ -129,14 +129,15 @@ impl BlockCache {
         self.shared.limits
     }
 
-    /// The size of the class of blocks of `size` bytes, at most an eighth more; `None` if they are
+    /// The size in bytes of the class of blocks of `size` bytes, up to an eighth more; `None` if such blocks are
     /// not kept.
     #[inline]
     pub fn size_of_class(&self, size: usize) -> Option<usize> {
         self.class(size).map(Class::size)
     }
 
-    /// A block for `size` bytes that this thread kept. It has room for the size of its class.
+    /// Takes a block for `size` bytes that this thread kept, if there is one. It has room for the size of its
+    /// class. Costs a swap and no lock.
     #[inline]
     pub fn take(&self, size: usize) -> Option<NonNull<u8>> {
         let class = self.class(size)?;
@@ -146,13 +147,13 @@ impl BlockCache {
         }
     }
 
-    /// Keeps a block that had `size` bytes for this thread; `false` if it does not, and the block
-    /// is still the caller's.
+    /// Keeps a block of `size` bytes for this thread. Returns `false` if it does not; the caller then still owns
+    /// the block.
     ///
     /// # Safety
     ///
     /// The block has room for the size of its class, is aligned as all that are kept here, and
-    /// `release` may be called with it. Unless the answer is `false`, nobody uses it any more.
+    /// `release` may be called with it. If this returns `true`, the caller does not use it any more.
     #[inline]
     pub unsafe fn keep(&self, block: NonNull<u8>, size: usize) -> bool {
         let Some(class) = self.class(size) else {
@@ -168,14 +169,14 @@ impl BlockCache {
         blocks.put(class, block, self.shared.limits.blocks_per_class)
     }
 
-    /// Releases what all threads keep.
+    /// Releases the blocks that all threads keep.
     pub fn release(&self) {
         for blocks in self.shared.of_living_threads() {
             self.shared.empty_one(blocks);
         }
     }
 
-    /// What all threads keep: the sum of the sizes of the blocks' classes.
+    /// The bytes that all threads keep: the sum of the sizes of the blocks' classes.
     pub fn bytes(&self) -> usize {
         let threads = self.shared.of_living_threads();
         threads.map(ThreadBlocks::bytes_seen).sum()
@@ -196,7 +197,7 @@ impl fmt::Debug for BlockCache {
     }
 }
 
-/// What the cache and the ends of threads share.
+/// The part of a cache that the hooks at the ends of threads use, too.
 struct Shared {
     /// Orders the list of all caches.
     id: u64,
@@ -296,7 +297,7 @@ static EMPTY: AtEnd = AtEnd(|number| {
     let Some(number) = number else { return };
     let mut next = 0;
     while let Some(cache) = next_cache(&mut next) {
-        // The lock is free: what releases a block may come back here.
+        // The lock is free: `release` may use this cache.
         cache.thread_ends(number);
         // This may be the last reference, which drops the manager below. A panic of its `Drop` would end
         // the program: this runs in the destructor of a thread-local.

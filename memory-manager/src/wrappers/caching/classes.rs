@@ -28,13 +28,13 @@ impl Class {
         SIZES[self.0] as usize
     }
 
-    /// Its place among all.
+    /// The index of the class.
     #[inline]
     pub(super) fn index(self) -> usize {
         self.0
     }
 
-    /// The one at a place.
+    /// The class with this index.
     pub(super) fn at(index: usize) -> Self {
         Self(index)
     }
@@ -55,7 +55,7 @@ static SIZES: [u32; Class::COUNT] = {
 /// The largest size that has no class, in bytes: what allocators keep per thread themselves.
 pub(super) const SMALL: usize = 32 * KIB;
 
-/// The largest size that has one, in bytes.
+/// The largest size that has a class, in bytes.
 pub(super) const LARGEST: usize = 8 * KIB * KIB;
 
 #[cfg(all(test, not(loom)))]

@@ -21,11 +21,11 @@ use crate::tally::Tally;
 /// A [`BlockCache`] in front of another manager, whose name it keeps.
 ///
 /// Blocks of more than 32 KiB, up to [`CacheLimits::largest_block`], with an alignment of 64 or
-/// less, are allocated below with the size of their class: at most an eighth more than was asked
-/// for. All else passes through. (The backends of this workspace that gain by it have a cache
+/// less, are allocated below with the size of their class, which is up to an eighth more than was asked
+/// for. All other calls pass through. (The backends of this workspace that gain by it have a cache
 /// already.)
 ///
-/// Statistics are its own, and count sizes as they were asked for; what is kept counts as
+/// Statistics are its own, and count sizes as they were asked for; kept blocks count as
 /// [`cached_bytes`](ManagerStats::cached_bytes). Active, resident and retained bytes are those of
 /// the manager below, which may serve others.
 ///
@@ -48,9 +48,9 @@ use crate::tally::Tally;
 /// ```
 // Invariants:
 //
-// 1. A block that is lent has, below, the layout that `below` computes from the one
-//    it is lent with; one that is kept has the size of its class and an alignment of 64. So
-//    whoever gives it back below can tell.
+// 1. A lent block has, in the manager below, the layout that `below` computes from the one with which it is
+//    lent. A kept block has there the size of its class and an alignment of 64. So the layout with which a
+//    block must be returned below is always known.
 #[derive(Debug)]
 pub struct CachingManager {
     cache: BlockCache,
@@ -70,7 +70,7 @@ impl CachingManager {
         let release = move |block, size| {
             // A class has a layout.
             if let Ok(layout) = Layout::from_size_align(size, ALIGNMENT) {
-                // SAFETY: a block that was kept, and that nobody uses, with its layout below by
+                // SAFETY: a block that was kept, and that has no user, with its layout below by
                 // invariant 1.
                 unsafe { below.deallocate(block, layout) };
             }
@@ -130,7 +130,7 @@ unsafe impl AllocationManager for CachingManager {
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
         self.tally.returned(layout.size());
         if let Some(class) = self.class(layout) {
-            // SAFETY: by the caller's promise nobody uses it any more; by invariant 1 it has the
+            // SAFETY: by the caller's promise the block has no user any more; by invariant 1 it has the
             // size of its class, with which `release` gives it back.
             let kept = unsafe { self.cache.keep(ptr, class) };
             if kept {
@@ -176,7 +176,7 @@ unsafe impl AllocationManager for CachingManager {
         Ok(moved)
     }
 
-    /// Empties the caches of all threads and asks the manager below to do the like.
+    /// Empties the caches of all threads, then calls `release_unused` of the manager below.
     fn release_unused(&self) {
         self.cache.release();
         self.inner.release_unused();
