@@ -8,11 +8,10 @@
 //! arenas are not destroyed but purged and handed to the next manager.
 
 use std::ffi::c_int;
-use std::mem;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use arrow_memory_manager::__private::{Order, ProcessLock};
+use arrow_memory_manager::__private::{Order, ProcessLock, make_room};
 use arrow_memory_manager::thread_number;
 use tikv_jemalloc_sys::MALLOCX_ARENA;
 
@@ -97,20 +96,13 @@ impl OwnArenas {
         let mut spare = Vec::new();
         loop {
             let added = self.with_state(|state| {
-                let made = &mut state.made;
-                if made.len() == made.capacity() {
-                    if spare.capacity() <= made.len() {
-                        return Err(made.len());
-                    }
-                    spare.append(made);
-                    mem::swap(made, &mut spare);
-                }
-                made.push(arena);
+                make_room(&mut state.made, &mut spare)?;
+                state.made.push(arena);
                 Ok(state.decay)
             });
             match added {
                 Ok(decay) => return decay,
-                Err(count) => spare = Vec::with_capacity((2 * count).max(4)),
+                Err(capacity) => spare = Vec::with_capacity(capacity),
             }
         }
     }

@@ -7,7 +7,8 @@
 //! the first two.
 //!
 //! 1. Nothing is allocated, freed or read from a file under a lock. A collection that has to grow gets its
-//!    memory while the lock is free ([`plain::push`], [`table::Room`]); a value that has to be dropped is moved
+//!    memory while the lock is free ([`plain::push`], [`plain::make_room`],
+//!    [`table::Room`]); a value that has to be dropped is moved
 //!    out of the locked section first. So the global allocator may itself be built on a tree.
 //! 2. No foreign code runs under a lock: no listener, policy, manager, `tracing` subscriber, release
 //!    of foreign memory, nor the `Drop` of anything that a user may own. A handle, an `Arc` of a node
@@ -144,20 +145,34 @@ pub mod plain {
         loop {
             let mut guard = lock();
             let list = list(&mut guard);
-            if list.len() == list.capacity() {
-                let needed = list.len() + 1;
-                if spare.capacity() < needed {
+            match make_room(list, &mut spare) {
+                Ok(()) => return list.push(value),
+                Err(capacity) => {
                     drop(guard);
-                    spare = Vec::with_capacity(needed.next_power_of_two().max(4));
-                    continue;
+                    spare = Vec::with_capacity(capacity);
                 }
-                // Moves the elements into memory that is there.
-                spare.append(list);
-                mem::swap(list, &mut spare);
             }
-            list.push(value);
-            return;
         }
+    }
+
+    /// Makes room for one more in a vector behind a lock, by what `spare` has. Afterwards `spare` may have
+    /// the vector's old memory: it is to be dropped after the guard.
+    ///
+    /// # Errors
+    ///
+    /// The capacity that `spare` must have. The caller finds it while the lock is free.
+    pub fn make_room<T>(list: &mut Vec<T>, spare: &mut Vec<T>) -> Result<(), usize> {
+        let needed = list.len() + 1;
+        if list.capacity() >= needed {
+            return Ok(());
+        }
+        if spare.capacity() < needed {
+            return Err(needed.next_power_of_two().max(4));
+        }
+        // Moves the elements into memory that is there.
+        spare.append(list);
+        mem::swap(list, spare);
+        Ok(())
     }
 
     /// Appends to `into` up to `count` elements that `copy` takes from behind a lock. Their memory is allocated

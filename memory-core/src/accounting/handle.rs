@@ -135,8 +135,7 @@ impl Handle {
             drop(locked);
             match listed {
                 Ok(()) => return,
-                // The memory is found while the mutex is free.
-                Err(count) => spare = Vec::with_capacity((2 * count).max(4)),
+                Err(capacity) => spare = Vec::with_capacity(capacity),
             }
         }
     }

@@ -13,6 +13,7 @@ use super::mutex::SharedGuard;
 use super::retire::Departures;
 use super::stripes::{Stripes, open_shut};
 use super::{Departure, Node, NodePtr, Reserved, Shared, State, Tree};
+use crate::sync::plain::make_room;
 use crate::sync::{AtomicUsize, Ordering};
 
 /// The tree's mutex, held. All that needs more than one word, or any state, happens here.
@@ -310,8 +311,7 @@ impl<'t> Locked<'t> {
         Self::last_goes(&self.node(node).pins);
     }
 
-    /// Lists a reservation, if the list has room; else it says how many it has, for the caller to make
-    /// a larger one with the mutex free. `spare` is dropped with the mutex free, too.
+    /// Lists a reservation, if [`make_room`] finds room for it.
     pub(in crate::accounting) fn list_reservation(
         &mut self,
         node: NodePtr,
@@ -319,13 +319,7 @@ impl<'t> Locked<'t> {
         spare: &mut Vec<Arc<Reserved>>,
     ) -> Result<(), usize> {
         let list = &mut self.state(node).reservations;
-        if list.len() == list.capacity() {
-            if spare.capacity() <= list.len() {
-                return Err(list.len());
-            }
-            spare.append(list);
-            std::mem::swap(list, spare);
-        }
+        make_room(list, spare)?;
         // Relaxed: the mutex orders it.
         reserved.place.store(list.len(), Ordering::Relaxed);
         list.push(Arc::clone(reserved));

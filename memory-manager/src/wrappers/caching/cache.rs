@@ -13,7 +13,7 @@ use super::classes::{Class, LARGEST, SMALL};
 use crate::events;
 use crate::size::KIB;
 use crate::sync::Ordering;
-use crate::sync::plain::AtomicU64;
+use crate::sync::plain::{AtomicU64, make_room};
 use crate::sync::process::{Order, ProcessLock};
 use crate::thread::{self, AtEnd, NUMBERS};
 
@@ -321,22 +321,17 @@ fn next_cache(id: &mut u64) -> Option<Arc<Shared>> {
 /// Enters a cache into the list. Memory for the list is allocated and freed without the lock.
 fn join(shared: &Arc<Shared>) {
     let weak = Arc::downgrade(shared);
-    let mut larger = Vec::new();
+    let mut spare = Vec::new();
     loop {
         let mut caches = CACHES.lock();
-        let length = caches.len();
-        if larger.capacity() > caches.capacity() {
-            larger.append(&mut *caches);
-            std::mem::swap(&mut larger, &mut *caches);
-        }
-        if length < caches.capacity() {
+        let Err(capacity) = make_room(&mut caches, &mut spare) else {
             // Two that are made at once may come in the other order; the list is sorted all the same.
             let place = caches.partition_point(|cache| cache.0 < shared.id);
             caches.insert(place, (shared.id, weak));
-            break;
-        }
+            return;
+        };
         drop(caches);
-        larger = Vec::with_capacity(2 * length + 4);
+        spare = Vec::with_capacity(capacity);
     }
 }
 
