@@ -139,8 +139,9 @@ impl StackFrame {
     /// Whether the function belongs to this workspace's libraries. Tests and examples are others'
     /// crates; the unit tests of this crate are too, by the module that they are in.
     fn is_ours(&self) -> bool {
-        const CRATES: [&str; 8] = [
+        const CRATES: [&str; 9] = [
             "arrow_memory",
+            "arrow_memory_manager",
             "arrow_memory_core",
             "arrow_memory_arrow",
             "arrow_memory_arena",
@@ -297,8 +298,8 @@ impl fmt::Display for StackFrame {
 
 /// Whether a caller's file is neither std's nor of a library of this workspace.
 pub(crate) fn is_users(file: &str) -> bool {
-    const LIBRARIES: [&str; 7] = [
-        "core", "arrow", "arena", "system", "jemalloc", "mimalloc", "profile",
+    const LIBRARIES: [&str; 8] = [
+        "manager", "core", "arrow", "arena", "system", "jemalloc", "mimalloc", "profile",
     ];
     const THIS: &str = file!();
     let std = file.starts_with("/rustc/") || file.contains("/library/");
@@ -364,6 +365,7 @@ mod tests {
         assert!(frame("<alloc::vec::Vec<T,A> as core::clone::Clone>::clone").is_std());
         assert!(frame("<arrow_memory_core::ArrowBuf as core::clone::Clone>::clone").is_ours());
         assert!(frame("arrow_memory_core::buffer::allocate").is_ours());
+        assert!(frame("arrow_memory_manager::wrappers::proxy").is_ours());
         assert!(!frame("arrow_memory_core_extras::run").is_ours());
         assert!(!frame("standard::run").is_std());
         assert!(!frame("leak::main").is_std());
@@ -406,6 +408,7 @@ mod tests {
     #[test]
     fn files_of_the_workspaces_libraries_are_no_users() {
         assert!(!is_users("memory-core/src/buffer/allocate.rs"));
+        assert!(!is_users("memory-manager/src/wrappers/proxy.rs"));
         assert!(!is_users("memory-arrow/src/versioned/builder/primitive.rs"));
         assert!(is_users("memory-arrow/tests/frames.rs"));
         assert!(is_users("memory-arrow/src/versioned/builder/tests.rs"));
