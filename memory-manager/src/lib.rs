@@ -42,7 +42,7 @@ pub use wrappers::{
 pub mod __private {
     pub use crate::__forward_to_inner as forward_to_inner;
     pub use crate::error::{OneLine, write_sources};
-    pub use crate::sync::plain::{lock_uncounted, push};
+    pub use crate::sync::plain::{lock_uncounted, make_room, push};
     pub use crate::sync::process::{HandedOn, ListedGuard, Order, ProcessGuard, ProcessLock};
     pub use crate::sync::table::{Entry, Room, Table};
     pub use crate::text::{Bytes, Escaped, Limit, Size};

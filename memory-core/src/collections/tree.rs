@@ -349,9 +349,8 @@ fn same_alignment(old: Layout, new: Layout) -> bool {
 }
 
 fn dangling(layout: Layout) -> NonNull<u8> {
-    let address =
-        std::num::NonZeroUsize::new(layout.align()).unwrap_or(std::num::NonZeroUsize::MIN);
-    NonNull::without_provenance(address)
+    let address = std::ptr::without_provenance_mut(layout.align());
+    NonNull::new(address).unwrap_or(NonNull::dangling())
 }
 
 #[cfg(all(test, not(loom)))]

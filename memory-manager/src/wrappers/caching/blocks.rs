@@ -257,7 +257,7 @@ mod tests {
         }
 
         fn put(&mut self, class: Class, address: usize) {
-            let block = NonNull::without_provenance(address.try_into().expect("not null"));
+            let block = NonNull::new(std::ptr::without_provenance_mut(address)).expect("not null");
             let kept = self.blocks.put(class, block, self.limit);
             let Some(places) = self.model.get_mut(&class.index()) else {
                 assert!(!kept, "nobody asked for it");
