@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_memory_core::__private::ForeignRoom;
 use arrow_memory_core::testing::{RecordingListener, TrackingManager};
-use arrow_memory_core::{AllocError, ForeignAllocation};
+use arrow_memory_core::{AllocError, ForeignAllocation, RootAllocator};
 
 use crate::foreign::{count, counted};
 use crate::support::{over, tracked};
@@ -128,4 +128,55 @@ fn the_bytes_of_a_buffer_that_is_taken_back_are_the_rooms_again() {
 
     drop(room);
     assert_eq!((reservation.size(), root.allocated_memory()), (90, 90));
+}
+
+/// The room counts what it ever had. That sum once wrapped, and the reservation was given bytes that nobody
+/// had charged.
+#[test]
+fn a_room_that_had_more_in_all_than_a_number_can_say_returns_nothing_that_is_in_use() {
+    let root = RootAllocator::unlimited();
+    let mut reservation = root.new_reservation();
+    reservation.add(10).unwrap();
+    let (kept, _) = counted(10);
+
+    let mut room = ForeignRoom::out_of(&mut reservation, 10).unwrap();
+    let kept = room.wrap(kept).unwrap();
+    for _ in 0..8 {
+        let (huge, _) = counted(1);
+        drop(room.wrap(huge.charged_as((1 << 61) - 1)).unwrap());
+    }
+    drop(room);
+
+    assert_eq!((reservation.size(), root.allocated_memory()), (0, 10));
+    drop((kept, reservation));
+    assert_eq!(root.allocated_memory(), 0);
+}
+
+/// A room takes back what it is charged for, and nothing else.
+#[test]
+fn a_buffer_of_another_allocator_or_one_that_is_shared_is_not_taken_back() {
+    let root = RootAllocator::new(1000);
+    let other = root.child("other").build().unwrap();
+    let mut reservation = root.new_reservation();
+    reservation.add(100).unwrap();
+    let elsewhere = counted(40).0;
+    let elsewhere = other.wrap_foreign_allocation(elsewhere).unwrap();
+
+    let mut room = ForeignRoom::out_of(&mut reservation, 50).unwrap();
+    assert!(!room.take_back(elsewhere));
+    assert_eq!((room.size(), other.allocated_memory()), (50, 0));
+    let shared = room.wrap(counted(30).0).unwrap();
+    let clone = shared.clone();
+    assert!(!room.take_back(shared));
+    assert_eq!(room.size(), 20);
+    assert!(room.take_back(clone));
+    assert_eq!(room.size(), 50);
+    let retained = room.wrap(counted(30).0).unwrap();
+    let guest = retained.retain_in(&other).unwrap();
+    assert!(!room.take_back(retained));
+    assert_eq!((room.size(), other.allocated_memory()), (20, 30));
+    drop(room);
+    assert_eq!(reservation.size(), 70);
+    drop((guest, reservation));
+    assert_eq!(root.allocated_memory(), 0);
 }

@@ -146,7 +146,8 @@ impl ForeignRoom<'_> {
                     ask(handle, more, request)?;
                 }
                 self.charge.add(handle, more, request)?;
-                loan.total += more;
+                // One that passes the largest number leaves nothing unused, whatever it is exactly.
+                loan.total = loan.total.saturating_add(more);
                 Ok(())
             }
         }

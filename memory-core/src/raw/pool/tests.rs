@@ -58,3 +58,30 @@ fn a_walk_ends_when_it_is_told_to() {
     });
     assert_eq!(seen, 1);
 }
+
+/// A child process has none of the threads that walk in its parent. If it kept their count, it would never
+/// free a chunk.
+#[cfg(unix)]
+#[test]
+fn a_forked_child_knows_of_no_walk() {
+    let manager = Arc::new(TrackingManager::new());
+    let root = RootAllocator::builder().allocation_manager(manager);
+    let root = root.build().unwrap();
+    let _held = root.buffer(64).unwrap();
+
+    for_each_in_use(|_| {
+        assert!(pool().walks > 0);
+        // SAFETY: the child reads one number of the pool, whose lock a fork hands over, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let walks = pool().walks;
+            // SAFETY: ends the process at once.
+            unsafe { libc::_exit(i32::from(walks != 0)) };
+        }
+        let mut status = -1;
+        // SAFETY: waits for the child that was forked above; the pointer is to a local.
+        let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        assert_eq!((waited, status), (child, 0));
+        false
+    });
+}
