@@ -217,7 +217,7 @@ impl Default for ObjectLocks {
 /// A [`ProcessLock`], held.
 pub struct ProcessGuard<T: 'static>(
     Guard<'static, T>,
-    #[expect(dead_code, reason = "dropped")] Nested,
+    #[allow(dead_code, reason = "dropped")] Nested,
 );
 
 /// What [`ProcessLock::lock_listed`] returns.
