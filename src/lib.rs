@@ -10,6 +10,8 @@
 //! [benches]: https://github.com/arrow-memory/arrow-memory/blob/main/benches/README.md
 //! [depth]: https://raw.githubusercontent.com/arrow-memory/arrow-memory/main/benches/results/depth.svg
 //! [query]: https://github.com/arrow-memory/arrow-memory/blob/main/examples/query.rs
+//! [own_backend]: https://github.com/arrow-memory/arrow-memory/blob/main/examples/own_backend.rs
+//! [tour]: guides::tour
 //! [architecture]: https://github.com/arrow-memory/arrow-memory/blob/main/ARCHITECTURE.md
 //! [contributing]: https://github.com/arrow-memory/arrow-memory/blob/main/CONTRIBUTING.md
 //! [manager]: https://docs.rs/arrow-memory-manager
@@ -63,6 +65,9 @@ pub mod guides {
     ///
     #[doc = include_str!("../docs/profiling.md")]
     pub mod profiling {}
+
+    #[doc = include_str!("../docs/tour.md")]
+    pub mod tour {}
 
     /// [benches]: https://github.com/arrow-memory/arrow-memory/blob/main/benches/README.md
     ///

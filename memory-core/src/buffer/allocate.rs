@@ -2,8 +2,8 @@
 //!
 //! Without a listener, debug mode or statistics, [`BufferAllocator::buffer`] is: the default
 //! rounding inline, one compare-exchange on the node's word ([`Handle::charge`]), one virtual call
-//! to the manager, and a slot from the thread's own list. The drop undoes these steps in reverse order
-//! (`ledger::free`).
+//! to the manager, and a slot from the thread's own list. The drop frees the block, returns the slot and then
+//! gives the bytes back (`ledger::free`).
 //!
 //! | function | for | the listener |
 //! |---|---|---|

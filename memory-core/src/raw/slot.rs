@@ -17,7 +17,7 @@ use super::release::Release;
 use crate::accounting::{Node, NodePtr};
 use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 
-/// The bookkeeping of one ledger: at most 96 bytes, recycled by [`pool`](super::pool).
+/// The bookkeeping of one ledger: 88 bytes, recycled by [`pool`](super::pool).
 ///
 /// The first ledger of an allocation has the allocation's own fields in its slot, which is the
 /// allocation's *home* and stays until the allocation is freed, even if its ledger ends before.
