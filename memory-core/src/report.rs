@@ -1,4 +1,4 @@
-//! The state of a tree as plain data: what `snapshot()`, `report()` and a failed `close()` return.
+//! The state of a tree as plain data: the results of `snapshot()`, `report()` and a failed `close()`.
 
 use std::error::Error;
 use std::fmt;
@@ -14,33 +14,36 @@ pub use tree::{MemoryReport, OutstandingLedger, OutstandingReservation, ReportEn
 use crate::outcome::{AllocatorId, AllocatorInfo};
 use crate::text::{Bytes, Size};
 
-/// The numbers of one allocator, in bytes. Taken one after another while others work.
+/// The numbers of one allocator, in bytes. They are read one after another while other threads may change
+/// them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct AllocatorStats {
-    /// In blocks of the tree's manager that this allocator owns.
+    /// Bytes of the blocks of the tree's manager that this allocator owns.
     pub own_bytes: usize,
-    /// In foreign allocations that this allocator owns.
+    /// Bytes of the foreign allocations that this allocator owns.
     pub foreign_bytes: usize,
-    /// External bytes: charged by [`allocate_bytes`](crate::BufferAllocator::allocate_bytes) or
-    /// [`force_allocate`](crate::BufferAllocator::force_allocate), and not released.
+    /// External bytes, which [`allocate_bytes`](crate::BufferAllocator::allocate_bytes) or
+    /// [`force_allocate`](crate::BufferAllocator::force_allocate) charged and which were not released.
     pub external_bytes: usize,
-    /// In its [`AllocationReservation`](crate::AllocationReservation)s.
+    /// Bytes of its [`AllocationReservation`](crate::AllocationReservation)s.
     pub reserved_bytes: usize,
-    /// The largest `allocated_memory` that ever held.
+    /// The peak of `allocated_memory`, in bytes.
     pub peak_bytes: usize,
-    /// How many requests this allocator itself refused, for its limit or because it was closed.
+    /// The number of requests that this allocator itself refused, because of its limit or because it was
+    /// closed.
     pub refusals: u64,
-    /// Bytes that forced paths charged to it in total, whether or not they fitted.
+    /// Bytes that forced charges added to it in total, whether or not they fitted.
     pub forced_bytes: u64,
-    /// Bytes allocated in total (with `.statistics(true)`), by this allocator alone: not by those below it.
+    /// Bytes that this allocator itself, without those below it, allocated in total; `None` without
+    /// `.statistics(true)`.
     #[doc(alias = "total_bytes_allocated")]
     pub total_bytes: Option<u64>,
-    /// Blocks allocated in total (with `.statistics(true)`), by this allocator alone.
+    /// Blocks that this allocator itself allocated in total; `None` without `.statistics(true)`.
     #[doc(alias = "num_allocations")]
     pub allocations: Option<u64>,
-    /// Allocations that this allocator owns now (with `.statistics(true)`).
+    /// Allocations that this allocator owns now; `None` without `.statistics(true)`.
     pub live_allocations: Option<u64>,
 }
 
@@ -49,25 +52,25 @@ pub struct AllocatorStats {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct SnapshotEntry {
-    /// Which allocator.
+    /// The allocator.
     pub allocator: AllocatorInfo,
     /// The parent; `None` for the first entry of a root's snapshot.
     pub parent: Option<AllocatorId>,
-    /// Levels below the snapshot's first entry.
+    /// The number of levels below the snapshot's first entry.
     pub depth: usize,
-    /// The group that was given with [`ChildAllocatorBuilder::group`](crate::ChildAllocatorBuilder::group),
-    /// if any.
+    /// The group from [`ChildAllocatorBuilder::group`](crate::ChildAllocatorBuilder::group), if it has
+    /// one.
     pub group: Option<Arc<str>>,
     /// Allocated bytes, exact at the instant of the snapshot.
     pub allocated: usize,
-    /// Peak of the allocated bytes.
+    /// The peak of the allocated bytes.
     pub peak: usize,
-    /// The limit; above `isize::MAX`: unlimited, which serializes as `null`.
+    /// The limit in bytes; a value above `isize::MAX` means unlimited, and is serialized as `null`.
     #[cfg_attr(feature = "serde", serde(serialize_with = "limit_or_null"))]
     pub limit: usize,
     /// The initial reservation in bytes.
     pub reservation: usize,
-    /// Whether `close` was called.
+    /// Whether `close` or `retire` was called.
     pub closed: bool,
     /// The allocator's own numbers.
     pub stats: AllocatorStats,
@@ -94,8 +97,8 @@ pub struct AllocatorSnapshot {
     pub entries: Vec<SnapshotEntry>,
 }
 
-/// What a failed `close` found outstanding. The allocator refuses new work from then on; its
-/// bytes stay charged, and it leaves the tree when the last of them goes.
+/// The error of a failed `close`, with all that is outstanding. The allocator refuses new work from then
+/// on; its bytes stay charged, and it leaves the tree when the last of them is released.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -111,24 +114,25 @@ pub struct AllocatorSnapshot {
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
 ///
-/// Prints as a report: a line that sums up, then what is outstanding, in debug mode with the lines that
-/// made it. `{:?}` prints the same, so that `close().unwrap()` is readable; `{:#?}` shows the fields.
+/// It prints as a report: a summary line, then what is outstanding, in debug mode with the lines of code
+/// that created it. `{:?}` prints the same, so that `close().unwrap()` is readable; `{:#?}` shows the
+/// fields.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseError {
     /// The allocator that was to be closed.
     pub allocator: AllocatorInfo,
-    /// Bytes allocated from it then.
+    /// The bytes allocated from it when `close` failed.
     pub allocated: usize,
     /// Its initial reservation in bytes.
     pub reservation: usize,
     /// Its peak in bytes.
     pub peak: usize,
-    /// Its limit in bytes; above `isize::MAX`: unlimited.
+    /// Its limit in bytes; a value above `isize::MAX` means unlimited.
     pub limit: usize,
     /// The direct children that are still in the tree, with the bytes charged for each.
     pub children: Vec<(AllocatorInfo, usize)>,
-    /// The ledgers with buffers, largest first.
+    /// The ledgers with buffers: owning ones first, each kind from the largest to the smallest.
     pub ledgers: Vec<OutstandingLedger>,
     /// The sizes of the reservations in bytes.
     pub reservations: Vec<usize>,
@@ -142,18 +146,18 @@ pub struct CloseError {
 }
 
 impl CloseError {
-    /// Buffers that hold the outstanding ledgers.
+    /// Returns the number of buffers that hold the outstanding ledgers.
     pub fn buffers(&self) -> usize {
         self.ledgers.iter().map(|ledger| ledger.references).sum()
     }
 
-    /// Buffers that hold a ledger here, whose allocation is charged to another allocator.
+    /// Returns the number of buffers whose allocation is charged to another allocator.
     fn charged_elsewhere(&self) -> usize {
         let guests = self.ledgers.iter().filter(|ledger| !ledger.owning);
         guests.map(|ledger| ledger.references).sum()
     }
 
-    /// What is outstanding, in a few words.
+    /// Names what is outstanding, in a few words.
     fn summary(&self) -> String {
         let kinds = [
             (
@@ -177,14 +181,15 @@ impl CloseError {
             found.push(format!("{} external bytes", Size(self.external_bytes)));
         }
         if found.is_empty() {
-            // Only seen where buffers went between the decision and the report.
+            // Buffers were dropped between the failure and the report.
             found.push("memory outstanding".to_owned());
         }
         found.join(", ")
     }
 }
 
-/// Serializes no limit as nothing: the number that stands for it here is not exact in JavaScript or jq.
+/// Serializes an unlimited limit as `null`: the number that stands for it here is not exact in JavaScript
+/// or jq.
 #[cfg(feature = "serde")]
 #[expect(
     clippy::trivially_copy_pass_by_ref,
@@ -195,12 +200,12 @@ fn limit_or_null<S: serde::Serializer>(limit: &usize, serializer: S) -> Result<S
     serde::Serialize::serialize(&limited, serializer)
 }
 
-/// `count noun`, with an s where the language wants it.
+/// Writes `count noun`, with the plural unless the count is 1.
 pub(crate) fn counted(count: usize, noun: &str, plural: &str) -> String {
     format!("{count} {}", if count == 1 { noun } else { plural })
 }
 
-/// A limit as a person reads it.
+/// Writes a limit for people to read.
 pub(crate) fn limit_text(limit: usize) -> String {
     if limit > isize::MAX as usize {
         "none".to_owned()

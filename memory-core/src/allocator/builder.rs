@@ -16,10 +16,10 @@ use crate::outcome::Purpose;
 use crate::rounding::RoundingPolicy;
 use crate::size::KIB;
 
-/// The most credit that a node holds by default, in bytes.
+/// The default maximum of the credit that a node holds, in bytes.
 pub(crate) const DEFAULT_CREDIT: usize = KIB * KIB;
 
-/// Turns on debug mode for new trees.
+/// The environment variable that turns on debug mode for new trees.
 static DEBUG_SWITCH: Switch = Switch::new("ARROW_MEMORY_DEBUG_ALLOCATOR");
 
 /// Builds a [`RootAllocator`].
@@ -63,61 +63,71 @@ pub struct RootAllocatorBuilder {
 }
 
 impl RootAllocatorBuilder {
-    /// The root's name; `ROOT` by default.
+    /// Sets the root's name; `ROOT` by default.
     pub fn name(mut self, name: &str) -> Self {
         self.name = Some(name.to_owned());
         self
     }
 
-    /// The limit of the whole tree in bytes; none by default, or above `isize::MAX`.
+    /// Sets the limit of the whole tree in bytes. Without this call, or with a value above `isize::MAX`,
+    /// there is no limit.
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = Some(limit);
         self
     }
 
-    /// The backend, as a value. Beats [`backend`](Self::backend) and the environment.
+    /// Sets the backend by value. It takes precedence over [`backend`](Self::backend) and the
+    /// environment.
     pub fn allocation_manager(mut self, manager: Arc<dyn AllocationManager>) -> Self {
         self.manager = Some(manager);
         self
     }
 
-    /// The backend, by name. Beats the environment.
+    /// Sets the backend by name. It takes precedence over the environment.
     pub fn backend(mut self, name: &str) -> Self {
         self.backend = Some(name.to_owned());
         self
     }
 
-    /// Who is told what happens here and in children that name no other.
+    /// Sets the listener of the root and of its descendants, except those for which another listener is
+    /// set. None by default.
     pub fn listener(mut self, listener: Arc<dyn AllocationListener>) -> Self {
         self.listener = Some(listener);
         self
     }
 
-    /// What decides capacities, here and in children that name no other;
-    /// [`PaddingRoundingPolicy`](crate::PaddingRoundingPolicy) by default.
+    /// Sets the rounding policy, which decides capacities, of the root and of its descendants, except
+    /// those for which another policy is set; [`PaddingRoundingPolicy`](crate::PaddingRoundingPolicy) by
+    /// default.
     pub fn rounding_policy(mut self, policy: impl RoundingPolicy + 'static) -> Self {
         self.policy = Some(Arc::new(policy));
         self
     }
 
-    /// Debug mode on or off, whatever `ARROW_MEMORY_DEBUG_ALLOCATOR` says (1, on, true and yes turn it
-    /// on, in any case of letters; another word than those and their opposites is warned of). Without
-    /// this call it is also on if a `tracing` subscriber wants everything of the target `arrow_memory_core` (level trace).
+    /// Turns debug mode on or off.
+    ///
+    /// Without this call the environment variable `ARROW_MEMORY_DEBUG_ALLOCATOR` turns it on: with the
+    /// values 1, on, true and yes, in upper or lower case. The opposite words leave it off, and any other
+    /// value causes a warning. A `tracing` subscriber that enables level trace for the target
+    /// `arrow_memory_core` also turns it on.
     pub fn debug(mut self, debug: bool) -> Self {
         self.debug = Some(debug);
         self
     }
 
-    /// Whether totals and counts are kept (a few atomic additions per buffer); off by default.
+    /// Sets whether the tree keeps totals and counts, which costs a few atomic additions per buffer; off
+    /// by default.
     pub fn statistics(mut self, statistics: bool) -> Self {
         self.statistics = statistics;
         self
     }
 
-    /// The most bytes that a node may hold unused, so that most allocations ask nobody; 1 MiB by
-    /// default. With 0 every operation takes the tree's lock, and peaks are exact everywhere.
-    /// Limits and sums are exact with any value. Of all that a node holds, also for a reservation, 1 to
-    /// 2 MiB can be had without the lock: a larger block always takes it.
+    /// Sets the maximum of unused bytes that a node may hold as credit, so that most allocations need
+    /// neither the tree's lock nor an ancestor; 1 MiB by default.
+    ///
+    /// With 0 every operation takes the tree's lock, and the peaks of all allocators are exact. Limits
+    /// and sums are exact with any value. Of all bytes that a node holds unused, including its
+    /// reservation, 1 to 2 MiB can be charged without the lock: a larger block always takes it.
     pub fn credit(mut self, most: usize) -> Self {
         self.credit = Some(most);
         self
@@ -127,7 +137,7 @@ impl RootAllocatorBuilder {
     ///
     /// # Errors
     ///
-    /// [`BackendError`] if the backend is unknown, missing, or does not start.
+    /// [`BackendError`] if the backend is unknown, is not linked into the program, or does not start.
     #[track_caller]
     pub fn build(self) -> Result<RootAllocator, BackendError> {
         let manager = match (self.manager, self.backend) {
@@ -155,7 +165,7 @@ impl RootAllocatorBuilder {
     }
 }
 
-/// Starts the history of a new allocator, in debug mode.
+/// In debug mode, starts the history of a new allocator.
 fn start_trail(allocator: &BufferAllocator, caller: &'static Location<'static>) {
     if allocator.is_debug() {
         let origin = Origin::now(Operation::Created, caller);
@@ -164,7 +174,7 @@ fn start_trail(allocator: &BufferAllocator, caller: &'static Location<'static>) 
     }
 }
 
-/// Builds a child allocator; made by [`BufferAllocator::child`].
+/// Builds a child allocator; [`BufferAllocator::child`] returns it.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -206,13 +216,13 @@ impl ChildAllocatorBuilder {
         }
     }
 
-    /// Names the group of allocators that this child belongs to, such as `query` for all queries.
+    /// Sets the group of allocators that this child belongs to, such as `query` for all queries.
     ///
-    /// A group stands in for the child's name where numbers are added up by name, that is in the labels
-    /// of metrics (`MetricsExporter`) and in [`SnapshotEntry::group`](crate::SnapshotEntry::group).
-    /// Errors, reports and events go on to use the name. Give a group to children whose names are
-    /// unique, so that they do not add a new label value each; the number of allocators in a group is not
-    /// limited. Without this call the child has no group. Children do not inherit a group.
+    /// Metrics (`MetricsExporter`) and [`SnapshotEntry::group`](crate::SnapshotEntry::group), which add
+    /// up numbers by name, use the group in place of the child's name. Errors, reports and events still
+    /// use the name. Give a group to children whose names are unique, so that each does not add a new
+    /// label value; the number of allocators in a group is not limited. Without this call the child has
+    /// no group. Children do not inherit a group.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -227,25 +237,27 @@ impl ChildAllocatorBuilder {
         self
     }
 
-    /// Bytes that the child owns for life; charged to the parent at once. 0 by default.
+    /// Sets the bytes that the child owns for its whole life. They are charged to the parent at once. 0
+    /// by default.
     pub fn reservation(mut self, bytes: usize) -> Self {
         self.reservation = bytes;
         self
     }
 
-    /// The child's own limit in bytes; none by default, or above `isize::MAX`.
+    /// Sets the child's own limit in bytes. Without this call, or with a value above `isize::MAX`, it has
+    /// none.
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = limit;
         self
     }
 
-    /// Replaces the listener that the child inherits.
+    /// Sets the listener, in place of the one that the child inherits.
     pub fn listener(mut self, listener: Arc<dyn AllocationListener>) -> Self {
         self.listener = Some(listener);
         self
     }
 
-    /// Replaces the rounding policy that the child inherits.
+    /// Sets the rounding policy, in place of the one that the child inherits.
     pub fn rounding_policy(mut self, policy: impl RoundingPolicy + 'static) -> Self {
         self.policy = Some(Arc::new(policy));
         self
@@ -255,7 +267,11 @@ impl ChildAllocatorBuilder {
     ///
     /// # Errors
     ///
-    /// As [`BufferAllocator::new_child_allocator`].
+    /// * [`AllocError::OutOfMemory`] if the reservation passes the child's own limit (the error then
+    ///   names the child), or a limit between the parent and the root.
+    /// * [`AllocError::Closed`] if the parent, or an allocator whose memory the reservation would need,
+    ///   is closed.
+    /// * [`AllocError::SizeOverflow`] if a sum would pass `isize::MAX`.
     #[track_caller]
     pub fn build(self) -> Result<BufferAllocator, AllocError> {
         let Self {

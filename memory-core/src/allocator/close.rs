@@ -1,4 +1,4 @@
-//! Closing: succeeds, or refuses new work and says what is outstanding. Retiring: refuses new work.
+//! Closing an allocator, which verifies that nothing is outstanding, and retiring it, which does not.
 
 use std::panic::Location;
 
@@ -12,21 +12,21 @@ impl BufferAllocator {
     /// Closes this allocator: it refuses new work from now on, and leaves its tree if nothing is
     /// outstanding.
     ///
-    /// Nothing needs to be closed: an allocator leaves its tree by itself when its last handle was
-    /// dropped and its last byte released. Closing verifies that nothing is left. Where something is
-    /// expected to be left, and new work shall end at once, [`retire`](Self::retire) it.
+    /// No allocator needs to be closed: it leaves its tree by itself when its last handle was dropped and
+    /// its last byte was released. Closing verifies that nothing is left. If buffers are expected to be
+    /// left and new work must end at once, [`retire`](Self::retire) the allocator instead.
     ///
-    /// Idempotent once it succeeded. After a failure a later `close` looks again; meanwhile buffers
-    /// stay valid, releases, transfers away and forced bytes are accepted, and open descendants
-    /// work within what their own reservations cover. When the last outstanding thing goes, the
-    /// allocator leaves its tree by itself.
+    /// Closing is idempotent once it succeeded. After a failure a later `close` checks again. Meanwhile
+    /// buffers stay valid; releases, transfers to other allocators and forced bytes are accepted; and
+    /// open descendants work within their own reservations. The allocator leaves its tree by itself when
+    /// the last outstanding thing is dropped or released.
     ///
     /// # Errors
     ///
-    /// [`CloseError`] with all that is outstanding: open children (idle ones too), ledgers with
-    /// buffers (owning or not), reservations (empty ones too), external bytes; in debug mode with the
-    /// lines that made them. Making that report looks at every allocation of the process, which
-    /// may be slow. It is also logged, as a `tracing` event of level error.
+    /// [`CloseError`] with all that is outstanding: open children (idle ones too), ledgers with buffers
+    /// (owning or not), reservations (empty ones too) and external bytes; in debug mode with the lines of
+    /// code that created them. The report visits every allocation of the process, which may be slow. It
+    /// is also logged as a `tracing` event of level error.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -63,21 +63,21 @@ impl BufferAllocator {
     }
 
     /// Retires this allocator: it refuses new work from now on, as a closed one does, and leaves its tree
-    /// with its last byte. For a query that was cancelled while its workers still drain.
+    /// with its last byte. Use it for a query that was cancelled while its workers still drain.
     ///
-    /// Unlike [`close`](Self::close) this makes no report of what is outstanding, since something is
-    /// expected to be; it succeeds whatever is outstanding, and emits one `tracing` event of level
-    /// debug. Idempotent, and `close` may follow, which then says whether anything is left.
+    /// Unlike [`close`](Self::close), this makes no report of what is outstanding and succeeds whatever
+    /// is outstanding. It emits one `tracing` event of level debug. It is idempotent. A later `close`
+    /// says whether anything is left.
     ///
-    /// Costs time that grows with the number of allocators below this one, under the tree's mutex, and does
-    /// not depend on the number of buffers, of which it looks at none. It visits those allocators because each
-    /// may hold credit that it obtained from this one in advance: they give that back, so that none of them
-    /// uses it for new work once `retire` has returned.
+    /// The cost grows with the number of allocators below this one, which are visited under the tree's
+    /// mutex. It does not depend on the number of buffers: no buffer is visited. Each of those allocators
+    /// may hold credit that it obtained from this one in advance. They give that back, so that none of
+    /// them uses it for new work once `retire` has returned.
     ///
-    /// Children stay open. They may use what their own reservations cover; for all else they would need
-    /// memory of this allocator, which refuses it as [`AllocError::Closed`](crate::AllocError). A child
-    /// keeps a retired allocator in its tree for as long as it is there itself: until it was closed,
-    /// retired, or dropped with its last handle, and its last byte was released.
+    /// Children stay open. They may use their own reservations; anything more would need memory of this
+    /// allocator, which refuses it with [`AllocError::Closed`](crate::AllocError). A retired allocator
+    /// stays in its tree while a child is there: until the child was closed, retired, or dropped with its
+    /// last handle, and its last byte was released.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -93,7 +93,7 @@ impl BufferAllocator {
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
     pub fn retire(&self) {
-        // What is outstanding is no news.
+        // A retired allocator may have something outstanding.
         let _: Result<(), Outstanding> = self.handle.close();
         events::retired(self.info());
     }
@@ -145,7 +145,7 @@ impl BufferAllocator {
             report: MemoryReport::default(),
         };
         if let Some(own) = report.entries.first_mut() {
-            // The numbers of the instant at which it was refused.
+            // The numbers at the instant at which `close` was refused.
             (own.allocated, own.peak, own.limit) = (allocated, peak, limit);
             error.ledgers.clone_from(&own.ledgers);
             let sizes = own.reservations.iter().map(|reservation| reservation.size);

@@ -22,9 +22,9 @@ pub use builder::{ChildAllocatorBuilder, RootAllocatorBuilder};
 
 /// An allocator: a node of a tree, with a name, a limit, a reservation and exact counters.
 ///
-/// A handle: cheap to clone (one atomic addition), equal to its clones. The node lives as long as
-/// it has handles, children or charged bytes. All methods may be called from any thread and from
-/// inside any callback.
+/// This is a handle: a clone costs one atomic addition and equals the original. The node lives as long as
+/// it has handles, children or charged bytes. All methods may be called from any thread and from inside
+/// any callback.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -44,10 +44,10 @@ pub struct BufferAllocator {
     pub(crate) handle: Handle,
 }
 
-/// The root of a tree: owns it, and names the one [`AllocationManager`] that serves it.
+/// The root of a tree. It owns the tree, and the tree's one [`AllocationManager`].
 ///
-/// Dereferences to the root's [`BufferAllocator`]. Dropping it is dropping a handle: what is still
-/// allocated stays valid.
+/// It dereferences to the root's [`BufferAllocator`]. Dropping it drops one handle: allocated memory
+/// stays valid.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -67,14 +67,14 @@ pub struct RootAllocator {
 }
 
 impl RootAllocator {
-    /// A root with a limit in bytes over the default backend (see [`backend`](crate::backend)).
+    /// Creates a root with a limit in bytes over the default backend (see [`backend`](crate::backend)).
     ///
     /// A `limit` above `isize::MAX` means no limit.
     ///
     /// # Panics
     ///
-    /// If no backend is linked into the program, or the default one does not start; the message
-    /// says what to do. [`try_new`](Self::try_new) returns that as an error.
+    /// If no backend is linked into the program, or the default one does not start; the message says what
+    /// to do. [`try_new`](Self::try_new) returns an error instead.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -90,11 +90,14 @@ impl RootAllocator {
         }
     }
 
-    /// As [`new`](Self::new).
+    /// Creates a root with a limit in bytes over the default backend, or returns an error where
+    /// [`new`](Self::new) panics.
+    ///
+    /// A `limit` above `isize::MAX` means no limit.
     ///
     /// # Errors
     ///
-    /// [`BackendError`] if no backend is linked, or the default one does not start.
+    /// [`BackendError`] if no backend is linked into the program, or the default one does not start.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -106,11 +109,11 @@ impl RootAllocator {
         Self::builder().limit(limit).build()
     }
 
-    /// A root without a limit over the default backend.
+    /// Creates a root without a limit over the default backend.
     ///
     /// # Panics
     ///
-    /// As [`new`](Self::new).
+    /// If no backend is linked into the program, or the default one does not start.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -123,7 +126,7 @@ impl RootAllocator {
         Self::new(usize::MAX)
     }
 
-    /// What a root can be built with.
+    /// Returns a builder of a root, with all options.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -144,7 +147,7 @@ impl RootAllocator {
 }
 
 impl fmt::Display for RootAllocator {
-    /// The same text as that of the root's [`BufferAllocator`].
+    /// Writes the same text as the root's [`BufferAllocator`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.allocator, f)
     }
@@ -169,18 +172,19 @@ impl BufferAllocator {
         Self { handle }
     }
 
-    /// A child with a reservation for life and a limit, both in bytes.
+    /// Creates a child with a reservation for its whole life and a limit, both in bytes.
     ///
-    /// `init_reservation` is charged here at once, whether the child uses it or not; what the
-    /// child allocates beyond it is charged here as it comes. A `max_allocation` above
-    /// `isize::MAX` means no limit of its own. Listener and rounding policy are inherited. See
-    /// [`child`](Self::child) for more choices. Costs one lock of the tree.
+    /// `init_reservation` is charged here at once, whether the child uses it or not. Each allocation of
+    /// the child beyond it is charged here when it is made. A `max_allocation` above `isize::MAX` means
+    /// no limit of its own. The child inherits the listener and the rounding policy;
+    /// [`child`](Self::child) has more options. The call takes the tree's lock once.
     ///
     /// # Errors
     ///
     /// * [`AllocError::OutOfMemory`] if the reservation does not fit: in the child's own limit
     ///   (the error then names the child), here, or in an ancestor.
-    /// * [`AllocError::Closed`] if this allocator is closed.
+    /// * [`AllocError::Closed`] if this allocator, or one whose memory the reservation would need, is
+    ///   closed.
     /// * [`AllocError::SizeOverflow`] if a sum would pass `isize::MAX`.
     ///
     /// ```
@@ -204,7 +208,7 @@ impl BufferAllocator {
             .build()
     }
 
-    /// What a child can be built with.
+    /// Returns a builder of a child of this allocator with that name, with all options.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -218,20 +222,20 @@ impl BufferAllocator {
         ChildAllocatorBuilder::new(self.clone(), name)
     }
 
-    /// The parent; `None` for a root, and for an allocator that has left its tree.
+    /// Returns the parent; `None` for a root, and for an allocator that has left its tree.
     #[doc(alias = "getParentAllocator")]
     pub fn parent_allocator(&self) -> Option<BufferAllocator> {
         self.handle.parent().map(Self::from_handle)
     }
 
-    /// The root of the tree: this allocator itself if it is one, or has left its tree.
+    /// Returns the root of the tree: this allocator itself if it is a root or has left its tree.
     #[doc(alias = "getRoot")]
     pub fn root_allocator(&self) -> BufferAllocator {
         Self::from_handle(self.handle.root())
     }
 
-    /// The children that are in the tree, in order of creation. Takes the tree's lock for as long
-    /// as it counts them.
+    /// Returns the children that are in the tree, in order of creation. O(children) under the tree's
+    /// lock.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -251,24 +255,24 @@ impl BufferAllocator {
             .collect()
     }
 
-    /// A handle that keeps nothing alive, for listeners and exporters.
+    /// Returns a weak handle, which keeps nothing alive, for listeners and exporters.
     pub fn downgrade(&self) -> WeakBufferAllocator {
         WeakBufferAllocator {
             node: self.handle.downgrade(),
         }
     }
 
-    /// The name it was given; need not be unique.
+    /// Returns the name from the builder, which need not be unique.
     pub fn name(&self) -> &str {
         &self.handle.info.name
     }
 
-    /// Its identity, unique in the process and never used again.
+    /// Returns the identity, which is unique in the process and never used again.
     pub fn id(&self) -> AllocatorId {
         self.handle.info.id
     }
 
-    /// Name and identity as plain data.
+    /// Returns the name and the identity as plain data.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -283,7 +287,7 @@ impl BufferAllocator {
         &self.handle.info
     }
 
-    /// Decides the capacity of this allocator's buffers.
+    /// Returns the policy that decides the capacity of this allocator's buffers.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -297,7 +301,7 @@ impl BufferAllocator {
             .unwrap_or(&PaddingRoundingPolicy)
     }
 
-    /// The backend of the tree.
+    /// Returns the backend of the tree.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -309,7 +313,7 @@ impl BufferAllocator {
         self.handle.tree.manager()
     }
 
-    /// Whether debug mode is on in this tree.
+    /// Returns whether debug mode is on in this tree.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -328,14 +332,18 @@ impl BufferAllocator {
         self.handle.manager().release_unused();
     }
 
-    /// Charges `bytes` that some other code holds: external bytes.
+    /// Charges `bytes` of memory that other code holds: external bytes.
     ///
-    /// Zero charges nothing. The limit decides as for a buffer; the listener is not told. Costs as much
-    /// as charging a buffer, usually one compare-exchange.
+    /// Zero charges nothing. The limits apply as to a buffer; the listener is not told. The cost is that
+    /// of charging a buffer, usually one compare-exchange.
     ///
     /// # Errors
     ///
-    /// [`AllocError`] as for [`buffer`](Self::buffer); nothing is charged then.
+    /// * [`AllocError::OutOfMemory`] if a limit between here and the root would be passed.
+    /// * [`AllocError::Closed`] if this allocator, or one whose memory it would need, is closed.
+    /// * [`AllocError::SizeOverflow`] if a sum would pass `isize::MAX`.
+    ///
+    /// Nothing is charged after an error.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -358,12 +366,12 @@ impl BufferAllocator {
         Ok(())
     }
 
-    /// Charges `bytes` whatever the limits say, also to a closed allocator; `true` if it fitted.
+    /// Charges `bytes` even past a limit or to a closed allocator; `true` if no limit is passed.
     ///
-    /// For memory that exists anyway; zero charges nothing and fits. It is counted (see
-    /// [`AllocatorStats::forced_bytes`](crate::AllocatorStats)) and shows in
-    /// [`is_over_limit`](Self::is_over_limit). Takes the tree's lock. An allocator that has left its
-    /// tree counts these bytes for itself alone.
+    /// This is for memory that exists anyway. Zero charges nothing and fits. The bytes are counted (see
+    /// [`AllocatorStats::forced_bytes`](crate::AllocatorStats)), and
+    /// [`is_over_limit`](Self::is_over_limit) takes them into account. The call takes the tree's lock. An
+    /// allocator that has left its tree counts these bytes for itself alone.
     ///
     /// # Panics
     ///
@@ -391,12 +399,12 @@ impl BufferAllocator {
         }
     }
 
-    /// Gives external bytes back.
+    /// Gives back `bytes` external bytes.
     ///
     /// # Panics
     ///
-    /// If this allocator has fewer external bytes; nothing has changed then. (Bytes of
-    /// reservations are given back by the reservations.)
+    /// If this allocator has fewer external bytes; nothing has changed then. The bytes of a reservation
+    /// are not external: only the reservation gives them back.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -416,7 +424,7 @@ impl BufferAllocator {
         self.note(Operation::ExternalReleased, bytes, Location::caller());
     }
 
-    /// Notes an event of this allocator, in debug mode.
+    /// In debug mode, notes an event of this allocator.
     #[inline]
     fn note(&self, operation: Operation, detail: usize, caller: &'static Location<'static>) {
         if self.node().is_debug()
@@ -443,7 +451,7 @@ impl BufferAllocator {
 }
 
 impl PartialEq for BufferAllocator {
-    /// Whether both are handles of the same node.
+    /// Returns whether both are handles of the same node.
     fn eq(&self, other: &Self) -> bool {
         self.handle.ptr() == other.handle.ptr()
     }
@@ -460,7 +468,7 @@ impl fmt::Debug for BufferAllocator {
     }
 }
 
-/// A handle that keeps no allocator alive.
+/// A weak handle: it does not keep its allocator alive.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -478,7 +486,7 @@ pub struct WeakBufferAllocator {
 }
 
 impl WeakBufferAllocator {
-    /// The allocator, unless it has left its tree and has no other handle.
+    /// Returns the allocator, unless it has left its tree and has no other handle.
     pub fn upgrade(&self) -> Option<BufferAllocator> {
         Handle::upgrade(&self.node).map(BufferAllocator::from_handle)
     }

@@ -1,4 +1,4 @@
-//! What an allocator can be asked: numbers, reports, checks.
+//! The numbers, reports and checks of an allocator.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -18,11 +18,11 @@ use crate::report::{
 };
 
 impl BufferAllocator {
-    /// Bytes allocated from this allocator: its own and foreign blocks, external bytes, what its
-    /// [reservations](crate::AllocationReservation) hold, and for each child the larger of its
-    /// reservation and its own allocated bytes.
+    /// Returns the bytes allocated from this allocator: its own blocks and its foreign ones, its external
+    /// bytes, the bytes of its [reservations](crate::AllocationReservation), and for each child the
+    /// larger of its reservation and its own allocated bytes.
     ///
-    /// Exact at one instant during the call. O(subtree) under the tree's lock; use
+    /// The number is exact at one instant during the call. O(subtree) under the tree's lock; use
     /// [`charged_memory`](Self::charged_memory) to poll a large tree.
     ///
     /// ```
@@ -41,8 +41,10 @@ impl BufferAllocator {
         self.handle.allocated()
     }
 
-    /// As [`allocated_memory`](Self::allocated_memory), in constant time: at least that, at most
-    /// the credit more that nodes below hold unused.
+    /// Returns an upper bound of [`allocated_memory`](Self::allocated_memory), in bytes, in constant
+    /// time.
+    ///
+    /// It is too high by the credit that nodes below hold unused, at most.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -56,10 +58,10 @@ impl BufferAllocator {
         self.handle.charged()
     }
 
-    /// The largest [`allocated_memory`](Self::allocated_memory) that ever held, in bytes.
+    /// Returns the largest [`allocated_memory`](Self::allocated_memory) so far, in bytes.
     ///
-    /// Exact for an allocator without children that few threads share, and everywhere in a tree
-    /// built with `.credit(0)`; otherwise it may be too high by at most the credit that was then
+    /// It is exact for an allocator without children that few threads share, and everywhere in a tree
+    /// built with `.credit(0)`. Otherwise it may be too high by at most the credit that was then
     /// outstanding below. It is never too low.
     ///
     /// ```
@@ -75,8 +77,8 @@ impl BufferAllocator {
         self.handle.peak()
     }
 
-    /// Starts a new epoch for [`peak_memory_allocation`](Self::peak_memory_allocation), and returns
-    /// the peak of the one that ends, in bytes. Of this allocator only; takes the tree's lock.
+    /// Starts a new epoch for the [`peak_memory_allocation`](Self::peak_memory_allocation) of this
+    /// allocator alone. Returns the peak of the epoch that ends, in bytes. Takes the tree's lock.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -90,7 +92,7 @@ impl BufferAllocator {
         self.handle.reset_peak()
     }
 
-    /// The limit that was set, in bytes; above `isize::MAX`: unlimited.
+    /// Returns the limit as it was set, in bytes; above `isize::MAX` it means unlimited.
     #[doc(alias = "getLimit")]
     pub fn limit(&self) -> usize {
         self.handle.limit()
@@ -116,15 +118,16 @@ impl BufferAllocator {
         self.handle.set_limit(limit);
     }
 
-    /// Bytes that this allocator owns for life, charged to its parent whether used or not.
+    /// Returns the bytes that this allocator owns for its whole life; its parent is charged for them
+    /// whether they are used or not.
     #[doc(alias = "getInitReservation")]
     pub fn init_reservation(&self) -> usize {
         self.node().reservation
     }
 
-    /// Bytes that could be allocated here now: what the limits leave, here and in every ancestor
-    /// that the reservations on the way do not cover. Negative: over a limit by so much. Exact;
-    /// O(tree) under the tree's lock.
+    /// Returns how many bytes could be allocated here now without passing a limit: here, or in an
+    /// ancestor, where reservations below it do not cover them. A negative number says by how many bytes
+    /// a limit is passed. Exact; O(tree) under the tree's lock.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -141,14 +144,14 @@ impl BufferAllocator {
         self.handle.headroom().0
     }
 
-    /// Whether this allocator or an ancestor has more allocated than its limit. Exact; O(tree)
-    /// under the tree's lock.
+    /// Returns whether the allocated bytes of this allocator or of an ancestor pass its limit. Exact;
+    /// O(tree) under the tree's lock.
     #[doc(alias = "isOverLimit")]
     pub fn is_over_limit(&self) -> bool {
         self.handle.headroom().1
     }
 
-    /// This allocator's own numbers.
+    /// Returns this allocator's own numbers, without those of its children.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -164,8 +167,8 @@ impl BufferAllocator {
         self.handle.stats()
     }
 
-    /// This allocator and all below it, parents before children, at one instant. O(subtree) under
-    /// the tree's lock.
+    /// Returns the numbers of this allocator and all below it, parents before children, at one instant.
+    /// O(subtree) under the tree's lock.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -181,11 +184,11 @@ impl BufferAllocator {
         self.handle.census().snapshot
     }
 
-    /// Recomputes the sums of this allocator and all below it.
+    /// Recomputes the sums of this allocator and all below it, and compares them with its counters.
     ///
     /// # Errors
     ///
-    /// [`VerifyError`] with the first rule that does not hold: a bug in this crate.
+    /// [`VerifyError`] with the first rule that does not hold, which is a bug in this crate.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -197,8 +200,8 @@ impl BufferAllocator {
         self.handle.verify()
     }
 
-    /// This allocator, all below it, and what is alive in them, as plain data. Looks at every
-    /// allocation of the process.
+    /// Returns this allocator, all below it, and their live ledgers and reservations, as plain data.
+    /// Visits every allocation of the process.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -213,8 +216,8 @@ impl BufferAllocator {
         to_report(self.handle.census())
     }
 
-    /// This allocator, all below it, their ledgers and reservations, as text in the form of Arrow
-    /// Java's; in debug mode with their histories. Looks at every allocation of the process.
+    /// Returns this allocator, all below it, their ledgers and reservations as text in the format of
+    /// Arrow Java; in debug mode with their histories. Visits every allocation of the process.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -238,7 +241,7 @@ impl BufferAllocator {
 }
 
 impl fmt::Display for BufferAllocator {
-    /// `Allocator(name) reservation/allocated/peak/limit`, in bytes; the name is escaped as in an
+    /// Writes `Allocator(name) reservation/allocated/peak/limit`, in bytes; the name is escaped as in an
     /// [`AllocatorInfo`](crate::AllocatorInfo).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let limit = limit_text(self.limit());
@@ -251,7 +254,7 @@ impl fmt::Display for BufferAllocator {
     }
 }
 
-/// A census with what is outstanding in each allocator.
+/// Turns a census into a report, with what is outstanding in each allocator.
 fn to_report(census: Census) -> MemoryReport {
     let ledgers = ledgers_of(&census);
     let Census { snapshot, nodes } = census;
@@ -275,7 +278,7 @@ fn to_report(census: Census) -> MemoryReport {
     }
 }
 
-/// The reservations of a node, whose sizes were `sizes` at the instant of the census.
+/// Returns the reservations of a node, whose sizes were `sizes` at the instant of the census.
 fn reservations_of(sizes: &[usize], counted: &Counted) -> Vec<OutstandingReservation> {
     let sized = sizes.iter().zip(&counted.reservations);
     let mut reservations: Vec<OutstandingReservation> = sized
@@ -288,10 +291,10 @@ fn reservations_of(sizes: &[usize], counted: &Counted) -> Vec<OutstandingReserva
     reservations
 }
 
-/// The ledgers of each entry's allocator, found by one walk over the slots in use.
+/// Finds the ledgers of each entry's allocator by one walk over the slots in use.
 ///
-/// The walk holds no lock, so what is done here may allocate. It ends early when what it found
-/// explains all that the census counted.
+/// The walk holds no lock, so the closure may allocate. The walk ends early once the ledgers found
+/// account for all that the census counted.
 fn ledgers_of(census: &Census) -> Vec<Vec<OutstandingLedger>> {
     let index_of: HashMap<usize, usize> = census
         .nodes
@@ -327,18 +330,17 @@ fn ledgers_of(census: &Census) -> Vec<Vec<OutstandingLedger>> {
         .collect()
 }
 
-/// What the census counted and no ledger explains yet: by entry, owned bytes and ledgers that do not
-/// own.
+/// What the census counted and no ledger accounts for yet: by entry, owned bytes, and ledgers that do not
+/// own their allocation.
 struct Missing {
     by_entry: Vec<(usize, usize)>,
-    /// How many entries miss something.
+    /// How many entries are not fully accounted for.
     nodes: usize,
 }
 
 impl Missing {
-    /// An allocator that is open and has buffers may get others while the walk is on its way, which
-    /// would stand for those that were counted. So what it misses is never found, and the walk looks at
-    /// all slots.
+    /// An open allocator that has buffers may get new ones during the walk, which would be taken for
+    /// those that were counted. So it never counts as accounted for, and the walk visits all slots.
     fn of(census: &Census) -> Self {
         let entries = census.snapshot.entries.iter().zip(&census.nodes);
         let by_entry: Vec<(usize, usize)> = entries
@@ -371,9 +373,9 @@ impl Missing {
     }
 }
 
-/// A ledger in use, found by a walk.
+/// A ledger in use, found by the walk.
 struct Found {
-    /// The address of its slot.
+    /// The address of the ledger's slot.
     slot: usize,
     owning: bool,
     foreign: bool,
@@ -393,8 +395,8 @@ impl Found {
         }
     }
 
-    /// The same with what debug mode knows of it. (If the slot was recycled since the walk, that is
-    /// of its next user: a report of a tree at work is a blend of instants anyway.)
+    /// Adds the history that debug mode keeps. If the slot was recycled since the walk, the history is
+    /// that of its next user: a report of a tree in use is not of one instant.
     fn to_outstanding(&self, recorder: Option<&Recorder>) -> OutstandingLedger {
         let known = recorder.and_then(|recorder| recorder.ledger(self.slot));
         let (history, buffers) = known.unzip();

@@ -1,4 +1,4 @@
-//! Collections on a tree's memory.
+//! Collections whose memory is charged to a tree.
 
 #[cfg(feature = "allocator-api2")]
 mod tree;

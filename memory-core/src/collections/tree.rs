@@ -1,4 +1,4 @@
-//! A tree as an `Allocator` of `allocator-api2`: [`TreeAllocator`].
+//! [`TreeAllocator`]: a tree as an `Allocator` of `allocator-api2`.
 #![expect(
     unsafe_code,
     reason = "implements the unsafe trait of an allocator interface, over a manager"
@@ -25,19 +25,24 @@ use crate::size::ALIGNMENT;
 use crate::sync::plain::Mutex;
 use crate::sync::process::ObjectLocks;
 
-/// A [`BufferAllocator`] as an `Allocator` of `allocator-api2` 0.2, so that collections which take one
-/// (hashbrown's, bumpalo's, `allocator_api2::vec::Vec`) are charged in place.
+/// A [`BufferAllocator`] as an `Allocator` of `allocator-api2` 0.2, which charges the memory of
+/// collections that take one (those of hashbrown and bumpalo, `allocator_api2::vec::Vec`).
 ///
-/// Each block is charged at its size, rounded up to a multiple of 64, before it is allocated and
-/// until it has been freed. A refusal is an `AllocError` of `allocator-api2`, which says nothing; a
-/// collection's `try_reserve` returns it, and other methods that grow abort the program. What stood in
-/// the way is kept, as [`refusal`](Self::refusal), and is told before a collection can abort: as a
-/// `tracing` event of level warn, and on standard error if there is no subscriber. (That may be after a
-/// `try_reserve`, too, so it is told once a second at most for each `TreeAllocator` and its clones.) [`AccountedVec`](crate::AccountedVec) is a
-/// vector whose own methods return the error. A panic of the listener's `on_allocation` is caught and
-/// reported, for the collection cannot undo the step.
+/// Each block is charged at its size, rounded up to a multiple of 64 bytes, before it is allocated and
+/// until it has been freed.
 ///
-/// Clones share the refusal. A clone costs two atomic additions, a new one a small allocation.
+/// A refusal is the `AllocError` of `allocator-api2`, which gives no reason. The `try_reserve` of a
+/// collection returns it; other methods that grow abort the program. The reason is kept as
+/// [`refusal`](Self::refusal). It is also reported before a collection can abort: as a `tracing` event of
+/// level warn, or on standard error if there is no subscriber. A `try_reserve` may cause that report too,
+/// so there is a maximum of one per second for each `TreeAllocator` and its clones.
+/// [`AccountedVec`](crate::AccountedVec) is a vector whose own methods return the error.
+///
+/// A panic of the listener's `on_allocation` is caught and reported, because the collection cannot undo
+/// the allocation.
+///
+/// Clones share the refusal. A clone costs two atomic additions; a new `TreeAllocator` costs a small heap
+/// allocation.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -62,23 +67,23 @@ use crate::sync::process::ObjectLocks;
 #[doc(alias = "stl_allocator")]
 pub struct TreeAllocator {
     allocator: BufferAllocator,
-    /// What was refused; `None` for collections that say it themselves.
+    /// The refusals that are kept; `None` for a collection that returns them itself.
     refusals: Option<Arc<Mutex<Refusals>>>,
 }
 
-/// Under one of these locks a refusal is kept, or looked up.
+/// One of these locks is held while a refusal is kept or read.
 static REFUSALS: ObjectLocks = ObjectLocks::new();
 
-/// What was refused to the collections of an allocator and its clones.
+/// The refusals to the collections of an allocator and its clones.
 #[derive(Default)]
 struct Refusals {
     last: Option<Arc<AllocError>>,
-    /// When a refusal was last told.
+    /// When a refusal was last reported.
     told: Option<Instant>,
 }
 
 impl TreeAllocator {
-    /// Memory of `allocator`'s.
+    /// Creates an `Allocator` whose memory is charged to `allocator`. Costs a small heap allocation.
     pub fn new(allocator: &BufferAllocator) -> Self {
         Self {
             allocator: allocator.clone(),
@@ -86,8 +91,8 @@ impl TreeAllocator {
         }
     }
 
-    /// Memory of `allocator`'s, for a collection that returns the refusals itself: they are neither kept nor
-    /// told.
+    /// Creates an `Allocator` for a collection that returns the refusals itself: they are neither kept
+    /// nor reported.
     pub(super) fn silent(allocator: &BufferAllocator) -> Self {
         Self {
             allocator: allocator.clone(),
@@ -95,13 +100,16 @@ impl TreeAllocator {
         }
     }
 
-    /// The allocator that is charged.
+    /// Returns the allocator that is charged.
     pub fn allocator(&self) -> &BufferAllocator {
         &self.allocator
     }
 
-    /// Why memory was last refused through this allocator or a clone of it; `None` if it never was.
-    /// What a collection's `try_reserve` leaves out. It stays when a later request succeeds.
+    /// Returns the reason of the last refusal through this allocator or a clone of it; `None` if there
+    /// was none.
+    ///
+    /// The `try_reserve` of a collection does not return this reason. It is kept when a later request
+    /// succeeds.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -123,7 +131,7 @@ impl TreeAllocator {
         last.map(Arc::unwrap_or_clone)
     }
 
-    /// Keeps a refusal, and tells it if none was told within a second.
+    /// Keeps a refusal, and reports it if none was reported within `TOLD_AGAIN`.
     #[cold]
     fn refused(&self, error: AllocError) -> Refused {
         let Some(refusals) = &self.refusals else {
@@ -138,7 +146,8 @@ impl TreeAllocator {
             }
             (due, kept.last.replace(last))
         });
-        // Without the lock: an error may carry one of the manager's.
+        // Dropped without the lock: the error may own one of the manager's errors, whose drop is foreign
+        // code.
         drop(before);
         if due {
             events::collection_refused(&error);
@@ -146,11 +155,17 @@ impl TreeAllocator {
         Refused
     }
 
-    /// Whether a block of `layout` could be charged now; if not, why.
+    /// Checks whether a block of `layout` could be charged now.
+    ///
+    /// The listener is asked first, and has one chance to free memory, as for an allocation. Nothing
+    /// stays charged.
     ///
     /// # Errors
     ///
-    /// As [`BufferAllocator::buffer`].
+    /// * [`AllocError::OutOfMemory`] if a limit between here and the root would be passed.
+    /// * [`AllocError::Vetoed`] if the listener refuses the request.
+    /// * [`AllocError::Closed`] if the allocator, or one whose memory it would need, is closed.
+    /// * [`AllocError::SizeOverflow`] if the size, or a sum, is above `isize::MAX`.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -170,7 +185,7 @@ impl TreeAllocator {
         self.check_for(capacity, rounded(layout.size(), capacity))
     }
 
-    /// Whether `bytes` could be charged now, for that request.
+    /// Checks whether `bytes` could be charged now, for that request.
     pub(super) fn check_for(&self, bytes: usize, request: impl Request) -> Result<(), AllocError> {
         let charged = Charge::asking_and_retrying(&self.allocator.handle, bytes, request)?;
         drop(charged);
@@ -205,32 +220,33 @@ impl TreeAllocator {
         self.refused(manager_failed(node, requested, purpose, source))
     }
 
-    /// Tells the listener of a block, or of growth. A panic goes no further: the collection does not
-    /// know of the block yet, and after growth the one that it knows of is gone.
+    /// Tells the listener of a new block, or of growth. A panic is caught: the collection does not have
+    /// the new block yet, and after growth its old block is freed.
     fn tell(&self, bytes: usize) {
         let handle = &self.allocator.handle;
         quietly(&handle.info, || tell_allocation(handle, bytes));
     }
 
-    /// Gives `bytes` back that were charged for a block.
+    /// Gives back `bytes` that were charged for a block.
     ///
     /// # Safety
     ///
-    /// They are charged, and the block has shrunk by them, or is gone.
+    /// The bytes are charged, and the block has shrunk by them or is freed.
     unsafe fn give(&self, bytes: usize) {
         let handle = &self.allocator.handle;
-        // SAFETY: the caller's promise.
+        // SAFETY: the bytes are charged, by the caller's promise.
         unsafe { handle.uncharge(bytes) };
         if let Some(listener) = handle.hearing() {
             quietly(&handle.info, || listener.on_release(&handle.info, bytes));
         }
     }
 
-    /// Changes the size of a block, whose alignment stays.
+    /// Changes the size of a block and keeps its alignment.
     ///
     /// # Safety
     ///
-    /// `ptr` is a block of `old` from here, neither size is zero.
+    /// `ptr` is a live block that this allocator returned for `old`. `old` and `new` have the same
+    /// alignment, and neither size is zero.
     unsafe fn resize(
         &self,
         ptr: NonNull<u8>,
@@ -254,8 +270,8 @@ impl TreeAllocator {
         let moved = if new.size() == old.size() {
             ptr
         } else {
-            // SAFETY: a block of this manager's, of this layout by `block`; the new size is not zero,
-            // and valid with the same alignment.
+            // SAFETY: by the caller's promise `ptr` is a live block of the manager, which `block` asked
+            // for with this layout; the new size is not zero, and is valid with the same alignment.
             unsafe { handle.manager().reallocate(ptr, old, new.size()) }
                 .map_err(|source| self.failed(request, source))?
         };
@@ -263,15 +279,15 @@ impl TreeAllocator {
         if more > 0 {
             self.tell(more);
         } else if old.size() > new.size() {
-            // SAFETY: they were charged for what the block has no more.
+            // SAFETY: these bytes were charged for the block, which has shrunk by them.
             unsafe { self.give(old.size() - new.size()) };
         }
         Ok(NonNull::slice_from_raw_parts(moved, new.size()))
     }
 }
 
-// SAFETY: blocks are the manager's, valid until they are given back; clones share the manager, since
-// they share the tree, so blocks may be given back through any of them.
+// SAFETY: each block is the manager's, and is valid until it is given back. Clones share the tree and so
+// its manager: a block may be given back through any of them.
 unsafe impl Allocator for TreeAllocator {
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, Refused> {
         self.allocate_by(layout, |manager, block| manager.allocate(block))
@@ -285,10 +301,10 @@ unsafe impl Allocator for TreeAllocator {
         let Some(block) = block(layout).filter(|_| layout.size() > 0) else {
             return;
         };
-        // SAFETY: by the caller's promise a live block; it was asked with this layout by
-        // `allocate_by` or `resize`, since layouts that fit one block round up to the same.
+        // SAFETY: by the caller's promise this is a live block. `allocate_by` or `resize` asked for it
+        // with this layout: all layouts that fit one block round up to the same.
         unsafe { self.allocator.handle.manager().deallocate(ptr, block) };
-        // SAFETY: these bytes were charged for the block, which is gone.
+        // SAFETY: these bytes were charged for the block, which is freed.
         unsafe { self.give(block.size()) };
     }
 
@@ -299,13 +315,16 @@ unsafe impl Allocator for TreeAllocator {
         new: Layout,
     ) -> Result<NonNull<[u8]>, Refused> {
         if old.size() > 0 && same_alignment(old, new) {
-            // SAFETY: the caller's promise, and the checks.
+            // SAFETY: by the caller's promise `ptr` is a block of `old`; the sizes are not zero (the new
+            // one is not smaller), and the alignments are the same.
             return unsafe { self.resize(ptr, old, new) };
         }
         let moved = self.allocate(new)?;
-        // SAFETY: the old block has that many bytes, and the new one at least as many.
+        // SAFETY: the old block has `old.size()` bytes, and the new one is at least as large. They are
+        // distinct blocks.
         unsafe { moved.cast::<u8>().copy_from_nonoverlapping(ptr, old.size()) };
-        // SAFETY: the caller's promise; nobody uses the block any more.
+        // SAFETY: by the caller's promise `ptr` is a block of `old`; its contents are copied, and no one
+        // uses it any more.
         unsafe { self.deallocate(ptr, old) };
         Ok(moved)
     }
@@ -317,13 +336,15 @@ unsafe impl Allocator for TreeAllocator {
         new: Layout,
     ) -> Result<NonNull<[u8]>, Refused> {
         if new.size() > 0 && same_alignment(old, new) {
-            // SAFETY: the caller's promise, and the checks.
+            // SAFETY: by the caller's promise `ptr` is a block of `old`; the sizes are not zero (the old
+            // one is not smaller), and the alignments are the same.
             return unsafe { self.resize(ptr, old, new) };
         }
         let moved = self.allocate(new)?;
-        // SAFETY: both blocks have as many bytes as the new layout.
+        // SAFETY: both blocks have at least `new.size()` bytes. They are distinct blocks.
         unsafe { moved.cast::<u8>().copy_from_nonoverlapping(ptr, new.size()) };
-        // SAFETY: the caller's promise; nobody uses the block any more.
+        // SAFETY: by the caller's promise `ptr` is a block of `old`; its contents are copied, and no one
+        // uses it any more.
         unsafe { self.deallocate(ptr, old) };
         Ok(moved)
     }
@@ -335,10 +356,10 @@ impl fmt::Debug for TreeAllocator {
     }
 }
 
-/// Refusals are told this far apart, at least.
+/// The minimum time between two reports of a refusal.
 const TOLD_AGAIN: Duration = Duration::from_secs(1);
 
-/// What the manager is asked for: blocks are aligned to 64 bytes, and multiples of it.
+/// The layout that the manager is asked for: both the alignment and the size are multiples of 64 bytes.
 fn block(layout: Layout) -> Option<Layout> {
     let size = layout.size().checked_next_multiple_of(ALIGNMENT)?;
     Layout::from_size_align(size, layout.align().max(ALIGNMENT)).ok()
@@ -389,7 +410,8 @@ mod tests {
         root.close().unwrap();
     }
 
-    /// Once, the panic unwound out of `grow`, and the vector gave its old block back, which was gone.
+    /// Once the panic unwound out of `grow`, and the vector gave back its old block, which was already
+    /// freed.
     #[test]
     fn a_listener_that_panics_when_it_hears_of_growth_leaves_the_vector_whole() {
         struct Panics;

@@ -15,8 +15,9 @@ use crate::error::AllocError;
 use crate::outcome::Purpose;
 use crate::size::ALIGNMENT;
 
-/// A vector of any type in memory of an allocator. All that grows returns an [`AllocError`] where
-/// std's aborts, and leaves the vector as it was.
+/// A vector of any type whose memory is charged to an allocator. Where a method of std's vector aborts
+/// the program for lack of memory, its counterpart here returns an [`AllocError`] and leaves the vector
+/// as it was.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -36,18 +37,24 @@ pub struct AccountedVec<T> {
 }
 
 impl<T> AccountedVec<T> {
-    /// An empty vector. Nothing is charged yet.
+    /// Creates an empty vector. Nothing is charged yet.
     pub fn new(allocator: &BufferAllocator) -> Self {
         Self {
             items: Vec::new_in(TreeAllocator::silent(allocator)),
         }
     }
 
-    /// As [`new`](Self::new), with room for `capacity` items.
+    /// Creates a vector with room for `capacity` items.
+    ///
+    /// The room is charged at once, rounded up to a multiple of 64 bytes.
     ///
     /// # Errors
     ///
-    /// As [`reserve_exact`](Self::reserve_exact).
+    /// * [`AllocError::OutOfMemory`] if a limit between here and the root would be passed.
+    /// * [`AllocError::Vetoed`] if the listener refuses the request.
+    /// * [`AllocError::Manager`] if the backend has no such block.
+    /// * [`AllocError::Closed`] if the allocator, or one whose memory it would need, is closed.
+    /// * [`AllocError::SizeOverflow`] if the size, or a sum, is above `isize::MAX`.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -66,21 +73,24 @@ impl<T> AccountedVec<T> {
         Ok(made)
     }
 
-    /// How many items fit without growing.
+    /// Returns how many items fit without growing.
     pub fn capacity(&self) -> usize {
         self.items.capacity()
     }
 
-    /// The allocator that is charged.
+    /// Returns the allocator that is charged.
     pub fn allocator(&self) -> &BufferAllocator {
         self.items.allocator().allocator()
     }
 
-    /// Makes room for `additional` items: twice the capacity, or as many as fit.
+    /// Makes room for `additional` more items. Doubles the capacity if memory allows, or else makes room
+    /// for just as many.
     ///
     /// # Errors
     ///
-    /// As [`BufferAllocator::buffer`]; the vector is as it was. So for all that grows.
+    /// [`AllocError::OutOfMemory`], [`AllocError::Vetoed`], [`AllocError::Manager`],
+    /// [`AllocError::Closed`] or [`AllocError::SizeOverflow`], for the reasons that
+    /// [`with_capacity`](Self::with_capacity) lists. The vector is then as it was.
     #[inline]
     pub fn reserve(&mut self, additional: usize) -> Result<(), AllocError> {
         if additional <= self.items.capacity() - self.items.len() {
@@ -89,17 +99,19 @@ impl<T> AccountedVec<T> {
         self.grow(additional)
     }
 
-    /// As [`reserve`](Self::reserve), without spare room.
+    /// Makes room for `additional` more items, without spare room.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// [`AllocError::OutOfMemory`], [`AllocError::Vetoed`], [`AllocError::Manager`],
+    /// [`AllocError::Closed`] or [`AllocError::SizeOverflow`], for the reasons that
+    /// [`with_capacity`](Self::with_capacity) lists. The vector is then as it was.
     pub fn reserve_exact(&mut self, additional: usize) -> Result<(), AllocError> {
         if self.items.try_reserve_exact(additional).is_ok() {
             return Ok(());
         }
         self.explain(additional)?;
-        // What stood in the way has gone since.
+        // `explain` found no reason any more, so the growth may succeed now.
         if self.items.try_reserve_exact(additional).is_ok() {
             return Ok(());
         }
@@ -113,7 +125,10 @@ impl<T> AccountedVec<T> {
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve); the item is dropped.
+    /// [`AllocError::OutOfMemory`], [`AllocError::Vetoed`], [`AllocError::Manager`],
+    /// [`AllocError::Closed`] or [`AllocError::SizeOverflow`], for the reasons that
+    /// [`with_capacity`](Self::with_capacity) lists. The vector is then as it was, and the item is
+    /// dropped.
     #[inline]
     pub fn push(&mut self, item: T) -> Result<(), AllocError> {
         self.reserve(1)?;
@@ -121,11 +136,13 @@ impl<T> AccountedVec<T> {
         Ok(())
     }
 
-    /// Appends copies of items.
+    /// Appends clones of the items.
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// [`AllocError::OutOfMemory`], [`AllocError::Vetoed`], [`AllocError::Manager`],
+    /// [`AllocError::Closed`] or [`AllocError::SizeOverflow`], for the reasons that
+    /// [`with_capacity`](Self::with_capacity) lists. The vector is then as it was.
     pub fn extend_from_slice(&mut self, items: &[T]) -> Result<(), AllocError>
     where
         T: Clone,
@@ -135,11 +152,13 @@ impl<T> AccountedVec<T> {
         Ok(())
     }
 
-    /// Appends items; those before a refusal are there.
+    /// Appends items until one is refused; those before it stay in the vector.
     ///
     /// # Errors
     ///
-    /// As [`reserve`](Self::reserve).
+    /// [`AllocError::OutOfMemory`], [`AllocError::Vetoed`], [`AllocError::Manager`],
+    /// [`AllocError::Closed`] or [`AllocError::SizeOverflow`], for the reasons that
+    /// [`with_capacity`](Self::with_capacity) lists.
     pub fn try_extend(&mut self, items: impl IntoIterator<Item = T>) -> Result<(), AllocError> {
         let items = items.into_iter();
         self.reserve(items.size_hint().0)?;
@@ -149,12 +168,12 @@ impl<T> AccountedVec<T> {
         Ok(())
     }
 
-    /// Removes the last item.
+    /// Removes the last item and returns it; `None` if the vector is empty. The capacity stays.
     pub fn pop(&mut self) -> Option<T> {
         self.items.pop()
     }
 
-    /// Drops the items from `len` on; the capacity stays.
+    /// Drops the items after the first `len`; the capacity stays.
     pub fn truncate(&mut self, len: usize) {
         self.items.truncate(len);
     }
@@ -172,7 +191,8 @@ impl<T> AccountedVec<T> {
         self.reserve_exact(additional)
     }
 
-    /// Why room for `additional` items was refused; `Ok` if it would not be now.
+    /// Returns the reason for which room for `additional` items was refused; `Ok` if it would not be
+    /// refused now.
     #[cold]
     fn explain(&self, additional: usize) -> Result<(), AllocError> {
         let allocator = self.items.allocator();
@@ -181,7 +201,7 @@ impl<T> AccountedVec<T> {
             let requested = additional.saturating_mul(size_of::<T>());
             return Err(overflow(self.allocator().node(), requested));
         };
-        // Growth charges the difference; the old block's bytes are charged.
+        // Growth charges only the difference: the bytes of the old block are charged already.
         let from = (self.items.capacity() * size_of::<T>()).next_multiple_of(ALIGNMENT);
         let to = new.size().next_multiple_of(ALIGNMENT);
         allocator.check_for(to.saturating_sub(from), || {

@@ -1,4 +1,4 @@
-//! Capturing the stack of the caller.
+//! Captures the stack of the caller.
 
 use std::hint::black_box;
 
@@ -6,10 +6,10 @@ use super::walk::addresses_above;
 use crate::stack::{FRAMES, StackTrace};
 
 impl StackTrace {
-    /// The stack of the caller.
+    /// Captures the stack of the caller.
     #[inline(never)]
     pub(crate) fn capture() -> Self {
-        // What lies below this address on the stack are frames of the walk itself.
+        // Frames below this address are those of the walk itself, and are left out.
         let marker = 0_usize;
         let here = std::ptr::from_ref(black_box(&marker)).addr();
         let mut stack = Self {

@@ -1,4 +1,4 @@
-//! From what debug mode keeps to histories as plain data.
+//! Turns the records of debug mode into histories as plain data.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ impl History {
         }
     }
 
-    /// The history of what carries its own trail.
+    /// Returns the history of an allocator or a reservation, which has a trail of its own.
     pub(crate) fn of(trail: &Trail) -> Self {
         Self::new(trail.id, &trail.origin, &trail.latest())
     }

@@ -1,4 +1,4 @@
-//! Bounded histories: the origin, always kept, and the latest events.
+//! Bounded histories: the origin, which is always kept, and the latest events.
 
 use std::fmt;
 use std::panic::Location;
@@ -11,15 +11,15 @@ use crate::stack::StackTrace;
 use crate::sync::plain::Mutex;
 use crate::sync::process::ObjectLocks;
 
-/// How many events a history keeps besides the origin.
+/// The number of events that a history keeps besides the origin.
 pub(crate) const LATEST: usize = 6;
 
-/// What happened to a ledger, a buffer, a reservation or an allocator.
+/// An operation on a ledger, a buffer, a reservation or an allocator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// It was made: by an allocation, a builder, …
+    /// An allocation, a builder or another constructor created it.
     Created,
-    /// Foreign memory was taken in.
+    /// It was created around foreign memory.
     Wrapped,
     Cloned,
     Sliced,
@@ -29,12 +29,12 @@ pub(crate) enum Operation {
     Frozen,
     /// An `ArrowBuf` became an `ArrowBufMut`.
     Thawed,
-    /// To so many bytes.
+    /// It was resized; the detail is the new size in bytes.
     Resized,
-    /// A buffer of the ledger, by number, was made or dropped.
+    /// A buffer of the ledger was created or dropped; the detail is the buffer's number.
     BufferAdded,
     BufferDropped,
-    /// By so many bytes.
+    /// External bytes were charged or released; the detail says how many.
     ExternalCharged,
     ExternalReleased,
     LimitSet,
@@ -72,16 +72,16 @@ impl fmt::Display for Operation {
     }
 }
 
-/// One event.
+/// One event of a history.
 #[derive(Clone)]
 pub(crate) struct Event {
     pub(crate) time: Instant,
-    /// `None` in a thread that is ending.
+    /// The thread; `None` if the thread was ending.
     pub(crate) thread: Option<Thread>,
     pub(crate) operation: Operation,
-    /// What the operation is about: bytes, or a number; 0 where there is nothing to say.
+    /// Bytes, or a number, as the operation defines it; 0 if it has none.
     pub(crate) detail: usize,
-    /// `None` where it happened in a `Drop`.
+    /// The line of code; `None` if a `Drop` did it.
     pub(crate) caller: Option<&'static Location<'static>>,
 }
 
@@ -101,20 +101,20 @@ impl Event {
     }
 }
 
-/// This thread. `thread::current()` asks more, and panics in a thread that is gone.
+/// Returns the current thread. `thread::current()` costs more, and panics in a thread that is ending.
 fn current_thread() -> Option<Thread> {
     thread_local!(static CURRENT: Thread = thread::current());
     CURRENT.try_with(Clone::clone).ok()
 }
 
-/// How something came to be.
+/// The creation of a ledger, a buffer, a reservation or an allocator, with its stack.
 pub(crate) struct Origin {
     pub(crate) event: Event,
     pub(crate) stack: StackTrace,
 }
 
 impl Origin {
-    /// Now and here.
+    /// Returns an origin with the current instant, thread and stack.
     pub(crate) fn now(operation: Operation, caller: &'static Location<'static>) -> Arc<Self> {
         Arc::new(Self {
             stack: StackTrace::capture(),
@@ -123,12 +123,14 @@ impl Origin {
     }
 }
 
-/// The latest events, oldest first. Without memory of its own, since it grows under locks.
+/// The latest events, oldest first. They are stored inline and allocate nothing, because events are added
+/// under locks.
 #[derive(Clone, Default)]
 pub(crate) struct Latest([Option<Event>; LATEST]);
 
 impl Latest {
-    /// Adds an event. What it returns is dropped when the lock is free: a thread's name may go with it.
+    /// Adds an event and returns the one that it displaces. The caller drops that after the lock: it may
+    /// own the name of a thread.
     #[must_use = "an event is dropped when the lock is free"]
     pub(crate) fn push(&mut self, event: Event) -> Option<Event> {
         let free = self.0.iter_mut().find(|place| place.is_none());
@@ -144,15 +146,15 @@ impl Latest {
     }
 }
 
-/// The history of a reservation or an allocator, which carries it itself.
+/// The history that a reservation or an allocator carries itself.
 pub(crate) struct Trail {
     pub(crate) id: u64,
     pub(crate) origin: Arc<Origin>,
-    /// Locked only by way of [`TRAILS`], and so by nobody at the instant of a fork.
+    /// Locked only under one of [`TRAILS`], so that no thread holds it at the instant of a fork.
     latest: Mutex<Latest>,
 }
 
-/// Under one of these locks an event is added to a trail, or a trail's events are copied.
+/// One of these locks is held while an event is added to a trail, or a trail's events are copied.
 static TRAILS: ObjectLocks = ObjectLocks::new();
 
 impl Trail {
@@ -164,7 +166,7 @@ impl Trail {
         }
     }
 
-    /// Notes an event.
+    /// Adds an event.
     pub(crate) fn note(
         &self,
         operation: Operation,
@@ -176,7 +178,7 @@ impl Trail {
         drop(gone);
     }
 
-    /// The latest events as they are now.
+    /// Returns a copy of the latest events.
     pub(crate) fn latest(&self) -> Latest {
         TRAILS.with(&self.latest, |latest| latest.clone())
     }

@@ -1,4 +1,4 @@
-//! The registry of debug mode: every ledger and every buffer that is alive.
+//! The registry of debug mode: all ledgers and buffers that are alive.
 
 use std::panic::Location;
 use std::ptr::NonNull;
@@ -11,30 +11,31 @@ use crate::sync::process::{Order, ProcessGuard};
 use crate::sync::table::{Entry, Room, Table, spread};
 use crate::sync::{Ordering, ProcessLock};
 
-/// How many tables share the ledgers, so that threads seldom wait for each other.
+/// The number of tables that share the ledgers, so that threads seldom wait for each other.
 const SHARDS: usize = 64;
 
-/// Knows the ledgers and buffers of one tree: it numbers them.
+/// Registers the ledgers and buffers of one tree, and assigns their IDs.
 pub(crate) struct Recorder {
-    /// The next number for a ledger, a buffer or a reservation.
+    /// The ID of the next ledger, buffer or reservation.
     next: AtomicU64,
 }
 
-/// The ledgers of all trees in debug mode by the addresses of their slots. Under a shard's lock one
-/// ledger or buffer is looked up, linked or unlinked, or the numbers of one ledger's buffers are copied.
+/// The ledgers of all trees in debug mode by the addresses of their slots. A shard's lock is held while
+/// one ledger or buffer is looked up, linked or unlinked, or while the IDs of one ledger's buffers are
+/// copied.
 static LEDGERS: [ProcessLock<Table<LedgerRecord>>; SHARDS] =
     [const { ProcessLock::new(Order::Inner, Table::new()) }; SHARDS];
 
-/// One ledger, as long as a registered buffer holds it.
+/// A ledger that has at least one registered buffer.
 struct LedgerRecord {
     id: u64,
     origin: Arc<Origin>,
     latest: Latest,
-    /// The buffers by their numbers. Never empty when the lock is free.
+    /// The buffers by their IDs. Never empty while the lock is free.
     views: Table<ViewRecord>,
 }
 
-/// One buffer.
+/// A registered buffer.
 #[derive(Clone)]
 struct ViewRecord {
     id: u64,
@@ -43,17 +44,17 @@ struct ViewRecord {
     latest: Latest,
 }
 
-/// What a buffer looks like from outside.
+/// The address, length and kind of a buffer, which reports show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) address: usize,
-    /// The length, or the capacity of a writable buffer, in bytes.
+    /// The length, or for a writable buffer the capacity, in bytes.
     pub(crate) length: usize,
     pub(crate) writable: bool,
 }
 
 impl Seen {
-    /// An `ArrowBuf`.
+    /// Describes an `ArrowBuf`.
     pub(crate) fn shared(ptr: NonNull<u8>, length: usize) -> Self {
         Self {
             address: ptr.addr().get(),
@@ -62,7 +63,7 @@ impl Seen {
         }
     }
 
-    /// An `ArrowBufMut`.
+    /// Describes an `ArrowBufMut`.
     pub(crate) fn writable(ptr: NonNull<u8>, capacity: usize) -> Self {
         Self {
             writable: true,
@@ -78,25 +79,25 @@ impl Recorder {
         }
     }
 
-    /// The number that the next ledger, buffer or reservation gets: what is alive and has a lower
-    /// one was there before.
+    /// Returns the ID that the next ledger, buffer or reservation gets. Live ones with a lower ID were
+    /// created before this call.
     pub(crate) fn next_id(&self) -> u64 {
-        // Relaxed: numbers, not memory.
+        // Relaxed: IDs guard no memory.
         self.next.load(Ordering::Relaxed)
     }
 
     fn new_id(&self) -> u64 {
-        // Relaxed: as above.
+        // Relaxed: IDs guard no memory.
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The trail of a reservation that is being made.
+    /// Returns the trail of a new reservation.
     pub(crate) fn trail(&self, caller: &'static Location<'static>) -> Trail {
         Trail::new(self.new_id(), Origin::now(Operation::Created, caller))
     }
 
-    /// Registers a buffer on the ledger whose slot is at this address; its key. The caller has a
-    /// reference to the ledger that it keeps until it calls [`remove`](Self::remove).
+    /// Registers a buffer on the ledger whose slot is at this address, and returns the buffer's key. The
+    /// caller has a reference to the ledger that it keeps until it calls [`remove`](Self::remove).
     pub(crate) fn add(
         &self,
         ledger: usize,
@@ -104,7 +105,8 @@ impl Recorder {
         operation: Operation,
         caller: &'static Location<'static>,
     ) -> usize {
-        // All is made with no lock held: the walk of the stack is by far the longest part.
+        // All records are created before the lock is taken: the walk of the stack is by far the longest
+        // part.
         let origin = Origin::now(operation, caller);
         let mut record = Some(Entry::new(ledger, LedgerRecord::new(Arc::clone(&origin))));
         let mut view = Some(Entry::new(0, ViewRecord::new(seen, Arc::clone(&origin))));
@@ -126,7 +128,7 @@ impl Recorder {
             let Some(known) = ledgers.get_mut(ledger) else {
                 continue;
             };
-            // A new record has room: it is not left without a buffer.
+            // A new record always has room, so it does not stay without a buffer.
             if !view_room.is_in(&mut known.views) {
                 continue;
             }
@@ -146,7 +148,7 @@ impl Recorder {
         id
     }
 
-    /// Takes a buffer out, and its ledger if that was the last.
+    /// Removes a buffer, and its ledger if that was the last one.
     pub(crate) fn remove(&self, ledger: usize, view: usize) {
         let event = Event::now(Operation::BufferDropped, view, None);
         let mut ledgers = shard(ledger);
@@ -162,11 +164,11 @@ impl Recorder {
             forgotten = record.latest.push(event);
         }
         drop(ledgers);
-        // Memory is given back with no lock held.
+        // Freed with no lock held.
         drop((gone, whole, forgotten));
     }
 
-    /// Notes an event of a buffer, and what it looks like now.
+    /// Adds an event to a buffer's history, and updates its address and length.
     pub(crate) fn note(
         &self,
         ledger: usize,
@@ -187,9 +189,9 @@ impl Recorder {
         drop(gone);
     }
 
-    /// What is known of a ledger and of the buffers that hold it, oldest first. A ledger may have a million
-    /// of them, so their numbers are copied under the lock, and then each is looked up by itself. Buffers that go
-    /// meanwhile are left out.
+    /// Returns the history of a ledger and its buffers, oldest first. A ledger may have a million
+    /// buffers, so their IDs are copied under the lock, and then each buffer is looked up by itself.
+    /// Buffers that are dropped meanwhile are left out.
     pub(crate) fn ledger(&self, ledger: usize) -> Option<(History, Vec<OutstandingBuffer>)> {
         let mut known = None;
         let mut views: Vec<usize> = Vec::new();
@@ -211,7 +213,7 @@ impl Recorder {
         Some((History::new(id, &origin, &latest), buffers))
     }
 
-    /// What is known of one buffer.
+    /// Returns one buffer with its history.
     pub(crate) fn buffer(&self, ledger: usize, view: usize) -> Option<OutstandingBuffer> {
         let ledgers = shard(ledger);
         let view = ledgers.get(ledger)?.views.get(view)?.clone();
@@ -221,7 +223,7 @@ impl Recorder {
 }
 
 fn shard(ledger: usize) -> ProcessGuard<Table<LedgerRecord>> {
-    // Other bits than the table uses, which takes the lowest.
+    // The table uses the lowest bits, so this picks the shard by others.
     LEDGERS[(spread(ledger) >> 32) as usize % SHARDS].lock()
 }
 

@@ -1,9 +1,8 @@
-//! Walking the stack of the calling thread: the platform's unwinder, and what it is known to answer.
+//! Walks the stack of the calling thread, by the platform's unwinder and a table of its earlier answers.
 //!
-//! The unwinder takes more than a thousand instructions for each frame, since it interprets the
-//! tables that the compiler left. But programs allocate at the same places again and again. So
-//! what it said is kept, frame by frame, and a walk whose every frame is known does without it: see
-//! [`known`].
+//! The unwinder takes more than a thousand instructions for each frame, because it interprets the tables
+//! that the compiler wrote. But programs allocate at the same places again and again. So its answers are
+//! kept, frame by frame, and a walk whose frames are all known does not call it: see [`known`].
 #![cfg_attr(
     unix,
     expect(
@@ -15,7 +14,7 @@
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(miri)))]
 mod known;
 
-/// Where nothing is kept.
+/// On other targets no answer is kept.
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64", not(miri))))]
 mod known {
     use super::Step;
@@ -27,7 +26,7 @@ mod known {
     pub(super) fn learn(_: usize, _: &[Step], _: bool) {}
 }
 
-/// A frame: the address in it, and where its stack began.
+/// A frame: the address in it, and the address where its stack begins.
 #[derive(Clone, Copy, Default)]
 struct Step {
     ip: usize,
@@ -37,15 +36,15 @@ struct Step {
 /// The maximum number of frames of one walk.
 const MAX_STEPS: usize = 24;
 
-/// Fills in the frames of the calling thread whose stacks begin above `here`, innermost first; how
-/// many there are, or `N` if there are more. `here` is the address of a word in the caller's frame,
-/// which is the same one at each call.
+/// Fills in the frames of the calling thread whose stacks begin above `here`, innermost first. Returns
+/// how many there are, or `N` if there are more. `here` is the address of a word in the caller's frame,
+/// which is the same word at each call.
 #[inline(always)] // So that the caller's frame is one of those that are left out.
 pub(super) fn addresses_above<const N: usize>(here: usize, addresses: &mut [usize; N]) -> usize {
     known::walk(here, addresses).unwrap_or_else(|| walk(here, addresses))
 }
 
-/// The same, by the unwinder.
+/// Walks the stack by the unwinder, and enters its answer into the table.
 #[cold]
 #[inline(never)]
 fn walk<const N: usize>(here: usize, addresses: &mut [usize; N]) -> usize {
@@ -57,7 +56,7 @@ fn walk<const N: usize>(here: usize, addresses: &mut [usize; N]) -> usize {
             steps[count] = step;
             count += 1;
         }
-        // One more than was asked for tells where the last one's stack ends.
+        // One frame more than asked for is needed, to tell where the stack of the last one ends.
         count <= N
     });
     known::learn(here, &steps[..count], count <= N);
@@ -67,7 +66,7 @@ fn walk<const N: usize>(here: usize, addresses: &mut [usize; N]) -> usize {
     count.min(N)
 }
 
-/// Calls `visit` for each frame, innermost first, until it answers `false`.
+/// Calls `visit` for each frame, innermost first, until it returns `false`.
 #[inline]
 fn unwind(mut visit: impl FnMut(Step) -> bool) {
     let visit = |frame: &backtrace::Frame| {
@@ -94,7 +93,8 @@ mod tests {
 
     type Frames = Vec<usize>;
 
-    /// What is known of this stack, if all is, and what the unwinder says, if it shall be asked.
+    /// Returns the frames of this stack according to the table, if it knows all, and according to the
+    /// unwinder, if `ask` is set.
     #[inline(never)]
     fn both(ask: bool) -> (Option<Frames>, Frames) {
         let marker = 0_usize;
@@ -117,7 +117,7 @@ mod tests {
         black_box(next(path))
     }
 
-    /// The size of this one's frame depends on where it begins.
+    /// The size of this function's frame depends on the address where it begins.
     #[inline(never)]
     fn aligned(path: usize) -> (Option<Frames>, Frames) {
         #[repr(align(256))]
@@ -128,10 +128,10 @@ mod tests {
         black_box(next(path))
     }
 
-    /// What is left of a path whose unwinder is not to be asked.
+    /// The rest of a path for which the unwinder is not called.
     const SILENT: usize = 1 << 20;
 
-    /// A call for each digit of the path.
+    /// Makes one call for each digit of the path.
     #[inline(never)]
     fn next(path: usize) -> (Option<Frames>, Frames) {
         black_box(match path % 4 {
@@ -173,8 +173,8 @@ mod tests {
             known[pairs.len()..].iter().all(|known| *known)
         };
 
-        // Tests beside this one walk from other places, so what is first may have to be learnt again, as
-        // long as they do.
+        // Tests that run at the same time walk from other places, so the first frame may have to be
+        // learnt again while they run.
         let begun = Instant::now();
         while !all_are_known() {
             assert!(begun.elapsed() < Duration::from_secs(60));

@@ -1,4 +1,4 @@
-//! What debug mode knows, as plain data: histories, and the buffers that are outstanding.
+//! The records of debug mode as plain data: histories, and outstanding buffers.
 
 use std::fmt;
 use std::panic::Location;
@@ -6,23 +6,22 @@ use std::time::Duration;
 
 use crate::stack::{Site, StackTrace};
 
-/// The operation of most creations, which a report does not name.
+/// The operation that creates most things, which a report does not name.
 pub(crate) const CREATED: &str = "created";
 
-/// How something came to be and what happened to it since: its creation, and the latest six
-/// events.
+/// The history of one thing: its creation, and the latest six events since.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[doc(alias = "HistoricalLog")]
 pub struct History {
-    /// Its number in the tree: ledgers, buffers, reservations and allocators are numbered in order
-    /// of creation, from 1.
+    /// Its ID in the tree. Ledgers, buffers and reservations are numbered in order of creation, from 1.
+    /// For an allocator this is its [`AllocatorId`](crate::AllocatorId).
     pub id: u64,
-    /// How long it had existed when this was made.
+    /// The time from its creation until this history was read.
     pub age: Duration,
-    /// How it came to be.
+    /// Its creation.
     pub created: HistoryEvent,
-    /// Where.
+    /// The stack that created it.
     pub stack: StackTrace,
     /// The latest events, oldest first.
     pub events: Vec<HistoryEvent>,
@@ -32,35 +31,34 @@ pub struct History {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HistoryEvent {
-    /// When, counted from the creation.
+    /// The time from the creation until this event.
     pub after: Duration,
     /// The thread's name, or its number if it has none.
     pub thread: String,
-    /// What happened.
+    /// The operation, such as `cloned`.
     pub operation: &'static str,
-    /// What the operation is about: bytes, or the number of a buffer; 0 where there is nothing to
-    /// say.
+    /// A number of bytes, or the ID of a buffer, depending on the operation; 0 if it has none.
     pub detail: usize,
-    /// The line that did it; `None` for what a `Drop` did.
+    /// The line of code that did it; `None` for the operation of a `Drop`.
     pub caller: Option<&'static Location<'static>>,
 }
 
-/// A buffer that was outstanding.
+/// A buffer that was outstanding when the report was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutstandingBuffer {
-    /// Its first byte.
+    /// The address of its first byte.
     pub address: usize,
-    /// Its length in bytes; of a writable one, the capacity.
+    /// Its length in bytes; of a writable buffer, the capacity.
     pub length: usize,
     /// Whether it is an `ArrowBufMut`.
     pub writable: bool,
-    /// Where it comes from.
+    /// Its creation, and the latest events since.
     pub history: History,
 }
 
 impl History {
-    /// What `write` writes, with the events.
+    /// Returns the text that `write` writes, with the events.
     pub(crate) fn to_text(&self, indent: &str) -> String {
         struct Text<'a>(&'a History, &'a str);
         impl fmt::Display for Text<'_> {
@@ -71,7 +69,7 @@ impl History {
         Text(self, indent).to_string()
     }
 
-    /// Writes where it was created, and the callers; with `events`, also what happened since.
+    /// Writes the creation with its callers; if `events` is set, also the events since.
     pub(crate) fn write(
         &self,
         f: &mut fmt::Formatter<'_>,
@@ -136,7 +134,7 @@ impl fmt::Display for OutstandingBuffer {
     }
 }
 
-/// A duration in milliseconds, with three places.
+/// Prints a duration in milliseconds, with three decimal places.
 pub(crate) struct Milliseconds(pub(crate) Duration);
 
 impl fmt::Display for Milliseconds {

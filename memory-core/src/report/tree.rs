@@ -1,4 +1,4 @@
-//! A tree with all that is outstanding in it, as plain data and in the form of Arrow Java's text.
+//! A tree with all that is outstanding in it, as plain data and as text in the format of Arrow Java.
 
 use std::fmt;
 
@@ -6,12 +6,12 @@ use super::history::{History, Milliseconds, OutstandingBuffer};
 use super::{counted, limit_text};
 use crate::outcome::{AllocatorId, AllocatorInfo};
 
-/// An allocator and all below it with their ledgers, buffers and reservations: what
-/// [`BufferAllocator::report`](crate::BufferAllocator::report) and a failed close return.
+/// An allocator and all below it with their ledgers, buffers and reservations.
+/// [`BufferAllocator::report`](crate::BufferAllocator::report) and a failed close return it.
 ///
-/// As text (`{}`) it has the form of Arrow Java's, in debug mode with the line that made each thing;
-/// `{:#}` adds what happened since. The text lists all that is in `entries`, however long that is;
-/// levels deeper than 20 are not indented further.
+/// As text (`{}`) it has the format of Arrow Java, in debug mode with the line of code that created each
+/// thing; `{:#}` adds the events since. The text lists all that is in `entries`, without a bound; levels
+/// deeper than 20 are not indented further.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -34,29 +34,29 @@ pub struct MemoryReport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReportEntry {
-    /// Which allocator.
+    /// The allocator.
     pub allocator: AllocatorInfo,
     /// The parent; `None` for a root.
     pub parent: Option<AllocatorId>,
-    /// Levels below the first entry.
+    /// The number of levels below the first entry.
     pub depth: usize,
     /// The initial reservation in bytes.
     pub reservation: usize,
     /// Allocated bytes.
     pub allocated: usize,
-    /// Peak of the allocated bytes.
+    /// The peak of the allocated bytes.
     pub peak: usize,
-    /// The limit; above `isize::MAX`: unlimited.
+    /// The limit in bytes; a value above `isize::MAX` means unlimited.
     pub limit: usize,
     /// External bytes that were not released.
     pub external_bytes: usize,
     /// The sum of the reservations in bytes.
     pub reserved_bytes: usize,
-    /// Where the allocator comes from, in debug mode.
+    /// The creation of the allocator and the events since; `None` without debug mode.
     pub history: Option<History>,
-    /// The ledgers with buffers: owning ones first, then the largest.
+    /// The ledgers with buffers: owning ones first, each kind from the largest to the smallest.
     pub ledgers: Vec<OutstandingLedger>,
-    /// The reservations.
+    /// The reservations, in debug mode in order of creation.
     pub reservations: Vec<OutstandingReservation>,
 }
 
@@ -70,11 +70,11 @@ pub struct OutstandingLedger {
     pub foreign: bool,
     /// The size of the allocation in bytes.
     pub size: usize,
-    /// How many buffers hold it.
+    /// The number of buffers that hold it.
     pub references: usize,
-    /// Where it comes from, in debug mode.
+    /// The creation of the ledger and the events since; `None` without debug mode.
     pub history: Option<History>,
-    /// The buffers that hold it, in debug mode, oldest first.
+    /// The buffers that hold it, oldest first; empty without debug mode.
     pub buffers: Vec<OutstandingBuffer>,
 }
 
@@ -84,15 +84,16 @@ pub struct OutstandingLedger {
 pub struct OutstandingReservation {
     /// Bytes charged.
     pub size: usize,
-    /// Where it comes from, in debug mode.
+    /// The creation of the reservation and the events since; `None` without debug mode.
     pub history: Option<History>,
 }
 
-/// Levels deeper than this are not indented further, so that a tree of depth n is not n² of text.
+/// Levels deeper than this are not indented further: otherwise the text of a tree of depth n had a length
+/// of n².
 const DEEPEST_INDENT: usize = 20;
 
 impl MemoryReport {
-    /// How many children each entry has.
+    /// Returns the number of children of each entry.
     fn children(&self) -> Vec<usize> {
         let mut counts = vec![0; self.entries.len()];
         let mut path: Vec<usize> = Vec::new();
@@ -110,7 +111,7 @@ impl MemoryReport {
 impl fmt::Display for MemoryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let children = self.children();
-        // Entries whose ledgers are not written yet: those of the levels above.
+        // The ancestors, whose ledgers are written after their children.
         let mut open: Vec<&ReportEntry> = Vec::new();
         for (index, entry) in self.entries.iter().enumerate() {
             while let Some(above) = open.pop_if(|above| above.depth >= entry.depth) {
@@ -149,7 +150,8 @@ impl ReportEntry {
             "{indent}Allocator({allocator}) {reservation}/{allocated}/{peak}/{limit} \
              (res/actual/peak/limit)"
         )?;
-        // The first one is who was asked; where it comes from is no news, unless all is wanted.
+        // The first entry is the allocator that was asked for the report: its creation is only written
+        // with `{:#}`.
         if let Some(history) = self
             .history
             .as_ref()
@@ -160,7 +162,7 @@ impl ReportEntry {
         write!(f, "\n{indent}  child allocators: {children}")
     }
 
-    /// The lines that follow those of the children.
+    /// Writes the lines that follow those of the children.
     fn write_tail(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let indent = self.indent();
         let item = format!("{indent}    ");

@@ -3,29 +3,30 @@
 use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-/// The mean gap in units: a byte is `scale` of them.
+/// The mean gap in units. One byte counts as `scale` units.
 const MEAN: u64 = 1 << 32;
 
-/// The most that an interval may be, in bytes, so that a byte is at least a few units.
+/// The maximum of an interval in bytes, so that one byte counts as a few units at least.
 const MAX_INTERVAL: usize = 1 << 30;
 
-/// The least, so that no block that exists overflows the units.
+/// The minimum of an interval in bytes, so that the units of no possible block overflow.
 const MIN_INTERVAL: usize = 1 << 9;
 
 thread_local! {
-    /// Units until the next point. A new thread has none left, which leads it to draw a gap.
+    /// Units until the next point. A new thread starts with none, so that it draws a gap at its first
+    /// allocation.
     static REMAINING: Cell<i64> = const { Cell::new(0) };
-    /// The state of the generator; 0 before the first gap was drawn.
+    /// The state of the generator; 0 until the first gap is drawn.
     static STATE: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Whether an allocation of `bytes` contains a point.
+/// Returns whether an allocation of `bytes` contains a point.
 #[inline]
 pub(crate) fn due(bytes: usize, scale: u64) -> bool {
     comes_to_point(bytes, scale) && passes_point(bytes, scale)
 }
 
-/// The first half of `due`, four instructions: whether there is something to ask the other half.
+/// The first half of `due`, four instructions: returns whether the second half has to be called.
 #[inline]
 pub(crate) fn comes_to_point(bytes: usize, scale: u64) -> bool {
     let remaining = REMAINING
@@ -35,7 +36,7 @@ pub(crate) fn comes_to_point(bytes: usize, scale: u64) -> bool {
     remaining < 0
 }
 
-/// The second half of `due`.
+/// The second half of `due`: returns whether the allocation contains a point, and draws the next gap.
 #[cold]
 #[inline(never)]
 pub(crate) fn passes_point(bytes: usize, scale: u64) -> bool {
@@ -48,35 +49,35 @@ pub(crate) fn passes_point(bytes: usize, scale: u64) -> bool {
             return false;
         }
     }
-    // What is left of the allocation behind the point does not count: one point is enough to
-    // record it, and its weight says so.
+    // The bytes of the allocation after the point do not count: one point is enough to record it, and its
+    // weight stands for all points that it may contain.
     REMAINING.set(draw());
     true
 }
 
-/// A gap: exponentially distributed, with a mean of `MEAN`.
+/// Draws a gap, exponentially distributed with a mean of `MEAN`.
 fn draw() -> i64 {
     let mut state = STATE.get();
-    // xorshift64*: its high bits are good enough to pick points.
+    // This is xorshift64*: its high bits are random enough to pick points.
     state ^= state >> 12;
     state ^= state << 25;
     state ^= state >> 27;
     STATE.set(state);
     let bits = state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11;
-    // In (0, 1].
+    // `uniform` is in (0, 1].
     let uniform = (bits + 1) as f64 / (1_u64 << 53) as f64;
     (-uniform.ln() * MEAN as f64) as i64
 }
 
-/// Units per byte for a mean interval in bytes.
+/// Returns the units per byte for a mean interval in bytes.
 pub(super) fn scale_of(interval: usize) -> u64 {
     MEAN / interval.clamp(MIN_INTERVAL, MAX_INTERVAL) as u64
 }
 
-/// What a sampled allocation of `bytes` stands for: allocations.
+/// Returns how many allocations a sampled one of `bytes` stands for.
 pub(super) fn weight(bytes: usize, scale: u64) -> f64 {
     let expected = bytes as f64 * scale as f64 / MEAN as f64;
-    // 1 − exp(−x), exact for small x too.
+    // `exp_m1` keeps 1 − exp(−x) exact for small x too.
     1.0 / -(-expected).exp_m1()
 }
 
@@ -84,7 +85,7 @@ pub(super) fn weight(bytes: usize, scale: u64) -> f64 {
 mod tests {
     use super::*;
 
-    /// The estimate of the bytes of `count` allocations of `bytes`.
+    /// Returns the estimated bytes of `count` allocations of `bytes` each.
     fn estimate(bytes: usize, count: usize, interval: usize) -> f64 {
         let scale = scale_of(interval);
         (0..count)
@@ -104,7 +105,7 @@ mod tests {
             let estimated = estimate(bytes, count, 32 << 10);
 
             let actual = (bytes * count) as f64;
-            // Samples: 4000 or, of the small ones, some 3900; three sigma are 5 %.
+            // There are about 4000 samples, or 3900 of the small ones; three sigma are 5 %.
             let error = (estimated / actual - 1.0).abs();
             assert!(error < 0.08, "{bytes} bytes: off by {error}");
         }

@@ -1,52 +1,53 @@
-//! [`Holders`]: which allocators are charged for memory, and which sites allocated what is held, as plain data.
+//! [`Holders`]: the allocators that are charged for memory, and the sites that allocated it, as plain
+//! data.
 
 use super::live::Estimate;
 use crate::outcome::AllocatorInfo;
 use crate::stack::StackTrace;
 
-/// What [`who_holds`](super::who_holds) found: the allocators of all trees that are charged for something, the largest
-/// charge first, and for each the sites that allocated what is still held.
+/// The result of [`who_holds`](super::who_holds): the allocators of all trees that have bytes charged,
+/// the largest charge first, each with the sites that allocated the memory that is still held.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Holders {
-    /// The allocators.
+    /// The allocators, the largest charge first.
     pub allocators: Vec<Held>,
 }
 
-/// What one allocator holds.
+/// The memory that one allocator holds.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Held {
-    /// Which allocator.
+    /// The allocator.
     pub allocator: AllocatorInfo,
     /// The names of its ancestors and its own, from the root, escaped as [`AllocatorInfo`] prints them
     /// and joined by `/`.
     pub path: String,
-    /// Bytes that it is charged for itself, without its children; exact.
+    /// Bytes charged to the allocator itself, without those of its children; exact.
     pub charged_bytes: usize,
-    /// All that it ever allocated, exact; `None` without `.statistics(true)`.
+    /// Bytes that it ever allocated, exact; `None` without `.statistics(true)`.
     pub total_bytes: Option<u64>,
-    /// External bytes among them, which have no site; exact.
+    /// External bytes among the charged ones; exact. They have no site.
     pub external_bytes: usize,
-    /// Bytes of reservations among them, which have no site either; exact.
+    /// Bytes of reservations among the charged ones; exact. They have no site either.
     pub reserved_bytes: usize,
-    /// Whether `sites` is exact, from debug mode, or estimated from samples.
+    /// Whether `sites` is exact, because debug mode recorded them, or estimated from samples.
     pub exact: bool,
-    /// The sites that allocated it, those with the most bytes first. A clone or a slice that keeps it
-    /// alive may have been made elsewhere. Empty if the allocator is neither sampled nor in
+    /// The sites that allocated the memory, those with the most bytes first. A clone or a slice that
+    /// keeps it alive may have been created elsewhere. Empty if the allocator is neither sampled nor in
     /// debug mode.
     pub sites: Vec<HeldSite>,
 }
 
-/// What one site has allocated of what an allocator holds.
+/// The memory that one site allocated, and one allocator still holds.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct HeldSite {
-    /// The stack; `None` for sites beyond the most that are kept apart.
+    /// The stack; `None` for all sites beyond the maximum that is kept apart.
     pub stack: Option<StackTrace>,
-    /// How many bytes.
+    /// Bytes still held.
     pub bytes: u64,
-    /// How many allocations.
+    /// Allocations still held.
     pub count: u64,
 }
 

@@ -1,8 +1,8 @@
-//! What was sampled: the sites with their totals, and the samples that are alive.
+//! The records of sampling: the sites with their totals, and the live samples.
 //!
-//! Samples are in shards by the address of their slot, and a shard's lock may be taken under a tree's
-//! mutex ([`moved`]). So under it one sample is looked up, linked or unlinked, or the samples of one
-//! shard are copied. [`report`] sorts what it copied when no lock is held.
+//! Samples are in shards by the address of their slot. A shard's lock may be taken under a tree's mutex
+//! ([`moved`]), so it is only held while one sample is looked up, linked or unlinked, or while the
+//! samples of one shard are copied. [`report`] sorts its copies when no lock is held.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -16,23 +16,24 @@ use crate::sync::process::{Order, ProcessGuard};
 use crate::sync::table::{Entry, Room, Table, spread};
 use crate::sync::{Ordering, ProcessLock};
 
-/// The most stacks that are kept apart.
+/// The maximum number of stacks that are kept apart.
 pub const MAX_SITES: usize = 4096;
 
-/// The most samples that are followed at a time.
+/// The maximum number of live samples that are kept.
 pub const MAX_LIVE: usize = 1 << 16;
 
-/// The most stacks that are kept apart of the growth of one allocation.
+/// The maximum number of stacks that are kept apart for the growth of one allocation.
 const MAX_GROWTH: usize = 16;
 
-/// Everything that was sampled, by the stack that allocated it. Bytes and counts are estimates,
-/// unbiased; see the [module](super).
+/// All that was sampled, by the stack that allocated it. Bytes and counts are unbiased estimates; the
+/// [module](super) says why.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct SampleReport {
     /// The sites, those with the most live bytes first.
     pub sites: Vec<SiteReport>,
-    /// Samples that were not followed because too many were alive; their live bytes are missing.
+    /// Samples that were not kept because there were [`MAX_LIVE`] already, or because one allocation grew
+    /// at too many sites; their live bytes are missing.
     pub dropped: u64,
 }
 
@@ -40,13 +41,13 @@ pub struct SampleReport {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SiteReport {
-    /// The stack; `None` stands for all sites beyond the most that are kept apart.
+    /// The stack; `None` stands for all sites beyond [`MAX_SITES`].
     pub stack: Option<StackTrace>,
-    /// What is alive of it, by allocator, the most bytes first.
+    /// The estimate of what is still held, by allocator, the one with the most bytes first.
     pub live: Vec<(AllocatorInfo, Estimate)>,
-    /// What was allocated there since the start, or since [`reset`].
+    /// The estimate of what was allocated there since the start, or since [`reset`].
     pub allocated: Estimate,
-    /// How many samples that is made of.
+    /// The number of samples on which `allocated` is based.
     pub samples: u64,
 }
 
@@ -54,9 +55,9 @@ pub struct SiteReport {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Estimate {
-    /// How many allocations.
+    /// The number of allocations.
     pub count: f64,
-    /// How many bytes.
+    /// The number of bytes.
     pub bytes: f64,
 }
 
@@ -68,7 +69,7 @@ impl Estimate {
 }
 
 impl SiteReport {
-    /// What is alive of it in all allocators.
+    /// Returns the sum of `live` over all allocators.
     pub fn live_total(&self) -> Estimate {
         let mut total = Estimate::default();
         for (_, live) in &self.live {
@@ -78,8 +79,8 @@ impl SiteReport {
     }
 }
 
-/// The sites by the hashes of their stacks. Under its lock one site is looked up or linked, or all of
-/// them are copied, or set to zero.
+/// The sites by the hashes of their stacks. The lock is held while one site is looked up or linked, or
+/// while all are copied or set to zero.
 static SITES: ProcessLock<Sites> = ProcessLock::new(
     Order::Inner,
     Sites {
@@ -89,7 +90,8 @@ static SITES: ProcessLock<Sites> = ProcessLock::new(
 );
 
 /// The samples by the addresses of the home slots of the sampled allocations, which are marked as
-/// sampled. Under a shard's lock one sample is looked up, linked or unlinked, or all are copied.
+/// sampled. A shard's lock is held while one sample is looked up, linked or unlinked, or while all are
+/// copied.
 static SHARDS: [ProcessLock<Shard>; SHARD_COUNT] = [const {
     ProcessLock::new(
         Order::Inner,
@@ -102,22 +104,22 @@ static SHARDS: [ProcessLock<Shard>; SHARD_COUNT] = [const {
 
 const SHARD_COUNT: usize = 64;
 
-/// How many samples are followed.
+/// The number of samples that are kept.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 
-/// Samples that were not followed.
+/// The number of samples that were not kept.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// How many samples of the site `(other)` are followed.
+/// The number of parts of live samples at the site `(other)`.
 static OTHER_ALIVE: AtomicU64 = AtomicU64::new(0);
 
 struct Sites {
     by_stack: Table<(Arc<Site>, Totals)>,
-    /// Those of all stacks beyond the most that are kept apart.
+    /// The totals of all stacks beyond the maximum that is kept apart.
     other: Totals,
 }
 
-/// A stack, and how many samples of it are followed.
+/// A stack, and the number of parts of live samples there.
 struct Site {
     stack: StackTrace,
     alive: AtomicU64,
@@ -146,16 +148,16 @@ impl Totals {
 
 struct Shard {
     live: Table<Sample>,
-    /// How many parts the samples have in all.
+    /// The number of parts of all samples of the shard.
     parts: usize,
 }
 
 /// A sampled allocation.
 struct Sample {
-    /// Who is charged for it.
+    /// The allocator that is charged.
     allocator: AllocatorInfo,
     part: Part,
-    /// What was sampled when the same allocation grew, as a list.
+    /// The parts that were sampled when the same allocation grew, as a list.
     growth: Option<Box<Growth>>,
 }
 
@@ -164,17 +166,18 @@ struct Growth {
     next: Option<Box<Growth>>,
 }
 
-/// What one sample stands for.
+/// One site of a sample, and the estimate that it stands for.
 struct Part {
-    /// Where it was allocated; `None`: `(other)`.
+    /// The site that allocated it; `None` stands for `(other)`.
     site: Option<Arc<Site>>,
-    /// The bytes shrink if the allocation does.
+    /// The estimated bytes shrink when the allocation does.
     stands_for: Estimate,
 }
 
 impl Part {
     fn new(site: Option<Arc<Site>>, stands_for: Estimate) -> Self {
-        // Relaxed: a number for `reset`.
+        // Relaxed: a count that `reset` reads under the lock of the sites, under which each part is
+        // created.
         alive(site.as_ref()).fetch_add(1, Ordering::Relaxed);
         Self { site, stands_for }
     }
@@ -186,7 +189,7 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        // Relaxed: as above.
+        // Relaxed: a count; `reset` may keep a site whose last part is dropped meanwhile.
         alive(self.site.as_ref()).fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -218,7 +221,7 @@ impl Sample {
         }
     }
 
-    /// Adds what was sampled when the allocation grew, unless it has too many parts already.
+    /// Adds the part that was sampled when the allocation grew, unless it has too many parts already.
     fn grow(&mut self, growth: &mut Option<Box<Growth>>) -> Grown {
         let Some(new) = growth.as_mut() else {
             return Grown::Merged;
@@ -244,7 +247,7 @@ impl Sample {
     }
 }
 
-/// What became of a growth.
+/// How a sample took in a growth.
 enum Grown {
     Added,
     Merged,
@@ -252,12 +255,13 @@ enum Grown {
 }
 
 fn shard(slot: usize) -> ProcessGuard<Shard> {
-    // Other bits than the table uses, which takes the lowest.
+    // The table uses the lowest bits, so this picks the shard by others.
     SHARDS[(spread(slot) >> 32) as usize % SHARD_COUNT].lock()
 }
 
-/// Records an allocation, or growth, of `bytes` that is due. `true`: the caller has to mark the
-/// slot as sampled, and call [`forget`] before it is given back. The caller has the only reference.
+/// Records an allocation, or growth, of `bytes` that contains a point. If it returns `true`, the caller
+/// has to mark the slot as sampled, and to call [`forget`] before the slot is given back. The caller has
+/// the only reference.
 #[cold]
 pub(crate) fn record(slot: usize, allocator: &AllocatorInfo, bytes: usize, scale: u64) -> bool {
     let stack = StackTrace::capture();
@@ -266,9 +270,9 @@ pub(crate) fn record(slot: usize, allocator: &AllocatorInfo, bytes: usize, scale
         count,
         bytes: bytes as f64 * count,
     };
-    // If the sample is not followed, the part goes, and is not alive any more.
+    // If the sample is not kept, dropping the part takes it out of its site's count.
     let part = count_at(stack, stands_for);
-    // Relaxed, all: a bound that may be passed by as many as record at once.
+    // Relaxed, all: a bound that threads which record at the same time may pass by one each.
     if LIVE.load(Ordering::Relaxed) >= MAX_LIVE {
         DROPPED.fetch_add(1, Ordering::Relaxed);
         return false;
@@ -276,13 +280,14 @@ pub(crate) fn record(slot: usize, allocator: &AllocatorInfo, bytes: usize, scale
     follow(slot, allocator, part)
 }
 
-/// Counts an allocation at its site, which is made if there is room for one more. What it returns is alive
-/// since before the lock was released: [`reset`] neither forgets the site nor counts one sample too few.
+/// Counts an allocation at its site, and creates the site if there is room. The returned part is counted
+/// as alive before the lock is released, so that [`reset`] neither forgets the site nor counts one sample
+/// too few.
 fn count_at(stack: StackTrace, stands_for: Estimate) -> Part {
     let mut hasher = WordHasher::default();
     stack.hash(&mut hasher);
     let key = hasher.finish() as usize;
-    // Made before the lock is taken, and dropped after it if not needed.
+    // Created before the lock is taken, and dropped after it if not needed.
     let site = Arc::new(Site {
         stack,
         alive: AtomicU64::new(0),
@@ -313,10 +318,11 @@ fn count_at(stack: StackTrace, stands_for: Estimate) -> Part {
     }
 }
 
-/// Keeps a sample of the allocation at `slot`; of one that grew, a few.
+/// Keeps a sample of the allocation at `slot`. If there is one already, the allocation grew, and the part
+/// is added to it.
 fn follow(slot: usize, allocator: &AllocatorInfo, part: Part) -> bool {
-    // Made before the lock is taken; what is not needed is dropped after it. The part is moved, not
-    // copied: each one that there is counts as alive.
+    // Created before the lock is taken; if not needed, it is dropped after that. The part is moved, not
+    // copied, because each existing part counts as alive.
     let mut sample = Some(Entry::new(
         slot,
         Sample {
@@ -351,7 +357,8 @@ fn follow(slot: usize, allocator: &AllocatorInfo, part: Part) -> bool {
         if !room.is_in(&mut shard.live) {
             continue;
         }
-        // There is one: the caller has the only reference, so the slot was never known.
+        // The sample is still here: it is taken only once the slot is found in the table, where the caller's
+        // sole reference keeps it.
         let Some(sample) = sample.take() else {
             return false;
         };
@@ -363,7 +370,7 @@ fn follow(slot: usize, allocator: &AllocatorInfo, part: Part) -> bool {
     }
 }
 
-/// Forgets the samples of an allocation that goes.
+/// Forgets the samples of an allocation that is about to be freed.
 #[cold]
 pub(crate) fn forget(slot: usize) {
     let mut shard = shard(slot);
@@ -377,8 +384,8 @@ pub(crate) fn forget(slot: usize) {
     }
 }
 
-/// Notes that the charge of an allocation moved. May be called under a tree's mutex; what it returns
-/// is dropped when that is released.
+/// Notes that the charge of an allocation moved. May be called under a tree's mutex; the caller drops the
+/// returned value after it has released that.
 #[cold]
 #[must_use = "dropped when no lock is held: it may be the last of its kind"]
 pub(crate) fn moved(slot: usize, to: &AllocatorInfo) -> Option<AllocatorInfo> {
@@ -387,7 +394,7 @@ pub(crate) fn moved(slot: usize, to: &AllocatorInfo) -> Option<AllocatorInfo> {
     Some(std::mem::replace(&mut sample.allocator, to.clone()))
 }
 
-/// Notes that an allocation shrank: its samples stand for as much less.
+/// Notes that an allocation shrank: the estimated bytes of its samples shrink in proportion.
 #[cold]
 pub(crate) fn resized(slot: usize, old_size: usize, new_size: usize) {
     let share = new_size as f64 / old_size as f64;
@@ -396,7 +403,10 @@ pub(crate) fn resized(slot: usize, old_size: usize, new_size: usize) {
     }
 }
 
-/// What was sampled since the start, or since [`reset`].
+/// Returns all that was sampled since the start, or since [`reset`].
+///
+/// Copies the sites and samples under their locks, one shard at a time, so the numbers of different
+/// shards may be of different instants.
 pub fn report() -> SampleReport {
     let mut sites: Vec<(Option<Arc<Site>>, Totals)> = Vec::new();
     copy_out(
@@ -433,7 +443,7 @@ pub fn report() -> SampleReport {
             },
         );
         for (site, allocator, stands_for) in parts {
-            // A site that came since the sites were copied is left out.
+            // A site that was created after the sites were copied is left out.
             if let Some(&index) = index_of.get(&address(&site)) {
                 live[index].entry(allocator).or_default().add(stands_for);
             }
@@ -468,7 +478,7 @@ impl SiteReport {
     }
 }
 
-/// Sets the totals of what was allocated to zero, and forgets sites of which nothing is alive.
+/// Sets the totals of all sites to zero, and forgets the sites that have no live sample.
 pub fn reset() {
     // Relaxed, all: numbers for reports.
     DROPPED.store(0, Ordering::Relaxed);

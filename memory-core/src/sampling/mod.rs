@@ -1,11 +1,12 @@
-//! Sampled evidence in production: which code allocated what is held, at next to no cost.
+//! Sampling for production: which code allocated the memory that is held, at almost no cost.
 //!
-//! [`start`] switches sampling on, at run time, for the allocators whose own names match a pattern
-//! (`*` for all; those below a match are sampled only if they match, too). From
+//! [`start`] switches sampling on, at run time, for the allocators whose own names match a pattern. The
+//! pattern `*` matches all; the descendants of a match are sampled only if their names match too. From
 //! then on one allocation in a mean of N bytes is recorded with its stack until it is released.
-//! [`who_holds`] says which allocators are charged for memory now, and which sites allocated what is
-//! still held; [`report`] says it by site, with what was allocated there in all, as data and as text. The
-//! crate `arrow-memory-profile` writes a report as a pprof profile, and as folded stacks for a flame graph.
+//! [`who_holds`] says which allocators are charged for memory now, and which sites allocated the memory
+//! that is still held. [`report`] lists the sites, with all that was allocated there. Both return data
+//! that prints as text. The crate `arrow-memory-profile` writes a report as a pprof profile, and as
+//! folded stacks for a flame graph.
 //!
 //! ```
 //! # use arrow_memory_system as _;
@@ -27,20 +28,21 @@
 //!
 //! # Why the numbers are unbiased
 //!
-//! Each thread walks through the bytes that it allocates and picks points whose distances are drawn
-//! from an exponential distribution of mean N, so that a byte is as likely to be picked as any
-//! other, whatever came before. An allocation of s bytes is recorded if at least one point falls
-//! in it: with probability p = 1 − exp(−s/N). It then stands for 1/p allocations and s/p bytes. Large
-//! allocations are nearly always recorded and stand for themselves.
+//! Each thread walks through the bytes that it allocates and picks points whose distances are drawn from
+//! an exponential distribution of mean N, so that each byte is equally likely to be picked, independently
+//! of all bytes before it. An allocation of s bytes is recorded if it contains at least one point: with
+//! probability p = 1 − exp(−s/N). It then stands for 1/p allocations and s/p bytes. Large allocations are
+//! nearly always recorded and stand for themselves.
 //!
-//! The distance is measured in units of N, so that a change of the interval takes effect at once
-//! without a word to the other threads (the exponential distribution has no memory).
+//! The distance is measured in units of N, so that a change of the interval takes effect at once and
+//! other threads need not be told (the exponential distribution has no memory).
 //!
 //! # Bounds
 //!
-//! At most [`MAX_SITES`] stacks and [`MAX_LIVE`] live samples are kept; what comes beyond is counted
-//! as `(other)`, or as dropped. Growth counts as an allocation of what was added; external bytes,
-//! reservations and what was allocated before are not sampled. `stop` keeps what is recorded.
+//! At most [`MAX_SITES`] stacks and [`MAX_LIVE`] live samples are kept. Stacks beyond that are counted as
+//! `(other)`, and samples beyond that as dropped. Growth counts as an allocation of the added bytes.
+//! External bytes, reservations, and allocations made before `start` are not sampled. `stop` keeps all
+//! records.
 
 mod gap;
 mod holders;
@@ -48,7 +50,7 @@ mod live;
 mod registry;
 mod text;
 
-// Written above the allocators, which it looks at.
+// `who_holds` visits the allocators, which are in a layer above this one.
 pub use crate::holders::who_holds;
 pub use holders::{Held, HeldSite, Holders};
 pub use live::{Estimate, MAX_LIVE, MAX_SITES, SampleReport, SiteReport, report, reset};

@@ -1,4 +1,4 @@
-//! Which allocators are sampled: patterns, and the trees that they are applied to.
+//! The patterns of the allocators that are sampled, and the trees to which they apply.
 
 use std::sync::{Arc, Weak};
 
@@ -9,11 +9,13 @@ use crate::sync::plain::{AtomicUsize, copy_out, push};
 use crate::sync::process::{Order, ProcessGuard};
 use crate::sync::{Ordering, ProcessLock};
 
-/// The default mean interval in bytes. One stack per 4 MiB of 4 KiB buffers costs less than 2 % of the
-/// instructions that these cost; with larger buffers a smaller interval costs no more.
+/// The default mean interval in bytes.
+///
+/// One stack per 4 MiB of 4 KiB buffers costs less than 2 % of the instructions of those buffers; with
+/// larger buffers a smaller interval costs no more.
 pub const DEFAULT_INTERVAL: usize = 4 * KIB * KIB;
 
-/// A pattern and the mean interval in bytes.
+/// A pattern and its mean interval in bytes.
 #[derive(Clone)]
 struct Rule {
     pattern: String,
@@ -21,18 +23,18 @@ struct Rule {
 }
 
 struct Registry {
-    /// The rules in force, oldest first; `None` is none. Replaced as a whole, so that the old ones can
-    /// be dropped when the lock is free.
+    /// The rules in force, oldest first; `None` if there are none. They are replaced as a whole, so that
+    /// the old ones can be dropped after the lock.
     rules: Option<Arc<[Rule]>>,
-    /// The roots, as memory only; dead ones are cleared out now and then.
+    /// The roots as weak references; dead ones are removed when the vector reaches `clear_at`.
     roots: Vec<Weak<Node>>,
-    /// The length of `roots` at which that happens next.
+    /// The length of `roots` at which dead ones are removed next.
     clear_at: usize,
 }
 
-/// Under its lock the rules are replaced, a root is added or dead ones are taken out, and the rules are
-/// applied to the nodes of one tree, whose mutex is taken for that. No handle is made or dropped under
-/// it: each may be the last, and then a tree is freed and users' code runs.
+/// The lock is held while the rules are replaced, while a root is added or dead ones are removed, and
+/// while the rules are applied to the nodes of one tree, whose mutex is taken for that. No handle is
+/// created or dropped under it: each may be the last, whose drop frees a tree and runs foreign code.
 static REGISTRY: ProcessLock<Registry> = ProcessLock::new(
     Order::Outer,
     Registry {
@@ -42,18 +44,22 @@ static REGISTRY: ProcessLock<Registry> = ProcessLock::new(
     },
 );
 
-/// How many rules there are: what `adopt` looks at first.
+/// The number of rules, which `adopt` checks before it takes the lock.
 static RULES: AtomicUsize = AtomicUsize::new(0);
 
 fn registry() -> ProcessGuard<Registry> {
     REGISTRY.lock()
 }
 
-/// Samples the allocators, of all trees, those to come too, whose name matches `pattern`, where
-/// `*` stands for any characters; one sample per mean `interval` bytes.
+/// Samples all allocators, of all trees, whose names match `pattern`: one sample per mean `interval`
+/// bytes.
 ///
-/// Replaces the interval if the same pattern is in force already. Where several patterns match,
-/// the latest counts. The interval is kept within 512 bytes and 1 GiB.
+/// A `*` in the pattern matches any characters. Allocators that are created later are sampled too.
+///
+/// If the same pattern is in force already, its interval is replaced. If several patterns match an
+/// allocator, the latest applies. The interval is clamped to 512 bytes to 1 GiB.
+///
+/// The cost grows with the number of allocators of all trees; each tree's mutex is taken in turn.
 pub fn start(pattern: &str, interval: usize) {
     let rule = Rule {
         pattern: pattern.to_owned(),
@@ -65,8 +71,10 @@ pub fn start(pattern: &str, interval: usize) {
     });
 }
 
-/// Ends what [`start`] began with this pattern; `false` if it is not in force. What was recorded
-/// stays, and live samples are followed until they are released.
+/// Ends sampling by this pattern; returns `false` if the pattern is not in force.
+///
+/// All records stay, and live samples are kept until their allocations are released. The cost is that of
+/// [`start`].
 pub fn stop(pattern: &str) -> bool {
     let mut stopped = false;
     change(|rules| {
@@ -77,12 +85,13 @@ pub fn stop(pattern: &str) -> bool {
     stopped
 }
 
-/// Ends all sampling, as [`stop`].
+/// Ends sampling by all patterns. All records stay, and live samples are kept until their allocations are
+/// released.
 pub fn stop_all() {
     change(Vec::clear);
 }
 
-/// The patterns in force with their mean intervals in bytes, oldest first.
+/// Returns the patterns in force with their mean intervals in bytes, oldest first.
 pub fn patterns() -> Vec<(String, usize)> {
     let rules = registry().rules.clone();
     let rules = rules.iter().flat_map(|rules| rules.iter());
@@ -91,7 +100,7 @@ pub fn patterns() -> Vec<(String, usize)> {
         .collect()
 }
 
-/// Replaces the rules by what `change` makes of them, and applies them to all trees.
+/// Changes the rules by `change`, and applies them to all trees.
 fn change(mut change: impl FnMut(&mut Vec<Rule>)) {
     loop {
         let before = registry().rules.clone();
@@ -107,10 +116,10 @@ fn change(mut change: impl FnMut(&mut Vec<Rule>)) {
             RULES.store(count, Ordering::Relaxed);
             break;
         }
-        // Somebody else changed them meanwhile.
+        // Another thread replaced the rules in the meantime, so they are changed again.
     }
-    // Whoever applies the rules last to a tree applies the latest: each looks at them under the lock.
-    // A root that comes meanwhile applies them itself.
+    // The thread that is the last to apply rules to a tree applies the latest ones, since each reads them
+    // under the lock. A root that is created in the meantime applies them itself.
     for root in roots() {
         let registry = registry();
         root.for_each_below(|node| node.set_scale(registry.scale(&node.info.name)));
@@ -119,20 +128,21 @@ fn change(mut change: impl FnMut(&mut Vec<Rule>)) {
     }
 }
 
-/// Applies the rules to a new node, which is linked into its tree already.
+/// Applies the rules to a new node that is linked into its tree already.
 ///
-/// Whoever changes the rules counts them first and walks the trees then. If that walk passed before
-/// the node was linked, the tree's mutex, which both took, orders the count before this look at it.
+/// A thread that changes the rules first stores their number and then walks the trees. If its walk passed
+/// before the node was linked, the tree's mutex, which both threads took, orders that store before this
+/// load.
 pub(crate) fn adopt(node: &Node) {
-    // Relaxed: ordered by the tree's mutex, as above.
+    // Relaxed: ordered by the tree's mutex, as said above.
     if RULES.load(Ordering::Relaxed) > 0 {
-        // Under the registry's lock, so that this and a walk do not overwrite each other's.
+        // Under the registry's lock, so that this thread and a walk do not overwrite each other's scale.
         let registry = registry();
         node.set_scale(registry.scale(&node.info.name));
     }
 }
 
-/// Makes a tree known by its root, and applies the rules to it.
+/// Adds a tree by its root, and applies the rules to the root.
 pub(crate) fn adopt_root(root: &Handle) {
     clear_roots();
     push(registry, |registry| &mut registry.roots, root.downgrade());
@@ -140,7 +150,7 @@ pub(crate) fn adopt_root(root: &Handle) {
     root.set_scale(registry.scale(&root.info.name));
 }
 
-/// Takes dead roots out, if there are many.
+/// Removes dead roots, if there are many roots.
 fn clear_roots() {
     let count = {
         let registry = registry();
@@ -163,7 +173,7 @@ fn clear_roots() {
     drop(registry);
 }
 
-/// The trees that there are.
+/// Returns the roots of all trees that are alive.
 pub(crate) fn roots() -> Vec<Handle> {
     let mut roots = Vec::new();
     copy_out(
@@ -176,7 +186,7 @@ pub(crate) fn roots() -> Vec<Handle> {
 }
 
 impl Registry {
-    /// The units per byte for an allocator of this name; 0: not sampled.
+    /// Returns the units per byte for an allocator of this name; 0 if it is not sampled.
     fn scale(&self, name: &str) -> u64 {
         let mut rules = self.rules.iter().flat_map(|rules| rules.iter()).rev();
         let rule = rules.find(|rule| matches(&rule.pattern, name));
@@ -184,14 +194,14 @@ impl Registry {
     }
 }
 
-/// Whether `name` matches `pattern`, in which `*` stands for any characters.
+/// Returns whether `name` matches `pattern`, in which `*` stands for any characters.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {
         return false;
     };
     let Some(last) = parts.next_back() else {
-        // No star.
+        // The pattern has no star.
         return rest.is_empty();
     };
     for part in parts {

@@ -1,4 +1,4 @@
-//! Reports as text.
+//! Text of the reports.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use super::live::{SampleReport, SiteReport};
 use crate::stack::StackTrace;
 
 impl fmt::Display for SampleReport {
-    /// A table of the sites, and below each its callers.
+    /// Writes a table of the sites, each with its callers below.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -38,7 +38,7 @@ impl fmt::Display for SampleReport {
 }
 
 impl fmt::Display for Holders {
-    /// The allocators with their bytes, and below each its sites.
+    /// Writes the allocators with their bytes, each with its sites below.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, held) in self.allocators.iter().enumerate() {
             if index > 0 {
@@ -84,7 +84,7 @@ impl Held {
     }
 }
 
-/// The innermost frame, and the callers on lines of their own.
+/// Writes the innermost frame, and then each caller on a line of its own.
 fn write_stack(
     f: &mut fmt::Formatter<'_>,
     stack: Option<&StackTrace>,

@@ -1,21 +1,21 @@
-//! What the unwinder said before, frame by frame.
+//! A table of the unwinder's earlier answers, frame by frame.
 //!
-//! On x86-64 a call leaves the address to return to right below the caller's stack pointer. So from
-//! a frame, given by the address in it (`ip`) and where its stack begins (`sp`), the next one is
-//! found by a single number: the frame's size, which lies between the two `sp`, and is a constant
-//! of `ip` in nearly all code. The next `ip` stands right below the next `sp`.
+//! On x86-64 a call stores the return address right below the caller's stack pointer. So from a frame,
+//! given by the address in it (`ip`) and where its stack begins (`sp`), a single number leads to the next
+//! one: the frame's size, which is the distance between the two `sp`, and is a constant of `ip` in nearly
+//! all code. The next `ip` is the word right below the next `sp`.
 //!
-//! A table keeps, for each pair of a callee's and its caller's `ip` that the unwinder has shown, the
-//! size of the caller's frame. A walk reads one word of the stack and one of the table per frame. If
-//! a pair is not in the table, it is the unwinder's turn, whose answer is then entered.
+//! A table keeps, for each pair of a callee's and its caller's `ip` that the unwinder has shown, the size
+//! of the caller's frame. A walk reads one word of the stack and one of the table per frame. If a pair is
+//! not in the table, the unwinder is called, and its answer is entered.
 //!
-//! Frames of variable size (C's `alloca`, locals aligned to more than 16 bytes) break the rule: the
-//! size is wrong, so the word found is some other one, and the pair that it makes is not in the
-//! table, unless by chance a true return address to the same place lies there. The unwinder's next
-//! answer shows the other size, and from then on the pair stands for *ask the unwinder*. The same
-//! holds for code that was unloaded and replaced.
+//! Frames of variable size (C's `alloca`, locals aligned to more than 16 bytes) break the rule: the size
+//! is wrong, so the walk reads some other word. The pair that it forms is not in the table, unless a true
+//! return address to the same place is stored there by chance. The unwinder's next answer shows the other
+//! size, and from then on the entry of the pair means *ask the unwinder*. The same holds for code that
+//! was unloaded and replaced.
 //!
-//! The table is shared by all threads and bounded; a pair that needs room takes another's.
+//! The table is bounded and shared by all threads; a new pair may replace another one.
 #![expect(unsafe_code, reason = "reads the return addresses on the own stack")]
 
 use std::arch::asm;
@@ -27,32 +27,32 @@ use super::Step;
 use crate::sync::Ordering;
 use crate::sync::plain::AtomicU64;
 
-/// How many bits of a pair's hash say where it stands.
+/// How many bits of a pair's hash are its index in the table.
 const INDEX_BITS: u32 = 14;
 
-/// The bits of an entry that hold the size of the frame, in words; the others are of the hash.
+/// The bits of an entry that hold the size of the frame, in words; the others are bits of the hash.
 const SIZE: u64 = 0xFFFF;
 
-/// A size that says: the stack ends here.
+/// A size that means: the stack ends here.
 const END: u64 = SIZE;
 
-/// A size that says: it varies, or cannot be told from the stack. An empty entry has it too.
+/// A size that means: it varies, or cannot be told from the stack. An empty entry has it too.
 const UNKNOWN: u64 = 0;
 
-/// An entry that was never made.
+/// An entry that was never written.
 const EMPTY: u64 = 0;
 
-/// The pairs. An entry is whole in itself and guards no other memory, so all accesses are Relaxed.
+/// The pairs. An entry is one word and guards no other memory, so all accesses are Relaxed.
 static PAIRS: [AtomicU64; 1 << INDEX_BITS] = [const { AtomicU64::new(EMPTY) }; 1 << INDEX_BITS];
 
-/// From `here` to where the stack of the first frame begins: a positive multiple of a word's size.
-/// Relaxed, as above: a wrong one leads to no pair that is in the table.
+/// The distance from `here` to where the stack of the first frame begins: a positive multiple of a word's
+/// size. Relaxed, like the pairs: a wrong distance leads to no pair that is in the table.
 static FIRST: AtomicU64 = AtomicU64::new(WORD as u64);
 
 const WORD: usize = size_of::<usize>();
 
-/// Fills in `addresses` and says how many there are, if all of them are known. `here` is the address
-/// of a word in a frame of the calling thread.
+/// Fills in `addresses` and returns their number, if all frames are known. `here` is the address of a
+/// word in a frame of the calling thread.
 #[inline]
 pub(super) fn walk<const N: usize>(here: usize, addresses: &mut [usize; N]) -> Option<usize> {
     let end = end_of_stack(here)?;
@@ -79,7 +79,7 @@ pub(super) fn walk<const N: usize>(here: usize, addresses: &mut [usize; N]) -> O
     Some(N)
 }
 
-/// Enters what the unwinder said: the innermost frames, all of them if it is `complete`.
+/// Enters the unwinder's answer: the innermost frames, or all frames if it is `complete`.
 pub(super) fn learn(here: usize, steps: &[Step], complete: bool) {
     let Some(end) = end_of_stack(here) else {
         return;
@@ -105,14 +105,15 @@ pub(super) fn learn(here: usize, steps: &[Step], complete: bool) {
     }
 }
 
-/// Whether the word below a frame's stack, which begins above `below`, is the address in it.
+/// Returns whether the word below a frame's stack, which begins above `below`, is the address in the
+/// frame.
 fn returns_to(frame: &Step, below: usize, end: usize) -> bool {
     let in_stack = frame.sp > below && frame.sp <= end && frame.sp.is_multiple_of(WORD);
     // SAFETY: `below` is in this thread's stack, the word is not below it, and is below `end`.
     in_stack && unsafe { return_address(frame.sp) } == frame.ip
 }
 
-/// The size of the frame whose address is `ip`, which called the one whose address is `callee`.
+/// Returns the size of the frame whose address is `ip`, which called the one whose address is `callee`.
 #[inline]
 fn size_of_frame(callee: usize, ip: usize) -> u64 {
     let hash = hash(callee, ip);
@@ -127,7 +128,7 @@ fn size_of_frame(callee: usize, ip: usize) -> u64 {
     UNKNOWN
 }
 
-/// Enters a frame's size; one that was entered with another size before has a size that varies.
+/// Enters a frame's size. If the pair has an entry with another size, that becomes `UNKNOWN`.
 fn enter(callee: usize, ip: usize, size: u64) {
     let hash = hash(callee, ip);
     let tag = hash & !SIZE;
@@ -139,15 +140,15 @@ fn enter(callee: usize, ip: usize, size: u64) {
             return place.store(tag | if same { size } else { UNKNOWN }, Ordering::Relaxed);
         }
     }
-    // What stood there moves to its second place, if that is free or else in its stead. If nothing did,
-    // that place is left to the pair that has it as its first.
+    // The previous entry moves to its second place, if that is free, or else replaces the one there. If
+    // there was none, the second place is left to the pair that has it as its first.
     if before != EMPTY {
         second.store(before, Ordering::Relaxed);
     }
     first.store(tag | size, Ordering::Relaxed);
 }
 
-/// Of a pair; its highest bits are the index, and the bits of [`SIZE`] are the least random.
+/// Returns the hash of a pair. Its highest bits are the index; the bits of [`SIZE`] are the least random.
 #[inline]
 fn hash(callee: usize, ip: usize) -> u64 {
     let mixed = (ip as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ callee as u64;
@@ -159,13 +160,13 @@ fn place(hash: u64) -> &'static AtomicU64 {
     &PAIRS[(hash >> (u64::BITS - INDEX_BITS)) as usize]
 }
 
-/// Where a pair stands that had to make room.
+/// Returns the place to which a pair moves that was displaced from its first one.
 #[inline]
 fn second_place(hash: u64) -> &'static AtomicU64 {
     &PAIRS[(hash >> (u64::BITS - INDEX_BITS)) as usize ^ 1]
 }
 
-/// The address to which the function returns whose caller's stack begins at `sp`.
+/// Returns the return address of the function whose caller's stack begins at `sp`.
 ///
 /// # Safety
 ///
@@ -173,8 +174,8 @@ fn second_place(hash: u64) -> &'static AtomicU64 {
 #[inline]
 unsafe fn return_address(sp: usize) -> usize {
     let word: usize;
-    // SAFETY: mapped and aligned, by the caller's promise. Any bits are a valid usize. It is no object
-    // of the language's, and, where a size is wrong, may be one that another thread is writing.
+    // SAFETY: mapped and aligned, by the caller's promise. Any bits are a valid usize. The word is no
+    // object of the language, and, if a size is wrong, may be one that another thread is writing.
     unsafe {
         asm!(
             "mov {}, [{}]", out(reg) word, in(reg) sp - WORD,
@@ -184,12 +185,12 @@ unsafe fn return_address(sp: usize) -> usize {
     word
 }
 
-/// Where the calling thread's stack ends, if `here` lies in it: not in a signal handler's or a
-/// coroutine's own.
+/// Returns the end of the calling thread's stack if `here` is in it, and `None` on the separate stack of
+/// a signal handler or a coroutine.
 #[inline]
 fn end_of_stack(here: usize) -> Option<usize> {
     thread_local! {
-        /// The stack's lowest address and its end; both 0 before they were asked for.
+        /// The stack's lowest address and its end; both are 0 until `bounds` was called.
         static STACK: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
     }
     let (mut lowest, mut end) = STACK.get();
@@ -200,35 +201,35 @@ fn end_of_stack(here: usize) -> Option<usize> {
     (lowest..end).contains(&here).then_some(end)
 }
 
-/// Asks the C library where the calling thread's stack is.
+/// Asks the C library for the bounds of the calling thread's stack.
 #[cold]
 fn bounds() -> (usize, usize) {
-    /// No address is in it.
+    /// A range that contains no address.
     const NOWHERE: (usize, usize) = (0, 1);
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
-    // SAFETY: has no conditions.
+    // SAFETY: `pthread_self` has no conditions.
     let thread = unsafe { libc::pthread_self() };
-    // SAFETY: asks for the calling thread's attributes, which are written to that place.
+    // SAFETY: the thread is the calling one, and `attributes` is a place for its attributes.
     let failed = unsafe { libc::pthread_getattr_np(thread, attributes.as_mut_ptr()) };
     if failed != 0 {
         return NOWHERE;
     }
     let (mut lowest, mut size) = (ptr::null_mut(), 0);
-    // SAFETY: the attributes were written, and both others are places to write to.
+    // SAFETY: the attributes were written, and both other pointers are valid for writes.
     let failed =
         unsafe { libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut lowest, &raw mut size) };
-    // SAFETY: written above, and not used from here on.
+    // SAFETY: the attributes were written, and are not used after this call.
     unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
     if failed != 0 {
         return NOWHERE;
     }
-    // Without a limit for the main thread's, the C library answers with all down to the next mapping,
-    // where a coroutine's stack may come to lie.
+    // If the main thread's stack has no limit, the C library's bounds reach down to the next mapping, and
+    // a coroutine's stack may be mapped in that range later.
     let end = lowest.addr() + size;
     (lowest.addr().max(end.saturating_sub(MAX_STACK)), end)
 }
 
-/// A stack that is larger is looked at in its upper part only.
+/// The maximum size of a stack, in bytes. Of a larger one only the upper part is walked.
 const MAX_STACK: usize = 1 << 30;
 
 #[cfg(all(test, not(loom)))]
@@ -252,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_frame_whose_size_varies_is_left_to_the_unwinder() {
-        // Addresses that no code has.
+        // No code has these addresses.
         let (callee, ip) = (1, 3);
 
         enter(callee, ip, 8);
@@ -278,13 +279,13 @@ mod tests {
 
         assert_eq!((size_of_frame(b, 5), size_of_frame(c, 5)), (2, 3));
     }
-    /// Each was once thrown out by the other, for ever.
+    /// Once each of the two always displaced the other.
     #[test]
     fn two_pairs_whose_places_are_each_others_second_ones_are_both_found() {
         let at = |callee| hash(callee, 7) >> (u64::BITS - INDEX_BITS);
         let other = (10..).find(|&callee| at(callee) == at(9) ^ 1).unwrap();
 
-        // Tests that run beside this one walk stacks, too, and may take a place just then.
+        // Tests that run at the same time walk stacks too, and may take a place in the meantime.
         let both_are_found = (0..1000).any(|_| {
             enter(9, 7, 1);
             enter(other, 7, 2);

@@ -1,7 +1,7 @@
 use super::*;
 
-/// It once set the samples of such a site to zero, or forgot it: then reports left the sample out as
-/// long as it lived.
+/// A reset once set the samples of such a site to zero, or forgot the site: then reports left the sample
+/// out as long as it lived.
 #[test]
 fn a_reset_keeps_the_sites_of_samples_that_are_about_to_be_followed() {
     let stands_for = Estimate {
@@ -21,7 +21,7 @@ fn a_reset_keeps_the_sites_of_samples_that_are_about_to_be_followed() {
         site.map(|site| (site.samples, site.live_total()))
     };
     assert_eq!(live(), Some((1, stands_for)));
-    // Nothing is alive twice, also of what grew.
+    // A sample that grew counts as alive once, not twice.
     assert!(follow(slot, &allocator, count_at(stack, stands_for)));
     reset();
     assert_eq!(live().map(|(samples, _)| samples), Some(1));
