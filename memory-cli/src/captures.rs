@@ -1,4 +1,4 @@
-//! `events` and `dangling`: what `perf script` printed about memory.
+//! `events` and `dangling`: read what `perf script` printed about memory.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,7 +11,7 @@ use crate::failure::{Failure, one_line};
 use crate::size::counted;
 use crate::terminal;
 
-/// How what was never freed is printed.
+/// The format in which `dangling` prints its report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     Text,
@@ -20,11 +20,11 @@ pub(crate) enum Shape {
     Folded,
 }
 
-/// Prints one JSON object per line, as the text comes in.
+/// Prints one JSON object per line, while the capture is being read.
 ///
 /// # Errors
 ///
-/// Also if the capture has no events: then it says nothing.
+/// If the capture cannot be read, or has no events: then it says nothing about memory.
 pub(crate) fn events(file: Option<&Path>) -> Result<(), Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
     let mut open = true;
@@ -33,7 +33,7 @@ pub(crate) fn events(file: Option<&Path>) -> Result<(), Failure> {
         allocations += u64::from(is_allocation(event));
         let written = serde_json::to_writer(&mut out, event).map_err(io::Error::from);
         match written.and_then(|()| out.write_all(b"\n")) {
-            // The reader has seen enough, as `head` does.
+            // The reader of standard output closed it, as `head` does.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => open = false,
             Err(error) => return Err(cannot_write(&error)),
             Ok(()) => {}
@@ -56,12 +56,11 @@ pub(crate) fn events(file: Option<&Path>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints what was never freed: `top` stacks of it, or all. Returns its bytes, of all stacks.
+/// Prints the stacks that were never freed: the `top` largest, or all. Returns the bytes of all stacks.
 ///
 /// # Errors
 ///
-/// Also if the capture shows no allocation: then nothing follows from it, least of all that everything
-/// was freed.
+/// If the capture cannot be read, or shows no allocation: then it does not prove that everything was freed.
 pub(crate) fn dangling(
     file: Option<&Path>,
     top: Option<usize>,
@@ -98,7 +97,7 @@ pub(crate) fn dangling(
     Ok(bytes)
 }
 
-/// Opens a file; standard input if there is none, or if it is called `-`.
+/// Opens a file, or standard input if there is no file or it is called `-`.
 pub(crate) fn open(file: Option<&Path>) -> Result<Box<dyn BufRead>, Failure> {
     match file {
         Some(path) if path != Path::new("-") => {
@@ -126,7 +125,7 @@ fn nothing_captured(why: &str) -> Failure {
     ))
 }
 
-/// Calls `f` with each event until it says that this is enough. Returns how many there were, too.
+/// Calls `f` with each event until it returns `false`. Returns the number of events, too.
 fn for_each_event(
     file: Option<&Path>,
     f: &mut dyn FnMut(&Event) -> Result<bool, Failure>,
@@ -151,7 +150,7 @@ fn for_each_event(
     Ok((events.malformed().clone(), count))
 }
 
-/// Says on standard error which lines were not understood.
+/// Reports on standard error which lines were not understood.
 fn report(malformed: &Malformed) {
     if malformed.count == 0 {
         return;
@@ -164,7 +163,7 @@ fn report(malformed: &Malformed) {
     }
 }
 
-/// The stacks in the form that flame graphs are drawn from; equal ones are put together.
+/// The stacks in the input format of flame graphs; equal stacks are merged.
 fn folded(report: &DanglingReport) -> String {
     let mut stacks: BTreeMap<String, u64> = BTreeMap::new();
     for stack in &report.stacks {

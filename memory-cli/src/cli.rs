@@ -65,7 +65,7 @@ pub(crate) struct Scan {
     /// The files to read; the tables below a directory; `-` is standard input
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
-    /// The most that may be held, for instance 256MiB
+    /// The maximum that the tree may hold, for instance 256MiB
     #[arg(long, value_name = "SIZE", value_parser = limit)]
     pub(crate) limit: Option<Size>,
     /// Where memory comes from: jemalloc, mimalloc, system or arena
@@ -84,7 +84,7 @@ pub(crate) struct Scan {
     /// Charge decoded buffers where they are, without copying them to the backend
     #[arg(long)]
     pub(crate) adopt: bool,
-    /// Show only the largest columns and files, the largest first
+    /// Show only this many of the columns and files, the largest first
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) top: Option<u32>,
     /// The order of columns and files
@@ -94,23 +94,23 @@ pub(crate) struct Scan {
     pub(crate) csv: Csv,
 }
 
-/// The order of a tree.
+/// The order of the rows of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Sort {
-    /// As in the files
+    /// The order of the files
     File,
     /// The largest first
     Size,
 }
 
-/// How text is read.
+/// The options for reading CSV.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "CSV")]
 pub(crate) struct Csv {
-    /// Read what is neither Parquet nor Arrow IPC as CSV, whatever it is called
+    /// Read every file that is neither Parquet nor Arrow IPC as CSV, whatever its name
     #[arg(long)]
     pub(crate) csv: bool,
-    /// What separates fields: a character, or `tab` [default: a comma; a tab in .tsv]
+    /// The separator of fields: a character, or `tab` [default: a comma; a tab in .tsv]
     #[arg(long, value_name = "CHAR", value_parser = csv::delimiter)]
     pub(crate) delimiter: Option<u8>,
     /// The first row is data; columns are called column_1, column_2, …
@@ -120,8 +120,8 @@ pub(crate) struct Csv {
     /// empty fields are: NA, null and NaN are text]
     #[arg(long = "null", value_name = "TEXT")]
     pub(crate) nulls: Vec<String>,
-    /// The types of columns, where those that their values suggest are wrong: text, int, float, bool,
-    /// date, timestamp, or one of Arrow's
+    /// The types of columns, where the inferred ones are wrong: text, int, float, bool, date, timestamp, or
+    /// one of Arrow's
     #[arg(long, value_name = "NAME=TYPE,…", value_parser = types)]
     pub(crate) types: Option<Types>,
 }
@@ -154,28 +154,28 @@ fn types(text: &str) -> Result<Types, String> {
     csv::types(text).map(Types)
 }
 
-/// Decodes, copies, grows, filters and frees, as a query would, on each backend.
+/// Decode, copy, grow, filter and free, as a query would, on each backend.
 #[derive(Debug, Args)]
 pub(crate) struct Compare {
     /// The file to work on
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Threads, each of which does all of the work
+    /// The number of threads, each of which does all of the work
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: u16,
     /// Only these backends, separated by commas
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub(crate) backends: Vec<String>,
-    /// How often each backend runs; medians are shown
+    /// How often each backend runs; the medians are shown
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) rounds: u16,
     /// Rows in a batch (Arrow IPC files keep their own batches)
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     pub(crate) batch_size: u32,
-    /// Where the chart goes
+    /// The file that the chart is written to
     #[arg(long, value_name = "FILE", default_value = "arrow-memory-compare.svg")]
     pub(crate) chart: PathBuf,
-    /// Do the work on this backend, here, and print what it took
+    /// Do the work on this backend, in this process, and print the measurements
     #[arg(long, hide = true)]
     pub(crate) worker: Option<String>,
 }
@@ -183,7 +183,7 @@ pub(crate) struct Compare {
 /// A capture of the probes of arrow-memory, or of those documented for Arrow C++.
 #[derive(Debug, Args)]
 pub(crate) struct Capture {
-    /// What `perf script` printed; standard input without it, or as `-`
+    /// The output of `perf script`; standard input if it is missing or `-`
     #[arg(value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
 }
@@ -193,7 +193,7 @@ pub(crate) struct Capture {
 pub(crate) struct Dangling {
     #[command(flatten)]
     pub(crate) capture: Capture,
-    /// Only the largest stacks
+    /// Print only the largest stacks
     #[arg(long, value_name = "N", conflicts_with = "folded")]
     pub(crate) top: Option<usize>,
     /// Print folded stacks with their bytes, for `arrow-memory flame`; no JSON
@@ -207,13 +207,13 @@ pub(crate) struct Dangling {
 /// Draws folded stacks: those of sampling, or of `dangling --folded`.
 #[derive(Debug, Args)]
 pub(crate) struct Flame {
-    /// Lines of `frame;frame;… bytes`; standard input without it, or as `-`
+    /// Lines of `frame;frame;… bytes`; standard input if it is missing or `-`
     #[arg(value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
-    /// Where the SVG goes
+    /// The file that the SVG is written to
     #[arg(long, value_name = "FILE", default_value = "arrow-memory-flame.svg")]
     pub(crate) out: PathBuf,
-    /// What stands above it
+    /// The title of the graph
     #[arg(long, value_name = "TEXT", default_value = "Memory held, by stack")]
     pub(crate) title: String,
 }
@@ -227,7 +227,7 @@ pub(crate) enum Gen {
 /// Writes the tables of TPC-H.
 #[derive(Debug, Args)]
 pub(crate) struct Tpch {
-    /// How much: 1 is about a gigabyte as text
+    /// The size of the data: 1 is about a gigabyte as text
     #[arg(long, value_name = "S", value_parser = scale)]
     pub(crate) scale: f64,
     /// The directory to write to
@@ -239,7 +239,7 @@ pub(crate) struct Tpch {
     /// Only these tables, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…")]
     pub(crate) tables: Vec<generate::Table>,
-    /// Replace files that are there, and try although the disk seems too small
+    /// Replace existing files, and try although the disk seems too small
     #[arg(long)]
     pub(crate) force: bool,
 }

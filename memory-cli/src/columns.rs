@@ -1,4 +1,4 @@
-//! Columns in memory of a backend: copied buffer by buffer.
+//! Copies columns, buffer by buffer, into memory of a backend.
 
 use arrow_memory_arrow::arrow_60::deps::arrow_data::ArrayData;
 use arrow_memory_arrow::arrow_60::deps::arrow_schema::DataType;
@@ -33,11 +33,11 @@ pub(crate) fn copied_size(data: &ArrayData, allocator: &BufferAllocator) -> usiz
     size
 }
 
-/// What becomes one buffer.
+/// The source of one copied buffer.
 enum Piece<'a> {
-    /// These bytes.
+    /// Bytes that are copied as they are.
     Bytes(&'a [u8]),
-    /// The bytes of `views` that are too long to stand in the view itself, one after another. (The
+    /// The bytes of `views` that are too long to be stored in the view itself, one after another. (The
     /// buffers of a view array may be whole pages of its file, shared by many batches.)
     Viewed { data: &'a ArrayData, len: usize },
 }
@@ -89,10 +89,10 @@ fn for_each_piece(
     Ok(())
 }
 
-/// The bytes of one view.
+/// The size of one view in bytes.
 const VIEW: usize = 16;
 
-/// Values up to this length stand in their view.
+/// Values up to this length are stored in their view.
 const INLINE: usize = 12;
 
 /// The views of a view array's values.
@@ -102,7 +102,7 @@ fn views(data: &ArrayData) -> &[u8] {
     all.get(start..end).unwrap_or(all)
 }
 
-/// The values of a view array that do not stand in their view.
+/// The values of a view array that are not stored in their view.
 fn viewed(data: &ArrayData) -> impl Iterator<Item = &[u8]> {
     views(data).chunks_exact(VIEW).filter_map(|view| {
         let field = |index: usize| {

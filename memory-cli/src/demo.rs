@@ -1,4 +1,4 @@
-//! `demo`: what the tool does, on data that it makes itself.
+//! `demo`: shows the tool on data that it generates.
 
 use std::env;
 use std::fs;
@@ -17,14 +17,14 @@ use crate::terminal::{self, Style};
 /// The scale of the table that is generated.
 const SCALE: &str = "0.05";
 
-/// A limit that the whole table fits in.
+/// A limit that the whole table fits into.
 const FITS: &str = "96MiB";
 
-/// A limit that it does not fit in.
+/// A limit that the table does not fit into.
 const DOES_NOT: &str = "32MiB";
 
-/// Scans lineitem under both limits, each in a process of its own, so that what is said of resident
-/// memory is about one scan.
+/// Scans lineitem under both limits, each in a process of its own, so that the numbers of resident memory are
+/// those of one scan.
 pub(crate) fn demo(json: bool) -> Result<(), Failure> {
     let program = env::current_exe()
         .map_err(|error| Failure::new(format!("cannot find this program: {error}")))?;
@@ -100,7 +100,7 @@ fn introduce(file: &Path, seconds: Option<f64>, style: Style) -> Result<(), Fail
     ))
 }
 
-/// Runs a scan and lets it print.
+/// Runs a scan, which prints to this process's standard output.
 fn run(
     program: &Path,
     file: &Path,
@@ -127,11 +127,11 @@ fn run(
     terminal::print("\n")
 }
 
-/// Where the table is kept.
+/// The directory of the generated table.
 enum Place {
-    /// In cargo's target directory, where this program was built: it is there the next time.
+    /// In cargo's target directory, where this program was built; the next run finds it there.
     Kept(PathBuf),
-    /// In a fresh directory that only this user can open; removed at the end.
+    /// In a new directory that only this user can open, and that is removed at the end.
     Fresh(TempDir),
 }
 
@@ -166,7 +166,7 @@ impl Place {
         }
     }
 
-    /// A command to go on with.
+    /// A command to try next.
     fn next(&self, file: &Path) -> String {
         match self {
             Self::Kept(_) => format!("arrow-memory scan {}", file.display()),
@@ -179,7 +179,7 @@ impl Place {
     }
 }
 
-/// Whether any user can put files, and links to others' files, there.
+/// Whether any user can create files, and links to other users' files, in the directory.
 #[cfg(unix)]
 fn is_open_to_all(directory: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
@@ -192,13 +192,13 @@ fn is_open_to_all(_: &Path) -> bool {
     false
 }
 
-/// Whether the table was made before, by a run that was not disturbed.
+/// Whether an earlier run completed the table.
 fn is_whole(file: &Path) -> bool {
     let glance = Glance::at(&Source::file(file), &Reading::default());
     glance.is_ok_and(|glance| glance.rows.is_some_and(|rows| rows > 0))
 }
 
-/// In a process of its own: the generator keeps 300 MB of text for as long as it lives.
+/// Runs in a process of its own, since the generator keeps 300 MB of text until its process ends.
 fn make(program: &Path, directory: &Path) -> Result<(), Failure> {
     let mut generator = lifeline::again(program);
     generator
@@ -218,7 +218,7 @@ fn make(program: &Path, directory: &Path) -> Result<(), Failure> {
     )))
 }
 
-/// The path from the working directory, if it is below that.
+/// The path relative to the working directory, if it is below that.
 fn shortened(file: &Path) -> PathBuf {
     let below = env::current_dir()
         .ok()

@@ -1,25 +1,25 @@
-//! How a command fails: one line for people, a number for scripts.
+//! How a command fails: one line for people, an exit code for scripts.
 
 use std::fmt;
 use std::process::ExitCode;
 
 use crate::text::is_harmful;
 
-/// Why a command did not do what it was asked.
+/// The error of a command.
 #[derive(Debug)]
 pub(crate) struct Failure {
     kind: Kind,
     message: String,
 }
 
-/// What is at fault, and the exit code that says so.
+/// The cause of a failure, as its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// A file, or the machine.
     Environment = 1,
-    /// The command line.
+    /// The arguments on the command line.
     Usage = 2,
-    /// This program: memory was left charged.
+    /// A bug in this program: memory stayed charged.
     Bug = 70,
 }
 
@@ -27,17 +27,17 @@ enum Kind {
 pub(crate) const DOES_NOT_FIT: u8 = 3;
 
 impl Failure {
-    /// A file, or the machine, is at fault.
+    /// A failure that a file or the machine caused.
     pub(crate) fn new(message: impl Into<String>) -> Self {
         Self::of(Kind::Environment, message)
     }
 
-    /// The command line is at fault.
+    /// A failure that the command line caused.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::of(Kind::Usage, message)
     }
 
-    /// This program is at fault.
+    /// A failure that a bug in this program caused.
     pub(crate) fn bug(message: impl Into<String>) -> Self {
         Self::of(Kind::Bug, message)
     }
@@ -49,7 +49,7 @@ impl Failure {
         }
     }
 
-    /// The same, about `subject`.
+    /// The same failure, with its message starting with `subject`.
     pub(crate) fn about(self, subject: impl fmt::Display) -> Self {
         Self {
             message: format!("{subject}: {}", self.message),
@@ -68,8 +68,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The text without line breaks, runs of blanks, and characters that a terminal would obey instead of
-/// showing; long texts are cut.
+/// The text without line breaks, runs of blanks, and characters that a terminal would interpret rather than
+/// show. Long texts are cut.
 pub(crate) fn one_line(text: &str) -> String {
     const LONGEST: usize = 600;
 

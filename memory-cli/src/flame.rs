@@ -1,4 +1,4 @@
-//! `flame`: folded stacks as a flame graph.
+//! `flame`: draws folded stacks as a flame graph.
 
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use crate::output::{self, cannot_write};
 use crate::size::counted;
 use crate::text::escaped;
 
-/// A graph that was drawn.
+/// A summary of the graph that was drawn.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct Drawn {
     pub(crate) out: PathBuf,
     pub(crate) stacks: usize,
-    /// Lines that were no stacks.
+    /// The number of lines that are no stacks.
     pub(crate) malformed: usize,
 }
 
@@ -79,12 +79,12 @@ fn draw(stacks: &[String], title: &str) -> Result<Vec<u8>, Failure> {
     Ok(svg)
 }
 
-/// The line with its control characters blank.
+/// The line with each control character replaced by a blank.
 fn one_blank(line: &str) -> String {
     line.trim_end().replace(|c: char| c.is_control(), " ")
 }
 
-/// Whether the line is frames and a number of bytes that is not 0.
+/// Whether the line consists of frames and a number of bytes other than 0.
 fn is_stack(line: &str) -> bool {
     line.rsplit_once(' ').is_some_and(|(frames, bytes)| {
         let bytes = bytes.parse::<u64>();

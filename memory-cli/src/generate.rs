@@ -1,4 +1,4 @@
-//! `gen tpch`: the tables of TPC-H as files.
+//! `gen tpch`: writes the tables of TPC-H as files.
 
 use std::fs;
 use std::io::{BufWriter, Write};
@@ -22,14 +22,14 @@ use crate::size::{counted, human};
 use crate::terminal;
 use crate::text::escaped;
 
-/// A format that can be written.
+/// The format of the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// Compressed with Snappy.
+    /// Parquet, compressed with Snappy.
     Parquet,
     /// An Arrow IPC file.
     Ipc,
-    /// With a header.
+    /// CSV with a header.
     Csv,
 }
 
@@ -46,16 +46,16 @@ pub(crate) enum Table {
     Lineitem,
 }
 
-/// What is to be generated.
+/// The tables to generate, and where.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    /// 1 is about a gigabyte as text.
+    /// The size of the data: 1 is about a gigabyte as text.
     pub(crate) scale: f64,
     pub(crate) out: PathBuf,
     pub(crate) format: Format,
-    /// All if empty.
+    /// The tables to generate; all if empty.
     pub(crate) tables: Vec<Table>,
-    /// Whether files that are there are replaced, and the disk may seem too small.
+    /// Whether to replace existing files, and to try although the disk seems too small.
     pub(crate) force: bool,
     pub(crate) progress: bool,
 }
@@ -103,7 +103,7 @@ pub(crate) fn generate(options: &Options) -> Result<Vec<Written>, Failure> {
         .collect()
 }
 
-/// Refuses to replace files, and to start what the disk has no room for.
+/// Refuses to replace files, and to write more than the disk has room for.
 fn check(tables: &[Table], options: &Options) -> Result<(), Failure> {
     for &table in tables {
         let path = path_of(table, options);
@@ -162,8 +162,8 @@ impl Table {
         }
     }
 
-    /// Bytes of its file at scale 1, about: as measured at scale 0.02. (The tables of nations and
-    /// regions have one size.)
+    /// The approximate size of the table's file at scale 1 in bytes, as measured at scale 0.02. (The tables
+    /// of nations and regions have one size.)
     fn bytes(self, format: Format) -> f64 {
         let (parquet, ipc, csv) = match self {
             Self::Nation | Self::Region => (0.0, 0.0, 0.0),
@@ -222,7 +222,7 @@ impl Format {
     }
 }
 
-/// The file has no name, or another one, until it is complete.
+/// Writes a table to a file that has no name, or another one, until it is complete.
 fn write_table(table: Table, options: &Options) -> Result<Written, Failure> {
     let path = path_of(table, options);
     let cannot = |what: &str, error: &dyn std::fmt::Display| {
@@ -281,7 +281,7 @@ impl<W: Write + Send> Writer<W> {
                 let properties = WriterProperties::builder()
                     .set_compression(Compression::SNAPPY)
                     .build();
-                // Without Arrow's schema beside Parquet's, strings are read as strings, not views.
+                // Without Arrow's schema beside Parquet's, strings are read as strings and not as views.
                 let options = ArrowWriterOptions::new()
                     .with_properties(properties)
                     .with_skip_arrow_metadata(true);

@@ -7,11 +7,11 @@ use std::panic::{self, AssertUnwindSafe};
 use crate::failure::Failure;
 
 thread_local! {
-    /// Whether a panic on this thread is about the file that is being read.
+    /// Whether this thread is in a decoder, so that a panic is about the file.
     static READING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Keeps panics within [`guarded`] from printing a backtrace at the user.
+/// Keeps panics within [`guarded`] from printing a message and a backtrace.
 pub(crate) fn install_hook() {
     let default = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -21,7 +21,7 @@ pub(crate) fn install_hook() {
     }));
 }
 
-/// Calls a decoder. That it panics says that the file is corrupt in a way it did not foresee.
+/// Calls a decoder. If it panics, the file is corrupt in a way that the decoder does not check.
 pub(crate) fn guarded<T, E: From<Failure>>(decode: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     let before = READING.replace(true);
     let outcome = panic::catch_unwind(AssertUnwindSafe(decode));

@@ -1,4 +1,4 @@
-//! The program's allocator: the system's, and an end with one line where the system has no memory.
+//! The program's allocator: the system's, which ends the program with one line when memory runs out.
 #![expect(
     unsafe_code,
     reason = "a global allocator is an unsafe trait; it hands every call on"
@@ -10,23 +10,23 @@ use std::io::Write as _;
 /// The system's allocator. A refused request ends the program with one line and exit code 1, where
 /// the standard library would abort.
 ///
-/// Accounted memory does not come from here: backends call their own allocators, whose refusals are
-/// errors. The stacks of threads and what libraries in C allocate do not come from here either.
+/// Accounted memory is not allocated here: backends call their own allocators, whose refusals are errors. Nor
+/// are the stacks of threads and the memory of C libraries.
 struct Heap;
 
 #[global_allocator]
 static HEAP: Heap = Heap;
 
-// SAFETY: every method passes its arguments to `System`, which implements the trait, and returns
-// what that returned; where that is null the process ends.
+// SAFETY: every method passes its arguments to `System`, which implements the trait, and returns its result;
+// if that is null, the process ends.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller keeps the contract of `alloc`, which is that of the same method.
+        // SAFETY: the caller keeps the contract of `alloc`, which `System.alloc` has, too.
         given(unsafe { System.alloc(layout) }, layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as in `alloc`.
+        // SAFETY: the caller keeps the contract of `alloc_zeroed`, which `System.alloc_zeroed` has, too.
         given(unsafe { System.alloc_zeroed(layout) }, layout.size())
     }
 
@@ -48,7 +48,7 @@ fn given(block: *mut u8, size: usize) -> *mut u8 {
     block
 }
 
-/// Says in one line what happened. Allocates nothing, takes no lock and runs no destructor.
+/// Reports the refused request in one line. Allocates nothing, takes no lock and runs no destructor.
 #[cold]
 fn end(size: usize) -> ! {
     let mut line = [0_u8; 160];
@@ -65,12 +65,12 @@ fn end(size: usize) -> ! {
 
 #[cfg(unix)]
 mod exit {
-    /// Writes to standard error without a lock, and ends the process without running anything.
+    /// Writes to standard error without a lock, and ends the process without running destructors.
     pub(super) fn now(line: &[u8]) -> ! {
         // SAFETY: the line is valid for reads of its length; the descriptor may be closed, which is
         // an error that changes nothing.
         unsafe { libc::write(2, line.as_ptr().cast(), line.len()) };
-        // SAFETY: takes no pointers; ends the process.
+        // SAFETY: the call takes no pointers; it ends the process.
         unsafe { libc::_exit(1) }
     }
 }

@@ -1,13 +1,13 @@
-//! Processes that this program starts of itself, and that end when it does.
+//! Child processes that run this program and end when their parent does.
 //!
-//! Such a process has its standard input on a pipe, of which the one that started it holds the other
-//! end and writes nothing. When that process ends, by whatever signal, the system closes its end.
+//! The standard input of such a process is a pipe. The parent holds the other end and writes nothing. When
+//! the parent ends, by whatever signal, the system closes that end.
 
 use std::io::{self, Read};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 
-/// A command that starts this program again, by [`output`] or [`status`]. The child ends when this
+/// A command that runs this program again, to pass to [`output`] or [`status`]. The child ends when this
 /// process does.
 pub(crate) fn again(program: &std::path::Path) -> Command {
     let mut command = Command::new(program);
@@ -15,18 +15,18 @@ pub(crate) fn again(program: &std::path::Path) -> Command {
     command
 }
 
-/// Runs the command and collects what it prints.
+/// Runs the command and collects its output.
 pub(crate) fn output(command: &mut Command) -> io::Result<Output> {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     while_held(command, Child::wait_with_output)
 }
 
-/// Runs the command, which prints where this process does.
+/// Runs the command, which prints to this process's standard output.
 pub(crate) fn status(command: &mut Command) -> io::Result<ExitStatus> {
     while_held(command, |mut child| child.wait())
 }
 
-/// Waiting closes the child's standard input, unless that was taken from it.
+/// Takes the child's standard input first, since waiting for the child would close it.
 fn while_held<T>(
     command: &mut Command,
     wait: impl FnOnce(Child) -> io::Result<T>,
@@ -38,24 +38,24 @@ fn while_held<T>(
     waited
 }
 
-/// Ends this process, with exit code 1, when the one that started it by [`again`] ends.
+/// Ends this process, with exit code 1, when the parent that started it by [`again`] ends.
 ///
-/// Does nothing in a process that a person started.
+/// Does nothing in a process that was not started by [`again`].
 pub(crate) fn watch() {
     if std::env::var_os(VARIABLE).is_none() {
         return;
     }
     let until_closed = || {
         let mut byte = [0];
-        // Nothing is ever written: both the end and an error mean that the other side is gone.
+        // The parent never writes: both the end of the input and an error mean that it has ended.
         while matches!(std::io::stdin().read(&mut byte), Ok(1..)) {}
         std::process::exit(1);
     };
-    // Without the thread the process works all the same; it outlives a parent that is killed.
+    // Without the thread the process works, but outlives a parent that is killed.
     let _ = thread::Builder::new()
         .name("lifeline".to_owned())
         .spawn(until_closed);
 }
 
-/// Set for children only.
+/// The variable that [`again`] sets for its children.
 const VARIABLE: &str = "ARROW_MEMORY_CHILD";

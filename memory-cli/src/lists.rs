@@ -1,10 +1,10 @@
-//! Lists on the command line: names between commas, in double quotes where they contain one.
+//! Lists on the command line: names separated by commas, in double quotes if they contain one.
 
-/// One element: the text without its quotes, and which of its bytes stood in quotes.
+/// One element: its text without quotes, and which of its bytes were quoted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Element {
     pub(crate) text: String,
-    /// By byte of `text`: whether it was quoted, so that it separates nothing.
+    /// For each byte of `text`, whether it was quoted, and so is no separator.
     quoted: Vec<bool>,
 }
 
@@ -25,10 +25,9 @@ impl Element {
     }
 }
 
-/// The elements between commas that stand in neither quotes nor parentheses, without the blanks
-/// around them.
+/// The elements between commas that are outside of quotes and parentheses, without the blanks around them.
 ///
-/// `a, "b,c", Decimal128(10,2)` has three. A quote within quotes is doubled.
+/// `a, "b,c", Decimal128(10,2)` has three elements. A quote within quotes is doubled.
 pub(crate) fn elements(text: &str) -> Result<Vec<Element>, String> {
     let mut elements = Vec::new();
     let mut current: Vec<(char, bool)> = Vec::new();

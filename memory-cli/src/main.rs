@@ -1,11 +1,11 @@
-//! `arrow-memory`: what columnar files need in memory.
+//! `arrow-memory`: shows how much memory columnar files need.
 //!
-//! One module per command (`demo`, `scan`, `compare`, `generate`; `captures` has `events` and
-//! `dangling`, `flame` is `flame`) over what they share: `input` reads files,
-//! `columns` copies them into accounted memory, `tree` draws allocators, `text` and `terminal` write,
-//! `output` writes files. `heap` and `lifeline` are about how the process ends.
+//! Each command has a module: `demo`, `scan`, `compare`, `generate` and `flame`; `captures` has `events` and
+//! `dangling`. They share `input`, which reads files, `columns`, which copies them into accounted memory,
+//! `tree`, which draws allocators, `text` and `terminal`, which format and print, and `output`, which writes
+//! files. `heap` and `lifeline` end the process, when memory runs out or when its parent ends.
 
-// Linked, so that each can be asked for by name.
+// Linked, so that each backend can be selected by name.
 use arrow_memory_arena as _;
 use arrow_memory_jemalloc as _;
 use arrow_memory_mimalloc as _;
@@ -85,7 +85,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints a result for programs or for people.
+/// Prints a result, as JSON or as text.
 fn show(
     json: bool,
     result: &impl serde::Serialize,
@@ -143,7 +143,7 @@ fn compare(arguments: cli::Compare, json: bool) -> Result<(), Failure> {
     show(json, &comparison, || {
         comparison.render(Style::stdout(), terminal::width())
     })?;
-    // The numbers are printed even if there is no place for the chart.
+    // The numbers are printed even if the chart could not be written.
     drawn
 }
 
@@ -176,16 +176,16 @@ fn generate(arguments: cli::Tpch, json: bool) -> Result<(), Failure> {
     })
 }
 
-/// What clap has to say: help as it is, errors on one line.
+/// Prints clap's message: help in full, an error on one line.
 fn explain(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
-        // Nobody is left to be told that standard output has gone.
+        // If standard output is closed, there is no place to report it.
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
     let text = error.render().to_string();
     if !text.starts_with("error: ") {
-        // The help, because there was no command.
+        // Prints the help, because there is no command.
         eprint!("{text}");
         return ExitCode::from(2);
     }

@@ -1,4 +1,4 @@
-//! Files that are written: they appear when they are complete, or not at all.
+//! Writes files that appear when they are complete, or not at all.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -8,12 +8,12 @@ use tempfile::NamedTempFile;
 
 use crate::failure::Failure;
 
-/// Checks that a file could be written at `path`, before the work whose result it takes.
+/// Checks before the work that its result can be written to a file at `path`.
 ///
 /// # Errors
 ///
-/// If its directory cannot be written to, if `path` is a directory, or if it is the file `input`,
-/// also by another name.
+/// If its directory is not writable, if `path` is a directory, or if it is the file `input`, even under
+/// another name.
 pub(crate) fn check(path: &Path, input: Option<&Path>) -> io::Result<()> {
     let target = resolved(path);
     if let Some(input) = input
@@ -24,17 +24,17 @@ pub(crate) fn check(path: &Path, input: Option<&Path>) -> io::Result<()> {
     match fs::metadata(&target) {
         Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
         Ok(metadata) if !metadata.is_file() => Ok(()),
-        // Without a name, so that nothing is left whenever this program ends.
+        // The file has no name, so it is gone whenever this program ends.
         _ => tempfile::tempfile_in(directory(&target)).map(drop),
     }
 }
 
-/// Writes a file as a whole: what was at `path` before is there until all of the new one is.
+/// Writes a whole file. The previous file at `path` stays until the new one is complete.
 pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let target = resolved(path);
     let before = fs::metadata(&target).ok();
     if before.as_ref().is_some_and(|metadata| !metadata.is_file()) {
-        // A device or a pipe takes the bytes; it is nothing to be replaced.
+        // A device or a pipe takes the bytes; it is not replaced.
         return File::options()
             .write(true)
             .open(&target)?
@@ -48,7 +48,7 @@ pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// A file that is being written and has no name yet, where the system can do that.
+/// A file that is being written. It has no name yet, if the system supports that.
 pub(crate) struct Pending(Kind);
 
 enum Kind {
@@ -58,8 +58,8 @@ enum Kind {
 }
 
 impl Pending {
-    /// A file in the directory of `path`. Where it has no name, nothing is left of it whenever this
-    /// program ends; elsewhere it is removed unless the program is killed.
+    /// Creates a file in the directory of `path`. A file without a name is gone whenever this program ends;
+    /// one with a name is removed unless the program is killed.
     pub(crate) fn beside(path: &Path) -> io::Result<Self> {
         #[cfg(target_os = "linux")]
         if let Some(file) = unnamed(directory(path)) {
@@ -76,7 +76,7 @@ impl Pending {
         }
     }
 
-    /// Gives the file its name. What had that name stays unless `overwrite` is set.
+    /// Gives the file its name. An existing file of that name stays unless `overwrite` is set.
     pub(crate) fn publish(self, path: &Path, overwrite: bool) -> io::Result<()> {
         take_permissions(self.file(), fs::metadata(path).ok().as_ref())?;
         self.file().sync_all()?;
@@ -89,7 +89,7 @@ impl Pending {
     }
 }
 
-/// `None` where the file system has no such files.
+/// Creates a file without a name; `None` if the file system does not support them.
 #[cfg(target_os = "linux")]
 fn unnamed(directory: &Path) -> Option<File> {
     use rustix::fs::{Mode, OFlags};
@@ -111,12 +111,12 @@ fn link(file: &File, path: &Path, overwrite: bool) -> io::Result<()> {
     };
     match link(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && overwrite => {
-            // A link replaces nothing, a rename does: by a name that lives for two system calls.
+            // A link cannot replace a file, but a rename can: the file has this name for two system calls.
             let name = format!(".arrow-memory.{}", std::process::id());
             let between = directory(path).join(name);
             link(&between)?;
             fs::rename(&between, path).inspect_err(|_| {
-                // It has no other use, and its file no other name.
+                // The name has no other use, and the file no other name.
                 let _ = fs::remove_file(&between);
             })
         }
@@ -124,7 +124,7 @@ fn link(file: &File, path: &Path, overwrite: bool) -> io::Result<()> {
     }
 }
 
-/// A temporary file with the permissions of any new file, where it would be private.
+/// A temporary file with the default permissions of a new file instead of private ones.
 fn named(directory: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".arrow-memory.");
@@ -133,7 +133,7 @@ fn named(directory: &Path) -> io::Result<NamedTempFile> {
     builder.tempfile_in(directory)
 }
 
-/// Gives a file the permissions of the one that it takes the place of.
+/// Copies the permissions of the file that is replaced.
 fn take_permissions(file: &File, before: Option<&fs::Metadata>) -> io::Result<()> {
     match before {
         Some(before) if before.is_file() => file.set_permissions(before.permissions()),
@@ -141,7 +141,7 @@ fn take_permissions(file: &File, before: Option<&fs::Metadata>) -> io::Result<()
     }
 }
 
-/// Where a link leads, so that the link stays and its file is replaced.
+/// The target of a link, so that the link stays and its target is replaced.
 fn resolved(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
@@ -153,7 +153,7 @@ fn directory(path: &Path) -> &Path {
     }
 }
 
-/// Whether both are one file: by the same name, by a link or by a hard link.
+/// Whether both paths are the same file: by name, by a link or by a hard link.
 #[cfg(unix)]
 fn is_same_file(one: &Path, other: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -170,7 +170,7 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
     fs::canonicalize(one).is_ok_and(|one| fs::canonicalize(other).is_ok_and(|other| one == other))
 }
 
-/// The bytes that this user can still write to the file system of `directory`, where it says.
+/// The bytes that this user can still write to the file system of `directory`, if the system tells.
 #[cfg(unix)]
 pub(crate) fn free_space(directory: &Path) -> Option<u64> {
     let found = rustix::fs::statvfs(directory).ok()?;
@@ -182,7 +182,7 @@ pub(crate) fn free_space(_: &Path) -> Option<u64> {
     None
 }
 
-/// What to say of a file that cannot be written.
+/// The failure for a file that cannot be written.
 pub(crate) fn cannot_write(what: &str, path: &Path, error: &io::Error, option: &str) -> Failure {
     Failure::new(format!(
         "cannot write the {what} to `{}`: {error}; choose another place with {option}",

@@ -1,13 +1,13 @@
-//! What the operating system says of this process.
+//! Memory and page faults of this process, from the operating system.
 
-/// Memory and faults of this process; `None` where the system does not say.
+/// Memory and page faults of this process; `None` if the system does not provide a number.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub(crate) struct ProcessMemory {
     /// Bytes in physical memory now.
     pub(crate) resident: Option<usize>,
-    /// The most there ever were.
+    /// The maximum number of bytes in physical memory so far.
     pub(crate) peak_resident: Option<usize>,
-    /// Page faults that needed no disk, and that did, so far.
+    /// Page faults so far, both those that needed a disk and those that did not.
     pub(crate) page_faults: Option<u64>,
 }
 
@@ -37,7 +37,7 @@ mod platform {
         number.parse::<usize>().ok()?.checked_mul(1024)
     }
 
-    /// Fields 10 and 12; the name before them may hold blanks and parentheses.
+    /// Fields 10 and 12 of `/proc/self/stat`; the name before them may contain blanks and parentheses.
     fn page_faults(stat: &str) -> Option<u64> {
         let (_, after_name) = stat.rsplit_once(") ")?;
         let mut fields = after_name.split(' ').skip(7);

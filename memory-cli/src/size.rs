@@ -1,4 +1,4 @@
-//! Sizes as people write and read them.
+//! Sizes as text for people.
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ pub(crate) fn human(bytes: usize) -> String {
     }
     let mut value = bytes as f64 / 1024.0;
     let mut unit = 0;
-    // 1023.95 would be printed as 1024.0.
+    // 1023.95 would be printed as 1024.0 in the smaller unit.
     while value >= 1023.95 && unit + 1 < UNITS.len() {
         value /= 1024.0;
         unit += 1;
@@ -37,7 +37,7 @@ pub(crate) fn human(bytes: usize) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// Each of them as [`human`] writes it; in bytes if two that differ would look the same.
+/// Formats each size as [`human`] does, or in bytes if two different sizes would look the same.
 pub(crate) fn told_apart<const N: usize>(sizes: [usize; N]) -> [String; N] {
     let looks_the_same = |one: usize, other: usize| one != other && human(one) == human(other);
     let confusing = sizes
@@ -49,7 +49,7 @@ pub(crate) fn told_apart<const N: usize>(sizes: [usize; N]) -> [String; N] {
     }
 }
 
-/// `1 row`, `2 rows`; the number has its commas.
+/// `1 row`, `2 rows`. The number is grouped by commas.
 pub(crate) fn counted(number: u64, noun: &str) -> String {
     let ending = match (number, noun.ends_with("ch")) {
         (1, _) => "",
@@ -59,7 +59,7 @@ pub(crate) fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{ending}", grouped(number))
 }
 
-/// `300,005`.
+/// Groups digits by commas, as in `300,005`.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
@@ -102,7 +102,7 @@ fn parse(text: &str) -> Result<usize, String> {
         .ok_or_else(too_large)
 }
 
-/// `K`, `Ki` and `KiB` are 1024 bytes, `kB` is 1000, and so on.
+/// The factor of a unit: `K`, `Ki` and `KiB` are 1024 bytes, `kB` is 1000, and so on.
 fn unit_of(unit: &str) -> Option<u128> {
     let lower = unit.to_ascii_lowercase();
     let (prefix, base) = match lower.as_str() {

@@ -1,4 +1,4 @@
-//! Writing to people: styles where there is a terminal, progress on standard error.
+//! Writes for people: styles if there is a terminal, progress on standard error.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::failure::Failure;
 
-/// Emphasis, where standard output is a terminal and `NO_COLOR` is not set.
+/// Emphasis, if standard output is a terminal and `NO_COLOR` is not set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Style {
     on: bool,
@@ -20,7 +20,7 @@ impl Style {
         }
     }
 
-    /// No emphasis.
+    /// A style without emphasis.
     #[cfg(test)]
     pub(crate) fn plain() -> Self {
         Self { on: false }
@@ -55,11 +55,11 @@ impl Style {
     }
 }
 
-/// The cells of a line: what `COLUMNS` says, or the terminal; elsewhere a width that fits most.
+/// The width of a line in cells, from `COLUMNS` or the terminal, or a default that fits nearly all lines.
 pub(crate) fn width() -> usize {
-    /// Wide enough for long names in a file or a pager.
+    /// The default, wide enough for long names in a file or a pager.
     const ELSEWHERE: usize = 120;
-    /// Narrower than this, nothing could be read.
+    /// The minimum width that can be read.
     const NARROWEST: usize = 40;
 
     let said = std::env::var("COLUMNS").ok();
@@ -73,7 +73,7 @@ pub(crate) fn width() -> usize {
     said.or_else(found).unwrap_or(ELSEWHERE).max(NARROWEST)
 }
 
-/// Writes to standard output. A reader that has gone, as `head` does, is no failure.
+/// Writes to standard output. It is no failure if the reader closed it, as `head` does.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout
@@ -87,7 +87,7 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// As [`print`], one JSON document.
+/// Writes one JSON document, as [`print`] writes text.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     match serde_json::to_string_pretty(value) {
         Ok(text) => print(&(text + "\n")),
@@ -95,17 +95,15 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     }
 }
 
-/// Prints a line to standard error in one piece, so that what others write there, or what was printed
-/// before, does not come between.
+/// Prints a line to standard error in one write, so that no other output splits it.
 pub(crate) fn say(line: &str) {
-    // Nobody is left to be told if that fails.
+    // If this fails, there is no place to report it.
     let _ = io::stderr()
         .lock()
         .write_all(format!("{line}\n").as_bytes());
 }
 
-/// A bar of `total` steps on standard error if that is a terminal; a spinner if nobody knows how
-/// many there will be.
+/// A bar of `total` steps on standard error if that is a terminal, or a spinner if the total is unknown.
 pub(crate) fn progress(total: Option<u64>, what: &str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -113,7 +111,7 @@ pub(crate) fn progress(total: Option<u64>, what: &str) -> ProgressBar {
     bar_of(total, what, "rows")
 }
 
-/// As [`progress`], of steps that take a while each.
+/// A bar like that of [`progress`], for steps that each take a while.
 pub(crate) fn steps(total: u64, what: &str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();

@@ -1,9 +1,9 @@
-//! Text for terminals: names that cannot do harm, cut and padded by the cells that they take.
+//! Text for terminals: names are escaped, cut and padded by their width in cells.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// A name from a file, safe to print: control characters, and those that reorder or hide text,
-/// stand as escapes.
+/// A name from a file, made safe to print: control characters, and characters that reorder or hide text, are
+/// escaped.
 pub(crate) fn escaped(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for c in name.chars() {
@@ -16,7 +16,7 @@ pub(crate) fn escaped(name: &str) -> String {
     text
 }
 
-/// Whether a terminal obeys this character instead of showing it, or shows the text around it in
+/// Whether a terminal would interpret this character rather than show it, or would show the text around it in
 /// another order.
 pub(crate) fn is_harmful(c: char) -> bool {
     c.is_control()
@@ -25,18 +25,18 @@ pub(crate) fn is_harmful(c: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// [`escaped`], and cut to `cells` with an ellipsis if it takes more.
+/// The name [`escaped`], and cut to `cells` with an ellipsis if it is wider.
 pub(crate) fn cell(name: &str, cells: usize) -> String {
     cut(&escaped(name), cells)
 }
 
-/// How many cells of a terminal the text takes.
+/// The width of the text in cells of a terminal.
 pub(crate) fn width(text: &str) -> usize {
     text.width()
 }
 
-/// The text; if it takes more than `cells`, its start and end with an ellipsis between. (Columns are
-/// told apart by their ends as often as by their starts.)
+/// The text. If it is wider than `cells`, its start and its end with an ellipsis between them, since the
+/// names of columns often differ only at their ends.
 pub(crate) fn cut(text: &str, cells: usize) -> String {
     if width(text) <= cells {
         return text.to_owned();
@@ -47,7 +47,7 @@ pub(crate) fn cut(text: &str, cells: usize) -> String {
     let tail_room = room / 3;
     let head: String = fitting(text.chars(), room - tail_room).collect();
     let mut tail: Vec<char> = fitting(text.chars().rev(), tail_room).collect();
-    // A mark that combines with what was cut off would sit on the ellipsis.
+    // A combining mark whose base character was cut off would combine with the ellipsis.
     while tail.last().is_some_and(|c| c.width() == Some(0)) {
         tail.pop();
     }
@@ -64,16 +64,16 @@ fn fitting(chars: impl Iterator<Item = char>, cells: usize) -> impl Iterator<Ite
     })
 }
 
-/// The text with blanks behind it, up to a width of `cells`.
+/// The text, padded with blanks to a width of `cells`.
 pub(crate) fn padded(text: &str, cells: usize) -> String {
     let missing = cells.saturating_sub(width(text));
     format!("{text}{}", " ".repeat(missing))
 }
 
-/// The words of `text` in lines of up to `cells`, of which all but the first are indented. `used`
-/// cells of the first line are taken already.
+/// Wraps `text` into lines of up to `cells`, all but the first indented. The first line has `used` cells
+/// less.
 pub(crate) fn wrapped(text: &str, used: usize, indent: usize, cells: usize) -> String {
-    // With less room than this, lines of one word each would be no easier to read.
+    // With less room, lines of one word each would be no easier to read.
     let cells = cells.max(indent + 24);
     let mut lines = String::new();
     let mut at = used;

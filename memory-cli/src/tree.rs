@@ -1,4 +1,4 @@
-//! A tree of allocators as rows, and as text.
+//! A tree of allocators, as rows and as text.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -9,15 +9,15 @@ use crate::size::human;
 use crate::terminal::Style;
 use crate::text::{cut, escaped, padded, width};
 
-/// How a tree is shown.
+/// The options for showing a tree.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
     pub(crate) style: Style,
-    /// Cells of a line.
+    /// The width of a line in cells.
     pub(crate) width: usize,
-    /// How many of the largest allocators below each one are shown; all if `None`.
+    /// The number of allocators that are shown below each one, the largest first; all if `None`.
     pub(crate) top: Option<usize>,
-    /// Whether the largest are first.
+    /// Whether siblings are sorted by size, the largest first.
     pub(crate) by_size: bool,
 }
 
@@ -26,31 +26,31 @@ pub(crate) struct View {
 pub(crate) struct Row {
     /// The allocator's name.
     pub(crate) name: String,
-    /// Levels below the root.
+    /// The number of levels below the root.
     pub(crate) depth: usize,
     /// Bytes allocated.
     pub(crate) used: usize,
-    /// The most bytes that were.
+    /// The maximum of `used` so far.
     pub(crate) peak: usize,
-    /// `used`, or else `part`, as a part of the root's.
+    /// `used`, or `part` if there is one, as a fraction of the root's bytes.
     pub(crate) share: f64,
-    /// Bytes of memory that others are charged for, and that is this one's: of a column in a message.
+    /// For a column in messages: the size of the column, for which `(messages)` is charged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) part: Option<usize>,
-    /// Whether this stands for several that are not shown.
+    /// Whether this row stands for several that are not shown.
     #[serde(skip)]
     stands_for_others: bool,
 }
 
-/// The allocators of a snapshot, parents before children, in the order in which they were made; what
-/// stands in parentheses, which is no column, last. `parts` are those of columns in messages.
+/// The allocators of a snapshot, parents before children, in the order of creation, with `(messages)` last.
+/// `parts` has the sizes of columns in messages.
 pub(crate) fn rows(snapshot: &AllocatorSnapshot, parts: &HashMap<AllocatorId, usize>) -> Vec<Row> {
     let mut children: HashMap<Option<AllocatorId>, Vec<&SnapshotEntry>> = HashMap::new();
     for entry in &snapshot.entries {
         children.entry(entry.parent).or_default().push(entry);
     }
     for siblings in children.values_mut() {
-        // Descending: the last one is popped first.
+        // In descending order, since the last one is popped first.
         siblings.sort_by_key(|entry| {
             let is_no_column = entry.allocator.name.ends_with("/(messages)");
             std::cmp::Reverse((is_no_column, entry.allocator.id))
@@ -88,7 +88,7 @@ pub(crate) fn render(rows: &[Row], view: View) -> String {
     let arranged = arranged(rows, view);
     let names = names(&arranged);
     let widest = names.iter().map(|name| width(name)).max().unwrap_or(0);
-    // Numbers in parentheses take two cells more.
+    // Numbers in parentheses are two cells wider.
     let used_width = match rows.iter().any(|row| row.part.is_some()) {
         true => 12,
         false => 10,
@@ -139,14 +139,14 @@ fn line(text: &mut String, line: &str) {
     let _ = writeln!(text, "{line}");
 }
 
-/// The cells of names and of full bars. Bars become shorter before names are cut, and are left out
-/// where names need the room.
+/// The widths of names and of full bars. Bars are shortened before names are cut, and are left out if the
+/// names need the room.
 fn widths(widest: usize, whole: usize) -> (usize, usize) {
-    /// Blanks and numbers.
+    /// The width of blanks and numbers.
     const NUMBERS: usize = 35;
     const LONGEST_BAR: usize = 20;
     const SHORTEST_BAR: usize = 8;
-    /// Names are not cut shorter than this to make room for bars.
+    /// The width below which names are not cut to make room for bars.
     const NAME: usize = 24;
 
     let room = whole.saturating_sub(NUMBERS);
@@ -158,7 +158,7 @@ fn widths(widest: usize, whole: usize) -> (usize, usize) {
     (widest.min(room.max("allocator".len())), 0)
 }
 
-/// The rows in the order and number that the view asks for.
+/// The rows in the order of the view, and as many as it shows.
 fn arranged(rows: &[Row], view: View) -> Vec<Row> {
     if view.top.is_none() && !view.by_size {
         return rows.to_vec();
@@ -168,7 +168,7 @@ fn arranged(rows: &[Row], view: View) -> Vec<Row> {
     arranged
 }
 
-/// `rows` are siblings, each before what is below it.
+/// Arranges siblings; in `rows`, each is followed by the rows below it.
 fn arrange(rows: &[Row], view: View, arranged: &mut Vec<Row>) {
     let Some(depth) = rows.first().map(|row| row.depth) else {
         return;
@@ -202,11 +202,11 @@ fn arrange(rows: &[Row], view: View, arranged: &mut Vec<Row>) {
     }
 }
 
-/// The names of rows behind the branches that lead to them, without the parts that their parents say.
+/// The names of rows behind their branches, without the prefix that is their parent's name.
 fn names(rows: &[Row]) -> Vec<String> {
     let goes_on = has_later_siblings(rows);
     let mut names = Vec::with_capacity(rows.len());
-    // By depth: the row above, and whether its level goes on below.
+    // By depth: the row above, and whether its branch continues below.
     let mut above: Vec<(&Row, bool)> = Vec::new();
     for (row, &goes_on) in rows.iter().zip(&goes_on) {
         above.truncate(row.depth);
@@ -228,10 +228,10 @@ fn names(rows: &[Row]) -> Vec<String> {
     names
 }
 
-/// Of each row, whether another one of the same parent follows.
+/// For each row, whether another child of the same parent follows.
 fn has_later_siblings(rows: &[Row]) -> Vec<bool> {
     let mut found = vec![false; rows.len()];
-    // By depth, from below: whether a row was seen since the last one that is less deep.
+    // By depth, counted from the last row: whether a row of that depth follows within the same parent.
     let mut seen: Vec<bool> = Vec::new();
     for (row, found) in rows.iter().zip(&mut found).rev() {
         seen.resize(row.depth + 1, false);

@@ -16,14 +16,14 @@ const HEAD: usize = 84;
 const BAR: usize = 20;
 const STEP: usize = 30;
 const LABEL: usize = 78;
-/// Kept free right of the longest bar, for its number.
+/// The width that is kept free to the right of the longest bar, for its number.
 const NUMBER: usize = 92;
 
-/// One number of an outcome, and how it is written.
+/// One number of an outcome, and its format.
 struct Panel {
     title: &'static str,
     value: fn(&Outcome) -> Option<f64>,
-    /// A part of the value, drawn paler at its start.
+    /// A part of the value, drawn in a paler colour at the start of the bar.
     part: fn(&Outcome) -> f64,
     write: fn(f64) -> String,
 }
@@ -125,7 +125,7 @@ fn write_panel(
         panel.title,
     )?;
     let most = outcomes.iter().filter_map(panel.value).fold(0.0, f64::max);
-    // Where all are 0, or no number, there are no bars.
+    // If all values are 0, or one is no number, no bars are drawn.
     let scale = match most.is_normal() {
         true => (PANEL - LABEL - NUMBER) as f64 / most,
         false => 0.0,
@@ -165,7 +165,7 @@ fn write_panel(
 
 fn text(svg: &mut String, x: usize, y: usize, style: &str, text: &str) -> std::fmt::Result {
     let text = text.replace('&', "&amp;").replace('<', "&lt;");
-    // XML has no place for control characters.
+    // XML does not allow control characters.
     let text = text.replace(|c: char| c.is_control(), " ");
     writeln!(svg, "<text x=\"{x}\" y=\"{y}\" {style}>{text}</text>")
 }
@@ -230,7 +230,7 @@ mod tests {
 
         assert!(svg.contains("a&lt;b>&amp;\\u{7}.csv"), "{svg}");
         assert_eq!(svg.matches("not known here").count(), 1);
-        // The background, nine bars, and what the decoder took of two of them.
+        // The background, nine bars, and the decoder's parts of two of them.
         assert_eq!(svg.matches("<rect").count(), 1 + 9 + 2);
     }
 }

@@ -1,4 +1,4 @@
-//! `compare`: the same work on each backend, in processes of their own.
+//! `compare`: does the same work on each backend, in processes of their own.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -20,18 +20,18 @@ mod work;
 pub(crate) use work::work;
 use work::{Outcome, reading};
 
-/// What is to be compared, and how.
+/// The work to compare, and on which backends.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) file: PathBuf,
-    /// Each of them does all of the work.
+    /// The number of threads, each of which does all of the work.
     pub(crate) threads: usize,
     pub(crate) batch_size: usize,
-    /// All that are linked if empty.
+    /// The backends' names; all that are linked if empty.
     pub(crate) backends: Vec<String>,
-    /// How often each backend runs; medians are shown.
+    /// How often each backend runs; the medians are shown.
     pub(crate) rounds: usize,
-    /// Where the chart goes.
+    /// The file that the chart is written to.
     pub(crate) chart: PathBuf,
     pub(crate) progress: bool,
 }
@@ -45,17 +45,17 @@ pub(crate) struct Comparison {
     pub(crate) rounds: usize,
     pub(crate) chart: PathBuf,
     pub(crate) backends: Vec<Outcome>,
-    /// Of each backend, in the same order.
+    /// The spreads of each backend, in the same order.
     pub(crate) spreads: Vec<Spread>,
 }
 
-/// Runs every backend `rounds` times, in turn, and draws the chart. What is second says whether the
-/// chart was written.
+/// Runs every backend `rounds` times, in turn, and draws the chart. The second value says whether the chart
+/// was written.
 pub(crate) fn compare(options: &Options) -> Result<(Comparison, Result<(), Failure>), Failure> {
     let names = names(&options.backends)?;
-    // Here, so that a bad file is one error and not one of each process.
+    // Checked here, so that a bad file is one error and not one per process.
     Glance::at(&Source::file(&options.file), &reading(options.batch_size))?;
-    // Before the work, so that it is not lost.
+    // Checked before the work, so that its results are not lost.
     let cannot = |error| cannot_write("chart", &options.chart, &error, "--chart");
     output::check(&options.chart, Some(&options.file)).map_err(cannot)?;
     let program = env::current_exe()
@@ -91,7 +91,7 @@ pub(crate) fn compare(options: &Options) -> Result<(Comparison, Result<(), Failu
     Ok((comparison, drawn))
 }
 
-/// The lowest and the highest of a number over the rounds.
+/// The minimum and the maximum of a number over the rounds.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub(crate) struct Spread {
     pub(crate) seconds: (f64, f64),
@@ -116,7 +116,7 @@ impl Spread {
 }
 
 impl Comparison {
-    /// The comparison as people read it.
+    /// The comparison as text for people.
     pub(crate) fn render(&self, style: Style, width: usize) -> String {
         let rounds = counted(self.rounds as u64, "round");
         let rows = counted(self.rows, "row");
@@ -171,7 +171,7 @@ impl Comparison {
         text
     }
 
-    /// What the numbers are about, and how far they can be trusted.
+    /// Notes on the meaning of the numbers, and on how far they can be trusted.
     fn notes(&self) -> Vec<String> {
         let mut notes = vec![
             "Each thread decodes every batch, copies it, appends it to buffers that grow, filters half of its rows, and frees in operator order. Resident memory has the decoder in it."

@@ -1,4 +1,4 @@
-//! The work that is done on each backend: a small query's, with its buffers' lives.
+//! The work that is done on each backend: that of a small query, with the lifetimes of its buffers.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -15,14 +15,14 @@ use crate::failure::Failure;
 use crate::input::{Input, Reading, Source, Stop, messages};
 use crate::process::ProcessMemory;
 
-/// What one backend took for the work.
+/// The measurements of one backend.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Outcome {
     pub(crate) backend: String,
-    /// Rows of the file.
+    /// The number of rows in the file.
     pub(crate) rows: u64,
     pub(crate) seconds: f64,
-    /// The part of it that went to the decoder, on average over the threads.
+    /// The part of the time that the decoder took, on average over the threads.
     pub(crate) decoding_seconds: f64,
     pub(crate) peak_accounted: usize,
     pub(crate) peak_resident: Option<usize>,
@@ -53,7 +53,7 @@ pub(crate) fn work(
                 thread::Builder::new().spawn_scoped(scope, work)
             })
             .collect();
-        // Those that were started are waited for, whatever became of the others.
+        // Joins every thread that was started, even if another one failed.
         let joined: Vec<_> = running
             .into_iter()
             .map(|thread| match thread {
@@ -112,7 +112,7 @@ impl Outcome {
     }
 }
 
-/// The middle one; of an even number, the lower of the two.
+/// The middle value; of an even number of values, the lower of the two.
 fn median<T: PartialOrd>(values: impl Iterator<Item = T>) -> Option<T> {
     let mut values: Vec<T> = values.collect();
     values.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
@@ -120,14 +120,14 @@ fn median<T: PartialOrd>(values: impl Iterator<Item = T>) -> Option<T> {
     values.into_iter().nth(middle)
 }
 
-/// The operators of one thread, and what they hold, first operator first. (Fields are dropped in
-/// this order.)
+/// The operators of one thread, and the buffers that they hold. The fields are dropped in this order: first
+/// operator first.
 struct Query {
     scan: BufferAllocator,
-    /// Filtered batches on their way, oldest first.
+    /// Filtered batches that are in flight, oldest first.
     filtered: VecDeque<Vec<ArrowBuf>>,
     filter: BufferAllocator,
-    /// Each column's bytes, of all batches; grown batch by batch.
+    /// The bytes of each column, of all batches; grown batch by batch.
     built: Vec<ArrowBufMut>,
     build: BufferAllocator,
 }
@@ -137,10 +137,10 @@ struct Done {
     decoding: Duration,
 }
 
-/// How many filtered batches are on their way at a time.
+/// The maximum number of filtered batches in flight.
 const IN_FLIGHT: usize = 4;
 
-/// How the file is read.
+/// The options for reading the file.
 pub(super) fn reading(batch_size: usize) -> Reading {
     Reading {
         batch_size,
@@ -184,7 +184,7 @@ impl Query {
         }
     }
 
-    /// Takes a batch through the operators.
+    /// Runs a batch through the operators.
     fn push(&mut self, batch: RecordBatch) -> Result<(), AllocError> {
         let mut scanned = Vec::with_capacity(batch.num_columns());
         for column in batch.columns() {
@@ -213,13 +213,13 @@ impl Query {
     }
 }
 
-/// How the values of a column lie in the last of its buffers.
+/// The layout of a column's values in the last of its buffers.
 enum Shape {
-    /// Each of so many bytes.
+    /// Values of this many bytes each.
     Fixed(usize),
-    /// One after another, behind 32-bit offsets.
+    /// Values one after another, with 32-bit offsets in the buffer before.
     Variable,
-    /// In some other way; taken as bytes.
+    /// Another layout, which is copied as bytes.
     Other,
 }
 
@@ -234,7 +234,7 @@ impl Shape {
         }
     }
 
-    /// Appends the rows that pass to buffers that grow as they come.
+    /// Appends the rows that pass to buffers that grow with each batch.
     fn filter(
         &self,
         buffers: &[ArrowBuf],
@@ -275,7 +275,7 @@ impl Shape {
     }
 }
 
-/// Half of the rows, in no order that a processor could learn.
+/// Selects half of the rows, in an order that a branch predictor cannot learn.
 fn passes(row: usize) -> bool {
     (row as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 63 == 0
 }

@@ -1,4 +1,4 @@
-//! CSV: its options, its types, and what to say where it does not parse.
+//! CSV: its options, the types of its columns, and messages for text that cannot be parsed.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -21,28 +21,28 @@ use super::stop::{io_failure, said};
 use crate::failure::Failure;
 use crate::text::{cut, escaped};
 
-/// A file whose columns are known.
+/// An open file with the types of its columns.
 pub(super) struct Opened {
     pub(super) schema: SchemaRef,
     pub(super) hints: Vec<String>,
     pub(super) batches: Decoded,
 }
 
-/// The longest record, in bytes.
+/// The maximum length of a record in bytes.
 const LONGEST_RECORD: usize = 64 << 20;
 
-/// How many rows are looked at to tell the types of a large file's columns.
+/// The number of rows from which the types of a large file's columns are inferred.
 const INFERRED_ROWS: usize = 100_000;
 
-/// Up to this length, all of a file is.
+/// The maximum length in bytes of a file of which all rows are read to infer types.
 const WHOLLY_INFERRED: u64 = 64 << 20;
 
-/// How much shorter text becomes by compression, about.
+/// The approximate ratio by which compression shortens text.
 const COMPRESSION: u64 = 8;
 
 type Text = BoundedRecords<Box<dyn Read>>;
 
-/// Checks that the file has the columns that were asked for, by its first row.
+/// Checks by its first row that the file has the requested columns.
 pub(super) fn check_columns(file: File, source: &Source, reading: &Reading) -> Result<(), Failure> {
     let (delimiter, format) = format(source, &reading.csv)?;
     let (schema, _) = format
@@ -86,7 +86,7 @@ pub(super) fn open(
     })
 }
 
-/// The text of the file from its start, without the compression.
+/// The text of the file from its start, decompressed.
 fn text(mut file: File, delimiter: u8) -> Result<BufReader<Text>, Failure> {
     let is_gzip = is_gzip(&mut file)?;
     let input: Box<dyn Read> = match is_gzip {
@@ -100,7 +100,7 @@ fn text(mut file: File, delimiter: u8) -> Result<BufReader<Text>, Failure> {
     Ok(BufReader::with_capacity(64 << 10, bounded))
 }
 
-/// Whether the file is compressed; it stands at its start afterwards.
+/// Whether the file is compressed. Leaves the file at its start.
 fn is_gzip(file: &mut File) -> Result<bool, Failure> {
     source::rewind(file)?;
     let mut magic = Vec::with_capacity(2);
@@ -117,7 +117,7 @@ fn first_row(file: &File, delimiter: u8) -> Result<(String, bool), Failure> {
     let mut file = file.try_clone().map_err(io_failure)?;
     let is_gzip = is_gzip(&mut file)?;
     let mut start = Vec::new();
-    // What is damaged is told when it is read.
+    // Damage is reported when the file is read.
     let _ = text(file, delimiter)?.take(4096).read_to_end(&mut start);
     let start = String::from_utf8_lossy(&start);
     Ok((start.lines().next().unwrap_or_default().to_owned(), is_gzip))
@@ -145,13 +145,13 @@ fn format(source: &Source, options: &CsvOptions) -> Result<(u8, Format), Failure
     Ok((delimiter, format))
 }
 
-/// The schema with the types that were given.
+/// The schema, with the types that the options give.
 fn typed(schema: Schema, options: &CsvOptions) -> Result<Schema, Failure> {
     for (name, _) in &options.types {
         if schema.column_with_name(name).is_none() {
             let element = crate::lists::elements(&format!("\"{}\"", name.replace('"', "\"\"")));
             let columns = element.map_err(Failure::usage)?;
-            // Says what there is.
+            // The error lists the columns of the file.
             Selection::of(&schema, &columns)?;
         }
     }
@@ -166,7 +166,7 @@ fn typed(schema: Schema, options: &CsvOptions) -> Result<Schema, Failure> {
     Ok(Schema::new_with_metadata(fields, schema.metadata))
 }
 
-/// What looks as if it was not meant.
+/// Hints about options that may be missing or wrong.
 fn hints(schema: &Schema, first_row: &str, options: &CsvOptions) -> Vec<String> {
     let mut hints = Vec::new();
     if let [only] = &schema.fields()[..]
@@ -189,7 +189,7 @@ fn hints(schema: &Schema, first_row: &str, options: &CsvOptions) -> Vec<String> 
     hints
 }
 
-/// What else may separate the fields of this row, and how it is written on a command line.
+/// Another character that may separate the fields of this row, and its form on a command line.
 fn other_delimiter(row: &str) -> Option<(char, &'static str)> {
     let known = [
         ('\t', "tab"),
@@ -202,8 +202,8 @@ fn other_delimiter(row: &str) -> Option<(char, &'static str)> {
         .find(|(delimiter, _)| row.contains(*delimiter))
 }
 
-/// The failure, with how to go on. `known` has the columns of the file, and from how many rows their
-/// types were told, if not from all.
+/// The failure with advice. `known` has the columns of the file, and the number of rows from which their
+/// types were inferred, if those were not all.
 fn advised(
     failure: Failure,
     known: Option<(&SchemaRef, Option<usize>)>,
@@ -224,7 +224,7 @@ fn advised(
     } else {
         return failure;
     };
-    // The row follows in full, however long it is.
+    // The library appends the whole row, however long it is.
     let text = text.split(". Row data:").next().unwrap_or(&text);
     Failure::new(format!("{text}: {advice}"))
 }
@@ -249,7 +249,7 @@ fn typing_advice(text: &str, schema: &SchemaRef, rows: Option<usize>) -> String 
     )
 }
 
-/// A delimiter as people write it.
+/// Parses a delimiter.
 pub(crate) fn delimiter(text: &str) -> Result<u8, String> {
     match (text, text.as_bytes()) {
         ("tab" | "\\t", _) => Ok(b'\t'),
@@ -260,7 +260,7 @@ pub(crate) fn delimiter(text: &str) -> Result<u8, String> {
     }
 }
 
-/// `NAME=TYPE,…`
+/// Parses `NAME=TYPE,…`.
 pub(crate) fn types(text: &str) -> Result<Vec<(String, DataType)>, String> {
     let typed = |element: crate::lists::Element| {
         let parts = element.split(b'=');

@@ -1,13 +1,13 @@
-//! Whether a Parquet file is encrypted, by what its footer says in plain text.
+//! Tells whether a Parquet file is encrypted, by the plain text of its footer.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
-/// What is said of such a file.
+/// The message about an encrypted file.
 pub(super) const ENCRYPTED: &str =
     "it is encrypted Parquet, which this tool does not read: decrypt it first";
 
-/// Whether the footer names an algorithm of encryption, or is encrypted itself.
+/// Whether the footer names an encryption algorithm, or is encrypted itself.
 pub(super) fn is_encrypted(file: &File) -> bool {
     let Some(footer) = footer(file) else {
         return false;
@@ -18,10 +18,10 @@ pub(super) fn is_encrypted(file: &File) -> bool {
     })
 }
 
-/// The field of the footer that says how columns are encrypted.
+/// The field of the footer that names the encryption algorithm of columns.
 const ALGORITHM: i16 = 8;
 
-/// The bytes of the footer; `Some(None)` if it is encrypted itself.
+/// The bytes of the footer; `Some(None)` if the footer is encrypted.
 fn footer(mut file: &File) -> Option<Option<Vec<u8>>> {
     let mut tail = [0; 8];
     let end = file.seek(SeekFrom::End(-8)).ok()?;
@@ -39,8 +39,8 @@ fn footer(mut file: &File) -> Option<Option<Vec<u8>>> {
     Some(Some(footer))
 }
 
-/// Thrift's compact protocol, as far as it takes to walk over fields. Every method returns `None`
-/// where the bytes end early or mean nothing.
+/// A reader of Thrift's compact protocol that can only skip fields. Every method returns `None` if the bytes
+/// end early or are invalid.
 struct Compact<'a> {
     rest: &'a [u8],
 }
@@ -69,7 +69,7 @@ impl Compact<'_> {
             return Some(None);
         }
         let number = match step {
-            // Written in full, in zigzag.
+            // The number is not a difference: it follows as a zigzag varint.
             0 => {
                 let coded = self.varint()?;
                 i16::try_from((coded >> 1) as i64 ^ -((coded & 1) as i64)).ok()?
@@ -79,13 +79,13 @@ impl Compact<'_> {
         Some(Some((kind, number)))
     }
 
-    /// Walks over a value. Values lie within others; the depth of that is bounded.
+    /// Skips a value. Values are nested; the depth is bounded.
     fn skip(&mut self, kind: u8, depth: usize) -> Option<()> {
         if depth > 64 {
             return None;
         }
         match kind {
-            // Booleans stand in the kind of their field.
+            // The value of a boolean is in the kind of its field.
             1 | 2 => {}
             3 => drop(self.byte()?),
             4..=6 => drop(self.varint()?),
@@ -133,7 +133,7 @@ impl Compact<'_> {
         Some(())
     }
 
-    /// In lists and maps, a boolean is a byte.
+    /// Skips an element of a list or map, in which a boolean is a byte.
     fn skip_element(&mut self, kind: u8, depth: usize) -> Option<()> {
         match kind {
             1 | 2 => self.byte().map(drop),
@@ -193,7 +193,7 @@ mod tests {
             let noise: Vec<u8> = (0..length)
                 .map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
                 .collect();
-            // Any answer will do; what matters is that there is one, soon.
+            // Any result is right, as long as the call returns soon.
             let _ = has(&noise, 8);
         }
         assert_eq!(has(&[0x1C; 1000], 8), None);

@@ -1,4 +1,4 @@
-//! What a file is, by its first bytes and its name, and how it is read.
+//! The format of a file, by its first bytes and its name, and the options for reading it.
 
 use std::fmt;
 
@@ -10,32 +10,32 @@ use arrow_memory_arrow::arrow_60::deps::arrow_schema::DataType;
 use crate::failure::Failure;
 use crate::lists::Element;
 
-/// How files are read.
+/// The options for reading files.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reading {
     /// The columns to read; all if empty.
     pub(crate) columns: Vec<Element>,
-    /// Rows in a batch of Parquet or CSV.
+    /// The number of rows in a batch of Parquet or CSV.
     pub(crate) batch_size: usize,
     pub(crate) csv: CsvOptions,
 }
 
-/// How text is read as CSV.
+/// The options for reading CSV.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CsvOptions {
-    /// Read what is neither Parquet nor Arrow IPC as CSV, whatever it is called.
+    /// Whether to read every file that is neither Parquet nor Arrow IPC as CSV, whatever its name.
     pub(crate) forced: bool,
-    /// What separates fields; a tab in files that are called .tsv, else a comma.
+    /// The separator of fields; if `None`, a tab in files that are called .tsv, and a comma in others.
     pub(crate) delimiter: Option<u8>,
-    /// The first row is data.
+    /// Whether the first row is data.
     pub(crate) no_header: bool,
-    /// Texts that are nulls, besides the empty one.
+    /// Texts that are nulls, in addition to the empty one.
     pub(crate) nulls: Vec<String>,
-    /// Types by the name of the column.
+    /// The types of columns, by name.
     pub(crate) types: Vec<(String, DataType)>,
 }
 
-/// What a file was found to be.
+/// The format of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Format {
@@ -49,7 +49,7 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// By the first bytes if they are a format's, else by the name.
+    /// The format by the first bytes if they identify one, or else by the name.
     pub(super) fn of(source: &Source, head: &[u8], as_csv: bool) -> Result<Self, Failure> {
         if head.starts_with(b"PAR1") {
             return Ok(Self::Parquet);
@@ -104,5 +104,5 @@ impl fmt::Display for Format {
     }
 }
 
-/// The batches of a decoder with memory of its own.
+/// The batches of a decoder that allocates its own memory.
 pub(super) type Decoded = Box<dyn Iterator<Item = Result<RecordBatch, Failure>>>;

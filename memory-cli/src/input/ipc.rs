@@ -1,4 +1,4 @@
-//! Arrow IPC: messages in memory of an allocator, and the batches that lie in them.
+//! Arrow IPC: reads messages into memory of an allocator, and makes batches that share that memory.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -17,10 +17,10 @@ use crate::lists::Element;
 
 /// A file or a stream of messages.
 pub(super) struct Messages {
-    /// The same file, to start again.
+    /// A second handle on the file, to read it again from its start.
     file: File,
     reader: Reader,
-    /// Batches that were read.
+    /// The number of batches that were read.
     done: usize,
     selection: Selection,
     schema: SchemaRef,
@@ -33,7 +33,7 @@ enum Reader {
 }
 
 impl Messages {
-    /// Reads the schema and, of a file, the dictionaries.
+    /// Reads the schema, and the dictionaries if it is a file.
     pub(super) fn open(
         file: File,
         format: Format,
@@ -71,7 +71,7 @@ impl Messages {
         SchemaRef::clone(&self.schema)
     }
 
-    /// The next batch. After a refusal, [`recover`](Self::recover) has to be called first.
+    /// Reads the next batch. After a refusal, call [`recover`](Self::recover) first.
     pub(super) fn next_batch(&mut self) -> Result<Option<RecordBatch>, Stop> {
         let batch = match &mut self.reader {
             Reader::File(reader) if self.done < reader.num_batches() => {
@@ -87,8 +87,8 @@ impl Messages {
         Ok(Some(self.selection.narrow(&batch).map_err(arrow_said)?))
     }
 
-    /// Makes the batch that was refused the next one. A stream is read again from its start, since a
-    /// part of the message was taken from it. Returns the batch before, as it is read then.
+    /// Makes the refused batch the next one. A stream is read again from its start, since a part of the
+    /// message was consumed. Returns the batch before the refused one if it was read again.
     pub(super) fn recover(&mut self) -> Result<Option<RecordBatch>, Stop> {
         let Reader::Stream(stream) = &mut self.reader else {
             return Ok(None);
@@ -98,7 +98,7 @@ impl Messages {
         **stream = IpcStreamReader::new(BufReader::new(file), &self.allocator)?;
         let mut last = None;
         for _ in 0..std::mem::take(&mut self.done) {
-            // The batch before goes first.
+            // Frees the previous batch before the next one is read.
             drop(last.take());
             last = self.next_batch()?;
         }
@@ -106,8 +106,8 @@ impl Messages {
     }
 }
 
-/// An allocator without a limit, for the messages of Arrow IPC where nothing is limited, on a
-/// backend that is not the one that is looked at.
+/// An unlimited allocator for messages of Arrow IPC where no limit applies. It uses another backend than the
+/// one under test.
 pub(crate) fn messages() -> Result<RootAllocator, Failure> {
     RootAllocator::builder()
         .name("messages")
@@ -116,8 +116,7 @@ pub(crate) fn messages() -> Result<RootAllocator, Failure> {
         .map_err(|error| Failure::new(error.to_string()))
 }
 
-/// Checks what can be checked without reading values: the columns, and whether this build reads
-/// buffers that are compressed as those of the first batch are.
+/// Checks the columns, and whether this build has the codec of the first batch. Reads no values.
 pub(super) fn glance(mut file: File, format: Format, reading: &Reading) -> Result<(), Failure> {
     if format == Format::Ipc {
         let mut end = [0; 6];
@@ -147,12 +146,12 @@ pub(super) fn glance(mut file: File, format: Format, reading: &Reading) -> Resul
     copy.seek(start).map_err(io_failure)?;
     match is_compressed(&mut copy) {
         Some(true) => Err(no_codec("its first batch")),
-        // What is damaged is told when it is read.
+        // Damage is reported when the file is read.
         _ => Ok(()),
     }
 }
 
-/// Where the stream starts that a file contains: behind the magic and the padding.
+/// The offset of the stream that a file contains: behind the magic and the padding.
 fn stream_within(file: &mut File) -> std::io::Result<u64> {
     let mut head = Vec::new();
     file.rewind()?;
@@ -161,10 +160,9 @@ fn stream_within(file: &mut File) -> std::io::Result<u64> {
     Ok(6 + padding as u64)
 }
 
-/// Whether the first message with values is compressed; `None` if there is none, or none that can be
-/// understood.
+/// Whether the first message with values is compressed; `None` if there is no such message, or it is invalid.
 fn is_compressed(stream: &mut File) -> Option<bool> {
-    /// More than any schema has.
+    /// A bound on the length of a message's metadata, larger than any schema.
     const LARGEST: u32 = 64 << 20;
 
     loop {

@@ -1,4 +1,4 @@
-//! Files as streams of record batches: Parquet, Arrow IPC (files and streams) and CSV.
+//! Reads files as record batches: Parquet, Arrow IPC (files and streams) and CSV.
 
 use std::fs::File;
 use std::io::Read;
@@ -28,15 +28,15 @@ pub(crate) use source::{Source, sources};
 pub(crate) use stop::Stop;
 use stop::io_failure;
 
-/// What can be told of a file without reading its values.
+/// The facts about a file that are known without reading its values.
 #[derive(Clone, Debug)]
 pub(crate) struct Glance {
     pub(crate) format: Format,
-    /// The rows it has, where the format says so in front.
+    /// The number of rows, if the format stores it in front or in a footer.
     pub(crate) rows: Option<u64>,
 }
 
-/// One file that is open, its schema read.
+/// An open file whose schema was read.
 pub(crate) struct Input {
     name: String,
     pub(crate) format: Format,
@@ -44,26 +44,26 @@ pub(crate) struct Input {
     pub(crate) bytes: u64,
     /// The columns that will be read.
     pub(crate) schema: SchemaRef,
-    /// What a person may want to change about how it is read.
+    /// Hints about options that may be missing or wrong.
     pub(crate) hints: Vec<String>,
     batches: Batches,
 }
 
-/// Where batches come from.
+/// The source of batches.
 enum Batches {
-    /// A decoder with memory of its own.
+    /// A decoder that allocates its own memory.
     Decoded(Decoded),
-    /// Messages in memory of an allocator.
+    /// A reader of messages in memory of an allocator.
     Messages(Messages),
 }
 
 impl Glance {
-    /// Opens a file, reads what it says in front or in its footer, and closes it.
+    /// Opens a file, reads its header or footer, and closes it.
     ///
     /// # Errors
     ///
-    /// If it is of no format that is read here, if its codec is not, if it lacks a column of
-    /// `reading`, or if it is damaged in a way that shows already.
+    /// If the format or the codec is not supported, if the file lacks a column of `reading`, or if the header
+    /// or footer is damaged.
     pub(crate) fn at(source: &Source, reading: &Reading) -> Result<Self, Failure> {
         let glance = || {
             let (file, _, format) = opened(source, reading)?;
@@ -85,12 +85,12 @@ impl Glance {
 }
 
 impl Input {
-    /// Opens a file whose first bytes, or whose name, say what it is.
+    /// Opens a file. Its first bytes, or its name, determine its format.
     ///
-    /// The messages of Arrow IPC are read into memory of `messages`; the decoders of other formats
-    /// have memory of their own. They are not the readers of arrow-memory-arrow, which adopt each
-    /// batch as it appears: a scan does that itself, into the tree that is looked at, where it can
-    /// say what was refused and what would have been needed.
+    /// The messages of Arrow IPC are read into memory of `messages`; the decoders of other formats allocate
+    /// their own memory. This does not use the readers of arrow-memory-arrow, which adopt each batch as they
+    /// return it: a scan adopts batches itself, into its own tree, where it can report a refusal and compute
+    /// the need.
     pub(crate) fn open(
         source: &Source,
         reading: &Reading,
@@ -128,7 +128,7 @@ impl Input {
         guarded(open).map_err(|stop: Stop| stop.about(|failure| source.failed(failure)))
     }
 
-    /// The next batch; `None` at the end.
+    /// Reads the next batch; returns `None` at the end.
     pub(crate) fn next_batch(&mut self) -> Result<Option<RecordBatch>, Stop> {
         let next = guarded(|| match &mut self.batches {
             Batches::Decoded(batches) => Ok(batches.next().transpose()?),
@@ -137,8 +137,8 @@ impl Input {
         next.map_err(|stop: Stop| stop.about(|failure| source::failed(&self.name, failure)))
     }
 
-    /// After a refusal: makes the batch that was refused the next one. Returns the one before if it was
-    /// read again, into other memory.
+    /// Makes the refused batch the next one. Returns the batch before it if that was read again, into other
+    /// memory.
     pub(crate) fn recover(&mut self) -> Result<Option<RecordBatch>, Stop> {
         let recovered = guarded(|| match &mut self.batches {
             Batches::Decoded(_) => Ok(None),
@@ -147,16 +147,16 @@ impl Input {
         recovered.map_err(|stop: Stop| stop.about(|failure| source::failed(&self.name, failure)))
     }
 
-    /// Whether batches lie in messages of the allocator that the file was opened with.
+    /// Whether batches share the memory of messages, which were read into the allocator of `open`.
     pub(crate) fn has_messages(&self) -> bool {
         matches!(self.batches, Batches::Messages(_))
     }
 }
 
-/// How much of a file is looked at to tell what it is.
+/// The number of first bytes that are read to identify the format.
 const HEAD: usize = 4096;
 
-/// The file at its start, its length, and what it is.
+/// The file at its start, its length, and its format.
 fn opened(source: &Source, reading: &Reading) -> Result<(File, u64, Format), Failure> {
     let (mut file, bytes) = source.open()?;
     if bytes == 0 {

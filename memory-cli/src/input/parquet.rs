@@ -1,4 +1,4 @@
-//! Parquet: the footer first, then batches.
+//! Parquet: reads the footer, then batches.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -17,7 +17,7 @@ use crate::failure::Failure;
 
 type Builder = ParquetRecordBatchReaderBuilder<File>;
 
-/// Checks the footer, and says how many rows there are.
+/// Checks the footer, and returns the number of rows.
 pub(super) fn glance(file: File, reading: &Reading) -> Result<Option<u64>, Failure> {
     let builder = builder(file)?;
     let mask = mask(&builder, reading)?;
@@ -41,7 +41,7 @@ pub(super) fn open(file: File, reading: &Reading) -> Result<(SchemaRef, Decoded)
         .build()
         .map_err(said)?;
     let schema = RecordBatchReader::schema(&reader);
-    // The footer may be in plain text where columns are encrypted.
+    // The footer may be in plain text although columns are encrypted.
     let batches = reader.map(move |batch| batch.map_err(|error| explained(error, &again)));
     Ok((schema, Box::new(batches)))
 }
@@ -51,7 +51,7 @@ fn builder(file: File) -> Result<Builder, Failure> {
     Builder::try_new(file).map_err(|error| explained(error, &again))
 }
 
-/// What the library said, unless the reason is that the file is encrypted, of which it knows nothing.
+/// The library's error, or that the file is encrypted, which the library does not detect.
 fn explained(error: impl Display, file: &File) -> Failure {
     match encryption::is_encrypted(file) {
         true => Failure::new(encryption::ENCRYPTED),
@@ -59,7 +59,7 @@ fn explained(error: impl Display, file: &File) -> Failure {
     }
 }
 
-/// The leaves that belong to the chosen columns.
+/// The leaf columns of the chosen columns.
 fn mask(builder: &Builder, reading: &Reading) -> Result<ProjectionMask, Failure> {
     let schema = builder.schema();
     let selection = Selection::of(schema, &reading.columns)?;
@@ -78,7 +78,7 @@ fn mask(builder: &Builder, reading: &Reading) -> Result<ProjectionMask, Failure>
     Ok(ProjectionMask::leaves(parquet, chosen))
 }
 
-/// Whether this build reads what is compressed so.
+/// Whether this build reads this compression.
 fn is_read(compression: Compression) -> bool {
     match compression {
         Compression::UNCOMPRESSED | Compression::SNAPPY => true,

@@ -1,21 +1,21 @@
-//! A bound on the length of one record of CSV.
+//! Bounds the length of one record of CSV.
 
 use std::io::{self, Read};
 
-/// Passes text on, and fails at a record that is longer than a bound: text without line breaks, or
-/// with a quotation mark that is never closed, would be held in memory as a whole.
+/// Passes text through, and fails at a record that is longer than the bound. Without it, text that has no
+/// line breaks, or a quotation mark that is never closed, would be read into memory as a whole.
 pub(super) struct BoundedRecords<R> {
     input: R,
     delimiter: u8,
     bound: usize,
-    /// Bytes of the record that is not complete.
+    /// Bytes of the incomplete record so far.
     open: usize,
-    /// Records that were.
+    /// The number of complete records.
     complete: u64,
     state: State,
 }
 
-/// Where in a record the text stands.
+/// The state of the parser within a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     /// At the start of a field.
@@ -23,7 +23,7 @@ enum State {
     /// In a field without quotes.
     Plain,
     Quoted,
-    /// Behind a quotation mark in a quoted field: it ends the field, unless another one follows.
+    /// Behind a quotation mark in a quoted field: the mark ends the field, unless another one follows.
     Ending,
 }
 
@@ -41,7 +41,7 @@ impl<R> BoundedRecords<R> {
 
     fn pass(&mut self, text: &[u8]) {
         if self.state != State::Quoted && !text.contains(&b'"') {
-            // No line break of this text is in quotes.
+            // Without a quotation mark in this text, every line break ends a record.
             let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
             match text.iter().rposition(is_end) {
                 Some(end) => {

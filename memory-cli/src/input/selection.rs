@@ -1,4 +1,4 @@
-//! The columns that were asked for, and parts of columns.
+//! The requested columns, and parts of columns.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use arrow_memory_arrow::arrow_60::deps::arrow_schema::{
 use crate::failure::Failure;
 use crate::lists::Element;
 
-/// Which columns of a schema are read, in the order of the file.
+/// The columns of a schema that are read, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Selection(Vec<(usize, Choice)>);
 
-/// How much of a field is read.
+/// The part of a field that is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Choice {
     Whole,
@@ -25,12 +25,12 @@ pub(super) enum Choice {
 }
 
 impl Selection {
-    /// The columns with these names; all if there are no names. `s.a` is field `a` of the struct `s`,
-    /// unless a column has that name.
+    /// Selects the columns with these names, or all if there are no names. `s.a` is field `a` of the struct
+    /// `s`, unless a column has that name.
     ///
     /// # Errors
     ///
-    /// If there is no such column: the command line is at fault.
+    /// If there is no such column, with the exit code for the command line.
     pub(super) fn of(schema: &Schema, columns: &[Element]) -> Result<Self, Failure> {
         let fields = schema.fields();
         let mut chosen: Vec<Option<Choice>> = vec![None; fields.len()];
@@ -56,24 +56,24 @@ impl Selection {
         ))
     }
 
-    /// The indices of the columns of which something is read.
+    /// The indices of the columns that are read, wholly or in part.
     pub(super) fn roots(&self) -> Vec<usize> {
         self.0.iter().map(|(index, _)| *index).collect()
     }
 
-    /// What is read of the column at `index`.
+    /// The part that is read of the column at `index`.
     pub(super) fn of_root(&self, index: usize) -> Option<&Choice> {
         let found = self.0.iter().find(|(root, _)| *root == index)?;
         Some(&found.1)
     }
 
-    /// The schema of what is read.
+    /// The schema of the selected parts.
     pub(super) fn schema(&self, schema: &Schema) -> Schema {
         let fields: Fields = narrow_fields(schema.fields(), &self.0);
         Schema::new_with_metadata(fields, schema.metadata().clone())
     }
 
-    /// Of a batch that consists of the columns of [`roots`](Self::roots), what is read.
+    /// Takes the selected parts out of a batch that consists of the columns of [`roots`](Self::roots).
     pub(super) fn narrow(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         if self.0.iter().all(|(_, choice)| *choice == Choice::Whole) {
             return Ok(batch.clone());
@@ -96,8 +96,8 @@ impl Selection {
 }
 
 impl Choice {
-    /// Whether a value at this path below the field is read. Names of lists' elements, which some
-    /// formats have in their paths, lie below fields that are read as a whole.
+    /// Whether a value at this path below the field is read. Some formats have the names of lists' elements
+    /// in their paths; those lie below fields that are read as a whole.
     pub(super) fn has(&self, fields: &DataType, path: &[String]) -> bool {
         match (self, fields) {
             (Self::Whole, _) => true,
@@ -115,7 +115,7 @@ impl Choice {
     }
 }
 
-/// The names that lead to a column: one if a column has the whole text as its name.
+/// The names on the path to a column: only one if a column has the whole text as its name.
 fn path(fields: &Fields, column: &Element) -> Result<Vec<String>, Failure> {
     let has = |name: &str| fields.iter().any(|field| field.name() == name);
     if has(&column.text) {
@@ -128,7 +128,7 @@ fn path(fields: &Fields, column: &Element) -> Result<Vec<String>, Failure> {
     Err(unknown("column", &column.text, fields))
 }
 
-/// Adds what lies at `path` below `field` to what was chosen of it.
+/// Adds the field at `path` below `field` to the choice.
 fn add(
     chosen: &mut Option<Choice>,
     field: &Field,
@@ -201,7 +201,7 @@ fn narrow_array(array: &ArrayRef, choice: &Choice) -> ArrayRef {
     Arc::new(StructArray::new(fields, columns, nulls))
 }
 
-/// That there is no such column, with the one that may have been meant, and those that there are.
+/// The error that there is no such column. It suggests a similar name, and lists the columns.
 fn unknown(what: &str, name: &str, fields: &Fields) -> Failure {
     const SHOWN: usize = 20;
 
@@ -227,12 +227,12 @@ fn unknown(what: &str, name: &str, fields: &Fields) -> Failure {
     ))
 }
 
-/// How many letters differ, whatever their case.
+/// The number of letters that differ, without regard to case.
 fn distance(one: &str, other: &str) -> usize {
     strsim::damerau_levenshtein(&one.to_lowercase(), &other.to_lowercase())
 }
 
-/// The schema and the batches with the chosen columns only.
+/// The schema of the selected parts, behind an `Arc`.
 pub(super) fn narrowed(selection: &Selection, schema: &Schema) -> SchemaRef {
     Arc::new(selection.schema(schema))
 }

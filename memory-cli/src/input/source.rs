@@ -1,4 +1,4 @@
-//! Where a table is read from: a file, each file of a directory, or standard input.
+//! The sources of tables: a file, each file of a directory, or standard input.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -9,10 +9,10 @@ use std::sync::Arc;
 use super::stop::io_failure;
 use crate::failure::Failure;
 
-/// One table to be read; it can be opened any number of times.
+/// One table to read; it can be opened any number of times.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
-    /// What to call it, in messages and in the tree.
+    /// The name in messages and in the tree.
     pub(crate) name: String,
     kind: Kind,
 }
@@ -20,12 +20,12 @@ pub(crate) struct Source {
 #[derive(Clone, Debug)]
 enum Kind {
     File(PathBuf),
-    /// What came from standard input, in a file without a name.
+    /// A copy of standard input, in a file without a name.
     StandardInput(Arc<File>),
 }
 
-/// The tables that these arguments name: a directory stands for the tables below it, in the order of
-/// their paths, and `-` for standard input.
+/// The sources for these arguments. A directory stands for the tables below it, in the order of their paths,
+/// and `-` for standard input.
 pub(crate) fn sources(arguments: &[PathBuf]) -> Result<Vec<Source>, Failure> {
     let mut sources = Vec::new();
     for argument in arguments {
@@ -57,7 +57,7 @@ impl Source {
         }
     }
 
-    /// Copies standard input to a file that has no name: Parquet and Arrow IPC files are read from
+    /// Copies standard input to a file that has no name, since Parquet and Arrow IPC files are read from
     /// their ends.
     fn standard_input() -> Result<Self, Failure> {
         if io::stdin().is_terminal() {
@@ -93,7 +93,7 @@ impl Source {
         }
     }
 
-    /// What the name says of the format, without `.gz`; in lower case.
+    /// The extension of the name, in lower case and without `.gz`, if it is that of a format.
     pub(super) fn extension(&self) -> Option<&'static str> {
         let known = [
             "parquet", "pq", "arrow", "arrows", "ipc", "feather", "csv", "tsv", "txt",
@@ -110,12 +110,12 @@ impl Source {
         known.into_iter().find(|known| **known == *found)
     }
 
-    /// Whether these first bytes are those of gzip.
+    /// Whether these first bytes are the magic number of gzip.
     pub(super) fn is_gzip(&self, head: &[u8]) -> bool {
         head.starts_with(&[0x1F, 0x8B])
     }
 
-    /// The file, at its start, and its length.
+    /// Opens the file. Returns it with its length.
     pub(super) fn open(&self) -> Result<(File, u64), Failure> {
         let path = match &self.kind {
             Kind::File(path) => path,
@@ -126,7 +126,7 @@ impl Source {
                 return Ok((file, length));
             }
         };
-        // First, since opening a pipe waits for somebody to write to it.
+        // Before opening, since opening a pipe waits until another process opens it to write.
         let metadata = fs::metadata(path).map_err(|error| not_there(path, &error))?;
         if !metadata.is_file() {
             return Err(Failure::new(
@@ -138,13 +138,13 @@ impl Source {
         Ok((file, length))
     }
 
-    /// A failure to read this.
+    /// The failure, with the name of this source.
     pub(super) fn failed(&self, failure: Failure) -> Failure {
         failed(&self.name, failure)
     }
 }
 
-/// A failure to read what is called `name`.
+/// The failure, with `name` as the source.
 pub(super) fn failed(name: &str, failure: Failure) -> Failure {
     failure.about(format_args!("cannot read `{name}`"))
 }
@@ -153,7 +153,7 @@ pub(super) fn rewind(file: &mut File) -> Result<(), Failure> {
     file.rewind().map_err(io_failure)
 }
 
-/// What to say of a file that cannot be found.
+/// The failure for a file that cannot be opened.
 fn not_there(path: &Path, error: &io::Error) -> Failure {
     let text = path.to_string_lossy();
     let hint = if error.kind() != io::ErrorKind::NotFound {
@@ -168,8 +168,8 @@ fn not_there(path: &Path, error: &io::Error) -> Failure {
     Failure::new(format!("{error}{hint}"))
 }
 
-/// Adds the tables below a directory. Names that start with `.` or `_` are no tables, by the
-/// convention of those who write partitioned data sets; links to directories are not followed.
+/// Adds the tables below a directory. Names that start with `.` or `_` are skipped, which is the convention
+/// of partitioned data sets; links to directories are not followed.
 fn walk(directory: &Path, sources: &mut Vec<Source>) -> io::Result<()> {
     let mut entries = fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
     entries.sort_by_key(fs::DirEntry::file_name);
@@ -190,7 +190,7 @@ fn walk(directory: &Path, sources: &mut Vec<Source>) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the first bytes are those of Parquet or of Arrow IPC.
+/// Whether the file starts with the magic number of Parquet or of Arrow IPC.
 fn starts_as_a_table(path: &Path) -> bool {
     let mut head = [0; 6];
     let read = File::open(path).and_then(|mut file| io::Read::read_exact(&mut file, &mut head));
@@ -198,7 +198,7 @@ fn starts_as_a_table(path: &Path) -> bool {
         && (head.starts_with(b"PAR1") || head == *b"ARROW1" || head.starts_with(&[0xFF; 4]))
 }
 
-/// Whether a path has the name of a format that is read.
+/// Whether the path has the extension of a supported format.
 pub(crate) fn is_called_a_table(path: &Path) -> bool {
     let known = [
         "parquet", "pq", "arrow", "arrows", "ipc", "feather", "csv", "tsv", "csv.gz", "tsv.gz",

@@ -1,4 +1,4 @@
-//! Why there is no batch, and how that is said.
+//! The reasons why there is no batch, and their messages.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::failure::Failure;
 /// Why there is no batch.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    /// A limit stood in the way.
+    /// A limit refused an allocation.
     Refused(AllocError),
     Failed(Failure),
 }
@@ -24,7 +24,7 @@ impl Stop {
         }
     }
 
-    /// The failure, where nothing is limited.
+    /// The failure, for allocators without a limit.
     pub(crate) fn into_failure(self) -> Failure {
         match self {
             Self::Failed(failure) => failure,
@@ -57,7 +57,7 @@ impl From<MemoryError> for Stop {
     }
 }
 
-/// What a library said of a file, with what to do about codecs that are not built in.
+/// The failure for a library's error, with advice on codecs that are not built in.
 pub(super) fn said(error: impl fmt::Display) -> Failure {
     let text = error.to_string();
     let disabled = [
@@ -71,7 +71,7 @@ pub(super) fn said(error: impl fmt::Display) -> Failure {
     Failure::new(text)
 }
 
-/// What to say of a file in a codec that was left out.
+/// The failure for a file in a codec that is not built in.
 pub(super) fn no_codec(what: &str) -> Failure {
     Failure::new(format!(
         "{what} is compressed in a way that this build does not read: build this tool with `--features codecs`"

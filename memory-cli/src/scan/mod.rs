@@ -1,4 +1,4 @@
-//! `scan`: files read into a tree with an allocator per file and column.
+//! `scan`: reads files into a tree with an allocator per file and column.
 
 use crate::failure::Failure;
 use crate::input::Glance;
@@ -22,14 +22,14 @@ use trees::Trees;
 pub(crate) fn scan(options: &Options) -> Result<Report, Failure> {
     let before = ProcessMemory::now();
     let trees = Trees::plant(options)?;
-    // All of them first, so that what a file lacks is told before the work. One is open at a time.
+    // All files are checked first, so that errors are reported before the work. One is open at a time.
     let glances = options
         .files
         .iter()
         .map(|source| Glance::at(source, &options.reading))
         .collect::<Result<Vec<_>, _>>();
     let scanned = glances.and_then(|glances| Scan::new(&trees, options).run(&glances, before));
-    // Whether or not it went well, everything has to be back.
+    // Even after a failure, everything has to be released.
     let closed = trees.close();
     let mut report = scanned?;
     report.resident.after_release = closed?.resident;

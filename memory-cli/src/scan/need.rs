@@ -1,15 +1,15 @@
-//! What a scan needs: the least limits that would do.
+//! The need of a scan: the minimum limits under which it would fit.
 //!
-//! Two limits are told of every scan: the one for holding a batch at a time, and the one for keeping
-//! all batches, whichever of them the scan does. What is not held is computed:
+//! Every scan reports two needs, whichever of the two it does: that of holding one batch at a time, and that
+//! of keeping all batches. The need of the other kind of scan is computed:
 //!
-//! * Copies of columns are as large as the allocator rounds them, and nothing else has them.
-//! * Adopted buffers may be shared by batches (dictionaries, pages that string views point to). They
-//!   are adopted all the same, and let go, except for those that the decoder may hand out again: these
-//!   [recur](Recurring). So a tree counts each of them once. What a tree let go of, and a scan that
-//!   keeps everything would still hold, is [`Need::gone`].
-//! * Messages of Arrow IPC are memory of the scan's own tree. When they are adopted, only the need of
-//!   what the scan does is known, and the other one is not told.
+//! * A copy of a column takes the size that the allocator rounds it to, and shares no memory.
+//! * Adopted buffers may be shared by batches (dictionaries, pages that string views point to). A scan that
+//!   keeps nothing adopts them, too, and drops them, except for those that the decoder may return again:
+//!   these [recur](Recurring). So a tree counts each buffer once. [`Need::gone`] counts the dropped bytes
+//!   that a scan that keeps everything would still hold.
+//! * The messages of Arrow IPC are memory of the scan's own tree. When they are adopted, only the need of the
+//!   scan that is done is known, and the other one is not reported.
 
 use std::collections::HashMap;
 
@@ -17,25 +17,25 @@ use arrow_memory_arrow::arrow_60::deps::arrow_buffer::Buffer;
 use arrow_memory_arrow::arrow_60::deps::arrow_data::ArrayData;
 use arrow_memory_arrow::arrow_60::deps::arrow_schema::DataType;
 
-/// The needs, as they grow with each batch.
+/// The needs in bytes. They grow with each batch.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Need {
-    /// To keep everything.
+    /// The need of keeping everything.
     pub(super) kept: usize,
-    /// To hold a batch at a time.
+    /// The need of holding one batch at a time.
     pub(super) batch: usize,
-    /// Bytes that a scan that keeps everything would hold now, and this one does not.
+    /// Bytes that a scan that keeps everything would hold now, but this one does not.
     gone: isize,
-    /// Of all columns, and of the columns of the largest batch.
+    /// The part of the columns in both needs.
     pub(super) columns: Columns,
-    /// The most that messages of Arrow IPC took at a time.
+    /// The maximum that messages of Arrow IPC took at a time.
     pub(super) messages: Option<usize>,
     /// Whether one of the needs could not be computed.
     pub(super) kept_is_unknown: bool,
     pub(super) batch_is_unknown: bool,
 }
 
-/// What columns take, without what there is beside them while they arrive.
+/// The bytes of columns, without the memory that is held beside them while they are decoded.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize)]
 pub(crate) struct Columns {
     pub(crate) kept: usize,
@@ -51,30 +51,30 @@ impl Need {
         self.gone += placed.cast_signed();
     }
 
-    /// So much was held for a moment, by what a scan of either kind holds.
+    /// Notes that `bytes` were held for a moment, which a scan of either kind holds.
     pub(super) fn passed(&mut self, bytes: usize) {
         self.kept = self.kept.max(self.with_gone(bytes));
         self.batch = self.batch.max(bytes);
     }
 
-    /// A tree that a scan's keeping is measured by held so much.
+    /// Notes that the tree that measures the need of keeping held `bytes`.
     pub(super) fn keeps(&mut self, bytes: usize) {
         self.kept = self.kept.max(self.with_gone(bytes));
         self.columns.kept = self.columns.kept.max(self.kept);
     }
 
-    /// A batch by itself takes so much, adopted.
+    /// Notes that one batch takes `bytes` when it is adopted.
     pub(super) fn holds_a_batch(&mut self, bytes: usize) {
         self.batch = self.batch.max(bytes);
         self.columns.batch = self.columns.batch.max(bytes);
     }
 
-    /// Such a tree held `before` and holds `after`, since this scan keeps nothing.
+    /// Notes that the same tree went from `before` to `after` bytes because this scan dropped a batch.
     pub(super) fn let_go(&mut self, before: usize, after: usize) {
         self.gone += before.cast_signed() - after.cast_signed();
     }
 
-    /// Messages took so much at a time.
+    /// Notes that messages took `bytes` at a time.
     pub(super) fn has_messages(&mut self, bytes: usize) {
         self.messages = self.messages.max(Some(bytes));
     }
@@ -84,20 +84,20 @@ impl Need {
     }
 }
 
-/// The adopted buffers that a decoder may hand out with its next batch again: the values of
-/// dictionaries, and what views of strings point to.
+/// The adopted buffers that a decoder may return again with its next batch: the values of dictionaries, and
+/// the buffers that string views point to.
 ///
-/// Those of a column's last batch that had any: decoders go through pages in order, and a batch in
+/// They are those of each column's last batch that had any: decoders read pages in order, and a batch in
 /// which all values are null or short has none.
 #[derive(Default)]
 pub(super) struct Recurring {
-    /// By column, and by array within the column.
+    /// The buffers by column, and by array within the column.
     held: HashMap<(usize, usize), Vec<Buffer>>,
 }
 
 impl Recurring {
-    /// Takes the place of what was held of a column before. `views`: whether what views point to
-    /// recurs, too.
+    /// Replaces the buffers of a column by those of `data`. `views` says whether the buffers of views recur,
+    /// too.
     pub(super) fn hold(&mut self, column: usize, data: &ArrayData, views: bool) {
         let mut array = 0;
         self.walk(column, data, (false, views), &mut array);

@@ -1,4 +1,4 @@
-//! Batches in the tree of a scan: each column charged to its own allocator.
+//! Puts batches into the tree of a scan: each column is charged to its own allocator.
 
 use std::collections::HashMap;
 
@@ -12,14 +12,14 @@ use crate::columns;
 use crate::failure::Failure;
 use crate::input::Stop;
 
-/// One file's allocators.
+/// The allocators of one file.
 pub(super) struct Branch {
-    /// Held so that the columns have a parent with the file's name.
+    /// Held so that the allocator with the file's name stays open, as the parent of the columns.
     _file: BufferAllocator,
     pub(super) columns: Vec<BufferAllocator>,
-    /// Where its messages are, if it is made of messages.
+    /// The allocator of the file's messages, if its format has messages.
     pub(super) messages: Option<BufferAllocator>,
-    /// Where a batch is charged between decoding and copying, if it has memory of its own.
+    /// The allocator to which a batch is charged while it is copied, if the decoder allocated its memory.
     decoding: Option<BufferAllocator>,
 }
 
@@ -27,11 +27,11 @@ pub(super) struct Branch {
 pub(super) enum Placed {
     Copied(#[expect(dead_code, reason = "held, not read")] Vec<ArrowBuf>),
     Adopted(ArrayRef),
-    /// A whole batch, in messages that are charged to the allocator of these.
+    /// A whole batch in messages, which are charged to the allocator of messages.
     InMessages(RecordBatch),
 }
 
-/// The same memory, charged to `allocator`; nothing is copied.
+/// Charges `memory` to `allocator`, without copying.
 pub(super) fn adopted<T: Accounted + Clone>(
     memory: &T,
     allocator: &BufferAllocator,
@@ -40,7 +40,7 @@ pub(super) fn adopted<T: Accounted + Clone>(
     Ok(adopted)
 }
 
-/// The allocator of a file. Names are whole, so that an error says all of them.
+/// The allocator of a file. Names contain the parent's name, so that an error identifies the file.
 pub(super) fn file(root: &BufferAllocator, label: &str) -> Result<BufferAllocator, Failure> {
     child(root, label)
 }
@@ -56,7 +56,7 @@ fn child(parent: &BufferAllocator, name: &str) -> Result<BufferAllocator, Failur
 }
 
 impl Branch {
-    /// The allocators of the columns, and, with `decoding`, one for decoded batches.
+    /// Makes the allocators of the columns and, if `decoding` is set, one for decoded batches.
     pub(super) fn grow(
         file: BufferAllocator,
         messages: Option<BufferAllocator>,
@@ -77,7 +77,7 @@ impl Branch {
         })
     }
 
-    /// Copies the columns. `decoded` holds the batch meanwhile.
+    /// Copies the columns. `decoded` keeps the batch charged until the caller drops it.
     pub(super) fn copy(
         &self,
         batch: &RecordBatch,
@@ -94,8 +94,8 @@ impl Branch {
         Ok(())
     }
 
-    /// Charges the columns where they are. Those that lie in a message share it, and it is charged
-    /// already: to none of them, rather than to the one that happens to be the first.
+    /// Charges the columns without copying. Columns in a message share its memory, which is charged to
+    /// `(messages)` already; charging it to the first of them would be arbitrary, so none is charged.
     pub(super) fn adopt(&self, batch: &RecordBatch, placed: &mut Vec<Placed>) -> Result<(), Stop> {
         if self.messages.is_some() {
             placed.push(Placed::InMessages(batch.clone()));
@@ -107,7 +107,7 @@ impl Branch {
         Ok(())
     }
 
-    /// How much of a batch that lies in messages is each column's.
+    /// Adds to `parts` the size of each column of a batch in messages.
     pub(super) fn add_parts(&self, batch: &RecordBatch, parts: &mut HashMap<AllocatorId, usize>) {
         for (column, allocator) in batch.columns().iter().zip(&self.columns) {
             let size = columns::copied_size(&column.to_data(), allocator);

@@ -1,4 +1,4 @@
-//! What a scan found, as text.
+//! The report of a scan as text.
 
 use std::fmt::Write as _;
 
@@ -7,11 +7,11 @@ use crate::size::{counted, grouped, human, told_apart};
 use crate::text::{cell, escaped, wrapped};
 use crate::tree::{self, View};
 
-/// Where notes start behind two numbers.
+/// The column in which notes start, behind two numbers.
 const NOTES: usize = 37;
 
 impl Report {
-    /// The report as people read it.
+    /// The report as text for people.
     pub(crate) fn render(&self, view: View) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
@@ -131,7 +131,7 @@ impl Report {
         writeln!(text, "    {bounds}")
     }
 
-    /// Which of the numbers a limit bounds.
+    /// A sentence on the numbers that a limit bounds.
     fn bounds(&self) -> String {
         let limit = match self.limit {
             Some(_) => "--limit bounds",
@@ -163,7 +163,7 @@ impl Report {
         )
     }
 
-    /// What to do about a limit that does not do.
+    /// Advice on a limit that is too small.
     fn advice(&self) -> String {
         let NeedReport { kept, batch, .. } = self.need;
         let whole = |bytes: usize| format!("--limit {}", round_up(bytes));
@@ -236,7 +236,7 @@ fn write_file(text: &mut String, file: &FileReport, view: View) -> std::fmt::Res
         counted(*rows, "row"),
         counted(*columns as u64, "column")
     );
-    // A path is cut only where a line could not hold it.
+    // A path is cut only if it does not fit the line.
     let path = cell(
         path,
         view.width.saturating_sub(crate::text::width(&what)).max(24),
@@ -249,7 +249,7 @@ fn write_file(text: &mut String, file: &FileReport, view: View) -> std::fmt::Res
     Ok(())
 }
 
-/// A size that covers `bytes`, short enough to type.
+/// A size of at least `bytes` that is short enough to type.
 fn round_up(bytes: usize) -> String {
     const KIB: usize = 1 << 10;
     const MIB: usize = 1 << 20;
@@ -263,7 +263,7 @@ fn round_up(bytes: usize) -> String {
     }
 }
 
-/// Seconds as people read them.
+/// Seconds as text for people.
 pub(crate) fn duration(seconds: f64) -> String {
     if seconds >= 1.0 {
         format!("{seconds:.2} s")

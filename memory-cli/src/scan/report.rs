@@ -1,4 +1,4 @@
-//! What a scan found, as data.
+//! The report of a scan as data.
 
 use arrow_memory_core::AllocError;
 
@@ -10,7 +10,7 @@ use crate::tree::Row;
 /// The result of a scan.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct Report {
-    /// Whether the limit allowed it; `None` if there is no limit.
+    /// Whether the data fits the limit; `None` if there is no limit.
     pub(crate) fits: Option<bool>,
     pub(crate) limit: Option<usize>,
     pub(crate) keep: bool,
@@ -24,25 +24,25 @@ pub(crate) struct Report {
     pub(crate) resident: Resident,
     pub(crate) need: NeedReport,
     pub(crate) refusal: Option<Refusal>,
-    /// The tree at the end if batches are kept, else when it held most; or at the refusal.
+    /// The tree at the end if batches are kept, else at its maximum; after a refusal, at the refusal.
     pub(crate) tree: Vec<Row>,
     pub(crate) files: Vec<FileReport>,
 }
 
-/// What the tree was charged for.
+/// The bytes that the tree was charged for.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct Accounted {
     pub(crate) used: usize,
     pub(crate) peak: usize,
 }
 
-/// What the backend handed out to the tree, and what it says of itself.
+/// The blocks that the backend lent to the tree, and the backend's own statistics.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct BackendReport {
     pub(crate) name: String,
     pub(crate) live: Option<usize>,
     pub(crate) peak: Option<usize>,
-    /// Blocks handed out in total.
+    /// The number of blocks lent in total.
     pub(crate) blocks: Option<u64>,
     pub(crate) resident: Option<usize>,
     pub(crate) cached: Option<usize>,
@@ -52,7 +52,7 @@ pub(crate) struct BackendReport {
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct Resident {
     pub(crate) before: Option<usize>,
-    /// With the tree as it is shown.
+    /// Resident bytes at the time of the tree that is shown.
     pub(crate) used: Option<usize>,
     pub(crate) peak: Option<usize>,
     pub(crate) after_release: Option<usize>,
@@ -66,42 +66,42 @@ pub(crate) struct FileReport {
     pub(crate) bytes: u64,
     pub(crate) rows: u64,
     pub(crate) columns: usize,
-    /// What a person may want to change about how it is read.
+    /// Hints about options that may be missing or wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) hints: Vec<String>,
 }
 
-/// The least limits that would do, and what they are made of.
+/// The minimum limits that would be enough, and their parts.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub(crate) struct NeedReport {
-    /// To hold everything; `None` where this scan could not tell.
+    /// The need of keeping everything; `None` if this scan could not compute it.
     pub(crate) kept: Option<usize>,
-    /// To hold one batch at a time; `None` where this scan could not tell.
+    /// The need of holding one batch at a time; `None` if this scan could not compute it.
     pub(crate) batch: Option<usize>,
-    /// Of that, the columns; `None` where they lie in messages.
+    /// The part of the columns; `None` if they are in messages.
     pub(crate) columns: Option<Columns>,
-    /// Of that, the messages of Arrow IPC at a time; `None` if there are none.
+    /// The part of the messages of Arrow IPC at a time; `None` if there are none.
     pub(crate) messages: Option<usize>,
-    /// The most that was resident in the process.
+    /// The maximum of the process's resident bytes.
     pub(crate) process: Option<usize>,
-    /// Which of these `--limit` bounds; `None` if there is no limit.
+    /// The names of the numbers that `--limit` bounds; `None` if there is no limit.
     pub(crate) bounded_by_limit: Option<&'static [&'static str]>,
 }
 
-/// Who stopped a scan.
+/// The request that ended a scan.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct Refusal {
-    /// Who asked.
+    /// The name of the allocator that asked.
     pub(crate) asked_by: String,
     pub(crate) requested: usize,
-    /// Whose limit stood in the way.
+    /// The name of the allocator whose limit refused.
     pub(crate) refused_by: String,
     pub(crate) limit: usize,
-    /// What was left of it.
+    /// The bytes that were left of its limit.
     pub(crate) left: usize,
-    /// Rows that were in before.
+    /// The number of rows that were read before.
     pub(crate) after_rows: u64,
-    /// Rows that there are, where the file says so in front.
+    /// The number of rows in the file, if the format stores it in front or in a footer.
     pub(crate) of_rows: Option<u64>,
 }
 
@@ -113,7 +113,7 @@ impl Refusal {
         else {
             return Err(Failure::bug(error.to_string()));
         };
-        // Names as they were given: they are paths, and whoever prints them escapes them.
+        // The names are paths and are not escaped here: the code that prints them escapes them.
         let refused_by = outcome.failed_allocator().name.to_string();
         let asked_by = outcome.entries.first().map_or_else(
             || refused_by.clone(),

@@ -1,4 +1,4 @@
-//! A scan under way: batch by batch, into the trees.
+//! A scan in progress: reads batches into the trees.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,24 +18,24 @@ use crate::input::{Format, Glance, Input, Source, Stop};
 use crate::process::ProcessMemory;
 use crate::{columns, terminal, tree};
 
-/// A scan under way. Holds what was read; all of it is back when this is dropped.
+/// A scan in progress. It holds the batches; dropping it releases all of them.
 pub(super) struct Scan<'a> {
     trees: &'a Trees,
     options: &'a Options,
     kept: Vec<Placed>,
-    /// Of the files that were read: so that the tree has all of them.
+    /// The allocators of the files that were read, held so that the tree shows all of them.
     branches: Vec<Branch>,
-    /// What the tree that measures the need of keeping holds of earlier batches.
+    /// The buffers of earlier batches that the tree for the need of keeping holds.
     recurring: Recurring,
     refusal: Option<Refusal>,
     need: Need,
-    /// When the tree held most, or a request was refused.
+    /// The trees when the root held its maximum, or when a request was refused.
     shown: Moment,
     /// The peak of the root up to the refusal.
     peak: Option<usize>,
-    /// The peaks of allocators whose own were reset.
+    /// The peaks of allocators whose own peaks were reset.
     peaks: HashMap<AllocatorId, usize>,
-    /// Of columns whose memory lies in messages, how much is theirs.
+    /// For columns in messages, the size of each column.
     parts: HashMap<AllocatorId, usize>,
     rows: u64,
     total_rows: Option<u64>,
@@ -121,12 +121,12 @@ impl<'a> Scan<'a> {
         })
     }
 
-    /// Opens a file, and makes its allocators.
+    /// Opens a file, and creates its allocators.
     fn open(&mut self, source: &Source, label: &str, format: Format) -> Result<Open, Failure> {
         let file = place::file(&self.trees.root, label)?;
         let in_messages = matches!(format, Format::Ipc | Format::IpcStream);
         let messages = in_messages.then(|| place::messages(&file)).transpose()?;
-        // Of another format nothing is charged to it.
+        // Files of other formats charge nothing to it.
         let allocator = messages.as_ref().unwrap_or(&self.trees.measure);
         let input = match Input::open(source, &self.options.reading, allocator) {
             Err(Stop::Refused(error)) => {
@@ -144,7 +144,7 @@ impl<'a> Scan<'a> {
         Ok(open)
     }
 
-    /// The next batch. One whose message is refused is read without a limit, to be measured.
+    /// Reads the next batch. One whose message is refused is read again without a limit, to measure it.
     fn next_batch(&mut self, open: &mut Open) -> Result<Option<RecordBatch>, Failure> {
         self.mark_after_refusal();
         match open.input.next_batch() {
@@ -161,7 +161,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Takes one batch in, or, once one was refused, only measures it.
+    /// Charges one batch. After a refusal it only measures the batch.
     fn take(&mut self, batch: &RecordBatch, open: &Open) -> Result<(), Failure> {
         let in_messages = open.branch.messages.is_some();
         let passing = self.note_messages(open);
@@ -186,12 +186,12 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Charges the batch, column by column; lets it go again, unless batches are kept.
+    /// Charges the batch, column by column, and drops it unless batches are kept.
     fn place(&mut self, batch: &RecordBatch, open: &Open) -> Result<(), Stop> {
         let (keep, adopt) = (self.options.keep, self.options.adopt);
         let refused = self.refusal.is_some();
         if refused && !(adopt && (keep || open.branch.messages.is_some())) {
-            // The needs are computed without this tree.
+            // The needs do not depend on this tree.
             return Ok(());
         }
         let mut decoded = None;
@@ -203,7 +203,7 @@ impl<'a> Scan<'a> {
         };
         let root = &self.trees.root;
         let fuller = || root.allocated_memory() > self.shown.allocated();
-        // What is kept is most when all of it is there.
+        // If batches are kept, the maximum is reached at the end.
         if !refused && (outcome.is_err() || (!keep && fuller())) {
             self.shown = Moment::of(self.trees, &self.parts);
         }
@@ -222,8 +222,8 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// Takes note of what the tree let go of since it held `before`, if it measures what keeping
-    /// everything needs.
+    /// Notes how many bytes the tree released since it held `before`, if it measures the need of keeping
+    /// everything.
     fn note_release(&mut self, before: usize) {
         if self.options.adopt && self.options.keep {
             self.need.let_go(before, self.trees.root.allocated_memory());
@@ -237,7 +237,7 @@ impl<'a> Scan<'a> {
                 Placed::Adopted(array) => self.recurring.hold(index, &array.to_data(), true),
                 Placed::InMessages(batch) => {
                     for (index, column) in batch.columns().iter().enumerate() {
-                        // What views point to lies in the message of their batch.
+                        // The buffers of views are in the message of their batch.
                         self.recurring.hold(index, &column.to_data(), false);
                     }
                 }
@@ -245,8 +245,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Adds what copies of the batch need, while `passing` bytes of messages, or the decoded batch,
-    /// are there.
+    /// Adds the need of copying the batch, while `passing` bytes of messages, or the decoded batch, are held.
     fn measure_copies(
         &mut self,
         batch: &RecordBatch,
@@ -263,10 +262,10 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// Adds what the batch needs where it is.
+    /// Adds the need of adopting the batch.
     fn measure_adopted(&mut self, batch: &RecordBatch, in_messages: bool) -> Result<(), Failure> {
         if in_messages {
-            // This tree has the messages, and measures the one need that it shows.
+            // This tree has the messages, and so measures only the need of the scan that is done.
             self.need.kept_is_unknown |= !self.options.keep;
             self.need.batch_is_unknown |= self.options.keep;
             return Ok(());
@@ -290,7 +289,7 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// The bytes of the batch by itself, adopted.
+    /// The bytes of this batch alone when it is adopted.
     fn measure_batch(&self, batch: &RecordBatch) -> Result<usize, Failure> {
         let measure = &self.trees.measure;
         let held = place::adopted(batch, measure).map_err(Stop::from);
@@ -300,7 +299,7 @@ impl<'a> Scan<'a> {
         Ok(bytes)
     }
 
-    /// Takes note of what messages took since the last time. Returns what they take now.
+    /// Notes the peak of messages since the last call. Returns the bytes that they take now.
     fn note_messages(&mut self, open: &Open) -> Option<usize> {
         let messages = open.branch.messages.as_ref()?;
         let peak = messages.reset_peak();
@@ -313,8 +312,8 @@ impl<'a> Scan<'a> {
         Some(messages.allocated_memory())
     }
 
-    /// Ends the limit, and lets go of what was kept: what is read from here on is measured. `then`
-    /// runs when that is done, and returns the last batch if it was read again.
+    /// Removes the limit, and drops the kept batches: the batches from here on are only measured. Then calls
+    /// `then`, which returns the last batch if it was read again.
     fn refuse(
         &mut self,
         error: &AllocError,
@@ -343,7 +342,7 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// After a refusal, the peak of the tree is that of each batch by itself.
+    /// After a refusal, takes the peak of the tree since the last call: it is that of one batch.
     fn mark_after_refusal(&mut self) {
         if self.refusal.is_none() {
             return;
@@ -354,12 +353,12 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Whether the need of holding a batch is the peak of the tree.
+    /// Whether the peak of the tree is the need of holding a batch.
     fn is_batch_need_in_tree(&self) -> bool {
         self.options.adopt && !self.options.keep && self.need.messages.is_some()
     }
 
-    /// Takes the need that the tree itself shows.
+    /// Takes the need that the peak of the tree is.
     fn settle_needs(&mut self) {
         self.recurring.clear();
         let peak = self.trees.root.peak_memory_allocation();
@@ -387,7 +386,7 @@ impl Scan<'_> {
             all = shown.counted;
         }
         shown.add_missing(end, self.refusal.is_none());
-        // The kernel's own peak may lag behind what it says is resident.
+        // The kernel's peak may lag behind its current number of resident bytes.
         let now = ProcessMemory::now();
         let process = now.peak_resident.max(shown.process.resident);
         let options = self.options;
@@ -426,7 +425,7 @@ impl Scan<'_> {
     }
 }
 
-/// The names of files, or their whole paths where two have the same name.
+/// The names of the files, or their whole paths if two have the same name.
 fn labels(sources: &[Source]) -> Vec<String> {
     let name = |source: &Source| {
         let path = Path::new(&source.name);

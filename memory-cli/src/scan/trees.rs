@@ -1,4 +1,4 @@
-//! The trees of a scan, and what they held at one time.
+//! The trees of a scan, and their contents at one time.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use super::options::Options;
 use crate::failure::Failure;
 use crate::process::ProcessMemory;
 
-/// The tree of the scan, and two beside it that measure.
+/// The tree of the scan, and two further trees for measuring.
 pub(super) struct Trees {
     pub(super) root: RootAllocator,
-    /// Unlimited; holds one decoded batch at a time, without a copy.
+    /// Unlimited. Holds one decoded batch at a time, adopted.
     pub(super) measure: RootAllocator,
-    /// Unlimited; holds what decoders hand out again, for the need of keeping everything where the
-    /// scan does not keep it.
+    /// Unlimited. Holds the buffers that decoders may return again, to measure the need of keeping everything
+    /// in a scan that does not keep it.
     pub(super) keeping: RootAllocator,
-    /// Counts what the backend handed out to all of them.
+    /// Counts the blocks that the backend lent to all three trees.
     counted: Arc<ProxyManager>,
     backend: Arc<dyn AllocationManager>,
 }
@@ -38,7 +38,7 @@ impl Trees {
             RootAllocator::builder()
                 .name(name)
                 .limit(limit)
-                // Exact peaks, at every level.
+                // Without credit, the peaks are exact at every level.
                 .credit(0)
                 .allocation_manager(manager)
                 .build()
@@ -57,12 +57,12 @@ impl Trees {
         self.backend.name()
     }
 
-    /// What the backend handed out so far.
+    /// The statistics of the blocks that the backend lent so far.
     pub(super) fn handed_out(&self) -> ManagerStats {
         self.counted.stats()
     }
 
-    /// Closes the trees, and says what is resident then.
+    /// Closes the trees, and returns the process's memory after that.
     pub(super) fn close(self) -> Result<ProcessMemory, Failure> {
         for root in [&self.root, &self.measure, &self.keeping] {
             root.close()
@@ -81,8 +81,8 @@ impl Trees {
     }
 }
 
-/// The default backend. A name in the environment that no backend has is an error here, since a
-/// person who gave it reads numbers of another backend otherwise.
+/// The default backend. An unknown name in the environment is an error here: otherwise the person who set it
+/// would read the numbers of another backend.
 fn default_backend() -> Result<Arc<dyn AllocationManager>, arrow_memory_core::BackendError> {
     match std::env::var(backend::DEFAULT_POOL_VARIABLE) {
         Ok(name) if !name.is_empty() => backend::manager(&name),
@@ -90,15 +90,15 @@ fn default_backend() -> Result<Arc<dyn AllocationManager>, arrow_memory_core::Ba
     }
 }
 
-/// What everybody held at one time.
+/// The contents of the trees at one time.
 #[derive(Default)]
 pub(super) struct Moment {
     pub(super) tree: AllocatorSnapshot,
-    /// Of allocators whose memory lies in that of others: how much of it is theirs.
+    /// For allocators whose memory is in another allocator's messages, the size of their part.
     pub(super) parts: HashMap<AllocatorId, usize>,
-    /// What the backend handed out to the trees.
+    /// The statistics of the blocks that the backend lent to the trees.
     pub(super) counted: ManagerStats,
-    /// What the backend says of itself.
+    /// The backend's own statistics.
     pub(super) own: ManagerStats,
     pub(super) process: ProcessMemory,
 }
@@ -114,7 +114,7 @@ impl Moment {
         }
     }
 
-    /// Takes the peaks of a later time, and those that are known better.
+    /// Replaces the peaks by those of `later`, and these by the ones of `known`.
     pub(super) fn set_peaks(
         &mut self,
         later: &AllocatorSnapshot,
@@ -132,7 +132,7 @@ impl Moment {
         }
     }
 
-    /// Adds the allocators that were made later, which held nothing then.
+    /// Adds the allocators that were created later, which held nothing at this time.
     pub(super) fn add_missing(&mut self, later: AllocatorSnapshot, with_peaks: bool) {
         let known: HashSet<_> = self.tree.entries.iter().map(|e| e.allocator.id).collect();
         let missing = later.entries.into_iter();

@@ -1,4 +1,4 @@
-//! What adopted buffers need, where batches share them.
+//! The need of adopted buffers that batches share.
 #![expect(clippy::unwrap_used, reason = "for tests, as their own unwraps")]
 
 use std::path::Path;
@@ -16,7 +16,7 @@ fn need(ran: &Ran, which: &str) -> u64 {
     ran.json()["need"][which].as_u64().unwrap()
 }
 
-/// Dictionaries and the pages that views point to are shared by batches, and charged once.
+/// Dictionaries and the pages that views point to are shared by batches, and are charged once.
 #[test]
 fn what_batches_share_is_needed_once() {
     let directory = directory("adopt");
@@ -108,7 +108,7 @@ fn the_advice_of_a_refusal_is_enough() {
     );
 }
 
-/// All columns of a batch of Arrow IPC lie in one message.
+/// All columns of a batch of Arrow IPC share one message.
 #[test]
 fn columns_that_share_a_message_are_told_by_their_parts() {
     let directory = directory("adopt-message");

@@ -22,8 +22,8 @@ fn a_bad_file_after_a_good_one_fails_before_any_is_read() {
     ran.failed(1, &["no-such-file.csv"]);
 }
 
-/// Whatever is cut off a file: the scan says one line (or, where what is left is a whole file of its
-/// format, reads it) and gives everything back, which it would say by another exit code.
+/// Wherever a file is cut off, the scan prints one line, or reads the file if the rest is a whole file of its
+/// format. It releases all memory: if not, the exit code would be another one.
 #[test]
 fn truncated_files_end_the_scan_cleanly() {
     let directory = directory("truncated");
@@ -65,7 +65,7 @@ fn corrupt_files_end_the_scan_cleanly() {
 
             let ran = run(["scan", "--keep", text(&path)]);
 
-            // Damaged values are values, too.
+            // A damaged value may be a valid one, and then the scan succeeds.
             if ran.code != Some(0) {
                 ran.failed(1, &[&format!("damaged{step}.{format}")]);
             }
@@ -86,7 +86,7 @@ fn a_file_of_another_type_is_told_by_its_first_bytes() {
     run(["scan", text(&file("a.arrow", png))]).failed(1, &["Arrow IPC"]);
     run(["scan", text(&file("a.csv", png))]).failed(1, &["no text"]);
     run(["scan", text(&file("a.png", png))]).failed(1, &["neither Parquet nor Arrow IPC"]);
-    // What is inside counts, not the name.
+    // The contents determine the format, not the name.
     let parquet = fs::read(table("parquet")).unwrap();
     assert_eq!(run(["scan", text(&file("b.csv", &parquet))]).code, Some(0));
 }
@@ -131,7 +131,7 @@ fn an_output_that_cannot_be_written_is_one_line() {
     run(flame).failed(1, &["no folded stacks"]);
     fs::write(&in_the_way, "main;scan 64\n").unwrap();
     run(flame).failed(1, &["--out"]);
-    // A directory where a table should go: nothing half-written is left beside it.
+    // A directory at the path of the table: the attempt leaves no partial file beside it.
     fs::create_dir(directory.join("region.parquet")).unwrap();
     let tpch = run(tpch.iter().copied().chain([text(&directory)]));
     tpch.failed(1, &["region.parquet"]);

@@ -2,7 +2,7 @@ use std::fs;
 
 use crate::program::{directory, feed, run, text};
 
-/// Composed by hand, from the documented format.
+/// A capture written by hand, after the documented format.
 const CAPTURE: &[u8] = b"\
 scan  7 [000] 1.000001: sdt_arrow_memory:allocate: (55d0) arg1=0x7f00 arg2=64 arg3=1 arg4=1
 \t    55d0 scan::read;x+0x10 (/bin/scan)
@@ -104,7 +104,7 @@ fn captures_cut_short_are_no_failure() {
     run(["events", "no-such-capture.txt"]).failed(1, &["no-such-capture.txt"]);
 }
 
-/// `perf record` may record nothing, and says so in nobody's words: that is no all-clear.
+/// `perf record` may record nothing without an error: an empty capture must not look like success.
 #[test]
 fn an_empty_capture_is_not_an_all_clear() {
     for input in [&b""[..], b"\n\n"] {

@@ -1,4 +1,4 @@
-//! Columns that are chosen, limits and what they bound, and files that cannot be read.
+//! The selection of columns, limits and the numbers that they bound, and files that cannot be read.
 
 use std::fs;
 use std::path::Path;
@@ -53,7 +53,7 @@ fn a_wrong_column_of_a_later_file_is_told_before_the_work() {
     ran.failed(2, &["b.csv", "no column `view`"]);
 }
 
-/// Messages are memory of the tree: a limit covers them, and says so.
+/// Messages are memory of the tree: a limit bounds them, and the report says so.
 #[test]
 fn messages_are_under_the_limit() {
     let directory = directory("messages");
@@ -156,8 +156,8 @@ fn the_largest_are_shown_first_and_as_many_as_were_asked_for() {
     );
 }
 
-/// `tests/data/encrypted-column.parquet` was written by pyarrow 26 with a footer in plain text
-/// (`EncryptionConfiguration(plaintext_footer=True)`), and keys that are gone.
+/// pyarrow 26 wrote `tests/data/encrypted-column.parquet` with a footer in plain text
+/// (`EncryptionConfiguration(plaintext_footer=True)`). Its keys no longer exist.
 #[test]
 fn encrypted_files_are_told() {
     let directory = directory("encrypted");

@@ -1,4 +1,4 @@
-//! Text as people have it.
+//! CSV with the irregularities of real files.
 #![expect(clippy::unwrap_used, reason = "for tests, as their own unwraps")]
 
 use std::fs;
@@ -69,7 +69,7 @@ fn texts_that_were_said_to_be_nulls_are_nulls() {
         ran.json()["accounted"]["used"].as_u64().unwrap()
     };
 
-    // 300 numbers in each column, and a bit for each.
+    // 300 numbers in each column, and a validity bit for each.
     let numbers = used(&["--null", "NA", "--null", "NaN"]);
     assert_eq!(numbers, 2 * (2432 + 64));
     assert!(used(&[]) != numbers, "without the option they are text");

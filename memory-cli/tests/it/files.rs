@@ -1,4 +1,4 @@
-//! Files that are made for tests, with types that the generator does not have.
+//! Files that tests write, with types that the generator does not have.
 #![expect(clippy::unwrap_used, reason = "for tests, as their own unwraps")]
 
 use std::fs::File;
@@ -14,12 +14,12 @@ use arrow_memory_arrow::arrow_60::deps::arrow_schema::{DataType, Field};
 use arrow_memory_arrow::arrow_60::deps::parquet::arrow::ArrowWriter;
 use arrow_memory_arrow::arrow_60::deps::parquet::file::properties::WriterProperties;
 
-/// Rows of a batch of [`write`], and how many there are.
+/// The number of rows in a batch of [`write`], and the number of batches.
 const ROWS: i64 = 2000;
 const BATCHES: i64 = 5;
 
-/// A table with a number, views of long strings, of which some stretches are null, a dictionary whose
-/// values are the same in all batches, and a struct.
+/// A table with a number, views of long strings with runs of nulls, a dictionary whose values are the same in
+/// all batches, and a struct.
 pub(crate) fn batches() -> Vec<RecordBatch> {
     (0..BATCHES).map(batch).collect()
 }
@@ -54,13 +54,13 @@ fn batch(number: i64) -> RecordBatch {
     .unwrap()
 }
 
-/// The batches as a file, in the format that its name says.
+/// Writes the batches to a file, in the format of its extension.
 pub(crate) fn write(path: &Path, batches: &[RecordBatch]) -> PathBuf {
     let file = File::create(path).unwrap();
     let schema = batches[0].schema();
     match path.extension().unwrap().to_str().unwrap() {
         "parquet" => {
-            // Pages that several small batches are read from, and some batches from two pages.
+            // Pages that span several small batches, and some batches that span two pages.
             let properties = WriterProperties::builder()
                 .set_data_page_row_count_limit(700)
                 .set_write_batch_size(100)

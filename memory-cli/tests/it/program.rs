@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-/// What the program printed, and how it ended.
+/// The output of the program, and its exit code.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
@@ -24,12 +24,12 @@ impl Ran {
         }
     }
 
-    /// Standard output as JSON.
+    /// Standard output, parsed as JSON.
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// Checks that it failed with this code and one line about it, which contains `words`.
+    /// Checks that the program failed with this code and one line about it, which contains `words`.
     #[track_caller]
     pub(crate) fn failed(&self, code: i32, words: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -47,7 +47,7 @@ pub(crate) fn run<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item =
     Ran::of(command(arguments).output().unwrap())
 }
 
-/// Runs the program with this on standard input.
+/// Runs the program with `input` on standard input.
 pub(crate) fn feed<S: AsRef<std::ffi::OsStr>>(
     arguments: impl IntoIterator<Item = S>,
     input: &[u8],
@@ -58,7 +58,7 @@ pub(crate) fn feed<S: AsRef<std::ffi::OsStr>>(
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // The inputs of these tests fit in a pipe; a program that does not read them has ended.
+    // The inputs of these tests fit in a pipe; a write fails only if the program has ended.
     let _ = child.stdin.take().unwrap().write_all(input);
     Ran::of(child.wait_with_output().unwrap())
 }
@@ -69,7 +69,7 @@ fn command<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) ->
     command
 }
 
-/// An empty directory of this name.
+/// Makes an empty directory of this name.
 pub(crate) fn directory(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("arrow-memory-cli-{name}"));
     let _ = fs::remove_dir_all(&path);
@@ -77,7 +77,7 @@ pub(crate) fn directory(name: &str) -> PathBuf {
     path
 }
 
-/// The path of a small table in this format, by its extension; made once.
+/// The path of a small table in the format of this extension. The first call writes it.
 pub(crate) fn table(extension: &str) -> PathBuf {
     static TABLES: OnceLock<PathBuf> = OnceLock::new();
     let directory = TABLES.get_or_init(|| {
@@ -102,7 +102,7 @@ pub(crate) fn table(extension: &str) -> PathBuf {
     directory.join(format!("orders.{extension}"))
 }
 
-/// The rows of the table.
+/// The number of rows in the table.
 pub(crate) const ROWS: u64 = 1500;
 
 /// The path as an argument.

@@ -1,4 +1,4 @@
-//! Little memory, few descriptors, full disks, killed processes, hostile names.
+//! Little memory, few descriptors, full disks, killed processes, and hostile names.
 #![expect(clippy::unwrap_used, reason = "for tests, as their own unwraps")]
 
 use std::fs;
@@ -12,8 +12,7 @@ use crate::program::{directory, feed, run, table, text};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_arrow-memory");
 
-/// Runs a shell command in which `$PROGRAM` is the program. Returns the exit code and what was printed
-/// on standard error.
+/// Runs a shell command in which `$PROGRAM` is the program. Returns the exit code and standard error.
 fn shell(command: &str, directory: &Path) -> (Option<i32>, String) {
     let output = Command::new("sh")
         .args(["-c", command])
@@ -71,7 +70,7 @@ fn names_of_any_length_are_shown_in_lines_of_the_terminals_width() {
             "{}",
             refused.out
         );
-        // The names of who asked and who refused are one word each.
+        // The allocators that asked and refused have names of one word each.
         let widest = refused.out.lines().map(|line| line.chars().count()).max();
         assert!(widest < Some(300), "{widest:?}");
     }
@@ -141,7 +140,7 @@ fn a_chart_is_there_as_a_whole_or_as_it_was() {
             text(chart),
         ])
     };
-    // What is no table fails after the chart was looked at.
+    // A file that is no table fails after the chart's path was checked.
     let broken = csv(&directory, "broken.csv", "a,b\n1,2\n3\n");
     assert_eq!(compare(&broken, &chart).code, Some(1));
     assert_eq!(fs::read_to_string(&chart).unwrap(), "KEEP ME");
@@ -184,7 +183,7 @@ fn a_chart_without_room_does_not_take_the_table_along() {
     let directory = directory("no-room");
     fs::copy(table("csv"), directory.join("table.csv")).unwrap();
     csv(&directory, "chart.svg", "KEEP ME");
-    // No file may grow beyond 512 bytes; what is printed goes to a pipe.
+    // No file may grow beyond 512 bytes; standard output is a pipe, which has no such limit.
     let command = "trap '' XFSZ; ulimit -f 1; $PROGRAM compare table.csv --rounds 1 --backends system --chart chart.svg | cat >&2";
     let (_, said) = shell(command, &directory);
 
@@ -226,7 +225,7 @@ fn workers_end_with_the_one_that_started_them() {
         .unwrap();
     let id = parent.id();
     let worker = wait_for(|| children_of(id).into_iter().next());
-    // Nothing that it could react to.
+    // A signal that the parent cannot handle.
     parent.kill().unwrap();
     parent.wait().unwrap();
 
@@ -264,7 +263,7 @@ fn children_of(parent: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Whether the process is there and has not ended. (Nobody may have taken notice of its end.)
+/// Whether the process exists and has not ended. (It may be a zombie that its parent has not waited for.)
 #[cfg(target_os = "linux")]
 fn is_running(process: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
@@ -343,7 +342,7 @@ fn tables_are_not_replaced_and_no_part_of_one_is_left() {
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
 
     let large = run(["gen", "tpch", "--scale", "1000", "--out", text(&directory)]);
-    // Either the disk is small and that is told, or the file that exists is.
+    // The error is about the small disk, or else about the file that exists.
     large.failed(1, &["--force"]);
     run([
         "gen",
@@ -380,7 +379,7 @@ fn a_generator_that_is_killed_leaves_nothing() {
         .spawn()
         .unwrap();
     let id = generator.id();
-    // It has the file open, under whatever name.
+    // The program has the file open, under whatever name.
     let place = text(&directory).to_owned();
     wait_for(|| {
         let open = fs::read_dir(format!("/proc/{id}/fd")).ok()?;

@@ -142,7 +142,7 @@ fn adopted_buffers_are_charged_where_they_are() {
 
         let report = ran.json();
         assert_eq!(ran.code, Some(0));
-        // Messages are memory of the tree; other decoders have their own.
+        // Messages are memory of the tree; other decoders allocate their own.
         let from_backend = report["backend"]["peak"].as_u64().unwrap();
         assert_eq!(from_backend > 0, format == "arrow", "{report}");
         assert!(
