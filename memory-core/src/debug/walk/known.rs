@@ -16,6 +16,30 @@
 //! was unloaded and replaced.
 //!
 //! The table is bounded and shared by all threads; a new pair may replace another one.
+//!
+//! # Why it is sound
+//!
+//! A wrong entry can make a *stack trace* wrong. It cannot make the *program* wrong, because the only
+//! dangerous step is to read a word of the stack, and each word that is read meets these conditions,
+//! whatever the table says:
+//!
+//! 1. *It is mapped.* A walk starts at `here`, the address of a word in a frame that is in use, and asks the
+//!    C library for the bounds of the calling thread's stack. If `here` lies outside of them, as in a signal
+//!    handler on a stack of its own or in a coroutine, there is no walk ([`end_of_stack`]). `sp` only grows,
+//!    by a positive number of words, and the walk stops before `sp` passes the end. So each word lies between
+//!    `here` and the end of this thread's stack, which is mapped down to the stack pointer at least.
+//! 2. *It is aligned.* `here` is the address of a word, and each step is a whole number of words.
+//! 3. *It may be read.* A word between two frames' ends may belong to no object of the language, be
+//!    uninitialised, or be written at that moment by another thread that was lent a local. A read through a
+//!    Rust pointer would be undefined then. So the word is read by one `mov` in [`return_address`], of which
+//!    the compiler assumes only that it reads memory: any bits are a valid `usize`, and on x86-64 an aligned
+//!    load of a word is not torn.
+//! 4. *It is only compared.* The word is looked up in the table as an address of code. It is never followed,
+//!    called or written to; the frames that a walk returns are numbers that the symbol table translates later.
+//!
+//! The table itself consists of atomics that are whole in themselves: a thread sees an old entry or a new one.
+//! The rest of the workspace calls the one safe function `addresses_above`, which asks the unwinder where a
+//! walk does not end. Other platforms always ask the unwinder, behind the same function.
 #![expect(unsafe_code, reason = "reads the return addresses on the own stack")]
 
 use std::arch::asm;
