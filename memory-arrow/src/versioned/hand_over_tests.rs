@@ -212,3 +212,23 @@ fn many_buffers_at_one_address_are_looked_up_in_a_few_steps_each() {
     }
     assert_eq!(root.allocated_memory(), 2 * 20_032);
 }
+
+/// A batch of which one column is charged to the tree already, and one to another tree. The other tree's charge
+/// once stayed for as long as the result lived.
+#[test]
+fn a_column_of_another_tree_beside_a_known_one_leaves_the_other_tree() {
+    let (ours, theirs) = (RootAllocator::new(1 << 20), RootAllocator::new(1 << 20));
+    let known = Arc::new(array().adopt(&ours).unwrap()) as ArrayRef;
+    let elsewhere = Arc::new(array().adopt(&theirs).unwrap()) as ArrayRef;
+    let batch = RecordBatch::try_from_iter([("known", known), ("elsewhere", elsewhere)]).unwrap();
+
+    let adopted = batch.adopt(&ours).unwrap();
+
+    assert_eq!(
+        (ours.allocated_memory(), theirs.allocated_memory()),
+        (1600, 0)
+    );
+    theirs.close().unwrap();
+    drop(adopted);
+    assert_eq!(ours.allocated_memory(), 0);
+}

@@ -297,10 +297,14 @@ impl<'a> Slot<'a> {
         known.seen = known.seen.max(region.seen);
     }
 
+    /// The known memory, which is not found any more afterwards. Memory of another tree stays as it was found.
     fn take_known(&mut self) -> Option<Known> {
         match std::mem::replace(&mut self.found, Found::Nothing) {
             Found::Known(known) => Some(known),
-            Found::Nothing | Found::Elsewhere(_) => None,
+            other => {
+                self.found = other;
+                None
+            }
         }
     }
 }

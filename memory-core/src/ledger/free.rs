@@ -2,7 +2,8 @@
 //!
 //! [`free`] decides by the node's hooks. [`free_plain`] and [`free_heard`] free a block of a manager's
 //! whose only ledger is in the home slot; [`free_any`] frees everything else, and everything where
-//! more than a listener is to be told.
+//! more than a listener is to be told. [`free_uncharged`] leaves the charge to its caller, and the end of the last of
+//! several ledgers calls [`free_memory`].
 #![expect(
     clippy::multiple_unsafe_ops_per_block,
     reason = "reaching a place through a raw pointer and using it count as two"

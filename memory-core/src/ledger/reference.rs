@@ -1,6 +1,7 @@
 //! The reference to a ledger that each buffer holds.
 #![expect(unsafe_code, reason = "a reference-counted pointer to a slot")]
 
+use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::ptr::NonNull;
 
@@ -255,13 +256,15 @@ impl LedgerRef {
     /// stay charged to the ledger's node, for the caller, and no listener is told. Returns how many
     /// bytes the caller has then: none, if the allocation lives on.
     pub(crate) fn free_uncharged(self) -> usize {
-        let slot = match self.target() {
-            Target::Pin(_) => return 0,
-            Target::Slot(_) => self.untagged().cast(),
+        if let Target::Pin(_) = self.target() {
+            return 0;
+        }
+        let this = ManuallyDrop::new(self);
+        let slot = match this.target() {
             // SAFETY: the view is ours by invariant 1, and this reference, which is not dropped, gives it up.
-            Target::View(_) => unsafe { View::dissolve(self.view()) },
+            Target::View(_) => unsafe { View::dissolve(this.view()) },
+            Target::Slot(_) | Target::Pin(_) => this.untagged().cast(),
         };
-        std::mem::forget(self);
         // SAFETY: our reference, which is not dropped, is given up.
         unsafe { drop_uncharged(slot) }
     }

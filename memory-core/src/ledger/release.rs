@@ -22,6 +22,9 @@
 //! | left → alone, without buffers | the last other ledger is unlinked, as above. The ledger's own thread frees the memory: by [`last_buffer_dropped`] if that sees that SHARED is cleared, else by [`unlink`] | [`unlink`] of the other one | yes |
 //! | buried → gone | its thread gets the mutex | [`unlink_left`], [`unlink`] | yes |
 //!
+//! [`drop_uncharged`], which leaves the charge to its caller, causes the transitions from *alone* and from *among
+//! others* in the same way; it frees the memory by [`free_uncharged`].
+//!
 //! # States of an allocation
 //!
 //! | state | which ledger has OWNING | charged to | ends |

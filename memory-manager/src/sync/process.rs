@@ -9,7 +9,7 @@
 //!
 //! The forking thread waits in `fork` until the locks are free, which takes microseconds, plus a walk over as
 //! many trees as ever lived at once. It should hold none of the locks itself, and usually does not, since no
-//! foreign code runs under them. If a thread forks while it holds one (from a signal handler, for example),
+//! foreign code runs under them. If a thread forks while it holds one or waits for one (from a signal handler, for example),
 //! the handlers take no lock, because the thread would wait for itself. Its child then has the locks as they
 //! were at that instant. This does not hold for the locks of managers, which release builds do not count
 //! ([`ProcessLock::lock_listed`]): a signal handler that interrupts an arena and forks waits forever.

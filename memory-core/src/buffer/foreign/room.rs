@@ -282,13 +282,17 @@ impl AllocationReservation {
     /// it is charged at out of this reservation. If the reservation has fewer, all of it is used, and only
     /// the rest is charged. The bytes are charged throughout, so nobody else can take them in between.
     ///
-    /// Use this for memory that exists before it can be charged: reserve room for it first. Several pieces
-    /// are accepted, or refused, as a whole if their sum is reserved, each is wrapped, and the reservation
-    /// is dropped, which gives back what was not used.
+    /// Use this for memory that exists before it can be charged: reserve room for it first. For several pieces,
+    /// reserve their sum and wrap each: then no limit refuses one of them after another was accepted. (A
+    /// listener is asked for each piece, and may veto it; an allocator that is closed meanwhile refuses.) The
+    /// drop of the reservation gives back what was not used. The drop of a buffer gives its bytes back to the
+    /// allocator, not to the reservation.
     ///
     /// An empty allocation takes nothing and is released at once. One that is
     /// [`forced`](ForeignAllocation::forced) is not forced here: add its bytes with
-    /// [`force_add`](Self::force_add) before. Takes the tree's lock.
+    /// [`force_add`](Self::force_add) before, or call
+    /// [`wrap_foreign_allocation`](BufferAllocator::wrap_foreign_allocation) of the allocator, which also
+    /// works on a closed one. Takes the tree's lock.
     ///
     /// # Errors
     ///
