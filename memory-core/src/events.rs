@@ -1,7 +1,8 @@
 //! Every `tracing` event and span of the tree. `docs/events.md` lists them, with their fields; a test
 //! compares it with this file.
 //!
-//! A subscriber at level `info` gets no event in normal operation. All targets start with `arrow_memory_core`.
+//! A subscriber at level `info` gets no event in normal operation. All targets start with
+//! `arrow_memory_core`.
 //!
 //! No event is emitted while a lock is held, so a subscriber may use the tree that the event is about.
 //! While a thread emits one event it emits no other: otherwise a subscriber whose own allocation is
@@ -159,7 +160,7 @@ pub(crate) fn collection_refused(error: &AllocError) {
 }
 
 /// Runs a callback in a `Drop`: a panic is caught and reported.
-#[inline(always)] // Or what the callback captures would be passed through memory.
+#[inline(always)] // Otherwise the captures would be passed through memory.
 pub(crate) fn quietly(allocator: &AllocatorInfo, callback: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
         panicked(allocator, panic);

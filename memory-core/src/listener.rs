@@ -48,7 +48,7 @@ use crate::outcome::{AllocationOutcome, AllocatorInfo};
 /// let root = RootAllocator::builder().limit(1024).listener(cache.clone()).build()?;
 /// let cached = root.buffer_from_slice(&[1; 1000])?;
 /// cache.0.lock().unwrap().push(cached);
-/// assert!(root.buffer(500).is_ok()); // after the cached one went
+/// assert!(root.buffer(500).is_ok()); // the listener dropped the cached buffer
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait AllocationListener: Send + Sync {

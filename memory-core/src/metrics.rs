@@ -25,14 +25,17 @@ use crate::totals;
 /// | `arrow_memory_peak_bytes` | `allocator` | gauge: the peak, ever or of the epoch ([`Peaks`]) |
 /// | `arrow_memory_limit_bytes` | `allocator` | gauge: the limit; absent if there never was one |
 /// | `arrow_memory_reservation_bytes` | `allocator` | gauge: the initial reservation |
-/// | `arrow_memory_live_allocations` | `allocator` | gauge: allocations that it owns (with `.statistics(true)`) |
+/// | `arrow_memory_live_allocations` | `allocator` | gauge: allocations owned (with `.statistics(true)`) |
 /// | `arrow_memory_refusals_total` | `allocator` | counter: requests refused |
 /// | `arrow_memory_forced_bytes_total` | `allocator` | counter: bytes charged by force |
-/// | `arrow_memory_manager_{live,peak,cached,active,resident,retained}_bytes` | `manager` | gauges, as far as the backend knows them |
+/// | `arrow_memory_manager_{live,peak,cached}_bytes` | `manager` | gauges, if the backend counts them |
+/// | `arrow_memory_manager_{active,resident,retained}_bytes` | `manager` | gauges, if the backend counts them |
 /// | `arrow_memory_manager_allocations_total` | `manager` | counter: blocks handed out |
-/// | `arrow_memory_accounted_bytes` | `root` | gauge: the bytes charged in the tree, as in [`MemoryTotals`](crate::MemoryTotals) |
-/// | `arrow_memory_held_bytes` | `manager` | gauge: the bytes that the backend holds, as in [`MemoryTotals`](crate::MemoryTotals) |
-/// | `arrow_memory_resident_bytes` | | gauge: the process's resident memory, as in [`MemoryTotals`](crate::MemoryTotals) |
+/// | `arrow_memory_accounted_bytes` | `root` | gauge: bytes charged in the tree, see [`MemoryTotals`] |
+/// | `arrow_memory_held_bytes` | `manager` | gauge: bytes held by the backend, see [`MemoryTotals`] |
+/// | `arrow_memory_resident_bytes` | | gauge: bytes resident in the process, see [`MemoryTotals`] |
+///
+/// [`MemoryTotals`]: crate::MemoryTotals
 ///
 /// The first export describes all metrics with their units, so that a Prometheus page has `# HELP` lines.
 /// Install the recorder before that.

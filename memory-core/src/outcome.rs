@@ -155,7 +155,7 @@ impl AllocationOutcome {
     /// Returns the numbers of the allocator that refused.
     #[expect(
         clippy::missing_panics_doc,
-        reason = "an outcome is never made without an entry"
+        reason = "every outcome has an entry"
     )]
     pub fn refuser(&self) -> &OutcomeEntry {
         self.entries

@@ -1,7 +1,7 @@
 //! [`AllocationReservation`]: bytes that are charged without a block.
 #![expect(
     unsafe_code,
-    reason = "gives back bytes that its own size says are charged"
+    reason = "gives back bytes, which its size proves to be charged"
 )]
 
 use std::alloc::Layout;
@@ -72,7 +72,7 @@ impl AllocationReservation {
     }
 
     /// Adds `bytes`; an error reports that `asked` bytes were requested.
-    #[inline(always)] // A call would cost as much as the rest.
+    #[inline(always)] // A call would cost as much as the rest of it.
     #[track_caller]
     fn grow(&mut self, bytes: usize, asked: usize) -> Result<(), AllocError> {
         if bytes == 0 {

@@ -1,5 +1,5 @@
 //! Foreign memory: charged and shared as the tree's own blocks are, and released exactly once.
-#![expect(unsafe_code, reason = "views memory that somebody else made")]
+#![expect(unsafe_code, reason = "views memory from elsewhere")]
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -43,7 +43,7 @@ pub use room::ForeignRoom;
 /// let foreign = ForeignAllocation::from_owner(vec![7_u8; 60]);
 /// assert_eq!((foreign.size(), foreign.charged_size()), (60, 60));
 /// let buffer = root.wrap_foreign_allocation(foreign)?;
-/// let slice = buffer.slice(50..); // shared like our own
+/// let slice = buffer.slice(50..); // shared without a copy
 /// drop(buffer);
 /// assert_eq!((slice.as_slice(), root.allocated_memory()), (&[7; 10][..], 60));
 /// # Ok::<(), arrow_memory_core::ForeignError>(())
@@ -116,7 +116,7 @@ impl ForeignAllocation {
     ///     // SAFETY: from a box, and released once.
     ///     drop(unsafe { Box::from_raw(ptr) });
     /// };
-    /// // SAFETY: eight bytes, which nobody writes until they are freed.
+    /// // SAFETY: eight bytes; no thread writes them until they are freed.
     /// let foreign = unsafe { ForeignAllocation::new(start, size, free) };
     /// assert_eq!(root.wrap_foreign_allocation(foreign)?.as_slice(), [7; 8]);
     /// # Ok::<(), arrow_memory_core::ForeignError>(())
@@ -153,7 +153,7 @@ impl ForeignAllocation {
     ///
     /// let bytes: &'static [u8] = b"from a constant";
     /// let start = NonNull::from(bytes).cast();
-    /// // SAFETY: nobody ever writes or frees them.
+    /// // SAFETY: the bytes are constant: no thread writes or frees them.
     /// let foreign = unsafe { ForeignAllocation::with_release(start, bytes.len(), &RELEASE) };
     /// let buffer = root.wrap_foreign_allocation(foreign)?;
     /// let id = buffer.downgrade().expect("it is foreign").id();
@@ -367,7 +367,7 @@ impl BufferAllocator {
 /// let buffer = root.wrap_foreign_allocation(ForeignAllocation::from_owner(vec![1, 2, 3]))?;
 /// let weak = buffer.downgrade().expect("it is foreign");
 /// let first = NonNull::from(&buffer[..2]).cast();
-/// // SAFETY: two bytes of the allocation, which `buffer` keeps from being released.
+/// // SAFETY: two bytes of the allocation, which is not released while `buffer` exists.
 /// let found = unsafe { weak.upgrade(first, 2) }.expect("it is alive");
 /// assert_eq!((found.as_slice(), buffer.ref_count()), (&[1, 2][..], 2));
 /// # Ok::<(), arrow_memory_core::ForeignError>(())
@@ -418,7 +418,7 @@ impl ArrowBuf {
     /// let buffer = root.wrap_foreign_allocation(ForeignAllocation::from_owner(vec![1, 2, 3]))?;
     /// let weak = buffer.downgrade().unwrap();
     /// let start = std::ptr::NonNull::from(&buffer[..]).cast();
-    /// // SAFETY: bytes of the allocation, which `buffer` keeps from being released.
+    /// // SAFETY: bytes of the allocation, which is not released while `buffer` exists.
     /// let found = unsafe { weak.upgrade(start, 3) }.unwrap();
     /// assert!(!found.to_verbose_string().contains("created at"));
     /// assert!(found.registered().to_verbose_string().contains("created at"));

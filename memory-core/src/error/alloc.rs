@@ -106,7 +106,7 @@ impl AllocError {
     /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
     /// let scan = root.child("scan").build()?;
     /// let refused = scan.buffer(2 << 20).unwrap_err();
-    /// assert_eq!(refused.allocator(), Some(root.info())); // whose limit it is
+    /// assert_eq!(refused.allocator(), Some(root.info())); // the limit is that of the root
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
     pub fn allocator(&self) -> Option<&AllocatorInfo> {
@@ -136,7 +136,7 @@ impl AllocError {
     /// Returns the requested bytes, as the caller gave them; 0 if the error has none.
     #[cfg_attr(
         not(feature = "allocator-api2"),
-        expect(dead_code, reason = "told by collections")
+        expect(dead_code, reason = "only collections report it")
     )]
     pub(crate) fn requested(&self) -> usize {
         match self {

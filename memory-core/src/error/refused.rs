@@ -23,7 +23,7 @@ use super::TransferError;
 /// let refused = buffer.try_move_to(&small).unwrap_err();
 /// assert!(refused.is_out_of_memory());
 ///
-/// small.set_limit(128); // room was made
+/// small.set_limit(128); // now there is room
 /// let moved = refused.value.try_move_to(&small)?;
 /// assert_eq!((moved.len(), small.allocated_memory()), (100, 128));
 /// # Ok::<(), Box<dyn std::error::Error>>(())

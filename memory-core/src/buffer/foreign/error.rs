@@ -18,7 +18,7 @@ use crate::text::Bytes;
 /// root.set_limit(10);
 /// let foreign = ForeignAllocation::from_owner(vec![1; 60]);
 /// let refused = root.wrap_foreign_allocation(foreign).unwrap_err();
-/// root.set_limit(100); // room was made
+/// root.set_limit(100); // now there is room
 /// let buffer = root.wrap_foreign_allocation(refused.allocation)?;
 /// assert_eq!(buffer.len(), 60);
 /// # Ok::<(), arrow_memory_core::ForeignError>(())

@@ -341,7 +341,7 @@ impl AllocationReservation {
     ///     let piece = ForeignAllocation::from_owner(piece);
     ///     reservation.wrap_foreign_allocation(piece).unwrap()
     /// });
-    /// drop(reservation); // what was not used goes back
+    /// drop(reservation); // gives back the unused bytes
     /// assert_eq!((buffers[1][0], root.allocated_memory()), (2, 90));
     /// assert!(root.new_reservation().add(11).is_err());
     /// # Ok::<(), arrow_memory_core::AllocError>(())

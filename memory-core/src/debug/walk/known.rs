@@ -16,7 +16,7 @@
 //! was unloaded and replaced.
 //!
 //! The table is bounded and shared by all threads; a new pair may replace another one.
-#![expect(unsafe_code, reason = "reads the return addresses on the own stack")]
+#![expect(unsafe_code, reason = "reads the return addresses on the thread's own stack")]
 
 use std::arch::asm;
 use std::cell::Cell;
@@ -27,7 +27,7 @@ use super::Step;
 use crate::sync::Ordering;
 use crate::sync::plain::AtomicU64;
 
-/// How many bits of a pair's hash are its index in the table.
+/// The number of bits of a pair's hash that are its index in the table.
 const INDEX_BITS: u32 = 14;
 
 /// The bits of an entry that hold the size of the frame, in words; the others are bits of the hash.
