@@ -153,10 +153,7 @@ impl AllocationOutcome {
     }
 
     /// Returns the numbers of the allocator that refused.
-    #[expect(
-        clippy::missing_panics_doc,
-        reason = "every outcome has an entry"
-    )]
+    #[expect(clippy::missing_panics_doc, reason = "every outcome has an entry")]
     pub fn refuser(&self) -> &OutcomeEntry {
         self.entries
             .last()

@@ -16,7 +16,7 @@
 //! was unloaded and replaced.
 //!
 //! The table is bounded and shared by all threads; a new pair may replace another one.
-#![expect(unsafe_code, reason = "reads the return addresses on the thread's own stack")]
+#![expect(unsafe_code, reason = "reads return addresses on this thread's stack")]
 
 use std::arch::asm;
 use std::cell::Cell;
