@@ -28,8 +28,8 @@ use crate::totals;
 /// | `arrow_memory_live_allocations` | `allocator` | gauge: allocations owned (with `.statistics(true)`) |
 /// | `arrow_memory_refusals_total` | `allocator` | counter: requests refused |
 /// | `arrow_memory_forced_bytes_total` | `allocator` | counter: bytes charged by force |
-/// | `arrow_memory_manager_{live,peak,cached}_bytes` | `manager` | gauges, if the backend counts them |
-/// | `arrow_memory_manager_{active,resident,retained}_bytes` | `manager` | gauges, if the backend counts them |
+/// | `arrow_memory_manager_{live,peak,cached}_bytes` | `manager` | gauges, if the backend has them |
+/// | `arrow_memory_manager_{active,resident,retained}_bytes` | `manager` | gauges, if the backend has them |
 /// | `arrow_memory_manager_allocations_total` | `manager` | counter: blocks handed out |
 /// | `arrow_memory_accounted_bytes` | `root` | gauge: bytes charged in the tree, see [`MemoryTotals`] |
 /// | `arrow_memory_held_bytes` | `manager` | gauge: bytes held by the backend, see [`MemoryTotals`] |
