@@ -1,14 +1,15 @@
 //! Every `tracing` event and span of the tree. `docs/events.md` lists them, with their fields; a test
 //! compares it with this file.
 //!
-//! `info` shows nothing in normal work. All targets start with `arrow_memory_core`.
+//! A subscriber at level `info` gets no event in normal operation. All targets start with
+//! `arrow_memory_core`.
 //!
-//! Nothing is emitted while a lock is held, so a subscriber may use the tree that it hears of. While
-//! a thread emits one event it emits no other: a subscriber whose own allocation is refused does not
-//! hear of that, which would have no end.
+//! No event is emitted while a lock is held, so a subscriber may use the tree that the event is about.
+//! While a thread emits one event it emits no other: otherwise a subscriber whose own allocation is
+//! refused would cause events without end.
 //!
-//! A subscriber may panic. Where an event belongs to a call, that panic goes to the caller; where it
-//! may be emitted by a `Drop`, it is caught and ignored ([`once_in_drop`]).
+//! A subscriber may panic. If the event belongs to a call, that panic propagates to the caller; if a
+//! `Drop` may emit the event, the panic is caught and ignored ([`once_in_drop`]).
 
 use std::any::Any;
 use std::fmt::Display;
@@ -22,7 +23,7 @@ pub(crate) use arrow_memory_manager::__private::events::{
     catch, drop_payload, manager_panicked, once, once_in_drop,
 };
 
-/// Whether debug mode is asked for by a subscriber that wants everything of this crate.
+/// Returns whether a subscriber turns on debug mode by enabling level trace for this crate.
 pub(crate) fn traced() -> bool {
     let mut traced = false;
     once(|| traced = tracing::enabled!(target: "arrow_memory_core", tracing::Level::TRACE));
@@ -59,7 +60,7 @@ pub(crate) fn refused(size: usize, error: &AllocError) {
     });
 }
 
-/// A span around work that may be slow.
+/// Opens a span around work that may be slow.
 pub(crate) fn slow(
     work: &'static str,
     allocator: &AllocatorInfo,
@@ -105,7 +106,7 @@ pub(crate) fn over_limit_after_transfer(from: &AllocatorInfo, to: &AllocatorInfo
     });
 }
 
-/// Whether anybody wants to hear of late releases; asked before the lock is taken.
+/// Returns whether late releases are logged; checked before the lock is taken.
 pub(crate) fn wants_late_release() -> bool {
     tracing::level_filters::LevelFilter::current() >= tracing::Level::DEBUG
 }
@@ -125,7 +126,8 @@ pub(crate) fn external_bytes_outlived(allocator: &AllocatorInfo, size: usize) {
     });
 }
 
-/// The last handle went and memory stays: a leak perhaps, so in debug mode a warning.
+/// Logs that the last handle was dropped and memory stays allocated. It may be a leak, so in debug mode
+/// this is a warning.
 pub(crate) fn outlived(allocator: &AllocatorInfo, size: usize, debug: bool) {
     once_in_drop(|| {
         if debug {
@@ -144,7 +146,7 @@ pub(crate) fn leaked(allocator: &AllocatorInfo, finding: &dyn Display) {
     once_in_drop(|| tracing::error!(%allocator, %finding, "leak in a failing test"));
 }
 
-/// A collection was refused a block; it may be about to abort the program.
+/// Reports that a collection was refused a block; it may be about to abort the program.
 #[cfg(feature = "allocator-api2")]
 #[cold]
 pub(crate) fn collection_refused(error: &AllocError) {
@@ -158,7 +160,7 @@ pub(crate) fn collection_refused(error: &AllocError) {
 }
 
 /// Runs a callback in a `Drop`: a panic is caught and reported.
-#[inline(always)] // Or what the callback captures would be passed through memory.
+#[inline(always)] // Otherwise the captures would be passed through memory.
 pub(crate) fn quietly(allocator: &AllocatorInfo, callback: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
         panicked(allocator, panic);

@@ -1,4 +1,4 @@
-//! `sampling::who_holds`: looks at the allocators of all trees, above which it stands.
+//! `sampling::who_holds`, which visits the allocators of all trees and so is in a layer above them.
 
 use std::collections::HashMap;
 
@@ -9,11 +9,15 @@ use crate::sampling::{Held, HeldSite, Holders, report, roots};
 use crate::stack::StackTrace;
 use crate::text::Path;
 
-/// Which allocators are charged for memory now, in all trees of the process, and which sites allocated
-/// what is still held. Takes each tree's lock once.
+/// Returns the allocators that are charged for memory now, in all trees of the process, and the sites
+/// that allocated the memory that is still held.
 ///
-/// The sites are those of allocations. Which clone or slice keeps an allocation alive is known in debug
-/// mode only, where a [report](BufferAllocator::report) lists every buffer with the line that made it.
+/// Takes each tree's lock, O(tree). For trees in debug mode it also visits every allocation of the
+/// process.
+///
+/// The sites are those of allocations. Only debug mode knows which clone or slice keeps an allocation
+/// alive: there a [report](BufferAllocator::report) lists every buffer with the line of code that created
+/// it.
 pub fn who_holds() -> Holders {
     let mut sampled: HashMap<AllocatorId, Vec<HeldSite>> = HashMap::new();
     for site in report().sites {
@@ -77,7 +81,7 @@ fn add_tree(
     }
 }
 
-/// In debug mode all is known: who made the oldest buffer of each ledger that owns.
+/// Returns the sites in debug mode, which knows the creation of each ledger. Only owning ledgers count.
 fn exact_sites(entry: &ReportEntry) -> Vec<HeldSite> {
     let mut sites: HashMap<Option<StackTrace>, HeldSite> = HashMap::new();
     for ledger in entry.ledgers.iter().filter(|ledger| ledger.owning) {

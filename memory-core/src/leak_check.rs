@@ -1,4 +1,4 @@
-//! [`LeakCheck`]: a guard that fails a test that leaks.
+//! [`LeakCheck`]: a guard that makes a test fail if it leaks memory.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,13 +10,18 @@ use crate::events;
 use crate::outcome::AllocatorId;
 use crate::report::{MemoryReport, ReportEntry, counted};
 
-/// Panics when it is dropped if more, or fewer, bytes are allocated than when it was made, or if
-/// buffers, reservations or children that were made meanwhile are still alive.
+/// A guard that panics when it is dropped if the allocated bytes differ from those when it was created,
+/// or if buffers, reservations or children that were created since are still alive.
 ///
-/// For tests. The panic names the expected and the actual bytes, and, for a tree in debug mode,
-/// the line that made each thing that is still alive. Scopes nest: what was alive before the guard
-/// is not its business. A thread that panics already is left alone (the finding goes to `tracing`
-/// at level error). Without debug mode only bytes and children are checked.
+/// It is for tests.
+///
+/// The panic names the expected and the actual bytes, and, for a tree in debug mode, the line of code
+/// that created each thing that is still alive. Scopes nest: things that were alive before the guard are
+/// not checked. On a thread that is already panicking, the guard does not panic, and logs its finding to
+/// `tracing` at level error. Without debug mode only bytes and children are checked.
+///
+/// Creating and dropping it takes the tree's lock, O(subtree); dropping it also visits every allocation
+/// of the process.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -36,9 +41,9 @@ use crate::report::{MemoryReport, ReportEntry, counted};
 pub struct LeakCheck {
     allocator: BufferAllocator,
     expected: usize,
-    /// Numbers from here on were given to what was made since.
+    /// IDs from this one on were assigned after the check began.
     first_id: u64,
-    /// The allocators that were there before.
+    /// The allocators that existed when the check began.
     known: HashSet<AllocatorId>,
     begun: &'static Location<'static>,
 }
@@ -47,7 +52,7 @@ pub struct LeakCheck {
 ///
 /// # Panics
 ///
-/// As [`LeakCheck`] does, after `body` returned.
+/// If the check fails, after `body` returned.
 ///
 /// ```should_panic
 /// # use arrow_memory_system as _;
@@ -65,7 +70,7 @@ pub fn leak_check<T>(allocator: &BufferAllocator, body: impl FnOnce(&BufferAlloc
 }
 
 impl LeakCheck {
-    /// Starts a scope.
+    /// Starts a scope, which ends when the guard is dropped.
     #[track_caller]
     pub fn new(allocator: &BufferAllocator) -> Self {
         let snapshot = allocator.snapshot();
@@ -83,7 +88,7 @@ impl LeakCheck {
         }
     }
 
-    /// What is wrong, if anything is.
+    /// Returns the finding if the check fails.
     fn finding(&self) -> Option<Finding> {
         let mut report = self.allocator.report();
         let actual = report.entries.first().map_or(0, |own| own.allocated);
@@ -119,7 +124,7 @@ impl LeakCheck {
         }
     }
 
-    /// Leaves out what was there before, as far as that is known.
+    /// In debug mode, removes the buffers and reservations that existed when the check began.
     fn retain_new(&self, report: &mut MemoryReport) {
         if !self.allocator.is_debug() {
             return;
@@ -161,12 +166,12 @@ impl fmt::Debug for LeakCheck {
     }
 }
 
-/// What a check found.
+/// The result of a failed check.
 struct Finding {
     allocator: BufferAllocator,
     expected: usize,
     actual: usize,
-    /// Children, buffers and reservations that are new.
+    /// The numbers of new children, buffers and reservations.
     counts: (usize, usize, usize),
     begun: &'static Location<'static>,
     report: MemoryReport,

@@ -1,21 +1,21 @@
-//! What a program can plug into an allocator: [`AllocationListener`].
+//! [`AllocationListener`]: the callbacks that a program can add to an allocator.
 
 use crate::error::Veto;
 use crate::outcome::{AllocationOutcome, AllocatorInfo};
 
-/// Is told what happens at an allocator, and may veto it.
+/// Callbacks about the operations of an allocator, one of which can veto an allocation.
 ///
-/// Every method has an empty default. All are called with no lock held, on the thread that does
-/// the work: a listener may allocate, release, set limits or close allocators from inside any of
-/// them. Sizes are charged bytes; growth and shrinking report the difference. Reservations are
-/// silent until they become a buffer, and external bytes are silent.
+/// Every method has an empty default. All are called with no lock held, on the thread of the operation: a
+/// listener may allocate, release, set limits or close allocators from inside any of them. Sizes are
+/// charged bytes; growth and shrinking report the difference. The listener is not told of external bytes,
+/// nor of reservations until they become a buffer.
 ///
-/// A panic propagates to the caller, who is left with nothing charged; a panic during a `Drop` is
-/// caught and reported as a `tracing` event.
+/// A panic propagates to the caller, for whom nothing stays charged; a panic during a `Drop` is caught
+/// and reported as a `tracing` event.
 ///
-/// A listener gets plain data, no handles. One that needs an allocator keeps a
-/// [`WeakBufferAllocator`](crate::WeakBufferAllocator): a handle of its own would keep the
-/// allocator, and so the listener, alive for ever.
+/// A listener gets plain data, no handles. If it needs an allocator, it stores a
+/// [`WeakBufferAllocator`](crate::WeakBufferAllocator): a strong handle would keep the allocator, and so
+/// the listener, alive until the process ends.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -48,48 +48,48 @@ use crate::outcome::{AllocationOutcome, AllocatorInfo};
 /// let root = RootAllocator::builder().limit(1024).listener(cache.clone()).build()?;
 /// let cached = root.buffer_from_slice(&[1; 1000])?;
 /// cache.0.lock().unwrap().push(cached);
-/// assert!(root.buffer(500).is_ok()); // after the cached one went
+/// assert!(root.buffer(500).is_ok()); // the listener dropped the cached buffer
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait AllocationListener: Send + Sync {
-    /// Whether this listener wants to hear of each allocation: of `on_pre_allocation`,
-    /// `on_allocation` and `on_release`. It is asked once for each allocator that it is set for.
+    /// Whether this listener is told of each allocation, by `on_pre_allocation`, `on_allocation` and
+    /// `on_release`. The method is called once for each allocator that the listener is set for.
     ///
-    /// Hearing takes three calls, some 2 ns, for an allocation and its release. A listener that
-    /// only waits for refusals, transfers or children answers `false`, and costs them nothing.
+    /// Together these three calls take about 2 ns for an allocation and its release. A listener that
+    /// needs only refusals, transfers or children returns `false`, and costs allocations nothing.
     fn hears_allocations(&self) -> bool {
         true
     }
 
-    /// Before `size` bytes are charged to `at`; growth included.
+    /// Called before `size` bytes are charged to `at`, also for growth.
     ///
     /// # Errors
     ///
-    /// A [`Veto`] refuses the request, which ends with [`AllocError::Vetoed`](crate::AllocError).
+    /// A [`Veto`] refuses the request, which then returns [`AllocError::Vetoed`](crate::AllocError).
     #[doc(alias = "onPreAllocation")]
     fn on_pre_allocation(&self, at: &AllocatorInfo, size: usize) -> Result<(), Veto> {
         let _ = (at, size);
         Ok(())
     }
 
-    /// After `size` bytes were charged to `at` and their block exists.
+    /// Called after `size` bytes were charged to `at` and their block was allocated.
     #[doc(alias = "onAllocation")]
     fn on_allocation(&self, at: &AllocatorInfo, size: usize) {
         let _ = (at, size);
     }
 
-    /// After a block was given back and its `size` bytes are no longer charged to `at`.
+    /// Called after a block was freed and its `size` bytes are no longer charged to `at`.
     #[doc(alias = "onRelease")]
     fn on_release(&self, at: &AllocatorInfo, size: usize) {
         let _ = (at, size);
     }
 
-    /// After a limit refused `size` bytes at `at`. Answer `true`, having released memory, to have
-    /// the request tried once more.
+    /// Called after a limit refused `size` bytes at `at`. A listener that released memory returns `true`,
+    /// and the request is tried once more.
     ///
-    /// It is asked for buffers, their growth, foreign memory and collections. Reservations, external
-    /// bytes, children and transfers are refused without it: whoever asks for those gets the error
-    /// and decides, and a spilling operator makes room there.
+    /// It is called for buffers, their growth, foreign memory and collections. Reservations, external
+    /// bytes, children and transfers are refused without it: their caller gets the error and decides, and
+    /// a spilling operator makes room there.
     #[doc(alias("onFailedAllocation", "with_can_spill"))]
     fn on_failed_allocation(
         &self,
@@ -101,19 +101,20 @@ pub trait AllocationListener: Send + Sync {
         false
     }
 
-    /// After the charge of an allocation moved from `from` to `to`, by a transfer or because the
-    /// owner let go. Goes once to the listener of each side, once if it is the same listener.
+    /// Called after the charge of an allocation moved from `from` to `to`, by a transfer or because the
+    /// owner dropped its last buffer. It is called once for the listener of each side, and only once if
+    /// both have the same listener.
     fn on_transfer(&self, from: &AllocatorInfo, to: &AllocatorInfo, size: usize) {
         let _ = (from, to, size);
     }
 
-    /// After `child` was created below `parent`, whose listener this is.
+    /// Called after `child` was created below `parent`, whose listener this is.
     #[doc(alias = "onChildAdded")]
     fn on_child_added(&self, parent: &AllocatorInfo, child: &AllocatorInfo) {
         let _ = (parent, child);
     }
 
-    /// After `child` left the tree below `parent`, whose listener this is.
+    /// Called after `child` left the tree below `parent`, whose listener this is.
     #[doc(alias = "onChildRemoved")]
     fn on_child_removed(&self, parent: &AllocatorInfo, child: &AllocatorInfo) {
         let _ = (parent, child);

@@ -1,4 +1,4 @@
-//! Numbers for the `metrics` facade (feature `metrics`): [`MetricsExporter`].
+//! Export of numbers to the `metrics` facade (feature `metrics`): [`MetricsExporter`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
@@ -16,60 +16,66 @@ use crate::report::SnapshotEntry;
 use crate::text::Escaped;
 use crate::totals;
 
-/// Publishes the numbers of a tree through the [`metrics`] facade each time that it is asked to.
+/// Publishes the numbers of a tree through the [`metrics`] facade on each call of
+/// [`export`](Self::export).
 ///
-/// | metric | labels | what |
+/// | metric | labels | meaning |
 /// |---|---|---|
-/// | `arrow_memory_allocated_bytes` | `allocator` | gauge: allocated now |
-/// | `arrow_memory_peak_bytes` | `allocator` | gauge: the peak, or the epoch's |
+/// | `arrow_memory_allocated_bytes` | `allocator` | gauge: bytes allocated now |
+/// | `arrow_memory_peak_bytes` | `allocator` | gauge: the peak, ever or of the epoch ([`Peaks`]) |
 /// | `arrow_memory_limit_bytes` | `allocator` | gauge: the limit; absent if there never was one |
 /// | `arrow_memory_reservation_bytes` | `allocator` | gauge: the initial reservation |
-/// | `arrow_memory_live_allocations` | `allocator` | gauge: allocations that it owns (with `.statistics(true)`) |
+/// | `arrow_memory_live_allocations` | `allocator` | gauge: allocations owned (with `.statistics(true)`) |
 /// | `arrow_memory_refusals_total` | `allocator` | counter: requests refused |
 /// | `arrow_memory_forced_bytes_total` | `allocator` | counter: bytes charged by force |
-/// | `arrow_memory_manager_{live,peak,cached,active,resident,retained}_bytes` | `manager` | gauges, as far as the backend knows them |
+/// | `arrow_memory_manager_{live,peak,cached}_bytes` | `manager` | gauges, if the backend has them |
+/// | `arrow_memory_manager_{active,resident,retained}_bytes` | `manager` | gauges, if the backend has them |
 /// | `arrow_memory_manager_allocations_total` | `manager` | counter: blocks handed out |
-/// | `arrow_memory_accounted_bytes` | `root` | gauge: see [`MemoryTotals`](crate::MemoryTotals) |
-/// | `arrow_memory_held_bytes` | `manager` | gauge: the same |
-/// | `arrow_memory_resident_bytes` | | gauge: the same |
+/// | `arrow_memory_accounted_bytes` | `root` | gauge: bytes charged in the tree, see [`MemoryTotals`] |
+/// | `arrow_memory_held_bytes` | `manager` | gauge: bytes held by the backend, see [`MemoryTotals`] |
+/// | `arrow_memory_resident_bytes` | | gauge: bytes resident in the process, see [`MemoryTotals`] |
 ///
-/// The first export describes all of them with their units, so that a Prometheus page has `# HELP`
-/// lines. Install the recorder before.
+/// [`MemoryTotals`]: crate::MemoryTotals
+///
+/// The first export describes all metrics with their units, so that a Prometheus page has `# HELP` lines.
+/// Install the recorder before that.
 ///
 /// # Paths
 ///
-/// `allocator` is the path from the exporter's allocator down, joined by `/`: of each allocator its
-/// [group](crate::ChildAllocatorBuilder::group), or its name if it has no group. Names and groups are
-/// escaped as in error messages (`/` is `\/`), so that two different paths never look alike.
+/// The label `allocator` is the path from the exporter's allocator down, joined by `/`. Each allocator on
+/// the path contributes its [group](crate::ChildAllocatorBuilder::group), or its name if it has no group.
+/// Names and groups are escaped as in error messages (`/` is `\/`), so that two different paths never
+/// look alike.
 ///
-/// Allocators of one path share a series. Allocated bytes, reservations, live allocations and counters are
-/// added up; of peaks and limits the largest counts. The peak of a path that several allocators share is
-/// therefore the peak of one of them, and not of their sum, which their parent's peak covers.
+/// Allocators of one path share a series: the sum of their allocated bytes, reservations, live
+/// allocations and counters, and the maximum of their peaks and limits. The peak of a path that several
+/// allocators share is therefore the peak of one of them, and not of their sum, which their parent's peak
+/// covers.
 ///
-/// # How many series there are
+/// # Number of series
 ///
 /// Each path adds about seven series, for the life of the process. Two choices bound the paths:
 ///
 /// * [`group`](crate::ChildAllocatorBuilder::group) gives many allocators with unique names one label;
-/// * [`max_depth`](Self::max_depth) counts what lies deeper in its ancestor.
+/// * [`max_depth`](Self::max_depth) adds the numbers of deeper allocators to those of their ancestor.
 ///
 /// Without either, the children of one path have at most 1,000 labels, and a tree has at most 10,000
-/// paths. Children that are created with further labels, and all that is created below them, have the
-/// label `(other)` below their parent's path.
+/// paths. Beyond that, new children with new labels, and all allocators below them, have the label
+/// `(other)` below their parent's path.
 ///
-/// # Allocators that are gone
+/// # Allocators that have left the tree
 ///
-/// Counters lose nothing. A tree keeps the counts of each path for as long as it lives, so an allocator
-/// that was created and has left between two exports is counted under its path, as are the events that
-/// preceded the first export. A counter never falls. All allocators of a path share its counters, so an
-/// exporter of an allocator other than the root also publishes what others of the same path have
-/// counted in the same tree: give such an allocator a path of its own.
+/// Counters lose nothing. A tree keeps the counts of each path for its whole life. So an allocator that
+/// was created and left between two exports is counted under its path, as are the events before the first
+/// export. A counter never decreases. All allocators of a path share its counters, so an exporter of an
+/// allocator other than the root also publishes the counts of other allocators of the same path in the
+/// tree: give such an allocator a path of its own.
 ///
-/// The gauges of a path without allocators are set to 0, its limit too, and are not touched again until
-/// there is an allocator of this path. The facade cannot remove them, but a recorder may:
+/// The gauges of a path without allocators, including its limit, are set to 0, and are not changed again
+/// until there is an allocator of this path. The facade cannot remove them, but a recorder may:
 /// `PrometheusBuilder::idle_timeout(MetricKindMask::GAUGE, …)` of `metrics-exporter-prometheus` drops
-/// gauges that were not set for some time (choose more than the time between two exports). Leave
-/// counters out of that mask: a counter that was dropped starts again at 0.
+/// gauges that were not set for some time (choose more than the time between two exports). Leave counters
+/// out of that mask: a counter that was dropped starts again at 0.
 ///
 /// # Peaks
 ///
@@ -100,28 +106,29 @@ pub struct MetricsExporter {
     /// The backend's name, and the gauges that were published for it.
     manager_name: String,
     manager_gauges: Vec<&'static str>,
-    /// The paths of the tree, which outlive it here, so that the last export misses nothing.
+    /// The paths of the tree. They are kept here beyond the tree's end, so that the last export misses
+    /// nothing.
     paths: Paths,
     /// The index of the path of the exporter's allocator.
     top: usize,
     peaks: Peaks,
     max_depth: usize,
     described: bool,
-    /// By series: the gauges of the last export.
+    /// The gauges of the last export, by series.
     published: BTreeMap<usize, Gauges>,
-    /// By series: what was added to the counters so far.
+    /// The counts that were added to the counters so far, by series.
     counted: BTreeMap<usize, Counts>,
-    /// The series whose limit was ever published.
+    /// The series whose limit was published at least once.
     limited: BTreeSet<usize>,
 }
 
-/// Which peaks a [`MetricsExporter`] publishes.
+/// The peaks that a [`MetricsExporter`] publishes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Peaks {
-    /// Since the allocator was created.
+    /// The peaks since the allocators were created.
     #[default]
     EverReached,
-    /// Since the last export, which starts a new epoch: [`BufferAllocator::reset_peak`].
+    /// The peaks since the last export, which starts a new epoch by [`BufferAllocator::reset_peak`].
     OfEpoch,
 }
 
@@ -142,17 +149,17 @@ struct Counts {
     forced_bytes: u64,
 }
 
-/// The series of one export. A series is known by the index of the first path that it stands for.
+/// The series of one export. The key of a series is the index of its first path.
 #[derive(Default)]
 struct SeriesTable {
-    /// By path: its series, and that series' depth.
+    /// The series of each path, and the depth of that series.
     of_path: HashMap<usize, (usize, usize)>,
-    /// By series: its label and its counts.
+    /// The label and the counts of each series.
     series: BTreeMap<usize, (Arc<str>, Counts)>,
 }
 
 impl MetricsExporter {
-    /// An exporter of this allocator and all below it.
+    /// Creates an exporter of this allocator and all below it.
     pub fn new(root: &BufferAllocator) -> Self {
         let node = root.node();
         Self {
@@ -172,27 +179,28 @@ impl MetricsExporter {
         }
     }
 
-    /// Chooses the peaks.
+    /// Selects the peaks to publish; [`Peaks::EverReached`] by default.
     #[must_use]
     pub fn peaks(mut self, peaks: Peaks) -> Self {
         self.peaks = peaks;
         self
     }
 
-    /// Bounds the paths to so many levels below the exporter's allocator: with 1, the allocator and its
-    /// children have series. There is no bound by default.
+    /// Sets the maximum number of levels below the exporter's allocator that have series of their own:
+    /// with 1, the allocator and its children have series. There is no maximum by default.
     ///
-    /// What lies deeper counts in its ancestor at that depth. That ancestor's allocated bytes, peak, limit
-    /// and reservation are its own, which cover all below it already; live allocations, refusals and forced
-    /// bytes are added up.
+    /// The numbers of deeper allocators are added to those of their ancestor at that depth. Its allocated
+    /// bytes, peak, limit and reservation are its own, which include all below it already; live
+    /// allocations, refusals and forced bytes are added up.
     #[must_use]
     pub fn max_depth(mut self, levels: usize) -> Self {
         self.max_depth = levels;
         self
     }
 
-    /// Publishes the numbers as they are now. Takes the tree's lock, O(subtree); call it before a
-    /// scrape, or every few seconds. `false`: the tree has gone.
+    /// Publishes the current numbers; returns `false` once the tree is gone.
+    ///
+    /// Call it before a scrape, or every few seconds. O(subtree) under the tree's lock.
     pub fn export(&mut self) -> bool {
         if !std::mem::replace(&mut self.described, true) {
             described::describe();
@@ -203,7 +211,7 @@ impl MetricsExporter {
             Some(root) if self.peaks == Peaks::OfEpoch => reset_peaks(root),
             _ => HashMap::new(),
         };
-        // Read after the census, which has added what allocators have counted since the last one.
+        // Read after the census, which adds the counts of the allocators since the last one.
         let table = self.series();
         let now = census.map(|census| gauges_of(&census, &peaks, &table));
         let now = now.unwrap_or_default();
@@ -220,10 +228,10 @@ impl MetricsExporter {
         root.is_some()
     }
 
-    /// The series of the paths below the exporter's allocator.
+    /// Builds the series of the paths below the exporter's allocator.
     fn series(&self) -> SeriesTable {
         let mut table = SeriesTable::default();
-        // Parents come before children.
+        // The list has parents before their children.
         for path in self.paths.read() {
             let name = Escaped(&path.label);
             let (label, depth) = if path.index == self.top {
@@ -255,8 +263,8 @@ impl MetricsExporter {
         table
     }
 
-    /// Adds what the counters have gained since the last export. A path on which nothing was ever counted
-    /// has counters once there is an allocator.
+    /// Adds the counts since the last export to the counters. A path without any counts gets counters
+    /// once it has an allocator.
     fn count(&mut self, table: &SeriesTable, now: &BTreeMap<usize, Gauges>) {
         for (series, (label, counts)) in &table.series {
             let Counts {
@@ -275,14 +283,15 @@ impl MetricsExporter {
         }
     }
 
-    /// Sets the gauges of the series that are there, and of those that have gone since the last export.
+    /// Sets the gauges of the current series, and of those that have no allocator any more since the last
+    /// export.
     fn publish(&mut self, table: &SeriesTable, now: BTreeMap<usize, Gauges>) {
         for (series, gauges) in &now {
             let limit = gauges.limit.map(|limit| limit as f64);
             if limit.is_some() {
                 self.limited.insert(*series);
             }
-            // A limit that was removed: there is none, and the last one must not stay.
+            // If a limit was removed, the gauge must not keep the last one.
             let unlimited = self.limited.contains(series).then_some(f64::INFINITY);
             table.publish(*series, gauges, limit.or(unlimited));
         }
@@ -299,7 +308,7 @@ impl MetricsExporter {
         self.published = now;
     }
 
-    /// Publishes the numbers of the backend. Its gauges are set to 0 once it has gone with the tree.
+    /// Publishes the numbers of the backend. Its gauges are set to 0 once it is dropped with the tree.
     fn publish_manager(&mut self) {
         let name = &self.manager_name;
         let Some(manager) = self.manager.upgrade() else {
@@ -355,8 +364,8 @@ impl SeriesTable {
     }
 }
 
-/// Starts a new epoch of the peaks in the whole subtree. Returns the peaks of the one that ends, which
-/// include what came after the census.
+/// Starts a new epoch of the peaks in the whole subtree. Returns the peaks of the epoch that ends, which
+/// include those after the census.
 fn reset_peaks(root: &BufferAllocator) -> HashMap<AllocatorId, usize> {
     let (mut peaks, mut left) = (HashMap::new(), vec![root.clone()]);
     while let Some(allocator) = left.pop() {
@@ -366,7 +375,7 @@ fn reset_peaks(root: &BufferAllocator) -> HashMap<AllocatorId, usize> {
     peaks
 }
 
-/// The gauges by series. `peaks` are those of the epoch that ended after the census.
+/// Returns the gauges by series. `peaks` are those of the epoch that ended after the census.
 fn gauges_of(
     census: &Census,
     peaks: &HashMap<AllocatorId, usize>,
@@ -376,13 +385,13 @@ fn gauges_of(
     // The series of the allocators from the first one down to the current one.
     let mut line: Vec<usize> = Vec::new();
     for (entry, counted) in census.snapshot.entries.iter().zip(&census.nodes) {
-        // Every node's path is in the table, which was read after the census.
+        // The table has the path of every node, because it was read after the census.
         let Some(&(series, _)) = table.of_path.get(&counted.node.path.index) else {
             continue;
         };
         line.truncate(entry.depth);
-        // What has the series of its parent is deeper than the series go, and is part of the parent's
-        // bytes.
+        // An allocator with the series of its parent is below the maximum depth, and its bytes are part
+        // of the parent's.
         let inside = line.last() == Some(&series);
         line.push(series);
         let sum = gauges.entry(series).or_default();
@@ -397,7 +406,7 @@ fn gauges_of(
 }
 
 impl Gauges {
-    /// Adds an allocator whose series is another than its parent's.
+    /// Adds an allocator that has another series than its parent.
     fn add(&mut self, entry: &SnapshotEntry, peak_of_epoch: Option<usize>) {
         self.allocated += entry.allocated;
         let peak = entry.peak.max(peak_of_epoch.unwrap_or(0));

@@ -1,4 +1,4 @@
-//! Who refused a request, and the state of every level up to there: plain data.
+//! The refuser of a request, and the state of every level up to it, as plain data.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -21,7 +21,7 @@ use crate::text::{Bytes, Escaped, Limit, Size};
 pub struct AllocatorId(pub(crate) NonZeroU64);
 
 impl AllocatorId {
-    /// The identity as a number, for logs and exports.
+    /// Returns the identity as a number, for logs and exports.
     pub fn as_u64(self) -> u64 {
         self.0.get()
     }
@@ -33,11 +33,12 @@ impl fmt::Display for AllocatorId {
     }
 }
 
-/// Names an allocator in errors, reports and callbacks. It is plain data and keeps nothing alive.
+/// The name and the identity of an allocator in errors, reports and callbacks. It is plain data and keeps
+/// nothing alive.
 ///
-/// Prints as its name, in one line and escaped: control characters, quotes, backslashes and what cannot
-/// be seen as in a Rust string literal, `/` and the backtick with a backslash. So a name cannot be
-/// taken for a path, cannot end the quotation that it stands in, and cannot command a terminal. The
+/// It prints as its name, in one line and escaped: control characters, quotes, backslashes and invisible
+/// characters as in a Rust string literal, and `/` and the backtick with a backslash. So a name cannot be
+/// mistaken for a path, cannot end the quotation around it, and cannot send commands to a terminal. The
 /// empty name prints as `""`.
 ///
 /// ```
@@ -54,12 +55,12 @@ impl fmt::Display for AllocatorId {
 pub struct AllocatorInfo {
     /// The allocator's identity.
     pub id: AllocatorId,
-    /// The allocator's name, as it was given; names need not be unique.
+    /// The allocator's name from its builder; names need not be unique.
     pub name: Arc<str>,
 }
 
 impl AllocatorInfo {
-    /// Stands for no allocator: foreign memory that was never wrapped.
+    /// Returns a placeholder for no allocator, for foreign memory that was never wrapped.
     pub(crate) fn nobody() -> Self {
         Self {
             id: AllocatorId(NonZeroU64::MAX),
@@ -74,21 +75,21 @@ impl fmt::Display for AllocatorInfo {
     }
 }
 
-/// One level that a request reached, with its numbers at the instant of the refusal, in bytes.
+/// One level that a request reached, with its numbers in bytes at the instant of the refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[doc(alias = "AllocationOutcomeDetails")]
 pub struct OutcomeEntry {
-    /// Which allocator.
+    /// The allocator.
     pub allocator: AllocatorInfo,
-    /// Its limit; above `isize::MAX`: unlimited.
+    /// Its limit; a value above `isize::MAX` means unlimited.
     pub limit: usize,
-    /// What was allocated from it. Exact for the refuser; at the levels below it too.
+    /// The bytes allocated from it. Exact for the refuser, and for the levels below it too.
     pub allocated: usize,
     /// Its initial reservation.
     pub reservation: usize,
-    /// What the request asked of this level: less than at the level below where a reservation
-    /// covered part of it.
+    /// The bytes that the request needed from this level: fewer than at the level below if a reservation
+    /// covered some of them.
     pub requested: usize,
 }
 
@@ -111,10 +112,10 @@ impl fmt::Display for OutcomeEntry {
     }
 }
 
-/// Why a request was refused: the levels that it reached, leaf first, the refuser last.
+/// The reason of a refusal: the levels that the request reached, the leaf first and the refuser last.
 ///
-/// In deep trees only the first levels and the refuser are kept (at most
-/// [`MAX_ENTRIES`](Self::MAX_ENTRIES)).
+/// For deep trees it has only the first levels and the refuser, [`MAX_ENTRIES`](Self::MAX_ENTRIES) at
+/// most.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -133,36 +134,33 @@ impl fmt::Display for OutcomeEntry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AllocationOutcome {
-    /// The levels, leaf first, the refuser last; never empty.
+    /// The levels, the leaf first and the refuser last; never empty.
     pub entries: Vec<OutcomeEntry>,
-    /// How many levels between the last two entries were left out.
+    /// The number of levels that were left out between the last two entries.
     pub omitted: usize,
-    /// For a transfer: the allocator whose reservation keeps bytes charged although the memory would
-    /// leave it, and how many. They are counted at the refuser already, and would be once more.
+    /// For a transfer: an allocator whose reservation keeps bytes charged although the memory would leave
+    /// it, and how many. The refuser counts these bytes already, and would count them a second time.
     pub kept: Option<(AllocatorInfo, usize)>,
 }
 
 impl AllocationOutcome {
-    /// The most entries that an outcome keeps.
+    /// The maximum number of entries of an outcome.
     pub const MAX_ENTRIES: usize = 16;
 
-    /// The allocator that refused.
+    /// Returns the allocator that refused.
     pub fn failed_allocator(&self) -> &AllocatorInfo {
         &self.refuser().allocator
     }
 
-    /// The numbers of the allocator that refused.
-    #[expect(
-        clippy::missing_panics_doc,
-        reason = "an outcome is never made without an entry"
-    )]
+    /// Returns the numbers of the allocator that refused.
+    #[expect(clippy::missing_panics_doc, reason = "every outcome has an entry")]
     pub fn refuser(&self) -> &OutcomeEntry {
         self.entries
             .last()
             .expect("an outcome has at least one entry")
     }
 
-    /// Bytes that were left below the refuser's limit; 0 if it was over it.
+    /// Returns the bytes that were left below the refuser's limit; 0 if it was over its limit.
     pub fn headroom(&self) -> usize {
         let refuser = self.refuser();
         refuser.limit.saturating_sub(refuser.allocated)
@@ -183,56 +181,57 @@ impl fmt::Display for AllocationOutcome {
     }
 }
 
-/// What the bytes of a refused request were for.
+/// The purpose of the bytes of a refused request.
 ///
-/// Prints as what a message says of it beyond the number that the caller gave, which may be nothing.
+/// It prints as the part of an error message that follows the requested bytes, which may be empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Purpose {
-    /// A buffer or a block of that size, or external bytes: there is nothing to add.
+    /// A buffer or a block of the requested size, or external bytes: it prints as nothing.
     Bytes,
-    /// A buffer or a block whose capacity is larger than what was asked for.
+    /// A buffer or a block whose capacity is larger than the requested size.
     Capacity {
-        /// The capacity in bytes: what was asked for, rounded up.
+        /// The capacity in bytes: the requested size, rounded up.
         capacity: usize,
     },
-    /// Another capacity for a buffer or a vector.
+    /// A new capacity for a buffer or a vector.
     Growth {
-        /// Its capacity in bytes.
+        /// The current capacity in bytes.
         from: usize,
-        /// The capacity that it was to have.
+        /// The new capacity in bytes.
         to: usize,
     },
-    /// The reservation of a child that was to be made.
+    /// The reservation of a new child.
     Child {
-        /// The child, which does not exist.
+        /// The child, which was not created.
         child: AllocatorInfo,
     },
     /// More bytes for an [`AllocationReservation`](crate::AllocationReservation).
     Reservation {
-        /// What it has, in bytes.
+        /// The current size in bytes.
         from: usize,
-        /// What it was to have.
+        /// The new size in bytes.
         to: usize,
     },
-    /// What an [`AllocationReservation`](crate::AllocationReservation) lacks to become a buffer.
+    /// The bytes that an [`AllocationReservation`](crate::AllocationReservation) lacks to become a
+    /// buffer.
     ReservedBuffer {
-        /// What it has, in bytes.
+        /// The size of the reservation in bytes.
         reserved: usize,
-        /// The capacity that the buffer was to have.
+        /// The capacity of the buffer in bytes.
         capacity: usize,
     },
     /// The whole allocation behind a slice.
     Slice {
         /// The length of the slice in bytes.
         length: usize,
-        /// The size of the allocation that it keeps alive.
+        /// The size in bytes of the allocation that it keeps alive.
         allocation: usize,
     },
 }
 
 impl Purpose {
-    /// A request for `size` bytes that became one for `capacity` bytes.
+    /// Returns the purpose of a request for `size` bytes that was rounded up to `capacity` bytes.
     pub(crate) fn rounded(size: usize, capacity: usize) -> Self {
         if size == capacity {
             Self::Bytes
@@ -241,7 +240,8 @@ impl Purpose {
         }
     }
 
-    /// What a buffer of `length` bytes on an allocation, of which it may be a slice, asks for.
+    /// Returns the requested bytes and the purpose for a buffer of `length` bytes on an allocation, of
+    /// which it may be a slice.
     pub(crate) fn of_buffer(length: usize, allocation: usize) -> (usize, Self) {
         if length == allocation || checked_round_up(length, ALIGNMENT) == Some(allocation) {
             (length, Self::rounded(length, allocation))
@@ -250,7 +250,7 @@ impl Purpose {
         }
     }
 
-    /// What a closed allocator refused.
+    /// Writes the part of an error message that says what a closed allocator refused.
     pub(crate) fn write_refused(
         &self,
         f: &mut fmt::Formatter<'_>,
@@ -274,7 +274,7 @@ impl Purpose {
         }
     }
 
-    /// A buffer of `length` bytes that was to move.
+    /// Writes the part of an error message about a buffer of `length` bytes that was to be moved.
     pub(crate) fn write_buffer(&self, f: &mut fmt::Formatter<'_>, length: usize) -> fmt::Result {
         match self {
             Self::Slice { .. } => self.write_slice(f, "a buffer", length),

@@ -1,5 +1,5 @@
-//! USDT probes of provider `arrow_memory` (feature `probes`): one `nop` each until a tracer turns it
-//! into a breakpoint. Without the feature nothing is left of them.
+//! USDT probes of provider `arrow_memory` (feature `probes`): one `nop` each until a tracer turns it into
+//! a breakpoint. Without the feature they compile to nothing.
 //!
 //! | probe | arguments |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | `reallocate` | old address, new address, new size, name, id, old size |
 //! | `release` | address, size, name, id |
 //! | `refuse` | 0, size, name, id |
-//! | `transfer` | address, size, name of the giver, name of the taker |
+//! | `transfer` | address, size, name of the source allocator, name of the target allocator |
 //!
 //! Names end with a NUL. `docs/profiling.md` shows how to use them.
 
@@ -15,19 +15,19 @@ use std::ptr::NonNull;
 
 use crate::outcome::AllocatorInfo;
 
-/// A name as tracers read it.
+/// A name in the form that tracers read.
 #[cfg(feature = "probes")]
 #[derive(Debug)]
 pub(crate) struct ProbeName(std::ffi::CString);
 
-/// A name as tracers read it; none of them does.
+/// The name without the feature `probes`: nothing is stored.
 #[cfg(not(feature = "probes"))]
 #[derive(Debug)]
 pub(crate) struct ProbeName;
 
 #[cfg(feature = "probes")]
 impl ProbeName {
-    /// The name up to its first NUL.
+    /// Creates a name that ends at the first NUL of `name`.
     pub(crate) fn new(name: &str) -> Self {
         let name = name.split('\0').next().unwrap_or_default();
         Self(std::ffi::CString::new(name).unwrap_or_default())
@@ -45,7 +45,7 @@ impl ProbeName {
     }
 }
 
-/// An allocator as the probes name it.
+/// The name and the ID of an allocator for the probes.
 #[derive(Clone, Copy)]
 #[cfg_attr(
     not(feature = "probes"),

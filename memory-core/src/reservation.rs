@@ -1,7 +1,7 @@
-//! [`AllocationReservation`]: bytes set aside for a while.
+//! [`AllocationReservation`]: bytes that are charged without a block.
 #![expect(
     unsafe_code,
-    reason = "gives back bytes that its own size says are charged"
+    reason = "gives back bytes, which its size proves to be charged"
 )]
 
 use std::alloc::Layout;
@@ -19,9 +19,9 @@ use crate::outcome::Purpose;
 use crate::size::{ALIGNMENT, checked_round_up};
 use crate::sync::Ordering;
 
-/// Bytes set aside for a while: charged to an allocator without a block, released on drop.
+/// Bytes that are set aside: charged to an allocator without a block, and released on drop.
 ///
-/// Made by [`BufferAllocator::new_reservation`]. Counted in
+/// [`BufferAllocator::new_reservation`] creates one. Its bytes are counted in
 /// [`reserved_bytes`](crate::AllocatorStats::reserved_bytes) of the allocator's stats.
 ///
 /// ```
@@ -37,7 +37,7 @@ use crate::sync::Ordering;
 #[doc(alias = "MemoryReservation")]
 pub struct AllocationReservation {
     allocator: BufferAllocator,
-    /// Bytes charged, and in debug mode where they come from; in the node's list.
+    /// The charged bytes, and in debug mode the history; also in the node's list of reservations.
     reserved: Arc<Reserved>,
 }
 
@@ -55,11 +55,15 @@ impl AllocationReservation {
         }
     }
 
-    /// Adds `bytes`, exactly.
+    /// Adds exactly `bytes`. The listener is not asked. Usually costs one compare-exchange.
     ///
     /// # Errors
     ///
-    /// As [`BufferAllocator::allocate_bytes`]; the reservation is as it was.
+    /// * [`AllocError::OutOfMemory`] if a limit between the allocator and the root would be passed.
+    /// * [`AllocError::Closed`] if the allocator, or one whose memory it would need, is closed.
+    /// * [`AllocError::SizeOverflow`] if a sum would pass `isize::MAX`.
+    ///
+    /// The reservation is then as it was.
     #[inline]
     #[track_caller]
     #[doc(alias("try_grow", "reserve"))]
@@ -67,8 +71,8 @@ impl AllocationReservation {
         self.grow(bytes, bytes)
     }
 
-    /// Adds `bytes`; the caller asked for `asked`, says an error.
-    #[inline(always)] // A call would cost as much as the rest.
+    /// Adds `bytes`; an error reports that `asked` bytes were requested.
+    #[inline(always)] // A call would cost as much as the rest of it.
     #[track_caller]
     fn grow(&mut self, bytes: usize, asked: usize) -> Result<(), AllocError> {
         if bytes == 0 {
@@ -82,11 +86,11 @@ impl AllocationReservation {
         Ok(())
     }
 
-    /// Adds `bytes`, whatever the limits say; `true` if they fitted. Zero bytes fit.
+    /// Adds `bytes` even if they pass a limit; `true` if no limit is passed. Zero bytes fit.
     ///
-    /// For memory that exists anyway. It is counted as
-    /// [`BufferAllocator::force_allocate`] is, and works on a closed allocator, too; but these bytes
-    /// are this reservation's, and nobody else can release them. Takes the tree's lock.
+    /// This is for memory that exists anyway, and works on a closed allocator too. The bytes are counted
+    /// in [`forced_bytes`](crate::AllocatorStats::forced_bytes). They belong to this reservation, and
+    /// only it can release them. The call takes the tree's lock.
     ///
     /// # Panics
     ///
@@ -123,18 +127,18 @@ impl AllocationReservation {
         refusal.report(asked, self.purpose(bytes))
     }
 
-    /// What `bytes` more are for, says an error.
+    /// Returns the purpose of `bytes` more, for an error.
     fn purpose(&self, bytes: usize) -> Purpose {
         let from = self.size();
         let to = from.saturating_add(bytes);
         Purpose::Reservation { from, to }
     }
 
-    /// Gives `bytes` back.
+    /// Gives back `bytes`.
     ///
     /// # Panics
     ///
-    /// If that is more than the reservation has; nothing has changed then.
+    /// If `bytes` is more than the size of the reservation; nothing has changed then.
     #[inline]
     #[track_caller]
     pub fn shrink(&mut self, bytes: usize) {
@@ -142,15 +146,19 @@ impl AllocationReservation {
         if bytes == 0 {
             return;
         }
-        // SAFETY: they were this reservation's, by its size, until the line above.
+        // SAFETY: the bytes were charged and part of this reservation's size until `take`.
         unsafe { self.allocator.handle.uncharge(bytes) };
     }
 
-    /// Adds or gives back bytes, so that the size is `bytes`.
+    /// Adds or gives back bytes, so that the size becomes `bytes`. The listener is not asked.
     ///
     /// # Errors
     ///
-    /// As [`add`](Self::add).
+    /// * [`AllocError::OutOfMemory`] if a limit between the allocator and the root would be passed.
+    /// * [`AllocError::Closed`] if the allocator, or one whose memory it would need, is closed.
+    /// * [`AllocError::SizeOverflow`] if a sum would pass `isize::MAX`.
+    ///
+    /// The reservation is then as it was. A smaller size is never refused.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -175,18 +183,26 @@ impl AllocationReservation {
         }
     }
 
-    /// Bytes charged.
+    /// Returns the charged bytes.
     #[inline]
     pub fn size(&self) -> usize {
         self.reserved.size()
     }
 
-    /// Turns the reservation into a buffer whose capacity is its size, rounded up to a multiple of
-    /// 64 (the rounding policy is not asked); only what that adds is charged.
+    /// Turns the reservation into a buffer.
+    ///
+    /// Its capacity is the size of the reservation, rounded up to a multiple of 64 (the rounding policy
+    /// is not asked). Only the bytes that the rounding adds are charged.
     ///
     /// # Errors
     ///
-    /// The error, as for [`BufferAllocator::buffer`], and the reservation as it was.
+    /// The error comes with the unchanged reservation:
+    ///
+    /// * [`AllocError::OutOfMemory`] if the bytes that the rounding adds would pass a limit.
+    /// * [`AllocError::Vetoed`] if the listener refuses the request.
+    /// * [`AllocError::Manager`] if the backend has no such block.
+    /// * [`AllocError::Closed`] if the allocator, or one whose memory it would need, is closed.
+    /// * [`AllocError::SizeOverflow`] if the size, or a sum, is above `isize::MAX`.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -217,11 +233,11 @@ impl AllocationReservation {
             .map_err(|error| (error, self))
     }
 
-    /// Splits `bytes` off into a reservation of their own. Nothing is charged or released.
+    /// Splits off `bytes` into a new reservation. Nothing is charged or released.
     ///
     /// # Panics
     ///
-    /// If that is more than the reservation has; nothing has changed then.
+    /// If `bytes` is more than the size of the reservation; nothing has changed then.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -239,12 +255,12 @@ impl AllocationReservation {
         Self::with(&self.allocator, bytes)
     }
 
-    /// The allocator that is charged.
+    /// Returns the allocator that is charged.
     pub fn allocator(&self) -> &BufferAllocator {
         &self.allocator
     }
 
-    /// Takes `bytes` off the size; they stay charged.
+    /// Subtracts `bytes` from the size; they stay charged.
     #[track_caller]
     fn take(&self, bytes: usize) {
         let size = self.size();
@@ -256,18 +272,18 @@ impl AllocationReservation {
         self.note(Operation::Resized, Location::caller());
     }
 
-    /// Takes `bytes`, of which it has as many, off the size, for a room, which has them until it is
-    /// dropped. They stay charged.
+    /// Subtracts `bytes` from the size, which is as large at least, for a foreign room that owns them
+    /// until it is dropped. They stay charged.
     pub(crate) fn lend(&self, bytes: usize) {
         self.set_size(self.size() - bytes);
     }
 
-    /// Takes bytes back that were [lent](Self::lend) and not used.
+    /// Adds bytes that were [lent](Self::lend) and not used.
     pub(crate) fn take_back(&self, bytes: usize) {
         self.set_size(self.size() + bytes);
     }
 
-    /// Notes what happened, in debug mode.
+    /// In debug mode, notes an operation.
     #[inline]
     fn note(&self, operation: Operation, caller: &'static Location<'static>) {
         if let Some(trail) = &self.reserved.trail {
@@ -277,7 +293,7 @@ impl AllocationReservation {
 
     #[inline]
     fn set_size(&self, size: usize) {
-        // Relaxed: written by this value alone; a number for readers.
+        // Relaxed: only this value writes it, and readers want a number only.
         self.reserved.size.store(size, Ordering::Relaxed);
     }
 }
@@ -286,10 +302,10 @@ impl Drop for AllocationReservation {
     fn drop(&mut self) {
         let size = self.size();
         let handle = &self.allocator.handle;
-        // First, so that a closed allocator that waits for this one sees it gone.
+        // Unlisted first, so that a closed allocator that waits for this reservation finds it gone.
         handle.unlist_reservation(&self.reserved);
         if size > 0 {
-            // SAFETY: they are this reservation's, by its size, and it goes.
+            // SAFETY: the bytes are charged and part of this reservation's size; it is dropped.
             unsafe { handle.uncharge(size) };
         } else {
             handle.reconsider();
@@ -307,7 +323,7 @@ impl fmt::Debug for AllocationReservation {
 }
 
 impl BufferAllocator {
-    /// A reservation of zero bytes.
+    /// Creates a reservation of zero bytes. Takes the tree's lock.
     #[track_caller]
     #[doc(alias("newReservation", "new_empty"))]
     pub fn new_reservation(&self) -> AllocationReservation {

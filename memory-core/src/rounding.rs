@@ -1,14 +1,14 @@
-//! From the bytes asked for to the capacity that is allocated and charged.
+//! Rounding policies: from the requested bytes to the capacity that is allocated and charged.
 
 use std::fmt;
 
 use crate::error::SegmentError;
 use crate::size::{ALIGNMENT, KIB, checked_round_up};
 
-/// Decides the capacity of a buffer from the bytes asked for.
+/// A policy that decides the capacity of a buffer from the requested bytes.
 ///
-/// A policy is safe code and is not trusted: the capacity is the larger of its answer and the
-/// request, rounded up to a multiple of 64, and at most `isize::MAX`.
+/// A policy is safe code and is not trusted: the capacity is the larger of its result and the request,
+/// rounded up to a multiple of 64, and `isize::MAX` at most.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -28,16 +28,16 @@ use crate::size::{ALIGNMENT, KIB, checked_round_up};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait RoundingPolicy: Send + Sync + fmt::Debug {
-    /// The capacity in bytes for a request of `requested` bytes (never 0).
+    /// Returns the capacity in bytes for a request of `requested` bytes (never 0).
     fn rounded_size(&self, requested: usize) -> usize;
 }
 
-/// The capacity that `policy` and our own rules give to `requested`; `None` if it overflows.
+/// Returns the capacity for `requested` by `policy` and the library's own rules; `None` if it overflows.
 pub(crate) fn capacity(policy: &dyn RoundingPolicy, requested: usize) -> Option<usize> {
     checked_round_up(policy.rounded_size(requested).max(requested), ALIGNMENT)
 }
 
-/// The next multiple of 64: the default.
+/// Rounds up to the next multiple of 64 bytes: the default.
 ///
 /// ```
 /// use arrow_memory_core::{PaddingRoundingPolicy, RoundingPolicy};
@@ -53,7 +53,7 @@ impl RoundingPolicy for PaddingRoundingPolicy {
     }
 }
 
-/// The next power of two below 16 MiB, and as asked from there on: Arrow Java's default.
+/// Rounds requests below 16 MiB up to the next power of two, and no others: Arrow Java's default.
 ///
 /// ```
 /// use arrow_memory_core::{PowerOfTwoRoundingPolicy, RoundingPolicy};
@@ -66,7 +66,8 @@ impl RoundingPolicy for PaddingRoundingPolicy {
 pub struct PowerOfTwoRoundingPolicy;
 
 impl PowerOfTwoRoundingPolicy {
-    /// The chunk size of Arrow Java's default policy: requests from here on are not rounded.
+    /// The chunk size of Arrow Java's default policy, in bytes: requests of this size or more are not
+    /// rounded.
     const CHUNK: usize = 16 * KIB * KIB;
 }
 
@@ -80,7 +81,7 @@ impl RoundingPolicy for PowerOfTwoRoundingPolicy {
     }
 }
 
-/// The next multiple of a segment: Arrow Java's `SegmentRoundingPolicy`.
+/// Rounds up to the next multiple of a segment: Arrow Java's `SegmentRoundingPolicy`.
 ///
 /// ```
 /// use arrow_memory_core::{RoundingPolicy, SegmentRoundingPolicy};
@@ -95,10 +96,10 @@ pub struct SegmentRoundingPolicy {
 }
 
 impl SegmentRoundingPolicy {
-    /// The smallest segment, in bytes: [`new`](Self::new) refuses less.
+    /// The minimum size of a segment, in bytes: [`new`](Self::new) refuses a smaller one.
     pub const MIN_SEGMENT: usize = KIB;
 
-    /// A policy that rounds up to multiples of `segment` bytes.
+    /// Creates a policy that rounds up to multiples of `segment` bytes.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! Stacks: bare addresses, resolved to functions and lines only when printed. `debug` captures them.
+//! Stacks: bare addresses, resolved to functions and lines only when they are printed. `debug` captures
+//! them.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -10,13 +11,13 @@ use crate::sync::ProcessLock;
 use crate::sync::process::Order;
 use crate::sync::table::spread;
 
-/// The most frames that a stack keeps.
+/// The maximum number of frames of a stack.
 pub(crate) const FRAMES: usize = 16;
 
-/// Where something was made: the addresses of the innermost 16 frames.
+/// The stack of a creation: the addresses of the innermost 16 frames.
 ///
-/// Capturing is cheap and resolving is not, so the functions and lines are looked up by
-/// [`resolve`](Self::resolve) or when this is printed.
+/// Capturing is cheap and resolving is not, so functions and lines are looked up only by
+/// [`resolve`](Self::resolve) or [`resolve_all`](Self::resolve_all).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct StackTrace {
     pub(crate) addresses: [usize; FRAMES],
@@ -27,21 +28,22 @@ pub struct StackTrace {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StackFrame {
-    /// The function, with its path.
+    /// The function with its path, or the address if the function is unknown.
     pub function: String,
-    /// The source file, where debug information names it.
+    /// The source file; `None` without debug information.
     pub file: Option<String>,
-    /// The line in it.
+    /// The line in the file; `None` without debug information.
     pub line: Option<u32>,
 }
 
 impl StackTrace {
-    /// The addresses, innermost first.
+    /// Returns the addresses, innermost first.
     pub fn addresses(&self) -> &[usize] {
         &self.addresses[..self.count]
     }
 
-    /// All frames, innermost first, with this library's and std's.
+    /// Returns all frames, innermost first, including those of this library and of std. Takes many
+    /// microseconds per frame.
     pub fn resolve_all(&self) -> Vec<StackFrame> {
         let mut frames = Vec::new();
         for &address in self.addresses() {
@@ -68,16 +70,16 @@ impl StackTrace {
         frames
     }
 
-    /// The frames of the user's code, innermost first: without this library's and std's at the
-    /// top, and without what starts a program or a thread at the bottom.
+    /// Returns the frames of the user's code, innermost first: without those of this library and of std
+    /// at the top, and without those that start a program or a thread at the bottom.
     ///
-    /// Looking a frame up takes many microseconds, and a leak is often ten thousand times the same
-    /// stack: the latest few hundred answers are kept.
+    /// Looking up a frame takes many microseconds, and a leak is often the same stack ten thousand times,
+    /// so the latest results are kept, up to 256.
     pub fn resolve(&self) -> Vec<StackFrame> {
-        /// A stack and what was found.
+        /// A stack and its frames.
         type Known = Option<Arc<(StackTrace, Vec<StackFrame>)>>;
         const MAX_KNOWN: usize = 256;
-        /// Answers, each at the place that the hash of its stack says. Under the lock one is copied or
+        /// Results, at the index given by the hash of the stack. The lock is held while one is copied or
         /// replaced.
         static KNOWN: ProcessLock<[Known; MAX_KNOWN]> =
             ProcessLock::new(Order::Inner, [const { None }; MAX_KNOWN]);
@@ -136,8 +138,8 @@ impl StackFrame {
             || ["main", "_start", "__libc_start_main", "clone"].contains(&&*self.function)
     }
 
-    /// Whether the function belongs to this workspace's libraries. Tests and examples are others'
-    /// crates; the unit tests of this crate are too, by the module that they are in.
+    /// Returns whether the function belongs to the libraries of this workspace. Tests and examples are
+    /// crates of their own; the unit tests of this crate are told apart by the module that they are in.
     fn is_ours(&self) -> bool {
         const CRATES: [&str; 9] = [
             "arrow_memory",
@@ -153,8 +155,9 @@ impl StackFrame {
         CRATES.iter().any(|name| self.is_of(name)) && !self.function.contains("tests::")
     }
 
-    /// Whether the function's path starts in this crate, or the type that it is a method of, or the
-    /// trait, if the type does not say whose the function is (see [`Method`]).
+    /// Returns whether the function's path starts in this crate. For a method of a trait, the path is
+    /// that of the type, or that of the trait if the type does not tell whose the function is (see
+    /// [`Method`]).
     fn is_of(&self, name: &str) -> bool {
         match Method::of(&self.function) {
             Some(method) if method.leaves_it_to_the_trait() => starts_in(method.of_trait, name),
@@ -181,9 +184,9 @@ impl<'a> Method<'a> {
         Some(Self { of_type, of_trait })
     }
 
-    /// Whether the type says nothing of the crate that the method is written in: a type parameter of a
-    /// blanket implementation, or a type of std's or of arrow's. Those crates know nothing of this
-    /// workspace's traits, so an implementation of one for their types stands beside the trait.
+    /// Returns whether the type does not tell in which crate the method is written: it is a type parameter
+    /// of a blanket implementation, or a type of std or of arrow. Those crates do not know the traits of
+    /// this workspace, so an implementation of such a trait for their types is in the crate of the trait.
     fn leaves_it_to_the_trait(&self) -> bool {
         const OTHERS: [&str; 5] = ["std", "core", "alloc", "arrow", "parquet"];
         let path = self.of_type.trim_start_matches(TYPE_SIGNS);
@@ -200,10 +203,10 @@ impl<'a> Method<'a> {
     }
 }
 
-/// What stands before the path of a type.
+/// The characters before the path of a type.
 const TYPE_SIGNS: [char; 5] = ['<', '&', '*', '[', '('];
 
-/// Whether a path, perhaps of a type, starts in the crate of this name.
+/// Returns whether a path, which may be that of a type, starts in the crate of this name.
 fn starts_in(path: &str, name: &str) -> bool {
     let path = path.trim_start_matches(TYPE_SIGNS);
     let path = path.strip_prefix("dyn ").unwrap_or(path);
@@ -211,7 +214,7 @@ fn starts_in(path: &str, name: &str) -> bool {
         .is_some_and(|rest| rest.starts_with("::") || rest.starts_with('['))
 }
 
-/// What stands before the `>` that closes what was opened before `text`.
+/// Returns the text before the `>` that closes the bracket opened before `text`.
 fn enclosed(text: &str) -> Option<&str> {
     let mut depth = 1_usize;
     let mut before = ' ';
@@ -229,7 +232,7 @@ fn enclosed(text: &str) -> Option<&str> {
     None
 }
 
-/// Both sides of the first `separator` that stands within no angle brackets.
+/// Returns both sides of the first `separator` that is not inside angle brackets.
 fn split_outside<'a>(text: &'a str, separator: &str) -> Option<(&'a str, &'a str)> {
     text.match_indices(separator).find_map(|(index, _)| {
         let before = &text[..index];
@@ -239,22 +242,29 @@ fn split_outside<'a>(text: &'a str, separator: &str) -> Option<(&'a str, &'a str
     })
 }
 
-/// The place that a report names first, and the frames that led there.
+/// The frame that a report names first, and its callers.
 pub(crate) struct Site {
     /// `file:line in function`.
     pub(crate) first: String,
-    /// The same for the callers, innermost first.
+    /// The callers in the same format, innermost first.
     pub(crate) callers: Vec<String>,
 }
 
 impl Site {
-    /// What is known of a place. The function's name comes from the stack. So do the file and the line
-    /// where debug information has them, unless the caller's location, which is exact, lies in the
-    /// same file; without debug information that location is all there is, if it is the user's.
+    /// Combines a stack and the caller's location. The function's name comes from the stack. The file and
+    /// the line come from the stack too if there is debug information, unless the caller's location,
+    /// which is exact, is in the same file. Without debug information only the caller's location is left,
+    /// if it is in the user's code.
     pub(crate) fn of(stack: &StackTrace, caller: Option<&Location<'_>>) -> Self {
         let mut frames = stack.resolve();
         let caller = caller.filter(|caller| is_users(caller.file()));
-        // Locations are relative to the directory where the compiler ran, frames are absolute.
+        // A stack has a fixed number of frames. If all of them are this library's, the user's lie beyond them,
+        // and only the caller's location tells where that is.
+        let is_users_own = |frame: &StackFrame| !frame.is_std() && !frame.is_ours();
+        if caller.is_some() && !frames.iter().any(is_users_own) {
+            frames.clear();
+        }
+        // Locations are relative to the directory where the compiler ran; frames are absolute.
         let root = frames.first().zip(caller).and_then(|(frame, caller)| {
             let file = frame.file.as_deref()?;
             Some(file.strip_suffix(caller.file())?.to_owned())
@@ -286,7 +296,7 @@ impl Site {
 }
 
 impl fmt::Display for StackFrame {
-    /// `file:line in function`, or what of it is known.
+    /// Writes `file:line in function`, or the known parts of it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.file, self.line) {
             (Some(file), Some(line)) => write!(f, "{file}:{line} in {}", self.function),
@@ -296,15 +306,15 @@ impl fmt::Display for StackFrame {
     }
 }
 
-/// Whether a caller's file is neither std's nor of a library of this workspace.
+/// Returns whether a caller's file belongs neither to std nor to a library of this workspace.
 pub(crate) fn is_users(file: &str) -> bool {
     const LIBRARIES: [&str; 8] = [
         "manager", "core", "arrow", "arena", "system", "jemalloc", "mimalloc", "profile",
     ];
     const THIS: &str = file!();
     let std = file.starts_with("/rustc/") || file.contains("/library/");
-    // `memory-core/src/…` in the workspace, `…/arrow-memory-core-0.1.0/src/…` in the registry: the other
-    // libraries lie beside it.
+    // The path is `memory-core/src/…` in the workspace and `…/arrow-memory-core-0.1.0/src/…` in the
+    // registry; the other libraries are in directories beside it.
     let beside = THIS
         .split_once("memory-core")
         .map_or(THIS, |(before, _)| before);
@@ -328,7 +338,7 @@ fn shorten(file: &str, root: Option<&str>) -> String {
     .unwrap_or_else(|| file.to_owned())
 }
 
-/// Hashes addresses: of slots, which differ by multiples of 8, and those of a stack.
+/// Hashes addresses: those of slots, which differ by multiples of 8, and those of a stack.
 #[derive(Default)]
 pub(crate) struct WordHasher(u64);
 
@@ -371,8 +381,8 @@ mod tests {
         assert!(!frame("leak::main").is_std());
     }
 
-    /// Once, only what stands before ` as ` was looked at, and a blanket implementation of this
-    /// workspace's passed for the user's code.
+    /// Once only the text before ` as ` was checked, and a blanket implementation in this workspace was
+    /// taken for the user's code.
     #[test]
     fn methods_of_traits_belong_to_the_trait_where_the_type_says_nothing() {
         let ours = [

@@ -1,4 +1,4 @@
-//! The three totals that people confuse: accounted, held by the backend, resident in the process.
+//! Three totals that are easily confused: accounted, held by the backend, resident in the process.
 
 use std::fs;
 
@@ -6,27 +6,28 @@ use arrow_memory_manager::ManagerStats;
 
 use crate::allocator::BufferAllocator;
 
-/// Three measures of the same memory, in bytes, that differ for good reasons.
+/// Three measures of the same memory, in bytes, which differ by design.
 ///
-/// *Accounted* is what the allocators are charged: buffers at their capacities, foreign memory, and
-/// external bytes and reservations that need not exist as memory. *Held* is what the backend has
-/// handed out or keeps for reuse, for all trees that share it. *Resident* is the physical memory of
-/// the whole process: its code, stacks and other heaps too, but no page that was never touched.
+/// *Accounted* bytes are charged to the allocators: buffers at their capacities, foreign memory, and
+/// external bytes and reservations that need not exist as memory. *Held* bytes are those that the backend
+/// has allocated or keeps for reuse, for all trees that share it. *Resident* bytes are the physical
+/// memory of the whole process: its code, stacks and other heaps too, but no page that was never touched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct MemoryTotals {
-    /// Allocated from the root of the tree.
+    /// The bytes allocated from the root of the tree.
     pub accounted_bytes: usize,
-    /// Handed out or cached by the backend; `None` if it does not say.
+    /// The bytes that the backend has allocated or cached; `None` if it does not count them.
     pub held_bytes: Option<usize>,
-    /// Resident in the process; `None` where the platform does not say.
+    /// The bytes resident in the process; `None` where the platform does not report them.
     pub resident_bytes: Option<usize>,
 }
 
 impl BufferAllocator {
-    /// The three totals of this allocator's tree, its backend and the process. Reads a file of the
-    /// operating system.
+    /// Returns the three totals of this allocator's tree, its backend and the process.
+    ///
+    /// The first takes the tree's lock, O(tree), and the third reads a file of the operating system.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -47,14 +48,14 @@ impl BufferAllocator {
     }
 }
 
-/// What a backend has handed out or keeps for reuse.
+/// Returns the bytes that a backend has allocated or keeps for reuse.
 pub(crate) fn held_bytes(stats: &ManagerStats) -> Option<usize> {
     stats
         .live_bytes
         .map(|live| live + stats.cached_bytes.unwrap_or(0))
 }
 
-/// Physical memory of this process.
+/// Returns the physical memory of this process, in bytes.
 pub(crate) fn resident_bytes() -> Option<usize> {
     if !cfg!(target_os = "linux") {
         return None;

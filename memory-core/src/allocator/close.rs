@@ -84,11 +84,11 @@ impl BufferAllocator {
     /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
     /// let query = root.child("query-7").build()?;
     /// let scan = query.child("scan").build()?;
-    /// let batch = scan.buffer(1000)?; // a worker is still at it
+    /// let batch = scan.buffer(1000)?; // a worker still uses it
     /// query.retire();
     /// assert!(query.is_closed() && scan.buffer(64).is_err());
     /// drop((batch, scan));
-    /// assert!(root.child_allocators().is_empty()); // gone with its last byte
+    /// assert!(root.child_allocators().is_empty()); // `query` left with its last byte
     /// assert!(query.close().is_ok());
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
@@ -98,7 +98,8 @@ impl BufferAllocator {
         events::retired(self.info());
     }
 
-    /// Whether [`close`](Self::close) or [`retire`](Self::retire) was called, or the allocator has left its tree.
+    /// Returns whether [`close`](Self::close) or [`retire`](Self::retire) was called, or the allocator has
+    /// left its tree.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -106,7 +107,7 @@ impl BufferAllocator {
     /// let child = root.new_child_allocator("scan", 0, 1 << 20)?;
     /// let _grandchild = child.new_child_allocator("column", 0, 100)?;
     /// assert!(child.close().is_err());
-    /// assert!(child.is_closed()); // also after a close that found something outstanding
+    /// assert!(child.is_closed()); // even after a failed close
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
     #[doc(alias = "assertOpen")]

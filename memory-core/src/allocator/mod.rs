@@ -307,7 +307,7 @@ impl BufferAllocator {
     /// # use arrow_memory_system as _;
     /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
     /// assert_eq!(root.allocation_manager().name(), "system");
-    /// root.release_unused(); // asks it to give cached memory back
+    /// root.release_unused(); // asks the backend to free cached memory
     /// ```
     pub fn allocation_manager(&self) -> &Arc<dyn AllocationManager> {
         self.handle.tree.manager()
@@ -410,7 +410,7 @@ impl BufferAllocator {
     /// # use arrow_memory_system as _;
     /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
     /// root.allocate_bytes(5000)?;
-    /// root.release_bytes(2000); // in other pieces than they were charged
+    /// root.release_bytes(2000); // not the amount that was charged
     /// assert_eq!(root.stats().external_bytes, 3000);
     /// root.release_bytes(3000);
     /// # Ok::<(), arrow_memory_core::AllocError>(())

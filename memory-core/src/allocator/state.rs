@@ -134,7 +134,7 @@ impl BufferAllocator {
     /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
     /// let scan = root.new_child_allocator("scan", 1000, 5000)?;
     /// root.set_limit(3000);
-    /// assert_eq!(scan.headroom(), 3000); // its reservation, and what is left above
+    /// assert_eq!(scan.headroom(), 3000); // its reservation, and the 2000 left in the root
     /// root.set_limit(0);
     /// assert_eq!((root.headroom(), scan.headroom()), (-1000, 0));
     /// # Ok::<(), arrow_memory_core::AllocError>(())
@@ -193,7 +193,7 @@ impl BufferAllocator {
     /// ```
     /// # use arrow_memory_system as _;
     /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
-    /// root.verify()?; // for tests, after something that must not upset the books
+    /// root.verify()?; // in tests, after an operation that must keep the sums right
     /// # Ok::<(), arrow_memory_core::VerifyError>(())
     /// ```
     pub fn verify(&self) -> Result<(), VerifyError> {
@@ -330,11 +330,11 @@ fn ledgers_of(census: &Census) -> Vec<Vec<OutstandingLedger>> {
         .collect()
 }
 
-/// What the census counted and no ledger accounts for yet: by entry, owned bytes, and ledgers that do not
-/// own their allocation.
+/// The part of the census that no ledger accounts for yet: by entry, the owned bytes, and the number of
+/// ledgers that do not own their allocation.
 struct Missing {
     by_entry: Vec<(usize, usize)>,
-    /// How many entries are not fully accounted for.
+    /// The number of entries that are not fully accounted for.
     nodes: usize,
 }
 

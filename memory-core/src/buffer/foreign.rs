@@ -1,5 +1,5 @@
-//! Foreign memory: wrapped, charged and shared like our own, and released exactly once.
-#![expect(unsafe_code, reason = "views memory that somebody else made")]
+//! Foreign memory: charged and shared as the tree's own blocks are, and released exactly once.
+#![expect(unsafe_code, reason = "views memory from elsewhere")]
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -29,11 +29,11 @@ mod room;
 pub use error::ForeignError;
 pub use room::ForeignRoom;
 
-/// Memory that somebody else made, to be put under an allocator by
-/// [`wrap_foreign_allocation`](BufferAllocator::wrap_foreign_allocation).
+/// Memory from elsewhere, which [`wrap_foreign_allocation`](BufferAllocator::wrap_foreign_allocation)
+/// charges to an allocator.
 ///
-/// It is released exactly once: when the last buffer on it goes, or when this value is dropped
-/// without having been wrapped.
+/// It is released exactly once: when the last buffer on it is dropped, or when this value is dropped
+/// before it was wrapped.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -43,33 +43,34 @@ pub use room::ForeignRoom;
 /// let foreign = ForeignAllocation::from_owner(vec![7_u8; 60]);
 /// assert_eq!((foreign.size(), foreign.charged_size()), (60, 60));
 /// let buffer = root.wrap_foreign_allocation(foreign)?;
-/// let slice = buffer.slice(50..); // shared like our own
+/// let slice = buffer.slice(50..); // shared without a copy
 /// drop(buffer);
 /// assert_eq!((slice.as_slice(), root.allocated_memory()), (&[7; 10][..], 60));
 /// # Ok::<(), arrow_memory_core::ForeignError>(())
 /// ```
 // Invariants:
 //
-// 1. `ptr` is valid for reads of `size` initialised bytes, which nobody writes, from any thread,
-//    until `release` has run.
+// 1. `ptr` is valid for reads of `size` initialised bytes, from any thread, and no thread writes them,
+// until `release` has run.
 pub struct ForeignAllocation {
     ptr: NonNull<u8>,
     size: usize,
-    /// What it is charged at.
+    /// The bytes to charge; at least `size`.
     charge: usize,
     forced: bool,
-    /// `None` once it was handed on.
+    /// `None` once it was moved into a ledger.
     release: Option<Release>,
 }
 
-// SAFETY: by invariant 1 the memory may be read from any thread, and the release is Send.
+// SAFETY: by invariant 1 any thread may read the memory, and the release is Send.
 unsafe impl Send for ForeignAllocation {}
-// SAFETY: a shared reference leads to numbers only; the release takes the value itself. (So that
-// `ForeignError` is an error that may be boxed, sent and shared, as callers of `?` expect.)
+// SAFETY: a shared reference gives access to numbers only; the release needs the value itself. (So
+// callers of `?` can box, send and share a `ForeignError`.)
 unsafe impl Sync for ForeignAllocation {}
 
 impl ForeignAllocation {
-    /// The bytes of an owner, which is kept until they are released, then dropped.
+    /// Wraps the bytes of an owner, which is dropped when the memory is released. Costs two heap
+    /// allocations.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -82,23 +83,23 @@ impl ForeignAllocation {
     /// ```
     #[doc(alias("FromVector", "FromString"))]
     pub fn from_owner(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
-        // At a fixed place first: some owners hold their bytes inline.
+        // The owner is moved to its final address first, because some owners store their bytes inline.
         let owner = Owner::new(owner);
         let bytes: &[u8] = owner.get().as_ref();
         let (ptr, size) = (NonNull::from(bytes).cast(), bytes.len());
-        // SAFETY: the owner lent these bytes as a shared slice; it is not touched, let alone
-        // written, until it is dropped by the release. It is Send and Sync.
+        // SAFETY: the owner lends these bytes as a shared slice, and it is not used, and so not written,
+        // until the release drops it. It is Send and Sync.
         unsafe { Self::new(ptr, size, move || drop(owner)) }
     }
 
-    /// `size` bytes at `ptr`, given back by `release`.
+    /// Wraps `size` bytes at `ptr`, which `release` frees.
     ///
     /// A panic of `release` is caught and reported.
     ///
     /// # Safety
     ///
-    /// Until `release` is called, the bytes are initialised, may be read from any thread, and are
-    /// written by nobody. `size` is at most `isize::MAX`.
+    /// Until `release` is called, the bytes are initialised, any thread may read them, and no thread
+    /// writes them. `size` is at most `isize::MAX`.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -115,7 +116,7 @@ impl ForeignAllocation {
     ///     // SAFETY: from a box, and released once.
     ///     drop(unsafe { Box::from_raw(ptr) });
     /// };
-    /// // SAFETY: eight bytes, which nobody writes until they are freed.
+    /// // SAFETY: eight bytes; no thread writes them until they are freed.
     /// let foreign = unsafe { ForeignAllocation::new(start, size, free) };
     /// assert_eq!(root.wrap_foreign_allocation(foreign)?.as_slice(), [7; 8]);
     /// # Ok::<(), arrow_memory_core::ForeignError>(())
@@ -128,12 +129,14 @@ impl ForeignAllocation {
         Self::with(ptr, size, Release::new(release))
     }
 
-    /// As [`new`](Self::new), given back by a function that needs no more than the address and the
-    /// identity of the allocation: for registries, which have the rest.
+    /// Wraps `size` bytes at `ptr`, which a static function releases. The function gets only the address
+    /// and the identity of the allocation: this is for registries, which know the rest. Costs no heap
+    /// allocation.
     ///
     /// # Safety
     ///
-    /// As for [`new`](Self::new).
+    /// Until `release` is called, the bytes are initialised, any thread may read them, and no thread
+    /// writes them. `size` is at most `isize::MAX`.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -150,7 +153,7 @@ impl ForeignAllocation {
     ///
     /// let bytes: &'static [u8] = b"from a constant";
     /// let start = NonNull::from(bytes).cast();
-    /// // SAFETY: nobody ever writes or frees them.
+    /// // SAFETY: the bytes are constant: no thread writes or frees them.
     /// let foreign = unsafe { ForeignAllocation::with_release(start, bytes.len(), &RELEASE) };
     /// let buffer = root.wrap_foreign_allocation(foreign)?;
     /// let id = buffer.downgrade().expect("it is foreign").id();
@@ -173,7 +176,7 @@ impl ForeignAllocation {
         }
     }
 
-    /// Has it charged even over the limits, since the memory exists anyway.
+    /// Makes wrapping charge the bytes even past a limit: for memory that exists anyway.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -192,8 +195,8 @@ impl ForeignAllocation {
         self
     }
 
-    /// Has it charged as `bytes`, if that is more than its size: for memory of which only the first
-    /// part may be read, as a vector's with spare capacity.
+    /// Makes wrapping charge `bytes`, if that is more than the size: for memory of which only the first
+    /// part may be read, such as a vector with spare capacity.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -210,22 +213,23 @@ impl ForeignAllocation {
         self
     }
 
-    /// The size in bytes.
+    /// Returns the size in bytes.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// The bytes that it is charged at.
+    /// Returns the bytes that wrapping charges.
     pub fn charged_size(&self) -> usize {
         self.charge
     }
 
-    /// What an error says was asked for: where more is charged than what is seen, that is said.
+    /// Returns the requested bytes and the purpose for an error, which says if more is charged than can
+    /// be read.
     fn request(&self) -> (usize, Purpose) {
         Purpose::of_buffer(self.size, self.charge)
     }
 
-    /// Refuses what the bookkeeping of foreign memory cannot express, for `handle`.
+    /// Refuses, in the name of `handle`, a size that a slot cannot store for foreign memory.
     pub(crate) fn check_size(&self, handle: &Handle) -> Result<(), AllocError> {
         if self.charge > MAX_SPECIAL {
             return Err(overflow(handle, self.charge));
@@ -234,11 +238,11 @@ impl ForeignAllocation {
     }
 }
 
-/// A box, but for the claim that a `Box` makes whenever it is moved: that nothing else leads to
-/// what is in it. The bytes of the owner are viewed while this moves into the release.
+/// A box without the claim of `Box` that no other pointer leads to its contents while it is moved: the
+/// bytes of the owner are in use while this moves into the release.
 struct Owner<T>(NonNull<T>);
 
-// SAFETY: as a `Box`: it owns the value.
+// SAFETY: it owns the value, as a `Box` does.
 unsafe impl<T: Send> Send for Owner<T> {}
 
 impl<T> Owner<T> {
@@ -247,14 +251,14 @@ impl<T> Owner<T> {
     }
 
     fn get(&self) -> &T {
-        // SAFETY: alive until the drop, and only shared.
+        // SAFETY: the value is alive until the drop, and only shared references to it exist.
         unsafe { self.0.as_ref() }
     }
 }
 
 impl<T> Drop for Owner<T> {
     fn drop(&mut self) {
-        // SAFETY: from a box, in `new`, and dropped once.
+        // SAFETY: the pointer comes from a box, in `new`, and is dropped once.
         drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
 }
@@ -278,15 +282,22 @@ impl fmt::Debug for ForeignAllocation {
 }
 
 impl BufferAllocator {
-    /// Takes foreign memory in: a buffer on it, charged to this allocator at its exact size.
+    /// Wraps foreign memory in a buffer, and charges it to this allocator at its exact size.
     ///
-    /// An empty allocation is charged nothing and released at once.
+    /// An empty allocation charges nothing and is released at once.
     ///
     /// # Errors
     ///
-    /// [`ForeignError`] as for [`buffer`](Self::buffer); it hands the allocation back. One that is
-    /// [`forced`](ForeignAllocation::forced) is refused only by an allocator that has left its
-    /// tree, or if a sum would pass `isize::MAX`.
+    /// [`ForeignError`], which returns the allocation. Its source is one of these:
+    ///
+    /// * [`AllocError::OutOfMemory`] if a limit between here and the root would be passed, after the
+    ///   listener had one chance to free memory.
+    /// * [`AllocError::Vetoed`] if the listener refuses the request.
+    /// * [`AllocError::Closed`] if this allocator, or one whose memory it would need, is closed.
+    /// * [`AllocError::SizeOverflow`] if the size exceeds any address space, or a sum `isize::MAX`.
+    ///
+    /// An allocation that is [`forced`](ForeignAllocation::forced) is refused only by an allocator that
+    /// has left its tree (`Closed`), or with `SizeOverflow`.
     #[track_caller]
     #[doc(alias = "wrapForeignAllocation")]
     pub fn wrap_foreign_allocation(
@@ -310,12 +321,12 @@ impl BufferAllocator {
         }
     }
 
-    /// A buffer on an allocation that is not empty and whose charge was made. The listener is yet to be
-    /// told.
+    /// Creates a buffer on an allocation that is not empty and is charged already. The listener is not
+    /// told yet.
     #[track_caller]
     #[inline]
     pub(crate) fn wrap_charged(&self, allocation: ForeignAllocation) -> ArrowBuf {
-        // Its release moves into the ledger below, whatever comes between.
+        // The allocation's `Drop` must not run: its release moves into the ledger below.
         let mut allocation = ManuallyDrop::new(allocation);
         let (ptr, size) = (allocation.ptr, allocation.charge);
         debug_assert!(allocation.check_size(&self.handle).is_ok());
@@ -331,8 +342,8 @@ impl BufferAllocator {
         };
         // SAFETY: the bytes were charged just now; `release` gives the memory back.
         let ledger = unsafe { LedgerRef::new(self.handle.ptr(), block, size, release) };
-        // SAFETY: by the allocation's invariant 1 the bytes are readable until the release, which
-        // the ledger has.
+        // SAFETY: by the allocation's invariant 1 the bytes are readable until the release, which the
+        // ledger owns.
         let mut buffer = unsafe { ArrowBuf::new(ptr, allocation.size, ledger) };
         if node.is_debug() {
             buffer.register(Operation::Wrapped, Location::caller());
@@ -343,9 +354,9 @@ impl BufferAllocator {
     }
 }
 
-/// Finds the buffers of a foreign allocation again, and keeps none alive.
+/// A weak reference to a foreign allocation, which finds its buffers again and keeps none alive.
 ///
-/// For registries that lead from an address to the buffer that it was adopted as.
+/// It is for registries that look up by an address the buffer that was wrapped around it.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -356,7 +367,7 @@ impl BufferAllocator {
 /// let buffer = root.wrap_foreign_allocation(ForeignAllocation::from_owner(vec![1, 2, 3]))?;
 /// let weak = buffer.downgrade().expect("it is foreign");
 /// let first = NonNull::from(&buffer[..2]).cast();
-/// // SAFETY: two bytes of the allocation, which `buffer` keeps from being released.
+/// // SAFETY: two bytes of the allocation, which is not released while `buffer` exists.
 /// let found = unsafe { weak.upgrade(first, 2) }.expect("it is alive");
 /// assert_eq!((found.as_slice(), buffer.ref_count()), (&[1, 2][..], 2));
 /// # Ok::<(), arrow_memory_core::ForeignError>(())
@@ -364,27 +375,28 @@ impl BufferAllocator {
 pub struct WeakForeign(Weak);
 
 impl WeakForeign {
-    /// Which allocation this finds, as its [release](ReleaseFn) is told.
+    /// Returns the identity of the allocation, which its [release](ReleaseFn) gets too.
     pub fn id(&self) -> ForeignId {
         self.0.id()
     }
 
-    /// A buffer that views `len` bytes at `ptr` on one of the allocation's ledgers, unless its last
-    /// buffer has gone. Which allocator's ledger it is, is not specified.
+    /// Returns a buffer that views `len` bytes at `ptr`, on any one of the allocation's ledgers; `None`
+    /// if the last buffer was dropped.
     ///
-    /// This may be called with a lock held: it raises a count, and takes the tree's mutex where the
-    /// allocation has several ledgers. It allocates nothing, and so does not register the buffer in
-    /// debug mode: [`registered`](ArrowBuf::registered) does that afterwards. Do not drop the buffer
-    /// while the lock is held: it may be the last one.
+    /// This may be called while a lock is held: it increments a count, and takes the tree's mutex if the
+    /// allocation has several ledgers. It allocates nothing, and so does not register the buffer in debug
+    /// mode: call [`registered`](ArrowBuf::registered) afterwards. Do not drop the buffer while the lock
+    /// is held: it may be the last one.
     ///
     /// # Safety
     ///
-    /// * The release of the allocation has not returned, and does not before this does.
+    /// * The release of the allocation has not returned, and does not return before this call does.
     /// * The bytes are initialised, and may be read until the allocation is released.
     pub unsafe fn upgrade(&self, ptr: NonNull<u8>, len: usize) -> Option<ArrowBuf> {
-        // SAFETY: the caller's promise.
+        // SAFETY: by the caller's promise the release has not returned.
         let ledger = unsafe { self.0.upgrade() }?;
-        // SAFETY: the caller's promise; the ledger keeps the allocation.
+        // SAFETY: by the caller's promise the bytes are initialised and readable until the release, which
+        // the ledger prevents.
         Some(unsafe { ArrowBuf::new(ptr, len, ledger) })
     }
 }
@@ -396,8 +408,8 @@ impl fmt::Debug for WeakForeign {
 }
 
 impl ArrowBuf {
-    /// This buffer, registered as made by the caller if its tree is in debug mode and it is not
-    /// registered yet: what [`WeakForeign::upgrade`] returns is not.
+    /// Registers this buffer as created by the caller, if its tree is in debug mode and it is not
+    /// registered yet. A buffer from [`WeakForeign::upgrade`] is not registered.
     ///
     /// ```
     /// # use arrow_memory_core::ForeignAllocation;
@@ -406,7 +418,7 @@ impl ArrowBuf {
     /// let buffer = root.wrap_foreign_allocation(ForeignAllocation::from_owner(vec![1, 2, 3]))?;
     /// let weak = buffer.downgrade().unwrap();
     /// let start = std::ptr::NonNull::from(&buffer[..]).cast();
-    /// // SAFETY: bytes of the allocation, which `buffer` keeps from being released.
+    /// // SAFETY: bytes of the allocation, which is not released while `buffer` exists.
     /// let found = unsafe { weak.upgrade(start, 3) }.unwrap();
     /// assert!(!found.to_verbose_string().contains("created at"));
     /// assert!(found.registered().to_verbose_string().contains("created at"));
@@ -422,17 +434,18 @@ impl ArrowBuf {
         self
     }
 
-    /// A weak reference to this buffer's allocation, if that is foreign; `None` otherwise.
+    /// Returns a weak reference to this buffer's allocation; `None` if the allocation is not foreign.
     pub fn downgrade(&self) -> Option<WeakForeign> {
         self.ledger().downgrade().map(WeakForeign)
     }
 
-    /// A view of `len` bytes at `ptr` on this buffer's ledger, wherever they lie.
+    /// Creates a view of `len` bytes at `ptr` on this buffer's ledger. The bytes need not be part of this
+    /// buffer.
     ///
     /// # Safety
     ///
-    /// The bytes are initialised, may be read as long as the allocation of this buffer is not
-    /// released, and are written by nobody until then.
+    /// The bytes are initialised. Until the allocation of this buffer is released, they may be read, and
+    /// no thread writes them.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -449,7 +462,8 @@ impl ArrowBuf {
     pub unsafe fn view_unchecked(&self, ptr: NonNull<u8>, len: usize) -> ArrowBuf {
         let caller = Location::caller();
         let ledger = self.ledger().share(ptr, len, Operation::Sliced, caller);
-        // SAFETY: the caller's promise.
+        // SAFETY: by the caller's promise the bytes are readable until the allocation is released, which
+        // the ledger prevents.
         unsafe { ArrowBuf::new(ptr, len, ledger) }
     }
 }

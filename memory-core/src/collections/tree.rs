@@ -460,7 +460,7 @@ mod tests {
     fn large_alignments_and_nothing_are_served() {
         #[repr(align(256))]
         #[derive(Clone)]
-        struct Aligned(#[expect(dead_code, reason = "has a size")] u8);
+        struct Aligned(#[expect(dead_code, reason = "gives the type a size")] u8);
         let (_manager, root) = tracked(1 << 20);
         let mut aligned = Vec::new_in(TreeAllocator::new(&root));
         aligned.resize(3, Aligned(1));

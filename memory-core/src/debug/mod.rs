@@ -6,7 +6,7 @@
 //! entry is removed when the thing that it describes is dropped, so the memory of debug mode is bounded
 //! by what is alive, and does not grow with what was allocated before.
 //!
-//! # How a buffer is told from its clones
+//! # Telling a buffer from its clones
 //!
 //! An `ArrowBuf` is three words, and those of two clones are equal, so they cannot say which of two
 //! clones was dropped, and a report would name the wrong line. In debug mode the third word, which

@@ -39,7 +39,7 @@ const MAX_STEPS: usize = 24;
 /// Fills in the frames of the calling thread whose stacks begin above `here`, innermost first. Returns
 /// how many there are, or `N` if there are more. `here` is the address of a word in the caller's frame,
 /// which is the same word at each call.
-#[inline(always)] // So that the caller's frame is one of those that are left out.
+#[inline(always)] // Otherwise the caller's frame would not be left out.
 pub(super) fn addresses_above<const N: usize>(here: usize, addresses: &mut [usize; N]) -> usize {
     known::walk(here, addresses).unwrap_or_else(|| walk(here, addresses))
 }

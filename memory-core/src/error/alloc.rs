@@ -1,4 +1,4 @@
-//! Why an allocation was refused.
+//! [`AllocError`]: why an allocation was refused.
 
 use std::error::Error;
 use std::fmt;
@@ -11,10 +11,10 @@ use arrow_memory_manager::ManagerError;
 use crate::outcome::{AllocationOutcome, AllocatorInfo, Purpose};
 use crate::text::{Bytes, Escaped, Size};
 
-/// Why an allocation was refused. Nothing is charged when one of these returns.
+/// Why an allocation was refused. Nothing is charged after this error.
 ///
-/// `{}` is one line; `{:#}` adds the state of each level that the request reached, one to a line, or
-/// what the backend said; `{:?}` is the same text, and `{:#?}` shows the fields.
+/// `{}` is one line. `{:#}` adds the state of each level that the request reached, one to a line, or the
+/// backend's error. `{:?}` is the text of `{:#}`, and `{:#?}` shows the fields.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -34,29 +34,29 @@ use crate::text::{Bytes, Escaped, Size};
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum AllocError {
-    /// A *limit* stood in the way. Worth trying again once memory has been released.
+    /// A *limit* left too little room. A retry may succeed once memory has been released.
     #[non_exhaustive]
     #[doc(alias("OutOfMemoryException", "ResourcesExhausted"))]
     OutOfMemory {
-        /// Bytes asked for, as the caller gave them.
+        /// The requested bytes, as the caller gave them.
         requested: usize,
-        /// What they were for.
+        /// The purpose of the bytes.
         purpose: Box<Purpose>,
-        /// Which allocator refused, and the state of each level up to there.
+        /// The allocator that refused, and the state of each level up to there.
         outcome: Box<AllocationOutcome>,
     },
-    /// The *environment's* fault: the backend had no block to give.
+    /// The *environment's* fault: the backend had no block.
     #[non_exhaustive]
     Manager {
-        /// The allocator that asked.
+        /// The allocator of the request.
         allocator: AllocatorInfo,
         /// The backend's name.
         manager: String,
-        /// Bytes asked for, as the caller gave them.
+        /// The requested bytes, as the caller gave them.
         requested: usize,
-        /// What they were for.
+        /// The purpose of the bytes.
         purpose: Box<Purpose>,
-        /// What the backend said.
+        /// The backend's error.
         source: ManagerError,
     },
     /// The allocator's listener refused the request.
@@ -64,9 +64,9 @@ pub enum AllocError {
     Vetoed {
         /// The allocator whose listener refused.
         allocator: AllocatorInfo,
-        /// Bytes asked for, as the caller gave them.
+        /// The requested bytes, as the caller gave them.
         requested: usize,
-        /// What they were for.
+        /// The purpose of the bytes.
         purpose: Box<Purpose>,
         /// The listener's reason.
         veto: Veto,
@@ -76,37 +76,37 @@ pub enum AllocError {
     Closed {
         /// The closed allocator.
         allocator: AllocatorInfo,
-        /// Bytes asked for, as the caller gave them.
+        /// The requested bytes, as the caller gave them.
         requested: usize,
-        /// What they were for.
+        /// The purpose of the bytes.
         purpose: Box<Purpose>,
     },
-    /// The *caller's* fault: the size, or a sum with it, is above `isize::MAX`.
+    /// The *caller's* fault: the size, or a sum that includes it, is above `isize::MAX`.
     #[non_exhaustive]
     SizeOverflow {
         /// The allocator whose sum would overflow.
         allocator: AllocatorInfo,
-        /// Bytes asked for, as the caller gave them.
+        /// The requested bytes, as the caller gave them.
         requested: usize,
-        /// What they were for.
+        /// The purpose of the bytes.
         purpose: Box<Purpose>,
     },
-    /// The *caller's* fault: alignments are powers of two from 64 bytes to 2 MiB.
+    /// The *caller's* fault: the alignment is not a power of two from 64 bytes to 2 MiB.
     InvalidAlignment {
-        /// The alignment asked for, in bytes.
+        /// The requested alignment, in bytes.
         alignment: usize,
     },
 }
 
 impl AllocError {
-    /// The allocator that refused, where one did.
+    /// Returns the allocator that refused; `None` for [`InvalidAlignment`](Self::InvalidAlignment).
     ///
     /// ```
     /// # use arrow_memory_system as _;
     /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
     /// let scan = root.child("scan").build()?;
     /// let refused = scan.buffer(2 << 20).unwrap_err();
-    /// assert_eq!(refused.allocator(), Some(root.info())); // whose limit it is
+    /// assert_eq!(refused.allocator(), Some(root.info())); // the limit is that of the root
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
     pub fn allocator(&self) -> Option<&AllocatorInfo> {
@@ -120,8 +120,8 @@ impl AllocError {
         }
     }
 
-    /// Whether memory was short: a limit stood in the way, or the backend had no block. Then it is
-    /// worth trying again with less, or after something was released.
+    /// Returns whether memory was short: a limit left too little room, or the backend had no block. A
+    /// smaller request may then succeed, or a retry after memory was released.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -133,10 +133,10 @@ impl AllocError {
         matches!(self, Self::OutOfMemory { .. } | Self::Manager { .. })
     }
 
-    /// Bytes asked for, as the caller gave them; 0 where an error names none.
+    /// Returns the requested bytes, as the caller gave them; 0 if the error has none.
     #[cfg_attr(
         not(feature = "allocator-api2"),
-        expect(dead_code, reason = "told by collections")
+        expect(dead_code, reason = "only collections report it")
     )]
     pub(crate) fn requested(&self) -> usize {
         match self {
@@ -149,8 +149,11 @@ impl AllocError {
         }
     }
 
-    /// The same refusal, told as that of a buffer of `length` bytes, for which a whole allocation was to
-    /// be charged: for code that takes in what somebody else made, and charges more than is seen.
+    /// Changes the request that the error describes to a buffer of `length` bytes that keeps a whole
+    /// allocation of `allocation` bytes alive.
+    ///
+    /// This is for code that takes in a buffer from elsewhere, and charges the whole allocation behind
+    /// it.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -168,7 +171,7 @@ impl AllocError {
         self.for_request(requested, purpose)
     }
 
-    /// The same refusal, told of another request: for code between the caller and an allocator, which
+    /// Changes the request that the error describes: for code between the caller and an allocator, which
     /// asks for other numbers than it was given.
     pub(crate) fn for_request(mut self, bytes: usize, what: Purpose) -> Self {
         match &mut self {

@@ -1,12 +1,13 @@
-//! Every error of this crate. Fields, not strings; sizes in bytes, and in MiB from 1 MiB on.
+//! Every error of this crate. They have fields rather than strings. Texts give sizes in bytes, and in MiB
+//! from 1 MiB on.
 //!
-//! Each variant says whose fault it is: the *caller's*, a *limit's* (worth trying again once
-//! memory has been released) or the *environment's*. An error leaves everything as it was.
+//! Each variant says whose fault it is: the *caller's*, a *limit's* (a retry may succeed once memory has
+//! been released) or the *environment's*. An error leaves everything as it was.
 //!
-//! `Display` is one line. `{:#}` adds what is known besides: the levels that a request reached, and the
-//! sources. An error with a [`source`](Error::source) leaves that to it in its one line, so that a
-//! program which prints the chain tells nothing twice. `Debug` is what a program prints that calls
-//! `unwrap`, or returns the error from `main`: it is the text of `{:#}`, and `{:#?}` shows the fields.
+//! `Display` is one line. `{:#}` adds the rest: the levels that a request reached, and the sources. The
+//! one line of an error with a [`source`](Error::source) leaves the source out, so that a program which
+//! prints the chain prints nothing twice. A program that calls `unwrap` or returns the error from `main`
+//! prints `Debug`: it is the text of `{:#}`, and `{:#?}` shows the fields.
 
 use std::error::Error;
 use std::fmt;
@@ -27,7 +28,7 @@ pub use veto::Veto;
 
 pub(crate) use arrow_memory_manager::__private::{OneLine, write_sources};
 
-/// The *caller's* fault: a range that does not lie inside a buffer.
+/// The *caller's* fault: a range that is not within a buffer.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -45,19 +46,19 @@ pub(crate) use arrow_memory_manager::__private::{OneLine, write_sources};
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutOfBounds {
-    /// Where the range starts, in bytes.
+    /// The start of the range, in bytes.
     pub offset: usize,
-    /// How long it is, in bytes.
+    /// The length of the range, in bytes.
     pub length: usize,
     /// The length of the buffer, in bytes.
     pub available: usize,
-    /// The capacity of a buffer that can grow, in bytes: more than its length, if it has bytes that
-    /// were allocated and not written.
+    /// The capacity of a buffer that can grow, in bytes; `None` for any other buffer. The bytes from its
+    /// length to its capacity are allocated, but not written.
     pub capacity: Option<usize>,
 }
 
 impl OutOfBounds {
-    /// Checks that a range lies within `available` bytes.
+    /// Checks that a range is within `available` bytes.
     #[inline]
     pub(crate) fn check(offset: usize, length: usize, available: usize) -> Result<(), Self> {
         match offset.checked_add(length) {
@@ -71,7 +72,7 @@ impl OutOfBounds {
         }
     }
 
-    /// The same, of a buffer with that capacity.
+    /// Adds the capacity of a buffer that can grow.
     #[cold]
     pub(crate) fn with_capacity(mut self, capacity: usize) -> Self {
         self.capacity = Some(capacity);
@@ -113,7 +114,7 @@ impl From<OutOfBounds> for io::Error {
     }
 }
 
-/// The *caller's* fault: bytes that cannot be seen as a slice of the type asked for.
+/// The *caller's* fault: bytes that cannot be viewed as a slice of the requested type.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -133,15 +134,15 @@ pub enum CastError {
     Misaligned {
         /// The address of the first byte.
         address: usize,
-        /// The alignment of the type.
+        /// The alignment of the type, in bytes.
         alignment: usize,
     },
     /// The length is not a multiple of the type's size.
     #[error("{length} bytes are not a whole number of items of {size} bytes")]
     PartialItem {
-        /// The length of the buffer in bytes.
+        /// The length of the buffer, in bytes.
         length: usize,
-        /// The size of the type; 0 for types that have none, which cannot be viewed.
+        /// The size of the type, in bytes; 0 for zero-sized types, which cannot be viewed.
         size: usize,
     },
 }
@@ -151,7 +152,7 @@ crate::__debug_as_display!(enum CastError {
     PartialItem { length, size },
 });
 
-/// The *caller's* fault: a segment that is not a power of two of at least 1024 bytes.
+/// The *caller's* fault: a segment that is not a power of two, or is smaller than 1024 bytes.
 ///
 /// ```
 /// let error = arrow_memory_core::SegmentRoundingPolicy::new(1000).unwrap_err();
@@ -161,20 +162,20 @@ crate::__debug_as_display!(enum CastError {
 #[error("segment of {segment} bytes is not a power of two from 1024")]
 #[non_exhaustive]
 pub struct SegmentError {
-    /// The segment asked for, in bytes.
+    /// The requested segment, in bytes.
     pub segment: usize,
 }
 
 crate::__debug_as_display!(struct SegmentError { segment });
 
-/// A sum of the tree that does not hold: a bug in this crate, or in the code of a manager.
+/// A sum of the tree that is wrong: a bug in this crate, or in the code of a manager.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the books of allocator `{allocator}` are wrong: {problem}")]
 #[non_exhaustive]
 pub struct VerifyError {
     /// The first allocator, in tree order, whose numbers are wrong.
     pub allocator: AllocatorInfo,
-    /// Which rule is broken, with the numbers.
+    /// The rule that is broken, with the numbers.
     pub problem: String,
 }
 

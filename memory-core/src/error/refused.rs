@@ -1,4 +1,4 @@
-//! [`Refused`]: what an operation would have consumed, and why it did not.
+//! [`Refused`]: a value that an operation did not consume, and the reason.
 
 use std::error::Error;
 use std::fmt;
@@ -6,14 +6,14 @@ use std::io;
 
 use super::TransferError;
 
-/// The error of an operation that consumes a value: the value, as it was, and the reason.
+/// The error of an operation that consumes a value: it returns the value unchanged, and the reason.
 ///
-/// Take [`value`](Self::value) to try again, or let `?` turn this into its source, or into a boxed error
-/// that holds its source: both drop the value. It prints as its source does, so nothing is asked of `T`.
+/// Take [`value`](Self::value) to try again. The operator `?` turns this into its source, or into a boxed
+/// error that holds its source: both drop the value. It prints as its source does, so `T` needs no trait.
 ///
-/// It is no [`Error`] itself. An error travels, is logged and is kept, and a value that travels with it
-/// would stay charged meanwhile, so that its allocator could not be closed. Where an `Error` is asked
-/// for (by `anyhow`, for example), write `.map_err(TransferError::from)?`.
+/// It is not an [`Error`] itself. Errors are returned through many callers, logged and stored, and a
+/// value inside would stay charged as long, so that its allocator could not be closed. If an `Error` is
+/// needed (by `anyhow`, for example), write `.map_err(TransferError::from)?`.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -23,16 +23,16 @@ use super::TransferError;
 /// let refused = buffer.try_move_to(&small).unwrap_err();
 /// assert!(refused.is_out_of_memory());
 ///
-/// small.set_limit(128); // room was made
+/// small.set_limit(128); // now there is room
 /// let moved = refused.value.try_move_to(&small)?;
 /// assert_eq!((moved.len(), small.allocated_memory()), (100, 128));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[non_exhaustive]
 pub struct Refused<T, E = TransferError> {
-    /// What was to be consumed; nothing about it has changed.
+    /// The value that was not consumed, unchanged.
     pub value: T,
-    /// Why it was refused.
+    /// The reason.
     pub source: E,
 }
 
@@ -43,7 +43,8 @@ impl<T, E> Refused<T, E> {
 }
 
 impl<T> Refused<T> {
-    /// Whether a limit stood in the way, so that it is worth trying again once memory was released.
+    /// Returns whether a limit left too little room, so that a retry may succeed once memory was
+    /// released.
     pub fn is_out_of_memory(&self) -> bool {
         matches!(self.source, TransferError::DoesNotFit { .. })
     }

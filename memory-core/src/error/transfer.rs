@@ -1,4 +1,4 @@
-//! Why a charge was not moved.
+//! [`TransferError`]: why a charge was not moved.
 
 use std::error::Error;
 use std::fmt;
@@ -9,8 +9,8 @@ use crate::text::{Bytes, Size};
 
 /// Why a buffer could not be shared with or moved to another allocator. Nothing has changed.
 ///
-/// `{}` is one line; `{:#}` adds the state of each level that the charge reached; `{:?}` is the same
-/// text, and `{:#?}` shows the fields.
+/// `{}` is one line. `{:#}` adds the state of each level that the charge reached. `{:?}` is the text of
+/// `{:#}`, and `{:#?}` shows the fields.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -29,17 +29,19 @@ pub enum TransferError {
     DifferentRoots {
         /// The allocator of the buffer.
         from: AllocatorInfo,
-        /// The target.
+        /// The target allocator.
         to: AllocatorInfo,
     },
     /// The *caller's* fault: the target is closed.
     Closed {
-        /// The target.
+        /// The target allocator.
         to: AllocatorInfo,
     },
-    /// A *limit's*: the target has no room (only from `try_transfer_ownership`). If the bytes stay
-    /// charged where they come from, to a reservation, so that a level above both has no room for
-    /// them a second time, the outcome's [`kept`](AllocationOutcome::kept) says whose it is.
+    /// A *limit's* fault: the target has no room. Only methods whose names begin with `try_` return this.
+    ///
+    /// A reservation may keep the bytes charged at the source. If a level above both allocators then has
+    /// no room for them a second time, the outcome's [`kept`](AllocationOutcome::kept) names the owner of
+    /// the reservation.
     #[non_exhaustive]
     DoesNotFit {
         /// The size of the allocation, in bytes.
@@ -48,14 +50,14 @@ pub enum TransferError {
         length: usize,
         /// The allocator that the buffer belongs to.
         from: AllocatorInfo,
-        /// The target.
+        /// The target allocator.
         to: AllocatorInfo,
-        /// Which allocator refused, and the state of each level up to there.
+        /// The allocator that refused, and the state of each level up to there.
         outcome: Box<AllocationOutcome>,
     },
     /// The *caller's* fault: a sum would be above `isize::MAX`.
     SizeOverflow {
-        /// The size of the allocation.
+        /// The size of the allocation, in bytes.
         bytes: usize,
         /// The allocator whose sum would overflow.
         to: AllocatorInfo,
@@ -63,12 +65,13 @@ pub enum TransferError {
 }
 
 impl TransferError {
-    /// Whether a limit stood in the way, so that it is worth trying again after something was released.
+    /// Returns whether a limit left too little room, so that a retry may succeed once memory was
+    /// released.
     pub fn is_out_of_memory(&self) -> bool {
         matches!(self, Self::DoesNotFit { .. })
     }
 
-    /// The same, of a buffer of that length.
+    /// Changes the length of the buffer that the error describes.
     pub(crate) fn of_length(mut self, len: usize) -> Self {
         if let Self::DoesNotFit { length, .. } = &mut self {
             *length = len;

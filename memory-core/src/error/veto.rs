@@ -1,4 +1,4 @@
-//! [`Veto`]: a listener's refusal.
+//! [`Veto`]: the refusal of a listener.
 
 use std::error::Error;
 use std::fmt;
@@ -29,7 +29,7 @@ pub struct Veto {
 }
 
 impl Veto {
-    /// A refusal with a reason: lower case, no full stop.
+    /// Creates a refusal. The reason starts in lower case and ends without a full stop.
     pub fn new(reason: impl Into<String>) -> Self {
         Self {
             reason: reason.into(),

@@ -116,7 +116,7 @@ const COUNTERS: [(&str, Unit, &str); 3] = [
     ),
 ];
 
-/// Tells the recorder the unit and the description of each metric.
+/// Registers the unit and the description of each metric with the recorder.
 pub(super) fn describe() {
     for (name, unit, help) in GAUGES {
         describe_gauge!(name, unit, help);

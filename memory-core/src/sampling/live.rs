@@ -247,7 +247,7 @@ impl Sample {
     }
 }
 
-/// How a sample took in a growth.
+/// The result of adding a growth to a sample.
 enum Grown {
     Added,
     Merged,

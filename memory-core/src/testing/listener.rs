@@ -1,4 +1,4 @@
-//! A listener that writes down what it is told: [`RecordingListener`].
+//! [`RecordingListener`]: a listener that records its calls.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use crate::listener::AllocationListener;
 use crate::outcome::{AllocationOutcome, AllocatorInfo};
 use crate::sync::plain::lock_uncounted as lock;
 
-/// Writes down what an allocator tells its listener, as plain data.
+/// A listener that records its calls as plain data.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -38,57 +38,57 @@ pub struct RecordingListener {
     veto: AtomicBool,
 }
 
-/// One call of a listener. Displayed, it is a line such as `allocation of 64 at join`.
+/// One call of a listener. It prints as a line such as `allocation of 64 at join`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ListenerEvent {
-    /// [`AllocationListener::on_pre_allocation`].
+    /// A call of [`AllocationListener::on_pre_allocation`].
     PreAllocation {
         /// The allocator.
         at: AllocatorInfo,
-        /// In bytes.
+        /// The size in bytes.
         size: usize,
     },
-    /// [`AllocationListener::on_allocation`].
+    /// A call of [`AllocationListener::on_allocation`].
     Allocation {
         /// The allocator.
         at: AllocatorInfo,
-        /// In bytes.
+        /// The size in bytes.
         size: usize,
     },
-    /// [`AllocationListener::on_release`].
+    /// A call of [`AllocationListener::on_release`].
     Release {
         /// The allocator.
         at: AllocatorInfo,
-        /// In bytes.
+        /// The size in bytes.
         size: usize,
     },
-    /// [`AllocationListener::on_failed_allocation`].
+    /// A call of [`AllocationListener::on_failed_allocation`].
     FailedAllocation {
         /// The allocator.
         at: AllocatorInfo,
-        /// In bytes.
+        /// The size in bytes.
         size: usize,
-        /// Who refused, and why.
+        /// The refuser, and the state of each level up to it.
         outcome: AllocationOutcome,
     },
-    /// [`AllocationListener::on_transfer`].
+    /// A call of [`AllocationListener::on_transfer`].
     Transfer {
-        /// The allocator that paid.
+        /// The allocator that was charged before.
         from: AllocatorInfo,
-        /// The allocator that pays.
+        /// The allocator that is charged now.
         to: AllocatorInfo,
-        /// In bytes.
+        /// The size in bytes.
         size: usize,
     },
-    /// [`AllocationListener::on_child_added`].
+    /// A call of [`AllocationListener::on_child_added`].
     ChildAdded {
         /// The allocator whose listener was told.
         parent: AllocatorInfo,
         /// Its new child.
         child: AllocatorInfo,
     },
-    /// [`AllocationListener::on_child_removed`].
+    /// A call of [`AllocationListener::on_child_removed`].
     ChildRemoved {
         /// The allocator whose listener was told.
         parent: AllocatorInfo,
@@ -98,34 +98,34 @@ pub enum ListenerEvent {
 }
 
 impl RecordingListener {
-    /// A listener that has heard nothing, vetoes nothing and asks for no retry.
+    /// Creates a listener that has no recorded calls, vetoes nothing and requests no retry.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether to answer a failed allocation with "try once more" from now on.
+    /// Sets whether each failed allocation from now on is tried once more.
     pub fn retry_failures(&self, retry: bool) {
         // Relaxed: the flag guards no other memory.
         self.retry.store(retry, Ordering::Relaxed);
     }
 
-    /// Whether to veto every allocation from now on.
+    /// Sets whether each allocation from now on is vetoed.
     pub fn veto(&self, veto: bool) {
         // Relaxed: the flag guards no other memory.
         self.veto.store(veto, Ordering::Relaxed);
     }
 
-    /// The calls so far, in order.
+    /// Returns the recorded calls, in order.
     pub fn events(&self) -> Vec<ListenerEvent> {
         self.lock().clone()
     }
 
-    /// The calls since the last `take`, in order.
+    /// Returns the recorded calls, in order, and removes them.
     pub fn take(&self) -> Vec<ListenerEvent> {
         std::mem::take(&mut *self.lock())
     }
 
-    /// [`take`](Self::take) as text, one line per call.
+    /// Returns the recorded calls as text, one line per call, and removes them.
     pub fn lines(&self) -> Vec<String> {
         self.take().iter().map(ToString::to_string).collect()
     }

@@ -1,8 +1,8 @@
-//! For tests of backends, and of code that uses allocators (feature `testing`).
+//! Helpers for tests of backends, and of code that uses allocators (feature `testing`).
 //!
-//! [`RecordingListener`] writes down what an allocator tells its listener. The rest is what
-//! `arrow_memory_manager::testing` has for backends: the conformance suite, and managers that fail or keep
-//! books.
+//! [`RecordingListener`] records the calls of a listener. Everything else is re-exported from
+//! `arrow_memory_manager::testing`, which is for backends: the conformance suite, and managers that fail
+//! on demand or check each call.
 
 mod listener;
 

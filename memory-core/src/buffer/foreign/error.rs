@@ -1,4 +1,4 @@
-//! A refusal that hands the foreign memory back.
+//! [`ForeignError`]: a refusal that returns the foreign memory.
 
 use std::error::Error;
 use std::fmt;
@@ -8,7 +8,7 @@ use super::ForeignAllocation;
 use crate::error::AllocError;
 use crate::text::Bytes;
 
-/// Foreign memory that could not be charged. Take the allocation to try again, or drop this, which
+/// The error of wrapping foreign memory. Take the allocation to try again, or drop this error, which
 /// releases it.
 ///
 /// ```
@@ -18,23 +18,24 @@ use crate::text::Bytes;
 /// root.set_limit(10);
 /// let foreign = ForeignAllocation::from_owner(vec![1; 60]);
 /// let refused = root.wrap_foreign_allocation(foreign).unwrap_err();
-/// root.set_limit(100); // room was made
+/// root.set_limit(100); // now there is room
 /// let buffer = root.wrap_foreign_allocation(refused.allocation)?;
 /// assert_eq!(buffer.len(), 60);
 /// # Ok::<(), arrow_memory_core::ForeignError>(())
 /// ```
 ///
-/// It tells the refusal in its own words, `{:#}` with the levels; its source is what caused that.
+/// It prints the refusal (`{:#}` with the levels) after the size of the memory. Its
+/// [`source`](Error::source) is the source of that refusal.
 #[non_exhaustive]
 pub struct ForeignError {
-    /// The allocation, as it was.
+    /// The allocation, unchanged.
     pub allocation: ForeignAllocation,
-    /// Why it was refused.
+    /// The reason.
     pub source: AllocError,
 }
 
 impl ForeignError {
-    /// Whether memory was short: see [`AllocError::is_out_of_memory`].
+    /// Returns whether memory was short, as [`AllocError::is_out_of_memory`] says of the reason.
     pub fn is_out_of_memory(&self) -> bool {
         self.source.is_out_of_memory()
     }
@@ -57,7 +58,7 @@ impl Error for ForeignError {
 crate::__debug_as_display!(struct ForeignError { allocation, source });
 
 impl From<ForeignError> for io::Error {
-    /// Keeps the allocation: it is released with this error.
+    /// Boxes this error with its allocation, which is released when the `io::Error` is dropped.
     fn from(error: ForeignError) -> Self {
         io::Error::new(io::ErrorKind::OutOfMemory, error)
     }

@@ -1,4 +1,4 @@
-//! Foreign memory out of bytes that were charged before: of a reservation, or of a room.
+//! Foreign memory for which the bytes are charged in advance, by a reservation or a room.
 
 use std::fmt;
 
@@ -13,58 +13,60 @@ use crate::ledger::tell_release;
 use crate::raw::slot::MAX_SPECIAL;
 use crate::reservation::AllocationReservation;
 
-/// Bytes charged for foreign memory that is about to be taken in; what is not used goes back when
-/// this is dropped. Until a buffer takes them, they count as the allocator's own bytes, and a failed
-/// `close` names nothing that has them.
+/// Bytes that are charged in advance for foreign memory. The unused ones are given back when this is
+/// dropped. Until a buffer takes them, they count as the allocator's own bytes, and the error of a failed
+/// `close` does not name the room.
 ///
-/// Not public: a reservation does the same, and [`AllocationReservation::wrap_foreign_allocation`] takes
-/// memory in out of one. The other crates of this workspace use rooms, since making one takes no lock.
+/// This is not public: a reservation does the same by [`AllocationReservation::wrap_foreign_allocation`].
+/// The other crates of this workspace use rooms, because creating one takes no lock.
 pub struct ForeignRoom<'a> {
     allocator: &'a BufferAllocator,
     charge: Charge<'a>,
     source: Source<'a>,
 }
 
-/// How a room came by its bytes.
+/// The origin of a room's bytes.
 enum Source<'a> {
-    /// The allocator had room for them. The listener is asked before each piece.
+    /// They fitted within the limits. The listener is asked before each piece.
     Charged,
-    /// They were charged by force, so the listener is not asked.
+    /// They were charged even past a limit, so the listener is not asked.
     Forced,
-    /// Some of them came out of a reservation. The listener was asked for all of them.
+    /// Some of them are lent by a reservation. The listener was asked for all of them.
     Lent(Loan<'a>),
 }
 
-/// Bytes that came out of a reservation. Those are used before any others, and what is left of them
-/// goes back there, so they are charged all the time and nobody else can have them.
+/// Bytes that a reservation lends. They are used before any others, and the unused ones return to it, so
+/// they stay charged and no other code can obtain them.
 struct Loan<'a> {
     reservation: &'a AllocationReservation,
-    /// How many came out of it.
+    /// The lent bytes.
     bytes: usize,
-    /// How many the room had altogether, used or not.
+    /// All bytes that the room ever had, whether used or not.
     total: usize,
 }
 
 impl ForeignRoom<'_> {
-    /// The bytes that are left.
+    /// Returns the bytes that are left.
     #[inline]
     pub fn size(&self) -> usize {
         self.charge.bytes()
     }
 
-    /// Takes foreign memory in, as [`BufferAllocator::wrap_foreign_allocation`], out of this room as
-    /// far as it goes; only the rest is charged, and never [by force](ForeignAllocation::forced). The
-    /// listener is told of it, but not of a refusal. It is asked before, unless it was asked when the
-    /// room was made out of a reservation, or the room was charged by force.
+    /// Wraps foreign memory in a buffer, and takes the bytes from this room as far as they suffice. Only
+    /// the rest is charged, and never [by force](ForeignAllocation::forced).
+    ///
+    /// The listener is told of the buffer, but not of a refusal. It is asked before each piece, unless
+    /// the bytes of the room were charged by force, or a reservation lends them.
     ///
     /// # Errors
     ///
-    /// As there; the room is as it was. With enough room only a listener refuses: the allocator was
-    /// open when the room was made.
+    /// [`ForeignError`], which returns the allocation; the room is as it was. The reason is
+    /// [`AllocError::Vetoed`] if the listener refuses. If the room has too few bytes, it may also be
+    /// [`AllocError::OutOfMemory`], [`AllocError::Closed`] or [`AllocError::SizeOverflow`].
     ///
     /// # Panics
     ///
-    /// As the listener does. The allocation is released then, and its bytes are the room's again.
+    /// If the listener panics. The allocation is then released, and its bytes belong to the room again.
     #[inline]
     #[track_caller]
     pub fn wrap(&mut self, allocation: ForeignAllocation) -> Result<ArrowBuf, ForeignError> {
@@ -77,7 +79,7 @@ impl ForeignRoom<'_> {
         {
             return Err(ForeignError { allocation, source });
         }
-        // These bytes are the buffer's now.
+        // The bytes belong to the buffer from here on.
         let size = allocation.charge;
         self.charge.keep_some(size);
         let buffer = self.allocator.wrap_charged(allocation);
@@ -87,7 +89,7 @@ impl ForeignRoom<'_> {
         Ok(buffer)
     }
 
-    /// Tells the listener of a buffer. If it panics, the buffer's bytes are the room's again.
+    /// Tells the listener of a buffer. If it panics, the buffer's bytes belong to the room again.
     #[cold]
     fn tell(&mut self, buffer: ArrowBuf, size: usize) -> ArrowBuf {
         struct Untold<'r, 'a> {
@@ -110,12 +112,12 @@ impl ForeignRoom<'_> {
         untold.buffer.take().unwrap_or_else(|| allocator.empty())
     }
 
-    /// Undoes [`wrap`](Self::wrap): drops the buffer, which releases its memory, and has its bytes in
-    /// the room again. They are charged throughout, so nobody else can take them in between. A
-    /// listener is told of the release.
+    /// Undoes [`wrap`](Self::wrap): drops the buffer, which releases its memory, and returns its bytes to
+    /// the room. They stay charged, so no other code can obtain them in between. The listener is told of
+    /// the release.
     ///
-    /// Returns whether the bytes came back. If other buffers are on the same memory, or it is charged
-    /// to another allocator, this only drops the buffer.
+    /// Returns whether the bytes came back. If there are other buffers on the same memory, or it is
+    /// charged to another allocator, this only drops the buffer.
     pub fn take_back(&mut self, buffer: ArrowBuf) -> bool {
         if !buffer.belongs_to(self.allocator) {
             return false;
@@ -128,7 +130,7 @@ impl ForeignRoom<'_> {
         size > 0
     }
 
-    /// Makes room for an allocation, with the listener's consent.
+    /// Makes room for an allocation, if the listener and the limits permit it.
     #[cold]
     fn make(&mut self, allocation: &ForeignAllocation) -> Result<(), AllocError> {
         let handle = &self.allocator.handle;
@@ -146,7 +148,7 @@ impl ForeignRoom<'_> {
                     ask(handle, more, request)?;
                 }
                 self.charge.add(handle, more, request)?;
-                // One that passes the largest number leaves nothing unused, whatever it is exactly.
+                // The sum saturates; a room that large has no unused bytes in any case.
                 loan.total = loan.total.saturating_add(more);
                 Ok(())
             }
@@ -155,12 +157,14 @@ impl ForeignRoom<'_> {
 }
 
 impl<'a> ForeignRoom<'a> {
-    /// Charges `bytes` to `allocator` for several pieces of foreign memory, which are then taken in one by
-    /// one: so that they are accepted, or refused, as a whole.
+    /// Charges `bytes` to `allocator` for several pieces of foreign memory, which are wrapped one by one
+    /// afterwards. So they are accepted or refused as a whole.
     ///
     /// # Errors
     ///
-    /// As [`BufferAllocator::allocate_bytes`].
+    /// * [`AllocError::OutOfMemory`] if a limit between the allocator and the root would be passed.
+    /// * [`AllocError::Closed`] if the allocator, or one whose memory it would need, is closed.
+    /// * [`AllocError::SizeOverflow`] if a sum would pass `isize::MAX`.
     pub fn new(allocator: &'a BufferAllocator, bytes: usize) -> Result<Self, AllocError> {
         Ok(Self {
             allocator,
@@ -169,8 +173,8 @@ impl<'a> ForeignRoom<'a> {
         })
     }
 
-    /// Charges `bytes` whatever the limits say, without asking the listener. The second value is whether
-    /// no level is over its limit afterwards.
+    /// Charges `bytes` even past a limit, without asking the listener. The second value is whether no
+    /// limit is passed.
     ///
     /// # Errors
     ///
@@ -201,17 +205,21 @@ impl<'a> ForeignRoom<'a> {
         Ok((room, fits))
     }
 
-    /// Room out of `reservation`, in one step: `bytes` of it become room, or, if it has fewer, all of it,
-    /// and the rest is charged besides. They are charged throughout, so nobody else can take them in
+    /// Creates a room of `bytes` that `reservation` lends. If the reservation has fewer, it lends all of
+    /// its bytes, and the rest is charged. The bytes stay charged, so no other code can obtain them in
     /// between.
     ///
-    /// What is not used goes back when the room is dropped: what came out of the reservation to the
-    /// reservation, the rest to the allocator.
+    /// When the room is dropped, the unused bytes return to the reservation, as far as it lent them, and
+    /// otherwise to the allocator.
     ///
     /// # Errors
     ///
-    /// The same as for [`AllocationReservation::allocate_buffer`]: the listener is asked, once for all the
-    /// bytes, and what exceeds the reservation has to fit. The reservation is as it was.
+    /// * [`AllocError::OutOfMemory`] if the bytes that the reservation lacks would pass a limit.
+    /// * [`AllocError::Vetoed`] if the listener, which is asked once for all the bytes, refuses.
+    /// * [`AllocError::Closed`] if the allocator, or one whose memory it would need, is closed.
+    /// * [`AllocError::SizeOverflow`] if the size exceeds any address space, or a sum `isize::MAX`.
+    ///
+    /// The reservation is then as it was.
     pub fn out_of(
         reservation: &'a mut AllocationReservation,
         bytes: usize,
@@ -219,7 +227,8 @@ impl<'a> ForeignRoom<'a> {
         Self::lent(reservation, bytes, rounded(bytes, bytes))
     }
 
-    /// Room of `bytes`, of which as many as there are come out of a reservation. An error says `request`.
+    /// Creates a room of `bytes`, as many as possible lent by the reservation. An error describes
+    /// `request`.
     fn lent(
         reservation: &'a mut AllocationReservation,
         bytes: usize,
@@ -258,10 +267,11 @@ impl Drop for ForeignRoom<'_> {
     #[inline]
     fn drop(&mut self) {
         if let Source::Lent(loan) = &self.source {
-            // More is left than there was if buffers were taken back that were not made here.
+            // There may be more bytes left than the room ever had: `take_back` also accepts buffers that
+            // it did not wrap.
             let used = loan.total.saturating_sub(self.charge.bytes());
             let unused = loan.bytes.saturating_sub(used);
-            // They stay charged: to the reservation. The charge gives the rest back.
+            // They stay charged, to the reservation. The charge gives back the rest.
             self.charge.keep_some(unused);
             loan.reservation.take_back(unused);
         }
@@ -278,9 +288,9 @@ impl fmt::Debug for ForeignRoom<'_> {
 }
 
 impl AllocationReservation {
-    /// Takes foreign memory in, as [`BufferAllocator::wrap_foreign_allocation`], and takes the bytes that
-    /// it is charged at out of this reservation. If the reservation has fewer, all of it is used, and only
-    /// the rest is charged. The bytes are charged throughout, so nobody else can take them in between.
+    /// Wraps foreign memory in a buffer, and takes the bytes to charge from this reservation. If the
+    /// reservation has fewer, all of it is used, and only the rest is charged. The bytes stay charged, so
+    /// no other code can obtain them in between.
     ///
     /// Use this for memory that exists before it can be charged: reserve room for it first. For several pieces,
     /// reserve their sum and wrap each: then no limit refuses one of them after another was accepted. (A
@@ -296,13 +306,17 @@ impl AllocationReservation {
     ///
     /// # Errors
     ///
-    /// [`ForeignError`], as for [`allocate_buffer`](Self::allocate_buffer): the listener is asked for all
-    /// the bytes, and what exceeds the reservation has to fit. It hands the allocation back, and the
-    /// reservation is as it was.
+    /// [`ForeignError`], which returns the allocation; the reservation is as it was. Its source is one of
+    /// these:
+    ///
+    /// * [`AllocError::OutOfMemory`] if the bytes that the reservation lacks would pass a limit.
+    /// * [`AllocError::Vetoed`] if the listener, which is asked for all the bytes, refuses.
+    /// * [`AllocError::Closed`] if the allocator, or one whose memory it would need, is closed.
+    /// * [`AllocError::SizeOverflow`] if the size exceeds any address space, or a sum `isize::MAX`.
     ///
     /// # Panics
     ///
-    /// As the listener does. The allocation is released then, and the reservation is as it was.
+    /// If the listener panics. The allocation is then released, and the reservation is as it was.
     ///
     /// ```
     /// # use arrow_memory_system as _;
@@ -331,7 +345,7 @@ impl AllocationReservation {
     ///     let piece = ForeignAllocation::from_owner(piece);
     ///     reservation.wrap_foreign_allocation(piece).unwrap()
     /// });
-    /// drop(reservation); // what was not used goes back
+    /// drop(reservation); // gives back the unused bytes
     /// assert_eq!((buffers[1][0], root.allocated_memory()), (2, 90));
     /// assert!(root.new_reservation().add(11).is_err());
     /// # Ok::<(), arrow_memory_core::AllocError>(())
@@ -347,7 +361,7 @@ impl AllocationReservation {
         let (bytes, request) = (allocation.charge, allocation.request());
         let room = ForeignRoom::lent(self, bytes, || request.clone());
         match room {
-            // The room has enough, so only a panic of the listener drops it with bytes in it.
+            // The room has enough bytes, so it is dropped with bytes in it only if the listener panics.
             Ok(mut room) => room.wrap(allocation),
             Err(source) => Err(ForeignError { allocation, source }),
         }

@@ -40,7 +40,7 @@
 //! The table itself consists of atomics that are whole in themselves: a thread sees an old entry or a new one.
 //! The rest of the workspace calls the one safe function `addresses_above`, which asks the unwinder where a
 //! walk does not end. Other platforms always ask the unwinder, behind the same function.
-#![expect(unsafe_code, reason = "reads the return addresses on the own stack")]
+#![expect(unsafe_code, reason = "reads return addresses on this thread's stack")]
 
 use std::arch::asm;
 use std::cell::Cell;
@@ -51,7 +51,7 @@ use super::Step;
 use crate::sync::Ordering;
 use crate::sync::plain::AtomicU64;
 
-/// How many bits of a pair's hash are its index in the table.
+/// The number of bits of a pair's hash that are its index in the table.
 const INDEX_BITS: u32 = 14;
 
 /// The bits of an entry that hold the size of the frame, in words; the others are bits of the hash.
