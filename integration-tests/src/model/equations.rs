@@ -49,7 +49,7 @@ impl Model {
         !self.path(allocator).iter().any(over)
     }
 
-    /// Refused by the lowest level that the charge reaches and that is closed or over its limit.
+    /// Returns the refusal of the lowest level that the charge reaches and that is closed or over its limit.
     pub(super) fn check_charge(
         &self,
         allocator: Key,
