@@ -223,7 +223,8 @@ impl Totals {
         }
     }
 
-    /// Evaluates the equation of the model for every level that is there, with `extra` bytes asked of one level.
+    /// Evaluates the equation of the model for every level that exists, with `extra` bytes requested from one
+    /// level.
     fn allocated(
         &self,
         records: &[Option<LevelRecord>],
