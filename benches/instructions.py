@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
-"""Counts what the hottest operations cost under callgrind: instructions, and atomic
-read-modify-writes (callgrind calls them global bus events).
+"""Counts instructions and atomic read-modify-writes (callgrind's global bus events) of the hottest
+operations under callgrind.
 
     benches/instructions.py             compare with instructions.txt, fail on growth
-    benches/instructions.py --exact     the same, but no growth at all of what is hot
+    benches/instructions.py --exact     the same, but hot operations may not grow at all
     benches/instructions.py --record    write instructions.txt
-    benches/instructions.py --show      just print
-    benches/instructions.py --lineitem  what accounting adds to decoding a Parquet file; fail above 1 %
+    benches/instructions.py --show      only print
+    benches/instructions.py --lineitem  measure how much accounting adds to decoding a Parquet file; fail above 1 %
 
-Times are noise on a shared machine; these figures are the same on every run of one build.
+Times vary on a shared machine; these counts are the same on every run of one build.
 
-Hot is what a program does for each buffer, batch or value: every op_ but op_child and op_transfer…,
-which take the tree's mutex. With --exact such an operation fails if it takes one instruction more, or
-one read-modify-write more in a hundred. Figures are averages over 2,000 runs, in which a backend does
-something now and then, such as to fill a cache of blocks: what that adds is the fraction of a figure,
-and may grow by less than one instruction (EXACT_IR). jemalloc does so at times that its decay sets, by
-the clock: its figure differs from run to run, by some 5 instructions, so it is held to the 5 % that a
-plain run allows.
+An operation is hot if programs do it for each buffer, batch or value: every op_ except op_child and
+op_transfer…, which take the tree's mutex. With --exact a hot operation fails if it takes one instruction
+more, or one read-modify-write more in a hundred runs. Counts are averages over 2,000 runs. In some of these
+a backend does additional work, such as filling a cache of blocks: it adds the fraction to a count, which
+may grow by less than one instruction (EXACT_IR). In jemalloc the clock decides when that happens, by its
+decay: the counts differ by some 5 instructions from run to run, so they may grow by the 5 % that a plain
+run allows.
 """
 
 import json
@@ -32,12 +32,12 @@ RECORD = os.path.join(HERE, "instructions.txt")
 TIMES = 1000
 ROUNDS = (1, 3)
 ALLOWED = 1.05
-# The difference of two runs is not a whole number where a backend does something now and then.
+# The difference of two runs is not a whole number if a backend does additional work in some of them.
 SLACK_RMW = 0.05
-# What --exact allows: less than one instruction, and what amortised work adds to read-modify-writes.
+# Growth that --exact allows: less than one instruction, and the read-modify-writes of amortised work.
 EXACT_IR = 0.9
 EXACT_RMW = 0.01
-# Operations that --exact does not hold to that: they take the mutex, or depend on the clock.
+# Operations for which --exact allows more: they take the mutex, or depend on the clock.
 NOT_HOT = ("op_child", "op_transfer")
 NOT_EXACT = ("op_allocate_4k_jemalloc",)
 
@@ -84,12 +84,12 @@ def lineitem():
 
 
 def build(kind, name, *options):
-    """Builds a target as `cargo bench` would and says where the binary is."""
+    """Builds a target as `cargo bench` would. Returns the path of the binary."""
     command = ["cargo", "build", "--profile", "bench", "-p", "arrow-memory-benches", kind, name, *options]
     command += ["--message-format", "json-render-diagnostics"]
     root = os.path.dirname(HERE)
     done = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
-    # A bench brings the package's other binaries along.
+    # Cargo also builds the package's other binaries for a bench.
     for message in map(json.loads, done.stdout.splitlines()):
         if message.get("executable") and message["target"]["name"] == name:
             return message["executable"]
@@ -97,7 +97,7 @@ def build(kind, name, *options):
 
 
 def measure(binary):
-    """For each operation: instructions and read-modify-writes, once, on average."""
+    """The instructions and read-modify-writes of each operation, on average."""
     few, many = (counts([binary, str(rounds)], "instructions") for rounds in ROUNDS)
     runs = (ROUNDS[1] - ROUNDS[0]) * TIMES
     return {
@@ -106,7 +106,7 @@ def measure(binary):
 
 
 def counts(program, crate):
-    """What each function `op_…` and `ref_…` cost, with all that it called."""
+    """The counts of each function `op_…` and `ref_…`, including its callees."""
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "callgrind.out")
         command = ["valgrind", "--tool=callgrind", "--collect-bus=yes", "--collect-atstart=no"]
@@ -114,7 +114,7 @@ def counts(program, crate):
         command += [f"--callgrind-out-file={out}", *program]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
         command = ["callgrind_annotate", "--inclusive=yes", "--show=Ir,Ge", "--threshold=100", out]
-        # It warns of its own variables.
+        # callgrind_annotate prints warnings about its own variables.
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         text = done.stdout
     costs = {}
@@ -125,7 +125,7 @@ def counts(program, crate):
         numbers = re.findall(r"([\d,]+) \(|\s(\.)\s", line.split(":")[0])
         counted = [int((a or "0").replace(",", "")) for a, _ in numbers[:2]]
         counted += [0] * (2 - len(counted))
-        # One line for each file that was inlined into the function; the largest is inclusive.
+        # There is a line for each file that was inlined into the function; the one with the maximum is inclusive.
         before = costs.get(name[1], (0, 0))
         costs[name[1]] = tuple(map(max, before, counted))
     return costs

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Renders what the benchmarks printed: three tables, and one picture.
+"""Renders the output of the benchmarks: three tables, and one picture.
 
     benches/render.py            reads and writes benches/results/
 
 Reads `machine.md`, `bars.1.md` and so on (one for each process of the bench `bars`), `suite.tsv` (from the bench
-`suite`) and `peers.tsv` (what a harness printed for peers in other languages). Writes `bars.md`, `table.md`, `peers.md` and `depth.svg`; what has no source stays as it
-was. Needs nothing but Python.
+`suite`) and `peers.tsv` (the output of a harness for peers in other languages). Writes `bars.md`, `table.md`,
+`peers.md` and `depth.svg`; a file without its source is not changed. Needs nothing but Python.
 """
 
 import collections
@@ -15,8 +15,9 @@ import statistics
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 MIMALLOC, JAVA = "arrow-cpp mimalloc AllocateBuffer", "arrow-java unsafe"
 
-# The table of peers: what is measured, and where it stands in `bars.md` (ours, arrow-buffer's, DataFusion's) and in
-# `peers.tsv` (Arrow C++'s, as a pool and as a buffer, and Arrow Java's). A key may stand for two threads against one.
+# The table of peers: the name of the case, and its key in `bars.md` (ours, arrow-buffer's, DataFusion's) and in
+# `peers.tsv` (Arrow C++'s, as a pool and as a buffer, and Arrow Java's). Some keys are the
+# scaling from one thread to two.
 PEERS = (
     ("allocate + free 4 KiB", "4 KiB, mimalloc, depth 1", "4 KiB, mimalloc, arrow_buffer", None,
      ("arrow-cpp mimalloc pool", "4KiB"), (f"{MIMALLOC} (default pool)", "4KiB"), (JAVA, "4KiB depth 1 no reservation")),
@@ -56,7 +57,7 @@ def main():
 
 
 def write(name, lines):
-    """A table, below the line that says by which command, where and when it was measured."""
+    """Writes a table, below the line with the command, the machine and the date."""
     (RESULTS / name).write_text("\n".join([(RESULTS / "machine.md").read_text(), *lines]) + "\n")
 
 
@@ -65,7 +66,7 @@ def rows_of(path):
 
 
 def measured(path):
-    """The cells of each row of the tables in a file whose second cell begins with a number, and that."""
+    """The rows of the tables in a file whose second cell begins with a number: their cells, and that number."""
     for line in path.read_text().splitlines() if path.exists() else ():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         value = cells[1].split(" ")[0] if len(cells) > 1 else ""
@@ -74,9 +75,9 @@ def measured(path):
 
 
 def pool_bars():
-    """Writes `bars.md`: of each case the median of the processes' medians, and as its interval the lowest and the
-    highest. How memory is laid out differs between processes, and times with it, more than within one. Six
-    processes make an interval of 97 %."""
+    """Writes `bars.md`: for each case the median of the processes' medians, and as its interval their minimum and
+    maximum. The layout of memory, and times with it, vary more between processes than within one. With six
+    processes the interval is one of 97 %."""
     runs = sorted(RESULTS.glob("bars.[0-9].md"))
     if not runs:
         return
@@ -122,7 +123,7 @@ def suite_table():
 
 
 def read_peers():
-    """{(peer, parameters): median} of `peers.tsv`. Where several cases have the same parameters, the first counts."""
+    """{(peer, parameters): median} of `peers.tsv`. If several cases have the same parameters, the first counts."""
     medians = {}
     for peer, _case, parameters, _unit, values in (row for row in rows_of(RESULTS / "peers.tsv") if len(row) == 5):
         medians.setdefault((peer, parameters), statistics.median(float(value) for value in values.split(",")))

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs everything and renders it; all that was measured is in benches/results/ then.
+# Runs all benchmarks and renders their results into benches/results/.
 #
-#   benches/run.sh [--quick]      nothing else may run meanwhile; what is measured is built first
+#   benches/run.sh [--quick]      nothing else may run meanwhile; the programs are built first
 #
-# FEATURES (default: arrow,datafusion,tpch) are those of the package `arrow-memory-benches`. If it does not
-# build with them, it is measured without: their bars are skipped.
+# FEATURES (default: arrow,datafusion,tpch) are features of the package `arrow-memory-benches`. If it does not
+# build with them, it is built without, and the bars that need them are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 features=${FEATURES-arrow,datafusion,tpch}
@@ -13,7 +13,7 @@ mkdir -p $results
 
 build() { cargo build -q --profile bench -p arrow-memory-benches --features "$features" --bins --benches; }
 
-# A table begins with the command, the machine, the date and the commit. What render.py reads does not need that.
+# A table begins with the command, the machine, the date and the commit. Files for render.py have no such head.
 head_of() { case $1 in adopt.md | growth.md | lineitem.md) cat $results/machine.md && echo ;; esac; }
 
 bench() { # bench NAME OUTPUT ARGUMENTS…
@@ -35,7 +35,7 @@ fi
     echo "\`benches/run.sh${*:+ $*}\` on $(nproc) cores of $cpu, $(uname -sr), $(rustc --version)," \
         "$(date -u +%Y-%m-%d), at commit $(git rev-parse --short HEAD)."
 } > $results/machine.md
-# Several processes: see `pool_bars` in render.py.
+# The results differ between processes: see `pool_bars` in render.py.
 for process in 1 2 3 4 5 6; do
     bench bars bars.$process.md "$@"
 done

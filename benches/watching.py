@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Counts, under callgrind, what watching adds to the instructions of one allocation of 4 KiB and its
+"""Counts, under callgrind, how many instructions watching adds to one allocation of 4 KiB and its
 drop. Fails if sampling at the default interval adds 2 % or more, or if debug mode needs more than 1.3
-times what one walk of 16 frames by the unwinder does.
+times as many as one walk of 16 frames by the unwinder.
 
     benches/watching.py                       check
     benches/watching.py INTERVAL BACKEND…     print, for a mean interval in bytes
 
-Which allocations are sampled is drawn anew in each run: the last digit changes.
+The sampled allocations are drawn at random in each run, so the last digit differs between runs.
 """
 
 import os
@@ -18,7 +18,7 @@ from instructions import build, install_valgrind
 
 BACKENDS = ["mimalloc", "system", "jemalloc"]
 COUNTS = (100_000, 400_000)
-# For the modes that are slow.
+# For slow modes.
 FEWER = (2_000, 12_000)
 MAX_ADDED = 0.02
 MAX_CAPTURES = 1.3
@@ -45,7 +45,7 @@ def main():
 
 
 def measure(binary, *arguments):
-    """Instructions per allocation, free of what happens at the start."""
+    """Instructions per allocation, without those of the start of the program."""
     mode, rest = arguments[0], arguments[1:]
     counts = COUNTS if mode in ("off", "sampling") else FEWER
     few, many = (count(binary, mode, times, *rest) for times in counts)

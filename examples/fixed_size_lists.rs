@@ -1,9 +1,10 @@
-//! Lists of three 64-bit integers, with nulls, a million times over each backend that is linked: the
+//! Builds lists of three 64-bit integers, with nulls, a million times over each linked backend. This is the
 //! second program of the article on Arrow's memory in Go.
 //!
 //! `cargo run --release --example fixed_size_lists --features arrow,all-backends [TIMES]`
 //!
-//! Prints what was allocated, what is held, and what the process has resident after each backend.
+//! Prints the bytes allocated in total, those still held, and the resident memory of the process, for each
+//! backend.
 
 use std::time::Instant;
 
@@ -46,7 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             root.allocated_memory(),
             resident().map_or("unknown".to_owned(), |bytes| format!("{} KiB", bytes >> 10)),
         );
-        // Values, their validity, and that of the lists: nothing else, and nothing left.
+        // The buffers of values and of both validities were the only ones, and all are freed.
         assert_eq!(root.allocated_memory(), 0);
         assert!(root.peak_memory_allocation() <= 1024);
         root.close()?;
@@ -54,7 +55,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Ten lists, every other one null.
+/// Ten lists, every second one null.
 fn lists(allocator: &BufferAllocator) -> Result<FixedSizeListArray, Box<dyn std::error::Error>> {
     let mut builder = FixedSizeListBuilder::new(allocator, Int64Builder::new(allocator), 3)?;
     for list in 0..10_i64 {
@@ -70,7 +71,7 @@ fn lists(allocator: &BufferAllocator) -> Result<FixedSizeListArray, Box<dyn std:
     Ok(array)
 }
 
-/// Bytes of this process that are in memory, where the system says so.
+/// Resident bytes of this process, if the system tells.
 fn resident() -> Option<usize> {
     let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: usize = pages.split_whitespace().nth(1)?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! Arrays of 64-bit integers, built from an allocator: the first program of the article on Arrow's
+//! Builds arrays of 64-bit integers from an allocator. This is the first program of the article on Arrow's
 //! memory in Go.
 //!
 //! `cargo run --example int64_builder --features arrow`
@@ -19,14 +19,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{}", text(&first));
     assert_eq!(text(&first), "[25 (null) 1 (null) 3 4 5 6]");
 
-    // `finish` left the builder empty, to be used again.
+    // `finish` left the builder empty, ready for another array.
     assert!(builder.is_empty());
     builder.append_slice(&[7, 8, 9, 10])?;
     let second = builder.finish();
     println!("{}", text(&second));
     assert_eq!(text(&second), "[7 8 9 10]");
 
-    // Three buffers of 64 bytes: the values of each, and the validity of the first.
+    // Three buffers of 64 bytes: the values of each array, and the validity of the first.
     assert_eq!(root.allocated_memory(), 3 * 64);
     drop((first, second, builder));
     assert_eq!(root.allocated_memory(), 0);
@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The array as Go prints it.
+/// The array in Go's format.
 fn text(array: &Int64Array) -> String {
     let values: Vec<String> = array
         .iter()

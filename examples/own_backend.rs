@@ -1,8 +1,8 @@
-//! A backend of one's own, with public items only: it registers itself, and is chosen by name.
+//! Writes a backend with public items only. It registers itself and is selected by name.
 //!
 //! `cargo run --example own_backend`
 //!
-//! This one hands out memory of the platform's allocator, and counts the blocks.
+//! The backend allocates from the platform's allocator, and counts the blocks.
 #![expect(unsafe_code, reason = "a backend hands out raw memory")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -18,8 +18,8 @@ struct Counted {
     blocks: AtomicUsize,
 }
 
-// SAFETY: `System` keeps the contract's promises 1 and 2 for blocks of the same layout; nothing is
-// changed when it has none to give; `dealloc` does not unwind.
+// SAFETY: `System` keeps promises 1 and 2 of the contract for blocks of the same layout; a refusal changes
+// nothing; `dealloc` does not unwind.
 unsafe impl AllocationManager for Counted {
     fn name(&self) -> &str {
         "counted"

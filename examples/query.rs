@@ -1,4 +1,5 @@
-//! A query with two operators under limits: what is counted where, who refuses, what leaks.
+//! A query of two operators with limits: which allocator is charged, which one refuses, and how a leak is
+//! reported.
 //!
 //! `cargo run --example query`
 
@@ -13,7 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let scan = query.new_child_allocator("scan", 1 << 20, 16 << 20)?;
     let join = query.new_child_allocator("join", 0, 8 << 20)?;
 
-    // The scan fills batches within what it reserved: the query is charged 1 MiB, used or not.
+    // The scan fills batches within its reservation of 1 MiB, for which the query is charged, used or not.
     let mut batches = Vec::new();
     for batch in 0..8_u8 {
         let mut column = scan.buffer(64 << 10)?;
@@ -23,8 +24,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     assert_eq!(scan.allocated_memory(), 512 << 10);
     assert_eq!(query.allocated_memory(), 1 << 20);
 
-    // The join takes half of them over. Nothing is copied, and at no instant is a byte counted in
-    // both places, or in neither. The scan's reservation stays, so the query's sum grows.
+    // The join takes ownership of half of the batches. No bytes are copied, and at no moment is a byte
+    // charged to both operators or to neither. The scan's reservation stays, so the query's sum grows.
     let built: Vec<_> = batches
         .drain(..4)
         .map(|batch| batch.transfer_ownership(&join).map(|moved| moved.buffer))
@@ -37,14 +38,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     println!("{}", root.to_verbose_string());
 
-    // More than the join may have: the error names who refused, and the numbers of each level.
+    // This is more than the join's limit: the error names the allocator that refused, and has the numbers of
+    // each level.
     let refused = join
         .buffer(8 << 20)
         .expect_err("8 MiB do not fit beside what it holds");
     assert!(matches!(&refused, AllocError::OutOfMemory { .. }));
     println!("{refused}\n");
 
-    // Closing says what is still there.
+    // A failed close reports the buffers that are still alive.
     let open = join.close().expect_err("four buffers are open");
     assert_eq!(open.buffers(), 4);
     println!("{open}\n");

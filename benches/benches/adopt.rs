@@ -1,4 +1,4 @@
-//! What it costs to put arrow-rs' arrays under an allocator, and builders side by side with arrow-rs' own.
+//! Measures the adoption of arrow-rs' arrays by an allocator, and our builders against arrow-rs'.
 //!
 //!     cargo bench -p arrow-memory-benches --bench adopt -- [--quick] [adopt|builders]
 
@@ -59,7 +59,7 @@ fn batch(column: impl Fn() -> ArrayRef) -> RecordBatch {
     RecordBatch::try_from_iter(columns).expect("columns of one length")
 }
 
-/// Adopts a batch, adopts what was adopted, moves it, and lets it go: each timed by itself.
+/// Times each step by itself: adopts a batch, adopts it again, transfers it, and drops it.
 fn adoption(
     name: &str,
     buffers: usize,
@@ -89,7 +89,7 @@ fn adoption(
         });
         assert_eq!(allocator.allocated_memory(), other.allocated_memory());
         drop((adopted, moved));
-        // What is measured is the drop of an adoption, not of a transfer.
+        // Times the drop of an adopted batch, not of a transferred one.
         let adopted = batch.clone().adopt(allocator).expect("it fits");
         let begun = Instant::now();
         drop(adopted);

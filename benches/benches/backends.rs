@@ -1,7 +1,7 @@
-//! The four backends and the libraries below them, by size and under load.
+//! Measures the four backends and the libraries below them, by size and under load.
 //!
-//! Prints tables in Markdown. Times are the best of all rounds: what else runs on the machine only
-//! adds to them.
+//! Prints tables in Markdown. A time is the minimum over all rounds, since other load on the machine only
+//! adds to it.
 //!
 //! ```sh
 //! cargo bench -p arrow-memory-benches --bench backends [-- --quick] > benches/results/backends.md
@@ -58,7 +58,7 @@ fn main() {
     println!("{}\n{text}", about(&settings));
 }
 
-/// When and where this was.
+/// The machine, the date and the settings of this run.
 fn about(settings: &Settings) -> String {
     let said = |program: &str, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).output();
@@ -113,7 +113,7 @@ fn by_size(
     touched: bool,
 ) -> Vec<(usize, Vec<f64>)> {
     let doublings = (6..=26).map(|shift| 1_usize << shift);
-    // Small ones, every other: nothing happens between.
+    // Of the sizes below 4 KiB only every other one is measured, since they hardly differ.
     let sizes = doublings.filter(|size| *size >= 4 * KIB || size.ilog2().is_multiple_of(2));
     header(text, "bytes", &NAMES);
     let mut table = Vec::new();
@@ -128,7 +128,7 @@ fn by_size(
             });
         }
         let measured = group.measure(&Settings {
-            // Blocks that fault their pages in anew take milliseconds.
+            // Blocks whose pages fault in again take milliseconds, so they get fewer rounds.
             rounds: (settings.rounds / 3).min(2 + 200 * MIB / size).max(3),
             ..*settings
         });
@@ -139,7 +139,7 @@ fn by_size(
     table
 }
 
-/// The largest step from one size to the next, from 4 KiB to 4 MiB.
+/// Adds the maximum ratio of the times of two neighbouring sizes, from 4 KiB to 4 MiB.
 fn neighbours(text: &mut String, table: &[(usize, Vec<f64>)]) {
     let range = |(size, _): &&(usize, Vec<f64>)| (4 * KIB..=4 * MIB).contains(size);
     let times: Vec<_> = table.iter().filter(range).map(|(_, times)| times).collect();
@@ -195,8 +195,8 @@ fn under_load(text: &mut String, settings: &Settings, sources: &Sources) {
     load("growth by doubling to 1 GiB, ms", &doubling);
 }
 
-/// Blocks of `64 << bits` bytes at most, each order of magnitude as likely, in shuffled order: each
-/// step gives one of 100 back and takes another, whose pages are written to.
+/// Holds 100 blocks of up to `64 << bits` bytes, each order of magnitude equally likely. Each step replaces a
+/// random one of them by a new block, and writes to its pages.
 fn mixed(source: &dyn Source, threads: u64, bits: u32, steps: u32) -> f64 {
     let work = |seed: u64| {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -223,7 +223,7 @@ fn mixed(source: &dyn Source, threads: u64, bits: u32, steps: u32) -> f64 {
     begun.elapsed().as_nanos() as f64 / f64::from(steps)
 }
 
-/// Blocks that one thread makes and another gives back, 64 at a time.
+/// One thread makes blocks, 64 at a time, and another thread frees them.
 fn handed_over(source: &dyn Source, size: usize) -> f64 {
     const BATCH: usize = 64;
     const BATCHES: usize = 60;
@@ -239,7 +239,7 @@ fn handed_over(source: &dyn Source, size: usize) -> f64 {
     begun.elapsed().as_nanos() as f64 / (BATCH * BATCHES) as f64
 }
 
-/// One block from 64 KiB to 1 GiB, its new pages written to after each step.
+/// Grows one block from 64 KiB to 1 GiB, and writes to its new pages after each step.
 fn doubling(source: &dyn Source) -> f64 {
     let begun = Instant::now();
     let mut size = 64 * KIB;
@@ -256,7 +256,7 @@ fn doubling(source: &dyn Source) -> f64 {
 
 // ---- resident memory ----------------------------------------------------------------------
 
-/// Each in a process of its own: what one source freed would be used by the next.
+/// Runs each source in a process of its own, since a source would use again what another one freed.
 fn resident(text: &mut String) {
     header(text, "", &NAMES);
     let lines = NAMES.map(|name| numbers(&["--resident", name]));
@@ -293,7 +293,7 @@ fn print_resident(name: &str) {
     let before = memory();
     let (sender, receiver) = mpsc::channel();
     thread::scope(|scope| {
-        // Both hold what they have until everything was looked at.
+        // Both threads hold their blocks until memory was measured.
         let threads = [1_u64, 2].map(|thread| {
             let (ready, (go, wait)) = (sender.clone(), mpsc::channel::<()>());
             scope.spawn(move || {
@@ -316,7 +316,7 @@ fn print_resident(name: &str) {
         print!("{} ", all(false));
         print!("{} ", all(true));
         thread::sleep(Duration::from_secs(2));
-        // Allocators give back while they are used.
+        // Some allocators return memory to the system only while they are used.
         for _ in 0..1000 {
             drop(Block::new(source, 100 * KIB));
         }
@@ -355,7 +355,7 @@ fn memory() -> f64 {
 
 // ---- the loop of the arena ----------------------------------------------------------------
 
-/// Only trees have lists: the libraries are left out.
+/// Only trees can make lists, so the libraries are left out.
 fn lists(text: &mut String, settings: &Settings) {
     let names = ["system", "jemalloc", "mimalloc", "arena"];
     header(text, "", &names);
@@ -418,7 +418,7 @@ fn list(allocator: &BufferAllocator, row: u64) -> [ArrowBuf; 3] {
 
 // ---- processes ----------------------------------------------------------------------------
 
-/// The numbers that this program prints with these arguments.
+/// Runs this program with these arguments, and returns the numbers that it prints.
 fn numbers(arguments: &[&str]) -> Vec<f64> {
     let program = std::env::current_exe().expect("a program knows where it is");
     let output = Command::new(program).args(arguments).output();

@@ -1,4 +1,4 @@
-//! The bars: each a ratio of two cases that take turns, with its interval, and whether it holds.
+//! The bars: each is a ratio of two cases that take turns, with its interval and its verdict.
 //!
 //!     cargo bench -p arrow-memory-benches --features datafusion --bench bars -- [--quick] [filter]
 
@@ -33,7 +33,7 @@ fn main() {
 /// Measures a group of bars.
 type Run = fn(&Settings, &mut Report);
 
-/// The groups of bars, by the name that a filter finds them by.
+/// The groups of bars, by the names that the filter selects.
 const GROUPS: [(&str, Run); 9] = [
     ("allocate", allocate),
     ("extras", extras),
@@ -212,7 +212,7 @@ fn transfers_and_children(settings: &Settings, report: &mut Report) {
     let pair = || (trees::below(&parent, 1), trees::below(&parent, 1));
     let (used, fresh, sharing) = (pair(), pair(), pair());
     for side in [&used.0, &used.1] {
-        // Leaves credit.
+        // This leaves credit at the allocator.
         drop(side.buffer(4 * KIB).expect("it fits"));
     }
     let shared = zeroed(&sharing.0);
@@ -231,7 +231,7 @@ fn transfers_and_children(settings: &Settings, report: &mut Report) {
     });
     let measured = group.measure(settings);
     for (case, target) in [
-        // Each has had other buffers, and has credit left.
+        // Each allocator has had other buffers, and has credit left.
         ("used", ""),
         ("fresh", " that never had a buffer"),
         ("sharing", " that holds a buffer of it"),
@@ -247,7 +247,7 @@ fn transfers_and_children(settings: &Settings, report: &mut Report) {
     );
 }
 
-/// Transfers a buffer to the right one and back, and drops the old handle each time.
+/// Transfers a buffer to `right` and back, and drops the old handle each time.
 fn there_and_back<'a>(
     buffer: ArrowBuf,
     (left, right): &'a (BufferAllocator, BufferAllocator),
@@ -315,7 +315,7 @@ fn live_memory(_settings: &Settings, report: &mut Report) {
     report.bytes(name, exactly(memory::measure("children")), 65_536.0, 0.0);
 }
 
-/// Allocates, freezes and drops.
+/// Allocates, freezes and drops a buffer.
 fn pair(allocator: &BufferAllocator, size: usize) -> impl FnMut() + '_ {
     move || {
         let buffer = allocator.buffer(black_box(size)).expect("it fits");
@@ -323,7 +323,7 @@ fn pair(allocator: &BufferAllocator, size: usize) -> impl FnMut() + '_ {
     }
 }
 
-/// The same with `arrow_buffer`.
+/// Allocates, freezes and drops a buffer of `arrow_buffer`.
 fn arrow_buffer_pair(size: usize) -> impl FnMut() {
     move || {
         let buffer = arrow_buffer::MutableBuffer::new(black_box(size));
@@ -335,7 +335,7 @@ fn zeroed(allocator: &BufferAllocator) -> ArrowBuf {
     allocator.buffer_zeroed(4 * KIB).expect("it fits").freeze()
 }
 
-/// Prints what was found, and counts the bars that do not hold.
+/// Prints the results, and counts the bars that were missed.
 struct Report {
     missed: Vec<String>,
     notes: Vec<String>,
@@ -394,7 +394,7 @@ impl Report {
         println!("| {name} | {why} | | | skipped |");
     }
 
-    /// A figure that no bar is about.
+    /// Prints a figure without a bar.
     fn note(&mut self, name: &str, found: Estimate) {
         self.notes.push(format!("| {name} | {found} |"));
     }

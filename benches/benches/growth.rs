@@ -1,6 +1,6 @@
-//! Appending to 1 GiB, on the system backend, against `Vec<u8>` over the same allocator.
+//! Measures appending to 1 GiB on the system backend, against `Vec<u8>` over the same allocator.
 //!
-//! A program of its own, since its global allocator is the platform's.
+//! This is a binary of its own, since its global allocator is the platform's.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use std::time::Instant;
 use arrow_memory_benches::harness::{self, Estimate, Settings};
 use arrow_memory_benches::{raw, trees};
 
-/// What is appended at once, the capacity to begin with, and the length at the end, in bytes.
+/// The bytes of one append, the initial capacity, and the final length.
 const PIECE: usize = 64 * 1024;
 const FIRST: usize = 64;
 const LAST: usize = 1 << 30;
@@ -38,7 +38,7 @@ fn main() {
     let rounds = if settings.quick { 7 } else { 21 };
     let (mut times, mut baselines, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
-        // Who comes first differs.
+        // The two cases take turns at being first.
         let (time, baseline) = if round % 2 == 0 {
             let time = seconds(ours);
             (time, seconds(theirs))

@@ -1,4 +1,4 @@
-//! Real work: decodes TPC-H `lineitem` from Parquet in memory, with and without accounting.
+//! A real workload: decodes TPC-H `lineitem` from Parquet in memory, with and without accounting.
 //!
 //!     cargo bench -p arrow-memory-benches --features tpch --bench lineitem -- [--quick]
 //!
@@ -20,7 +20,7 @@ use tpchgen_arrow::LineItemArrow;
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Rows of a batch.
+/// The number of rows in a batch.
 const BATCH: usize = 8192;
 
 fn main() {
@@ -29,7 +29,7 @@ fn main() {
     let allocator = trees::at_depth("mimalloc", 3);
     if std::env::args().any(|argument| argument == "--once") {
         let file = lineitem(0.01);
-        // Once before, so that what happens only once is not counted.
+        // Two rounds, so that work that happens only once counts for less.
         for _ in 0..2 {
             op_decode(&file);
             op_decode_accounted(&file, &allocator);

@@ -1,7 +1,7 @@
-//! Everything else that is worth a number: sizes, touched and untouched, depths, builders, bytes.
+//! The measurements without a bar: sizes, touched and untouched, depths, builders, external bytes.
 //!
-//! Prints a line for each cell, as the peers' harnesses do: `peer TAB case TAB params TAB unit TAB
-//! v1,v2,…`, one value for each round, in ns.
+//! Prints a line for each cell, in the format of the harnesses of other libraries: `peer TAB case TAB params
+//! TAB unit TAB v1,v2,…`, with one value in ns for each round.
 //!
 //!     cargo bench -p arrow-memory-benches --bench suite -- [--quick] [filter]
 
@@ -53,7 +53,7 @@ struct Suite {
 }
 
 impl Suite {
-    /// Allocate and free, each size and peer.
+    /// Allocates and frees a buffer, for each size and peer.
     fn sizes(&self, case: &str, touch: fn(&mut [std::mem::MaybeUninit<u8>])) {
         let allocators = BACKENDS.map(|name| (name, trees::at_depth(name, 3)));
         for (size, label) in SIZES {
@@ -90,7 +90,7 @@ impl Suite {
         }
     }
 
-    /// What a program does that makes a buffer, in more than one line.
+    /// Ways of making a buffer that take a program more than one line.
     fn ways(&self) {
         let ours = &trees::at_depth("mimalloc", 3);
         for (size, label) in [(64, "64 B"), (4 * KIB, "4 KiB")] {
@@ -303,7 +303,7 @@ fn add_raw<L: Library>(
     });
 }
 
-/// What most functions that make a buffer look like from outside.
+/// A typical function that makes a buffer, called and not inlined.
 #[inline(never)]
 fn returned(allocator: &BufferAllocator, size: usize) -> Result<ArrowBuf, AllocError> {
     let mut buffer = allocator.buffer(size)?;

@@ -1,7 +1,7 @@
-//! The batch that every harness uses, the peers' too: 1,000 buffers of mixed sizes, freed in
-//! shuffled order.
+//! The batch that every harness uses, including those of other libraries: 1,000 buffers of mixed sizes, freed
+//! in shuffled order.
 
-/// How many buffers.
+/// The number of buffers.
 pub const COUNT: usize = 1000;
 
 /// The sizes of the batch, log-uniform from 64 bytes to 64 KiB, and the order of freeing.

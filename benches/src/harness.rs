@@ -1,30 +1,30 @@
 //! Interleaved measurement, and intervals of ratios.
 //!
-//! A bar is a ratio of two cases. Measured one after another, as criterion and divan do, each case
-//! has its own share of whatever else the machine does, and the ratio of two such means moves by
-//! 10 % and more from run to run. Here the cases of a group take turns, a few milliseconds each, for
-//! many rounds; a round gives one ratio, in which what disturbs the machine for longer than a round
-//! cancels out. The interval is that of the median of these ratios, by order statistics: it assumes
-//! nothing of how they are distributed, and a round in which something came between costs nothing.
+//! A bar is a ratio of two cases. If cases are measured one after another, as criterion and divan do, other
+//! load on the machine affects each case differently, and the ratio of two such means varies by 10 % and more
+//! from run to run. Here the cases of a group take turns of a few milliseconds, for many rounds. Each round
+//! gives one ratio, in which disturbances that last longer than a round cancel out. The interval is that of
+//! the median of these ratios, by order statistics: it assumes nothing of their distribution, and a few
+//! disturbed rounds do not change it.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::raw;
 
-/// How long and how often to measure.
+/// The length and the number of measurements.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// How often each case of a group is measured.
+    /// The number of measurements of each case in a group.
     pub rounds: usize,
-    /// How long one measurement takes, about.
+    /// The approximate length of one measurement.
     pub sample: Duration,
     /// Whether this is the quick mode.
     pub quick: bool,
 }
 
 impl Settings {
-    /// From the arguments: `--quick` is for a look. The other value is what a case's name must
+    /// Reads the arguments: `--quick` measures less. The second value is a text that the name of a case must
     /// contain.
     pub fn from_arguments() -> (Self, String) {
         let (mut quick, mut filter) = (false, String::new());
@@ -52,8 +52,8 @@ impl Settings {
     }
 }
 
-/// Readies the process: the baseline is what it should be, and a second thread is alive from here on. glibc leaves locks out, and others
-/// atomics, in a process that has only one, which flatters by up to twofold.
+/// Prepares the process: checks the baseline, and starts a second thread, which stays alive. In a process
+/// with one thread glibc leaves out locks, and other libraries atomics, which makes them up to twice as fast.
 pub fn start() {
     assert!(!cfg!(debug_assertions), "measure what is optimised");
     raw::assert_arrow_without_pool();
@@ -64,27 +64,27 @@ pub fn start() {
     });
 }
 
-/// A sample: runs an operation so many times.
+/// A sample: a function that runs an operation this many times.
 type Run<'a> = Box<dyn FnMut(u64) + 'a>;
 
-/// Cases that are compared, and so take turns.
+/// Cases that are compared, and so are measured in turns.
 #[derive(Default)]
 pub struct Group<'a> {
     cases: Vec<(String, f64, Run<'a>)>,
 }
 
 impl<'a> Group<'a> {
-    /// No cases yet.
+    /// A group without cases.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a case.
+    /// Adds a case to the group.
     pub fn add(&mut self, name: impl Into<String>, operation: impl FnMut() + 'a) {
         self.add_many(name, 1, operation);
     }
 
-    /// Adds a case that does `per` things at once: the time of one of them counts.
+    /// Adds a case of which one call does `per` operations. Its time is that of one operation.
     pub fn add_many(
         &mut self,
         name: impl Into<String>,
@@ -109,7 +109,7 @@ impl<'a> Group<'a> {
         let mut samples = vec![Vec::with_capacity(settings.rounds); self.cases.len()];
         for round in 0..settings.rounds {
             for turn in 0..self.cases.len() {
-                // Who comes first differs: nobody always runs after the same one.
+                // The order changes each round, so that no case always follows the same one.
                 let at = (turn + round) % self.cases.len();
                 let (_, per, run) = &mut self.cases[at];
                 let begun = Instant::now();
@@ -123,8 +123,8 @@ impl<'a> Group<'a> {
     }
 }
 
-/// How many operations take as long as a sample should; at least one. The fastest of three tries
-/// counts: the first one may make heaps and fault pages in.
+/// The number of operations that take as long as a sample should; at least one. The fastest of three tries
+/// counts, since the first one may create heaps and fault pages in.
 fn calibrate(run: &mut Run<'_>, sample: Duration) -> u64 {
     let mut times = 1;
     loop {
@@ -142,7 +142,7 @@ fn calibrate(run: &mut Run<'_>, sample: Duration) -> u64 {
     }
 }
 
-/// What a group's cases took, in ns for one operation, in each round.
+/// The times of a group's cases in each round, in ns for one operation.
 #[derive(Clone, Debug)]
 pub struct Measured {
     names: Vec<String>,
@@ -155,17 +155,17 @@ impl Measured {
         &self.names
     }
 
-    /// One value for each round.
+    /// The times of a case, one for each round.
     ///
     /// # Panics
     ///
-    /// If there is no such case.
+    /// If there is no case of this name.
     pub fn samples(&self, name: &str) -> &[f64] {
         let at = self.names.iter().position(|other| other == name);
         &self.samples[at.unwrap_or_else(|| panic!("no case is called {name}"))]
     }
 
-    /// The time of a case, in ns.
+    /// The time of a case in ns.
     pub fn time(&self, name: &str) -> Estimate {
         Estimate::of(self.samples(name).to_vec())
     }
@@ -175,7 +175,7 @@ impl Measured {
         self.pairwise(name, baseline, |time, baseline| time / baseline)
     }
 
-    /// What one case takes longer than another, in ns.
+    /// The difference of the times of two cases in ns.
     pub fn difference(&self, name: &str, baseline: &str) -> Estimate {
         self.pairwise(name, baseline, |time, baseline| time - baseline)
     }
@@ -202,11 +202,11 @@ impl Estimate {
     ///
     /// # Panics
     ///
-    /// If there is no value.
+    /// If `values` is empty.
     pub fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let count = values.len();
-        // The number of values below the true median is binomial: n/2 within 1.96 √n / 2.
+        // The number of values below the true median is binomial: n/2 ± 1.96 √n / 2 with 95 %.
         let rank = ((count as f64 - 1.96 * (count as f64).sqrt()) / 2.0).floor();
         let rank = rank.max(0.0) as usize;
         Self {

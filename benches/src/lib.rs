@@ -1,6 +1,6 @@
-//! What accounting costs: what the benchmarks have in common.
+//! The common code of the benchmarks, which measure the cost of accounting.
 //!
-//! `benches/README.md` says how to run them and what they found.
+//! `benches/README.md` describes how to run them, and their results.
 #![expect(
     clippy::missing_panics_doc,
     clippy::assertions_on_constants,

@@ -1,20 +1,20 @@
-//! Resident memory, and what a live buffer costs of it.
+//! Measures resident memory for each live buffer.
 //!
-//! Each case runs in a process of its own, which the benchmark starts: what was freed before would
-//! be used again and not show.
+//! Each case runs in a process of its own, which the benchmark starts: memory that an earlier case freed
+//! would be used again and not be seen.
 
 use std::hint::black_box;
 use std::process::Command;
 
 use crate::trees;
 
-/// How many buffers are alive at once, or children made in a row.
+/// The number of buffers that are alive at once, or of children that are made one after another.
 const COUNT: usize = 1_000_000;
 
-/// The argument that makes a benchmark run one case and print a number.
+/// The argument with which a benchmark runs one case and prints a number.
 const ARGUMENT: &str = "--memory";
 
-/// If the arguments ask for a case of this module, runs it; the process ends then.
+/// If the arguments select a case of this module, runs it and ends the process.
 pub fn run_if_asked() {
     let mut arguments = std::env::args().skip_while(|argument| argument != ARGUMENT);
     if arguments.next().is_none() {
@@ -31,11 +31,11 @@ pub fn run_if_asked() {
     std::process::exit(0);
 }
 
-/// The bytes that a case found, in a process of its own.
+/// Runs a case in a process of its own, and returns the bytes that it measured.
 ///
 /// # Panics
 ///
-/// If it cannot be run.
+/// If the process cannot be run.
 pub fn measure(case: &str) -> f64 {
     let program = std::env::current_exe().expect("a program knows where it is");
     let output = Command::new(program)
@@ -59,9 +59,9 @@ fn raw() -> f64 {
     bookkeeping(|| crate::raw::Block::<crate::raw::Mimalloc>::new(64))
 }
 
-/// Bytes for each live buffer of 64 bytes, beyond those 64; the handle counts.
+/// Bytes for each live buffer of 64 bytes, without these 64 and with its handle.
 fn bookkeeping<T>(mut make: impl FnMut() -> T) -> f64 {
-    // The array of handles is resident beforehand.
+    // The array of handles is made resident before the first measurement.
     let mut held: Vec<Option<T>> = Vec::with_capacity(COUNT);
     held.resize_with(COUNT, || None);
     black_box(&mut held);
@@ -74,7 +74,7 @@ fn bookkeeping<T>(mut make: impl FnMut() -> T) -> f64 {
     (after - before) as f64 / COUNT as f64 - 64.0 + size_of::<T>() as f64
 }
 
-/// Bytes that are resident after many children came and went, more than before.
+/// The growth of resident memory in bytes after many children were made and closed.
 fn children() -> f64 {
     let parent = trees::at_depth("mimalloc", 3);
     let one = || {
@@ -85,14 +85,14 @@ fn children() -> f64 {
             .expect("it is empty");
     };
     (0..20_000).for_each(|_| one());
-    // Looking takes memory, too, the first time.
+    // The first call itself makes memory resident.
     resident();
     let before = resident();
     (0..COUNT).for_each(|_| one());
     resident() as f64 - before as f64
 }
 
-/// The bytes of this process that are in memory.
+/// The resident bytes of this process.
 fn resident() -> u64 {
     let text = std::fs::read_to_string("/proc/self/smaps_rollup").expect("this is Linux");
     let line = text.lines().find(|line| line.starts_with("Rss:"));

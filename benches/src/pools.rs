@@ -1,8 +1,8 @@
-//! DataFusion's memory pools, with the feature of that name.
+//! DataFusion's memory pools, behind the feature `datafusion`.
 
 use crate::harness::Group;
 
-/// Adds `GreedyMemoryPool`'s `try_grow` and `shrink` as a case, if it is compiled in.
+/// Adds `GreedyMemoryPool`'s `try_grow` and `shrink` as a case.
 ///
 /// # Panics
 ///
@@ -23,7 +23,7 @@ pub fn add_greedy(group: &mut Group<'_>, name: &str) -> bool {
     true
 }
 
-/// Adds nothing: DataFusion is not compiled in.
+/// Adds nothing, since DataFusion is not compiled in.
 #[cfg(not(feature = "datafusion"))]
 pub fn add_greedy(_group: &mut Group<'_>, _name: &str) -> bool {
     false

@@ -1,4 +1,4 @@
-//! Backends without anything around them: the baselines.
+//! The backends' libraries without any wrapper: the baselines.
 #![expect(unsafe_code, reason = "the baselines are C libraries")]
 
 use std::ffi::c_void;
@@ -6,20 +6,20 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 
-/// What the tree asks of a backend, in bytes.
+/// The alignment in bytes that the tree requests from a backend.
 const ALIGNMENT: usize = 64;
 
-/// A library that hands out blocks.
+/// A C library that allocates blocks.
 pub trait Library {
-    /// What tables call it.
+    /// The name in tables.
     const NAME: &'static str;
-    /// A block aligned to 64 bytes (but see [`Malloc`]), or null.
+    /// Allocates a block aligned to 64 bytes (but see [`Malloc`]), or returns null.
     fn allocate(size: usize) -> *mut c_void;
-    /// Takes a block back.
+    /// Frees a block.
     ///
     /// # Safety
     ///
-    /// A live block of this library of this size, that nobody uses any more.
+    /// `block` is a live block of this library and size, and is not used any more.
     unsafe fn free(block: *mut c_void, size: usize);
 }
 
@@ -33,7 +33,7 @@ impl Library for System {
     #[inline]
     fn allocate(size: usize) -> *mut c_void {
         let mut block = ptr::null_mut();
-        // SAFETY: the pointer is writable, and the alignment a power of two and a word's multiple.
+        // SAFETY: the pointer is writable, and the alignment is a power of two and a multiple of a word.
         match unsafe { libc::posix_memalign(&raw mut block, ALIGNMENT, size) } {
             0 => block,
             _ => ptr::null_mut(),
@@ -56,7 +56,7 @@ impl Library for Malloc {
 
     #[inline]
     fn allocate(size: usize) -> *mut c_void {
-        // SAFETY: any size may be asked for.
+        // SAFETY: every size is valid.
         unsafe { libc::malloc(size) }
     }
 
@@ -76,7 +76,7 @@ impl Library for Mimalloc {
 
     #[inline]
     fn allocate(size: usize) -> *mut c_void {
-        // SAFETY: any size and power of two may be asked for.
+        // SAFETY: every size and every power of two is valid.
         unsafe { libmimalloc_sys::mi_malloc_aligned(size, ALIGNMENT) }
     }
 
@@ -100,18 +100,18 @@ impl Library for Jemalloc {
 
     #[inline]
     fn allocate(size: usize) -> *mut c_void {
-        // SAFETY: the size is not zero, and the flags hold a power of two.
+        // SAFETY: the size is not zero, and the flags contain a power of two.
         unsafe { tikv_jemalloc_sys::mallocx(size, Self::FLAGS) }
     }
 
     #[inline]
     unsafe fn free(block: *mut c_void, size: usize) {
-        // SAFETY: the caller's promise; size and flags are those that it was asked with.
+        // SAFETY: the caller's promise; size and flags are those of the allocation.
         unsafe { tikv_jemalloc_sys::sdallocx(block, size, Self::FLAGS) };
     }
 }
 
-/// A block of a library, given back on drop.
+/// A block of a library, freed on drop.
 #[derive(Debug)]
 pub struct Block<L: Library> {
     block: NonNull<u8>,
@@ -119,15 +119,15 @@ pub struct Block<L: Library> {
     library: PhantomData<L>,
 }
 
-// SAFETY: the libraries take blocks back on any thread, and the block is nobody else's.
+// SAFETY: the libraries free blocks on any thread, and this is the block's only owner.
 unsafe impl<L: Library> Send for Block<L> {}
 
 impl<L: Library> Block<L> {
-    /// A block of `size` bytes, not 0.
+    /// Allocates a block of `size` bytes, not 0.
     ///
     /// # Panics
     ///
-    /// If the library has none.
+    /// If the library returns null.
     #[inline]
     pub fn new(size: usize) -> Self {
         Self {
@@ -137,10 +137,10 @@ impl<L: Library> Block<L> {
         }
     }
 
-    /// The bytes, to touch.
+    /// The bytes of the block.
     #[inline]
     pub fn bytes(&mut self) -> &mut [MaybeUninit<u8>] {
-        // SAFETY: the block is live, ours, and has `size` bytes.
+        // SAFETY: the block is live, has `size` bytes, and is borrowed exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.block.as_ptr().cast(), self.size) }
     }
 }
@@ -148,7 +148,7 @@ impl<L: Library> Block<L> {
 impl<L: Library> Drop for Block<L> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: it is live, of this library and size, and goes.
+        // SAFETY: the block is live, of this library and size, and is not used any more.
         unsafe { L::free(self.block.as_ptr().cast(), self.size) };
     }
 }
@@ -162,20 +162,20 @@ pub fn touch(bytes: &mut [MaybeUninit<u8>]) {
     std::hint::black_box(bytes);
 }
 
-/// As [`touch`], for a buffer of arrow's, which has no view of its spare capacity.
+/// Writes one byte on every page of a buffer of arrow's, which has no view of its spare capacity.
 #[inline]
 pub fn touch_arrow(buffer: &mut arrow_buffer::MutableBuffer) {
     let (start, capacity) = (buffer.as_mut_ptr().cast(), buffer.capacity());
-    // SAFETY: the buffer is borrowed exclusively and has so many bytes, initialised or not.
+    // SAFETY: the buffer is borrowed exclusively and has this many bytes, initialised or not.
     touch(unsafe { std::slice::from_raw_parts_mut(start, capacity) });
 }
 
-/// Asserts that arrow's buffers are compiled without their own accounting, the feature `pool`, which
-/// takes some 40 ns: cargo turns it on for all if anything in the same build asks for it.
+/// Asserts that arrow's buffers are compiled without their own accounting, the feature `pool`, which takes
+/// some 40 ns. Cargo turns it on for all packages if one package of the build requests it.
 ///
 /// # Panics
 ///
-/// If it is on.
+/// If the feature is on.
 pub fn assert_arrow_without_pool() {
     assert_eq!(
         size_of::<arrow_buffer::MutableBuffer>(),
@@ -184,26 +184,26 @@ pub fn assert_arrow_without_pool() {
     );
 }
 
-/// Asserts that the program's own allocator is mimalloc.
+/// Asserts that the program's global allocator is mimalloc.
 ///
 /// # Panics
 ///
-/// If it is not.
+/// If it is another one.
 pub fn assert_global_is_mimalloc() {
     let probe = Box::new([0_u8; 100]);
-    // SAFETY: any address may be asked.
+    // SAFETY: every address is valid.
     let is = unsafe { libmimalloc_sys::mi_is_in_heap_region(ptr::from_ref(&*probe).cast()) };
     assert!(is, "the global allocator of this benchmark is mimalloc");
 }
 
-/// Asserts that the program's own allocator is the platform's.
+/// Asserts that the program's global allocator is the platform's.
 ///
 /// # Panics
 ///
-/// If it is not.
+/// If it is mimalloc.
 pub fn assert_global_is_system() {
     let probe = Box::new([0_u8; 100]);
-    // SAFETY: any address may be asked.
+    // SAFETY: every address is valid.
     let is = unsafe { libmimalloc_sys::mi_is_in_heap_region(ptr::from_ref(&*probe).cast()) };
     assert!(
         !is,

@@ -1,4 +1,4 @@
-//! Where blocks come from: the four backends, and the libraries below them, behind one trait.
+//! Sources of blocks: the four backends, and the libraries below them, behind one trait.
 #![expect(
     unsafe_code,
     reason = "the baselines are C libraries, and blocks are written to"
@@ -15,29 +15,30 @@ use arrow_memory_jemalloc::JemallocManager;
 use arrow_memory_mimalloc::MimallocManager;
 use arrow_memory_system::SystemManager;
 
-/// What hands blocks of 64-byte alignment out, and takes them back.
+/// A source of blocks of 64-byte alignment.
 pub trait Source: Send + Sync {
-    /// A block.
+    /// Allocates a block.
     ///
     /// # Panics
     ///
-    /// If there is none.
+    /// If there is no memory.
     fn allocate(&self, size: usize) -> NonNull<u8>;
-    /// The block with another size and the contents that both have; the old one is gone.
+    /// Reallocates a block to another size, and keeps the contents that fit. The old block is not valid any
+    /// more.
     ///
     /// # Safety
     ///
-    /// As for [`free`](Self::free); the new size is not 0.
+    /// `block` is a live block of this source and of size `old`, and is not used any more; `new` is not 0.
     unsafe fn grow(&self, block: NonNull<u8>, old: usize, new: usize) -> NonNull<u8>;
-    /// Takes a block back.
+    /// Frees a block.
     ///
     /// # Safety
     ///
-    /// A live block of this source and size, that nobody uses any more.
+    /// `block` is a live block of this source and size, and is not used any more.
     unsafe fn free(&self, block: NonNull<u8>, size: usize);
 }
 
-/// What can be measured, in the order of the tables.
+/// The names of all sources, in the order of the tables.
 pub const NAMES: [&str; 9] = [
     "raw system",
     "system",
@@ -54,7 +55,7 @@ pub const NAMES: [&str; 9] = [
 ///
 /// # Panics
 ///
-/// If there is none.
+/// If there is no such source.
 pub fn source(name: &str) -> Box<dyn Source> {
     match name {
         "raw system" => Box::new(Raw {
@@ -66,19 +67,19 @@ pub fn source(name: &str) -> Box<dyn Source> {
             },
         }),
         "raw jemalloc" => Box::new(Raw {
-            // SAFETY: the size is not 0, and the flags hold a power of two.
+            // SAFETY: the size is not 0, and the flags contain a power of two.
             allocate: |size| unsafe { tikv_jemalloc_sys::mallocx(size, JEMALLOC) }.cast(),
             grow: |block, _, new| {
-                // SAFETY: `Source::grow`'s promise; the flags are those that it was asked with.
+                // SAFETY: `Source::grow`'s promise; the flags are those of the allocation.
                 unsafe { tikv_jemalloc_sys::rallocx(block.cast(), new, JEMALLOC) }.cast()
             },
             free: |block, size| {
-                // SAFETY: `Source::free`'s promise; as above.
+                // SAFETY: `Source::free`'s promise; the flags are those of the allocation.
                 unsafe { tikv_jemalloc_sys::sdallocx(block.cast(), size, JEMALLOC) };
             },
         }),
         "raw mimalloc" => Box::new(Raw {
-            // SAFETY: any size and power of two may be asked for.
+            // SAFETY: every size and every power of two is valid.
             allocate: |size| unsafe { libmimalloc_sys::mi_malloc_aligned(size, 64) }.cast(),
             grow: |block, _, new| {
                 // SAFETY: `Source::grow`'s promise.
@@ -93,16 +94,16 @@ pub fn source(name: &str) -> Box<dyn Source> {
     }
 }
 
-/// A manager as a source.
+/// Makes a source of a manager.
 pub fn over(manager: &Arc<dyn AllocationManager>) -> Box<dyn Source> {
     Box::new(Managed(Arc::clone(manager)))
 }
 
-/// The backend of this name, as a program gets it; or without its cache.
+/// The backend of this name with default settings, or without its cache.
 ///
 /// # Panics
 ///
-/// If there is none.
+/// If there is no such backend.
 pub fn manager(name: &str) -> Arc<dyn AllocationManager> {
     match name {
         "system" => Arc::new(SystemManager::new()),
@@ -118,18 +119,18 @@ pub fn manager(name: &str) -> Arc<dyn AllocationManager> {
     }
 }
 
-/// A block of a [`Source`], given back on drop.
+/// A block of a [`Source`], freed on drop.
 pub struct Block<'a> {
     source: &'a dyn Source,
     block: NonNull<u8>,
     size: usize,
 }
 
-// SAFETY: sources take blocks back on any thread, and the block is nobody else's.
+// SAFETY: sources free blocks on any thread, and this is the block's only owner.
 unsafe impl Send for Block<'_> {}
 
 impl<'a> Block<'a> {
-    /// A block of `size` bytes, not 0.
+    /// Allocates a block of `size` bytes, not 0.
     #[inline]
     pub fn new(source: &'a dyn Source, size: usize) -> Self {
         let block = black_box(source.allocate(black_box(size)));
@@ -140,9 +141,9 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Changes the size, to anything but 0.
+    /// Changes the block's size, which must not become 0.
     pub fn grow(&mut self, size: usize) {
-        // SAFETY: the block is live, ours and of this size.
+        // SAFETY: the block is live, of this source and size, and borrowed exclusively.
         self.block = unsafe { self.source.grow(self.block, self.size, size) };
         self.size = size;
     }
@@ -153,7 +154,7 @@ impl<'a> Block<'a> {
         for offset in (from..self.size).step_by(4096) {
             // SAFETY: the offset is within the block.
             let byte = unsafe { self.block.add(offset) };
-            // SAFETY: the block is live and ours.
+            // SAFETY: the block is live, and borrowed exclusively.
             unsafe { byte.write_volatile(1) };
         }
     }
@@ -162,12 +163,12 @@ impl<'a> Block<'a> {
 impl Drop for Block<'_> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: it is live, of this source and size, and goes.
+        // SAFETY: the block is live, of this source and size, and is not used any more.
         unsafe { self.source.free(self.block, self.size) };
     }
 }
 
-/// Functions of a library.
+/// The functions of a library.
 struct Raw {
     allocate: fn(usize) -> *mut u8,
     grow: unsafe fn(*mut u8, usize, usize) -> *mut u8,
@@ -220,18 +221,18 @@ fn layout(size: usize) -> Layout {
 
 fn posix_memalign(size: usize) -> *mut u8 {
     let mut block = ptr::null_mut();
-    // SAFETY: the pointer is writable, and the alignment a power of two and a word's multiple.
+    // SAFETY: the pointer is writable, and the alignment is a power of two and a multiple of a word.
     match unsafe { libc::posix_memalign(&raw mut block, 64, size) } {
         0 => block.cast(),
         _ => ptr::null_mut(),
     }
 }
 
-/// There is no aligned `realloc`: the new block may be aligned to 16 bytes only.
+/// There is no aligned `realloc`, so the new block may be aligned to 16 bytes only.
 ///
 /// # Safety
 ///
-/// As for [`Source::grow`].
+/// The same as for [`Source::grow`].
 unsafe fn realloc(block: *mut u8, _old: usize, new: usize) -> *mut u8 {
     // SAFETY: the caller's promise.
     unsafe { libc::realloc(block.cast(), new) }.cast()

@@ -9,24 +9,24 @@ use arrow_memory_core::BufferAllocator;
 use crate::raw::{Block, Mimalloc};
 use crate::trees;
 
-/// What the threads do.
+/// The operation of the threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Case {
-    /// Raw blocks of mimalloc.
+    /// Allocates and frees raw blocks of mimalloc.
     Raw,
-    /// `arrow_buffer` over the global allocator.
+    /// Allocates and frees buffers of `arrow_buffer`, over the global allocator.
     ArrowBuffer,
-    /// Each thread has a child of one root.
+    /// Each thread uses its own child of one root.
     OwnChild,
-    /// All share one allocator.
+    /// All threads share one allocator.
     Shared,
 }
 
 impl Case {
-    /// All of them.
+    /// All cases.
     pub const ALL: [Case; 4] = [Case::Raw, Case::ArrowBuffer, Case::OwnChild, Case::Shared];
 
-    /// What tables call it.
+    /// The name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Case::Raw => "raw mimalloc",
@@ -37,7 +37,7 @@ impl Case {
     }
 }
 
-/// The size of what is allocated, in bytes.
+/// The size of an allocation in bytes.
 const SIZE: usize = 4096;
 
 /// Allocators for the threads of a case.
@@ -61,8 +61,8 @@ impl Stage {
         Self { case, allocators }
     }
 
-    /// Allocations, each with its release, in a second, of `threads` threads together, which run
-    /// for about so long.
+    /// Runs the operation on this many threads for about `length`. Returns the number of allocations, each
+    /// with its release, in a second on all threads together.
     pub fn throughput(&self, threads: usize, length: Duration) -> f64 {
         let barrier = Barrier::new(threads);
         let counts = std::thread::scope(|scope| {
@@ -84,7 +84,7 @@ impl Stage {
         counts.iter().sum()
     }
 
-    /// Operations in a second of one thread.
+    /// The number of operations of one thread in a second.
     fn work(&self, allocator: &BufferAllocator, length: Duration) -> f64 {
         match self.case {
             Case::Raw => rate(length, || drop(black_box(Block::<Mimalloc>::new(SIZE)))),
@@ -100,7 +100,7 @@ impl Stage {
     }
 }
 
-/// How often in a second `operation` is done, over so long a time.
+/// Repeats `operation` for about `length`. Returns how often it ran in a second.
 fn rate(length: Duration, mut operation: impl FnMut()) -> f64 {
     let (begun, mut times) = (Instant::now(), 0_u64);
     loop {

@@ -1,4 +1,4 @@
-//! Allocators to measure, over the backend that they say.
+//! Allocators for measurements, over a named backend.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ pub struct Silent;
 
 impl AllocationListener for Silent {}
 
-/// A listener that waits for refusals, and does not want to hear of each allocation.
+/// A listener that hears refusals, but not each allocation.
 #[derive(Debug)]
 pub struct Waiting;
 
@@ -34,17 +34,17 @@ pub fn root(name: &str) -> BufferAllocator {
     root_with(name, |builder| builder)
 }
 
-/// A root over the backend of this name that every callback goes to.
+/// A root over the backend of this name with a listener that hears every callback.
 pub fn heard(name: &str) -> BufferAllocator {
     root_with(name, |builder| builder.listener(Arc::new(Silent)))
 }
 
-/// A root over the backend of this name whose listener is called after refusals.
+/// A root over the backend of this name with a listener that hears refusals only.
 pub fn waiting(name: &str) -> BufferAllocator {
     root_with(name, |builder| builder.listener(Arc::new(Waiting)))
 }
 
-/// A root over the backend of this name, built as `set_up` says.
+/// A root over the backend of this name, built by `set_up`.
 ///
 /// # Panics
 ///
@@ -66,11 +66,11 @@ pub fn root_with(
     root.into()
 }
 
-/// An allocator so many levels below `parent`.
+/// Makes an allocator this many levels below `parent`.
 ///
 /// # Panics
 ///
-/// If a level cannot be made.
+/// If an allocator cannot be built.
 pub fn below(parent: &BufferAllocator, levels: usize) -> BufferAllocator {
     let mut at = parent.clone();
     for _ in 0..levels {

@@ -1,5 +1,6 @@
-//! Arrays over the C Data Interface, with numbers, pointers, formats and values changed in every way
-//! that can be seen to be false, or leads to bytes that are there: an array or an error, released once.
+//! Imports arrays over the C Data Interface after changing their numbers, pointers, formats and values. Each
+//! change is detectable, or refers to bytes that exist. The import returns an array or an error, and releases
+//! the source once.
 #![no_main]
 
 use std::ffi::{CString, c_char, c_void};
@@ -37,7 +38,7 @@ struct RawSchema {
     n_children: i64,
 }
 
-/// What is left of the input.
+/// The unread rest of the input.
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -51,7 +52,7 @@ impl Input<'_> {
         }
     }
 
-    /// A number that no array of ours has, or few.
+    /// A number that few arrays have, or none.
     fn number(&mut self) -> i64 {
         match self.byte() % 8 {
             0 => -1,
@@ -73,20 +74,20 @@ fuzz_target!(|bytes: &[u8]| {
     let mut input = Input(bytes);
     let data_type = data_type(&mut input, 3);
     let (held, into) = (RootAllocator::unlimited(), RootAllocator::new(1 << 20));
-    // Nulls only, so that all offsets, ids and keys are 0.
+    // All values are null, so all offsets, ids and keys are 0.
     let array = new_null_array(&data_type, ROWS).adopt(&held).expect("no limit");
     let (mut c_array, mut c_schema) = export_array(&array).expect("types have formats");
     drop(array);
 
-    // SAFETY: the same layout.
+    // SAFETY: both types have the same layout.
     let raw = unsafe { &mut *std::ptr::from_mut(&mut c_array).cast::<RawArray>() };
     for _ in 0..1 + input.byte() % 3 {
         change(raw, &mut input);
     }
-    // SAFETY: the same layout.
+    // SAFETY: both types have the same layout.
     let schema = unsafe { &mut *std::ptr::from_mut(&mut c_schema).cast::<RawSchema>() };
     let before = schema.format;
-    // A format of its own that is not a type, so that no other width is read.
+    // No such format exists, so no other width is read.
     let format = CString::new(format!("{}?", char::from(input.byte() % 128).escape_default()));
     if input.byte() % 8 == 0
         && let Ok(format) = &format
@@ -94,9 +95,9 @@ fuzz_target!(|bytes: &[u8]| {
         schema.format = format.as_ptr();
     }
 
-    // SAFETY: what was changed can be seen, or leads to bytes that are there.
+    // SAFETY: each change is detectable, or refers to bytes that exist.
     let imported = unsafe { import_array(c_array, &c_schema, &into) };
-    // SAFETY: the same layout; the release needs its own.
+    // SAFETY: both types have the same layout. The release needs the original format.
     unsafe { &mut *std::ptr::from_mut(&mut c_schema).cast::<RawSchema>() }.format = before;
     if let Ok(array) = &imported {
         array.to_data().validate_full().expect("what was imported is valid");
@@ -109,10 +110,10 @@ fn change(array: &mut RawArray, input: &mut Input<'_>) {
     let choice = input.byte() % 10;
     if choice >= 7 && array.n_children > 0 && array.n_children < 16 {
         let index = usize::from(input.byte()) % array.n_children as usize;
-        // SAFETY: the children are there as long as nobody changed their number; a changed one is
-        // either none of theirs, or fewer.
+        // SAFETY: the children exist as long as their number is the original one; a changed number is outside
+        // of the range above, or smaller.
         let child = unsafe { *array.children.add(index) };
-        // SAFETY: as above.
+        // SAFETY: the child exists for the same reason, and no other reference to it is in use.
         if let Some(child) = unsafe { child.as_mut() } {
             change(child, input);
         }
@@ -120,7 +121,7 @@ fn change(array: &mut RawArray, input: &mut Input<'_>) {
     }
     match choice {
         0 => array.length = input.number().min(-1),
-        // Fewer rows than there are; or the last of them.
+        // The first rows, or fewer than there are.
         1 => array.length = i64::from(input.byte()).min(array.length),
         2 if array.offset == 0 && array.length > 0 => {
             array.offset = i64::from(input.byte()) % array.length;
@@ -132,15 +133,15 @@ fn change(array: &mut RawArray, input: &mut Input<'_>) {
         5 => array.n_children = wrong(array.n_children, input),
         _ if array.n_buffers > 0 && array.n_buffers < 8 && !array.buffers.is_null() => {
             let index = usize::from(input.byte()) % array.n_buffers as usize;
-            // SAFETY: as for the children.
+            // SAFETY: the buffers exist as long as their number is the original one, or smaller.
             unsafe { *array.buffers.add(index) = std::ptr::null() };
         }
         _ => array.buffers = std::ptr::null_mut(),
     }
 }
 
-/// A number that is not `right`, negative or smaller or absurd: never one that leads to pointers that
-/// are not there.
+/// A number other than `right`: negative, smaller by one, or absurdly large. None of them makes the importer
+/// read pointers that do not exist.
 fn wrong(right: i64, input: &mut Input<'_>) -> i64 {
     match input.byte() % 4 {
         0 => -1,
@@ -195,6 +196,6 @@ fn data_type(input: &mut Input<'_>, depth: usize) -> DataType {
     }
 }
 
-// Used through their layouts.
+// The two types are cast into each other.
 const _: () = assert!(size_of::<RawArray>() == size_of::<FFI_ArrowArray>());
 const _: () = assert!(size_of::<RawSchema>() <= size_of::<FFI_ArrowSchema>());

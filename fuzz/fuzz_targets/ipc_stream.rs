@@ -1,4 +1,5 @@
-//! Any bytes as an Arrow IPC stream: batches or an error, within the limit, and nothing left.
+//! Reads any bytes as an Arrow IPC stream: the result is batches or an error, within the limit, and no memory
+//! stays charged.
 #![no_main]
 
 use arrow_memory_arrow::deps::arrow_array::Array;

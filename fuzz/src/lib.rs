@@ -1,9 +1,9 @@
-//! What the targets have in common.
+//! The common code of the fuzz targets.
 
 use std::panic::{Location, PanicHookInfo};
 
-/// Panics of arrow-rs on bad input are caught and become errors, where libFuzzer would stop at them.
-/// Our own, in the targets, are printed and stop it: they unwind out of the target.
+/// Silences panics of arrow-rs on bad input, which callers catch and return as errors; libFuzzer's hook would
+/// abort. Panics in the targets themselves are printed and unwind out of the target, which stops the fuzzer.
 pub fn let_arrow_panic() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use arrow_memory_core::{AllocationManager, backend};
 
-/// Makes a test of every scenario for every backend: `fn scenario(backend: &Arc<dyn
-/// AllocationManager>)` becomes the tests `system::scenario` and so on.
+/// Makes a test of each scenario and backend: `fn scenario(backend: &Arc<dyn AllocationManager>)` becomes the
+/// tests `system::scenario` and so on.
 ///
-/// A new backend is one line here (and a dependency of this package). Once per module. The arena
-/// stands on the preferred one of the others, or on what `ARROW_DEFAULT_MEMORY_POOL` names.
+/// A new backend needs one line here, and a dependency of this package. Call the macro once per module. The
+/// arena takes its memory from the preferred one of the other backends, or from the one that
+/// `ARROW_DEFAULT_MEMORY_POOL` names.
 #[macro_export]
 macro_rules! for_every_backend {
     ($($scenario:ident),+ $(,)?) => {
@@ -41,7 +42,7 @@ macro_rules! on_backend {
 ///
 /// # Panics
 ///
-/// If none of this name is linked, or it does not start.
+/// If no backend of this name is linked, or if it does not start.
 pub fn manager(name: &str) -> Arc<dyn AllocationManager> {
     backend::manager(name).unwrap_or_else(|error| panic!("{error}"))
 }

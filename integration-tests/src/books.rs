@@ -1,11 +1,11 @@
-//! All numbers of a tree, to be compared before and after something that must change nothing.
+//! All numbers of a tree, to compare before and after an operation that must not change them.
 
 use std::thread;
 use std::time::Duration;
 
 use arrow_memory_core::BufferAllocator;
 
-/// The numbers of an allocator and of all below it. Refusals, which count, are left out.
+/// The numbers of an allocator and of all allocators below it, without the count of refusals.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Books(Vec<Entry>);
 
@@ -25,11 +25,11 @@ struct Entry {
 }
 
 impl Books {
-    /// The numbers at and below `top`, after a look at whether they add up.
+    /// Checks the tree, and returns the numbers at and below `top`.
     ///
     /// # Panics
     ///
-    /// If the books of the tree are wrong.
+    /// If the sums of the tree do not add up.
     pub fn of(top: &BufferAllocator) -> Self {
         assert_eq!(top.root_allocator().verify(), Ok(()));
         let entries = top.snapshot().entries.into_iter().map(|it| Entry {
@@ -60,11 +60,11 @@ impl Books {
     }
 }
 
-/// Runs a scenario that could hang; fails after a minute.
+/// Runs a scenario that may deadlock, and fails after a minute.
 ///
 /// # Panics
 ///
-/// If it panics, or hangs.
+/// If the scenario panics or takes more than a minute.
 pub fn within_a_minute(scenario: impl FnOnce() + Send + 'static) {
     let (done, wait) = std::sync::mpsc::channel();
     let worker = thread::spawn(move || {

@@ -1,9 +1,9 @@
-//! Scenarios that run over every backend, and what they are checked against.
+//! Scenarios that run over every backend, and the references to check them against.
 //!
-//! [`model`] is the reference: the equations of the accounting, naively. [`trace`] reads runs of
-//! Arrow Java's tree; both speak of [`operation`]s. [`tree`] does the same operations on a real
-//! tree, and [`side_by_side`] compares the two. [`history`] judges concurrent runs. The scenarios in
-//! `tests/` run on [`backends`], [`managers`] and [`books`].
+//! [`model`] is the reference: the equations of the accounting, in naive code. [`trace`] reads runs of Arrow
+//! Java's tree. Both consist of [`operation`]s. [`tree`] applies the same operations to a real tree, and
+//! [`side_by_side`] compares the two. [`history`] judges concurrent runs. The scenarios in `tests/` use
+//! [`backends`], [`managers`] and [`books`].
 #![expect(
     clippy::missing_panics_doc,
     reason = "whatever is here exists to panic when a number is wrong"

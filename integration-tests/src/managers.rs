@@ -11,9 +11,9 @@ use std::thread;
 use arrow_memory_core::__private::forward_to_inner;
 use arrow_memory_core::AllocationManager;
 
-/// Forwards to another manager, whose name it keeps, and yields in every fourth call that asks for a block.
+/// Forwards to another manager, whose name it keeps, and yields in every fourth call that requests a block.
 ///
-/// An operation of a tree then stops between its charge and its block, where other threads can meet it.
+/// An operation of a tree then pauses between its charge and its block, where other threads can interleave.
 #[derive(Debug)]
 pub struct YieldingManager {
     inner: Arc<dyn AllocationManager>,

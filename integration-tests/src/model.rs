@@ -10,32 +10,32 @@
 //! peak(n)      = the largest allocated(n) after any step
 //! ```
 //!
-//! Nothing is kept up to date and nothing is clever: the model holds who owns what, and whether a
-//! request fits is found by charging it, looking at every level, and taking the charge back.
+//! No number is updated incrementally: the model stores which allocator owns which block. To decide whether a
+//! request fits, it charges the request, checks every level, and takes the charge back.
 //!
-//! What the reference traces settle, beyond the equations:
+//! The reference traces show more than the equations say:
 //!
-//! * A charge *reaches* a level if `allocated` is larger there with the charge than without it. For
-//!   a transfer, "without" is the state in which the source has let go and the target has not
-//!   taken yet: a common ancestor is reached although its total is the same before and after, and
-//!   a level above a reservation that covers the charge is not. (By net growth alone, 28 transfers
-//!   inside an ancestor that is over its limit would be called `fit`, which the reference calls
-//!   `over`.)
-//! * A transfer from a ledger that does not own moves no charge and always fits; so does one to
-//!   the same allocator. Either way the target's ledger gets a reference.
-//! * A buffer made of an `AllocationReservation` has the reservation's size up to the alignment: the
-//!   rounding policy has no say.
-//! * The refuser is the first level, leaf to root, over whose limit the charge would go. For a
-//!   child's reservation the walk starts at its parent.
+//! * A charge *reaches* a level if `allocated` is larger there with the charge than without it. For a
+//!   transfer, "without" is the state in which the source is no longer charged and the target is not charged
+//!   yet. So the charge reaches a common ancestor, although its total is the same before and after, but not a
+//!   level above a reservation that covers the charge. (By net growth alone, 28 transfers inside an ancestor
+//!   that is over its limit would be called `fit`, which the reference calls `over`.)
+//! * A transfer from a ledger that does not own the block moves no charge and always fits; so does a transfer
+//!   to the same allocator. In both cases the target's ledger gets a reference.
+//! * A buffer made of an `AllocationReservation` has the reservation's size, rounded up to the alignment; the
+//!   rounding policy is not used.
+//! * The refuser is the first level, from leaf to root, whose limit the charge would pass. For a child's
+//!   reservation the walk starts at its parent.
 //! * The headroom below an unlimited root counts from `isize::MAX`.
 //!
-//! What no trace settles is decided here: an allocator whose close failed leaves the tree when the
-//! last of what was outstanding is released, even while there are handles; ownership passes to the ledger that has
-//! been associated longest, counted from its latest association (receiving ownership does not change a ledger's
-//! place); `try_transfer_ownership` refuses exactly if `transfer_ownership` would not have fitted;
-//! a closed allocator refuses to enlarge or use the reservations that it still has.
+//! The traces do not show the following, which is decided here: an allocator whose close failed leaves the
+//! tree when the last of its outstanding bytes and buffers is released, even while there are handles.
+//! Ownership passes to the ledger that has been associated longest, counted from its latest association
+//! (receiving ownership does not change a ledger's place). `try_transfer_ownership` refuses exactly if
+//! `transfer_ownership` would not have fitted. A closed allocator refuses to enlarge or use the reservations
+//! that it still has.
 //!
-//! [`Model::apply`] panics on a step that no caller could write down (an unknown key).
+//! [`Model::apply`] panics on an impossible step (an unknown key).
 
 mod equations;
 mod steps;
@@ -44,18 +44,18 @@ use std::collections::BTreeMap;
 
 use crate::operation::{Key, Operation, Outcome, Refusal, Rounding, State};
 
-/// The largest sum; a limit above it is none.
+/// The maximum sum. A limit above it is no limit.
 const MAX: i128 = isize::MAX as i128;
 
-/// What is allocated at every node.
+/// The allocated bytes of every node.
 type Allocated = BTreeMap<Key, i128>;
 
-/// The tree of one root, with all that was allocated from it.
+/// The tree of one root, with all objects that were allocated from it.
 #[derive(Clone, Debug)]
 pub struct Model {
     rounding: Rounding,
     nodes: BTreeMap<Key, Node>,
-    /// Those that are alive, by number.
+    /// The live blocks, by number.
     blocks: BTreeMap<usize, Block>,
     next_block: usize,
     buffers: BTreeMap<Key, Buffer>,
@@ -64,14 +64,14 @@ pub struct Model {
     beside: i128,
 }
 
-/// What is to be seen of one allocator.
+/// The visible numbers of one allocator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     /// Its numbers.
     pub state: State,
     /// Its limit in bytes.
     pub limit: usize,
-    /// The bytes reserved for life.
+    /// The bytes reserved for its lifetime.
     pub reservation: usize,
     /// Bytes in blocks that it owns.
     pub own: usize,
@@ -79,11 +79,11 @@ pub struct View {
     pub external: usize,
     /// Bytes of its reservations.
     pub reserved: usize,
-    /// The peak, if a node that leaves because of a step counts as leaving after it.
+    /// The peak, if a node that leaves because of a step is counted until after the step.
     pub transient_peak: usize,
     /// Whether `close` was called.
     pub closed: bool,
-    /// How many allocators are anywhere below it.
+    /// Number of allocators below it, at all levels.
     pub below: usize,
 }
 
@@ -93,13 +93,13 @@ struct Node {
     parent: Option<Key>,
     reservation: i128,
     limit: i128,
-    /// Charged by `AllocateBytes`.
+    /// The bytes that `AllocateBytes` charged.
     external: i128,
-    /// Charged by `Force`.
+    /// The bytes that `Force` charged.
     forced: i128,
     closed: bool,
     peak: i128,
-    /// Counts, besides, what holds between a step and the departure that it causes.
+    /// The peak including the state between a step and the departure that it causes.
     transient_peak: i128,
 }
 
@@ -123,7 +123,7 @@ struct Ledger {
 #[derive(Clone, Copy, Debug)]
 struct Buffer {
     allocator: Key,
-    /// Number of the block; `None` for the empty buffer.
+    /// The number of the block; `None` for the empty buffer.
     block: Option<usize>,
     length: usize,
 }
@@ -149,12 +149,12 @@ impl Model {
         }
     }
 
-    /// Places the model's root below an unlimited node, in which `bytes` are allocated besides.
+    /// Places the model's root below an unlimited node that has `bytes` allocated in addition.
     pub fn set_beside(&mut self, bytes: usize) {
         self.beside = size(bytes);
     }
 
-    /// Does one step, and takes the peaks.
+    /// Applies one step, and updates the peaks.
     pub fn apply(&mut self, operation: &Operation) -> Outcome {
         let outcome = self.step(operation).unwrap_or_else(Outcome::Refused);
         for (key, allocated) in self.allocated_by_node() {
@@ -172,7 +172,7 @@ impl Model {
 
     // ---- what can be seen -----------------------------------------------------------------
 
-    /// Every allocator that is in the tree, in the order of their keys.
+    /// The visible numbers of every allocator in the tree, in the order of their keys.
     pub fn views(&self) -> Vec<View> {
         let allocated = self.allocated_by_node();
         let below = self.below_by_node();
@@ -195,7 +195,7 @@ impl Model {
         self.views().into_iter().map(|view| view.state).collect()
     }
 
-    /// Whether a forced step made a sum that no tree can hold, at any moment.
+    /// Whether a forced step made a sum that no tree can hold, at any time so far.
     pub fn has_overflowed(&self) -> bool {
         self.nodes.values().any(|node| node.transient_peak > MAX)
     }
@@ -236,17 +236,17 @@ impl Model {
         self.node(allocator).parent
     }
 
-    /// How many levels are above an allocator.
+    /// Number of levels above an allocator.
     pub fn depth(&self, allocator: Key) -> usize {
         self.path(allocator).len() - 1
     }
 
-    /// The limit in force.
+    /// The allocator's current limit.
     pub fn limit(&self, allocator: Key) -> usize {
         narrow(self.node(allocator).limit)
     }
 
-    /// Whether an allocator above this one refuses new work.
+    /// Whether an ancestor of this allocator refuses new work.
     pub fn is_below_closed(&self, allocator: Key) -> bool {
         self.path(allocator)[1..]
             .iter()
@@ -302,7 +302,7 @@ impl Model {
         narrow(self.reservations[&reservation].bytes)
     }
 
-    /// Whether a `close` would find nothing outstanding. Empty buffers keep nothing.
+    /// Whether a `close` would find nothing outstanding. Empty buffers do not count.
     pub fn is_idle(&self, allocator: Key) -> bool {
         let node = self.node(allocator);
         let holds = |it: &Buffer| it.allocator == allocator && it.block.is_some();
@@ -319,7 +319,7 @@ impl Model {
                 .any(|it| it.allocator == allocator)
     }
 
-    /// The capacity for a request, unless it is too large.
+    /// The capacity for a request; `None` if the request is too large.
     pub fn capacity(&self, requested: usize) -> Option<usize> {
         let asked = size(requested);
         let rounded = match self.rounding {
@@ -329,7 +329,7 @@ impl Model {
             Rounding::PowerOfTwo => asked,
             Rounding::Segment(segment) => round_up(asked, size(segment)),
         };
-        // A policy that overflows answers the request itself.
+        // If the policy overflows, the requested size is used.
         let rounded = if rounded > MAX { asked } else { rounded };
         let capacity = round_up(rounded, 64);
         (capacity <= MAX).then(|| narrow(capacity))
@@ -350,7 +350,7 @@ impl Model {
         held.map(|it| it.bytes).sum()
     }
 
-    /// How many allocators are anywhere below each.
+    /// Number of allocators below each node, at all levels.
     fn below_by_node(&self) -> BTreeMap<Key, usize> {
         let mut below: BTreeMap<Key, usize> = self.nodes.keys().map(|&key| (key, 0)).collect();
         for (key, node) in self.nodes.iter().rev() {

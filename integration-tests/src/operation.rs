@@ -1,8 +1,8 @@
 //! The operations on a tree and their outcomes, as plain data that the traces, the naive model and the real
 //! tree share.
 //!
-//! Allocators, buffers and reservations are numbered, each kind for itself, as in the traces
-//! (`a3`, `b17`, `r2`). A number is used once.
+//! Allocators, buffers and reservations are numbered separately, as in the traces (`a3`, `b17`, `r2`). No
+//! number is used twice.
 
 use std::fmt;
 
@@ -25,7 +25,7 @@ pub enum Operation {
         allocator: Key,
         /// Its parent.
         parent: Key,
-        /// Bytes reserved for life.
+        /// Bytes reserved for its lifetime.
         reservation: usize,
         /// Its limit in bytes.
         limit: usize,
@@ -50,9 +50,9 @@ pub enum Operation {
         buffer: Key,
         /// The key of the part.
         slice: Key,
-        /// Where it starts.
+        /// The offset of the part.
         offset: usize,
-        /// How long it is.
+        /// The length of the part.
         length: usize,
     },
     /// Retains a buffer in an allocator, which may be another one.
@@ -61,7 +61,7 @@ pub enum Operation {
         buffer: Key,
         /// The key of the new buffer.
         shared: Key,
-        /// Where it is retained.
+        /// The allocator in which it is retained.
         allocator: Key,
     },
     /// Transfers ownership; the source stays alive.
@@ -88,21 +88,21 @@ pub enum Operation {
         reservation: Key,
         /// The allocator that is charged.
         allocator: Key,
-        /// How many bytes.
+        /// The number of bytes.
         bytes: usize,
     },
     /// Adds bytes to an `AllocationReservation`.
     Extend {
         /// The key of the object.
         reservation: Key,
-        /// How many bytes.
+        /// The number of bytes.
         bytes: usize,
     },
     /// Takes bytes out of an `AllocationReservation`.
     Shrink {
         /// The key of the object.
         reservation: Key,
-        /// How many bytes; no more than it has.
+        /// The number of bytes; no more than the reservation has.
         bytes: usize,
     },
     /// Turns an `AllocationReservation` into a buffer.
@@ -117,14 +117,14 @@ pub enum Operation {
         /// The key of the object.
         reservation: Key,
     },
-    /// Charges bytes whether they fit or not.
+    /// Charges bytes even if they do not fit.
     Force {
         /// The allocator that is charged.
         allocator: Key,
-        /// How many bytes.
+        /// The number of bytes.
         bytes: usize,
     },
-    /// Gives all forced bytes of an allocator back.
+    /// Gives back all forced bytes of an allocator.
     Unforce {
         /// The key of the allocator.
         allocator: Key,
@@ -133,14 +133,14 @@ pub enum Operation {
     AllocateBytes {
         /// The allocator that is charged.
         allocator: Key,
-        /// How many bytes.
+        /// The number of bytes.
         bytes: usize,
     },
-    /// Releases external bytes that `AllocateBytes` charged; no more than there are.
+    /// Releases external bytes that `AllocateBytes` charged.
     ReleaseBytes {
         /// The key of the allocator.
         allocator: Key,
-        /// How many bytes.
+        /// The number of bytes; no more than were charged.
         bytes: usize,
     },
     /// Changes a limit.
@@ -157,14 +157,14 @@ pub enum Operation {
     },
 }
 
-/// What a step resulted in.
+/// The result of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done, and there is no more to say.
+    /// Done, without further numbers.
     Done,
     /// Allocated: the capacity and the references of the ledger.
     Allocated {
-        /// Bytes of capacity, which are what is charged.
+        /// The capacity in bytes, all of which is charged.
         capacity: usize,
         /// Buffers that share the ledger.
         references: usize,
@@ -183,7 +183,7 @@ pub enum Outcome {
     Shared {
         /// Buffers that share the target's ledger.
         references: usize,
-        /// What the target's ledger pays for.
+        /// The bytes that the target's ledger is charged for.
         accounted: usize,
     },
     /// Transferred.
@@ -192,7 +192,7 @@ pub enum Outcome {
         fit: bool,
         /// Buffers that share the target's ledger.
         references: usize,
-        /// What the target's ledger pays for.
+        /// The bytes that the target's ledger is charged for.
         accounted: usize,
     },
     /// A reservation became a buffer of this capacity.
@@ -211,12 +211,12 @@ pub enum Outcome {
     Outstanding,
 }
 
-/// Why a request was refused.
+/// The reason of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The limit of this allocator stood in the way.
+    /// The limit of this allocator would be passed.
     Limit(Key),
-    /// A limit stood in the way; whose is not known.
+    /// A limit would be passed, but it is not known which one.
     SomeLimit,
     /// This allocator is closed.
     Closed(Key),
@@ -225,8 +225,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether two refusals can be the same one: `SomeLimit` stands for any limit, and a sum that
-    /// overflows at a limited allocator passes its limit too.
+    /// Whether two refusals can be the same: `SomeLimit` stands for any limit, and a sum that overflows at a
+    /// limited allocator passes its limit, too.
     pub fn agrees(self, other: Self) -> bool {
         use Refusal::{Closed, Limit, Overflow, SomeLimit};
         match (self, other) {
@@ -238,7 +238,7 @@ impl Refusal {
 }
 
 impl Outcome {
-    /// Whether two outcomes can be the same one, as far as both are known.
+    /// Whether two outcomes can be the same, as far as both are known.
     pub fn agrees(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Refused(a), Self::Refused(b)) => a.agrees(*b),
@@ -250,7 +250,7 @@ impl Outcome {
 /// The numbers of one allocator at rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
-    /// Which allocator.
+    /// The allocator.
     pub allocator: Key,
     /// Allocated bytes.
     pub allocated: usize,
@@ -258,7 +258,7 @@ pub struct State {
     pub headroom: isize,
     /// Whether the allocator or an ancestor is over its limit.
     pub over: bool,
-    /// The largest `allocated` after any step.
+    /// The maximum of `allocated` after any step.
     pub peak: usize,
 }
 
@@ -276,7 +276,7 @@ impl fmt::Display for State {
     }
 }
 
-/// How a tree rounds sizes.
+/// The rounding policy of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
     /// `PaddingRoundingPolicy`.

@@ -6,26 +6,26 @@ use crate::model::{Model, View};
 use crate::operation::{Key, Operation, Outcome, Rounding, State};
 use crate::tree::{Ground, Tree};
 
-/// The most credit that a node of a tree holds by default, in bytes.
+/// The default maximum of the credit of a node, in bytes.
 const DEFAULT_CREDIT: usize = 1024 * 1024;
 
-/// Which headrooms are compared.
+/// Whether headrooms are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Headroom {
-    /// All: no other thread uses the tree at the moment.
+    /// They are compared: no other thread uses the tree at the moment.
     Known,
-    /// None, because others change what is left.
+    /// They are not, because other threads change them.
     Unknown,
 }
 
-/// A model and a tree that do the same steps.
+/// A model and a tree that take the same steps.
 #[derive(Debug)]
 pub struct SideBySide {
     /// The reference.
     pub model: Model,
-    /// What is tested.
+    /// The tree under test.
     pub tree: Tree,
-    /// The most bytes that a node of the tree may hold unused.
+    /// The maximum credit of a node in bytes.
     credit: usize,
     peaks: BTreeMap<Key, PeakBound>,
     /// The model after the latest step.
@@ -34,17 +34,17 @@ pub struct SideBySide {
     story: Vec<String>,
 }
 
-/// How large the peak of a node may be.
+/// An upper bound on the peak of a node.
 #[derive(Clone, Copy, Debug, Default)]
 struct PeakBound {
-    /// The bound.
+    /// The bound in bytes.
     most: usize,
-    /// Whether the node ever had a child: the peaks of others are exact.
+    /// Whether the node ever had a child. The peak of other nodes is exact.
     inner: bool,
 }
 
 impl SideBySide {
-    /// Both without nodes; `credit` is the tree's, `None` for the default.
+    /// Creates both without nodes. The credit is that of `ground`, or the default.
     pub fn new(ground: Ground, rounding: Rounding) -> Self {
         let credit = match ground {
             Ground::Root { credit, .. } => credit.unwrap_or(DEFAULT_CREDIT),
@@ -61,18 +61,18 @@ impl SideBySide {
         }
     }
 
-    /// Says how much credit a node of the surrounding tree may hold.
+    /// Sets the credit of the nodes in the surrounding tree.
     #[must_use]
     pub fn with_credit(mut self, credit: Option<usize>) -> Self {
         self.credit = credit.unwrap_or(DEFAULT_CREDIT);
         self
     }
 
-    /// Does one step on both sides; returns what the model says.
+    /// Applies one step to both. Returns the outcome of the model.
     ///
     /// # Panics
     ///
-    /// If the two disagree about what the step resulted in.
+    /// If the two outcomes differ.
     pub fn apply(&mut self, operation: &Operation) -> Outcome {
         self.steps += 1;
         let expected = self.model.apply(operation);
@@ -92,7 +92,7 @@ impl SideBySide {
     ///
     /// # Panics
     ///
-    /// If any differs, or the books of the tree are wrong.
+    /// If any number differs, or if the sums of the tree do not add up.
     pub fn compare(&self, headroom: Headroom) {
         let step = self.steps;
         assert_eq!(
@@ -119,11 +119,11 @@ impl SideBySide {
         }
     }
 
-    /// Recomputes the sums of the whole tree.
+    /// Checks the sums of the whole tree.
     ///
     /// # Panics
     ///
-    /// If one does not hold.
+    /// If a sum does not add up.
     pub fn verify(&self) {
         if let Some(&root) = self.tree.allocators().first() {
             let verified = self.tree.allocator(root).verify();
@@ -131,12 +131,12 @@ impl SideBySide {
         }
     }
 
-    /// Every step and what the model says that it resulted in.
+    /// Every step with the outcome of the model.
     pub fn story(&self) -> String {
         self.story.join("\n")
     }
 
-    /// The largest peak that the first allocator may show.
+    /// The maximum peak that the first allocator may show.
     pub fn root_peak_bound(&self) -> usize {
         self.peaks.values().next().map_or(0, |bound| bound.most)
     }
@@ -190,8 +190,8 @@ impl SideBySide {
         );
     }
 
-    /// A peak counts what is allocated after each step, plus at most the credit that the nodes
-    /// below hold during the step; credit never takes a node above the limit in force.
+    /// A peak counts the allocated bytes after each step, plus at most the credit that the nodes below hold
+    /// during the step. Credit never takes a node above its current limit.
     fn bound_peaks(&mut self, operation: &Operation) {
         if let Operation::Child { parent, .. } = operation
             && let Some(bound) = self.peaks.get_mut(parent)

@@ -1,6 +1,6 @@
 //! Reads reference traces: random runs of Arrow Java's allocator tree, with its numbers.
 //!
-//! `data/traces/trace-*.txt`; one line is one step:
+//! The files are `data/traces/trace-*.txt`; one line is one step:
 //!
 //! ```text
 //! policy pow2 | policy segment:1024          the tree's rounding policy
@@ -10,7 +10,7 @@
 //!
 //! `slice`, `share` and `transfer` name the new buffer first, then its source.
 //!
-//! One kind of result is knowingly not ours: see [`Step::expected`].
+//! One kind of result differs from ours on purpose: see [`Step::expected`].
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::operation::{Key, Operation, Outcome, Refusal, Rounding, State};
 /// One run.
 #[derive(Clone, Debug)]
 pub struct Trace {
-    /// What to call it in messages.
+    /// The name in messages.
     pub name: String,
     /// The tree's rounding policy.
     pub rounding: Rounding,
@@ -32,22 +32,22 @@ pub struct Trace {
 /// One line.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// Its number in the file, from 1.
+    /// The line's number in the file, from 1.
     pub line: usize,
-    /// What was done.
+    /// The operation of the step.
     pub operation: Operation,
-    /// What that resulted in, by the reference.
+    /// The outcome in the reference.
     pub outcome: Outcome,
-    /// The numbers of every open allocator afterwards.
+    /// The numbers of every open allocator after the step.
     pub states: Vec<State>,
 }
 
 impl Step {
-    /// What the step must result in.
+    /// The outcome that the step must have.
     ///
-    /// That is what the reference says, but for one kind of transfer: the reference charges the
-    /// target before it discharges the source, and so it may say `over` for a transfer after which
-    /// neither the target nor an ancestor is over its limit. Such a transfer fits.
+    /// This is the reference's outcome, except for one kind of transfer: the reference charges the target
+    /// before it discharges the source, and so it may say `over` for a transfer after which neither the
+    /// target nor an ancestor is over its limit. Such a transfer fits.
     pub fn expected(&self) -> Outcome {
         let mut expected = self.outcome.clone();
         if let (Operation::Transfer { allocator, .. }, Outcome::Transferred { fit, .. }) =
@@ -60,14 +60,14 @@ impl Step {
     }
 }
 
-/// A line that is not one of a trace.
+/// A line that cannot be parsed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ParseError {
     /// The trace's name.
     pub name: String,
     /// The line's number, from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// A description of the problem.
     pub problem: String,
 }
 
@@ -91,7 +91,7 @@ impl Trace {
     ///
     /// # Panics
     ///
-    /// If there is none, or one cannot be read.
+    /// If there is no trace, or if one cannot be read.
     pub fn all() -> Vec<Self> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/traces");
         let entries = std::fs::read_dir(&folder)
@@ -116,8 +116,7 @@ impl Trace {
     ///
     /// # Errors
     ///
-    /// [`ParseError`] at the first line that cannot be understood, or at the end if the trace
-    /// breaks off.
+    /// [`ParseError`] at the first line that cannot be parsed, or at the end if the trace is incomplete.
     pub fn parse(name: &str, text: &str) -> Result<Self, ParseError> {
         let mut rounding = None;
         let mut steps: Vec<Step> = Vec::new();
@@ -367,7 +366,7 @@ fn parse_state(text: &str) -> Result<State, String> {
     Ok(state)
 }
 
-/// Reads one word after another.
+/// Reads the words of a line one after another.
 struct Words<'a>(SplitWhitespace<'a>);
 
 impl<'a> Words<'a> {

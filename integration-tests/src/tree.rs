@@ -1,4 +1,4 @@
-//! Does the operations of [`crate::operation`] on a real tree, through the public names only.
+//! Applies the operations of [`crate::operation`] to a real tree, through public items only.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,23 +11,23 @@ use arrow_memory_core::{
 
 use crate::operation::{Key, Operation, Outcome, Refusal, Rounding, State};
 
-/// Where the first step, [`Operation::Root`], puts the tree.
+/// The place where the first step, [`Operation::Root`], creates the tree.
 #[derive(Clone, Debug)]
 pub enum Ground {
     /// A root of its own.
     Root {
         /// The tree's manager.
         manager: Arc<dyn AllocationManager>,
-        /// The most bytes that a node may hold unused; `None` leaves it to the tree.
+        /// The maximum credit of a node in bytes; `None` for the tree's default.
         credit: Option<usize>,
     },
     /// A child of this allocator.
     Below(BufferAllocator),
 }
 
-/// A real tree and all that was allocated from it.
+/// A real tree and all objects that were allocated from it.
 ///
-/// Allocators are called as in the traces: `a0`, `a1`, …
+/// Allocators have the names of the traces: `a0`, `a1`, …
 #[derive(Debug)]
 pub struct Tree {
     ground: Ground,
@@ -51,7 +51,7 @@ impl Tree {
         }
     }
 
-    /// Does one step.
+    /// Applies one step.
     pub fn apply(&mut self, operation: &Operation) -> Outcome {
         self.step(operation).unwrap_or_else(Outcome::Refused)
     }
@@ -214,7 +214,7 @@ impl Tree {
         }
     }
 
-    /// A handle of an allocator that is in the tree.
+    /// The handle of an allocator that is in the tree.
     pub fn allocator(&self, allocator: Key) -> &BufferAllocator {
         self.allocators
             .get(&allocator)
@@ -226,7 +226,7 @@ impl Tree {
         self.allocators.keys().copied().collect()
     }
 
-    /// Gives up the handles of allocators that are not among `open`: they must have left the tree.
+    /// Drops the handles of allocators that are not in `open`: they must have left the tree.
     pub fn forget_all_but(&mut self, open: &[Key]) {
         self.allocators.retain(|key, allocator| {
             let keep = open.contains(key);
@@ -336,7 +336,7 @@ impl Tree {
     }
 }
 
-/// Writes all of a buffer's capacity.
+/// Fills the whole capacity of a buffer.
 fn fill(buffer: &mut ArrowBufMut) {
     let bytes = vec![0xA5; buffer.capacity()];
     buffer
@@ -379,11 +379,11 @@ fn transfer_refusal(error: &TransferError) -> Refusal {
     }
 }
 
-/// The refuser, after a look at whether the numbers in the outcome speak of a refusal.
+/// The refuser, after a check that the numbers in the outcome are those of a refusal.
 fn limit_refusal(outcome: &AllocationOutcome) -> Refusal {
     let refuser = outcome.refuser();
     let room = refuser.limit.saturating_sub(refuser.allocated);
-    // A transfer may ask nothing more of a level that is over its limit.
+    // A transfer may request no additional bytes of a level that is over its limit.
     assert!(
         refuser.requested > room || refuser.allocated > refuser.limit,
         "refused although it fits:\n{outcome}"

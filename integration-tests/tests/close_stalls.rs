@@ -1,4 +1,4 @@
-//! A failed close looks at every buffer of the process, and no other thread waits for that.
+//! A failed close visits every buffer of the process, and no other thread waits for that.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use arrow_memory_core::RootAllocator;
 use arrow_memory_system as _;
 
-/// It held the lock from which every thread gets its bookkeeping, for two walks over all buffers: with
-/// a million of them, 110 to 170 ms.
+/// A regression: the close held the lock from which every thread gets its bookkeeping during two walks over
+/// all buffers. With a million of them, that took 110 to 170 ms.
 #[test]
 fn a_close_that_fails_beside_a_million_buffers_stops_nobody() {
     let stop = AtomicBool::new(false);
@@ -16,7 +16,7 @@ fn a_close_that_fails_beside_a_million_buffers_stops_nobody() {
     let other = RootAllocator::builder().debug(false).build().unwrap();
     let held: Vec<_> = (0..1_000_000).map(|_| other.buffer(64).unwrap()).collect();
 
-    // Of each round, how long another thread waited at most, for how long a close.
+    // For each round, the maximum wait of another thread, and the duration of the close.
     let mut rounds: Vec<(Duration, Duration)> = Vec::new();
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -39,14 +39,14 @@ fn a_close_that_fails_beside_a_million_buffers_stops_nobody() {
         for _ in 0..ROUNDS {
             let root = RootAllocator::builder().debug(false).build().unwrap();
             let child = root.child("leaky").build().unwrap();
-            // One that stays open, so that the walk cannot end before it has seen everything.
+            // The grandchild stays open, so the walk has to visit every buffer.
             let open = child.child("open").build().unwrap();
             let buffers = [child.buffer(64).unwrap(), open.buffer(64).unwrap()];
             worst.store(0, Ordering::Relaxed);
             let start = Instant::now();
             assert_eq!(child.close().unwrap_err().buffers(), 1);
             let close = start.elapsed();
-            // Whatever waited during the close has been measured after a whole turn.
+            // A wait during the close has been measured once another whole turn is over.
             let turn = turns.load(Ordering::Relaxed);
             while turns.load(Ordering::Relaxed) < turn + 2 {
                 thread::yield_now();
@@ -58,13 +58,13 @@ fn a_close_that_fails_beside_a_million_buffers_stops_nobody() {
         stop.store(true, Ordering::Relaxed);
     });
 
-    // A thread that the system does not run for a while waits, too; so this looks at a good round, though
-    // not the best, in which the thread may have looked at its clock during the whole close.
+    // A thread that the system does not schedule for a while waits, too, so the test uses a good round. It
+    // does not use the best one, in which the thread may have read its clock during the whole close.
     let ratio = |(stall, close): &(Duration, Duration)| stall.as_secs_f64() / close.as_secs_f64();
     rounds.sort_by(|a, b| ratio(a).total_cmp(&ratio(b)));
     let (stall, close) = rounds[ROUNDS / 4];
     println!("a close took {close:?}, and the longest that another thread waited was {stall:?}");
-    // A million buffers are in more than 300 chunks, and one is looked at without any lock.
+    // A million buffers are in more than 300 chunks, and each chunk is visited without a lock.
     assert!(
         ratio(&(stall, close)) < 0.25,
         "waited {stall:?} while a close took {close:?}: {rounds:?}"

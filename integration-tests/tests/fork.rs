@@ -1,6 +1,7 @@
-//! A child that is forked beside busy threads can use new trees, and release what it inherited.
+//! A child that is forked while other threads work can use new trees, and release the memory that it
+//! inherited.
 //!
-//! Not a test of the standard harness, whose own threads and locks a child would inherit.
+//! Not a test of the standard harness, since a child would inherit the harness's threads and locks.
 
 #[cfg(unix)]
 mod unix {
@@ -24,17 +25,17 @@ mod unix {
     use arrow_memory_jemalloc as _;
     use arrow_memory_system as _;
 
-    /// How many children there are.
+    /// The number of children.
     const FORKS: usize = 60;
 
-    /// How many seconds a child has.
+    /// The time limit of a child in seconds.
     const LIMIT: u32 = 20;
 
     struct Listener;
 
     impl AllocationListener for Listener {}
 
-    /// A little of everything, in a tree that others use, too.
+    /// Runs one of each kind of operation, in a tree that other threads use, too.
     fn work(root: &BufferAllocator, turn: usize) {
         let child = root.child("busy").build().unwrap();
         let other = root.child("other").build().unwrap();
@@ -68,7 +69,7 @@ mod unix {
         );
     }
 
-    /// Arrays that are adopted, and found by their addresses.
+    /// Adopts arrays, which are then found by their addresses.
     fn arrays(allocator: &BufferAllocator) {
         let arrays = (0..100).map(|number| Int64Array::from(vec![number; 8]));
         let adopted: Vec<Int64Array> = arrays.map(|it| it.adopt(allocator).unwrap()).collect();
@@ -78,12 +79,12 @@ mod unix {
         }
     }
 
-    /// What a child inherits, and releases.
+    /// The objects that a child inherits and releases.
     struct Inherited {
         buffers: Vec<ArrowBuf>,
         arrays: Vec<Int64Array>,
         reservation: AllocationReservation,
-        /// One of the trees that threads of the parent are busy with.
+        /// One of the trees that threads of the parent use.
         root: BufferAllocator,
     }
 
@@ -111,7 +112,7 @@ mod unix {
             assert!(self.buffers.iter().all(|buffer| buffer[0] % 3 == 0));
             assert!(self.root.allocated_memory() > 0);
             drop((self.root.snapshot(), self.root.report(), self.root.stats()));
-            // Each shard of the registry of addresses is taken.
+            // Takes the lock of each shard of the registry of addresses.
             for array in &self.arrays {
                 assert_eq!(array.clone().adopt(&self.root).unwrap().len(), 8);
             }
@@ -120,7 +121,7 @@ mod unix {
         }
     }
 
-    /// What a child does.
+    /// Runs in a child.
     fn child(inherited: Vec<Inherited>) {
         let root = RootAllocator::builder().limit(64 << 20).build().unwrap();
         work(&root, 0);
@@ -135,7 +136,7 @@ mod unix {
         }
         assert!(sampled.close().is_ok());
         assert_eq!(root.allocated_memory(), 0);
-        // Threads, too, with slots of their own.
+        // New threads, with slots of their own, work in the child, too.
         thread::scope(|scope| drop(scope.spawn(|| work(&root, 1)).join()));
     }
 
@@ -153,8 +154,8 @@ mod unix {
         ]
     }
 
-    /// Threads that do nothing but adopt arrays and look them up: some thread nearly always holds a lock
-    /// of the registry of addresses. A child takes all of these.
+    /// Forks while threads do nothing but adopt arrays and look them up, so that some thread nearly always
+    /// holds a lock of the registry of addresses. A child takes all of these locks.
     fn beside_lookups() {
         let root = RootAllocator::builder().debug(false).build().unwrap();
         let stop = AtomicBool::new(false);
@@ -210,20 +211,20 @@ mod unix {
         println!("{FORKS} children of {} busy threads did well", trees.len());
     }
 
-    /// Forks a child, and waits for its exit status; 14 is the alarm's.
+    /// Forks a child, and returns its exit status, or 14 if the alarm ended it.
     fn fork(child: impl FnOnce()) -> i32 {
-        // SAFETY: what the child may do is what this test is about.
+        // SAFETY: the child's calls are those that this test checks to be safe after a fork.
         let id = unsafe { libc::fork() };
         assert!(id >= 0, "no child");
         if id == 0 {
-            // SAFETY: ends this child if it hangs.
+            // SAFETY: the alarm ends this child if it hangs.
             unsafe { libc::alarm(LIMIT) };
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
-            // SAFETY: ends the child without the destructors of the parent's statics.
+            // SAFETY: the call ends the child without the destructors of the parent's statics.
             unsafe { libc::_exit(i32::from(ended.is_err())) };
         }
         let mut status = 0;
-        // SAFETY: waits for our own child, with a place for its status.
+        // SAFETY: the call waits for our own child; the pointer is to a local.
         let waited = unsafe { libc::waitpid(id, &raw mut status, 0) };
         assert_eq!(waited, id);
         status

@@ -1,8 +1,8 @@
-//! Nothing is allocated or freed while a thread holds one of the library's locks: the global allocator
-//! of this program ends it if that happens.
+//! Nothing is allocated or freed while a thread holds one of the library's locks: the global allocator of
+//! this program aborts it in that case.
 //!
-//! So a global allocator may itself be accounted for in a tree, and no lock is held for as long as an
-//! allocation, or a user's destructor, may take.
+//! So a global allocator may itself be accounted for in a tree, and no lock is held during an allocation or a
+//! user's destructor, which may take long.
 #![expect(
     clippy::unwrap_used,
     reason = "whatever is here is part of a test, also where it is not marked as one"
@@ -29,11 +29,11 @@ use arrow_memory_jemalloc as _;
 use arrow_memory_mimalloc as _;
 use arrow_memory_system as _;
 
-/// The system's allocator, not to be called under a lock of the library.
+/// The system's allocator, which aborts the program if it is called under a lock of the library.
 struct Watchful;
 
 thread_local! {
-    /// Says what is wrong, and so allocates itself.
+    /// Whether the thread reports a violation; the report itself allocates.
     static SAYING: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -50,23 +50,23 @@ fn check(what: &str) {
     std::process::abort();
 }
 
-// SAFETY: as the system's allocator, which it calls with what it is given.
+// SAFETY: it forwards all calls to the system's allocator, which keeps the contract.
 unsafe impl GlobalAlloc for Watchful {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         check("alloc");
-        // SAFETY: the caller's promises.
+        // SAFETY: the caller's promises are the same.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         check("dealloc");
-        // SAFETY: the caller's promises.
+        // SAFETY: the caller's promises are the same.
         unsafe { System.dealloc(ptr, layout) };
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         check("realloc");
-        // SAFETY: the caller's promises.
+        // SAFETY: the caller's promises are the same.
         unsafe { System.realloc(ptr, layout, new_size) }
     }
 }
@@ -124,7 +124,7 @@ impl Drop for Listener {
     }
 }
 
-/// A long name, so that its memory is worth freeing.
+/// A long name, whose memory is allocated and freed with its allocator.
 fn name(what: &str) -> String {
     what.repeat(200)
 }
@@ -159,7 +159,7 @@ fn buffers(root: &BufferAllocator) {
     let foreign = ForeignAllocation::from_owner(vec![1; 100]);
     let foreign = a.wrap_foreign_allocation(foreign).unwrap();
     let foreign = foreign.retain_in(&b).unwrap();
-    // Both stay behind with buffers.
+    // The allocators outlive their handles, since they have buffers.
     drop((a, b));
     drop((clones, tried, shared, foreign, moved, grown));
 }
@@ -249,7 +249,7 @@ fn reports(root: &BufferAllocator) {
     drop((backend::supported(), backend::manager("none").unwrap_err()));
 }
 
-/// So many threads at one node that it gets stripes.
+/// Runs so many threads at one node that it gets stripes.
 fn contention(root: &BufferAllocator) {
     let child = root.child("contended").build().unwrap();
     thread::scope(|scope| {
@@ -316,7 +316,7 @@ fn nothing_is_allocated_or_freed_under_a_lock_over_any_backend() {
     }
 }
 
-/// Chunks so small that their lists grow, over a manager and over a tree.
+/// The chunks are small, so that their lists grow; the parent is a manager and then a tree.
 #[test]
 fn nothing_is_allocated_or_freed_under_a_lock_of_an_arena() {
     let below = builder().debug(false).build().unwrap();
@@ -331,7 +331,7 @@ fn nothing_is_allocated_or_freed_under_a_lock_of_an_arena() {
     }
 }
 
-/// Arrays that are adopted, looked up and dropped, by threads at the same time.
+/// Several threads adopt, look up and drop arrays at the same time.
 #[test]
 fn nothing_is_allocated_or_freed_under_a_lock_where_arrays_are_looked_up() {
     for debug in [false, true] {

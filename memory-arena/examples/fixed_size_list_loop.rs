@@ -1,10 +1,10 @@
-//! The loop that this crate was made for: building the buffers of a fixed-size-list array of three
+//! The workload for which this crate was designed: builds the buffers of a fixed-size-list array of three
 //! 64-bit integers, a million times, over each backend.
 //!
-//! A builder of such an array has a buffer of values and two of validity bits, of which the last
-//! few arrays stay alive, as batches in a pipeline do. What is printed for each backend: bytes that
-//! stay allocated at the end (none should), bytes allocated in total, resident memory of the
-//! process, and the time for one array.
+//! A builder of such an array has a buffer of values and two of validity bits. The last few arrays stay
+//! alive, like batches in a pipeline. For each backend it prints the bytes that are still allocated at the
+//! end (0 is expected), the bytes allocated in total, the resident memory of the process, and the time for
+//! one array.
 //!
 //! ```sh
 //! cargo run --release -p arrow-memory-arena --example fixed_size_list_loop [arrays]
@@ -22,7 +22,7 @@ use arrow_memory_jemalloc as _;
 use arrow_memory_mimalloc as _;
 use arrow_memory_system as _;
 
-/// How many arrays are alive at a time.
+/// The number of arrays that are alive at a time.
 const PIPELINE: usize = 16;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -66,7 +66,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The buffers of one array with one list: its values, their validity, and its own.
+/// The buffers of one array with one list: the values, their validity, and the list's validity.
 fn fixed_size_list(
     allocator: &BufferAllocator,
     values: [u64; 3],
@@ -82,7 +82,7 @@ fn fixed_size_list(
     Ok([bytes.freeze(), valid.freeze(), list_valid.freeze()])
 }
 
-/// Resident memory of this process in bytes, where the system tells it.
+/// Resident memory of this process in bytes, if the system tells.
 fn resident() -> Option<usize> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status

@@ -1,4 +1,4 @@
-//! The contract of a manager, with other settings and over other managers.
+//! Checks the contract of a manager, with other settings and over other managers.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! The contract of a manager: an arena over mimalloc. A binary of its own, since what is resident is the process's.
+//! Checks the contract of a manager for an arena over mimalloc. This is a binary of its own, since resident
+//! memory is counted for the process.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! A library that takes arrays in over the C Data Interface, keeps them under a limit, and hands them
-//! out again: the Rust side of `memory-arrow/tests/pyarrow_round_trip.py`. See `.ci/pyarrow.sh`.
+//! A library that imports arrays over the C Data Interface, keeps them under a limit, and exports them again:
+//! the Rust side of `memory-arrow/tests/pyarrow_round_trip.py`. See `.ci/pyarrow.sh`.
 #![expect(unsafe_code, reason = "a C interface")]
 
 use std::ffi::{CString, c_char};
@@ -12,7 +12,7 @@ use arrow_memory_arrow::{
 use arrow_memory_core::RootAllocator;
 use arrow_memory_system as _;
 
-/// A tree.
+/// A tree of allocators.
 pub struct Tree(RootAllocator);
 
 /// An array that a tree is charged for.
@@ -24,7 +24,7 @@ pub extern "C" fn tree_new(limit: usize) -> *mut Tree {
     Box::into_raw(Box::new(Tree(RootAllocator::new(limit))))
 }
 
-/// Bytes allocated.
+/// Returns the allocated bytes of a tree.
 ///
 /// # Safety
 ///
@@ -46,7 +46,7 @@ pub unsafe extern "C" fn tree_set_limit(tree: *const Tree, limit: usize) {
     unsafe { &*tree }.0.set_limit(limit);
 }
 
-/// Closes and frees a tree; whether nothing was outstanding.
+/// Closes and frees a tree. Returns whether nothing was outstanding.
 ///
 /// # Safety
 ///
@@ -58,12 +58,12 @@ pub unsafe extern "C" fn tree_close(tree: *mut Tree) -> bool {
     tree.0.verify().is_ok() && tree.0.close().is_ok()
 }
 
-/// Imports an array, moving both structures; null if it is refused, with a message that
+/// Imports an array, moving both structures. Returns null if it is refused, and sets `message`, which
 /// [`free_message`] frees.
 ///
 /// # Safety
 ///
-/// The same as for `import_array`; and `tree` came from [`tree_new`].
+/// The same as for `import_array`; `tree` is from [`tree_new`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn import_from_c(
     tree: *const Tree,
@@ -89,11 +89,11 @@ pub unsafe extern "C" fn import_from_c(
     }
 }
 
-/// Exports rows of an array that is held.
+/// Exports rows of a held array.
 ///
 /// # Safety
 ///
-/// `held` came from [`import_from_c`]; the other pointers fulfil what `export_array_into` asks for.
+/// `held` is from [`import_from_c`]; the other pointers fulfil the contract of `export_array_into`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn export_to_c(
     held: *const Held,

@@ -1,4 +1,4 @@
-//! Writes small Arrow IPC files and streams into DIR/ipc_file and DIR/ipc_stream: seeds for fuzzing.
+//! Writes small Arrow IPC files and streams into DIR/ipc_file and DIR/ipc_stream, as seeds for fuzzing.
 //!
 //! `cargo run -p arrow-memory-arrow --example ipc_seeds -- DIR`
 

@@ -1,5 +1,5 @@
-//! The first line of a leak report, of sampling and of a profile is the user's: also where memory was
-//! taken in from arrow, or came through a builder.
+//! The first line of a leak report, of sampling and of a profile is the user's, also for memory that was
+//! adopted from arrow or made by a builder.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::io::Read;
@@ -13,7 +13,7 @@ use arrow_memory_core::{BufferAllocator, RootAllocator, sampling};
 use arrow_memory_system as _;
 use pprof::protos::{Message, Profile};
 
-/// `file:line` of the code of this file that stands beside this comment.
+/// The place, `file:line`, of the line in this file that ends with this comment.
 fn place(comment: &str) -> String {
     let beside = format!("// {comment}");
     let found = include_str!("frames.rs")
@@ -53,7 +53,7 @@ fn values() -> Int64Array {
     (0..1000).collect()
 }
 
-/// The first lines of what is alive, as a failed close tells them in debug mode.
+/// The first lines of the live allocations in the error of a failed close, in debug mode.
 fn told(allocator: &BufferAllocator) -> Vec<String> {
     let error = allocator.close().unwrap_err().to_string();
     let created = error
@@ -98,7 +98,7 @@ fn a_failed_close_names_the_line_that_appended_to_a_builder() {
     let numbers = built(&one);
     let texts = built_text(&two);
 
-    // An empty builder's buffers may be there since it was made; what they hold is told here.
+    // An empty builder may have made its buffers earlier; the last line is of the one that holds the values.
     let line = told(&one).pop().unwrap();
     assert_all_at(&[line], "a number is appended", "built");
     let line = told(&two).pop().unwrap();
@@ -106,7 +106,7 @@ fn a_failed_close_names_the_line_that_appended_to_a_builder() {
     drop((numbers, texts));
 }
 
-/// The line of the caller that made what `allocator` holds.
+/// Asserts that `line` of this file made the memory that `allocator` holds.
 fn assert_made_here(allocator: &BufferAllocator, line: u32) {
     let text = allocator.to_verbose_string();
     let here = format!("created at {}:{line} ", file!());
@@ -182,7 +182,7 @@ fn sampling_and_profiles_name_the_same_lines() {
     sampling::start("sampled-*", 512);
     let one = root.child("sampled-array").build().unwrap();
     let two = root.child("sampled-builder").build().unwrap();
-    // One in some 512 bytes is sampled.
+    // On average one sample is taken in 512 bytes.
     let arrays: Vec<_> = (0..10).map(|_| adopted(&one, &values())).collect();
     let builders: Vec<_> = (0..1000).map(|_| built(&two)).collect();
 

@@ -3,8 +3,8 @@
 
     pyarrow_round_trip.py LIBRARY
 
-LIBRARY is what `cargo build -p arrow-memory-arrow --example c_data` makes. `.ci/pyarrow.sh` does all
-of it. Checks values, both ways, and the accounting on the Rust side."""
+LIBRARY is the output of `cargo build -p arrow-memory-arrow --example c_data`. `.ci/pyarrow.sh` runs both.
+Checks the values in both directions, and the accounting on the Rust side."""
 
 import ctypes
 import datetime
@@ -36,7 +36,7 @@ class Refused(Exception):
 
 
 class Structures:
-    """Room for an ArrowArray and an ArrowSchema."""
+    """Memory for an ArrowArray and an ArrowSchema."""
 
     def __init__(self):
         self.memory = ctypes.create_string_buffer(256)
@@ -55,7 +55,7 @@ class Tree:
         library.tree_set_limit(self.pointer, limit)
 
     def take(self, array):
-        """Moves an array in."""
+        """Imports an array, moving it."""
         structures = Structures()
         array._export_to_c(structures.array, structures.schema)
         message = ctypes.c_void_p()
@@ -155,14 +155,14 @@ def round_trip(tree, name, array):
     before = tree.allocated()
     held = tree.take(array)
     charged = tree.allocated() - before
-    # arrow-rs does not show masks without nulls, which some arrays keep.
+    # The size does not include masks without nulls, which some arrays keep but arrow-rs does not return.
     shown = held.accounted_size()
     assert 0 <= charged - shown <= 8, name
     back = held.give()
     back.validate(full=True)
     assert back.type == array.type and back.equals(array), f"{name}: {back} against {array}"
 
-    # A slice of ours costs null masks at most, which are shifted, and is exported as such.
+    # An exported slice is charged for shifted null masks at most.
     if len(array) > 2 and not pa.types.is_run_end_encoded(array.type):
         sliced = held.give(1, len(array) - 2)
         sliced.validate(full=True)
@@ -170,7 +170,7 @@ def round_trip(tree, name, array):
         assert 0 <= tree.allocated() - before - charged <= 4 * 64, name
         del sliced
 
-    # What Python holds keeps the charge after we let go, and gives it back unread or read.
+    # The array that Python holds keeps the charge after the release on the Rust side, until it is dropped.
     held.release()
     assert tree.allocated() - before >= (shown if len(array) else 0), name
     unread = back
@@ -197,7 +197,7 @@ def main():
             count += 1
         del array, variants, values
 
-    # Refused: an error, and the source is released once.
+    # The import is refused: it raises an error, and the source is released once.
     large = pa.array(range(100_000), pa.int64())
     tree.set_limit(1000)
     before = pa.total_allocated_bytes()

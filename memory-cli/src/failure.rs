@@ -1,4 +1,4 @@
-//! How a command fails: one line for people, an exit code for scripts.
+//! The failure of a command: one line for people, an exit code for scripts.
 
 use std::fmt;
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! Leaks on purpose: a child that was never closed.
 //!
-//! Run it with `cargo run -p arrow-memory-core --example leak_child`; it prints what a failed
-//! `close` says in debug mode.
+//! Run it with `cargo run -p arrow-memory-core --example leak_child`; it prints the error
+//! of the failed `close` in debug mode.
 
 use arrow_memory_core::{AllocError, BufferAllocator, RootAllocator};
 use arrow_memory_system as _;

@@ -1,7 +1,7 @@
 //! Leaks on purpose: a clone that a thread keeps.
 //!
-//! Run it with `cargo run -p arrow-memory-core --example leak_clone`; it prints what a failed
-//! `close` says in debug mode.
+//! Run it with `cargo run -p arrow-memory-core --example leak_clone`; it prints the error
+//! of the failed `close` in debug mode.
 
 use std::sync::mpsc;
 use std::thread;
@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let column = keep_column(&batch);
         drop(batch);
         started.send(()).ok();
-        // The thread waits for work that never comes, and holds on to its column.
+        // The thread waits for work that is never sent, and keeps its column.
         stopped.recv().ok();
         drop(column);
     });

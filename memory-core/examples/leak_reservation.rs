@@ -1,7 +1,7 @@
 //! Leaks on purpose: a reservation that outlives its operator.
 //!
-//! Run it with `cargo run -p arrow-memory-core --example leak_reservation`; it prints what a failed
-//! `close` says in debug mode.
+//! Run it with `cargo run -p arrow-memory-core --example leak_reservation`; it prints the error
+//! of the failed `close` in debug mode.
 
 use arrow_memory_core::{AllocError, AllocationReservation, BufferAllocator, RootAllocator};
 use arrow_memory_system as _;
@@ -20,7 +20,7 @@ impl Sort {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = RootAllocator::builder().limit(8192).debug(true).build()?;
-    // Whoever keeps the operator keeps its reservation.
+    // A cache that keeps the operator keeps its reservation, too.
     let cache = vec![Sort::new(&root)?];
     if let Err(error) = root.close() {
         println!("{error}");

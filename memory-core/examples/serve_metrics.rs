@@ -1,12 +1,12 @@
-//! Serves the numbers of a tree to Prometheus.
+//! Serves the metrics of a tree to Prometheus.
 //!
 //! ```sh
 //! cargo run -p arrow-memory-core --example serve_metrics -- 127.0.0.1:9184
 //! curl http://127.0.0.1:9184/metrics
 //! ```
 //!
-//! The recorder is `metrics-exporter-prometheus`'s, without its HTTP server: a page is one string,
-//! and std is enough to serve it. With a second argument it ends after so many requests.
+//! The recorder is that of `metrics-exporter-prometheus`, without its HTTP server: a page is one string,
+//! which std can serve. The second argument is the number of requests after which the program ends.
 
 use std::env;
 use std::error::Error;
@@ -25,13 +25,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map_or(Ok(usize::MAX), |count| count.parse())?;
     let handle = PrometheusBuilder::new().install_recorder()?;
 
-    // What a query engine would be doing.
+    // This part stands for a query engine.
     let root = RootAllocator::builder()
         .name("server")
         .limit(1 << 30)
         .statistics(true)
         .build()?;
-    // Each query has a name of its own, and all of them share the series of their group.
+    // Each query has its own name, and all queries share the series of their group.
     let query = root
         .child("query-7")
         .group("query")
@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let _columns = [query.buffer(1 << 21)?, query.buffer(4096)?];
     assert!(query.buffer(1 << 25).is_err(), "above the query's limit");
 
-    // Series for the server, its groups, and one level of operators below them.
+    // Exports series for the server, its groups, and one level of operators below them.
     let mut exporter = MetricsExporter::new(&root)
         .peaks(Peaks::OfEpoch)
         .max_depth(2);
@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("http://{}/metrics", listener.local_addr()?);
     for stream in listener.incoming().take(requests) {
         exporter.export();
-        // A client that goes away is no reason to stop.
+        // The server continues if a client disconnects.
         if let Err(error) = answer(stream?, &handle) {
             eprintln!("{error}");
         }
@@ -61,7 +61,7 @@ fn answer(mut stream: TcpStream, metrics: &PrometheusHandle) -> std::io::Result<
     let mut request = String::new();
     let mut reader = BufReader::new(stream.try_clone()?);
     reader.read_line(&mut request)?;
-    // The headers, up to the empty line.
+    // Reads the headers, up to the empty line.
     let mut header = String::new();
     while reader.read_line(&mut header)? > 2 {
         header.clear();

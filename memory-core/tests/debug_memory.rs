@@ -1,4 +1,4 @@
-//! Alone in its process, because it looks at the process's memory.
+//! A binary of its own, because it measures the process's memory.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::thread;
@@ -33,7 +33,7 @@ fn one_million_allocations_leave_nothing_in_the_registries() {
     root.close().unwrap();
 }
 
-/// Physical memory of this process in bytes; 0 where nobody says.
+/// Resident memory of this process in bytes; 0 if the system does not tell.
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: Option<usize> = statm

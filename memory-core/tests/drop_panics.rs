@@ -1,5 +1,5 @@
-//! Nothing unwinds out of a `Drop`, whatever panics in it: a listener, a `tracing` subscriber, a
-//! manager's own end. Inside another unwinding that would end the process.
+//! No panic unwinds out of a `Drop`, whether it is of a listener, a `tracing` subscriber or a manager's
+//! destructor. During another unwinding it would end the process.
 #![expect(
     clippy::unwrap_used,
     reason = "whatever is here is part of a test, also where it is not marked as one"
@@ -21,13 +21,13 @@ use arrow_memory_core::{
 use tracing::{Event, Metadata, Subscriber, span};
 
 thread_local! {
-    /// How many events are left until this thread's subscriber has a full disk: 0 is never.
+    /// Whether this thread's subscriber panics at each event, as if its disk were full.
     static PANICKING: Cell<bool> = const { Cell::new(false) };
-    /// How often it panicked.
+    /// The number of panics so far.
     static PANICS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// What a panic carries; whoever catches that drops it.
+/// The payload of a panic. It panics when the code that caught the panic drops it.
 struct PanicsOnDrop;
 
 impl Drop for PanicsOnDrop {
@@ -63,7 +63,7 @@ impl Subscriber for FullDisk {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// Panics in each callback that a `Drop` may run, and in its own.
+/// Panics in each callback that a `Drop` may run, and in its own destructor.
 struct Listener;
 
 impl AllocationListener for Listener {
@@ -94,7 +94,7 @@ impl Drop for Listener {
     }
 }
 
-/// Panics when it is dropped.
+/// A manager that panics when it is dropped.
 #[derive(Debug)]
 struct Manager(StdManager);
 
@@ -107,7 +107,7 @@ impl Drop for Manager {
     }
 }
 
-// SAFETY: as the manager that it hands all calls on to.
+// SAFETY: it forwards all calls to a manager that keeps the promises.
 unsafe impl AllocationManager for Manager {
     fn name(&self) -> &str {
         "panicking"
@@ -118,7 +118,7 @@ unsafe impl AllocationManager for Manager {
     }
 
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
-        // SAFETY: the caller's promises.
+        // SAFETY: the caller's promises are the same.
         unsafe { self.0.deallocate(ptr, layout) };
     }
 
@@ -132,7 +132,7 @@ fn subscribe() {
     ONCE.call_once(|| {
         tracing::subscriber::set_global_default(FullDisk).unwrap();
         let hook = std::panic::take_hook();
-        // What is expected is not printed.
+        // Expected panics are not printed.
         std::panic::set_hook(Box::new(move |info| {
             if !PANICKING.get() {
                 hook(info);
@@ -141,7 +141,7 @@ fn subscribe() {
     });
 }
 
-/// Drops `values` while all panics: alone, and, another time, inside another unwinding.
+/// Drops values while every callback panics, first normally, then during another unwinding.
 fn drops_quietly<T>(make: impl Fn() -> T, panics: usize) {
     subscribe();
     for unwinding in [false, true] {
@@ -230,7 +230,7 @@ fn watched(manager: &Arc<TrackingManager>) -> (RootAllocator, Vec<ArrowBuf>) {
         root.child("b").build().unwrap(),
     );
     let mut buffers: Vec<ArrowBuf> = (0..10).map(|_| a.buffer(64).unwrap().freeze()).collect();
-    // The charge moves when the owning one of these goes, first.
+    // The charge moves when the owning buffer, the first one, is dropped.
     let shared = buffers[0].retain_in(&b).unwrap();
     buffers.push(shared);
     (root, buffers)
@@ -253,7 +253,7 @@ fn a_tree_goes_quietly_though_its_manager_panics() {
             .allocation_manager(manager)
             .build()
             .unwrap();
-        // The tree goes with its last buffer.
+        // The tree is freed with its last buffer.
         let buffers: Vec<_> = (0..3).map(|_| root.buffer(64).unwrap()).collect();
         drop(root);
         buffers
@@ -279,7 +279,7 @@ fn a_leak_check_goes_quietly_where_its_thread_panics_already() {
     drop(leaked);
 }
 
-/// Its events go on afterwards: each round meets one.
+/// The manager emits an event after its block is freed, so each round meets a panic.
 #[test]
 fn a_block_of_a_manager_that_logs_goes_quietly() {
     let manager = LoggingManager::new(Arc::new(StdManager));
@@ -287,14 +287,14 @@ fn a_block_of_a_manager_that_logs_goes_quietly() {
     drops_quietly(|| Block::zeroed(&manager, layout).unwrap(), 1);
 }
 
-/// A manager below a cache, whose last reference a thread has that ends: in the destructor of a thread-local
-/// a panic would end the program.
+/// The last reference to a manager below a cache is dropped in the destructor of a thread-local, out of which
+/// a panic would end the process.
 #[test]
 fn a_manager_that_panics_at_the_end_of_a_thread_does_so_quietly() {
-    /// Its `deallocate` waits until the cache is gone elsewhere.
+    /// A manager whose `deallocate` waits until another thread dropped its reference to the cache.
     #[derive(Debug)]
     struct Waits(Manager, Arc<Barrier>, Arc<Barrier>);
-    // SAFETY: as the manager that it hands all calls on to.
+    // SAFETY: it forwards all calls to a manager that keeps the promises.
     unsafe impl AllocationManager for Waits {
         fn name(&self) -> &str {
             "waits"
@@ -307,7 +307,7 @@ fn a_manager_that_panics_at_the_end_of_a_thread_does_so_quietly() {
         unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
             self.1.wait();
             self.2.wait();
-            // SAFETY: the caller's promises.
+            // SAFETY: the caller's promises are the same.
             unsafe { self.0.deallocate(ptr, layout) };
         }
     }

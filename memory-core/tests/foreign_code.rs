@@ -1,13 +1,12 @@
-//! Users' code may do what it likes where the library calls it: no lock of the library is held there.
+//! Users' code may do anything in a callback of the library: no lock of the library is held there.
 //!
-//! A listener, a `tracing` subscriber, an owner of foreign memory, a backend that starts and the `Drop`
-//! of each take a lock of the program's, and use the library under it, while other threads do the same
-//! and call everything that takes a lock of the process. A program that locks up is ended after a
-//! minute.
+//! A listener, a `tracing` subscriber, an owner of foreign memory, a backend that starts, and the `Drop` of
+//! each take a lock of the program and use the library under it. Meanwhile other threads do the same, and
+//! call every function that takes a global lock of the library. A deadlocked program is ended after a minute.
 //!
-//! Sampling's rules were once applied under a lock under which the last handle of a tree could go: then
-//! a listener's `Drop` that asked for the rules, or a subscriber that built a root, locked up every thread
-//! that built a root.
+//! A regression: sampling's rules were applied under a lock under which the last handle of a tree could be
+//! dropped. A listener's `Drop` that read the rules, or a subscriber that built a root, then deadlocked every
+//! thread that built a root.
 #![expect(
     clippy::unwrap_used,
     reason = "whatever is here is part of a test, also where it is not marked as one"
@@ -28,28 +27,28 @@ use arrow_memory_core::{
 use arrow_memory_system as _;
 use tracing::{Event, Metadata, Subscriber, span};
 
-/// How long all of it may take; a second is what it takes.
+/// The time after which the program counts as deadlocked; it usually takes a second.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const ENOUGH: Duration = Duration::from_millis(2500);
 
-/// The program's lock.
+/// The lock of the program.
 static SHARED: Mutex<usize> = Mutex::new(0);
 
-/// How often users' code ran.
+/// The number of calls of users' code.
 static CALLS: AtomicUsize = AtomicUsize::new(0);
 
-/// How often it ran while the thread held a lock of the library.
+/// The number of calls of users' code while the thread held a lock of the library.
 static UNDER_LOCKS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// Whether the thread meddles, or must not.
+    /// Whether the thread is in `meddle`, or must not call it.
     static MEDDLING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Uses the library under the program's lock; not again inside of itself.
+/// Uses the library under the program's lock, except inside of itself.
 fn meddle() {
-    // Not asserted here: what panics in a callback may be caught.
+    // Counted and not asserted, since a panic in a callback may be caught.
     UNDER_LOCKS.fetch_add(usize::from(locks_held() > 0), Ordering::Relaxed);
     if MEDDLING.replace(true) {
         return;
@@ -197,15 +196,15 @@ fn roots() {
     let buffer = kids[0].buffer(64).unwrap();
     kids[1].allocate_bytes(64).unwrap();
     drop(kids);
-    // These outlive the last handle, which is an event.
+    // These outlive the last handle, which emits an event.
     drop(root);
     drop(buffer);
 }
 
-/// Roots that go in large numbers, while others walk over them.
+/// Makes and drops many roots, while other threads walk over them.
 fn many_roots() {
     for _ in 0..50 {
-        // What this thread does itself goes without meddling: what counts is who drops the last handle.
+        // No meddling in this thread's own calls: this is about other threads that drop the last handle.
         MEDDLING.set(true);
         let root = RootAllocator::builder().listener(Arc::new(Listener));
         let root = root.debug(false).build().unwrap();
@@ -294,7 +293,7 @@ fn users_code_may_take_locks_and_use_the_library_wherever_it_is_called() {
     ];
     for (name, turn) in work {
         let done = done.clone();
-        // Not scoped: threads that are locked up are not waited for.
+        // Not scoped, since a scope would wait for deadlocked threads.
         thread::spawn(move || {
             let (start, mut turns) = (Instant::now(), 0);
             while turns == 0 || start.elapsed() < ENOUGH {

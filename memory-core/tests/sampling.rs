@@ -1,5 +1,5 @@
-//! Sampling: its estimates and its switches. In a process of its own, since what is
-//! sampled is the process's.
+//! Sampling: its estimates and its switches. This is a binary of its own, since sampling applies to the whole
+//! process.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use arrow_memory_core::{
 };
 use arrow_memory_system as _;
 
-/// Only one test samples at a time, and it starts with nothing.
+/// Lets one test sample at a time, and starts it with an empty report.
 fn alone() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
@@ -86,7 +86,7 @@ fn only_allocators_that_match_are_sampled_and_only_while_it_is_on() {
     let after = column(&query, 64 << 10);
 
     let report = sampling::report();
-    // The compiler may call from several places.
+    // The compiler may have inlined the call, so there may be several sites.
     let live = report.sites.iter().flat_map(|site| &site.live);
     let mut names: Vec<&str> = live.map(|(allocator, _)| &*allocator.name).collect();
     names.sort_unstable();
@@ -118,7 +118,7 @@ fn samples_follow_growth_transfers_and_foreign_memory() {
             .map(|(_, estimate)| estimate.bytes)
             .sum()
     };
-    // Far above the interval an allocation stands for itself.
+    // An allocation far above the interval is estimated at its own size.
     assert!((live(&sort) - 16384.0).abs() < 1.0, "{}", live(&sort));
     assert!((live(&scan) - 10_000.0).abs() < 1.0, "{}", live(&scan));
     drop((moved, foreign));
@@ -218,7 +218,7 @@ fn memory_is_bounded_however_many_samples_are_alive() {
     let (_root, query) = tree("query-7");
     sampling::start("query-*", 512);
 
-    // One in nine million is not sampled: a few to spare.
+    // One in nine million is not sampled, so this makes a few more.
     let held: Vec<_> = (0..sampling::MAX_LIVE + 1010)
         .map(|_| column(&query, 8192))
         .collect();

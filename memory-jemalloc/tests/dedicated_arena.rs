@@ -1,4 +1,5 @@
-//! The contract of a manager: one arena for everything. A binary of its own, since resident memory is counted for the process.
+//! Checks the contract of a manager with one arena for all blocks. This is a binary of its own, since
+//! resident memory is counted for the process.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! A manager with a dedicated arena as the global allocator: what the manager itself allocates comes back to it.
+//! A manager with a dedicated arena as the global allocator: the manager's own allocations call it again.
 #![expect(unsafe_code, reason = "implements `GlobalAlloc`")]
 
 use std::alloc::{GlobalAlloc, Layout};
@@ -10,7 +10,7 @@ use arrow_memory_jemalloc::JemallocManager;
 use arrow_memory_manager::AllocationManager;
 use tikv_jemalloc_sys as jemalloc;
 
-/// What serves the program once the test has made it. What was allocated before is jemalloc's, too.
+/// The global allocator once the test has set it. Blocks from before are jemalloc's, too.
 static MANAGER: OnceLock<JemallocManager> = OnceLock::new();
 
 struct Dedicated;
@@ -18,7 +18,7 @@ struct Dedicated;
 /// The alignment of all blocks of a manager.
 const ALIGNMENT: usize = 64;
 
-/// The largest block that a manager asks of jemalloc as it is: larger ones get the size of their class.
+/// The maximum size that a manager requests from jemalloc unchanged: larger ones get the size of their class.
 const LARGEST: usize = 32 * 1024;
 
 fn padded(layout: Layout) -> Layout {
@@ -27,7 +27,7 @@ fn padded(layout: Layout) -> Layout {
     padded.map_or(layout, |padded| padded.pad_to_align())
 }
 
-// SAFETY: every block is jemalloc's, of a size that is padded alike on both ways; neither way unwinds.
+// SAFETY: every block is jemalloc's, of a size that both methods pad alike; neither method unwinds.
 unsafe impl GlobalAlloc for Dedicated {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let layout = padded(layout);
@@ -45,14 +45,14 @@ unsafe impl GlobalAlloc for Dedicated {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let layout = padded(layout);
         let Some(manager) = MANAGER.get().filter(|_| layout.size() <= LARGEST) else {
-            // SAFETY: a live block of jemalloc's, whichever arena it came from.
+            // SAFETY: this is a live block of jemalloc's, from any arena.
             unsafe { jemalloc::dallocx(block.cast(), jemalloc::MALLOCX_TCACHE_NONE) };
             return;
         };
         // SAFETY: by the caller's promise it is not null.
         let block = unsafe { NonNull::new_unchecked(block) };
-        // SAFETY: a live block of jemalloc's of this size and alignment. That is all that the manager's own
-        // blocks of up to 32 KiB are.
+        // SAFETY: this is a live block of jemalloc's of this size and alignment, and so are the manager's own
+        // blocks of up to 32 KiB.
         unsafe { manager.deallocate(block, layout) };
     }
 }
@@ -60,8 +60,8 @@ unsafe impl GlobalAlloc for Dedicated {
 #[global_allocator]
 static GLOBAL: Dedicated = Dedicated;
 
-/// A thread that makes its cache for the arena allocates, and so comes back to the manager before the cache is
-/// there.
+/// A thread allocates when it creates its cache for the arena, and so calls the manager again before the
+/// cache exists.
 #[test]
 fn a_manager_with_a_dedicated_arena_may_be_the_global_allocator() {
     let manager = JemallocManager::builder().dedicated_arena(true).build();
@@ -78,12 +78,12 @@ fn a_manager_with_a_dedicated_arena_may_be_the_global_allocator() {
         assert_eq!(lengths, [100_000; 8]);
     }
 
-    // Another arena of the same thread.
+    // A second arena that the same thread uses.
     let other = JemallocManager::builder().dedicated_arena(true).build();
     let other = other.expect("an arena");
     let layout = Layout::new::<[u8; 64]>();
     let block = other.allocate(layout).expect("64 bytes");
-    // SAFETY: allocated just now, with this layout.
+    // SAFETY: the block was just allocated, with this layout.
     unsafe { other.deallocate(block, layout) };
     assert!(
         MANAGER

@@ -1,4 +1,4 @@
-//! A tally inside of the global allocator: what the tally itself allocates comes back to it.
+//! A tally inside of the global allocator: the tally's own allocations call it again.
 #![expect(unsafe_code, reason = "implements `GlobalAlloc`")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -10,17 +10,17 @@ static TALLY: Tally = Tally::new();
 
 struct Counted;
 
-// SAFETY: everything is the system's allocator's own, and counting does not unwind.
+// SAFETY: all calls are forwarded to the system's allocator, and counting does not unwind.
 unsafe impl GlobalAlloc for Counted {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         TALLY.lent(layout.size());
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise is the same.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         TALLY.returned(layout.size());
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise is the same.
         unsafe { System.dealloc(ptr, layout) }
     }
 }
@@ -28,7 +28,7 @@ unsafe impl GlobalAlloc for Counted {
 #[global_allocator]
 static GLOBAL: Counted = Counted;
 
-/// A thread that makes its shard allocates, and so comes back to the tally before the shard is there.
+/// A thread allocates when it creates its shard, and so calls the tally again before the shard exists.
 #[test]
 fn a_tally_may_count_what_the_global_allocator_lends() {
     let before = TALLY.stats();
@@ -42,7 +42,7 @@ fn a_tally_may_count_what_the_global_allocator_lends() {
 
     let after = TALLY.stats();
     let grown = after.live_bytes.unwrap_or(0) - before.live_bytes.unwrap_or(0);
-    // Threads, and the shards that they made, are a few hundred bytes each.
+    // Threads and their shards take a few hundred bytes each.
     assert!((8 << 20..(8 << 20) + 64 * 1024).contains(&grown), "{grown}");
     assert_eq!(kept.len(), 8);
 }

@@ -1,5 +1,5 @@
-//! More threads at once than the 1,024 that have something of their own. A process for itself: other
-//! tests would find nothing left for their threads.
+//! More threads at once than the 1,024 that have slots of their own. This is a binary of its own: other
+//! tests' threads would find no slot left.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::alloc::Layout;
@@ -11,16 +11,16 @@ use arrow_memory_manager::{AllocationManager, CachingManager, Tally, thread_numb
 
 const THREADS: usize = 1_100;
 
-/// What they do needs no more.
+/// The stack of a thread; the tests need no more.
 const STACK: usize = 512 * 1024;
 
-/// One test at a time: each needs to know who has what.
+/// Runs one test at a time, since each depends on which thread has which slot.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `work` on so many threads, none of which ends before all have done it.
+/// Runs `work` on all these threads at once; none of them ends before all have run it.
 fn on_all_at_once(work: impl Fn() + Sync) {
     let all_there = Barrier::new(THREADS);
     thread::scope(|scope| {
@@ -33,7 +33,7 @@ fn on_all_at_once(work: impl Fn() + Sync) {
             });
             thread.unwrap()
         });
-        // A scope waits for what its threads do, not for what their locals do at the end.
+        // A scope waits for the closures of threads, not for the destructors of their thread-locals.
         for thread in threads.collect::<Vec<_>>() {
             thread.join().unwrap();
         }
@@ -73,8 +73,8 @@ fn a_cache_keeps_what_it_can_and_nothing_in_the_end() {
     assert_eq!(tracking.live_bytes(), 0);
 }
 
-/// The second thread finds the place that the first one made for the number, and must not rely on the first
-/// one's having asked to be told of its end.
+/// The second thread finds the entry that the first one made for the number. The first one registered for its
+/// own end only, so the second one has to register again.
 #[test]
 fn a_cache_keeps_nothing_of_a_thread_that_has_the_number_of_an_earlier_one() {
     let _alone = alone();
@@ -93,7 +93,7 @@ fn a_cache_keeps_nothing_of_a_thread_that_has_the_number_of_an_earlier_one() {
         thread::scope(|scope| scope.spawn(thread).join().unwrap())
     };
 
-    // The thread of a test that has just ended may give its number back in between.
+    // The thread of an earlier test may give its number back between the two.
     let same_number = (0..10).any(|_| {
         let (first, kept) = on_a_thread(&[64 * 1024]);
         assert_eq!(kept, Some(64 * 1024));
@@ -156,7 +156,7 @@ fn numbers_are_dense_and_serve_the_next_threads() {
 
     let first = numbers();
     assert!(first.windows(2).all(|pair| pair[0] < pair[1]));
-    // All 1,024 but for those of this thread and of the harness.
+    // All 1,024 numbers except those of this thread and of the harness.
     assert!(first[1_000] < 1_024, "{first:?}");
     assert!(first[1_024] > THREADS, "{first:?}");
     assert_eq!(numbers()[..1_000], first[..1_000]);
@@ -182,7 +182,7 @@ fn the_peak_is_seen_of_threads_with_high_numbers_and_of_those_that_share() {
         (Some(0), Some(THREADS as u64))
     );
     let peak = stats.peak_bytes.unwrap();
-    // Each thread may keep 256 KiB to itself, and may have doubled its block before others gave theirs back.
+    // Each thread may keep 256 KiB uncounted, and may have doubled its block before others returned theirs.
     assert!(peak >= THREADS * (BLOCK - 256 * 1024), "{peak}");
     assert!(peak <= THREADS * (2 * BLOCK + 256 * 1024), "{peak}");
 }

@@ -1,7 +1,8 @@
-//! The contract of a manager. A binary of its own, since what is resident is the process's.
+//! Checks the contract of a manager. This is a binary of its own, since resident memory is counted for the
+//! process.
 //!
-//! With mimalloc 2 `unused_memory_is_given_back` passes alone only: what the threads of other tests
-//! left behind is not reached.
+//! With mimalloc 2 `unused_memory_is_given_back` passes only if it runs alone: it does not reach the memory
+//! that threads of other tests left behind.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Naming the crate is enough to make it the default.
+//! A reference to the crate is enough to make it the default.
 
 use arrow_memory_manager::backend;
 use arrow_memory_mimalloc as _;

@@ -1,4 +1,4 @@
-//! What was allocated and never freed, by stack.
+//! Finds the blocks that were allocated and never freed, by stack.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use crate::event::{Call, Event, StackFrame};
 
-/// Collects events; [`report`](Self::report) says what is still allocated.
+/// Collects events. [`report`](Self::report) returns the blocks that are still allocated.
 #[derive(Debug, Default)]
 pub struct Dangling {
-    /// By thread: what it asked for, until the return says where that is.
+    /// By thread, the request whose return has not been seen, and so whose address is unknown.
     asked: HashMap<u32, Asked>,
     live: HashMap<u64, Block>,
     allocations: u64,
@@ -22,7 +22,7 @@ pub struct Dangling {
 #[derive(Debug)]
 struct Asked {
     size: u64,
-    /// The block that it takes the place of.
+    /// The address of the block that the request resizes.
     from: Option<u64>,
 }
 
@@ -32,35 +32,35 @@ struct Block {
     stack: Vec<StackFrame>,
 }
 
-/// What was never freed.
+/// The blocks that were never freed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct DanglingReport {
-    /// By stack, the most bytes first.
+    /// The stacks, in descending order of bytes.
     pub stacks: Vec<DanglingStack>,
-    /// Blocks that the capture shows to be allocated, freed or not. If this is 0, the capture says
-    /// nothing about memory: that no stack is listed does not mean that everything was freed.
+    /// Number of blocks that the capture shows to be allocated, freed or not. If this is 0, the capture has
+    /// no allocation, and an empty `stacks` does not mean that everything was freed.
     pub allocations: u64,
-    /// Frees and resizes of blocks that the capture does not know: allocated before it began.
+    /// Number of frees and resizes of blocks that were allocated before the capture began.
     pub unmatched: u64,
-    /// Events of known names whose arguments are missing or no numbers.
+    /// Number of events with a known name whose arguments are missing or are not numbers.
     pub unreadable: u64,
 }
 
-/// What one stack allocated that was never freed.
+/// The blocks of one stack that were never freed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct DanglingStack {
-    /// How many blocks.
+    /// Number of blocks.
     pub count: u64,
-    /// Their bytes.
+    /// Bytes of these blocks.
     pub bytes: u64,
     /// The stack, innermost frame first.
     pub stack: Vec<StackFrame>,
 }
 
 impl Dangling {
-    /// Takes in one event, in the order of the capture.
+    /// Adds an event. Events are added in the order of the capture.
     pub fn add(&mut self, event: &Event) {
         let Some(call) = event.call() else {
             self.unreadable += 1;
@@ -88,7 +88,7 @@ impl Dangling {
         }
     }
 
-    /// A request has ended; a null pointer means that it failed and nothing has changed.
+    /// Ends a request. A null pointer means that it failed and changed nothing.
     fn finish(&mut self, asked: Asked, address: u64, event: &Event) {
         if address == 0 {
             return;
@@ -111,7 +111,7 @@ impl Dangling {
         }
     }
 
-    /// What is still allocated.
+    /// The blocks that are still allocated.
     pub fn report(&self) -> DanglingReport {
         let mut by_stack: HashMap<&[StackFrame], (u64, u64)> = HashMap::new();
         for block in self.live.values() {
@@ -141,7 +141,7 @@ impl Dangling {
 }
 
 impl DanglingReport {
-    /// The bytes that were never freed, of all stacks.
+    /// The bytes that were never freed, summed over all stacks.
     pub fn bytes(&self) -> u64 {
         let bytes = self.stacks.iter().map(|stack| stack.bytes);
         bytes.fold(0, u64::saturating_add)
@@ -149,8 +149,8 @@ impl DanglingReport {
 }
 
 impl fmt::Display for DanglingReport {
-    /// The stacks, largest first, each with its bytes and blocks. Names of the capture are printed as
-    /// they are, except for control characters, which are escaped.
+    /// Prints the stacks, largest first, each with its bytes and blocks. Control characters in names are
+    /// escaped; other characters are printed as they are.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for DanglingStack {
             count,
@@ -192,7 +192,7 @@ fn counted(number: u64, noun: &str) -> String {
     format!("{number} {noun}{ending}")
 }
 
-/// A name of the capture; what a terminal could obey is escaped.
+/// A name of the capture, with the characters escaped that a terminal would interpret.
 fn plain(name: &str) -> Cow<'_, str> {
     let harmful = |c: char| {
         c.is_control()

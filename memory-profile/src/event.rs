@@ -4,25 +4,25 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// One event as `perf script` printed it. Serialises to one JSON object.
+/// One event that `perf script` printed. It serialises to one JSON object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Event {
     /// The command's name.
     pub command: String,
-    /// The process, where the capture says it (`perf script -F +pid`).
+    /// The ID of the process, if the capture has it (`perf script -F +pid`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
-    /// The thread.
+    /// The ID of the thread.
     pub tid: u32,
-    /// The processor.
+    /// The number of the processor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<u32>,
-    /// Seconds, as they were printed: all digits are kept.
+    /// The time in seconds, as text, so that no digit is lost.
     pub time: String,
     /// The event's name, with its group.
     pub event: String,
-    /// Its arguments.
+    /// The event's arguments, by name.
     pub params: BTreeMap<String, String>,
     /// The stack, innermost frame first.
     pub stack: Vec<StackFrame>,
@@ -32,55 +32,55 @@ pub struct Event {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[non_exhaustive]
 pub struct StackFrame {
-    /// The address.
+    /// The address in hexadecimal.
     pub address: String,
-    /// The function and the offset in it; `[unknown]` where perf does not know.
+    /// The function and the offset in it; `[unknown]` if perf does not know it.
     pub symbol: String,
-    /// The file that it was loaded from.
+    /// The file that contains the code.
     pub module: String,
 }
 
-/// What an event says about memory.
+/// The call to an allocator that an event reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Call {
-    /// So many bytes were asked for; a return follows on the same thread.
+    /// A request. Its return follows on the same thread.
     Asked {
-        /// The bytes.
+        /// The number of bytes requested.
         size: u64,
     },
-    /// The address of what this thread asked for.
+    /// The return of this thread's request.
     Returned {
         /// The address; 0 if the request failed.
         address: u64,
     },
-    /// A block.
+    /// An allocated block.
     Allocated {
         /// Its address.
         address: u64,
         /// Its size in bytes.
         size: u64,
     },
-    /// A block moved, perhaps nowhere; if `to` is `None`, a return follows on the same thread.
+    /// A block was resized, perhaps in place. If `to` is `None`, a return follows on the same thread.
     Resized {
-        /// Where it was.
+        /// The block's old address.
         from: u64,
-        /// Where it is.
+        /// The block's new address.
         to: Option<u64>,
         /// Its new size in bytes.
         size: u64,
     },
-    /// A block was given back.
+    /// A block was freed.
     Freed {
         /// Its address; 0 for the null pointer.
         address: u64,
     },
-    /// Something else: a refusal, a transfer, another probe.
+    /// Another event, such as a refusal or a transfer.
     Other,
 }
 
 impl Event {
-    /// What this says about memory; `None` if an argument is missing or is no number.
+    /// The call that this event reports; `None` if an argument is missing or is not a number.
     pub fn call(&self) -> Option<Call> {
         let name = self.event.rsplit(':').next().unwrap_or_default();
         let ours = self.event.contains("arrow_memory:");
@@ -124,12 +124,12 @@ impl Event {
         })
     }
 
-    /// The first of these arguments that is there, as a number.
+    /// The number in the first of these arguments that exists.
     fn number(&self, names: &[&str]) -> Option<u64> {
         let text = names.iter().find_map(|name| self.params.get(*name))?;
         match text.strip_prefix("0x") {
             Some(digits) => u64::from_str_radix(digits, 16).ok(),
-            // perf prints arguments of 64 bits as signed decimals, too.
+            // perf may print 64-bit arguments as signed decimals.
             None => {
                 (text.parse().ok()).or_else(|| text.parse::<i64>().ok().map(i64::cast_unsigned))
             }
@@ -137,7 +137,7 @@ impl Event {
     }
 }
 
-/// Whether this is the return of a function that hands out memory.
+/// Whether this is the return of an allocation function.
 fn is_return(name: &str) -> bool {
     const ALLOCATING: [&str; 4] = [
         "mallocx",

@@ -38,7 +38,7 @@ pub fn write_folded(report: &SampleReport) -> String {
     text
 }
 
-/// The functions of a stack, innermost first.
+/// The names of the functions of a stack, innermost first.
 fn frames(stack: Option<&StackTrace>) -> Vec<String> {
     match stack {
         Some(stack) => {
@@ -49,7 +49,7 @@ fn frames(stack: Option<&StackTrace>) -> Vec<String> {
     }
 }
 
-/// A name without what the format uses.
+/// A name without the characters that separate fields of the format.
 fn clean(name: &str) -> String {
     name.replace(';', ":").replace(['\n', '\r'], " ")
 }

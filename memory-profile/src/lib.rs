@@ -1,15 +1,15 @@
-//! Profiles of memory: the formats of sampling's reports, and what `perf script` prints.
+//! Memory profiles: writes reports of sampling in common formats, and reads the output of `perf script`.
 //!
 //! [`to_pprof`] and [`write_folded`] write a report of [`sampling`](arrow_memory_core::sampling) for other
-//! tools. The rest reads captures: events, and what was never freed.
+//! tools. The other items read captures: they parse events and find blocks that were never freed.
 //!
-//! Understands captures of the USDT probes of `arrow-memory-core` (`docs/profiling.md` says how to
-//! make them), and of the uprobes documented for Arrow C++: `je_arrow_mallocx`, `je_arrow_rallocx`,
-//! `je_arrow_dallocx`, `mi_malloc_aligned`, `mi_realloc_aligned` and `mi_free`, with their returns.
+//! The captures may be of the USDT probes of `arrow-memory-core` (`docs/profiling.md` says how to make them),
+//! or of the uprobes documented for Arrow C++: `je_arrow_mallocx`, `je_arrow_rallocx`, `je_arrow_dallocx`,
+//! `mi_malloc_aligned`, `mi_realloc_aligned` and `mi_free`, with their returns.
 //!
-//! [`Events`] turns the text into [`Event`]s, which serialise to one JSON object per line;
-//! [`Dangling`] collects them and answers, by stack, what was never freed. Lines that are not
-//! understood are counted and kept for a report; they stop nothing.
+//! [`Events`] turns the text into [`Event`]s, which serialise to one JSON object per line. [`Dangling`]
+//! collects them and reports, by stack, the blocks that were never freed. Lines that are not understood are
+//! counted and skipped; the first of them are kept for a report.
 //!
 //! ```
 //! use arrow_memory_profile::{Dangling, Events};

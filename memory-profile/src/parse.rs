@@ -1,6 +1,6 @@
-//! From the text of `perf script` to events.
+//! Parses the output of `perf script` into events.
 //!
-//! An event is a line that starts in the first columns, then one line for each frame of its stack,
+//! An event is a line that starts in one of the first columns, then one line for each frame of its stack,
 //! which starts with blanks, then an empty line:
 //!
 //! ```text
@@ -18,24 +18,24 @@ use crate::event::{Event, StackFrame};
 pub struct Events<R> {
     text: R,
     line: u64,
-    /// The event whose stack is being read.
+    /// The event whose stack is incomplete.
     current: Option<Event>,
     malformed: Malformed,
     done: bool,
 }
 
-/// The lines that were not understood.
+/// The lines that could not be parsed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Malformed {
-    /// How many.
+    /// The number of these lines.
     pub count: u64,
-    /// The first of them, with their numbers from 1.
+    /// The first of these lines, with their numbers from 1.
     pub first: Vec<(u64, String)>,
 }
 
 impl Malformed {
-    /// How many lines are kept.
+    /// The maximum number of lines that are kept.
     const KEPT: usize = 10;
 
     fn add(&mut self, line: u64, text: &str) {
@@ -48,7 +48,7 @@ impl Malformed {
 }
 
 impl<R: BufRead> Events<R> {
-    /// The events of this text.
+    /// Creates an iterator over the events of this text.
     pub fn new(text: R) -> Self {
         Self {
             text,
@@ -59,12 +59,12 @@ impl<R: BufRead> Events<R> {
         }
     }
 
-    /// The lines that were not understood so far.
+    /// The lines that could not be parsed so far.
     pub fn malformed(&self) -> &Malformed {
         &self.malformed
     }
 
-    /// Takes in a line; an event that it ended.
+    /// Parses a line. Returns the event that this line completes.
     fn take(&mut self, line: &str) -> Option<Event> {
         let line = line.trim_end();
         if line.is_empty() {
@@ -74,8 +74,8 @@ impl<R: BufRead> Events<R> {
             return None;
         }
         let frame = line.trim_start();
-        // A frame is indented by a tab, or by more blanks than a command that perf right-aligns;
-        // a head has a colon after its time, so what reads as a head is one.
+        // A frame is indented by a tab, or by more blanks than a command that perf right-aligns. A line that
+        // can be read as a head is one, since a head has a colon behind its time.
         if let Some(event) = parse_head(line) {
             return self.current.replace(event);
         }
@@ -87,7 +87,7 @@ impl<R: BufRead> Events<R> {
             return None;
         }
         self.malformed.add(self.line, line);
-        // The frames of a head that was not understood are not those of the one before.
+        // Frames behind a head that could not be parsed do not belong to the event before it.
         if frame.len() == line.len() {
             return self.current.take();
         }
@@ -121,9 +121,9 @@ impl<R: BufRead> Iterator for Events<R> {
     }
 }
 
-/// `command tid [cpu] time: group:event: (address <- address) key=value …`
+/// Parses `command tid [cpu] time: group:event: (address <- address) key=value …`.
 fn parse_head(line: &str) -> Option<Event> {
-    // The command may contain blanks, so this is read from the time backwards.
+    // The command may contain blanks, so the text before the time is read backwards.
     let (before, time, rest) = split_time(line)?;
     let mut words = before.rsplitn(2, char::is_whitespace);
     let mut last = words.next()?;
@@ -150,7 +150,7 @@ fn parse_head(line: &str) -> Option<Event> {
     })
 }
 
-/// The first word that is a time, as `12.345678:`, and what stands before and behind it.
+/// Splits at the first word that is a time, such as `12.345678:`.
 fn split_time(line: &str) -> Option<(&str, &str, &str)> {
     let mut from = 0;
     while let Some(colon) = line[from..].find(':') {
@@ -172,7 +172,7 @@ fn split_time(line: &str) -> Option<(&str, &str, &str)> {
     None
 }
 
-/// `group:event:` and what follows. (A count may stand before it, in captures that have periods.)
+/// Splits behind `group:event:`. (In captures that have periods, a count precedes it.)
 fn split_name(text: &str) -> Option<(&str, &str)> {
     let text = text
         .trim_start_matches(|c: char| c.is_ascii_digit())
@@ -185,7 +185,7 @@ fn split_name(text: &str) -> Option<(&str, &str)> {
     good.then(|| (name, text[end + 1..].trim()))
 }
 
-/// `(55d0 <- 55e0) key=value key="value"`; `None` if a word is no such pair.
+/// Parses `(55d0 <- 55e0) key=value key="value"`; `None` if a word is no such pair.
 fn parse_params(text: &str) -> Option<BTreeMap<String, String>> {
     let rest = match text.strip_prefix('(') {
         Some(rest) => rest.split_once(')')?.1,
@@ -210,7 +210,7 @@ fn parse_params(text: &str) -> Option<BTreeMap<String, String>> {
     Some(params)
 }
 
-/// `address symbol+offset (module)`
+/// Parses `address symbol+offset (module)`.
 fn parse_frame(text: &str) -> Option<StackFrame> {
     let (address, rest) = text.split_once(char::is_whitespace)?;
     u64::from_str_radix(address, 16).ok()?;
@@ -220,7 +220,7 @@ fn parse_frame(text: &str) -> Option<StackFrame> {
         .and_then(|rest| rest.rsplit_once(" ("))
     {
         Some((symbol, module)) => (symbol.trim(), module),
-        // perf cuts the module off where it does not know the symbol either.
+        // perf omits the module if it does not know the symbol either.
         None => (rest, ""),
     };
     Some(StackFrame {

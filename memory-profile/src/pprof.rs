@@ -1,7 +1,6 @@
-//! A report as a pprof profile: the protobuf of `google/pprof`'s `profile.proto`, in gzip.
+//! Writes a report as a pprof profile: a message of `google/pprof`'s `profile.proto`, in gzip.
 //!
-//! The format needs three kinds of protobuf fields, which are written here: a dependency would be larger
-//! than what it saves.
+//! The format needs three kinds of protobuf fields. The code for them is smaller than a dependency.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -16,8 +15,8 @@ use flate2::read::GzEncoder;
 /// `alloc_objects`, `alloc_space`, `inuse_objects` and `inuse_space`. In-use samples are labelled with
 /// their allocator.
 ///
-/// Resolves the stacks, which reads debug information: some milliseconds for the first, microseconds for
-/// each other.
+/// Resolves the stacks, which reads debug information: this takes some milliseconds for the first stack, and
+/// microseconds for each further one.
 ///
 /// ```
 /// # use arrow_memory_system as _;
@@ -33,7 +32,7 @@ use flate2::read::GzEncoder;
 /// # Ok::<(), arrow_memory_core::AllocError>(())
 /// ```
 ///
-/// `go tool pprof -sample_index=inuse_space`, Speedscope, Pyroscope and others read it.
+/// `go tool pprof -sample_index=inuse_space`, Speedscope, Pyroscope and others can read the profile.
 pub fn to_pprof(report: &SampleReport) -> Vec<u8> {
     let mut profile = Profile::default();
     for (kind, unit) in [
@@ -63,7 +62,7 @@ pub fn to_pprof(report: &SampleReport) -> Vec<u8> {
     }
     let message = profile.finish();
     let mut zipped = Vec::new();
-    // Neither reading a slice nor writing to a Vec fails.
+    // Reading from a slice and writing to a Vec cannot fail.
     let _ = GzEncoder::new(&message[..], Compression::fast()).read_to_end(&mut zipped);
     zipped
 }
@@ -73,13 +72,13 @@ struct Profile {
     message: Message,
     strings: Vec<String>,
     string_of: HashMap<String, u64>,
-    /// By function, file and line; each has one function.
+    /// The ID of a location, by function, file and line.
     location_of: HashMap<(String, String, u32), u64>,
     tables: Message,
 }
 
 impl Profile {
-    /// The index of a string in the table, whose first one is empty.
+    /// The index of a string in the table, whose first entry is the empty string.
     fn string(&mut self, text: &str) -> u64 {
         if self.strings.is_empty() {
             self.strings.push(String::new());
@@ -101,7 +100,7 @@ impl Profile {
         message
     }
 
-    /// The identity of a frame's location.
+    /// The ID of a frame's location.
     fn location(&mut self, frame: &StackFrame) -> u64 {
         let file = frame.file.clone().unwrap_or_default();
         let line = frame.line.unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Captures, from text to events and to what was never freed.
+//! Captures: the parsed events, and the blocks that were never freed.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::fs::File;
@@ -38,7 +38,7 @@ fn our_probes_are_read_with_stacks_and_commands_that_have_blanks() {
 #[test]
 fn what_was_never_freed_is_grouped_by_stack_largest_first() {
     let (mut events, _) = read("usdt.txt");
-    // The first batch twice more, and never freed.
+    // The first batch is allocated twice more, and never freed.
     for address in ["1", "2"] {
         let mut another = events[0].clone();
         another.params.insert("arg1".to_owned(), address.to_owned());
@@ -81,7 +81,7 @@ fn the_uprobes_of_arrow_cpp_on_jemalloc_are_understood() {
         symbol,
         "arrow::(anonymous namespace)::JemallocAllocator::ReallocateAligned+0x13b"
     );
-    // Freed, and allocated before the capture began.
+    // This block was freed, and was allocated before the capture began.
     assert_eq!(report.unmatched, 1);
 }
 
@@ -92,7 +92,7 @@ fn the_uprobes_of_arrow_cpp_on_mimalloc_are_matched_by_thread() {
     let report = dangling(&events);
 
     assert_eq!(malformed.count, 0, "{malformed:?}");
-    // The failed growth left the first block as it was; the second was freed.
+    // The failed resize left the first block as it was; the second block was freed.
     assert_eq!(report.stacks.len(), 1, "{report}");
     assert_eq!(
         (
@@ -104,7 +104,7 @@ fn the_uprobes_of_arrow_cpp_on_mimalloc_are_matched_by_thread() {
     assert_eq!(report.unmatched, 0);
 }
 
-/// A real capture; a script of its own counted what this expects.
+/// A recorded capture; a separate script counted the expected numbers.
 #[test]
 fn a_recorded_capture_of_uprobes_is_understood() {
     let (events, malformed) = read("recorded-mimalloc.txt");
@@ -122,7 +122,7 @@ fn a_recorded_capture_of_uprobes_is_understood() {
     );
 }
 
-/// A real capture, of every probe.
+/// A recorded capture, with every probe.
 #[test]
 fn a_recorded_capture_of_our_probes_is_understood() {
     let (events, malformed) = read("recorded-usdt.txt");

@@ -1,5 +1,5 @@
-//! The formats that sampling's reports are written in. In a process of its own, since what is sampled is the
-//! process's.
+//! The formats in which reports of sampling are written. This is a binary of its own, since sampling applies
+//! to the whole process.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::io::Read;
@@ -10,7 +10,7 @@ use arrow_memory_profile::{to_pprof, write_folded};
 use arrow_memory_system as _;
 use pprof::protos::{Message, Profile};
 
-/// Only one test samples at a time, and it starts with nothing.
+/// Lets one test sample at a time, and starts it with an empty report.
 fn alone() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     let guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,5 @@
-//! The contract of a manager. A binary of its own, since statistics are the process's.
+//! Checks the contract of a manager. This is a binary of its own, since the statistics are those of the
+//! process.
 
 use std::sync::Arc;
 

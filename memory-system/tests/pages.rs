@@ -1,4 +1,4 @@
-//! Large blocks on Linux. A binary of its own, since resident memory is the process's.
+//! Large blocks on Linux. This is a binary of its own, since resident memory is counted for the process.
 #![cfg(target_os = "linux")]
 
 use std::alloc::Layout;
@@ -49,7 +49,7 @@ fn growing_a_large_block_moves_pages_and_not_bytes() {
     let mut blocks: Vec<_> = (0..4).map(|_| block(64 * MIB)).collect();
     let before = resident();
 
-    // Copying would touch 64 MiB on either side, each time.
+    // Copying would touch 64 MiB at the old and the new address, each time.
     for size in [128 * MIB, 256 * MIB, 512 * MIB] {
         for block in &mut blocks {
             block.resize(size).unwrap();

@@ -1,4 +1,4 @@
-//! Statistics are the process's: this binary is theirs, and its tests take turns.
+//! Statistics are those of the process, so this is a binary of its own, and its tests run one at a time.
 
 use std::alloc::Layout;
 use std::cell::RefCell;
@@ -32,13 +32,13 @@ fn peak() -> usize {
     MANAGER.stats().peak_bytes.expect("known")
 }
 
-/// A block that lifts the live bytes to the peak so far: what comes on top of it is the peak.
+/// A block that raises the live bytes to the peak so far, so that every further byte raises the peak.
 fn up_to_the_peak() -> Block<'static> {
     block((peak() - live()).max(1))
 }
 
-/// By how much the peak may be off: a quantum for each thread that ever counted, and each test has
-/// its own. (For one thread it is exact; core's tests of `Tally` see that.)
+/// The maximum error of the peak: a quantum for each thread that ever counted, and each test has its own
+/// thread. (For one thread the peak is exact; the unit tests of `Tally` check that.)
 const SLACK: usize = 10 * 256 * KIB;
 
 #[test]
@@ -74,7 +74,7 @@ fn the_peak_of_several_threads_is_that_of_their_sum() {
     let _floor = up_to_the_peak();
     let before = live();
 
-    // Each thread holds its blocks until all have theirs: the truth is four times 16 MiB.
+    // Each thread holds its blocks until all threads have theirs, so the true peak is four times 16 MiB.
     let all_hold = std::sync::Barrier::new(4);
     thread::scope(|scope| {
         for _ in 0..4 {
@@ -155,7 +155,7 @@ fn blocks_are_counted_in_the_last_destructors_of_a_thread() {
     let _turn = alone();
     let before = MANAGER.stats();
 
-    // The two are destroyed in one order or the other relative to the manager's own state.
+    // The two thread-locals are destroyed in either order relative to the manager's own state.
     let ended = thread::spawn(|| {
         LAST.with(|_| ());
         HELD.with_borrow_mut(|held| held.push(block(1_000)));
@@ -187,7 +187,7 @@ fn live_bytes_never_pass_below_zero_while_blocks_change_threads() {
         });
         for _ in 0..2_000 {
             let live = live();
-            // 8 in the channel, one at either end; and what came and went while shards were read.
+            // Up to ten blocks are in transit, and others may come and go while the shards are read.
             assert!(live >= floor, "{live} below {floor}");
         }
     });

@@ -1,7 +1,7 @@
 //! The hottest operations, each in a function of its own, for a run under callgrind.
 //!
-//! `benches/instructions.py` runs this twice, with different numbers of rounds, and takes the
-//! difference of what each function cost: so nothing that happens once is counted.
+//! `benches/instructions.py` runs this twice, with different numbers of rounds, and takes the difference of
+//! each function's cost, so work that happens only once is not counted.
 
 use std::hint::black_box;
 
@@ -13,7 +13,7 @@ use arrow_memory_core::{AllocationReservation, ArrowBuf, BufferAllocator};
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How often each operation runs while it is counted.
+/// The number of times that each operation runs while it is counted.
 const TIMES: usize = 1000;
 
 fn main() {
@@ -79,7 +79,7 @@ macro_rules! allocations {
     ($($name:ident $number:literal $size:literal)*) => {$(
         #[inline(never)]
         fn $name(allocator: &BufferAllocator) {
-            // Functions that are alike would be merged into one.
+            // The compiler would merge identical functions into one.
             black_box($number);
             for _ in 0..TIMES {
                 let buffer = allocator.buffer(black_box($size)).expect("it fits");
@@ -129,7 +129,7 @@ fn op_external(allocator: &BufferAllocator) {
     }
 }
 
-/// To a sibling and back, dropping the old handle each time.
+/// Transfers a buffer to a sibling and back, and drops the old handle each time.
 #[inline(never)]
 fn op_transfer(mut buffer: ArrowBuf, left: &BufferAllocator, right: &BufferAllocator) {
     for _ in 0..TIMES {
@@ -141,10 +141,10 @@ fn op_transfer(mut buffer: ArrowBuf, left: &BufferAllocator, right: &BufferAlloc
     black_box(buffer);
 }
 
-/// The same, where the right one never had a buffer, and so has no credit.
+/// Transfers a buffer to a sibling that never had one, and so has no credit, and back.
 #[inline(never)]
 fn op_transfer_new(mut buffer: ArrowBuf, left: &BufferAllocator, right: &BufferAllocator) {
-    // Functions that are alike would be merged into one.
+    // The compiler would merge identical functions into one.
     black_box(7);
     for _ in 0..TIMES {
         for target in [right, left] {

@@ -1,7 +1,7 @@
-//! Throughput by threads, as CSV: `threads [--all] [rounds]`.
+//! Measures throughput by the number of threads, as CSV: `threads [--all] [rounds]`.
 //!
-//! Stops at as many threads as there are cores; `--all` goes on to 16. Depends on nothing outside the
-//! binary, so that it can be copied to a machine with more cores; takes less than a minute.
+//! The number of threads ends at that of the cores, or with `--all` at 16. The binary depends on no other
+//! file, so that it can be copied to a machine with more cores. It takes less than a minute.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ fn main() {
 
     println!("case,threads,millions_per_second,low,high,scaling,scaling_against_raw");
     let medians: Vec<Estimate> = samples.into_iter().map(Estimate::of).collect();
-    // Raw blocks are the first case of each number of threads.
+    // The first case of each number of threads is that of raw blocks.
     let scaling =
         |row: usize, case: usize| medians[row * stages.len() + case].median / medians[case].median;
     for (at, rate) in medians.iter().enumerate() {

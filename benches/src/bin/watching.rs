@@ -1,14 +1,14 @@
-//! What watching costs on the path that matters: allocate 4 KiB and drop it.
+//! Measures the cost of watching on the hot path: allocating 4 KiB and dropping it.
 //!
 //! ```sh
-//! cargo run --profile bench -p arrow-memory-benches --bin watching     # times, of every mode
+//! cargo run --profile bench -p arrow-memory-benches --bin watching     # times of all modes
 //! benches/watching.py                                                  # instructions
 //! ```
 //!
-//! Modes: `off`; `sampling` at the default interval, or at one that is given; `debug` mode; and
-//! `capture`, which is `off` plus the bare walk of a stack of 16 frames. With a mode, a count and a
-//! backend it runs that alone, for a profiler; the difference between two counts is free of what
-//! happens at the start. The allocations come from 64 different stacks.
+//! Modes: `off`; `sampling` at the default interval, or at one that is given; `debug` mode; and `capture`,
+//! which is `off` plus the bare walk of a stack of 16 frames. With a mode, a count and a backend it runs that
+//! mode alone, for a profiler; the difference between two counts does not contain the cost of the start. The
+//! allocations come from 64 different stacks.
 
 use std::env;
 use std::hint::black_box;
@@ -20,10 +20,10 @@ use arrow_memory_core::{BufferAllocator, sampling};
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Calls above the allocation, so that every stack has 16 frames.
+/// The number of calls above the allocation, so that every stack has at least 16 frames.
 const DEPTH: usize = 20;
 
-/// Stacks are changed after so many allocations.
+/// The number of allocations after which the stack changes.
 const RUN: usize = 16;
 
 fn main() {
@@ -43,7 +43,7 @@ fn main() {
     }
 }
 
-/// The nanoseconds of one allocation and its drop in a mode.
+/// Nanoseconds for one allocation and its drop in a mode.
 fn measure(mode: &str, count: usize, backend: &str, interval: Option<usize>) -> f64 {
     let root = root_with(backend, |builder| builder.debug(mode == "debug"));
     let query = below(&root, 2);
@@ -58,18 +58,18 @@ fn measure(mode: &str, count: usize, backend: &str, interval: Option<usize>) -> 
     start.elapsed().as_secs_f64() * 1e9 / count as f64
 }
 
-/// A call for each bit of the path, and then those of zeroes.
+/// Calls itself `depth` times. The bits of `path` choose the calling line at each level.
 #[inline(never)]
 fn descend(depth: usize, path: usize, allocator: &BufferAllocator, capture: bool) -> usize {
     match (depth, path % 2) {
         (0, _) => op_run(allocator, capture),
-        // Not tail calls.
+        // The additions keep the calls from becoming tail calls.
         (_, 0) => 1 + descend(black_box(depth - 1), path / 2, allocator, capture),
         _ => 2 + descend(black_box(depth - 1), path / 2, allocator, capture),
     }
 }
 
-/// What is measured.
+/// The operation that is measured.
 #[inline(never)]
 fn op_run(allocator: &BufferAllocator, capture: bool) -> usize {
     for _ in 0..RUN {
@@ -83,7 +83,7 @@ fn op_run(allocator: &BufferAllocator, capture: bool) -> usize {
     0
 }
 
-/// The bare walk: 16 addresses, as few of them as possible the walk's own.
+/// The bare walk of 16 addresses, as few of them as possible inside of the walk itself.
 #[inline(never)]
 fn walk() -> [usize; 16] {
     let mut addresses = [0; 16];

@@ -1,18 +1,17 @@
-//! Looks at all moments of a run, in order.
+//! Examines all moments of a run, in order.
 
 use std::sync::PoisonError;
 
 use super::record::{Charge, History, Level, LevelRecord, Log, Refused, Span};
 
-/// What a run amounted to.
+/// The numbers of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Granted requests.
     pub granted: usize,
     /// Refused requests.
     pub refused: usize,
-    /// Refused requests that no other call could disturb, because none overlapped: they are the
-    /// ones that are judged exactly.
+    /// Refused requests that no other call overlapped. Only these are judged exactly.
     pub undisturbed: usize,
 }
 
@@ -50,11 +49,11 @@ enum Change {
 
 struct Judge {
     log: Log,
-    /// By number.
+    /// The levels, by number.
     records: Vec<Option<LevelRecord>>,
     most: Totals,
     least: Totals,
-    /// Refused calls that are under way, and whether they fitted up to now.
+    /// Refused calls in progress, and whether they have fitted so far.
     asking: Vec<(usize, bool, usize)>,
     changes: usize,
 }
@@ -152,7 +151,7 @@ impl Judge {
         Ok(())
     }
 
-    /// Whether a refused request fits even with all that may be allocated now.
+    /// Whether a refused request fits even with the maximum that may be allocated now.
     fn fits(&self, refusal: usize) -> bool {
         let Refused { level, bytes, .. } = self.log.refusals[refusal];
         let without = self.most.allocated(&self.records, None);
@@ -192,7 +191,7 @@ impl Judge {
     }
 }
 
-/// What every level has for itself, and which levels there are.
+/// The own bytes of every level, and which levels exist.
 struct Totals {
     own: Vec<usize>,
     alive: Vec<Level>,
@@ -224,7 +223,8 @@ impl Totals {
         }
     }
 
-    /// Evaluates the equation of the model for every level that is there, with `extra` bytes asked of one level.
+    /// Evaluates the equation of the model for every level that exists, with `extra` bytes requested from one
+    /// level.
     fn allocated(
         &self,
         records: &[Option<LevelRecord>],

@@ -1,4 +1,4 @@
-//! What a run notes: calls between two ticks of a common clock.
+//! The records of a run: calls between two ticks of a common clock.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// When the last of two things happened, of which the order is not known.
+    /// The time of the last of two events whose order is not known.
     #[must_use]
     pub fn last(self, other: Self) -> Self {
         Self {
@@ -26,7 +26,7 @@ impl Span {
 /// The number of a level.
 pub type Level = usize;
 
-/// What happened, from all threads.
+/// The records of all threads.
 #[derive(Debug, Default)]
 pub struct History {
     clock: AtomicU64,
@@ -34,7 +34,7 @@ pub struct History {
     pub(super) log: Mutex<Log>,
 }
 
-/// What one thread, or all together, noted.
+/// The records of one thread, or of all together.
 #[derive(Debug, Default)]
 pub struct Log {
     pub(super) levels: Vec<(Level, LevelRecord)>,
@@ -96,7 +96,7 @@ impl History {
         (result, Span { start, end })
     }
 
-    /// Notes that a level came to be during `created`. Children must come after their parents.
+    /// Records that a level was created during `created`. Parents have to be recorded before their children.
     pub fn level(
         &self,
         parent: Option<Level>,
@@ -115,7 +115,7 @@ impl History {
         }
     }
 
-    /// Adds what a thread noted.
+    /// Adds the records of a thread.
     pub fn add(&self, log: Log) {
         let mut all = lock(&self.log);
         all.levels.extend(log.levels);
@@ -124,24 +124,24 @@ impl History {
     }
 
     fn tick(&self) -> u64 {
-        // AcqRel: a tick that is read later belongs to a call that started after whatever the
-        // reader of an earlier tick had done; its partner is the same operation elsewhere.
+        // AcqRel: a call that starts after another one has returned gets a later tick; the partner is the
+        // same operation on another thread.
         self.clock.fetch_add(1, Ordering::AcqRel)
     }
 }
 
 impl Log {
-    /// Notes a granted request.
+    /// Records a granted request.
     pub fn granted(&self, level: Level, bytes: usize, made: Span) -> OpenCharge {
         OpenCharge { level, bytes, made }
     }
 
-    /// Notes a refused request.
+    /// Records a refused request.
     pub fn refused(&mut self, level: Level, bytes: usize, call: Span) {
         self.refusals.push(Refused { level, bytes, call });
     }
 
-    /// Notes that a charge was released during `ended`.
+    /// Records that a charge was released during `ended`.
     pub fn ended(&mut self, charge: OpenCharge, ended: Span) {
         let OpenCharge { level, bytes, made } = charge;
         self.charges.push(Charge {
@@ -152,7 +152,7 @@ impl Log {
         });
     }
 
-    /// Notes that a level left the tree during `removed`.
+    /// Records that a level left the tree during `removed`.
     pub fn removed(&mut self, level: OpenLevel, removed: Span) {
         let record = LevelRecord {
             parent: level.parent,

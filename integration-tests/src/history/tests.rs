@@ -1,8 +1,8 @@
-//! Runs that are right and runs that are wrong, by hand.
+//! Correct and incorrect runs, written by hand.
 
 use super::*;
 
-/// Two threads' worth of calls at given ticks, below a root of 100 bytes.
+/// Judges calls of two threads at given ticks, below a root of 100 bytes.
 fn judged(fill: impl FnOnce(&History, &mut Log, Level)) -> Result<Summary, String> {
     let history = History::default();
     let root = history.level(None, 0, 100, span(0, 1));

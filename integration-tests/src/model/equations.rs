@@ -4,7 +4,8 @@ use super::{Allocated, MAX, Model};
 use crate::operation::{Key, Refusal};
 
 impl Model {
-    /// The first equation for every node. A child's key is above its parent's, so children come before parents here.
+    /// The first equation for every node. A child's key is above its parent's, so the loop visits children
+    /// before their parents.
     pub(super) fn allocated_by_node(&self) -> Allocated {
         let mut allocated = Allocated::new();
         for (&key, node) in &self.nodes {
@@ -49,7 +50,7 @@ impl Model {
         !self.path(allocator).iter().any(over)
     }
 
-    /// Refused by the lowest level that the charge reaches and that is closed or over its limit.
+    /// Returns the refusal of the lowest level that the charge reaches and that is closed or over its limit.
     pub(super) fn check_charge(
         &self,
         allocator: Key,

@@ -1,4 +1,4 @@
-//! What each operation does to the model.
+//! The effect of each operation on the model.
 
 use super::{
     Allocated, Block, Buffer, Ledger, MAX, Model, Node, Reservation, narrow, round_up, size,
@@ -6,7 +6,7 @@ use super::{
 use crate::operation::{Key, Operation, Outcome, Refusal};
 
 impl Model {
-    /// What one operation does; the peaks are the caller's.
+    /// Applies one operation. The caller updates the peaks.
     pub(super) fn step(&mut self, operation: &Operation) -> Result<Outcome, Refusal> {
         match operation {
             Operation::Allocate { .. }
@@ -304,7 +304,7 @@ impl Model {
         self.insert_buffer(buffer, new);
     }
 
-    /// Adds a handle, and the ledger that it needs.
+    /// Adds a handle, and a ledger for it if the allocator has none.
     fn insert_buffer(&mut self, key: Key, buffer: Buffer) {
         self.buffers.insert(key, buffer);
         let Buffer {
@@ -329,8 +329,8 @@ impl Model {
         self.insert_buffer(shared, new);
     }
 
-    /// Retains in the target and, if the source's ledger is the owner, makes the target's one it.
-    /// Returns what is allocated without the charge that moved, and with it.
+    /// Retains the buffer in the target. If the source's ledger owns the block, the target becomes the owner.
+    /// Returns the allocated bytes without the charge that moved, and with it.
     fn move_to(&mut self, buffer: Key, moved: Key, target: Key) -> (Allocated, Allocated) {
         self.retain_in(buffer, moved, target);
         let source = self.buffers[&buffer];

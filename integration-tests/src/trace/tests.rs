@@ -1,4 +1,4 @@
-//! What can be wrong with a trace, and what each word of it means.
+//! The errors in traces, and the meaning of each word of a trace.
 
 use super::*;
 

@@ -43,7 +43,7 @@ fn root(backend: &Backend, limit: usize) -> BufferAllocator {
     builder.build().unwrap().into()
 }
 
-/// Runs what must panic.
+/// Runs a function, and returns whether it panicked.
 fn panics(what: impl FnOnce()) -> bool {
     catch_unwind(AssertUnwindSafe(what)).is_err()
 }
@@ -92,7 +92,7 @@ fn the_largest_layout_is_charged_for_the_attempt_only(backend: &Backend) {
 }
 
 fn zero_bytes_are_free_even_below_a_limit_of_zero(backend: &Backend) {
-    // It never fails, and counts the calls.
+    // This one is not told to fail. It counts the calls.
     let manager = Arc::new(FailingManager::over(Arc::clone(backend)));
     let root = root(&(manager.clone() as Backend), 0);
     let child = root.new_child_allocator("child", 0, 0).unwrap();
@@ -479,7 +479,7 @@ fn a_buffer_that_cannot_grow_keeps_its_bytes(backend: &Backend) {
 
 fn names_may_be_empty_long_or_of_any_script(backend: &Backend) {
     let long = "x".repeat(1 << 20);
-    // As they are given, and as they print.
+    // Names as they are given, and as they are printed.
     let names = [
         ("", "\"\""),
         (" ", " "),

@@ -45,8 +45,8 @@ fn a_program_meets_every_callback(backend: &Backend) {
     tree.assert_empty();
 }
 
-/// Runs the program with a listener that does `act` inside one callback, for each of them, and then
-/// inside all.
+/// Runs the program with a listener that calls `act` inside one kind of callback, for each kind, and then
+/// inside all of them.
 fn meddle(backend: &Backend, act: impl Fn(&BufferAllocator, Callback) + Send + Sync + 'static) {
     let act = Arc::new(act);
     for only in CALLBACKS.map(Some).into_iter().chain([None]) {
@@ -81,7 +81,7 @@ fn a_listener_may_allocate_and_release_inside_any_callback(backend: &Backend) {
         child.buffer(LIMIT * 2).unwrap_err();
         let mut reservation = child.new_reservation();
         reservation.add(64).unwrap();
-        // One of its own lives from one callback to the next, like what is to be spilled.
+        // A buffer of the listener's own lives from one callback to the next, like data that it may spill.
         let mut kept = kept.lock().unwrap();
         if kept.pop().is_none() && !child.is_closed() {
             kept.push(moved.buffer.slice(1..2));
@@ -105,7 +105,7 @@ fn a_listener_may_share_and_let_go_inside_any_callback(backend: &Backend) {
         ];
         brief.allocate_bytes(5).unwrap();
         root.release_unused();
-        // The last handle, with bytes and buffers left; then ownership moves, twice.
+        // Drops the last handle while bytes and buffers are left; then ownership moves, twice.
         drop(brief);
         drop((buffer, foreign));
         assert!(shared.iter().all(|it| it.accounted_size() > 0));
@@ -178,7 +178,7 @@ fn a_listener_may_read_everything_inside_any_callback(backend: &Backend) {
 
 fn a_panic_inside_any_callback_leaves_nothing_charged_or_lost(backend: &Backend) {
     for callback in CALLBACKS {
-        // The first call panics, or the second, and so on.
+        // The first call panics, then the second, and so on.
         for nth in 0..12 {
             let backend = Arc::clone(backend);
             within_a_minute(move || {
@@ -221,7 +221,7 @@ fn a_listener_that_always_panics_lets_drop_finish(backend: &Backend) {
     }
 }
 
-/// Refuses what is larger than 1000 bytes.
+/// A listener that refuses requests above 1000 bytes.
 struct Frugal;
 
 impl AllocationListener for Frugal {
@@ -263,7 +263,7 @@ fn a_veto_changes_nothing(backend: &Backend) {
     assert_eq!(buffer.len(), 100);
 }
 
-/// Has memory to give up when a request fails.
+/// A listener that frees memory when a request fails.
 #[derive(Default)]
 struct Generous {
     hoard: Mutex<Vec<arrow_memory_core::ArrowBufMut>>,
@@ -279,7 +279,7 @@ impl AllocationListener for Generous {
     ) -> bool {
         // Relaxed: only the number matters.
         self.asked.fetch_add(1, Ordering::Relaxed);
-        // Dropped outside of the lock.
+        // The buffer is dropped outside of the lock.
         let given_up = self.hoard.lock().unwrap().pop();
         drop(given_up);
         true
@@ -352,7 +352,7 @@ fn a_policy_that_panics_leaves_nothing_charged(backend: &Backend) {
     root.close().unwrap();
 }
 
-/// Allocates from the allocator whose capacities it decides.
+/// A policy that allocates from the allocator whose sizes it rounds.
 #[derive(Debug, Default)]
 struct Greedy(OnceLock<WeakBufferAllocator>);
 

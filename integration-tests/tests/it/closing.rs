@@ -1,4 +1,4 @@
-//! Closing, and what can be done afterwards.
+//! Closing, and the operations that are possible afterwards.
 
 use std::sync::Arc;
 use std::thread;
@@ -35,7 +35,7 @@ fn root(backend: &Backend) -> BufferAllocator {
     builder.build().unwrap().into()
 }
 
-/// Everything that asks `closed` for memory; none of it may succeed, or change anything.
+/// Asserts that every request to `closed` is refused and changes nothing.
 fn assert_refuses(closed: &BufferAllocator, root: &BufferAllocator) {
     let elsewhere = root.buffer_from_slice(&[1; 100]).unwrap();
     let before = Books::of(root);
@@ -159,7 +159,7 @@ fn a_close_does_not_fail_because_of_a_request_that_is_refused(backend: &Backend)
     for round in 0..200 {
         let root = root(backend);
         let child = root.child("child").limit(1000).build().unwrap();
-        // With credit to recall, and without.
+        // This leaves credit, which the close may have to recall.
         drop(child.buffer(500).unwrap());
         thread::scope(|threads| {
             let asks = || {
@@ -203,7 +203,7 @@ fn what_is_idle_or_not_charged_is_outstanding_too(backend: &Backend) {
         (report.ledgers.len(), report.buffers(), report.allocated),
         (1, 1, 0)
     );
-    // Empty buffers keep the node, but there is nothing to wait for.
+    // Empty buffers keep the node, but the close does not wait for them.
     empty.close().unwrap();
 
     drop((grandchild, reservation, guest, nothing));
@@ -259,7 +259,7 @@ fn close_reports_every_kind_of_thing_that_is_outstanding(backend: &Backend) {
         .map(|it| (&*it.0.name, it.1))
         .collect();
     assert_eq!(children, [("grandchild", 77)]);
-    // Which ledgers, debug mode knows; how much is outstanding, every mode.
+    // The ledgers are known in debug mode only; the outstanding bytes are known in every mode.
     let text = report.to_string();
     assert!(text.contains("grandchild"), "{text}");
     assert_eq!(

@@ -1,4 +1,4 @@
-//! A manager that fails, swept over every call that a program makes.
+//! A manager that fails, for each call of a program.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ for_every_backend!(
     a_failed_manager_leaves_the_reservation_to_be_used_again,
 );
 
-/// How many times a step is tried before the manager is held to be dead.
+/// The maximum number of attempts of a step.
 const TRIES: usize = 20;
 
-/// A manager that fails when it is told to, over one that knows what is lent.
+/// A manager that fails on request, over one that tracks every block.
 fn managers(backend: &Backend) -> (Arc<FailingManager>, Arc<TrackingManager>) {
     let tracking = Arc::new(TrackingManager::over(Arc::clone(backend)));
     (Arc::new(FailingManager::over(tracking.clone())), tracking)
@@ -52,7 +52,7 @@ fn whichever_call_fails_every_counter_is_as_before_it(backend: &Backend) {
 
             let failures = program(&root);
 
-            // `try_reserve` may get by on its second attempt, at the exact size.
+            // `try_reserve` may succeed in its second attempt, with the exact size.
             assert!(failures <= 1, "call {n}");
             assert_eq!(tracking.live_bytes(), 0, "call {n}");
             assert_eq!(root.allocated_memory(), 0, "call {n}");
@@ -99,7 +99,7 @@ fn a_failed_manager_leaves_the_reservation_to_be_used_again(backend: &Backend) {
     assert_eq!((buffer.capacity(), root.allocated_memory()), (128, 128));
 }
 
-/// Makes buffers in every way there is; tries again what a manager failed, and returns how often.
+/// Makes buffers in every way, and repeats each step that the manager failed. Returns how often it did.
 fn program(root: &BufferAllocator) -> usize {
     let child = root.child("child").reservation(1000).build().unwrap();
     let mut tries = Tries { root, failures: 0 };

@@ -1,5 +1,5 @@
-//! What the backends keep of large blocks, against themselves with nothing kept: resident memory
-//! after a mixed load. Each in a child process, since it is the process's.
+//! Compares the large blocks that the backends keep with keeping none, by resident memory after a mixed load.
+//! Each measurement is done in a child process, since resident memory is counted for the process.
 
 use std::env;
 use std::fs;
@@ -12,7 +12,7 @@ use arrow_memory_core::{ALIGNMENT, AllocationManager, CacheLimits};
 use arrow_memory_jemalloc::JemallocManager;
 use arrow_memory_mimalloc::MimallocManager;
 
-/// The variable that makes this test a child: what it measures, `backend limits`.
+/// The variable with which this test runs as a child. Its value is `backend limits`.
 const CHILD: &str = "ARROW_KEPT_TEST_CHILD";
 
 #[test]
@@ -22,7 +22,7 @@ fn what_is_kept_adds_a_tenth_at_most_to_what_is_resident_after_a_mixed_load() {
         return;
     }
     for backend in ["jemalloc", "mimalloc"] {
-        // What else is resident differs from run to run by a tenth, too; medians do not.
+        // Other resident memory varies by a tenth between runs, too, but medians do not.
         let (mut with, mut without) = (Vec::new(), Vec::new());
         for run in 1.. {
             with.push(child(&format!("{backend} kept")));
@@ -70,8 +70,8 @@ fn manager(what: &str) -> Arc<dyn AllocationManager> {
     }
 }
 
-/// Two threads hold a hundred blocks each, from 64 bytes to 4 MiB, and exchange 2,000 of them; then all
-/// go. Looked at before the threads end.
+/// Resident memory after two threads held a hundred blocks each, from 64 bytes to 4 MiB, exchanged 2,000 of
+/// them, and freed all. It is measured before the threads end.
 fn resident_after_load(manager: &Arc<dyn AllocationManager>) -> usize {
     let gone = Barrier::new(3);
     let mut resident = 0;
@@ -108,7 +108,7 @@ fn work(manager: &dyn AllocationManager, seed: u64) {
     }
 }
 
-/// Resident memory of this process in KiB; 1 where the system does not tell.
+/// Resident memory of this process in KiB; 1 if the system does not tell.
 fn resident() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

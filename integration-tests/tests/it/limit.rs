@@ -1,12 +1,11 @@
-//! Many threads at a tight limit: nothing passes it, and nothing that fits is refused.
+//! Many threads at a tight limit: the limit is never passed, and no request that fits is refused.
 //!
-//! Every call is noted with the ticks around it and judged afterwards, see
-//! [`arrow_memory_integration_tests::history`]; the manager counts the bytes of live blocks as they
-//! come and go.
+//! Every call is recorded with the ticks before and after it, and judged at the end, see
+//! [`arrow_memory_integration_tests::history`]. The manager counts the bytes of live blocks during the run.
 //!
-//! That these tests can fail was tried, with one change of the accounting at a time:
+//! One change of the accounting at a time showed that these tests can fail:
 //!
-//! | change | what was noticed |
+//! | change | failure |
 //! |---|---|
 //! | a request is refused without recalling credit first | a refusal of what fitted throughout |
 //! | bytes are given back to a shut word | the same; and sums that do not add up at the end |
@@ -34,13 +33,13 @@ use worker::{Worker, release};
 
 type Backend = Arc<dyn AllocationManager>;
 
-/// Of the root, in bytes.
+/// The limit of the root in bytes.
 const LIMIT: usize = 48 * 1024;
 
-/// On two cores, enough to be interrupted in the middle of anything.
+/// Enough threads on two cores to be preempted at every point.
 const THREADS: u64 = 4;
 
-/// What each thread does per run, unless `CONTENTION_STEPS` says otherwise (sanitizers are slow).
+/// The number of steps of each thread per run, unless `CONTENTION_STEPS` sets it (sanitizers are slow).
 const STEPS: usize = 10_000;
 
 fn steps() -> usize {
@@ -79,13 +78,13 @@ fn whoever_looks_on_sees_no_level_above_its_limit(backend: &Backend) {
     contend(backend, None, 6, Onlooker::Yes);
 }
 
-/// A node on which threads collide often may serve them in another way from then on.
+/// A node on which threads collide often may switch to another representation.
 fn levels_that_many_threads_fought_for_keep_their_limits(backend: &Backend) {
     let fight = |levels: &[Node]| {
         for level in [8, 2, 0] {
             thread::scope(|scope| {
                 for _ in 0..THREADS {
-                    // All of them fit at once, so that all is done without the tree's lock.
+                    // All buffers fit at once, so that no thread needs the tree's lock.
                     scope.spawn(move || {
                         for _ in 0..5 * steps() {
                             drop(levels[level].allocator.buffer(64).unwrap());
@@ -122,7 +121,7 @@ fn a_client_that_keeps_asking_too_much_refuses_nobody_else(backend: &Backend) {
                 let mut random = fastrand::Rng::with_seed(seed);
                 let mut held: Vec<ArrowBufMut> = Vec::new();
                 for _ in 0..4 * steps() {
-                    // Six buffers of at most a sixteenth, on two threads, and the quarter: fits.
+                    // Six buffers of at most a sixteenth, on two threads, and the quarter fit into the limit.
                     if held.len() == 6 {
                         held.swap_remove(random.usize(..6));
                     }
@@ -148,8 +147,7 @@ fn contend(backend: &Backend, credit: Option<usize>, seed: u64, onlooker: Onlook
     contend_after(backend, credit, seed, onlooker, |_| ());
 }
 
-/// Threads that do everything that keeps within limits, at random levels of one tree, after
-/// `first`.
+/// Calls `first`, then runs threads that use random levels of one tree in every way that respects limits.
 fn contend_after(
     backend: &Backend,
     credit: Option<usize>,
@@ -227,7 +225,8 @@ struct Node {
     open: OpenLevel,
 }
 
-/// The root, two branches and a chain; some of it reserved, most of it over-committed.
+/// The root, two branches and a chain; some levels are reserved, and the limits add up to more than the
+/// root's.
 fn tree(manager: Backend, credit: Option<usize>, history: &History) -> Vec<Node> {
     const KIB: usize = 1024;
     let (root, span) = history.timed(|| {
@@ -271,7 +270,7 @@ fn tree(manager: Backend, credit: Option<usize>, history: &History) -> Vec<Node>
     nodes
 }
 
-/// Reads whatever can be read while others work.
+/// Reads every number while other threads work.
 fn look(levels: &[Node]) {
     for node in levels {
         let it = &node.allocator;
@@ -288,7 +287,7 @@ fn look(levels: &[Node]) {
     assert_eq!(levels[0].allocator.verify(), Ok(()));
 }
 
-/// Closes the tree, from the leaves.
+/// Closes the tree, the leaves first.
 fn finish(levels: Vec<Node>, history: &History, log: &mut Log) {
     for node in &levels {
         let it = &node.allocator;
@@ -304,7 +303,7 @@ fn finish(levels: Vec<Node>, history: &History, log: &mut Log) {
     }
 }
 
-/// What a child counts for its parent.
+/// The bytes that a child counts for its parent.
 fn counted(child: &BufferAllocator) -> usize {
     child.allocated_memory().max(child.init_reservation())
 }

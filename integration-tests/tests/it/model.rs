@@ -1,4 +1,4 @@
-//! The naive model against the reference: every number in every line of every trace.
+//! Compares the naive model with the reference: every number in every line of every trace.
 
 use arrow_memory_integration_tests::model::Model;
 use arrow_memory_integration_tests::trace::Trace;

@@ -1,11 +1,11 @@
-//! Random operations on a tree and on the naive model: every number after every step.
+//! Random operations on a tree and on the naive model. Every number is compared after the steps.
 //!
-//! A case is a list of draws, which become operations only as they are run: a draw picks among
-//! what is there at that moment, and takes its sizes from what is left, so that about a third of
-//! the requests are refused, many by a byte.
+//! A case is a list of draws, which become operations only when they are run. A draw chooses among the
+//! objects that exist at that moment, and derives its sizes from the bytes left, so that about a third of the
+//! requests are refused, many of them by one byte.
 //!
-//! What is checked is the accounting, which knows nothing of backends: so all cases run over one of
-//! them, and a twentieth over each other one. `PROPTEST_CASES` changes how many that are.
+//! The accounting does not depend on the backend. So all cases run over one backend, and a twentieth of them
+//! over each other one. `PROPTEST_CASES` sets the number of cases.
 
 mod script;
 
@@ -24,10 +24,10 @@ use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
 
 use script::{Draw, Script, Shape, draw, overflows, root_limit, rounding, shape};
 
-/// Operations per case, besides those that release everything at its end.
+/// The number of operations per case, without those that release everything at its end.
 const STEPS: usize = 200;
 
-/// Enough for that many operations: a draw may find nothing to do it to.
+/// Enough draws for that many operations: a draw may find no object to use.
 const DRAWS: usize = 300;
 
 type Backend = Arc<dyn AllocationManager>;
@@ -62,7 +62,7 @@ fn random_operations_agree_with_the_model_when_it_is_asked_now_and_then_about_li
     agree(backend, 500, Some(1000), 9);
 }
 
-/// Runs `cases` over the first backend, and a twentieth of them over another.
+/// Runs `cases` over the first backend, and a twentieth of them over each other one.
 fn agree(backend: &Backend, cases: u32, credit: Option<usize>, look_every: usize) {
     let share = if backend.name() == "system" { 1 } else { 20 };
     let what = (rounding(), root_limit(), shape(), vec(draw(), DRAWS));
@@ -82,8 +82,8 @@ fn agree(backend: &Backend, cases: u32, credit: Option<usize>, look_every: usize
     }
 }
 
-/// A case; a failure is cut down to a few steps, and tells the operations, which the draws do not
-/// show.
+/// Runs a case. A failure is reduced to a few steps, and its message lists the operations, which the draws do
+/// not show.
 fn run(backend: &Backend, setting: Setting, draws: &[Draw]) -> Result<(), TestCaseError> {
     let story = |draws: &[Draw]| {
         let manager = Arc::clone(backend);
@@ -97,7 +97,7 @@ fn run(backend: &Backend, setting: Setting, draws: &[Draw]) -> Result<(), TestCa
         let panic = quietly(|| case.run(draws)).err()?;
         let message = panic.downcast_ref::<String>().map_or("", |it| it);
         let story = format!("{message}\n{}", case.pair.story());
-        // The tree may not be fit to be dropped.
+        // After a failure, dropping the tree may fail, too.
         std::mem::forget(case);
         Some(story)
     };
@@ -107,7 +107,7 @@ fn run(backend: &Backend, setting: Setting, draws: &[Draw]) -> Result<(), TestCa
     }
 }
 
-/// Leaves out draws, many at a time and then fewer, as long as the rest fails.
+/// Removes draws, many at a time and then fewer, as long as the rest fails.
 fn shortest(first: String, draws: &[Draw], story: impl Fn(&[Draw]) -> Option<String>) -> String {
     let (mut shortest, mut draws, mut chunk) = (first, draws.to_vec(), draws.len() / 2);
     while chunk > 0 {
@@ -143,14 +143,14 @@ fn quietly(what: impl FnOnce()) -> thread::Result<()> {
     result
 }
 
-/// What a case is run on.
+/// The settings of a case.
 #[derive(Clone, Copy, Debug)]
 struct Setting {
     credit: Option<usize>,
     rounding: Rounding,
     limit: usize,
     shape: Shape,
-    /// After how many steps all numbers are compared; to look settles much that was under way.
+    /// The number of steps between two comparisons of all numbers. A comparison settles pending changes.
     look_every: usize,
 }
 
@@ -206,7 +206,8 @@ impl Case {
         }
     }
 
-    /// One whose close failed leaves with its last byte.
+    /// Releases the external and forced bytes of an allocator. If its close failed, it leaves with the last
+    /// of them.
     fn release_external(&mut self, allocator: Key) {
         let there = |case: &Self| case.pair.model.allocators().contains(&allocator);
         if there(self) && self.pair.model.external(allocator) > 0 {
@@ -225,10 +226,10 @@ fn config(cases: u32, share: u32) -> Config {
     Config {
         cases: cases.div_ceil(share),
         failure_persistence: None,
-        // A failure is cut down by `shortest`, which knows what draws mean.
+        // `shortest` reduces failures, since it knows the meaning of draws.
         max_shrink_iters: 0,
-        // The same cases each time, so that a failure is about the change at hand;
-        // PROPTEST_RNG_SEED=random, or a number, asks for others.
+        // The cases are the same each time, so that a failure is caused by the current change.
+        // PROPTEST_RNG_SEED=random, or a number, selects others.
         rng_seed: match std::env::var("PROPTEST_RNG_SEED") {
             Err(_) => RngSeed::Fixed(20_261_122),
             Ok(seed) => seed.parse().map_or(RngSeed::Random, RngSeed::Fixed),

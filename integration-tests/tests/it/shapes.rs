@@ -1,4 +1,5 @@
-//! Trees that are 10,000 wide or 10,000 deep, on a small stack: no recursion, no quadratic text.
+//! Trees that are 10,000 wide or 10,000 deep, on a small stack: no recursion, and no text of quadratic
+//! length.
 
 use std::sync::Arc;
 use std::thread;
@@ -10,8 +11,8 @@ use arrow_memory_integration_tests::for_every_backend;
 
 type Backend = Arc<dyn AllocationManager>;
 
-/// How many nodes: 10,000 over the first backend. They ask nothing of a backend, and a chain takes the
-/// square of its length: over the others it is a tenth.
+/// The number of nodes: 10,000 over the first backend, and a tenth over the others. These tests do not depend
+/// on the backend, and the time of a chain is quadratic in its length.
 fn many(backend: &Backend) -> usize {
     if backend.name() == "system" {
         10_000
@@ -20,7 +21,7 @@ fn many(backend: &Backend) -> usize {
     }
 }
 
-/// Of the thread that a scenario runs on. A recursion over ten thousand nodes needs more.
+/// The stack of the thread that runs a scenario. A recursion over ten thousand nodes needs more.
 const STACK: usize = 192 * 1024;
 
 for_every_backend!(
@@ -62,7 +63,7 @@ fn wide(root: &BufferAllocator, reservation: usize) -> Vec<BufferAllocator> {
     (0..many(root.allocation_manager())).map(child).collect()
 }
 
-/// A chain below `root`, whose first link is the first.
+/// A chain below `root`, the top allocator first.
 fn deep(root: &BufferAllocator, reservation: usize) -> Vec<BufferAllocator> {
     let mut chain: Vec<BufferAllocator> = Vec::with_capacity(many(root.allocation_manager()));
     for index in 0..many(root.allocation_manager()) {
@@ -244,7 +245,7 @@ fn a_deep_chain_can_be_dropped_from_either_end(backend: &Backend) {
         for end in 0..3 {
             let mut chain = deep(&root, 3);
             match end {
-                // Handles go from the top, and the nodes all at once with the last handle.
+                // The handles are dropped from the top; the nodes leave together with the last handle.
                 0 => drop(chain),
                 1 => chain.into_iter().rev().for_each(drop),
                 _ => {

@@ -1,4 +1,4 @@
-//! Everybody who wants to know of a thread's end is told, all in one thread.
+//! All hooks for the end of a thread are called, in one thread that has all of them.
 
 use std::alloc::Layout;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use arrow_memory_jemalloc::JemallocManager;
 use arrow_memory_mimalloc::MimallocManager;
 use arrow_memory_system::SystemManager;
 
-/// How often `HOOK` was called.
+/// The number of calls of `HOOK`.
 static TOLD: AtomicUsize = AtomicUsize::new(0);
 
 static HOOK: AtEnd = AtEnd(|_number| {
@@ -27,14 +27,15 @@ fn a_thread_that_uses_every_backend_has_room_for_one_more_that_wants_to_know_of_
         Arc::new(JemallocManager::new()),
         Arc::new(dedicated.unwrap()),
         Arc::new(MimallocManager::new()),
-        // Last: what it keeps is the process's, not a thread's.
+        // The last one, since it keeps blocks for the process and not for a thread.
         Arc::new(SystemManager::default()),
     ];
 
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             for manager in &managers {
-                // The caches of the manager, the slots of the library, and a release that a listener hears of.
+                // Uses the caches of the manager, the slots of the library, and a release that a listener
+                // hears.
                 for size in [64, 64 * 1024] {
                     let layout = Layout::from_size_align(size, 64).unwrap();
                     drop(Block::untouched(&**manager, layout).unwrap());
@@ -57,6 +58,6 @@ fn a_thread_that_uses_every_backend_has_room_for_one_more_that_wants_to_know_of_
         let stats = manager.stats();
         assert_eq!(stats.live_bytes.unwrap_or(0), 0, "{}", manager.name());
     }
-    // What others say includes pages that are no thread's.
+    // The numbers of the other managers include pages that belong to no thread.
     assert_eq!(managers[0].stats().cached_bytes, Some(0));
 }

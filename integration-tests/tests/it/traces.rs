@@ -1,4 +1,4 @@
-//! The reference traces on the real tree: every number in every line.
+//! Replays the reference traces on the real tree, and compares every number in every line.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -57,7 +57,7 @@ fn replay_all(backend: &Backend, credit: Option<usize>) {
     }
 }
 
-/// One line: the model, the tree and the reference agree.
+/// Checks one line: the model, the tree and the reference have to agree.
 fn replay(trace: &Trace, step: &Step, pair: &mut SideBySide, headroom: Headroom) {
     let outcome = pair.apply(&step.operation);
     pair.compare(headroom);
@@ -73,7 +73,7 @@ fn replay(trace: &Trace, step: &Step, pair: &mut SideBySide, headroom: Headroom)
     assert_eq!(states, step.states, "{place}");
 }
 
-/// Every set of eight neighbours among the traces that is needed to have all of them in one.
+/// Interleaves eight consecutive traces at a time, until each trace was in one set.
 fn interleave_all(backend: &Backend, credit: Option<usize>) {
     let traces = Trace::all();
     let last = traces.len() - 8;
@@ -82,9 +82,9 @@ fn interleave_all(backend: &Backend, credit: Option<usize>) {
     }
 }
 
-/// Each trace's root becomes a child of one unlimited root, on a thread of its own. Between two
-/// quiet points every thread does a few lines and checks what is its own; at a quiet point it
-/// checks everything.
+/// Each trace's root becomes a child of one unlimited root, and each trace runs on its own thread. Between
+/// two quiet points every thread runs a few lines and checks its own numbers; at a quiet point it checks all
+/// numbers.
 fn interleave(backend: &Backend, traces: &[Trace], credit: Option<usize>) {
     const LINES: usize = 6;
     let manager = Arc::new(TrackingManager::over(Arc::clone(backend)));
@@ -171,13 +171,13 @@ impl QuietPoint {
     }
 
     fn wait(&self) {
-        // Acquire, both: partner of the Release below, so that all see what each did before.
+        // Acquire, both: the partner is the Release below, so that each thread sees the work of the others.
         let round = self.round.load(Ordering::Acquire);
-        // AcqRel: the last to arrive passes on what all before it did.
+        // AcqRel: the last thread to arrive passes on the work of all before it.
         if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.threads {
-            // Relaxed: no thread looks at it before the round is over.
+            // Relaxed: no thread reads it before the round is over.
             self.arrived.store(0, Ordering::Relaxed);
-            // Release: partner of the Acquires.
+            // Release: the partners are the Acquires of `round`.
             self.round.store(round + 1, Ordering::Release);
         }
         while self.round.load(Ordering::Acquire) == round {
@@ -190,7 +190,7 @@ impl QuietPoint {
         }
     }
 
-    /// Ends the waiting of all if the thread panics.
+    /// Ends the wait of all threads if this one panics.
     fn guard(&self) -> impl Drop {
         FailTogether(self)
     }

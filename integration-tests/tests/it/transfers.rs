@@ -36,8 +36,8 @@ fn buffer(allocator: &BufferAllocator, size: usize) -> ArrowBuf {
     allocator.buffer_zeroed(size).unwrap().freeze()
 }
 
-/// Once, a refused transfer let go of the source while it asked, and what was free for that moment
-/// was opened as credit: the peak rose by it, and nothing kept the root from handing it out.
+/// A regression: a refused transfer uncharged the source during its check, and the bytes that were free for
+/// that moment became credit. The peak rose by it, and the root could have handed it out.
 fn a_refused_transfer_leaves_the_books_and_the_peak_of_an_allocator_that_is_over_its_limit(
     backend: &Backend,
 ) {
@@ -68,8 +68,8 @@ fn a_refused_transfer_leaves_the_books_and_the_peak_of_an_allocator_that_is_over
     }
 }
 
-/// Once, levels above the common ancestor were judged by what they had before the move, which may
-/// be more than they have after it: here 400 reserved bytes come to be used.
+/// A regression: levels above the common ancestor were checked with their bytes before the move, which may be
+/// more than those after it. Here the move uses 400 reserved bytes.
 fn a_transfer_that_ends_an_excess_fits(backend: &Backend) {
     for credit in [None, Some(0), Some(1000)] {
         let root = root(backend, 3000, credit);
@@ -162,10 +162,10 @@ fn ownership_goes_to_the_ledger_that_was_associated_longest(backend: &Backend) {
     let held = buffer(&first, 640);
     let in_second = held.retain_in(&second).unwrap();
     let in_third = held.retain_in(&third).unwrap();
-    // The second one lets go and comes back: it is the youngest now.
+    // The second ledger ends and is made again, so now it is the youngest.
     drop(in_second);
     let in_second = held.retain_in(&second).unwrap();
-    // The fourth one comes last, but becomes the owner, which changes no order.
+    // The fourth ledger is the last one, but becomes the owner, which does not change the order.
     let in_fourth = held.transfer_ownership(&fourth).unwrap().buffer;
     assert_eq!(in_fourth.accounted_size(), 640);
     let owners = || {
@@ -186,10 +186,10 @@ fn ownership_goes_to_the_ledger_that_was_associated_longest(backend: &Backend) {
     assert_eq!(owners(), [0, 0, 0, 0]);
 }
 
-/// Once, nothing ordered what the one thread reads, which drops a clone and never has the tree's mutex,
-/// before what is written once the target's buffer is the only one: the other thread, which takes the
-/// ledger off the list, had seen the drop without acquiring it. ThreadSanitizer sees that; else this
-/// shows that no thread writes too early.
+/// A regression: one thread reads through a clone and drops it without ever taking the tree's mutex. Another
+/// thread, which takes the ledger off the list, saw the drop without acquiring it. So nothing ordered the
+/// read before a write through the target's buffer once that was the only one. ThreadSanitizer detects that;
+/// without it this test only shows that no thread writes too early.
 fn what_two_threads_read_through_another_ledger_comes_before_what_the_sole_owner_writes(
     backend: &Backend,
 ) {
@@ -197,7 +197,7 @@ fn what_two_threads_read_through_another_ledger_comes_before_what_the_sole_owner
     let root = root(backend, usize::MAX, None);
     let [source, target] = ["source", "target"].map(|name| root.child(name).build().unwrap());
     thread::scope(|scope| {
-        // Nothing comes back from these threads but what the buffers' counts say.
+        // The counts of the buffers are the only signal from these threads.
         let readers = [7, 8].map(|step| {
             let (sender, buffers) = mpsc::channel::<ArrowBuf>();
             scope.spawn(move || {

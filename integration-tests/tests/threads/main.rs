@@ -1,9 +1,9 @@
-//! What a thread pays beside many others, and after them. A process for itself, one test at a time: each
-//! needs to know how many threads there are. In release builds only: without optimisation the costs of
-//! the backends' own code (jemalloc and mimalloc are always optimised) say nothing.
+//! The cost of a thread while many others exist, and after them. This is a binary of its own and runs one
+//! test at a time, since each test depends on the number of threads. It is for release builds only: the
+//! times of the backends' own code mean nothing without optimisation (jemalloc and mimalloc always have it).
 //!
-//! Times are the minimum of many short rounds, so a machine that does other work has to leave some rounds
-//! in peace, no more; and a comparison is made three times, of which one has to be good.
+//! Times are the minimum of many short rounds, so on a machine with other load only some rounds have to be
+//! undisturbed. Each comparison is made three times, and one of them has to pass.
 #![cfg(not(debug_assertions))]
 #![expect(
     clippy::unwrap_used,
@@ -17,7 +17,7 @@ use std::time::Instant;
 use arrow_memory_core::{AllocationListener, AllocatorInfo, RootAllocator, backend};
 use serial_test::serial;
 
-/// How much more a thread may pay than it does alone.
+/// The maximum factor by which a thread may become slower than it is alone.
 const ALLOWED: f64 = 1.5;
 
 const KIB: usize = 1024;
@@ -63,7 +63,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.all_there.wait();
-        // With their thread-locals.
+        // A join also waits for the destructors of thread-locals.
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -75,7 +75,7 @@ fn root(backend: &str) -> RootAllocator {
     builder.build().unwrap()
 }
 
-/// What buffers of three sizes cost a thread that starts now.
+/// The costs of buffers of three sizes on a new thread.
 fn costs_of_buffers(root: &RootAllocator) -> [f64; 3] {
     thread::scope(|scope| {
         let busy = scope.spawn(|| SIZES.map(|size| cost(|| drop(root.buffer(size).unwrap()))));
@@ -85,8 +85,8 @@ fn costs_of_buffers(root: &RootAllocator) -> [f64; 3] {
 
 const SIZES: [usize; 3] = [64, 64 * KIB, KIB * KIB];
 
-/// Once, 128 threads had a place of their own each and the others shared one: a thread that came after 200
-/// others, all of them idle, paid 17 times as much for 64 KiB of jemalloc's.
+/// A regression: 128 threads had their own place each, and all others shared one. A thread that started after
+/// 200 idle ones paid 17 times as much for 64 KiB of jemalloc's.
 fn a_busy_thread_pays_the_same_beside_500_idle_ones(backend: &str) {
     let root = root(backend);
     let tries = (0..3).map(|_| {
@@ -109,14 +109,14 @@ fn a_busy_thread_pays_the_same_beside_500_idle_ones(backend: &str) {
     }
 }
 
-/// Hears of every release.
+/// A listener that hears every release.
 struct Hears;
 
 impl AllocationListener for Hears {
     fn on_release(&self, _allocator: &AllocatorInfo, _bytes: usize) {}
 }
 
-/// Once, freeing an allocator with a listener cost more for each thread that there had ever been.
+/// A regression: freeing an allocator with a listener cost more for each thread that had ever existed.
 #[test]
 #[serial]
 fn a_child_with_a_listener_costs_the_same_after_4000_threads_have_come_and_gone() {

@@ -1,4 +1,4 @@
-//! What the documentation of `arrow_memory_arena` promises.
+//! Checks the promises in the documentation of `arrow_memory_arena`.
 #![expect(
     unsafe_code,
     reason = "one manager is implemented here, and some blocks are given back by hand"
@@ -19,7 +19,7 @@ mod trees;
 
 const KIB: usize = 1024;
 
-/// An arena with chunks of 4 KiB that grow to 64 KiB: blocks over 1 KiB are large.
+/// An arena with chunks from 4 KiB to 64 KiB, in which blocks over 1 KiB are large.
 fn arena_over(parent: &Arc<TrackingManager>) -> Arena {
     let builder = Arena::builder().parent(parent.clone());
     let builder = builder.chunk_size(4 * KIB).max_chunk_size(64 * KIB);
@@ -89,7 +89,7 @@ fn a_chunk_starts_again_when_its_last_block_goes() {
     for _ in 0..1000 {
         let older = block(&arena, 1000);
         let newer = block(&arena, 1000);
-        // The older first, so that only the last one is freed as the newest.
+        // The older block first, so that only the last one is freed as the newest.
         drop(older);
         drop(newer);
     }
@@ -105,12 +105,12 @@ fn a_chunk_goes_back_when_its_last_block_goes_while_others_stay() {
     let mut others: Vec<_> = (0..1000).map(|_| block(&arena, KIB)).collect();
     let most = parent.live_bytes();
 
-    // The chunks empty from the oldest to the newest.
+    // The chunks become empty in order, the oldest first.
     others.drain(..900);
 
     let rest = parent.live_bytes();
     assert!(most >= 1000 * KIB, "{most}");
-    // The 100 last blocks and the first chunk; of the larger chunks in between one is kept as the spare.
+    // The 100 last blocks and the first chunk; one of the larger chunks in between is kept as the spare.
     assert!(rest <= 3 * 64 * KIB + 4 * KIB + 64 * KIB, "{rest}");
     assert_eq!(arena.held_bytes(), rest);
     assert_eq!(kept.bytes()[63], 64);
@@ -329,7 +329,7 @@ fn a_parent_that_fails_or_panics_leaves_the_arena_as_it_was() {
         })
         .collect();
         assert_eq!(filled.len(), 2, "what is left of the chunk");
-        // The newest first, so that each frees its room at once.
+        // The newest block first, so that the room of each is reused at once.
         while filled.pop().is_some() {}
         panicking.recover();
         parent.recover();
@@ -376,7 +376,7 @@ fn clones_share_one_arena_and_its_chunks_go_with_the_last_of_them() {
 
 #[test]
 fn a_leaked_block_outlives_its_arena() {
-    // A static reaches what is leaked, so that leak checkers know that it is meant.
+    // A static refers to the leaked block, so that leak checkers treat it as intended.
     static LEAKED: OnceLock<Arc<TrackingManager>> = OnceLock::new();
     let (parent, arena) = tracked();
     LEAKED.set(parent.clone()).unwrap();
@@ -387,7 +387,7 @@ fn a_leaked_block_outlives_its_arena() {
     drop(arena);
 
     assert_eq!(parent.live_bytes(), 4 * KIB);
-    // SAFETY: it was never given back, so it is valid; its bytes were written above.
+    // SAFETY: the block was never freed, so it is valid; its bytes were written above.
     let bytes = unsafe { std::slice::from_raw_parts(leaked.as_ptr(), 100) };
     assert!(bytes.iter().all(|&byte| byte == 7));
 }

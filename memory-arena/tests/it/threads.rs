@@ -1,4 +1,4 @@
-//! Several threads, and a parent that comes back to the arena, at once.
+//! Uses an arena from several threads, and with a parent that calls the arena.
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
@@ -12,11 +12,11 @@ use arrow_memory_core::{AllocationManager, ManagerError, ManagerStats};
 
 use crate::{KIB, block, layout, tracked};
 
-/// A parent that looks at the arena whenever it is called, which needs the arena's lock.
+/// A parent that uses the arena in each of its calls, which takes the arena's lock.
 #[derive(Debug, Default)]
 struct Nosy {
     arena: Mutex<Option<Arena>>,
-    /// Whether it is looking already: what it does there reaches it again.
+    /// Whether such a use is in progress: the use itself calls this parent again.
     looking: AtomicBool,
 }
 
@@ -30,7 +30,7 @@ impl Nosy {
             let _ = arena.stats();
             let small = arena.allocate(layout(64));
             if let Ok(small) = small {
-                // SAFETY: the block was just made, with this layout.
+                // SAFETY: the block was just allocated, with this layout.
                 unsafe { arena.deallocate(small, layout(64)) };
             }
         }
@@ -38,7 +38,7 @@ impl Nosy {
     }
 }
 
-// SAFETY: it does what `StdManager` does.
+// SAFETY: it forwards to `StdManager`, which keeps the promises.
 unsafe impl AllocationManager for Nosy {
     fn name(&self) -> &str {
         "nosy"
@@ -80,7 +80,7 @@ fn no_lock_is_held_while_the_parent_is_called() {
     blocks.clear();
     arena.release_unused();
     arena.reset().unwrap();
-    // They hold each other.
+    // The arena and the parent refer to each other.
     let held = parent.arena.lock().unwrap().take();
     drop(held);
 }
@@ -134,7 +134,7 @@ fn one_thread_may_make_what_another_gives_back() {
     });
 
     arena.reset().unwrap();
-    // The channel holds 100 blocks: the arena did not keep what came back.
+    // The channel holds 100 blocks: the arena did not keep the returned ones.
     assert!(
         parent.max_live_bytes() < 600 * KIB,
         "{}",

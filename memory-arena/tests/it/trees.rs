@@ -42,7 +42,7 @@ fn an_arena_over_an_allocator_keeps_to_its_limit_and_says_who_refused() {
         .build()
         .unwrap();
 
-    // The second chunk would have 32 KiB, so it has 16; there is no room for a third.
+    // The second chunk would be of 32 KiB, but only 16 fit; there is no room for a third.
     let mut blocks = Vec::new();
     let error = loop {
         match Block::filled(&arena, layout(KIB), 1) {

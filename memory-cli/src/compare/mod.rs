@@ -29,7 +29,7 @@ pub(crate) struct Options {
     pub(crate) batch_size: usize,
     /// The backends' names; all that are linked if empty.
     pub(crate) backends: Vec<String>,
-    /// How often each backend runs; the medians are shown.
+    /// The number of runs of each backend; the medians are shown.
     pub(crate) rounds: usize,
     /// The file that the chart is written to.
     pub(crate) chart: PathBuf,

@@ -1,4 +1,4 @@
-//! What a collection leaves out when it is refused memory: kept, and told before it aborts.
+//! The refusal of memory for a collection: it is kept, and reported before the collection aborts.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 #![cfg_attr(unix, expect(unsafe_code, reason = "forks"))]
@@ -55,7 +55,7 @@ fn the_last_refusal_is_kept_and_shared_by_clones() {
     assert!(*requested > 1000 * 16, "{refusal}");
     let capacity = requested.next_multiple_of(64);
     assert_eq!(**purpose, Purpose::Capacity { capacity });
-    // It stays when a later request succeeds.
+    // The refusal stays after a later request succeeds.
     groups.try_reserve(1).expect("that fits");
     assert_eq!(
         groups.allocator().refusal().expect("kept").to_string(),
@@ -105,7 +105,7 @@ fn a_refusal_is_told_by_tracing_but_not_for_collections_that_say_it_themselves()
     let heard = Recorder::record(|| {
         let memory = TreeAllocator::new(&root);
         let mut groups = map(&memory);
-        // Within a second, so once.
+        // The second refusal comes within a second, so it is not reported.
         assert!(groups.try_reserve(1000).is_err());
         assert!(groups.try_reserve(1000).is_err());
         assert!(AccountedVec::<u64>::with_capacity(&root, 1000).is_err());
@@ -149,8 +149,8 @@ fn a_map_that_aborts_the_program_has_said_why() {
     assert!(stderr.contains("memory allocation of "), "{stderr}");
 }
 
-/// A child process that forks while another thread looks at the same refusal can look at it, too: no lock
-/// of the parent's stays taken there.
+/// A child that is forked while another thread reads the same refusal can read it, too: no lock stays taken
+/// in the child.
 #[cfg(unix)]
 #[test]
 fn a_refusal_can_be_read_in_a_forked_child() {
@@ -161,7 +161,7 @@ fn a_refusal_can_be_read_in_a_forked_child() {
     let done = AtomicBool::new(false);
 
     thread::scope(|scope| {
-        // Relaxed, also below: the flag guards no other memory.
+        // Relaxed, here and below: the flag guards no other memory.
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 assert!(memory.refusal().is_some());
@@ -176,18 +176,18 @@ fn a_refusal_can_be_read_in_a_forked_child() {
 /// Whether a forked child could read the refusal within ten seconds.
 #[cfg(unix)]
 fn child_reads(memory: &TreeAllocator) -> bool {
-    // SAFETY: the child calls this library, which supports that after a fork, and leaves without running
-    // anything of the parent's.
+    // SAFETY: the child only calls this library, which supports that after a fork, and exits without running
+    // destructors of the parent.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        // SAFETY: takes a number; the signal ends the process.
+        // SAFETY: the call takes a number; the signal ends the process.
         unsafe { libc::alarm(10) };
         let read = memory.refusal().is_some();
-        // SAFETY: ends the process at once.
+        // SAFETY: the call ends the process at once.
         unsafe { libc::_exit(i32::from(!read)) };
     }
     let mut status = 0;
-    // SAFETY: waits for the child that was forked above; the pointer is to a local.
+    // SAFETY: the call waits for the child that was forked above; the pointer is to a local.
     let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
     waited == child && status == 0
 }

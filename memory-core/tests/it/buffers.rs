@@ -1,4 +1,4 @@
-//! What buffers promise: capacity, growth, padding, slices, splitting, sharing, and the empty one.
+//! The promises of buffers: capacity, growth, padding, slices, splitting, sharing, and the empty buffer.
 #![expect(
     unsafe_code,
     reason = "reads the padding, which lies outside of every slice"
@@ -44,7 +44,7 @@ fn a_zeroed_buffer_is_zero_to_its_length_also_in_used_memory() {
 
 #[test]
 fn freezing_zeroes_the_padding_up_to_the_next_64_within_the_capacity() {
-    // The manager fills fresh blocks with 0xA5.
+    // The manager fills new blocks with 0xA5.
     let (_, root) = tracked(1 << 20);
     for len in [1, 63, 64, 65, 100, 128] {
         let mut buffer = root.buffer(256).unwrap();

@@ -1,4 +1,4 @@
-//! The charge comes before the block and goes after it, seen by a manager that looks at the tree.
+//! The charge is made before the block and ends after it, as seen by a manager that reads the tree.
 #![expect(unsafe_code, reason = "a manager that forwards to another one")]
 
 use std::alloc::Layout;
@@ -14,19 +14,19 @@ use arrow_memory_core::{
 
 use crate::support::{child, exact};
 
-/// Compares, inside every call, the bytes that are live with what the root is charged.
+/// Compares, inside every call, the live bytes with those that the root is charged.
 #[derive(Debug)]
 struct Witness {
     inner: TrackingManager,
     root: OnceLock<WeakBufferAllocator>,
-    /// What it saw that must not be.
+    /// The violations that it saw.
     complaints: Mutex<Vec<String>>,
 }
 
 impl Witness {
-    /// Complains if `bytes` more than what is live are not charged.
+    /// Complains if the root is charged less than the live bytes and `bytes` more.
     fn look(&self, call: &str, bytes: usize) {
-        // Nobody can upgrade while the last handle goes; then the bytes keep the tree.
+        // While the last handle is dropped, no upgrade succeeds, but the bytes keep the tree alive.
         let Some(root) = self.root.get().and_then(WeakBufferAllocator::upgrade) else {
             return;
         };
@@ -38,7 +38,7 @@ impl Witness {
     }
 }
 
-// SAFETY: every method looks and forwards to a manager that keeps the promises.
+// SAFETY: every method forwards to a manager that keeps the promises.
 unsafe impl AllocationManager for Witness {
     fn name(&self) -> &str {
         "witness"
@@ -51,9 +51,9 @@ unsafe impl AllocationManager for Witness {
 
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
         self.look("deallocate", 0);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise is the same.
         unsafe { self.inner.deallocate(ptr, layout) };
-        // Still charged, now that the block is gone.
+        // The bytes are still charged after the block was freed.
         self.look("deallocated", layout.size());
     }
 
@@ -69,7 +69,7 @@ unsafe impl AllocationManager for Witness {
         new_size: usize,
     ) -> Result<NonNull<u8>, ManagerError> {
         self.look("reallocate", new_size.saturating_sub(old.size()));
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise is the same.
         let moved = unsafe { self.inner.reallocate(ptr, old, new_size) };
         self.look("reallocated", old.size().saturating_sub(new_size));
         moved
@@ -137,7 +137,7 @@ fn whatever_call_of_the_manager_panics_nothing_stays_charged_or_lost() {
 
         let caught = catch_unwind(AssertUnwindSafe(|| work(&root).unwrap()));
 
-        // Doubling may be what panics; then nobody asked for the exact size.
+        // If the request for the doubled size panics, the exact size is not requested any more.
         assert_eq!(caught.is_err(), manager.panics() > 0);
         assert_eq!(root.allocated_memory(), 0, "call {call}");
         root.verify().unwrap();

@@ -1,4 +1,4 @@
-//! Debug mode: what is alive is known with the line that made it.
+//! Debug mode: each live object is reported with the line that created it.
 
 use std::sync::Arc;
 use std::thread;
@@ -19,7 +19,7 @@ fn root(debug: bool) -> RootAllocator {
         .unwrap()
 }
 
-/// Numbers after `address: ` and `life: ` are masked; `line` is what this file's lines are.
+/// Masks the numbers after `address: ` and `life: `.
 fn masked(text: &str) -> String {
     let mut masked = String::new();
     for line in text.lines() {
@@ -120,7 +120,7 @@ Allocator(ROOT) 0/192/192/1048576 (res/actual/peak/limit)
     drop((buffer, clones, own));
 }
 
-/// The peak of a node with children may count credit.
+/// The numbers of the first node in the text: the peak of a node with children may include credit.
 fn text_peak(text: &str) -> String {
     let line = text.lines().nth(1).unwrap();
     let numbers = line.split_whitespace().nth(1).unwrap();
@@ -321,7 +321,7 @@ fn ten_thousand_outstanding_things_are_all_listed() {
     assert_eq!(count(" ArrowBuf["), COUNT);
     assert_eq!(count(" reservation["), COUNT);
     assert_eq!(count("Allocator(0)"), COUNT);
-    // In proportion to what there is, whatever the depth.
+    // The length is proportional to the number of objects, independent of the depth.
     assert!(text.len() < 6000 * 3 * COUNT, "{} bytes", text.len());
     drop((buffers, reservations));
     while let Some(last) = deep.pop() {

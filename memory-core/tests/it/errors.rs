@@ -1,4 +1,4 @@
-//! Errors: what they are, what they say, and what they become.
+//! Errors: their variants, their messages, and their conversions.
 
 use std::error::Error;
 use std::io;

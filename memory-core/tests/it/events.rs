@@ -1,4 +1,4 @@
-//! `tracing`: what is emitted, at which level, and that a subscriber may allocate.
+//! `tracing`: which events are emitted, at which level, and that a subscriber may allocate.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// Keeps what it hears as text and, if it has an allocator, allocates from it each time.
+/// Keeps events as text and, if it has an allocator, allocates from it at each event.
 #[derive(Clone)]
 struct Recording {
     most: Level,
@@ -37,7 +37,7 @@ impl Recording {
         self.heard.lock().unwrap().push(text);
         let allocator = self.allocator.lock().unwrap().clone();
         if let Some(allocator) = allocator {
-            // Too large, too: an event of that would have no end.
+            // One request is too large: if its refusal emitted an event, the recursion would not end.
             drop((
                 allocator.buffer(1 << 40),
                 allocator.buffer(64),
@@ -96,7 +96,7 @@ fn root(limit: usize) -> RootAllocator {
         .unwrap()
 }
 
-/// All that can go right, and then all that can go wrong.
+/// Runs every operation that can succeed, and then every one that can fail.
 fn work(root: &RootAllocator) {
     let (scan, sort) = (
         root.child("scan").build().unwrap(),
@@ -136,7 +136,7 @@ fn events_have_levels_and_fields() {
     );
 }
 
-/// What else can go wrong.
+/// Runs the other failures.
 fn trouble(root: &RootAllocator) {
     assert!(root.child("large").reservation(2 << 20).build().is_err());
     let lost = root.child("lost").build().unwrap();
@@ -145,7 +145,7 @@ fn trouble(root: &RootAllocator) {
     let left = root.child("left").build().unwrap();
     let mut buffer = left.buffer(64).unwrap();
     drop(left);
-    // Each growth takes a handle for a moment.
+    // Each growth holds a handle for a moment.
     buffer.resize(1000, 1).unwrap();
     buffer.resize(10_000, 1).unwrap();
     drop(buffer);
@@ -328,7 +328,7 @@ fn a_panic_in_a_release_is_an_error_event_and_no_panic() {
     assert_eq!(root.allocated_memory(), 0);
 }
 
-/// The macros that emit something, as `(level, message)`, in the source that this is.
+/// The macros in this source that emit something, as `(level, message)`.
 fn emitted(source: &str) -> Vec<(String, String)> {
     let code: Vec<&str> = source
         .lines()
@@ -345,7 +345,7 @@ fn emitted(source: &str) -> Vec<(String, String)> {
         if !["error", "warn", "info", "debug", "trace"].contains(&level) {
             continue;
         }
-        // No argument has a closing parenthesis behind a quotation mark but the last one.
+        // Only the last argument has a closing parenthesis behind a quotation mark.
         let ends = [rest.find("\")"), rest.find("\"\n")];
         let end = ends
             .into_iter()
@@ -380,7 +380,7 @@ fn sources(folder: &std::path::Path, into: &mut Vec<String>) {
     }
 }
 
-/// The table of `docs/events.md`, which has the events of all libraries, against their sources.
+/// Compares the table of `docs/events.md`, which has the events of all libraries, with their sources.
 #[test]
 fn the_list_of_events_is_that_of_the_sources() {
     let workspace = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -1,4 +1,4 @@
-//! External bytes: exact, whatever the pieces and the threads.
+//! External bytes are counted exactly, for all piece sizes and numbers of threads.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -7,7 +7,7 @@ use arrow_memory_core::BufferAllocator;
 
 use crate::support::tracked;
 
-/// Whether the allocator refuses to release so many, and stays as it was.
+/// Whether the allocator refuses to release that many bytes, and does not change.
 fn refuses(allocator: &BufferAllocator, bytes: usize) -> bool {
     let before = (allocator.stats(), allocator.allocated_memory());
     let released = catch_unwind(AssertUnwindSafe(|| allocator.release_bytes(bytes)));
@@ -21,7 +21,7 @@ fn external_bytes_are_released_in_whatever_pieces_and_not_one_too_many() {
     for reservation in [0, 64 * MIB] {
         let child = root.new_child_allocator("child", reservation, usize::MAX);
         let child = child.unwrap();
-        // Below and above what the node's word can count.
+        // Sizes below and above the maximum that the node's word can count.
         for piece in [1, 4096, 600_000, MIB, 2 * MIB - 1, 2 * MIB, 3 * MIB + 1] {
             for _ in 0..20 {
                 child.allocate_bytes(piece).unwrap();
@@ -53,7 +53,8 @@ fn external_bytes_that_threads_charge_for_one_another_are_counted() {
                 for round in 0..20_000 {
                     let bytes = 1 + (seed * round) % 9_000;
                     root.allocate_bytes(bytes + 1).unwrap();
-                    // Maybe a byte that another thread charged, and then there is one of ours.
+                    // This may release a byte that another thread charged; then one of ours is left for that
+                    // thread.
                     root.release_bytes(bytes);
                     drop(root.buffer(64).unwrap());
                 }

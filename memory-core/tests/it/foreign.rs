@@ -1,4 +1,4 @@
-//! Memory that is not ours: charged and shared like our own, and released exactly once.
+//! Foreign memory is charged and shared like our own, and released exactly once.
 #![expect(
     unsafe_code,
     reason = "C pointers and memory maps are what this is about"
@@ -40,7 +40,7 @@ impl Drop for Counted {
     }
 }
 
-/// Foreign memory of `size` ones, and how often it was released.
+/// Foreign memory of `size` ones, and a counter of its releases.
 pub(crate) fn counted(size: usize) -> (ForeignAllocation, Arc<AtomicUsize>) {
     let drops = Arc::new(AtomicUsize::new(0));
     let bytes = vec![1; size];
@@ -151,7 +151,7 @@ fn forced_foreign_memory_is_taken_in_over_the_limit_also_by_an_allocator_that_is
     assert_eq!(count(&drops), 1);
 }
 
-/// Which callback panics, or vetoes.
+/// The callback that panics, or vetoes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Spoils {
     Veto,
@@ -246,8 +246,8 @@ fn a_release_function_is_told_which_allocation_it_was_or_that_it_was_none() {
     );
 }
 
-/// Once, what had been charged before took it in, and no bit was left for its size: it was released as
-/// nothing, and its charge stayed for ever.
+/// A regression: the wrappers that had charged the bytes before accepted them, though no bit was left for the
+/// size. The memory was released as if it had no bytes, and its charge was never given back.
 #[test]
 fn foreign_memory_charged_as_more_than_any_address_space_is_refused_and_handed_back() {
     let (_, root) = tracked(usize::MAX);
@@ -288,17 +288,17 @@ fn foreign_memory_charged_as_more_than_any_address_space_is_refused_and_handed_b
 fn a_c_pointer_goes_back_to_the_function_that_it_came_with() {
     static FREED: AtomicUsize = AtomicUsize::new(0);
     let (_, root) = tracked(1000);
-    // SAFETY: a plain call; the result is checked.
+    // SAFETY: the arguments are valid; the result is checked.
     let raw = unsafe { libc::calloc(10, 10) };
     let ptr = NonNull::new(raw.cast::<u8>()).unwrap();
     let address = ptr.addr();
     let release = move || {
         FREED.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: from `calloc`, and released once.
+        // SAFETY: the block is from `calloc`, and is released once.
         unsafe { libc::free(std::ptr::with_exposed_provenance_mut(address.get())) };
     };
     ptr.as_ptr().expose_provenance();
-    // SAFETY: `calloc` gave 100 zero bytes, which nobody writes until they are freed.
+    // SAFETY: `calloc` gave 100 zero bytes, which are not written until they are freed.
     let foreign = unsafe { ForeignAllocation::new(ptr, 100, release) };
 
     let buffer = root.wrap_foreign_allocation(foreign).unwrap();
@@ -309,7 +309,7 @@ fn a_c_pointer_goes_back_to_the_function_that_it_came_with() {
         (slice.as_slice(), FREED.load(Ordering::Relaxed)),
         (&[0; 50][..], 0)
     );
-    // On another thread, since the release is Send.
+    // On another thread, since the release is `Send`.
     std::thread::spawn(move || drop(slice)).join().unwrap();
     assert_eq!(
         (FREED.load(Ordering::Relaxed), root.allocated_memory()),
@@ -323,7 +323,7 @@ fn a_memory_map_is_unmapped_when_the_last_buffer_on_it_goes() {
     let path = std::env::temp_dir().join(format!("arrow-memory-map-{}", std::process::id()));
     File::create(&path).unwrap().write_all(&[6; 8192]).unwrap();
     let file = File::open(&path).unwrap();
-    // SAFETY: a new map; nobody writes the file, which is ours.
+    // SAFETY: this makes a new map; the file is ours and is not written.
     let map = unsafe {
         let (read, private) = (libc::PROT_READ, libc::MAP_PRIVATE);
         libc::mmap(
@@ -341,11 +341,11 @@ fn a_memory_map_is_unmapped_when_the_last_buffer_on_it_goes() {
     let released = Arc::clone(&unmapped);
     let release = move || {
         let map = std::ptr::with_exposed_provenance_mut(address);
-        // SAFETY: mapped with this length, and unmapped once.
+        // SAFETY: the region was mapped with this length, and is unmapped once.
         let result = unsafe { libc::munmap(map, 8192) };
         released.store(1 + result.unsigned_abs() as usize, Ordering::Relaxed);
     };
-    // SAFETY: 8192 bytes, which can be read until they are unmapped.
+    // SAFETY: the 8192 bytes can be read until they are unmapped.
     let foreign =
         unsafe { ForeignAllocation::new(NonNull::new(map.cast()).unwrap(), 8192, release) };
 
@@ -360,7 +360,7 @@ fn a_memory_map_is_unmapped_when_the_last_buffer_on_it_goes() {
     std::fs::remove_file(path).unwrap();
 }
 
-/// Uses the tree as it is released.
+/// An owner that uses the tree while it is released.
 struct Busy {
     bytes: [u8; 64],
     allocator: BufferAllocator,

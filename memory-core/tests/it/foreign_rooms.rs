@@ -1,4 +1,4 @@
-//! Room for foreign memory: charged as a whole, used piece by piece.
+//! Rooms for foreign memory: charged as a whole, and used piece by piece.
 
 use std::sync::Arc;
 
@@ -51,7 +51,8 @@ fn room_out_of_a_reservation_is_charged_throughout_and_what_is_left_goes_back_th
     drop(room);
     assert_eq!((reservation.size(), root.allocated_memory()), (50, 90));
 
-    // More than is left: of what is charged besides, what is not used goes to the allocator.
+    // 60 is more than the reservation has: the room charges 10 bytes more, and releases them to the allocator
+    // if unused.
     let room = ForeignRoom::out_of(&mut reservation, 60).unwrap();
     assert_eq!((room.size(), root.allocated_memory()), (60, 100));
     drop(room);
@@ -80,7 +81,7 @@ fn room_out_of_a_reservation_is_refused_as_a_whole() {
     assert!(matches!(refused, AllocError::SizeOverflow { .. }));
     assert_eq!((reservation.size(), root.allocated_memory()), (50, 91));
 
-    // A piece that outgrows its room is charged besides, or refused.
+    // A piece larger than its room is charged for the difference, or refused.
     let (piece, _) = counted(60);
     let mut room = ForeignRoom::out_of(&mut reservation, 50).unwrap();
     let refused = room.wrap(piece).unwrap_err();
@@ -130,8 +131,8 @@ fn the_bytes_of_a_buffer_that_is_taken_back_are_the_rooms_again() {
     assert_eq!((reservation.size(), root.allocated_memory()), (90, 90));
 }
 
-/// The room counts what it ever had. That sum once wrapped, and the reservation was given bytes that nobody
-/// had charged.
+/// A regression: the sum of all bytes that a room ever had wrapped around, and the reservation got bytes that
+/// were not charged.
 #[test]
 fn a_room_that_had_more_in_all_than_a_number_can_say_returns_nothing_that_is_in_use() {
     let root = RootAllocator::unlimited();
@@ -152,7 +153,7 @@ fn a_room_that_had_more_in_all_than_a_number_can_say_returns_nothing_that_is_in_
     assert_eq!(root.allocated_memory(), 0);
 }
 
-/// A room takes back what it is charged for, and nothing else.
+/// A room takes back the memory that it is charged for, and no other.
 #[test]
 fn a_buffer_of_another_allocator_or_one_that_is_shared_is_not_taken_back() {
     let root = RootAllocator::new(1000);

@@ -1,36 +1,37 @@
-//! Sixteen times as many take sixteen times as long, and not the square of that.
+//! Sixteen times as many children take sixteen times as long, and not the square of that.
 //!
-//! That is so while all of it fits into the processor's second cache. One buffer retained in 1,000 children
-//! takes 40 µs and in 16,000 takes 1.3 to 1.5 ms, 32 to 38 times as long; letting go takes 32 µs and 0.81 to
-//! 0.86 ms, 25 to 26 times (and up to 86 and 69 times while others use the machine). It is not work: a child takes 376 instructions at 1,000 and 460 at 16,000 (letting
-//! go: 295 and 316). It is cache lines: what a child touches lies in the second cache at 1,000, and at 16,000
-//! it fetches 4 lines from beyond it, its node's and its slot's, and 13 instead of 6 from beyond the first
-//! one, since an index of 1.4 MB has more levels outside. Neither one search of the index instead of two, nor
-//! the node's fields in fewer lines, nor prefetching these lines changed the ratio beyond the noise.
-//! (A release build that calls `retain_in` in a loop over children and drops the buffers in order, the least of
-//! 20 runs, three times; a virtual machine with two cores of an Intel Xeon, 2 MiB of second cache each;
-//! November 2026. Counted with `valgrind --tool=callgrind --cache-sim=yes --D1=49152,12,64
-//! --LL=2097152,16,64 --collect-atstart=no --toggle-collect='*LedgerRef>::retain_in'`, and `'*leave_others'`.)
+//! This holds while the memory fits into the processor's second-level cache. Retaining one buffer in 1,000
+//! children takes 40 µs, and in 16,000 it takes 1.3 to 1.5 ms, 32 to 38 times as long. Dropping these takes
+//! 32 µs and 0.81 to 0.86 ms, 25 to 26 times as long. (With other load on the machine, up to 86 and 69
+//! times.) The reason is not the number of instructions: a child takes 376 with 1,000 children and 460 with
+//! 16,000 (dropping: 295 and 316). The reason is cache misses: with 1,000 children the memory of a child is
+//! in the second-level cache. With 16,000 a child misses it for 4 lines, those of its node and its slot, and
+//! misses the first-level cache for 13 lines instead of 6, since an index of 1.4 MB has more levels outside
+//! of it. One search of the index instead of two, the node's fields in fewer lines, and prefetching these
+//! lines did not change the ratio beyond the noise. (A release build that calls `retain_in` in a loop over
+//! children and drops the buffers in order, the minimum of 20 runs, three times; a virtual machine with two
+//! cores of an Intel Xeon, 2 MiB of second-level cache each; November 2026. Counted with `valgrind
+//! --tool=callgrind --cache-sim=yes --D1=49152,12,64 --LL=2097152,16,64 --collect-atstart=no
+//! --toggle-collect='*LedgerRef>::retain_in'`, and `'*leave_others'`.)
 
 use std::time::{Duration, Instant};
 
 use arrow_memory_core::{ArrowBuf, BufferAllocator, RootAllocator};
 use arrow_memory_system as _;
 
-/// How many there are in all: so few that they fit into the second cache of usual processors. With more
-/// the times depend on what else the machine does.
+/// The total number of children: so few that they fit into the second-level cache of usual processors. With
+/// more, the times depend on other load on the machine.
 const TOTAL: usize = 1_600;
 
-/// What `run` measures for one piece of 1,600 may be at most 24 times what it measures for one of
-/// 100. The square would be 256 times; half as much again is for searches that take a step more each
-/// time that the number doubles.
+/// The time of one piece of 1,600 may be at most 24 times that of one of 100. Quadratic time would be 256
+/// times. The factor of 1.5 over 16 is for searches that take one step more each time the number doubles.
 ///
-/// `run` is asked for the time of `pieces` pieces that exist side by side: of one, and of 16, which
-/// touch as much memory. (With less memory one piece of 100 would fit into a cache into which one of
-/// 1,600 does not, and the ratio would be the machine's.)
+/// `run` returns the time of `pieces` pieces that exist side by side: of one, and of 16, which use the same
+/// amount of memory. (With less memory one piece of 100 would fit into a cache that one of 1,600 does not fit
+/// into, and the ratio would be one of cache speeds.)
 fn takes_at_most_24_times_as_long(name: &str, mut run: impl FnMut(usize) -> Duration) {
     let mut least = [Duration::MAX; 2];
-    // More rounds only where the first ones were disturbed, and not where they leave no doubt.
+    // More rounds are run only if the first ones may have been disturbed, not if their result is clear.
     for round in 0..40 {
         for (least, pieces) in least.iter_mut().zip([16, 1]) {
             *least = run(pieces).min(*least);
@@ -49,7 +50,7 @@ fn takes_at_most_24_times_as_long(name: &str, mut run: impl FnMut(usize) -> Dura
     );
 }
 
-/// A buffer and children for each of so many pieces.
+/// A buffer, and the children that will retain it.
 struct Piece {
     buffer: ArrowBuf,
     children: Vec<BufferAllocator>,
@@ -77,8 +78,8 @@ fn retained(pieces: &[Piece]) -> Vec<ArrowBuf> {
     retained
 }
 
-/// Once, the ledgers of an allocation were looked through one by one, with the mutex held, for each
-/// child that retained it and for each that let go.
+/// A regression: each child that retained the buffer or dropped it searched the ledgers of the allocation one
+/// by one, with the mutex held.
 #[test]
 fn one_buffer_is_retained_in_many_children() {
     takes_at_most_24_times_as_long("retained", |count| {
@@ -112,7 +113,7 @@ fn one_buffer_of_many_children_is_let_go_of_in_either_order() {
     }
 }
 
-/// The owner goes first each time, and the charge moves on.
+/// The owner is dropped first each time, and the charge moves to the next child.
 #[test]
 fn the_charge_goes_through_many_children() {
     takes_at_most_24_times_as_long("inherited", |count| {
@@ -130,8 +131,8 @@ fn the_charge_goes_through_many_children() {
     });
 }
 
-/// Chains of allocators, each below the one before, whose leaves were refused, so that their levels
-/// are exact.
+/// Chains of allocators, each below the one before. A request of each leaf was refused, so that the sums of
+/// its levels are exact.
 fn refused_chains(root: &RootAllocator, pieces: usize) -> Vec<Vec<BufferAllocator>> {
     let mut chains: Vec<_> = (0..pieces)
         .map(|_| vec![root.child("first").build().unwrap()])
@@ -149,7 +150,7 @@ fn refused_chains(root: &RootAllocator, pieces: usize) -> Vec<Vec<BufferAllocato
     chains
 }
 
-/// Once, each node that went looked for tight levels all the way up.
+/// A regression: each node that left the tree searched all its ancestors for tight levels.
 #[test]
 fn a_deep_chain_is_taken_apart_after_refusals() {
     takes_at_most_24_times_as_long("dropped", |count| {

@@ -1,4 +1,4 @@
-//! Buffers that are handed over, source and all.
+//! Handing buffers over, together with the source handle.
 
 use std::error::Error;
 use std::io;

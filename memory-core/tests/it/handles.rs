@@ -1,4 +1,4 @@
-//! Handles: who is who, what keeps whom, and what children inherit.
+//! Handles: their identity, the allocators that they keep alive, and the settings that children inherit.
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};

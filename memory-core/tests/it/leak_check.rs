@@ -1,4 +1,4 @@
-//! `LeakCheck`: the guard for users' tests.
+//! `LeakCheck`, the guard for users' tests.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The examples that leak on purpose: their whole output, which names the guilty line.
+//! The examples that leak on purpose: their whole output, which names the line that leaks.
 //!
 //! `docs/leaks.md` shows the same text.
 
@@ -6,7 +6,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Runs an example, which `cargo test` has built beside this test.
+/// Runs an example, which `cargo test` has built next to this test.
 fn output_of(example: &str) -> String {
     let mut path = env::current_exe().unwrap();
     path.pop();

@@ -1,4 +1,4 @@
-//! Who may have how much, who refuses, and what is counted when.
+//! Limits: how much each level grants, which level refuses, and when bytes count.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -41,7 +41,7 @@ fn a_refusal_lists_every_level_with_what_it_was_asked() {
             [
                 ("leaf".to_owned(), 9000, 64, 0, 1024),
                 ("middle".to_owned(), 5000, 64, 256, 1024),
-                // The reservation, which the root is charged for already, covers 192 of them.
+                // The reservation, for which the root is charged already, covers 192 of them.
                 ("ROOT".to_owned(), 1024, 256, 0, 832),
             ]
         );
@@ -104,7 +104,8 @@ fn headroom_is_the_least_that_any_level_leaves_reservations_included() {
     let middle = root.new_child_allocator("middle", 300, 600).unwrap();
     let leaf = middle.new_child_allocator("leaf", 100, 5000).unwrap();
     let idle = middle.new_child_allocator("idle", 50, 60).unwrap();
-    // Root: 1000 - 300. Middle: the root's, and of its own reservation what children do not have.
+    // The root has 1000 - 300 left. Middle has that, and the part of its own reservation that its children do
+    // not have.
     assert_eq!(
         [&root, &middle, &leaf, &idle].map(|it| it.headroom()),
         [700, 450, 550, 60]
@@ -112,7 +113,7 @@ fn headroom_is_the_least_that_any_level_leaves_reservations_included() {
 
     leaf.allocate_bytes(500).unwrap();
 
-    // Middle has 550 of its 600: 50 are left, whatever the root has.
+    // Middle has 550 of its 600: 50 are left, although the root has more.
     assert_eq!(allocated([&middle, &root]), [550, 550]);
     assert_eq!(
         [&root, &middle, &leaf, &idle].map(|it| it.headroom()),
@@ -158,7 +159,7 @@ fn nothing_but_forced_paths_grows_an_allocator_that_is_over_its_limit() {
     let foreign = ForeignAllocation::from_owner(vec![1; 10]);
     let refused = other.wrap_foreign_allocation(foreign).unwrap_err();
     assert_eq!(root.allocated_memory(), before);
-    // What was charged already may be used, and what does not reach the root.
+    // Bytes that are charged already may be used, and so may requests that do not reach the root.
     let used = covered.buffer(128).unwrap();
     assert_eq!(root.allocated_memory(), before);
 
@@ -275,10 +276,10 @@ fn a_transfer_changes_a_common_ancestor_neither_for_readers_nor_in_its_peak() {
                 let mut buffer = buffer;
                 for round in 0..2000 {
                     let target = if round % 2 == 0 { &b } else { &a };
-                    // Refused if it were charged twice, even for a moment.
+                    // This would be refused if the bytes were charged twice, even for a moment.
                     buffer = buffer.try_transfer_ownership(target).unwrap();
                 }
-                // Relaxed: says no more than that.
+                // Relaxed: the flag guards no other memory.
                 done.store(true, Ordering::Relaxed);
                 drop(buffer);
             });
@@ -288,7 +289,7 @@ fn a_transfer_changes_a_common_ancestor_neither_for_readers_nor_in_its_peak() {
                     let mut entries = snapshot.entries.iter();
                     entries.find(|it| &*it.allocator.name == name).unwrap()
                 };
-                // The last look may be at what comes after the end.
+                // The last snapshot may be of the time after the end.
                 if done.load(Ordering::Relaxed) {
                     break;
                 }

@@ -1,4 +1,4 @@
-//! What listeners are told: by whom, once, with which sizes.
+//! The calls of listeners: from which allocator, how often, and with which sizes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -83,7 +83,7 @@ fn whatever_else_is_on_a_listener_hears_the_same() {
     }
 }
 
-/// Panics when it is told of an allocation.
+/// A listener that panics in `on_allocation`.
 struct Panics(Arc<RecordingListener>);
 
 impl AllocationListener for Panics {
@@ -167,7 +167,7 @@ fn foreign_memory_is_told_like_our_own() {
         [
             "pre-allocation of 77 at ROOT",
             "allocation of 77 at ROOT",
-            // Nobody can veto what is there anyway.
+            // Memory that exists already cannot be vetoed.
             "allocation of 90 at ROOT",
             "release of 77 at ROOT",
             "release of 90 at ROOT",
@@ -217,7 +217,7 @@ fn a_transfer_is_told_once_to_the_listener_of_each_side() {
     assert_eq!(first.lines(), ["transfer of 128 from b to other"]);
     assert_eq!(second.lines(), ["transfer of 128 from b to other"]);
 
-    // What moves no charge is silent.
+    // A transfer that moves no charge is not reported.
     let again = there.transfer_ownership(&other).unwrap().buffer;
     let shared = there.retain_in(&root).unwrap();
     let guest = shared.transfer_ownership(&b).unwrap().buffer;
@@ -228,7 +228,7 @@ fn a_transfer_is_told_once_to_the_listener_of_each_side() {
     there.transfer_ownership(&closed).unwrap_err();
     assert_eq!((first.lines(), second.lines()), (vec![], vec![]));
 
-    // The owner lets go, and the guest pays.
+    // The owner drops its buffer, and the charge moves to the guest.
     drop(there);
     assert_eq!(first.lines(), ["transfer of 128 from other to b"]);
     assert_eq!(second.lines(), ["transfer of 128 from other to b"]);
@@ -275,7 +275,7 @@ fn the_listener_of_the_parent_hears_of_children_however_they_go() {
     );
 }
 
-/// Drops what it holds when memory is short, and counts what it is told.
+/// A listener that drops a buffer after a refusal, and counts its calls.
 #[derive(Default)]
 struct WaitsForRefusals {
     held: Mutex<Vec<ArrowBuf>>,
@@ -318,7 +318,7 @@ fn a_listener_that_does_not_hear_of_allocations_is_still_asked_after_a_refusal()
     };
     hold(1024);
 
-    // A new buffer, growth and foreign memory: each takes the place of what was held.
+    // A new buffer, growth and foreign memory: each gets the room of a held buffer.
     let mut grown = root.buffer_zeroed(64).unwrap();
     hold(960);
     grown.resize(1000, 1).unwrap();

@@ -1,4 +1,4 @@
-//! Behaviour of the allocator tree and its buffers, by every promise in the docs.
+//! The behaviour of the allocator tree and its buffers, by every promise in the docs.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod buffers;

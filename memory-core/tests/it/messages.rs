@@ -1,4 +1,4 @@
-//! What errors say: whole texts, of each way to be refused.
+//! The messages of errors: the whole text for each kind of refusal.
 
 use std::error::Error;
 use std::fmt::{Debug, Display};
@@ -12,7 +12,7 @@ use arrow_memory_core::{
 
 use crate::support::{child, ones, over, tracked};
 
-/// The text in one line, and with all that is known.
+/// The text in one line, and the text with all details.
 fn both(error: &impl Error) -> (String, String) {
     let (line, whole) = (error.to_string(), format!("{error:#}"));
     assert!(!line.contains('\n'), "{line}");
@@ -354,7 +354,7 @@ fn a_transfer_that_the_target_itself_refuses_blames_no_reservation() {
 #[test]
 fn a_part_of_a_reservation_that_stays_charged_is_counted_to_the_byte() {
     let (_, root) = tracked(1100);
-    // 640 bytes are above the reservation of 600: if 128 of them move, 40 are set free.
+    // 640 bytes are 40 more than the reservation of 600, so if 128 of them move, the root is charged 40 less.
     let query = root.child("query").reservation(600).build().unwrap();
     let (moves, _stays) = (ones(&query, 128), ones(&query, 512));
     let results = child(&root, "results");
@@ -479,7 +479,7 @@ fn a_chain_tells_nothing_twice() {
 
     let refused = root.buffer(64).unwrap_err();
 
-    // As anyhow and eyre print a chain in one line.
+    // Prints the chain in one line, as anyhow and eyre do.
     let (mut chain, mut next) = (refused.to_string(), refused.source());
     while let Some(source) = next {
         assert!(!chain.contains(&source.to_string()), "{chain}");

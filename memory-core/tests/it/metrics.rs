@@ -1,4 +1,4 @@
-//! What `MetricsExporter` publishes, as a page of Prometheus.
+//! The series that `MetricsExporter` publishes, as a page of Prometheus.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +25,7 @@ impl Exports {
         }
     }
 
-    /// Exports, and answers with the page.
+    /// Exports, and returns the page.
     fn page(&mut self) -> Page {
         ::metrics::with_local_recorder(&self.recorder, || self.exporter.export());
         Page(self.recorder.handle().render())
@@ -73,8 +73,8 @@ fn refuse(allocator: &BufferAllocator) {
     assert!(allocator.buffer(limit + 1).is_err());
 }
 
-/// Counters once lost what happened in allocators that came and went between two exports: of 1,000
-/// refusals the page showed 100.
+/// A regression: counters lost the events of allocators that were created and left between two exports. Of
+/// 1,000 refusals the page showed 100.
 #[test]
 fn counts_of_allocators_that_left_between_two_exports_are_not_lost() {
     let root = root();
@@ -194,7 +194,7 @@ fn no_count_is_lost_while_threads_come_and_go_and_another_one_exports() {
     assert_eq!(last.values().sum::<f64>(), 2000.0);
 }
 
-/// The limit of a path that has gone once stayed.
+/// A regression: the limit of a path that has left the tree was still shown.
 #[test]
 fn all_gauges_of_a_path_that_has_gone_are_zero() {
     let root = root();
@@ -275,7 +275,7 @@ fn a_limit_that_was_removed_is_infinite_and_one_that_never_was_is_absent() {
 #[test]
 fn gauges_that_have_gone_can_be_dropped_by_an_idle_timeout_that_keeps_the_counters() {
     use metrics_util::MetricKindMask;
-    // Each gauge is dropped when it has been idle for that long, and not all of them by one page.
+    // Each gauge is dropped after that idle time, and not all of them between the same two pages.
     let idle = Duration::from_millis(100);
     let root = root();
     let builder = PrometheusBuilder::new().idle_timeout(MetricKindMask::GAUGE, Some(idle));
@@ -331,7 +331,7 @@ fn every_metric_is_described() {
     );
 }
 
-/// Notes what is described and registered.
+/// Records the names that are described and registered.
 #[derive(Default)]
 struct Noting {
     described: Mutex<Vec<(String, Option<Unit>)>>,
@@ -523,7 +523,7 @@ fn names_without_a_group_add_a_bounded_number_of_series_and_no_count_is_lost() {
     assert_eq!(page.series("refusals_total").len(), 2 + 1000 * 2 + 2);
 }
 
-/// A child `a/b` and the child `b` of `a` were once one series.
+/// A regression: a child `a/b` and the child `b` of `a` shared one series.
 #[test]
 fn names_with_slashes_and_control_characters_are_escaped_in_paths() {
     let root = root();
@@ -536,7 +536,7 @@ fn names_with_slashes_and_control_characters_are_escaped_in_paths() {
 
     let page = Exports::of(MetricsExporter::new(&root)).page();
 
-    // The page has escapes of its own: a lone backslash is doubled, and `\"` stays as it is.
+    // The page escapes characters, too: a lone backslash is doubled, and `\"` stays as it is.
     let paths: Vec<_> = page.series("allocated_bytes").into_keys().collect();
     let expected = [
         "server",
@@ -562,7 +562,7 @@ fn an_exporter_of_a_child_names_paths_from_there_and_counts_what_came_before_it(
     assert_eq!(page.series("allocated_bytes"), [("engine", 0.0)].into());
 }
 
-/// With credit a parent is charged for more than its children use: its peak says so.
+/// With credit a parent is charged more than its children use, and its peak includes that.
 #[test]
 fn peaks_are_exact_without_credit_and_never_too_low_nor_too_high_by_more_than_the_credit_with_it() {
     for credit in [0, 1 << 20] {

@@ -1,5 +1,5 @@
-//! Buffers that are resized after they moved to another allocator: their ledger is not the
-//! allocation's first one, in whose slot it says where the memory is.
+//! Resizing buffers after they moved to another allocator: then their ledger is not the first one of the
+//! allocation, whose slot holds the address of the memory.
 
 use std::array;
 
@@ -7,15 +7,15 @@ use arrow_memory_core::{ArrowBuf, ArrowBufMut, BufferAllocator};
 
 use crate::support::{allocated, child, tracked};
 
-/// What buffers are filled with: as an address it leads nowhere.
+/// The contents of the buffers. If the bytes were used as an address, the access would fail.
 const BYTE: u8 = 0xff;
 
-/// So many that their keys in an index of ledgers begin with either bit.
+/// So many children that the keys of their ledgers in an index begin with either bit.
 fn children(root: &BufferAllocator) -> [BufferAllocator; 12] {
     array::from_fn(|number| child(root, &number.to_string()))
 }
 
-/// A buffer of 192 bytes that `root` made and that was resized both ways when `owner` had it.
+/// A buffer of 192 bytes that `root` allocated, and that was grown and shrunk while `owner` had it.
 fn resized_there(root: &BufferAllocator, owner: &BufferAllocator) -> ArrowBufMut {
     let mut buffer = root.buffer(128).unwrap();
     buffer.resize(100, BYTE).unwrap();
@@ -49,7 +49,7 @@ fn a_buffer_that_moved_and_was_resized_moves_on_with_all_its_bytes() {
     manager.assert_clean();
 }
 
-/// One of the orders in which four things can go.
+/// One of the orders in which four objects can be dropped.
 fn order(mut number: usize) -> [usize; 4] {
     let mut left = vec![0, 1, 2, 3];
     array::from_fn(|_| {
@@ -89,7 +89,7 @@ fn a_buffer_that_moved_and_was_resized_is_retained_elsewhere_and_let_go_of_in_an
     manager.assert_clean();
 }
 
-/// Makes the buffer writable, if it is the only one, and resizes it.
+/// Makes the buffer writable, if it is the only handle, and resizes it.
 fn resize(buffer: ArrowBuf, bytes: &mut Vec<u8>, len: usize) -> ArrowBuf {
     match buffer.try_into_mut() {
         Ok(mut buffer) => {

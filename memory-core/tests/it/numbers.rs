@@ -1,4 +1,4 @@
-//! Numbers out: snapshots as JSON, metrics as a Prometheus page, peaks by epoch.
+//! Exported numbers: snapshots as JSON, metrics as a Prometheus page, peaks by epoch.
 
 use std::env;
 use std::io::{BufRead, BufReader};
@@ -89,7 +89,7 @@ fn a_snapshot_has_a_stable_form_in_json() {
     root.release_bytes(7);
 }
 
-/// No limit was once 18446744073709551615, which JavaScript and jq round.
+/// A regression: an unlimited allocator had the limit 18446744073709551615, which JavaScript and jq round.
 #[test]
 fn no_limit_is_null_in_json() {
     let root = root();
@@ -187,7 +187,7 @@ fn the_example_serves_a_page_that_a_client_can_read() {
     ] {
         assert!(page.contains(name), "{name} is not in:\n{page}");
     }
-    // The counter counts once.
+    // The refusal was counted once.
     assert!(
         second
             .as_str()

@@ -1,4 +1,4 @@
-//! USDT probes: with the feature they are in the program, where tracers find them.
+//! USDT probes: with the feature, the program contains the notes by which tracers find them.
 #![cfg(all(feature = "probes", target_os = "linux", target_arch = "x86_64"))]
 
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use arrow_memory_core::testing::TrackingManager;
 
 #[test]
 fn all_five_probes_are_in_the_notes_of_the_program_with_their_arguments() {
-    // Uses them, so that they are linked.
+    // The program uses the probes, so that they are linked.
     let root = RootAllocator::builder()
         .limit(1 << 20)
         .allocation_manager(Arc::new(TrackingManager::default()))
@@ -36,7 +36,7 @@ fn all_five_probes_are_in_the_notes_of_the_program_with_their_arguments() {
             Some(("Provider", provider)) => assert_eq!(provider, "arrow_memory"),
             Some(("Name", name)) => probe = Some(name.to_owned()),
             Some(("Arguments", arguments)) => {
-                // Each is a size, an @, and a place.
+                // Each argument is a size, an @, and a location.
                 let arguments = arguments.split_whitespace();
                 let arguments = arguments.filter(|argument| argument.contains('@'));
                 found.insert((probe.take().unwrap(), arguments.count()));

@@ -1,4 +1,4 @@
-//! What a listener may do when it hears of a release: its allocator stays until it returns.
+//! Listeners that hear of a release: their allocator stays alive until they return.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,7 +7,7 @@ use arrow_memory_system as _;
 
 use arrow_memory_core::{AllocationListener, AllocatorInfo, BufferAllocator, RootAllocator};
 
-/// Drops the handle that it was given when it hears of a release, and then looks at the name.
+/// Drops its handle of the allocator when it hears of a release, and then reads the allocator's name.
 #[derive(Default)]
 struct LetsGo {
     handle: Mutex<Option<BufferAllocator>>,
@@ -36,7 +36,7 @@ fn a_listener_may_drop_the_last_handle_when_it_hears_of_a_release() {
     drop(buffer);
 
     assert_eq!(*listener.heard.lock().unwrap(), ["brief 128"]);
-    // The tree went, and its hold on the listener.
+    // The tree was freed, with its reference to the listener.
     assert_eq!(Arc::strong_count(&listener), 1);
 }
 
@@ -72,7 +72,7 @@ fn a_release_inside_a_release_is_heard_too() {
     assert_eq!(root.allocated_memory(), 0);
 }
 
-/// Reads the allocator's name for as long as others may be freeing it.
+/// Reads the allocator's name while other threads may be freeing the tree.
 struct Reads(AtomicUsize);
 
 impl AllocationListener for Reads {
@@ -100,14 +100,14 @@ fn trees_that_go_while_several_threads_release_go_once_and_not_too_early() {
             .map(|buffer| std::thread::spawn(move || drop(buffer)))
             .collect();
         threads.push(std::thread::spawn(move || drop(root)));
-        // Joined one by one: then their thread-locals are gone, too.
+        // Joined one by one, which also waits for their thread-locals.
         for thread in threads {
             thread.join().unwrap();
         }
     }
 
     assert_eq!(listener.0.load(Ordering::Relaxed), rounds * 3 * 50 * 4);
-    // Threads that have ended leave no tree behind.
+    // No tree is left after the threads have ended.
     assert_eq!(Arc::strong_count(&listener), 1);
 }
 
@@ -136,7 +136,7 @@ fn listeners_that_panic_when_they_are_dropped_keep_nobody_from_being_freed() {
     let buffer = inner.buffer(64).unwrap();
     drop((outer, inner));
 
-    // Both leave the tree in one step.
+    // Both allocators leave the tree in one step.
     drop(buffer);
 
     assert_eq!(dropped.load(Ordering::Relaxed), 2);

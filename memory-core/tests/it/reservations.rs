@@ -1,4 +1,4 @@
-//! Bytes without a block: external bytes, and reservations for a while.
+//! Bytes without a block: external bytes, and temporary reservations.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -24,7 +24,7 @@ fn forced_bytes_of_a_reservation_are_its_own() {
     assert!(catch_unwind(AssertUnwindSafe(overflow)).is_err());
     assert_eq!((reservation.size(), root.allocated_memory()), (1001, 1001));
 
-    // Also of an allocator that is closed, and of one that has left its tree.
+    // This also holds for an allocator that is closed, and for one that has left its tree.
     query.close().unwrap_err();
     reservation.force_add(1);
     drop(reservation);

@@ -1,4 +1,4 @@
-//! Foreign memory out of a reservation: one piece, or several as a whole.
+//! Charging foreign memory to a reservation: one piece, or several as a whole.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Retiring: an allocator that refuses new work, without a report, and goes with its last byte.
+//! Retiring: the allocator refuses new work, reports nothing, and is freed with its last byte.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -126,7 +126,7 @@ fn dropping_the_handles_of_a_retired_allocator_leaves_it_to_its_bytes() {
     assert!(root.child_allocators().is_empty());
 }
 
-/// A look at each of 100,000 buffers would take some hundred times as long.
+/// Visiting each of 100,000 buffers would take some hundred times as long.
 #[test]
 fn the_number_of_buffers_does_not_matter() {
     let root = RootAllocator::builder().debug(false).build().unwrap();
@@ -187,7 +187,7 @@ fn workers_that_drain_while_their_query_is_retired_leave_nothing_behind() {
                 thread::yield_now();
                 query.retire();
                 query.retire();
-                // New work ends, and so do the workers.
+                // New work is refused, so the workers end.
                 assert!(query.buffer(64).is_err());
                 stop.store(true, Ordering::Relaxed);
             });

@@ -1,18 +1,18 @@
-//! What most tests begin with.
+//! The set-up that most tests share.
 
 use std::sync::Arc;
 
 use arrow_memory_core::testing::TrackingManager;
 use arrow_memory_core::{ArrowBuf, BufferAllocator, RootAllocator, RootAllocatorBuilder};
 
-/// A root over a manager that knows every block.
+/// A root over a manager that tracks every block.
 pub(crate) fn tracked(limit: usize) -> (Arc<TrackingManager>, BufferAllocator) {
     let manager = Arc::new(TrackingManager::new());
     let root = over(&manager).limit(limit).build().unwrap();
     (manager, root.into())
 }
 
-/// The same, to be configured further.
+/// The builder of such a root, for further settings.
 pub(crate) fn over(manager: &Arc<TrackingManager>) -> RootAllocatorBuilder {
     RootAllocator::builder().allocation_manager(manager.clone())
 }
@@ -32,7 +32,7 @@ pub(crate) fn ones(allocator: &BufferAllocator, size: usize) -> ArrowBuf {
     allocator.buffer_from_slice(&vec![1; size]).unwrap()
 }
 
-/// What is allocated from each.
+/// The allocated bytes of each allocator.
 pub(crate) fn allocated<const N: usize>(allocators: [&BufferAllocator; N]) -> [usize; N] {
     allocators.map(BufferAllocator::allocated_memory)
 }

@@ -1,4 +1,4 @@
-//! What is done in the destructors of thread-locals, before and after the library's own.
+//! Uses the library in the destructors of thread-locals, before and after its own are destroyed.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -9,20 +9,20 @@ use arrow_memory_core::{
     AllocationListener, AllocatorInfo, CachingManager, ForeignAllocation, RootAllocator,
 };
 
-/// Hears of every release, so that threads need their records.
+/// A listener that hears every release, for which threads need their records.
 struct Hears;
 
 impl AllocationListener for Hears {
     fn on_release(&self, _allocator: &AllocatorInfo, _bytes: usize) {}
 }
 
-/// Uses an allocator in every way when its thread-local is dropped.
+/// Uses an allocator in every way when the thread-local is destroyed.
 struct Last(RootAllocator);
 
 impl Drop for Last {
     fn drop(&mut self) {
         let root = &self.0;
-        // More than the pool of slots moves at once.
+        // More slots than the pool moves at once.
         let buffers = (0..600).map(|size| root.buffer(64 + size).unwrap().freeze());
         let buffers: Vec<_> = buffers.collect();
         let child = root.child("end").build().unwrap();
@@ -64,7 +64,7 @@ fn allocators_may_be_used_in_thread_locals_that_are_dropped_before_and_after_the
                     AFTER.set(Some(Last(second)));
                 })
             });
-            // A scope does not wait for thread-locals.
+            // A scope does not wait for the destructors of thread-locals.
             for thread in threads.collect::<Vec<_>>() {
                 thread.join().unwrap();
             }

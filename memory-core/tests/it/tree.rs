@@ -82,7 +82,7 @@ fn a_transfer_moves_the_charge_and_release_moves_ownership() {
     root.close().unwrap();
 }
 
-/// Refuses what is larger than so many bytes.
+/// Vetoes requests above this number of bytes.
 struct Frugal(usize);
 
 impl AllocationListener for Frugal {
@@ -118,7 +118,7 @@ fn growth_by_doubling_asks_the_listener_too() {
     assert_eq!(root.allocated_memory(), 2112);
 }
 
-/// Once, each allocator that left the tree cost a walk over those that were left to go.
+/// A regression: each allocator that left the tree caused a walk over those that were still to leave.
 #[test]
 fn a_deep_line_of_allocators_that_only_the_last_one_kept_goes_at_once() {
     let quickly = (0..20).any(|_| {
@@ -130,7 +130,7 @@ fn a_deep_line_of_allocators_that_only_the_last_one_kept_goes_at_once() {
     assert!(quickly, "other tests may disturb one measurement, not all");
 }
 
-/// How long it takes to build 10,000 allocators below each other, and to drop the last one.
+/// The times of building 10,000 allocators below each other, and of dropping the last one.
 fn time_of_a_deep_line() -> (Duration, Duration) {
     let root = root_with_limit(1 << 20);
     let mut last: BufferAllocator = root.clone().into();

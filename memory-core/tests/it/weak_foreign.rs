@@ -1,4 +1,4 @@
-//! Foreign memory that is found again by its address while its last buffer goes.
+//! Finding foreign memory by its address while its last buffer is dropped.
 #![expect(
     unsafe_code,
     reason = "a registry of foreign memory promises what it leads to"
@@ -15,7 +15,7 @@ use crate::support::{child, tracked};
 
 const SIZE: usize = 64;
 
-/// The latest allocation, and how many were released.
+/// The latest allocation, and the number of released ones.
 struct Registry {
     latest: Option<(AtomicPtr<u8>, WeakForeign)>,
     released: usize,
@@ -34,7 +34,7 @@ static RELEASE: ReleaseFn = ReleaseFn::new(|start, id| {
     }
     registry.released += 1;
     drop(registry);
-    // SAFETY: it was a box, and is released once.
+    // SAFETY: the memory was a box, and is released once.
     drop(unsafe { Box::from_raw(start.as_ptr().cast::<[u8; SIZE]>()) });
 });
 
@@ -55,7 +55,8 @@ fn a_weak_reference_finds_a_live_buffer_or_none_while_the_last_one_goes() {
                 let registry = registry();
                 let buffer = registry.latest.as_ref().and_then(|(start, weak)| {
                     let start = NonNull::new(start.load(Ordering::Relaxed))?;
-                    // SAFETY: the release takes the lock that we hold, and the bytes are initialised.
+                    // SAFETY: the release takes the lock that this thread holds, and the bytes are
+                    // initialised.
                     unsafe { weak.upgrade(start, SIZE) }
                 });
                 drop(registry);
@@ -66,16 +67,16 @@ fn a_weak_reference_finds_a_live_buffer_or_none_while_the_last_one_goes() {
                 }
             }
         });
-        // How often they meet depends on the machine.
+        // How often the two threads meet depends on the machine.
         while found.load(Ordering::Relaxed) < 20_000 && made < 60_000 {
             made += 1;
             let start = NonNull::from(Box::leak(Box::new([7_u8; SIZE]))).cast();
-            // SAFETY: a box's bytes, which nobody else has, and which the release gives back.
+            // SAFETY: the bytes are a box's, have no other user, and are freed by the release.
             let foreign = unsafe { ForeignAllocation::with_release(start, SIZE, &RELEASE) };
             let buffer = a.wrap_foreign_allocation(foreign).unwrap();
             let weak = buffer.downgrade().unwrap();
             registry().latest = Some((AtomicPtr::new(start.as_ptr()), weak));
-            // Now sooner, now later.
+            // Drops the buffer after a delay that varies.
             (0..made % 200).for_each(|_| std::hint::spin_loop());
             drop(buffer);
         }

@@ -1,4 +1,4 @@
-//! What the documentation of `arrow_memory_jemalloc` promises.
+//! Checks the promises in the documentation of `arrow_memory_jemalloc`.
 #![expect(
     unsafe_code,
     reason = "gives blocks back to the manager and writes to them"
@@ -13,7 +13,7 @@ use arrow_memory_manager::AllocationManager;
 
 const MIB: usize = 1 << 20;
 
-/// Every way in which a manager can be set up.
+/// A manager for each kind of set-up.
 fn managers() -> [JemallocManager; 2] {
     let dedicated = JemallocManager::builder().dedicated_arena(true).build();
     [JemallocManager::new(), dedicated.expect("an arena")]
@@ -23,7 +23,7 @@ fn layout(size: usize, align: usize) -> Layout {
     Layout::from_size_align(size, align).expect("a valid layout")
 }
 
-/// Writes to every byte of a block, so that a neighbour's would be seen.
+/// Writes to every byte of a block, so that an overlap with another block is seen.
 fn fill(block: NonNull<u8>, size: usize, value: u8) {
     // SAFETY: the tests pass live blocks with at most their sizes.
     unsafe { block.as_ptr().write_bytes(value, size) };
@@ -137,7 +137,7 @@ fn a_large_block_with_room_behind_it_grows_where_it_is() {
         .dedicated_arena(true)
         .build()
         .unwrap();
-    // A block of 16 MiB, given back, leaves room behind one of 4 MiB that takes its place.
+    // A freed block of 16 MiB leaves room behind the block of 4 MiB that takes its place.
     let room = manager.allocate(layout(16 * MIB, 64)).unwrap();
     // SAFETY: the block is live and of this layout.
     unsafe { manager.deallocate(room, layout(16 * MIB, 64)) };
@@ -147,7 +147,7 @@ fn a_large_block_with_room_behind_it_grows_where_it_is() {
     let grown = unsafe { manager.reallocate(block, layout(4 * MIB, 64), 8 * MIB) }.unwrap();
 
     assert_eq!(grown, block);
-    // SAFETY: the block is live and of this size now.
+    // SAFETY: the block is live, and of this size after the growth.
     unsafe { manager.deallocate(grown, layout(8 * MIB, 64)) };
 }
 
@@ -253,7 +253,7 @@ fn large_blocks_are_kept_for_the_decay_time_whatever_jemalloc_calls_oversize() {
     touched();
 
     let again = manager.statistic("stats.arenas.4096.dirty_purged").unwrap();
-    // Other tests purge in the meantime, but not three times 16 MiB.
+    // Other tests purge meanwhile, but not three times 16 MiB.
     assert!((again - purged) * 4096 < 48 * MIB as u64);
 }
 

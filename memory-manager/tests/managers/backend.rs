@@ -43,7 +43,7 @@ fn an_unknown_backend_is_an_error_that_names_the_known_ones() {
     );
 }
 
-/// What the default is in a process with this environment, and what was warned about meanwhile.
+/// The default backend in a process with this environment, and its warnings.
 fn default_in_child(pool: Option<&str>, set: Option<&str>) -> String {
     let mut variables = vec![("SET_DEFAULT", set.unwrap_or(""))];
     variables.extend(pool.map(|pool| (backend::DEFAULT_POOL_VARIABLE, pool)));

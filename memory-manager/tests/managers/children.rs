@@ -1,4 +1,4 @@
-//! Tests whose second half runs in a child process: with another environment, or to its death.
+//! Runs the second half of a test in a child process, with another environment or until it aborts.
 
 use std::env;
 use std::process::{Command, Output};

@@ -7,7 +7,7 @@ use arrow_memory_manager::{
 };
 use arrow_memory_system::SystemManager;
 
-/// The backend, as one user of it: its own statistics are the process's.
+/// The backend behind a counter, since its own statistics are those of the whole process.
 fn system() -> Arc<dyn AllocationManager> {
     Arc::new(ProxyManager::new(Arc::new(SystemManager::new())))
 }
@@ -46,7 +46,7 @@ fn wrappers_give_all_they_took_back_with_the_layouts_they_took_it_with() {
         |inner| Arc::new(GuardedManager::new(inner, GuardAction::Abort)),
     ];
     for wrap in wrap {
-        // Not over malloc: it would change its mind about when to trim, for the other tests too.
+        // Not over malloc, whose adaptive trimming this would change for the other tests.
         let tracking = Arc::new(TrackingManager::over(system()));
         let wrapper = wrap(Arc::clone(&tracking));
 

@@ -1,4 +1,4 @@
-//! Environment variables: which words mean what, and that a wrong one is told, once.
+//! Environment variables: the accepted words, and the single warning about a wrong one.
 
 use arrow_memory_core::RootAllocator;
 use arrow_memory_manager::{DEBUG_POOL_VARIABLE, backend};
@@ -27,7 +27,7 @@ fn child_that_builds_three_roots_and_listens() {
     println!("heard {heard:?}");
 }
 
-/// What the child printed, and its standard error.
+/// The child's standard output, and its standard error.
 fn run(test: &str, variables: &[(&str, &str)]) -> (String, String) {
     let output = children::run(&format!("environment::{test}"), variables);
     let stderr = children::stderr(&output);

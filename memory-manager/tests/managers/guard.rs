@@ -11,12 +11,12 @@ use arrow_memory_manager::{
 use crate::children;
 use crate::subscriber::Recorder;
 
-/// A manager whose blocks may be overrun and freed twice, for tests that do: they are longer than
-/// asked for, and never given back.
+/// A manager for tests that overrun blocks and free them twice: its blocks are longer than requested, and
+/// never freed.
 #[derive(Debug)]
 struct Forgiving;
 
-// SAFETY: blocks of `StdManager`, longer than asked for.
+// SAFETY: the blocks are those of `StdManager`, and longer than requested.
 unsafe impl AllocationManager for Forgiving {
     fn name(&self) -> &str {
         "forgiving"
@@ -28,7 +28,7 @@ unsafe impl AllocationManager for Forgiving {
     }
 
     unsafe fn deallocate(&self, ptr: NonNull<u8>, _layout: Layout) {
-        // Here a leak detector finds them.
+        // Leak detectors find the block through this list.
         LEAKED.lock().expect("no panic").push(ptr.as_ptr().addr());
     }
 }
@@ -46,14 +46,14 @@ fn guarded(action: GuardAction) -> GuardedManager {
 /// Writes a byte at an offset from the block's start, which may lie outside of it.
 fn write(block: &mut Block<'_>, offset: isize, value: u8) {
     let start = block.bytes_mut().as_mut_ptr();
-    // SAFETY: these tests stay within the 64 guard bytes on either side, or within what
-    // `Forgiving` makes longer.
+    // SAFETY: these tests stay within the 64 guard bytes on either side, or within the bytes that `Forgiving`
+    // adds.
     let target = unsafe { start.offset(offset) };
     // SAFETY: the byte lies within the guard bytes or the block, all of which is writable.
     unsafe { target.write(value) };
 }
 
-/// What is warned about while `work` runs with a guarded manager, without the address.
+/// The warnings while `work` runs with a guarded manager, without the addresses.
 fn warnings(work: impl FnOnce(&GuardedManager)) -> Vec<String> {
     let manager = guarded(GuardAction::Warn);
     let lines = Recorder::record(|| work(&manager));
@@ -116,7 +116,7 @@ fn damage_is_found_when_a_block_is_reallocated() {
         write(&mut block, 100, 0);
         block.reallocate(1_000, 2).unwrap();
         assert_eq!(block.bytes()[..100], [1; 100]);
-        // The new place has new guards: the damage is told once.
+        // The moved block has new guards, so the damage is reported once.
     });
 
     assert_eq!(lines.len(), 1, "{lines:?}");
@@ -126,9 +126,9 @@ fn damage_is_found_when_a_block_is_reallocated() {
 fn a_block_that_comes_back_with_another_size_or_twice_is_found() {
     let lines = warnings(|manager| {
         let ptr = manager.allocate(layout(100)).unwrap();
-        // SAFETY: not kept, which is what this test is about; `Forgiving` leaves the block alone.
+        // SAFETY: the layout is wrong on purpose; `Forgiving` does not touch the block.
         unsafe { manager.deallocate(ptr, layout(104)) };
-        // SAFETY: not kept either: the block was returned. `Forgiving` leaves it alone.
+        // SAFETY: the block was returned before, on purpose; `Forgiving` does not touch it.
         unsafe { manager.deallocate(ptr, layout(100)) };
     });
 
@@ -211,7 +211,7 @@ fn child_that_is_told_nonsense() {
     println!("{lines:?} {:?}", env::var(DEBUG_POOL_VARIABLE));
 }
 
-/// Writes a byte past the end in a child process; whether it survived, its signal and its words.
+/// Writes a byte past the end in a child process. Returns whether it succeeded, its signal and its output.
 fn corrupt(action: &str) -> (bool, Option<i32>, String) {
     let output = children::run(
         "guard::child_that_writes_past_the_end",

@@ -20,7 +20,7 @@ fn each_call_is_an_event_with_its_numbers() {
         drop(block);
     });
 
-    // Addresses are different each time.
+    // Addresses differ between runs.
     let shown: Vec<String> = lines
         .iter()
         .map(|line| {

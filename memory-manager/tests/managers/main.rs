@@ -1,5 +1,5 @@
-//! Managers around a real backend, and the choice of it. A binary of its own, since much of this
-//! is the process's: its environment, its statistics, its default.
+//! Managers around a real backend, and its selection. This is a binary of its own, since the environment, the
+//! statistics and the default are those of the process.
 #![expect(
     unsafe_code,
     reason = "guards are tested by breaking things, and a test manager is implemented"

@@ -1,4 +1,4 @@
-//! A `tracing` subscriber that writes events down as lines of text.
+//! A `tracing` subscriber that records events as lines of text.
 
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex};
@@ -7,12 +7,12 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-/// Writes events down; clones share the lines.
+/// Records events. Clones share the lines.
 #[derive(Clone, Default)]
 pub(crate) struct Recorder(Arc<Mutex<Vec<String>>>);
 
 impl Recorder {
-    /// What `work` sent, one line per event: level, message, and the other fields in their order.
+    /// The events that `work` emitted, one per line: level, message, and the other fields in their order.
     pub(crate) fn record(work: impl FnOnce()) -> Vec<String> {
         let recorder = Self::default();
         tracing::subscriber::with_default(recorder.clone(), work);
@@ -40,7 +40,7 @@ impl Subscriber for Recorder {
         let level = event.metadata().level();
         let line = format!("{level} {}{}", line.message, line.fields);
         if line.contains("ARROW_DEFAULT_MEMORY_POOL") {
-            // A subscriber may need the very backend that is being chosen.
+            // A subscriber may use the backend that is being selected.
             let root = arrow_memory_core::RootAllocator::unlimited();
             drop(root.buffer(64).expect("there is a backend"));
         }

@@ -1,4 +1,4 @@
-//! What the documentation of `arrow_memory_mimalloc` promises.
+//! Checks the promises in the documentation of `arrow_memory_mimalloc`.
 #![expect(
     unsafe_code,
     reason = "gives blocks back to the manager and writes to them"
@@ -19,7 +19,7 @@ fn layout(size: usize, align: usize) -> Layout {
     Layout::from_size_align(size, align).expect("a valid layout")
 }
 
-/// Writes to every byte of a block, so that a neighbour's would be seen.
+/// Writes to every byte of a block, so that an overlap with another block is seen.
 fn fill(block: NonNull<u8>, size: usize, value: u8) {
     // SAFETY: the tests pass live blocks with at most their sizes.
     unsafe { block.as_ptr().write_bytes(value, size) };
@@ -176,7 +176,7 @@ fn one_heap_serves_all_threads_even_those_that_ended() {
         for (address, size) in made_elsewhere {
             let block = NonNull::new(address as *mut u8).unwrap();
             fill(block, size, 5);
-            // SAFETY: the block is live and of this layout; the thread that made it is gone.
+            // SAFETY: the block is live and of this layout, although the thread that allocated it has ended.
             unsafe { manager.deallocate(block, layout(size, 64)) };
         }
     }
@@ -299,11 +299,11 @@ fn large_blocks_are_kept_by_class_and_widely_aligned_ones_are_not() {
     );
 
     let first = manager.allocate(small).unwrap();
-    // SAFETY: live, of this manager and layout, and not used any more.
+    // SAFETY: the block is live, of this manager and layout, and is not used any more.
     unsafe { manager.deallocate(first, small) };
     assert_eq!(manager.stats().cached_bytes, Some(large.size()));
 
-    // It has room for the size of its class, and is lent with it.
+    // The block has the size of its class, so it can be lent for the larger layout.
     let second = manager.allocate(large).unwrap();
     assert_eq!((second, manager.stats().cached_bytes), (first, Some(0)));
     fill(second, large.size(), 7);

@@ -1,4 +1,4 @@
-//! A listener that does something inside every callback, and a program that meets them all.
+//! A listener that runs code inside every callback, and a program that causes each of them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,8 +35,8 @@ pub(super) const CALLBACKS: [Callback; 7] = [
 
 type Act = dyn Fn(&BufferAllocator, Callback) + Send + Sync;
 
-/// Does something with the allocator named `child` inside every callback, but not inside those
-/// that it causes itself.
+/// Runs `act` with the allocator named `child` inside every callback, but not inside the callbacks that `act`
+/// itself causes.
 pub(super) struct Meddler {
     act: Box<Act>,
     child: OnceLock<WeakBufferAllocator>,
@@ -76,7 +76,7 @@ impl Meddler {
     }
 }
 
-/// Ends the listener's work, also by a panic.
+/// Clears the flag when the listener returns or panics.
 struct Free<'a>(&'a AtomicBool);
 
 impl Drop for Free<'_> {
@@ -151,7 +151,7 @@ impl Tree {
         }
     }
 
-    /// Everything is given back and nothing is left.
+    /// Asserts that all memory is released and that the tree can be closed.
     pub(super) fn assert_empty(self) {
         let Self {
             manager,
@@ -166,8 +166,8 @@ impl Tree {
     }
 }
 
-/// One thing after another that calls a listener; each may panic or be refused, and then the
-/// next one goes on without what it would have made.
+/// Runs steps that call a listener. Each step may panic or be refused; then the next ones run without its
+/// result.
 pub(super) fn program(tree: &Tree) -> usize {
     let (root, child) = (&tree.root, &tree.child);
     let mut panics = 0;
@@ -186,7 +186,7 @@ pub(super) fn program(tree: &Tree) -> usize {
             let moved = moved.as_ref().and_then(|it| it.as_ref().ok());
             moved.map(|moved| moved.buffer.try_transfer_ownership(child))
         });
-        // Ownership moves as the owner lets go.
+        // Ownership moves when the owner drops its buffer.
         caught(&mut panics, || drop(back));
         caught(&mut panics, || drop(buffer));
         caught(&mut panics, || drop(shared));

@@ -1,4 +1,4 @@
-//! What one thread does: everything that keeps within limits, at random.
+//! One thread of the tests of limits: random operations of every kind that respects limits.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use arrow_memory_integration_tests::history::{History, Level, Log, OpenCharge, O
 
 use super::{LIMIT, Node, steps};
 
-/// Something that is charged.
+/// An object that is charged.
 pub(super) struct Held {
     what: Memory,
     charges: Vec<OpenCharge>,
@@ -23,15 +23,15 @@ enum Memory {
     Buffer(ArrowBuf),
     Reservation(AllocationReservation),
     External(BufferAllocator, usize),
-    /// A child whose last handle this may be.
+    /// A child, perhaps with its last handle.
     Child(BufferAllocator),
 }
 
-/// Where something is charged.
+/// The level to which an object is charged.
 #[derive(Clone)]
 enum Place {
     Fixed(Level),
-    /// A child of a thread's own, which leaves the tree when nothing holds it any more.
+    /// A child that a thread made, which leaves the tree when its last object is dropped.
     Own(Arc<OwnLevel>),
 }
 
@@ -48,7 +48,7 @@ impl Place {
         }
     }
 
-    /// One of those that hold a level lets go.
+    /// Records that an object of this level was dropped.
     fn leave(self, span: Span, log: &mut Log) {
         if let Self::Own(own) = self {
             {
@@ -82,7 +82,7 @@ pub(super) fn release(held: Held, history: &History, log: &mut Log) {
 pub(super) struct Worker<'a> {
     levels: &'a [Node],
     history: &'a History,
-    /// Where threads leave buffers for others to release.
+    /// Objects that threads exchange, for others to release.
     shared: &'a Mutex<Vec<Held>>,
     held: Vec<Held>,
     log: Log,
@@ -248,7 +248,7 @@ impl<'a> Worker<'a> {
             charges,
             level,
         } = source;
-        // In this tree a buffer has one ledger: the source's is gone with its handle.
+        // In this tree a buffer has one ledger, so the source's ledger ends with its handle.
         let ((), dropped) = self.history.timed(|| drop(what));
         for charge in charges {
             self.log.ended(charge, span);
@@ -257,7 +257,7 @@ impl<'a> Worker<'a> {
         self.hold(Memory::Buffer(moved), bytes, place, span);
     }
 
-    /// A child with a reservation, which lives until its handle and its buffers are gone.
+    /// Makes a child with a reservation, which lives until its handle and its buffers are dropped.
     fn own_child(&mut self) {
         let node = self.any_node();
         let (parent, level) = (node.allocator.clone(), node.open.level);
@@ -289,7 +289,7 @@ impl<'a> Worker<'a> {
         });
     }
 
-    /// Leaves something for another thread to release, and takes something.
+    /// Gives an object to another thread to release, and takes one.
     fn exchange(&mut self) {
         if self.held.is_empty() {
             return;
@@ -313,7 +313,7 @@ impl<'a> Worker<'a> {
         release(held, self.history, &mut self.log);
     }
 
-    /// What was granted, or `None` after a refusal, which is noted.
+    /// The granted object, or `None` after a refusal, which it records.
     fn outcome<T>(
         &mut self,
         result: Result<T, AllocError>,
@@ -349,7 +349,7 @@ impl<'a> Worker<'a> {
         (node.allocator.clone(), Place::Fixed(node.open.level))
     }
 
-    /// Often small, often about what is left, now and then hopeless.
+    /// A size that is often small, often close to the bytes left, and sometimes too large for any level.
     fn size(&mut self, allocator: &BufferAllocator) -> usize {
         let left = || usize::try_from(allocator.headroom()).unwrap_or(0);
         match self.random.usize(..16) {

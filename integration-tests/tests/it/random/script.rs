@@ -1,20 +1,20 @@
-//! Random draws, and the operations that they become on what there is.
+//! Random draws, and the operations that they become on the existing objects.
 
 use arrow_memory_integration_tests::model::Model;
 use arrow_memory_integration_tests::operation::{Key, Operation, Rounding};
 use proptest::prelude::*;
 
-/// Buffers are real memory: none is larger than this.
+/// The maximum size of a buffer, since buffers are real memory.
 const LARGEST_BUFFER: usize = 256 * 1024;
 
-/// More than any case allocates, and still far from overflowing.
+/// More than any case allocates, and still too small to overflow.
 const UNLIMITED: usize = isize::MAX as usize;
 
-/// A step before it is known what there is to choose from.
+/// A step before its objects are chosen.
 #[derive(Clone, Debug)]
 pub(super) struct Draw {
     kind: Kind,
-    /// Pick one each of what there is.
+    /// The two numbers choose among the existing objects.
     first: u16,
     second: u16,
     amount: Amount,
@@ -22,7 +22,7 @@ pub(super) struct Draw {
 }
 
 impl Draw {
-    /// How often the draw is turned into an operation.
+    /// The number of operations that the draw becomes.
     pub(super) fn rounds(&self) -> usize {
         match self.kind {
             Kind::ReleaseMany => 8,
@@ -55,22 +55,22 @@ enum Kind {
     CloseIdle,
 }
 
-/// How many bytes.
+/// A number of bytes.
 #[derive(Clone, Copy, Debug)]
 enum Amount {
-    /// That many.
+    /// This number.
     Bytes(usize),
-    /// As many as the allocator has left, and so many more.
+    /// The bytes that the allocator has left, and this many more.
     Left(isize),
-    /// As many as the allocator has, and so many more.
+    /// The bytes that the allocator has, and this many more.
     Allocated(isize),
-    /// A part of what is left, in 256ths.
+    /// A fraction of the bytes left, in 256ths.
     Part(u8),
-    /// Too many for any sum.
+    /// More than any sum can hold.
     Huge(usize),
 }
 
-/// How often each kind is drawn.
+/// The weight of each kind of draw.
 const KINDS: [(u32, Kind); 20] = [
     (14, Kind::Release),
     (20, Kind::Allocate),
@@ -94,8 +94,7 @@ const KINDS: [(u32, Kind); 20] = [
     (3, Kind::CloseIdle),
 ];
 
-/// Made from plain numbers, which proptest draws much faster than it chooses among
-/// strategies.
+/// Makes draws from plain numbers, which proptest generates much faster than choices among strategies.
 pub(super) fn draw() -> impl Strategy<Value = Draw> {
     any::<(u32, u16, u16, u32, u32)>().prop_map(|(kind, first, second, amount, other)| Draw {
         kind: decode_kind(kind),
@@ -153,7 +152,7 @@ pub(super) fn root_limit() -> impl Strategy<Value = usize> {
     ]
 }
 
-/// Whether a tree grows down or sideways.
+/// Where a tree grows: at any allocator, downwards, or at the root.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Shape {
     Any,
@@ -165,7 +164,7 @@ pub(super) fn shape() -> impl Strategy<Value = Shape> {
     prop_oneof![Just(Shape::Any), Just(Shape::Deep), Just(Shape::Wide)]
 }
 
-/// Turns draws into operations on what there is.
+/// Turns draws into operations on existing objects.
 pub(super) struct Script {
     shape: Shape,
     next: Key,
@@ -181,12 +180,12 @@ impl Script {
         self.next
     }
 
-    /// The operation of a draw, or none if there is nothing to do it to.
+    /// The operation of a draw; `None` if there is no object to use.
     pub(super) fn operation(&mut self, model: &Model, draw: &Draw) -> Option<Operation> {
         let allocators = model.allocators();
         let allocator = pick(&allocators, draw.first)?;
         if model.is_closed(allocator) && matches!(draw.amount, Amount::Huge(_)) {
-            // There would be two reasons to refuse.
+            // The request would have two reasons to be refused.
             return None;
         }
         let closed = usize::from(model.is_closed(allocator));
@@ -212,7 +211,8 @@ impl Script {
                         0
                     } else {
                         match resolve(model, parent, draw.amount) {
-                            // Else the ownership of its buffers could not move elsewhere.
+                            // Larger reservations would prevent the ownership of its buffers from moving
+                            // elsewhere.
                             granted if granted <= UNLIMITED => granted.min(1 << 40),
                             refused => refused,
                         }
@@ -225,7 +225,7 @@ impl Script {
                 Operation::Allocate {
                     buffer: self.key(),
                     allocator,
-                    // No limit may grant what no backend has.
+                    // Of the sizes that no backend has, only those are requested that no limit grants.
                     size: if huge && bytes > UNLIMITED - 63 {
                         bytes
                     } else {
@@ -257,7 +257,7 @@ impl Script {
                 allocator,
             },
             Kind::TryTransfer => {
-                // Whether a closed ancestor of both may pass bytes on is not said anywhere.
+                // It is not specified whether a closed common ancestor may pass bytes on.
                 if model.is_below_closed(allocator) {
                     return None;
                 }
@@ -349,7 +349,7 @@ fn resolve(model: &Model, allocator: Key, amount: Amount) -> usize {
     }
 }
 
-/// A limit around what is allocated, so that much is refused and some is over.
+/// A limit close to the allocated bytes, so that many requests are refused and some allocators are over it.
 fn resolve_limit(model: &Model, allocator: Key, amount: Amount) -> usize {
     let state = model.state(allocator);
     match amount {
@@ -360,7 +360,7 @@ fn resolve_limit(model: &Model, allocator: Key, amount: Amount) -> usize {
     }
 }
 
-/// Whether a step could make a sum overflow by force, which panics and is tested elsewhere.
+/// Whether a forced step would make a sum overflow, which panics and is tested elsewhere.
 pub(super) fn overflows(model: &Model, operation: &Operation) -> bool {
     if !matches!(
         operation,
