@@ -256,7 +256,7 @@ fn doubling(source: &dyn Source) -> f64 {
 
 // ---- resident memory ----------------------------------------------------------------------
 
-/// Runs each source in a process of its own, since a source would use again what another one freed.
+/// Runs each source in a process of its own, since a source would reuse memory that another one freed.
 fn resident(text: &mut String) {
     header(text, "", &NAMES);
     let lines = NAMES.map(|name| numbers(&["--resident", name]));

@@ -69,7 +69,7 @@ pub fn within_a_minute(scenario: impl FnOnce() + Send + 'static) {
     let (done, wait) = std::sync::mpsc::channel();
     let worker = thread::spawn(move || {
         scenario();
-        // The receiver is gone if the minute is over.
+        // The receiver was dropped if the minute is over.
         let _ = done.send(());
     });
     match wait.recv_timeout(Duration::from_secs(60)) {

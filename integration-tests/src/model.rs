@@ -170,7 +170,7 @@ impl Model {
         outcome
     }
 
-    // ---- what can be seen -----------------------------------------------------------------
+    // ---- visible numbers ------------------------------------------------------------------
 
     /// The visible numbers of every allocator in the tree, in the order of their keys.
     pub fn views(&self) -> Vec<View> {

@@ -24,7 +24,7 @@ pub(crate) enum Shape {
 ///
 /// # Errors
 ///
-/// If the capture cannot be read, or has no events: then it says nothing about memory.
+/// If the capture cannot be read, or has no events: then it proves nothing.
 pub(crate) fn events(file: Option<&Path>) -> Result<(), Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
     let mut open = true;

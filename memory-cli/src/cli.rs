@@ -33,7 +33,7 @@ pub(crate) enum Command {
     Compare(Compare),
     /// Turn the text of `perf script` into one JSON object per line
     Events(Capture),
-    /// List what a capture shows to be never freed, by stack, largest first
+    /// List the blocks that a capture shows as never freed, by stack, largest first
     Dangling(Dangling),
     /// Draw a flame graph of folded stacks
     Flame(Flame),
@@ -53,7 +53,7 @@ pub(crate) struct Completions {
     pub(crate) shell: clap_complete::Shell,
 }
 
-/// Read files into a tree with an allocator per file and column, and say what they need
+/// Read files into a tree with an allocator per file and column, and report the memory that they need
 ///
 /// Formats: Parquet; Arrow IPC, files and streams; CSV, also with tabs (.tsv) and compressed (.csv.gz).
 /// Parquet and Arrow IPC are known by their first bytes, CSV by its name or by --csv.
@@ -75,7 +75,7 @@ pub(crate) struct Scan {
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
     pub(crate) batch_size: u32,
     /// The columns to read, separated by commas; s.a is field a of struct s, and names with commas
-    /// or dots stand in double quotes
+    /// or dots are in double quotes
     #[arg(long, value_name = "NAME,…", value_parser = columns)]
     pub(crate) columns: Option<Columns>,
     /// Hold all batches, instead of one at a time
@@ -188,7 +188,7 @@ pub(crate) struct Capture {
     pub(crate) file: Option<PathBuf>,
 }
 
-/// Lists what was allocated and never freed.
+/// Lists the blocks that were allocated and never freed.
 #[derive(Debug, Args)]
 pub(crate) struct Dangling {
     #[command(flatten)]

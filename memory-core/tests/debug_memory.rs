@@ -1,4 +1,4 @@
-//! A binary of its own, because it measures the process's memory.
+//! This is a binary of its own, because it measures the process's memory.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::thread;

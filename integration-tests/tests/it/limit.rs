@@ -7,11 +7,11 @@
 //!
 //! | change | failure |
 //! |---|---|
-//! | a request is refused without recalling credit first | a refusal of what fitted throughout |
+//! | a request is refused without recalling credit first | a request that always fitted is refused |
 //! | bytes are given back to a shut word | the same; and sums that do not add up at the end |
 //! | one in a thousand releases gives nothing back | the same; and a tree that cannot be closed |
 //! | credit is taken by a load and a store | more bytes released than were charged |
-//! | recall folds a node's credit before all below are stopped | a refusal of what fitted throughout |
+//! | recall folds a node's credit before all below are stopped | a request that always fitted is refused |
 //! | credit below a tight level is kept as elsewhere | the same |
 //! | credit is handed out beyond the limit | a peak above the limit; live bytes above it |
 //! | a charge ends before its block is freed | live bytes above the limit |

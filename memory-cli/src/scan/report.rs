@@ -91,7 +91,7 @@ pub(crate) struct NeedReport {
 /// The request that ended a scan.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct Refusal {
-    /// The name of the allocator that asked.
+    /// The name of the allocator that requested memory.
     pub(crate) asked_by: String,
     pub(crate) requested: usize,
     /// The name of the allocator whose limit refused.
