@@ -284,7 +284,7 @@ impl JemallocManager {
     ///
     /// # Safety
     ///
-    /// As for [`AllocationManager::reallocate`].
+    /// The conditions of [`AllocationManager::reallocate`].
     unsafe fn resize_in_place(&self, ptr: NonNull<u8>, new_size: usize, align: usize) -> bool {
         let wanted = self.room(padded(new_size), align);
         let flags = align_flag(align);
