@@ -75,7 +75,9 @@ fuzz_target!(|bytes: &[u8]| {
     let data_type = data_type(&mut input, 3);
     let (held, into) = (RootAllocator::unlimited(), RootAllocator::new(1 << 20));
     // All values are null, so all offsets, ids and keys are 0.
-    let array = new_null_array(&data_type, ROWS).adopt(&held).expect("no limit");
+    let array = new_null_array(&data_type, ROWS)
+        .adopt(&held)
+        .expect("no limit");
     let (mut c_array, mut c_schema) = export_array(&array).expect("types have formats");
     drop(array);
 
@@ -88,7 +90,10 @@ fuzz_target!(|bytes: &[u8]| {
     let schema = unsafe { &mut *std::ptr::from_mut(&mut c_schema).cast::<RawSchema>() };
     let before = schema.format;
     // No such format exists, so no other width is read.
-    let format = CString::new(format!("{}?", char::from(input.byte() % 128).escape_default()));
+    let format = CString::new(format!(
+        "{}?",
+        char::from(input.byte() % 128).escape_default()
+    ));
     if input.byte() % 8 == 0
         && let Ok(format) = &format
     {
@@ -100,7 +105,10 @@ fuzz_target!(|bytes: &[u8]| {
     // SAFETY: both types have the same layout. The release needs the original format.
     unsafe { &mut *std::ptr::from_mut(&mut c_schema).cast::<RawSchema>() }.format = before;
     if let Ok(array) = &imported {
-        array.to_data().validate_full().expect("what was imported is valid");
+        array
+            .to_data()
+            .validate_full()
+            .expect("what was imported is valid");
     }
     drop(imported);
     assert_eq!((held.allocated_memory(), into.allocated_memory()), (0, 0));

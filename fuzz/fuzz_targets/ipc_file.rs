@@ -29,7 +29,10 @@ fuzz_target!(|bytes: &[u8]| {
 fn check(batches: impl Iterator<Item = Result<RecordBatch, MemoryError>>) {
     for batch in batches.take(64).flatten() {
         for column in batch.columns() {
-            column.to_data().validate_full().expect("what was read is valid");
+            column
+                .to_data()
+                .validate_full()
+                .expect("what was read is valid");
         }
     }
 }

@@ -16,7 +16,10 @@ fuzz_target!(|bytes: &[u8]| {
         for batch in reader.take(64) {
             let Ok(batch) = batch else { break };
             for column in batch.columns() {
-                column.to_data().validate_full().expect("what was read is valid");
+                column
+                    .to_data()
+                    .validate_full()
+                    .expect("what was read is valid");
             }
         }
     }

@@ -25,7 +25,7 @@ impl Paths {
 
 /// No counts to remember.
 #[derive(Default)]
-pub(super) struct InPath;
+pub(super) struct InPath(());
 
 impl NodePath {
     #[expect(clippy::unused_self, reason = "the same signature as with the feature")]
