@@ -150,6 +150,20 @@ pub enum Operation {
         /// The new limit in bytes.
         limit: usize,
     },
+    /// Sets a live reservation.
+    SetReservation {
+        /// The key of the allocator.
+        allocator: Key,
+        /// The new reservation in bytes.
+        bytes: usize,
+    },
+    /// Sets a live reservation even if it does not fit.
+    ForceReservation {
+        /// The key of the allocator.
+        allocator: Key,
+        /// The new reservation in bytes.
+        bytes: usize,
+    },
     /// Closes an allocator.
     Close {
         /// The key of the object.
@@ -200,7 +214,7 @@ pub enum Outcome {
         /// Bytes of capacity.
         capacity: usize,
     },
-    /// Forced.
+    /// Forced bytes, or a forced reservation.
     Forced {
         /// Whether it fitted.
         fit: bool,

@@ -184,7 +184,7 @@ impl SideBySide {
             "step {step}, a{key}: {charged} charged, {allocated} allocated"
         );
         assert_eq!(
-            (it.init_reservation(), it.is_closed()),
+            (it.reservation(), it.is_closed()),
             (view.reservation, view.closed),
             "step {step}, a{key}"
         );

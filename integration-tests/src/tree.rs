@@ -109,6 +109,14 @@ impl Tree {
                 self.allocator(allocator).release_bytes(bytes);
             }
             Operation::Limit { allocator, limit } => self.allocator(allocator).set_limit(limit),
+            Operation::SetReservation { allocator, bytes } => {
+                let set = self.allocator(allocator).set_reservation(bytes);
+                set.map_err(|error| refusal(&error))?;
+            }
+            Operation::ForceReservation { allocator, bytes } => {
+                let fit = self.allocator(allocator).force_reservation(bytes);
+                return Ok(Outcome::Forced { fit });
+            }
             Operation::Close { allocator } => {
                 if self.allocator(allocator).close().is_err() {
                     return Ok(Outcome::Outstanding);

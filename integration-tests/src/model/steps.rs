@@ -53,6 +53,12 @@ impl Model {
                 self.node_mut(allocator).limit = size(limit).min(MAX);
                 Ok(Outcome::Done)
             }
+            Operation::SetReservation { allocator, bytes } => {
+                self.set_reservation(allocator, size(bytes))
+            }
+            Operation::ForceReservation { allocator, bytes } => {
+                Ok(self.force_reservation(allocator, size(bytes)))
+            }
             Operation::Close { allocator } => Ok(self.close(allocator)),
             ref other => unreachable!("{other:?} is of another kind"),
         }
@@ -260,6 +266,55 @@ impl Model {
         let with = self.allocated_by_node();
         Outcome::Forced {
             fit: self.fitted(allocator, &without, &with),
+        }
+    }
+
+    /// A higher reservation is a charge of the parent for what the larger of reservation and use grows by. It is
+    /// refused beside that while the allocator or an ancestor is over its limit.
+    fn set_reservation(&mut self, allocator: Key, bytes: i128) -> Result<Outcome, Refusal> {
+        let before = self.node(allocator).reservation;
+        let without = self.allocated_by_node();
+        if bytes > before {
+            self.check_open(allocator)?;
+            if bytes > MAX {
+                return Err(Refusal::Overflow(allocator));
+            }
+            if bytes > self.node(allocator).limit {
+                return Err(Refusal::Limit(allocator));
+            }
+            let over = |key: &Key| without[key] > self.node(*key).limit;
+            if let Some(key) = self.path(allocator).into_iter().find(over) {
+                return Err(Refusal::Limit(key));
+            }
+        }
+        let Some(parent) = self.node(allocator).parent else {
+            return Ok(Outcome::Done);
+        };
+        self.node_mut(allocator).reservation = bytes;
+        let with = self.allocated_by_node();
+        let fits = self.check_charge(parent, &without, &with);
+        if fits.is_err() {
+            self.node_mut(allocator).reservation = before;
+        }
+        fits.map(|()| Outcome::Done)
+    }
+
+    fn force_reservation(&mut self, allocator: Key, bytes: i128) -> Outcome {
+        let Node {
+            reservation,
+            limit,
+            parent,
+            ..
+        } = *self.node(allocator);
+        let Some(parent) = parent else {
+            return Outcome::Forced { fit: true };
+        };
+        let without = self.allocated_by_node();
+        self.node_mut(allocator).reservation = bytes;
+        let with = self.allocated_by_node();
+        let fit = bytes <= limit && self.fitted(parent, &without, &with);
+        Outcome::Forced {
+            fit: bytes <= reservation || fit,
         }
     }
 

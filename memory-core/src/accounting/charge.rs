@@ -273,11 +273,7 @@ impl Locked<'_> {
     fn excess(&self, node: NodePtr, exact: bool) -> usize {
         let state = self.look(node);
         // A node that has left its tree has given its reservation back.
-        let reserved = if state.linked {
-            self.node(node).reservation
-        } else {
-            0
-        };
+        let reserved = if state.linked { state.reservation } else { 0 };
         let unused = state.obtained - reserved.max(state.used());
         if exact || state.closed || self.node(node).handles() == 0 {
             return unused;
@@ -410,7 +406,7 @@ impl Locked<'_> {
                 allocator: this.info.clone(),
                 limit: state.limit,
                 allocated: state.used(),
-                reservation: this.reservation,
+                reservation: state.reservation,
                 requested: need,
             });
             need = need.saturating_sub(state.parked);

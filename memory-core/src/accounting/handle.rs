@@ -96,6 +96,25 @@ impl Handle {
         forced.map_err(Box::new)
     }
 
+    /// Sets the node's reservation.
+    pub(crate) fn set_reservation(&self, bytes: usize) -> Result<(), Box<Refusal>> {
+        let set = self.tree.lock().set_reservation(self.0, bytes);
+        // Boxed with the mutex released.
+        set.map_err(Box::new)
+    }
+
+    /// Sets the node's reservation, whatever the limits say. The answer says whether it fits.
+    pub(crate) fn force_reservation(&self, bytes: usize) -> Result<bool, Box<Refusal>> {
+        let forced = self.tree.lock().force_reservation(self.0, bytes);
+        // Boxed with the mutex released.
+        forced.map_err(Box::new)
+    }
+
+    /// The node's live reservation.
+    pub(crate) fn reservation(&self) -> usize {
+        self.tree.lock().reservation(self.0)
+    }
+
     /// Gives `bytes` back that are charged to this node.
     ///
     /// # Safety

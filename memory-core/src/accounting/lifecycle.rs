@@ -15,7 +15,7 @@ impl Locked<'_> {
     /// Links `child`, a new node that nobody else knows, below `parent`, and charges its
     /// reservation there. After a refusal it is as new.
     pub(super) fn adopt(&mut self, parent: NodePtr, child: NodePtr) -> Result<(), Refusal> {
-        let reservation = self.node(child).reservation;
+        let reservation = self.look(child).reservation;
         if self.look(parent).closed || !self.look(parent).linked {
             return Err(Refusal::Closed(self.node(parent).info.clone()));
         }

@@ -14,7 +14,7 @@
 //!
 //! Under the tree's mutex *M*, per node n, in bytes (fields of [`State`](node) in parentheses):
 //!
-//! * **L** its limit; **R** what is reserved for it for life (`reservation`);
+//! * **L** its limit; **R** what is reserved for it, whether it uses it or not (`reservation`);
 //! * **O** what its parent is charged for it, at least R (`obtained`);
 //! * **S** the sum of its children's O (`lent`);
 //! * **P** free bytes that are in no word (`parked`);
@@ -70,6 +70,8 @@
 //!   and no word and no level above does. Else two exchanges, if the target has the credit. Else
 //!   the bytes move up to the common ancestor and down again before M is released. Readers, limits and
 //!   peaks all need M, so for them it is one step.
+//! * **reserve** ([`reserve`]): a higher R is a charge of the parent for what max(R, S + B) grows by; with a
+//!   lower one the node settles.
 //! * **peak**: max(peak, O − P − low) whenever a word is shut: exact for a leaf without another
 //!   atomic. For a node with children S counts their credit, so it may be too high by that.
 //! * **stripes**: once threads were seen to collide on a node's word it is shut for good, and each
@@ -108,6 +110,7 @@ mod node;
 mod paths;
 mod refusal;
 mod report;
+mod reserve;
 mod transfer;
 mod walk;
 mod word;

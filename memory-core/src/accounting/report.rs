@@ -235,7 +235,7 @@ impl Locked<'_> {
             allocated: state.exact,
             peak: stats.peak_bytes,
             limit: state.limit,
-            reservation: this.reservation,
+            reservation: state.reservation,
             closed: state.closed,
             stats,
             reservations: Vec::new(),
@@ -264,7 +264,7 @@ impl Locked<'_> {
 
     /// The first rule that the node's numbers break, among themselves and with its children's.
     fn wrong_alone(&self, node: NodePtr) -> Option<Wrong> {
-        let (this, state) = (self.node(node), self.look(node));
+        let state = self.look(node);
         if state.parked > state.obtained {
             // `used` would be below zero.
             let rule = "free bytes exceed what was obtained";
@@ -283,9 +283,9 @@ impl Locked<'_> {
                 (state.lent, lent),
             ),
             (
-                state.linked && state.obtained < this.reservation,
+                state.linked && state.obtained < state.reservation,
                 "the reservation is not covered",
-                (state.obtained, this.reservation),
+                (state.obtained, state.reservation),
             ),
             (
                 used > state.bound() && !state.tight,
@@ -320,7 +320,7 @@ impl Locked<'_> {
             *tight_above = None;
         }
         if tight_above.is_some() {
-            let exact = this.reservation.max(state.exact);
+            let exact = state.reservation.max(state.exact);
             if !state.shut || state.obtained != exact {
                 return Some(("not exact below a tight allocator", state.obtained, exact));
             }

@@ -138,14 +138,14 @@ impl Locked<'_> {
 
     /// Whether its reservation does not keep what the node has obtained for `bytes`.
     fn can_return(&self, node: NodePtr, bytes: usize) -> bool {
-        self.look(node).obtained - self.node(node).reservation >= bytes
+        self.look(node).obtained - self.look(node).reservation >= bytes
     }
 
     /// Whether `bytes` more fit into the node, whatever it has free.
     fn can_obtain(&self, node: NodePtr, bytes: usize) -> bool {
         let state = self.look(node);
         let room = state.bound().saturating_sub(state.used());
-        bytes <= room && !state.closed && self.node(node).reservation == 0
+        bytes <= room && !state.closed && self.look(node).reservation == 0
     }
 
     /// Exchanges credit: `to` has credit and `from` may have more of it. What their parents are charged
@@ -224,7 +224,7 @@ impl Locked<'_> {
         let (mut at, mut moving, mut kept) = (from, bytes, None);
         while at != common {
             let state = self.look(at);
-            let (used, reservation) = (state.used(), self.node(at).reservation);
+            let (used, reservation) = (state.used(), self.look(at).reservation);
             // The parent's charge for this level, with those bytes and without them.
             let before = used.saturating_add(moving).max(reservation);
             let released = before - used.max(reservation);
@@ -256,7 +256,7 @@ impl Locked<'_> {
             if state.used() > state.bound() {
                 return true;
             }
-            reaching = reaching.min(state.used().saturating_sub(self.node(at).reservation));
+            reaching = reaching.min(state.used().saturating_sub(self.look(at).reservation));
             match state.parent {
                 Some(parent) if reaching > 0 => at = parent,
                 _ => return false,
@@ -279,7 +279,7 @@ impl Locked<'_> {
             if after > state.bound() {
                 return returned.map(|_| at);
             }
-            let reservation = self.node(at).reservation;
+            let reservation = self.look(at).reservation;
             reaching = reaching.min(after.saturating_sub(reservation));
             if returned.is_some() || freed.is_some_and(|(common, _)| common == at) {
                 returned = Some(state.obtained.saturating_sub(after.max(reservation)));

@@ -67,7 +67,7 @@ impl Locked<'_> {
             if node == top {
                 return;
             }
-            let counted = locked.look(node).exact.max(locked.node(node).reservation);
+            let counted = locked.look(node).exact.max(locked.look(node).reservation);
             if let Some(parent) = locked.look(node).parent {
                 locked.state(parent).exact += counted;
             }
@@ -108,7 +108,7 @@ impl Locked<'_> {
             let state = self.look(at);
             let (limit, allocated) = (state.bound() as i128, state.exact as i128);
             headroom = headroom.min(limit - allocated + covered);
-            covered += (self.node(at).reservation as i128 - allocated).max(0);
+            covered += (state.reservation as i128 - allocated).max(0);
             over |= allocated > limit;
             next = state.parent;
         }

@@ -237,8 +237,8 @@ impl ChildAllocatorBuilder {
         self
     }
 
-    /// Sets the bytes that the child owns for its whole life. They are charged to the parent at once. 0
-    /// by default.
+    /// Sets the reservation in bytes: the parent is charged for it at once, and until the child leaves or
+    /// [`set_reservation`](BufferAllocator::set_reservation) changes it. 0 by default.
     pub fn reservation(mut self, bytes: usize) -> Self {
         self.reservation = bytes;
         self

@@ -16,6 +16,7 @@ use crate::rounding::{PaddingRoundingPolicy, RoundingPolicy};
 
 mod builder;
 mod close;
+mod reserve;
 mod state;
 
 pub use builder::{ChildAllocatorBuilder, RootAllocatorBuilder};

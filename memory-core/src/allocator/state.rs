@@ -118,11 +118,11 @@ impl BufferAllocator {
         self.handle.set_limit(limit);
     }
 
-    /// Returns the bytes that this allocator owns for its whole life; its parent is charged for them
-    /// whether they are used or not.
+    /// Returns the reservation in bytes with which this allocator was created. [`reservation`](Self::reservation)
+    /// is the live one.
     #[doc(alias = "getInitReservation")]
     pub fn init_reservation(&self) -> usize {
-        self.node().reservation
+        self.node().init_reservation
     }
 
     /// Returns how many bytes could be allocated here now without passing a limit: here, or in an

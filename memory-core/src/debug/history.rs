@@ -38,6 +38,7 @@ pub(crate) enum Operation {
     ExternalCharged,
     ExternalReleased,
     LimitSet,
+    ReservationSet,
     CloseRefused,
     Refused,
 }
@@ -59,6 +60,7 @@ impl Operation {
             Self::BufferDropped => "buffer dropped",
             Self::ExternalCharged => "external bytes charged",
             Self::ExternalReleased => "external bytes released",
+            Self::ReservationSet => "reservation set",
             Self::LimitSet => "limit set",
             Self::CloseRefused => "close refused",
             Self::Refused => "refused",

@@ -43,7 +43,7 @@ const GAUGES: [(&str, Unit, &str); 14] = [
     (
         RESERVATION,
         Unit::Bytes,
-        "Bytes reserved for life by the allocators of this path.",
+        "Bytes reserved for the allocators of this path.",
     ),
     (
         LIVE_ALLOCATIONS,

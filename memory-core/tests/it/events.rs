@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use arrow_memory_core::testing::TrackingManager;
 use arrow_memory_core::{BufferAllocator, ForeignAllocation, RootAllocator};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 
 /// Keeps events as text and, if it has an allocator, allocates from it at each event.
@@ -21,6 +22,8 @@ struct Recording {
 
 impl Recording {
     fn up_to(most: Level) -> Self {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| tracing::subscriber::set_global_default(Undecided).unwrap());
         Self {
             most,
             heard: Arc::default(),
@@ -73,6 +76,31 @@ impl Subscriber for Recording {
         event.record(&mut text);
         self.hear(format!("{}{}", event.metadata().level(), text.0));
     }
+}
+
+/// The subscriber of threads that have none of their own. It wants nothing, but makes `tracing` ask the subscriber
+/// at hand for each event: an event that another test's thread emits first, while no subscriber wants it, would
+/// otherwise be skipped from then on.
+struct Undecided;
+
+impl Subscriber for Undecided {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        false
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, _: &Event<'_>) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
 }
 
 struct Text(String);

@@ -17,6 +17,7 @@ mod leak_check;
 mod leaks;
 mod limits;
 mod listeners;
+mod live_reservations;
 mod messages;
 mod metrics;
 mod moved;

@@ -51,6 +51,8 @@ enum Kind {
     AllocateBytes,
     ReleaseBytes,
     Limit,
+    SetReservation,
+    ForceReservation,
     Close,
     CloseIdle,
 }
@@ -71,7 +73,7 @@ enum Amount {
 }
 
 /// The weight of each kind of draw.
-const KINDS: [(u32, Kind); 20] = [
+const KINDS: [(u32, Kind); 22] = [
     (14, Kind::Release),
     (20, Kind::Allocate),
     (6, Kind::Child),
@@ -90,6 +92,8 @@ const KINDS: [(u32, Kind); 20] = [
     (5, Kind::AllocateBytes),
     (4, Kind::ReleaseBytes),
     (6, Kind::Limit),
+    (5, Kind::SetReservation),
+    (2, Kind::ForceReservation),
     (1, Kind::Close),
     (3, Kind::CloseIdle),
 ];
@@ -309,6 +313,11 @@ impl Script {
                 allocator,
                 limit: resolve_limit(model, allocator, draw.amount),
             },
+            Kind::SetReservation => Operation::SetReservation { allocator, bytes },
+            Kind::ForceReservation => Operation::ForceReservation {
+                allocator,
+                bytes: small,
+            },
             Kind::Close => {
                 if allocator == allocators[0] {
                     return None;
@@ -364,7 +373,10 @@ fn resolve_limit(model: &Model, allocator: Key, amount: Amount) -> usize {
 pub(super) fn overflows(model: &Model, operation: &Operation) -> bool {
     if !matches!(
         operation,
-        Operation::Force { .. } | Operation::Transfer { .. } | Operation::Release { .. }
+        Operation::Force { .. }
+            | Operation::ForceReservation { .. }
+            | Operation::Transfer { .. }
+            | Operation::Release { .. }
     ) {
         return false;
     }

@@ -5,7 +5,7 @@ use loom::thread;
 use super::{at_rest, check, child, root, uncharge};
 use crate::accounting::handle::Handle;
 
-/// What may race, on a tree with a limit of 64: `a` has 16 bytes charged and some credit, `b` nothing.
+/// What may race, on a tree with a limit of 64: `a` has 16 bytes charged and some credit, `b` and `c` nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
     /// 8 bytes of `a`'s credit.
@@ -24,10 +24,12 @@ enum Operation {
     Close,
     /// 8 bytes from `a` to `b`.
     Transfer,
+    /// The reservation of `c` becomes 24.
+    Reserve,
 }
 
 impl Operation {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Take,
         Self::Give,
         Self::Replenish,
@@ -36,10 +38,11 @@ impl Operation {
         Self::SetLimit,
         Self::Close,
         Self::Transfer,
+        Self::Reserve,
     ];
 
     /// Whether it was granted.
-    fn run(self, root: &Handle, a: &Handle, b: &Handle) -> bool {
+    fn run(self, root: &Handle, a: &Handle, b: &Handle, c: &Handle) -> bool {
         match self {
             Self::Take => return a.charge(8).is_ok(),
             Self::Give => uncharge(a, 8),
@@ -48,6 +51,7 @@ impl Operation {
             Self::Force => drop(root.force_external(60).unwrap()),
             Self::SetLimit => root.set_limit(48),
             Self::Close => drop(a.close()),
+            Self::Reserve => return c.set_reservation(24).is_ok(),
             Self::Transfer => drop(a.tree.lock().transfer(a.ptr(), b.ptr(), 8).unwrap()),
         }
         true
@@ -60,6 +64,7 @@ impl Operation {
             Self::Give => -8,
             Self::Recall => 40,
             Self::Force => 60,
+            Self::Reserve => 24,
             Self::SetLimit | Self::Close | Self::Transfer => 0,
         }
     }
@@ -68,8 +73,9 @@ impl Operation {
     fn fits_beside(self, other: Self) -> bool {
         match (self, other) {
             (Self::Take, Self::Close) => false,
-            (Self::Take | Self::Replenish | Self::Recall, Self::Force) => false,
-            (Self::Recall, Self::Recall | Self::SetLimit) => false,
+            (Self::Take | Self::Replenish | Self::Recall | Self::Reserve, Self::Force) => false,
+            (Self::Recall, Self::Recall | Self::SetLimit | Self::Reserve) => false,
+            (Self::Reserve, Self::Recall) => false,
             _ => true,
         }
     }
@@ -86,13 +92,13 @@ fn each_two_operations_race_without_a_byte_too_many_or_a_false_refusal() {
 
 fn race(first: Operation, second: Operation) {
     let root = root(64);
-    let (a, b) = (child(&root, 64, 0), child(&root, 64, 0));
+    let [a, b, c] = [(); 3].map(|()| child(&root, 64, 0));
     a.charge(24).unwrap();
     uncharge(&a, 8);
-    let others = (root.clone(), a.clone(), b.clone());
-    let thread = thread::spawn(move || first.run(&others.0, &others.1, &others.2));
+    let [r, x, y, z] = [&root, &a, &b, &c].map(Handle::clone);
+    let thread = thread::spawn(move || first.run(&r, &x, &y, &z));
 
-    let granted = [second.run(&root, &a, &b), thread.join().unwrap()];
+    let granted = [second.run(&root, &a, &b, &c), thread.join().unwrap()];
 
     let pair = [second, first];
     let mut allocated = 16;
@@ -103,6 +109,10 @@ fn race(first: Operation, second: Operation) {
             "{pair:?}: {granted:?}"
         );
         allocated += if granted[at] { operation.adds() } else { 0 };
+    }
+    if pair == [Operation::Reserve; 2] {
+        // The second one changes nothing.
+        allocated -= Operation::Reserve.adds();
     }
     if pair == [Operation::Recall; 2] {
         assert!(granted[0] ^ granted[1], "one of them fits, two do not");

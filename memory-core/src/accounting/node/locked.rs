@@ -136,7 +136,8 @@ impl<'t> Locked<'t> {
         let this = self.node(node);
         // Up to so much beyond the reservation all of it may be free; from there on only the credit
         // may.
-        let beyond = self.look(node).obtained - this.reservation;
+        let state = self.look(node);
+        let beyond = state.obtained - state.reservation;
         let most = self.tree().config.credit;
         let shift = this.stripes().map_or(0, |stripes| stripes.shift);
         let largest = MAX_CREDIT << shift;

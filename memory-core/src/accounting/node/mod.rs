@@ -109,8 +109,8 @@ pub(crate) struct Node {
     pub(crate) tree: Arc<Tree>,
     pub(crate) listener: Option<Arc<dyn AllocationListener>>,
     pub(crate) policy: Option<Arc<dyn RoundingPolicy>>,
-    /// Bytes set aside for life.
-    pub(crate) reservation: usize,
+    /// The reservation that the node was created with, in bytes. The live one is in [`State`].
+    pub(crate) init_reservation: usize,
     /// Levels above this node.
     pub(crate) depth: usize,
     /// One word per group of threads, once contention showed.
@@ -178,6 +178,9 @@ pub(in crate::accounting) struct State {
     pub(in crate::accounting) outlived: bool,
     /// The sum of the children's `obtained` (S).
     pub(in crate::accounting) lent: usize,
+    /// The bytes that the parent is charged for in any case (R). A node that has left its tree keeps the
+    /// number, which then has no effect.
+    pub(in crate::accounting) reservation: usize,
     /// External bytes that no word counts.
     pub(in crate::accounting) external: usize,
     /// Slow operations since the last recall here, and the nodes that it visited.

@@ -5,11 +5,12 @@ use super::State;
 
 impl State {
     /// That of a node that nothing refers to yet, shut.
-    pub(super) fn shut(limit: usize) -> Self {
+    pub(super) fn shut(limit: usize, reservation: usize) -> Self {
         Self {
             limit,
             obtained: 0,
             lent: 0,
+            reservation,
             parked: 0,
             external: 0,
             peak: 0,
