@@ -24,7 +24,7 @@ use crate::totals;
 /// | `arrow_memory_allocated_bytes` | `allocator` | gauge: bytes allocated now |
 /// | `arrow_memory_peak_bytes` | `allocator` | gauge: the peak, ever or of the epoch ([`Peaks`]) |
 /// | `arrow_memory_limit_bytes` | `allocator` | gauge: the limit; absent if there never was one |
-/// | `arrow_memory_reservation_bytes` | `allocator` | gauge: the initial reservation |
+/// | `arrow_memory_reservation_bytes` | `allocator` | gauge: the live reservation |
 /// | `arrow_memory_live_allocations` | `allocator` | gauge: allocations owned (with `.statistics(true)`) |
 /// | `arrow_memory_refusals_total` | `allocator` | counter: requests refused |
 /// | `arrow_memory_forced_bytes_total` | `allocator` | counter: bytes charged by force |

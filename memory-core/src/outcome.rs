@@ -86,7 +86,7 @@ pub struct OutcomeEntry {
     pub limit: usize,
     /// The bytes allocated from it. Exact for the refuser, and for the levels below it too.
     pub allocated: usize,
-    /// Its initial reservation.
+    /// Its live reservation.
     pub reservation: usize,
     /// The bytes that the request needed from this level: fewer than at the level below if a reservation
     /// covered some of them.
@@ -206,6 +206,15 @@ pub enum Purpose {
         /// The child, which was not created.
         child: AllocatorInfo,
     },
+    /// A higher live reservation for an allocator.
+    LiveReservation {
+        /// The allocator.
+        allocator: AllocatorInfo,
+        /// Its reservation in bytes.
+        from: usize,
+        /// The new reservation in bytes.
+        to: usize,
+    },
     /// More bytes for an [`AllocationReservation`](crate::AllocationReservation).
     Reservation {
         /// The current size in bytes.
@@ -302,6 +311,17 @@ impl fmt::Display for Purpose {
                 write!(f, " (a buffer of {from} was to have {to})")
             }
             Self::Child { ref child } => write!(f, " for the reservation of child `{child}`"),
+            Self::LiveReservation {
+                ref allocator,
+                from,
+                to,
+            } => {
+                let (from, to) = (Size(from), Bytes(to));
+                write!(
+                    f,
+                    " (the reservation of `{allocator}` was to rise from {from} to {to})"
+                )
+            }
             Self::Reservation { from, to } => {
                 let (from, to) = (Bytes(from), Size(to));
                 write!(f, " (a reservation of {from} was to have {to})")

@@ -68,7 +68,7 @@ pub struct SnapshotEntry {
     /// The limit in bytes; a value above `isize::MAX` means unlimited, and is serialized as `null`.
     #[cfg_attr(feature = "serde", serde(serialize_with = "limit_or_null"))]
     pub limit: usize,
-    /// The initial reservation in bytes.
+    /// The live reservation in bytes.
     pub reservation: usize,
     /// Whether `close` or `retire` was called.
     pub closed: bool,

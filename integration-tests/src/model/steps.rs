@@ -270,7 +270,8 @@ impl Model {
     }
 
     /// A higher reservation is a charge of the parent for what the larger of reservation and use grows by. It is
-    /// refused beside that while the allocator or an ancestor is over its limit.
+    /// refused beside that while the allocator or an ancestor is over its limit, and while an ancestor is closed,
+    /// unless a level between them has reserved all that it uses.
     fn set_reservation(&mut self, allocator: Key, bytes: i128) -> Result<Outcome, Refusal> {
         let before = self.node(allocator).reservation;
         let without = self.allocated_by_node();
@@ -282,9 +283,16 @@ impl Model {
             if bytes > self.node(allocator).limit {
                 return Err(Refusal::Limit(allocator));
             }
-            let over = |key: &Key| without[key] > self.node(*key).limit;
-            if let Some(key) = self.path(allocator).into_iter().find(over) {
-                return Err(Refusal::Limit(key));
+            let mut covered = false;
+            for key in self.path(allocator) {
+                let node = self.node(key);
+                if node.closed && !covered {
+                    return Err(Refusal::Closed(key));
+                }
+                if without[&key] > node.limit {
+                    return Err(Refusal::Limit(key));
+                }
+                covered |= key != allocator && node.reservation >= without[&key];
             }
         }
         let Some(parent) = self.node(allocator).parent else {

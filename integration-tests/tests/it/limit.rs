@@ -305,5 +305,5 @@ fn finish(levels: Vec<Node>, history: &History, log: &mut Log) {
 
 /// The bytes that a child counts for its parent.
 fn counted(child: &BufferAllocator) -> usize {
-    child.allocated_memory().max(child.init_reservation())
+    child.allocated_memory().max(child.reservation())
 }

@@ -116,9 +116,21 @@ impl Locked<'_> {
         mode: Mode,
         freed: Freed,
     ) -> Result<bool, Refused> {
+        self.charge_exactly_by(node, |_| bytes, mode, freed)
+    }
+
+    /// The same for a number of bytes that a recall may change: it is asked for again after each.
+    pub(super) fn charge_exactly_by(
+        &mut self,
+        node: NodePtr,
+        bytes: impl Fn(&Self) -> usize,
+        mode: Mode,
+        freed: Freed,
+    ) -> Result<bool, Refused> {
         // Up to here all is exact, by a recall of this very call.
         let mut exact = None;
         loop {
+            let bytes = bytes(self);
             match self.plan(node, bytes, mode, freed, exact) {
                 Plan::Fits { top, over } => {
                     self.commit(node, bytes, 0);
@@ -272,9 +284,7 @@ impl Locked<'_> {
     /// cover; elsewhere, with hysteresis, what is above the credit that it may hold.
     fn excess(&self, node: NodePtr, exact: bool) -> usize {
         let state = self.look(node);
-        // A node that has left its tree has given its reservation back.
-        let reserved = if state.linked { state.reservation } else { 0 };
-        let unused = state.obtained - reserved.max(state.used());
+        let unused = state.obtained - state.reservation.max(state.used());
         if exact || state.closed || self.node(node).handles() == 0 {
             return unused;
         }

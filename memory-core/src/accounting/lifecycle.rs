@@ -166,7 +166,7 @@ impl Locked<'_> {
         self.add_to_path(node);
         let state = self.state(node);
         let returned = std::mem::take(&mut state.obtained);
-        (state.parked, state.lent) = (0, 0);
+        (state.parked, state.lent, state.reservation) = (0, 0, 0);
         state.closed = true;
         state.linked = false;
         let (parent, next) = (state.parent.take(), state.next_sibling.take());

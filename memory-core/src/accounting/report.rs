@@ -283,7 +283,7 @@ impl Locked<'_> {
                 (state.lent, lent),
             ),
             (
-                state.linked && state.obtained < state.reservation,
+                state.obtained < state.reservation,
                 "the reservation is not covered",
                 (state.obtained, state.reservation),
             ),

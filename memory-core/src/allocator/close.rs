@@ -125,7 +125,7 @@ impl BufferAllocator {
         let mut error = CloseError {
             allocator: self.info().clone(),
             allocated,
-            reservation: self.init_reservation(),
+            reservation: report.entries.first().map_or(0, |own| own.reservation),
             peak,
             limit,
             children: report

@@ -173,9 +173,10 @@ impl BufferAllocator {
         Self { handle }
     }
 
-    /// Creates a child with a reservation for its whole life and a limit, both in bytes.
+    /// Creates a child with a reservation and a limit, both in bytes.
     ///
-    /// `init_reservation` is charged here at once, whether the child uses it or not. Each allocation of
+    /// `init_reservation` is charged here at once, whether the child uses it or not, until the child leaves or
+    /// [`set_reservation`](Self::set_reservation) changes it. Each allocation of
     /// the child beyond it is charged here when it is made. A `max_allocation` above `isize::MAX` means
     /// no limit of its own. The child inherits the listener and the rounding policy;
     /// [`child`](Self::child) has more options. The call takes the tree's lock once.

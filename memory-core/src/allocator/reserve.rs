@@ -30,7 +30,8 @@ impl BufferAllocator {
     ///
     /// * [`AllocError::OutOfMemory`] if the difference does not fit at a level that it reaches, if `bytes` is
     ///   above this allocator's own limit, or if this allocator or an ancestor is over its limit.
-    /// * [`AllocError::Closed`] if this allocator, or an ancestor that would be charged, is closed.
+    /// * [`AllocError::Closed`] if this allocator or an ancestor is closed, unless a reservation between them
+    ///   covers all that is used there.
     /// * [`AllocError::SizeOverflow`] if a sum would pass `isize::MAX`.
     ///
     /// ```
@@ -48,16 +49,17 @@ impl BufferAllocator {
     pub fn set_reservation(&self, bytes: usize) -> Result<(), AllocError> {
         let caller = Location::caller();
         let set = self.handle.set_reservation(bytes);
-        set.map_err(|refusal| self.reservation_refused(&refusal, bytes))?;
+        set.map_err(|(refusal, from)| self.reservation_refused(&refusal, from, bytes))?;
         self.note_reservation(bytes, caller);
         Ok(())
     }
 
     /// Sets the live reservation, in bytes, whatever the limits say; returns `true` if it fits.
     ///
-    /// For memory that is in use already, or will be in any case. Bytes that pass the limit of an ancestor
-    /// count as [forced](crate::AllocatorStats::forced_bytes), and are never taken back. It works on a closed
-    /// allocator, too. Takes the tree's lock.
+    /// For memory that is in use already, or will be in any case. The bytes by which the charge of the parent
+    /// grows count as [forced](crate::AllocatorStats::forced_bytes), and are never taken back. It works on a
+    /// closed allocator, too; on a root, or an allocator that has left its tree, it has no effect and returns
+    /// `true`. Takes the tree's lock.
     ///
     /// # Panics
     ///
@@ -81,21 +83,29 @@ impl BufferAllocator {
                 self.note_reservation(bytes, caller);
                 fits
             }
-            Err(refusal) => panic!("{}", self.reservation_refused(&refusal, bytes)),
+            Err((refusal, from)) => {
+                panic!("{}", self.reservation_refused(&refusal, from, bytes))
+            }
         }
     }
 
     #[cold]
-    fn reservation_refused(&self, refusal: &Refusal, bytes: usize) -> AllocError {
-        let purpose = Purpose::Reservation {
-            from: self.reservation(),
-            to: bytes,
-        };
-        refusal.report(bytes, purpose)
+    fn reservation_refused(&self, refusal: &Refusal, from: usize, to: usize) -> AllocError {
+        let allocator = self.info().clone();
+        refusal.report(
+            to,
+            Purpose::LiveReservation {
+                allocator,
+                from,
+                to,
+            },
+        )
     }
 
     fn note_reservation(&self, bytes: usize, caller: &'static Location<'static>) {
-        if let Some(trail) = self.node().trail() {
+        if let Some(trail) = self.node().trail()
+            && self.reservation() == bytes
+        {
             trail.note(Operation::ReservationSet, bytes, Some(caller));
         }
     }

@@ -245,7 +245,7 @@ impl fmt::Display for BufferAllocator {
     /// [`AllocatorInfo`](crate::AllocatorInfo).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let limit = limit_text(self.limit());
-        let (reservation, allocated) = (self.init_reservation(), self.allocated_memory());
+        let (reservation, allocated) = (self.reservation(), self.allocated_memory());
         let (name, peak) = (self.info(), self.peak_memory_allocation());
         write!(
             f,

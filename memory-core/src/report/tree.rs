@@ -40,7 +40,7 @@ pub struct ReportEntry {
     pub parent: Option<AllocatorId>,
     /// The number of levels below the first entry.
     pub depth: usize,
-    /// The initial reservation in bytes.
+    /// The live reservation in bytes.
     pub reservation: usize,
     /// Allocated bytes.
     pub allocated: usize,

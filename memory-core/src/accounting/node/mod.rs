@@ -178,8 +178,8 @@ pub(in crate::accounting) struct State {
     pub(in crate::accounting) outlived: bool,
     /// The sum of the children's `obtained` (S).
     pub(in crate::accounting) lent: usize,
-    /// The bytes that the parent is charged for in any case (R). A node that has left its tree keeps the
-    /// number, which then has no effect.
+    /// The bytes that the parent is charged for in any case (R); 0 for a root, and after the node has left
+    /// its tree.
     pub(in crate::accounting) reservation: usize,
     /// External bytes that no word counts.
     pub(in crate::accounting) external: usize,
