@@ -175,10 +175,9 @@ impl BufferAllocator {
 
     /// Creates a child with a reservation and a limit, both in bytes.
     ///
-    /// `init_reservation` is charged here at once, whether the child uses it or not, until the child leaves or
-    /// [`set_reservation`](Self::set_reservation) changes it. Each allocation of
-    /// the child beyond it is charged here when it is made. A `max_allocation` above `isize::MAX` means
-    /// no limit of its own. The child inherits the listener and the rounding policy;
+    /// `init_reservation` is charged here at once, used or not; [`set_reservation`](Self::set_reservation)
+    /// changes it. Allocations beyond it are charged here when they are made. A `max_allocation` above
+    /// `isize::MAX` means no limit of its own. The child inherits the listener and the rounding policy;
     /// [`child`](Self::child) has more options. The call takes the tree's lock once.
     ///
     /// # Errors
