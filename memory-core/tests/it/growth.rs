@@ -12,7 +12,7 @@
 //! children and drops the buffers in order, the minimum of 20 runs, three times; a virtual machine with two
 //! cores of an Intel Xeon, 2 MiB of second-level cache each; November 2026. Counted with `valgrind
 //! --tool=callgrind --cache-sim=yes --D1=49152,12,64 --LL=2097152,16,64 --collect-atstart=no
-//! --toggle-collect='*LedgerRef>::retain_in'`, and `'*leave_others'`.)
+//! --toggle-collect='*LedgerRef>::retain_in'`, and of the function that unlinks a ledger.)
 
 use std::time::{Duration, Instant};
 
