@@ -27,7 +27,7 @@ LAYERS = (
     ("debug", "accounting", "sampling"),
     ("raw", "ledger"),
     ("allocator",),
-    ("buffer", "reservation", "testing", "collections", "leak_check", "metrics", "totals", "holders"),
+    ("buffer", "reservation", "testing", "collections", "leak_check", "metrics", "totals", "holders", "waiting"),
 )
 
 # Files that may contain `unsafe`, each opened by `#![expect(unsafe_code, …)]` with its reason.

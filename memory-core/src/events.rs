@@ -12,8 +12,10 @@
 //! `Drop` may emit the event, the panic is caught and ignored ([`once_in_drop`]).
 
 use std::any::Any;
+use std::cell::Cell;
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use crate::error::{AllocError, OneLine};
 use crate::outcome::AllocatorInfo;
@@ -142,6 +144,32 @@ pub(crate) fn callback_panicked(allocator: &AllocatorInfo) {
     once_in_drop(|| tracing::error!(%allocator, "a callback panicked during a release; ignored"));
 }
 
+pub(crate) fn waits(allocator: &AllocatorInfo, size: usize) {
+    once(|| tracing::debug!(%allocator, id = allocator.id.as_u64(), size, "waits for memory"));
+}
+
+pub(crate) fn waited(
+    allocator: &AllocatorInfo,
+    size: usize,
+    waited: Duration,
+    outcome: &'static str,
+) {
+    once(|| {
+        let milliseconds = waited.as_millis() as u64;
+        tracing::debug!(
+            %allocator, id = allocator.id.as_u64(), size, milliseconds, outcome, "waited for memory"
+        );
+    });
+}
+
+pub(crate) fn no_timer(error: &std::io::Error) {
+    once(|| tracing::error!(%error, "the timer thread could not be started: deadlines are late"));
+}
+
+pub(crate) fn waker_panicked() {
+    once_in_drop(|| tracing::error!("a waker panicked; ignored"));
+}
+
 pub(crate) fn leaked(allocator: &AllocatorInfo, finding: &dyn Display) {
     once_in_drop(|| tracing::error!(%allocator, %finding, "leak in a failing test"));
 }
@@ -157,6 +185,29 @@ pub(crate) fn collection_refused(error: &AllocError) {
         || tracing::warn!(allocator, size, %error, "a collection was refused memory"),
         || format!("a collection was refused memory: {error}"),
     );
+}
+
+thread_local! {
+    /// How many callbacks of this crate the thread is in. Without a destructor.
+    static INSIDE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Runs a callback in which nobody may wait for memory.
+pub(crate) fn inside<T>(callback: impl FnOnce() -> T) -> T {
+    struct Leave;
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            INSIDE.set(INSIDE.get() - 1);
+        }
+    }
+    INSIDE.set(INSIDE.get() + 1);
+    let _leave = Leave;
+    callback()
+}
+
+/// Whether the thread is in a callback of this crate.
+pub(crate) fn is_inside() -> bool {
+    INSIDE.get() > 0
 }
 
 /// Runs a callback in a `Drop`: a panic is caught and reported.

@@ -29,6 +29,7 @@ mod stack;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod totals;
+mod waiting;
 
 // What a backend is, in a crate of its own: one crate suffices to write a program.
 #[cfg(feature = "allocator-api2")]
@@ -53,7 +54,8 @@ pub use buffer::{
 #[cfg(feature = "allocator-api2")]
 pub use collections::{AccountedVec, TreeAllocator};
 pub use error::{
-    AllocError, CastError, OutOfBounds, Refused, SegmentError, TransferError, VerifyError, Veto,
+    AllocError, CastError, OutOfBounds, Refused, Retry, SegmentError, TransferError, VerifyError,
+    Veto,
 };
 pub use leak_check::{LeakCheck, leak_check};
 pub use listener::AllocationListener;
@@ -63,6 +65,7 @@ pub use outcome::{AllocationOutcome, AllocatorId, AllocatorInfo, OutcomeEntry, P
 pub use report::{
     AllocatorSnapshot, AllocatorStats, CloseError, History, HistoryEvent, MemoryReport,
     OutstandingBuffer, OutstandingLedger, OutstandingReservation, ReportEntry, SnapshotEntry,
+    WaitingRequest,
 };
 pub use reservation::AllocationReservation;
 pub use rounding::{
@@ -70,6 +73,7 @@ pub use rounding::{
 };
 pub use stack::{StackFrame, StackTrace};
 pub use totals::MemoryTotals;
+pub use waiting::{Admission, AdmissionFuture, GiveWay, Wait, WaitError, Waited};
 
 /// What the other crates of this workspace share with this one. Not for use by hand.
 #[doc(hidden)]

@@ -60,6 +60,14 @@ pub struct AllocatorInfo {
 }
 
 impl AllocatorInfo {
+    /// Returns the name of an allocator that was not created, and so has no identity.
+    pub(crate) fn unnumbered(name: &Arc<str>) -> Self {
+        Self {
+            name: Arc::clone(name),
+            ..Self::nobody()
+        }
+    }
+
     /// Returns a placeholder for no allocator, for foreign memory that was never wrapped.
     pub(crate) fn nobody() -> Self {
         Self {
@@ -91,6 +99,8 @@ pub struct OutcomeEntry {
     /// The bytes that the request needed from this level: fewer than at the level below if a reservation
     /// covered some of them.
     pub requested: usize,
+    /// The bytes that are free here, but withheld for requests that [wait](crate::BufferAllocator::wait).
+    pub withheld: usize,
 }
 
 impl fmt::Display for OutcomeEntry {
@@ -101,6 +111,7 @@ impl fmt::Display for OutcomeEntry {
             allocated,
             reservation,
             requested,
+            withheld,
         } = self;
         let (requested, allocated) = (Size(*requested), Size(*allocated));
         let (limit, reservation) = (Limit(*limit), Size(*reservation));
@@ -108,7 +119,11 @@ impl fmt::Display for OutcomeEntry {
             f,
             "allocator `{allocator}`: requested {requested}, allocated {allocated}, limit {limit}, \
              reservation {reservation}"
-        )
+        )?;
+        if *withheld > 0 {
+            write!(f, ", withheld for waiters {}", Size(*withheld))?;
+        }
+        Ok(())
     }
 }
 
@@ -141,6 +156,8 @@ pub struct AllocationOutcome {
     /// For a transfer: an allocator whose reservation keeps bytes charged although the memory would leave
     /// it, and how many. The refuser counts these bytes already, and would count them a second time.
     pub kept: Option<(AllocatorInfo, usize)>,
+    /// Whether the request can never be granted: see [`AllocError::retry`](crate::AllocError::retry).
+    pub(crate) never: bool,
 }
 
 impl AllocationOutcome {
@@ -160,10 +177,11 @@ impl AllocationOutcome {
             .expect("an outcome has at least one entry")
     }
 
-    /// Returns the bytes that were left below the refuser's limit; 0 if it was over its limit.
+    /// Returns the bytes that were left below the refuser's limit for this request; 0 if it was over its limit.
     pub fn headroom(&self) -> usize {
         let refuser = self.refuser();
-        refuser.limit.saturating_sub(refuser.allocated)
+        let free = refuser.limit.saturating_sub(refuser.allocated);
+        free.saturating_sub(refuser.withheld)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 mod history;
 mod tree;
@@ -70,6 +71,8 @@ pub struct SnapshotEntry {
     pub limit: usize,
     /// The live reservation in bytes.
     pub reservation: usize,
+    /// Bytes that are free below the limit, but withheld for requests that [wait](crate::BufferAllocator::wait).
+    pub withheld: usize,
     /// Whether `close` or `retire` was called.
     pub closed: bool,
     /// The allocator's own numbers.
@@ -95,6 +98,27 @@ pub struct SnapshotEntry {
 pub struct AllocatorSnapshot {
     /// The allocators, parents before children.
     pub entries: Vec<SnapshotEntry>,
+    /// The requests of these allocators that wait for memory, the oldest first.
+    pub waiters: Vec<WaitingRequest>,
+}
+
+/// A request that waits for memory, within an [`AllocatorSnapshot`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct WaitingRequest {
+    /// The allocator of the request; for an admission, that of the parent.
+    pub allocator: AllocatorInfo,
+    /// The allocator that lacks room for it.
+    pub lacks_room: AllocatorInfo,
+    /// The requested bytes.
+    pub bytes: usize,
+    /// How long it has waited, since its first attempt.
+    pub waited: Duration,
+    /// Whether a child waits for its reservation.
+    pub admission: bool,
+    /// Whether room is withheld for it from requests that do not wait, and from younger ones.
+    pub withholds: bool,
 }
 
 /// The error of a failed `close`, with all that is outstanding. The allocator refuses new work from then

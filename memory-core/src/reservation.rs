@@ -43,8 +43,16 @@ pub struct AllocationReservation {
 
 impl AllocationReservation {
     #[track_caller]
-    fn with(allocator: &BufferAllocator, bytes: usize) -> Self {
-        let caller = Location::caller();
+    pub(crate) fn with(allocator: &BufferAllocator, bytes: usize) -> Self {
+        Self::charged(allocator, bytes, Location::caller())
+    }
+
+    /// A reservation of bytes that are charged to the allocator, made by `caller`.
+    pub(crate) fn charged(
+        allocator: &BufferAllocator,
+        bytes: usize,
+        caller: &'static Location<'static>,
+    ) -> Self {
         let node = allocator.node();
         let trail = node.tree.recorder().map(|recorder| recorder.trail(caller));
         let reserved = Reserved::new(bytes, trail);

@@ -41,7 +41,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// std's atomics and locks, for code that no model runs: side registries and process-wide counters.
 pub mod plain {
-    pub use std::sync::atomic::{AtomicU64, AtomicUsize};
+    pub use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
     pub use std::sync::{Mutex, MutexGuard};
 
     use std::cell::Cell;

@@ -1,6 +1,7 @@
-//! The slow path: granting, refusing, forcing and giving back under the tree's mutex.
+//! The slow path: granting, refusing and forcing under the tree's mutex.
 
 use super::node::{Locked, NodePtr};
+use super::queue::{NONE, Turn};
 use super::refusal::{Levels, Refusal};
 use crate::outcome::OutcomeEntry;
 use crate::size::MAX_SIZE;
@@ -9,10 +10,21 @@ use crate::size::MAX_SIZE;
 enum Plan {
     /// Every level has room. `over`: forced, and a level that it reached will be over its limit.
     Fits { top: NodePtr, over: bool },
-    /// This level would pass its limit.
-    Short { at: NodePtr },
+    /// This level would pass its limit, or has to leave room to a waiter. `needed` is what must be free there.
+    Short { at: NodePtr, needed: usize },
     /// This level is closed.
     Closed { at: NodePtr },
+}
+
+/// Why a request is not granted. All below a level that is short is exact and shut.
+#[derive(Clone, Copy)]
+pub(super) enum Obstacle {
+    /// The request does not fit at this level until `needed` bytes are free there.
+    Short { at: NodePtr, needed: usize },
+    /// This level is closed.
+    Closed { at: NodePtr },
+    /// The sum of this level would pass what a signed size can express.
+    Overflow { at: NodePtr },
 }
 
 /// A refusal, and the level that made it.
@@ -25,8 +37,14 @@ pub(super) struct Refused {
 /// Whether a charge may pass limits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
-    Refusable,
+    /// It may not, and leaves the room that is withheld for older waiters.
+    Refusable(Turn),
     Forced,
+}
+
+impl Mode {
+    /// That of a request that does not wait.
+    pub(super) const TRY: Self = Self::Refusable(Turn::TRY);
 }
 
 /// For a transfer: the common ancestor, and the bytes that the source set free there. To use them
@@ -39,7 +57,7 @@ impl Locked<'_> {
         if !self.look(node).shut && self.charge_with_quantum(node, bytes) {
             return Ok(());
         }
-        self.charge_exactly(node, bytes, Mode::Refusable, None)
+        self.charge_exactly(node, bytes, Mode::TRY, None)
             .map_err(|refused| self.end(node, refused))?;
         Ok(())
     }
@@ -77,8 +95,9 @@ impl Locked<'_> {
         let granted = loop {
             let state = self.look(at);
             // No quantum where it would use up more than half of what is left.
-            let room = state.bound().saturating_sub(state.used()) / 2;
-            if state.closed || need > room {
+            let room = state.room() / 2;
+            // Where others wait, nothing is obtained beyond what is asked.
+            if state.closed || need > room || state.waiters_below > 0 {
                 break false;
             }
             if need <= state.parked {
@@ -127,6 +146,18 @@ impl Locked<'_> {
         mode: Mode,
         freed: Freed,
     ) -> Result<bool, Refused> {
+        self.decide(node, &bytes, mode, freed)
+            .map_err(|obstacle| self.refused(node, bytes(self), obstacle, Turn::TRY))
+    }
+
+    /// Charges at exact size, or says what stands in the way: see `charge_exactly`.
+    pub(super) fn decide(
+        &mut self,
+        node: NodePtr,
+        bytes: impl Fn(&Self) -> usize,
+        mode: Mode,
+        freed: Freed,
+    ) -> Result<bool, Obstacle> {
         // Up to here all is exact, by a recall of this very call.
         let mut exact = None;
         loop {
@@ -137,28 +168,39 @@ impl Locked<'_> {
                     self.thaw(node, top);
                     return Ok(over);
                 }
-                Plan::Short { at } if !self.look(at).tight => {
+                Plan::Short { at, .. } if !self.look(at).tight => {
                     self.recall(at);
                     exact = Some(at);
                 }
-                Plan::Short { at } => {
+                Plan::Short { at, needed } => {
                     // All below `at` is exact and shut since before this look: here is the
                     // instant at which the request does not fit.
                     // A forced charge is refused only where the sum would overflow.
-                    let overflows = mode == Mode::Forced || self.look(at).limit > MAX_SIZE;
-                    let refusal = if overflows {
-                        Refusal::Overflow(self.node(at).info.clone())
-                    } else {
-                        Refusal::Limit(self.levels(node, bytes, at))
-                    };
-                    return Err(self.refuse(at, refusal));
+                    let unlimited = self.look(at).limit.min(self.look(at).cap) > MAX_SIZE;
+                    if mode == Mode::Forced || unlimited {
+                        return Err(Obstacle::Overflow { at });
+                    }
+                    return Err(Obstacle::Short { at, needed });
                 }
-                Plan::Closed { at } => {
-                    let refusal = Refusal::Closed(self.node(at).info.clone());
-                    return Err(self.refuse(at, refusal));
-                }
+                Plan::Closed { at } => return Err(Obstacle::Closed { at }),
             }
         }
+    }
+
+    /// The refusal of a request of `node` that met an obstacle.
+    pub(super) fn refused(
+        &mut self,
+        node: NodePtr,
+        bytes: usize,
+        obstacle: Obstacle,
+        turn: Turn,
+    ) -> Refused {
+        let (at, refusal) = match obstacle {
+            Obstacle::Short { at, .. } => (at, Refusal::Limit(self.levels(node, bytes, at, turn))),
+            Obstacle::Closed { at } => (at, Refusal::Closed(self.node(at).info.clone())),
+            Obstacle::Overflow { at } => (at, Refusal::Overflow(self.node(at).info.clone())),
+        };
+        self.refuse(at, refusal)
     }
 
     pub(super) fn refuse(&mut self, at: NodePtr, refusal: Refusal) -> Refused {
@@ -194,20 +236,19 @@ impl Locked<'_> {
             self.freeze(at);
             let state = self.look(at);
             let moves = freed.is_some_and(|(place, freed)| place == at && need <= freed);
-            if state.closed && mode == Mode::Refusable && !moves {
+            if state.closed && mode != Mode::Forced && !moves {
                 return Plan::Closed { at };
             }
-            let fits = state
-                .used()
-                .checked_add(need)
-                .is_some_and(|sum| sum <= state.bound());
-            if !fits {
-                let overflows = state
-                    .used()
-                    .checked_add(need)
-                    .is_none_or(|sum| sum > MAX_SIZE);
-                if mode == Mode::Refusable || overflows {
-                    return Plan::Short { at };
+            let withheld = match mode {
+                Mode::Refusable(turn) if !moves => self.withheld(at, turn),
+                _ => 0,
+            };
+            let sum = state.used().checked_add(need);
+            let needed = need.saturating_add(withheld);
+            if needed > state.room() {
+                let overflows = sum.is_none_or(|sum| sum > MAX_SIZE);
+                if mode != Mode::Forced || overflows {
+                    return Plan::Short { at, needed };
                 }
                 over = true;
                 if exact.is_some() {
@@ -224,7 +265,7 @@ impl Locked<'_> {
             need = need.saturating_sub(state.parked);
             match (parent, highest) {
                 (Some(parent), _) => at = parent,
-                (None, Some(at)) => return Plan::Short { at },
+                (None, Some(at)) => return Plan::Short { at, needed: 0 },
                 (None, None) => return Plan::Fits { top: at, over },
             }
         }
@@ -240,184 +281,41 @@ impl Locked<'_> {
             state.obtained += deficit;
             state.parked = state.parked + deficit - need + keep;
             state.note_peak();
+            if state.queue != NONE {
+                self.pass(at, need - keep);
+            }
             if deficit == 0 {
                 return;
             }
-            let Some(parent) = state.parent else { return };
+            let Some(parent) = self.look(at).parent else {
+                return;
+            };
             self.state(parent).lent += deficit;
             (at, need, keep) = (parent, deficit, 0);
         }
     }
 
-    /// Gives back `bytes` that are charged to `node`.
-    pub(super) fn release(&mut self, node: NodePtr, bytes: usize) {
-        self.freeze_mine(node);
-        self.state(node).parked += bytes;
-        self.settle(node);
-    }
-
-    /// Returns what `node` and its ancestors hold beyond what they may keep, and thaws them.
-    /// `node` is frozen, at least for this thread.
-    pub(super) fn settle(&mut self, node: NodePtr) {
-        let tight = self.topmost_tight(node);
-        let mut exact = tight.is_some() && tight != Some(node);
-        let mut at = node;
-        loop {
-            let excess = self.excess(at, exact);
-            let state = self.state(at);
-            state.parked -= excess;
-            state.obtained -= excess;
-            let Some(parent) = state.parent.filter(|_| excess > 0) else {
-                break;
-            };
-            self.freeze_mine(parent);
-            let state = self.state(parent);
-            state.lent -= excess;
-            state.parked += excess;
-            exact = exact && tight != Some(parent);
-            at = parent;
-        }
-        self.thaw(node, at);
-    }
-
-    /// How many bytes a frozen node must return: below a tight level all that its reservation does not
-    /// cover; elsewhere, with hysteresis, what is above the credit that it may hold.
-    fn excess(&self, node: NodePtr, exact: bool) -> usize {
-        let state = self.look(node);
-        let unused = state.obtained - state.reservation.max(state.used());
-        if exact || state.closed || self.node(node).handles() == 0 {
-            return unused;
-        }
-        let max = self.max_unused(node);
-        if unused <= max { 0 } else { unused - max / 2 }
-    }
-
-    /// Makes all below `at` exact: stops the whole subtree, then folds each node's free bytes
-    /// into what its parent is charged for it, so that `obtained` is the larger of reservation
-    /// and use. Everything stays shut, and `at` is tight, until `relax` says otherwise.
-    pub(super) fn recall(&mut self, at: NodePtr) {
-        let mut visited = 0;
-        let mut next = Some(at);
-        while let Some(node) = next {
-            self.freeze(node);
-            self.state(node).shut = true;
-            visited += 1;
-            next = self.next_preorder(node, at);
-        }
-        // From here on nothing moves in this subtree without the mutex.
-        self.for_each_postorder(at, |locked, node| {
-            if node != at {
-                locked.fold(node);
-            }
-        });
-        self.tighten(at, visited);
-        self.state(at).note_peak();
-    }
-
-    /// Returns to the parent what the node's reservation and use do not need, and says how much
-    /// that was. Both are frozen.
-    pub(super) fn fold(&mut self, node: NodePtr) -> usize {
-        let excess = self.excess(node, true);
-        let state = self.state(node);
-        state.parked -= excess;
-        state.obtained -= excess;
-        if let Some(parent) = state.parent {
-            let state = self.state(parent);
-            state.lent -= excess;
-            state.parked += excess;
-        }
-        excess
-    }
-
-    /// The tight level nearest to the root at or above `node`. Nothing at or above a node that is
-    /// not shut is tight (I2), so that this costs little in deep trees whose leaves are created and
-    /// dropped often.
-    fn topmost_tight(&mut self, node: NodePtr) -> Option<NodePtr> {
-        let (mut topmost, mut next) = (None, Some(node));
-        if !self.some_are_tight() {
-            return None;
-        }
-        while let Some(node) = next.filter(|&node| self.look(node).shut) {
-            let state = self.look(node);
-            if state.tight {
-                topmost = Some(node);
-            }
-            next = state.parent;
-        }
-        topmost
-    }
-
-    /// Ends an operation that froze the levels from `node` up to `top`: lets tight levels relax
-    /// where they may, and opens what is not at or below a tight one.
-    pub(super) fn thaw(&mut self, node: NodePtr, top: NodePtr) {
-        self.relax(node);
-        // At and below the topmost tight level everything stays shut.
-        let tight = self.topmost_tight(node).or_else(|| self.topmost_tight(top));
-        let mut below = tight.is_some();
-        let mut at = node;
-        loop {
-            if !below {
-                self.reopen(at);
-            }
-            if tight == Some(at) {
-                below = false;
-            }
-            if at == top {
-                return;
-            }
-            match self.look(at).parent {
-                Some(parent) => at = parent,
-                None => return,
-            }
-        }
-    }
-
-    /// Opens a frozen node that no tight level covers, unless it must stay shut for itself.
-    fn reopen(&mut self, node: NodePtr) {
-        let orphan = self.node(node).handles() == 0;
-        let never = self.tree().config.credit == 0;
-        let state = self.state(node);
-        debug_assert!(!state.tight);
-        state.shut = state.closed || orphan || never;
-        if !state.shut && !self.hold {
-            self.open(node);
-        }
-    }
-
-    /// Counts an operation at the tight levels above `node`, and loosens those that have had
-    /// enough of them, and some slack, since their last recall: so a recall's cost is spread
-    /// over as many operations, and a client that keeps asking for too much costs the others
-    /// nothing but the mutex.
-    fn relax(&mut self, node: NodePtr) {
-        let mut next = Some(node).filter(|_| self.some_are_tight());
-        while let Some(node) = next.filter(|&node| self.look(node).shut) {
-            let state = self.state(node);
-            next = state.parent;
-            if !state.tight {
-                continue;
-            }
-            state.tight_operations += 1;
-            let bound = state.bound();
-            let slack = (bound / 8).max(1);
-            let has_slack = state.used() <= bound.saturating_sub(slack);
-            if has_slack && !state.closed && state.tight_operations >= state.recall_cost {
-                self.loosen(node);
-            }
-        }
-    }
-
     /// The levels of a refused request and their numbers; all up to `refuser` is exact.
-    pub(super) fn levels(&self, node: NodePtr, bytes: usize, refuser: NodePtr) -> Levels {
+    pub(super) fn levels(
+        &self,
+        node: NodePtr,
+        bytes: usize,
+        refuser: NodePtr,
+        turn: Turn,
+    ) -> Levels {
         let mut levels = Levels::default();
+        levels.never = self.never(node, bytes, 0);
         let (mut at, mut need) = (node, bytes);
         loop {
             let (this, state) = (self.node(at), self.look(at));
             levels.push(OutcomeEntry {
                 allocator: this.info.clone(),
-                limit: state.limit,
+                // The cap, if that is what refused.
+                limit: state.limit.min(state.cap),
                 allocated: state.used(),
                 reservation: state.reservation,
                 requested: need,
+                withheld: self.withheld(at, turn).min(state.room()),
             });
             need = need.saturating_sub(state.parked);
             match state.parent {

@@ -30,7 +30,7 @@ impl Handle {
         root
     }
 
-    /// A child of this node.
+    /// A child of this node. If it was `admitted`, its reservation is charged to this node already.
     ///
     /// # Errors
     ///
@@ -39,6 +39,7 @@ impl Handle {
     pub(crate) fn new_child(
         &self,
         config: NodeConfig,
+        admitted: bool,
     ) -> Result<Self, (Box<Refusal>, AllocatorInfo)> {
         let (limit, reservation) = (config.limit, config.reservation);
         let label = config.group.as_ref().unwrap_or(&config.name);
@@ -49,7 +50,7 @@ impl Handle {
             return Err((Box::new(refusal), info));
         }
         let child = NodePtr::leak(child);
-        let adopted = self.tree.lock().adopt(self.0, child);
+        let adopted = self.tree.lock().adopt(self.0, child, admitted);
         // The handle that the node was made with; dropped below if it was not adopted.
         let child = Self(child);
         match adopted {
@@ -72,6 +73,13 @@ impl Handle {
     pub(crate) fn charge(&self, bytes: usize) -> Result<(), Box<Refusal>> {
         // SAFETY: by invariant 1 the node is alive.
         unsafe { self.0.charge(bytes) }
+    }
+
+    /// Charges `bytes` (at least 1) to the node if its credit suffices.
+    #[inline]
+    pub(crate) fn take(&self, bytes: usize) -> bool {
+        // SAFETY: by invariant 1 the node is alive.
+        unsafe { self.0.take(bytes, Kind::Held) }
     }
 
     /// Charges `bytes` that keep the node alive by themselves, whatever the limits say; `true` if no

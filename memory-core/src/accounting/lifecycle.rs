@@ -1,6 +1,7 @@
 //! Linking nodes into a tree and unlinking them.
 
 use super::node::{Locked, NodePtr};
+use super::queue::NONE;
 use super::refusal::Refusal;
 
 /// The findings of a failed close: bytes, and counts where the name says so.
@@ -13,13 +14,18 @@ pub(crate) struct Outstanding {
 
 impl Locked<'_> {
     /// Links `child`, a new node that nobody else knows, below `parent`, and charges its
-    /// reservation there. After a refusal it is as new.
-    pub(super) fn adopt(&mut self, parent: NodePtr, child: NodePtr) -> Result<(), Refusal> {
+    /// reservation there, unless it was `admitted`: then that was charged before. After a refusal it is as new.
+    pub(super) fn adopt(
+        &mut self,
+        parent: NodePtr,
+        child: NodePtr,
+        admitted: bool,
+    ) -> Result<(), Refusal> {
         let reservation = self.look(child).reservation;
         if self.look(parent).closed || !self.look(parent).linked {
             return Err(Refusal::Closed(self.node(parent).info.clone()));
         }
-        if reservation > 0 {
+        if reservation > 0 && !admitted {
             self.charge(parent, reservation)?;
         }
         let above = self.state(parent);
@@ -55,8 +61,9 @@ impl Locked<'_> {
             return Ok(());
         }
         self.recall(node);
-        let state = self.state(node);
-        state.closed = true;
+        self.state(node).closed = true;
+        self.refuse_hopeless(node);
+        let state = self.look(node);
         let outstanding = Outstanding {
             allocated: state.used(),
             peak: state.peak,
@@ -164,6 +171,10 @@ impl Locked<'_> {
     fn unlink(&mut self, node: NodePtr) -> usize {
         self.loosen(node);
         self.add_to_path(node);
+        self.set_loose(node, 0);
+        if self.look(node).queue != NONE {
+            self.drop_level(node);
+        }
         let state = self.state(node);
         let returned = std::mem::take(&mut state.obtained);
         (state.parked, state.lent, state.reservation) = (0, 0, 0);
@@ -191,18 +202,32 @@ impl Locked<'_> {
         above.children -= 1;
         above.lent -= returned;
         above.parked += returned;
+        self.freed(parent);
         self.note_departure(node, parent);
         returned
     }
 
     /// Changes the node's limit. Lowering it revokes nothing.
     pub(super) fn set_limit(&mut self, node: NodePtr, limit: usize) {
+        let cap = self.look(node).cap;
+        self.set_bounds(node, limit, cap);
+        self.refuse_hopeless(node);
+    }
+
+    /// Changes the node's cap, which is a second limit. Lowering it revokes nothing.
+    pub(super) fn set_cap(&mut self, node: NodePtr, cap: usize) {
+        let limit = self.look(node).limit;
+        self.set_bounds(node, limit, cap);
+    }
+
+    fn set_bounds(&mut self, node: NodePtr, limit: usize, cap: usize) {
         self.freeze(node);
-        self.state(node).limit = limit;
+        self.state(node).set_bounds(limit, cap);
         let state = self.look(node);
         if state.used() > state.bound() && !state.tight {
             self.recall(node);
         }
+        self.freed(node);
         self.thaw(node, node);
     }
 }

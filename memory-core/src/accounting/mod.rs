@@ -108,9 +108,11 @@ mod model;
 mod node;
 #[cfg_attr(not(feature = "metrics"), path = "no_paths.rs")]
 mod paths;
+mod queue;
 mod refusal;
 mod report;
 mod reserve;
+mod settle;
 mod transfer;
 mod walk;
 mod word;
@@ -120,5 +122,6 @@ pub(crate) use lifecycle::Outstanding;
 pub(crate) use node::{Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeConfig, hooks};
 #[cfg(feature = "metrics")]
 pub(crate) use paths::Paths;
+pub(crate) use queue::{Age, Ask, Queued, Verdict, Wake};
 pub(crate) use refusal::Refusal;
 pub(crate) use report::{Census, Counted};

@@ -25,6 +25,8 @@ pub(crate) struct Levels {
     reached: usize,
     /// The reservation that keeps bytes charged which a transfer would move, and how many.
     kept: Option<(AllocatorInfo, usize)>,
+    /// Whether the request can never be granted.
+    pub(super) never: bool,
 }
 
 impl Levels {
@@ -46,6 +48,7 @@ impl Levels {
             entries: self.entries.iter().flatten().cloned().collect(),
             omitted,
             kept: self.kept.clone(),
+            never: self.never,
         }
     }
 }
@@ -70,7 +73,9 @@ impl Refusal {
             allocated: 0,
             reservation,
             requested: reservation,
+            withheld: 0,
         });
+        levels.never = true;
         Some(Self::Limit(levels))
     }
 

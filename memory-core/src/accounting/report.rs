@@ -1,12 +1,14 @@
 //! Numbers of nodes and of subtrees for the rest of the crate. Each method takes the tree's mutex once.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::handle::Handle;
 use super::node::{Locked, Node, NodePtr, Reserved};
+use super::queue::{NONE, Turn};
 use crate::error::VerifyError;
 use crate::outcome::AllocatorInfo;
-use crate::report::{AllocatorSnapshot, AllocatorStats, SnapshotEntry};
+use crate::report::{AllocatorSnapshot, AllocatorStats, SnapshotEntry, WaitingRequest};
 use crate::sync::Ordering;
 
 /// A snapshot, and for each of its entries the numbers of the node that only reports need.
@@ -73,6 +75,16 @@ impl Handle {
         self.tree.lock().set_limit(self.ptr(), limit);
     }
 
+    /// The cap that was set.
+    pub(crate) fn cap(&self) -> usize {
+        self.tree.lock().look(self.ptr()).cap
+    }
+
+    /// Sets the cap.
+    pub(crate) fn set_cap(&self, cap: usize) {
+        self.tree.lock().set_cap(self.ptr(), cap);
+    }
+
     /// The node's own numbers.
     pub(crate) fn stats(&self) -> AllocatorStats {
         let mut locked = self.tree.lock();
@@ -88,9 +100,12 @@ impl Handle {
         let mut nodes = Vec::new();
         // The reservations of all nodes, each with the index of its entry and its size.
         let mut reserved: Vec<(usize, usize, Arc<Reserved>)> = Vec::new();
+        let mut waiters = Vec::new();
         loop {
             // The memory is found before the mutex is taken.
             let (count, reservations) = self.tree.lock().count_subtree(top);
+            let waiting = self.tree.lock().queue().waiting();
+            waiters.reserve(waiting);
             entries.reserve(count);
             nodes.reserve(count);
             reserved.reserve(reservations);
@@ -98,6 +113,7 @@ impl Handle {
             let (count, reservations) = locked.count_subtree(top);
             if count > entries.capacity().min(nodes.capacity())
                 || reservations > reserved.capacity()
+                || locked.queue().waiting() > waiters.capacity()
             {
                 continue;
             }
@@ -116,14 +132,23 @@ impl Handle {
                 nodes.push(locked.counted(node, sum));
                 next = locked.next_preorder(node, top);
             }
+            locked.list_waiters(top, &mut waiters);
             locked.thaw_subtree(top);
             drop(locked);
+            let now = Instant::now();
+            waiters.sort_unstable_by_key(|(since, _)| *since);
+            for (since, request) in &mut waiters {
+                request.waited = now.saturating_duration_since(*since);
+            }
             for (index, size, reserved) in reserved {
                 entries[index].reservations.push(size);
                 nodes[index].reservations.push(reserved);
             }
             return Census {
-                snapshot: AllocatorSnapshot { entries },
+                snapshot: AllocatorSnapshot {
+                    entries,
+                    waiters: waiters.into_iter().map(|(_, request)| request).collect(),
+                },
                 nodes,
             };
         }
@@ -143,8 +168,9 @@ impl Handle {
     /// Recomputes the sums of the subtree.
     pub(crate) fn verify(&self) -> Result<(), VerifyError> {
         let mut locked = self.tree.lock();
+        let found = locked.find_wrong_for_waiters(self.ptr());
         locked.measure_subtree(self.ptr());
-        let found = locked.find_wrong(self.ptr());
+        let found = found.or_else(|| locked.find_wrong(self.ptr()));
         locked.thaw_subtree(self.ptr());
         drop(locked);
         match found {
@@ -197,6 +223,26 @@ impl Locked<'_> {
         }
     }
 
+    /// Appends the waiters of a subtree, with the instant at which their wait began. There is room for them.
+    fn list_waiters(&self, top: NodePtr, into: &mut Vec<(Instant, WaitingRequest)>) {
+        let queue = self.queue();
+        for id in 0..queue.slots() {
+            let waiter = queue.waiter(id);
+            if waiter.level == NONE || !self.is_below(waiter.node, top) {
+                continue;
+            }
+            let request = WaitingRequest {
+                allocator: self.node(waiter.node).info.clone(),
+                lacks_room: self.node(queue.level(waiter.level).node).info.clone(),
+                bytes: waiter.ask.bytes,
+                waited: Duration::ZERO,
+                admission: waiter.ask.admission,
+                withholds: waiter.barrier,
+            };
+            into.push((waiter.since, request));
+        }
+    }
+
     /// How many nodes the subtree has, and how many reservations.
     fn count_subtree(&self, top: NodePtr) -> (usize, usize) {
         let (mut count, mut reservations, mut next) = (0, 0, Some(top));
@@ -236,10 +282,23 @@ impl Locked<'_> {
             peak: stats.peak_bytes,
             limit: state.limit,
             reservation: state.reservation,
+            withheld: self.withheld(node, Turn::TRY).min(state.room()),
             closed: state.closed,
             stats,
             reservations: Vec::new(),
         }
+    }
+
+    /// The first node of a subtree whose numbers break a rule for waiters, with the rule.
+    fn find_wrong_for_waiters(&self, top: NodePtr) -> Option<(AllocatorInfo, Wrong)> {
+        let mut next = Some(top);
+        while let Some(node) = next {
+            if let Some(wrong) = self.wrong_for_waiters(node) {
+                return Some((self.node(node).info.clone(), wrong));
+            }
+            next = self.next_preorder(node, top);
+        }
+        None
     }
 
     /// The first node of a measured subtree whose numbers break a rule, with the rule.

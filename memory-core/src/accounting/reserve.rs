@@ -7,6 +7,7 @@
 
 use super::charge::{Mode, Refused};
 use super::node::{Locked, NodePtr};
+use super::queue::Turn;
 use super::refusal::Refusal;
 
 impl Locked<'_> {
@@ -21,7 +22,7 @@ impl Locked<'_> {
             let refused = self.refuse(at, refusal);
             return Err(self.end(node, refused));
         }
-        self.raise_reservation(node, bytes, Mode::Refusable)?;
+        self.raise_reservation(node, bytes, Mode::TRY)?;
         Ok(())
     }
 
@@ -50,14 +51,17 @@ impl Locked<'_> {
             return refused(node, Refusal::Closed(info.clone()));
         }
         if bytes > state.bound() {
-            if state.limit > state.bound() {
+            if state.limit.min(state.cap) > state.bound() {
                 return refused(node, Refusal::Overflow(info.clone()));
             }
             if !state.tight {
                 // So that the numbers in the refusal are exact.
                 self.recall(node);
             }
-            return refused(node, Refusal::Limit(self.levels(node, bytes, node)));
+            return refused(
+                node,
+                Refusal::Limit(self.levels(node, bytes, node, Turn::TRY)),
+            );
         }
         // A node that uses more than it has reserved would otherwise make its use its own: while others are
         // refused because of it, or although an ancestor is closed. Below a level that is over its limit, or
@@ -70,7 +74,7 @@ impl Locked<'_> {
             }
             if level.used() > level.bound() {
                 // It refuses whatever the levels below it say, so it is the only one to name.
-                return refused(at, Refusal::Limit(self.levels(at, 0, at)));
+                return refused(at, Refusal::Limit(self.levels(at, 0, at, Turn::TRY)));
             }
             covered |= at != node && level.reservation >= level.used();
             next = level.parent;
@@ -107,6 +111,7 @@ impl Locked<'_> {
         state.obtained += charged;
         state.parked += charged;
         state.reservation = bytes;
+        self.look_again(node);
         self.thaw(node, parent);
         Ok(Raised { charged, over })
     }
@@ -117,6 +122,8 @@ impl Locked<'_> {
         self.state(node).reservation = bytes;
         if self.look(node).linked {
             self.settle(node);
+            // A waiter below may need more or less from above.
+            self.look_again(node);
         }
     }
 

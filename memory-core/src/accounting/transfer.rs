@@ -2,6 +2,7 @@
 
 use super::charge::{Freed, Mode, Refused};
 use super::node::{Locked, NodePtr};
+use super::queue::Turn;
 use super::refusal::Refusal;
 use crate::size::checked_sum;
 
@@ -61,16 +62,20 @@ impl Locked<'_> {
         }
         self.move_through_ancestor(from, to, bytes, false, |locked, freed| {
             if let Some(at) = locked.over_above(to, bytes, freed) {
-                let refusal = Refusal::Limit(locked.levels(to, bytes, at));
+                let refusal = Refusal::Limit(locked.levels(to, bytes, at, Turn::TRY));
                 return Err(locked.refuse(at, refusal));
             }
-            locked.charge_exactly(to, bytes, Mode::Refusable, freed)
+            locked.charge_exactly(to, bytes, Mode::TRY, freed)
         })
     }
 
     /// Moves the bytes where no level changes that both have above them, and no level that the charge
     /// reaches is over its limit. `false`: not so easy, and nothing has changed.
     fn move_unseen(&mut self, from: NodePtr, to: NodePtr, bytes: usize) -> bool {
+        // Where requests wait, each level has to be told.
+        if self.queue().waiting() > 0 {
+            return false;
+        }
         self.move_obtained(from, to, bytes) || self.swap_credit(from, to, bytes)
     }
 
@@ -184,6 +189,7 @@ impl Locked<'_> {
             };
             self.freeze(parent);
             freed = self.fold(at);
+            self.recount(at);
             at = parent;
         }
         if leaving && self.sum_fits(common, bytes) {

@@ -1,6 +1,7 @@
 //! Walks over a subtree, without recursion and without memory, and what they compute.
 
 use super::node::{Locked, NodePtr};
+use super::queue::Turn;
 use crate::size::MAX_SIZE;
 
 impl Locked<'_> {
@@ -107,7 +108,9 @@ impl Locked<'_> {
         while let Some(at) = next {
             let state = self.look(at);
             let (limit, allocated) = (state.bound() as i128, state.exact as i128);
-            headroom = headroom.min(limit - allocated + covered);
+            let free = limit - allocated;
+            let withheld = self.withheld(at, Turn::TRY) as i128;
+            headroom = headroom.min(free - withheld.min(free.max(0)) + covered);
             covered += (state.reservation as i128 - allocated).max(0);
             over |= allocated > limit;
             next = state.parent;

@@ -2,6 +2,7 @@
 
 use std::panic::Location;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{BufferAllocator, RootAllocator};
 use arrow_memory_manager::{AllocationManager, BackendError, GuardedManager, backend};
@@ -12,12 +13,15 @@ use crate::environment::Switch;
 use crate::error::AllocError;
 use crate::events;
 use crate::listener::AllocationListener;
-use crate::outcome::Purpose;
+use crate::outcome::{AllocatorInfo, Purpose};
 use crate::rounding::RoundingPolicy;
-use crate::size::KIB;
+use crate::size::{KIB, MAX_SIZE};
 
 /// The default maximum of the credit that a node holds, in bytes.
 pub(crate) const DEFAULT_CREDIT: usize = KIB * KIB;
+
+/// How long a waiter's missing bytes may not fall before another one is told to give way, by default.
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The environment variable that turns on debug mode for new trees.
 static DEBUG_SWITCH: Switch = Switch::new("ARROW_MEMORY_DEBUG_ALLOCATOR");
@@ -60,6 +64,8 @@ pub struct RootAllocatorBuilder {
     debug: Option<bool>,
     statistics: bool,
     credit: Option<usize>,
+    patience: Option<Duration>,
+    own_timer: bool,
 }
 
 impl RootAllocatorBuilder {
@@ -133,6 +139,23 @@ impl RootAllocatorBuilder {
         self
     }
 
+    /// Sets how long a request may [wait](BufferAllocator::wait) without getting nearer to being granted before
+    /// waiters that hold memory are told to give way; 1 second by default.
+    ///
+    /// See [`WaitError::GiveWay`](crate::WaitError::GiveWay).
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
+        self
+    }
+
+    /// Sets whether the program itself keeps the deadlines of requests that wait in this tree, by calling
+    /// [`expire_waits`](BufferAllocator::expire_waits). By default, `false`, a thread of this crate does, which
+    /// is started when a request first waits.
+    pub fn own_timer(mut self, own: bool) -> Self {
+        self.own_timer = own;
+        self
+    }
+
     /// Builds the root.
     ///
     /// # Errors
@@ -150,6 +173,8 @@ impl RootAllocatorBuilder {
             credit: self.credit.unwrap_or(DEFAULT_CREDIT),
             debug: (self.debug).unwrap_or_else(|| DEBUG_SWITCH.is_on() || events::traced()),
             statistics: self.statistics,
+            patience: self.patience.unwrap_or(DEFAULT_PATIENCE),
+            own_timer: self.own_timer,
         };
         let root = NodeConfig {
             name: Arc::from(self.name.as_deref().unwrap_or("ROOT")),
@@ -274,6 +299,31 @@ impl ChildAllocatorBuilder {
     /// * [`AllocError::SizeOverflow`] if a sum would pass `isize::MAX`.
     #[track_caller]
     pub fn build(self) -> Result<BufferAllocator, AllocError> {
+        self.build_charged(false, Location::caller())
+    }
+
+    /// The parent, and the reservation in bytes.
+    pub(crate) fn asks(&self) -> (&BufferAllocator, usize) {
+        (&self.parent, self.reservation)
+    }
+
+    /// Whether the reservation fits in the child's own limit.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.reservation <= self.limit.min(MAX_SIZE)
+    }
+
+    /// The request for the reservation, as an error names it.
+    pub(crate) fn request(&self) -> (usize, Purpose) {
+        let child = AllocatorInfo::unnumbered(&self.name);
+        (self.reservation, Purpose::Child { child })
+    }
+
+    /// Builds the child. If it was `admitted`, its reservation is charged to the parent already.
+    pub(crate) fn build_charged(
+        self,
+        admitted: bool,
+        caller: &'static Location<'static>,
+    ) -> Result<BufferAllocator, AllocError> {
         let Self {
             parent,
             name,
@@ -291,22 +341,20 @@ impl ChildAllocatorBuilder {
             listener,
             policy,
         };
-        let handle = parent
-            .handle
-            .new_child(config)
-            .map_err(|(refusal, child)| {
-                let purpose = Purpose::Child {
-                    child: child.clone(),
-                };
-                let error = refusal.to_error(reservation, purpose);
-                events::child_refused(&child, reservation, &error);
-                error
-            })?;
+        let built = parent.handle.new_child(config, admitted);
+        let handle = built.map_err(|(refusal, child)| {
+            let purpose = Purpose::Child {
+                child: child.clone(),
+            };
+            let error = refusal.to_error(reservation, purpose);
+            events::child_refused(&child, reservation, &error);
+            error
+        })?;
         let child = BufferAllocator::from_handle(handle);
-        start_trail(&child, Location::caller());
+        start_trail(&child, caller);
         events::child_created(child.info(), parent.info(), reservation, limit);
         if let Some(listener) = &parent.node().listener {
-            listener.on_child_added(parent.info(), child.info());
+            events::inside(|| listener.on_child_added(parent.info(), child.info()));
         }
         Ok(child)
     }

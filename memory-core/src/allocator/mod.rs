@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 use std::panic::Location;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use arrow_memory_manager::{AllocationManager, BackendError};
 
@@ -18,8 +18,10 @@ mod builder;
 mod close;
 mod reserve;
 mod state;
+mod weak;
 
 pub use builder::{ChildAllocatorBuilder, RootAllocatorBuilder};
+pub use weak::WeakBufferAllocator;
 
 /// An allocator: a node of a tree, with a name, a limit, a reservation and exact counters.
 ///
@@ -258,9 +260,7 @@ impl BufferAllocator {
 
     /// Returns a weak handle, which keeps nothing alive, for listeners and exporters.
     pub fn downgrade(&self) -> WeakBufferAllocator {
-        WeakBufferAllocator {
-            node: self.handle.downgrade(),
-        }
+        WeakBufferAllocator::of(&self.handle)
     }
 
     /// Returns the name from the builder, which need not be unique.
@@ -466,35 +466,5 @@ impl fmt::Debug for BufferAllocator {
             .field("name", &self.name())
             .field("id", &self.id().as_u64())
             .finish_non_exhaustive()
-    }
-}
-
-/// A weak handle: it does not keep its allocator alive.
-///
-/// ```
-/// # use arrow_memory_system as _;
-/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
-/// let scan = root.child("scan").build()?;
-/// let weak = scan.downgrade();
-/// assert_eq!(weak.upgrade(), Some(scan.clone()));
-/// drop(scan);
-/// assert_eq!(weak.upgrade(), None);
-/// # Ok::<(), arrow_memory_core::AllocError>(())
-/// ```
-#[derive(Clone)]
-pub struct WeakBufferAllocator {
-    node: Weak<Node>,
-}
-
-impl WeakBufferAllocator {
-    /// Returns the allocator, unless it has left its tree and has no other handle.
-    pub fn upgrade(&self) -> Option<BufferAllocator> {
-        Handle::upgrade(&self.node).map(BufferAllocator::from_handle)
-    }
-}
-
-impl fmt::Debug for WeakBufferAllocator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("WeakBufferAllocator")
     }
 }

@@ -118,6 +118,31 @@ impl BufferAllocator {
         self.handle.set_limit(limit);
     }
 
+    /// Returns the cap in bytes, if one was [set](Self::set_cap).
+    pub fn cap(&self) -> Option<usize> {
+        Some(self.handle.cap()).filter(|&cap| cap != usize::MAX)
+    }
+
+    /// Sets a second limit in bytes, beside the [limit](Self::set_limit); `None` removes it.
+    ///
+    /// The smaller of the two applies to every request. The cap is for code that adjusts a limit all the time,
+    /// such as one that watches the memory of the host: it does not overwrite what the program has configured,
+    /// and a request that is larger than the cap, but not than the limit, may still
+    /// [wait](Self::wait) until the cap rises. Lowering the cap revokes nothing. Takes the tree's lock.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// root.set_cap(Some(1000));
+    /// assert!(root.buffer(2000).is_err());
+    /// assert_eq!((root.limit(), root.cap(), root.headroom()), (1 << 20, Some(1000), 1000));
+    /// root.set_cap(None);
+    /// assert!(root.buffer(2000).is_ok());
+    /// ```
+    pub fn set_cap(&self, cap: Option<usize>) {
+        self.handle.set_cap(cap.unwrap_or(usize::MAX));
+    }
+
     /// Returns the reservation in bytes with which this allocator was created. [`reservation`](Self::reservation)
     /// is the live one.
     #[doc(alias = "getInitReservation")]
@@ -126,7 +151,8 @@ impl BufferAllocator {
     }
 
     /// Returns how many bytes could be allocated here now without passing a limit: here, or in an
-    /// ancestor, where reservations below it do not cover them. A negative number says by how many bytes
+    /// ancestor, where reservations below it do not cover them. Room that is withheld for requests that
+    /// [wait](Self::wait) is not counted. A negative number says by how many bytes
     /// a limit is passed. Exact; O(tree) under the tree's lock.
     ///
     /// ```

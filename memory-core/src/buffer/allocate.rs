@@ -30,7 +30,7 @@ use super::block::{Contents, allocate_block, allocate_block_then};
 use super::charge::{Charge, rounded};
 use super::errors::{boxed_veto, closed, overflow};
 use super::notify::{ask, count_allocation, tell_allocation};
-use crate::accounting::{Handle, hooks};
+use crate::accounting::{Handle, Node, hooks};
 use crate::allocator::BufferAllocator;
 use crate::debug::Operation;
 use crate::error::AllocError;
@@ -225,14 +225,10 @@ impl BufferAllocator {
         contents: Contents,
         caller: &'static Location<'static>,
     ) -> Result<LedgerRef, Box<AllocError>> {
-        let node = self.node();
-        let capacity = match &node.policy {
-            _ if size == 0 => return self.pin_open(),
-            None => checked_round_up(size, ALIGNMENT),
-            Some(policy) => rounding::capacity(&**policy, size),
-        };
-        let Some(layout) = capacity.and_then(|size| Layout::from_size_align(size, alignment).ok())
-        else {
+        if size == 0 {
+            return self.pin_open();
+        }
+        let Some(layout) = layout_of(self.node(), size, alignment) else {
             return Err(Box::new(self.too_large(size)));
         };
         allocate_with_hooks(&self.handle, layout, size, contents, caller)
@@ -264,7 +260,7 @@ impl BufferAllocator {
     }
 
     #[cold]
-    fn too_large(&self, requested: usize) -> AllocError {
+    pub(crate) fn too_large(&self, requested: usize) -> AllocError {
         if self.is_closed() {
             return closed(self.node(), requested, Purpose::Bytes);
         }
@@ -327,6 +323,20 @@ fn allocate_with_hooks(
         }
         Box::new(error)
     })?;
+    let buffer = allocate_charged(handle, charge, layout, asked, contents, caller)?;
+    Ok(buffer.into_ledger())
+}
+
+/// Allocates what is charged already, for a node that may have a listener, debug mode or statistics.
+#[inline]
+pub(crate) fn allocate_charged(
+    handle: &Handle,
+    charge: Charge<'_>,
+    layout: Layout,
+    asked: usize,
+    contents: Contents,
+    caller: &'static Location<'static>,
+) -> Result<ArrowBufMut, Box<AllocError>> {
     let mut buffer = allocate_block(charge, layout, asked, contents)?;
     if handle.is_debug() {
         buffer.register(Operation::Created, caller);
@@ -334,5 +344,14 @@ fn allocate_with_hooks(
     buffer.sample(layout.size());
     count_allocation(handle, layout.size());
     tell_allocation(handle, layout.size());
-    Ok(buffer.into_ledger())
+    Ok(buffer)
+}
+
+/// The layout of a buffer of `size` bytes (at least 1), by the node's policy; `None` if it overflows.
+pub(crate) fn layout_of(node: &Node, size: usize, alignment: usize) -> Option<Layout> {
+    let capacity = match &node.policy {
+        None => checked_round_up(size, ALIGNMENT),
+        Some(policy) => rounding::capacity(&**policy, size),
+    };
+    Layout::from_size_align(capacity?, alignment).ok()
 }

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use super::errors::vetoed;
 use crate::accounting::{Handle, NodePtr, Refusal};
 use crate::error::AllocError;
+use crate::events::inside;
 use crate::listener::AllocationListener;
 use crate::outcome::{AllocationOutcome, Purpose};
 
@@ -123,7 +124,7 @@ impl<'a> Charge<'a> {
 
     /// These bytes, charged to the handle's node.
     #[inline]
-    fn of(handle: &'a Handle, bytes: usize) -> Self {
+    pub(crate) fn of(handle: &'a Handle, bytes: usize) -> Self {
         Self {
             node: handle.ptr(),
             bytes,
@@ -166,6 +167,20 @@ impl<'a> Charge<'a> {
         std::mem::forget(self);
     }
 
+    /// The part of `bytes`, charged by itself; the rest is given back.
+    pub(crate) fn split_off(
+        mut self,
+        handle: &Handle,
+        bytes: usize,
+    ) -> Result<Charge<'_>, AllocError> {
+        if bytes > self.bytes {
+            let more = bytes - self.bytes;
+            self.add(handle, more, || (more, Purpose::Bytes))?;
+        }
+        self.keep_some(bytes);
+        Ok(Charge::of(handle, bytes))
+    }
+
     /// Leaves some of the bytes charged.
     #[inline]
     pub(crate) fn keep_some(&mut self, bytes: usize) {
@@ -197,7 +212,7 @@ fn charge_again(
         return Err(first.report(requested, purpose));
     };
     let outcome: AllocationOutcome = levels.to_outcome();
-    if listener.on_failed_allocation(&handle.info, bytes, &outcome) {
+    if inside(|| listener.on_failed_allocation(&handle.info, bytes, &outcome)) {
         return handle
             .charge(bytes)
             .map_err(|refusal| refusal.report(requested, purpose));

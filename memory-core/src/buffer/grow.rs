@@ -164,6 +164,30 @@ impl ArrowBufMut {
     #[cold]
     #[track_caller]
     fn grow(&mut self, additional: usize, asked: usize) -> Result<(), AllocError> {
+        let Some(size) = self.grow_if_twice_fits(additional, asked)? else {
+            return Ok(());
+        };
+        let handle = self.ledger.allocator();
+        let block_size = self.whole_block();
+        self.grow_to(
+            &handle,
+            block_size,
+            size,
+            asked,
+            |handle, bytes, resizing| {
+                Charge::asking_and_retrying(handle, bytes, || resizing.request())
+            },
+        )
+    }
+
+    /// Grows to twice the capacity, if that is enough and fits; otherwise the answer is the capacity that is
+    /// needed.
+    #[track_caller]
+    fn grow_if_twice_fits(
+        &mut self,
+        additional: usize,
+        asked: usize,
+    ) -> Result<Option<usize>, AllocError> {
         let handle = self.ledger.allocator();
         let Some(needed) = checked_sum(self.len, additional) else {
             return Err(overflow(&handle, asked));
@@ -174,7 +198,7 @@ impl ArrowBufMut {
         {
             // Another handle had these bytes after a split, and was dropped.
             self.capacity = block_size;
-            return Ok(());
+            return Ok(None);
         }
         let doubled = self.capacity.saturating_mul(2);
         if doubled > needed
@@ -189,18 +213,51 @@ impl ArrowBufMut {
                 )
                 .is_ok()
         {
-            return Ok(());
+            return Ok(None);
         }
         let size = capacity_for(&handle, needed).ok_or_else(|| overflow(&handle, asked))?;
-        self.grow_to(
-            &handle,
-            block_size,
+        Ok(Some(size))
+    }
+
+    /// What has to be charged so that the buffer can grow by `additional` bytes; `None` if it has room, or
+    /// could be given twice its capacity.
+    #[track_caller]
+    pub(crate) fn needs_to_grow(
+        &mut self,
+        additional: usize,
+    ) -> Result<Option<Growth>, AllocError> {
+        if additional <= self.capacity - self.len {
+            return Ok(None);
+        }
+        let Some(size) = self.grow_if_twice_fits(additional, additional)? else {
+            return Ok(None);
+        };
+        let kept = self.whole_block().unwrap_or(0);
+        Ok(Some(Growth {
+            added: size - kept,
+            kept,
+            from: self.capacity,
             size,
-            asked,
-            |handle, bytes, resizing| {
-                Charge::asking_and_retrying(handle, bytes, || resizing.request())
-            },
-        )
+        }))
+    }
+
+    /// Grows as `growth` says. Its bytes are charged to `handle`, which is that of this buffer's allocator;
+    /// an error gives them back.
+    #[track_caller]
+    pub(crate) fn grow_charged(
+        &mut self,
+        handle: &Handle,
+        growth: Growth,
+        additional: usize,
+        charge: Charge<'_>,
+    ) -> Result<(), AllocError> {
+        // Another handle on the block may have been dropped meanwhile, and then less is needed.
+        let block_size = self.whole_block();
+        let (node, size) = (charge.node(), growth.size);
+        self.grow_to(handle, block_size, size, additional, |_, added, _| {
+            debug_assert!(added <= growth.added && node == handle.ptr());
+            charge.split_off(handle, added)
+        })
     }
 
     /// Grows to a capacity of `size`: resizes the block if this is its only handle, else moves to a new one.
@@ -288,6 +345,31 @@ impl ArrowBufMut {
         self.ledger
             .slot()
             .map_or(ALIGNMENT, |slot| unsafe { slot.home().block() }.align)
+    }
+}
+
+/// What a buffer needs to grow, in bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Growth {
+    /// Bytes to charge.
+    pub(crate) added: usize,
+    /// Bytes of the block that stays until then.
+    pub(crate) kept: usize,
+    /// The old and the new capacity.
+    from: usize,
+    size: usize,
+}
+
+impl Growth {
+    /// The request, as an error names it.
+    pub(crate) fn request(self, asked: usize) -> (usize, Purpose) {
+        let Self { from, size, .. } = self;
+        let resizing = Resizing {
+            asked,
+            from,
+            to: size,
+        };
+        resizing.request()
     }
 }
 

@@ -4,7 +4,7 @@ mod address;
 pub(crate) mod allocate;
 mod arrow_buf;
 mod arrow_buf_mut;
-mod block;
+pub(crate) mod block;
 mod builder;
 #[cfg(feature = "bytes")]
 mod bytes_impls;
@@ -12,7 +12,7 @@ pub(crate) mod charge;
 mod convert;
 pub(crate) mod errors;
 mod foreign;
-mod grow;
+pub(crate) mod grow;
 mod hand_over;
 pub(crate) mod notify;
 mod transfer;

@@ -98,6 +98,19 @@ pub enum AllocError {
     },
 }
 
+/// Whether a refused request may be granted later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Retry {
+    /// No release of memory helps: the request is larger than the limit of an allocator that it reaches, that
+    /// allocator is closed, or the request is wrong. What an allocator's reservation could cover does not reach
+    /// the allocators above it.
+    Never,
+    /// It may be granted once memory was released, or a limit was raised:
+    /// [`BufferAllocator::wait`](crate::BufferAllocator::wait) does that.
+    WhenReleased,
+}
+
 impl AllocError {
     /// Returns the allocator that refused; `None` for [`InvalidAlignment`](Self::InvalidAlignment).
     ///
@@ -131,6 +144,47 @@ impl AllocError {
     /// ```
     pub fn is_out_of_memory(&self) -> bool {
         matches!(self, Self::OutOfMemory { .. } | Self::Manager { .. })
+    }
+
+    /// Returns whether the same request may be granted later.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// use arrow_memory_core::Retry;
+    ///
+    /// let _held = root.buffer(1 << 19)?;
+    /// let refused = root.buffer(1 << 20).unwrap_err();
+    /// assert_eq!(refused.retry(), Retry::WhenReleased);
+    /// let refused = root.buffer(2 << 20).unwrap_err();
+    /// assert_eq!(refused.retry(), Retry::Never); // larger than the limit
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    pub fn retry(&self) -> Retry {
+        let may_fit = match self {
+            Self::OutOfMemory {
+                purpose, outcome, ..
+            } => {
+                // A buffer that grows has its new capacity at once, whatever was charged for the old one.
+                let too_large = match **purpose {
+                    Purpose::Growth { to, .. } => {
+                        outcome.entries.iter().any(|level| level.limit < to)
+                    }
+                    _ => false,
+                };
+                !outcome.never && !too_large
+            }
+            Self::Manager { .. } => true,
+            Self::Vetoed { .. }
+            | Self::Closed { .. }
+            | Self::SizeOverflow { .. }
+            | Self::InvalidAlignment { .. } => false,
+        };
+        if may_fit {
+            Retry::WhenReleased
+        } else {
+            Retry::Never
+        }
     }
 
     /// Returns the requested bytes, as the caller gave them; 0 if the error has none.
@@ -270,6 +324,10 @@ fn write_out_of_memory(
         "allocator `{at}` is out of room: {requested} requested{purpose}, {left} left of its limit of \
          {limit}"
     )?;
+    let withheld = outcome.refuser().withheld;
+    if withheld > 0 {
+        write!(f, ", {} withheld for requests that wait", Size(withheld))?;
+    }
     if f.alternate() {
         write!(f, "\n{outcome}")?;
     }

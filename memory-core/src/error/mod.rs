@@ -21,7 +21,7 @@ mod refused;
 mod transfer;
 mod veto;
 
-pub use alloc::AllocError;
+pub use alloc::{AllocError, Retry};
 pub use refused::Refused;
 pub use transfer::TransferError;
 pub use veto::Veto;

@@ -30,4 +30,5 @@ mod retire;
 mod support;
 mod thread_ends;
 mod tree;
+mod waiting;
 mod weak_foreign;

@@ -44,6 +44,7 @@ fn a_snapshot_has_a_stable_form_in_json() {
                 "peak": 4103,
                 "limit": 1_048_576,
                 "reservation": 0,
+                "withheld": 0,
                 "closed": false,
                 "stats": {
                     "own_bytes": 0,
@@ -68,6 +69,7 @@ fn a_snapshot_has_a_stable_form_in_json() {
                 "peak": 1134,
                 "limit": 65536,
                 "reservation": 4096,
+                "withheld": 0,
                 "closed": false,
                 "stats": {
                     "own_bytes": 1024,
@@ -83,7 +85,8 @@ fn a_snapshot_has_a_stable_form_in_json() {
                 },
                 "reservations": [100]
             }
-        ]
+        ],
+        "waiters": []
     });
     assert_eq!(json, expected);
     root.release_bytes(7);

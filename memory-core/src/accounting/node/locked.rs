@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use super::super::queue::{NONE, Queue};
 use super::super::word::{Held, Kind, MAX_CREDIT, Word};
 use super::mutex::SharedGuard;
 use super::retire::Departures;
@@ -24,10 +25,13 @@ use crate::sync::{AtomicUsize, Ordering};
 pub(crate) struct Locked<'t> {
     /// The tree; alive while a node is, so until the graveyard is emptied.
     tree: NonNull<Tree>,
-    shared: Option<SharedGuard>,
+    /// `None` once it was released, in `drop`.
+    pub(super) shared: Option<SharedGuard>,
     /// Nothing is opened for now: one step is made of several. What stays shut for it is opened
     /// when it is next used.
     pub(in crate::accounting) hold: bool,
+    /// The level whose waiters are being served: what they obtain passes nobody but older ones.
+    pub(in crate::accounting) serving: Option<u32>,
     _tree: PhantomData<&'t Tree>,
 }
 
@@ -49,6 +53,7 @@ impl<'t> Locked<'t> {
             tree: NonNull::from(tree),
             shared: Some(shared),
             hold: false,
+            serving: None,
             _tree: PhantomData,
         }
     }
@@ -120,7 +125,8 @@ impl<'t> Locked<'t> {
         let high = self.set_high(node);
         let this = self.node(node);
         let state = self.state(node);
-        let room = state.bound().saturating_sub(state.used());
+        // Where requests wait, what is free is theirs.
+        let room = if state.queue == NONE { state.room() } else { 0 };
         let (free, external) = (state.parked.min(room), state.external);
         let (credit, external) = match this.stripes() {
             None => open_shut(std::iter::once(&this.word), free, external, high),
@@ -128,6 +134,16 @@ impl<'t> Locked<'t> {
         };
         state.parked -= credit;
         state.external -= external;
+        self.recount(node);
+    }
+
+    /// How many words of the node are open.
+    pub(in crate::accounting) fn open_words(&self, node: NodePtr) -> usize {
+        let this = self.node(node);
+        match this.stripes() {
+            None => usize::from(!this.word.is_shut()),
+            Some(stripes) => stripes.iter().filter(|word| !word.is_shut()).count(),
+        }
     }
 
     /// Sets the maximum of the credit that `give` may leave, by what the node has obtained. While its words
@@ -385,6 +401,20 @@ impl<'t> Locked<'t> {
             .expect("the mutex is held until the guard is dropped")
     }
 
+    /// Who waits in this tree.
+    #[inline]
+    pub(in crate::accounting) fn queue(&self) -> &Queue<NodePtr> {
+        let shared = self.shared.as_deref();
+        &shared
+            .expect("the mutex is held until the guard is dropped")
+            .queue
+    }
+
+    /// Who waits in this tree.
+    pub(in crate::accounting) fn queue_mut(&mut self) -> &mut Queue<NodePtr> {
+        &mut self.shared().queue
+    }
+
     /// Notes that the node's subtree is exact and shut, by a recall that visited so many nodes.
     pub(in crate::accounting) fn tighten(&mut self, node: NodePtr, visited: usize) {
         let state = self.state(node);
@@ -446,27 +476,6 @@ impl<'t> Locked<'t> {
         if self.may_free(node) {
             let next = self.shared().graveyard.replace(node);
             self.state(node).next_dead = next;
-        }
-    }
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        let Some(mut shared) = self.shared.take() else {
-            return;
-        };
-        let mut grave = shared.graveyard.take();
-        drop(shared);
-        // Nodes with their names and listeners are freed with no lock held, and the tree with the last
-        // of them.
-        while let Some(node) = grave {
-            // SAFETY: a buried node is alive until it is retired below.
-            let state = unsafe { node.node() }.state.get();
-            // SAFETY: by `may_free` nobody else leads to this node but records, which do not touch
-            // its state; the graveyard was ours under the mutex.
-            grave = unsafe { (*state).next_dead };
-            // SAFETY: it comes from the graveyard.
-            unsafe { node.retire() };
         }
     }
 }

@@ -11,6 +11,7 @@
 
 mod counts;
 mod create;
+mod end;
 mod fast;
 mod locked;
 #[cfg(loom)]
@@ -20,12 +21,14 @@ mod retire;
 mod state;
 mod stripes;
 mod tree;
+mod wake;
 mod watch;
 
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arrow_memory_manager::AllocationManager;
 
@@ -36,6 +39,7 @@ pub(super) use self::stripes::Stripes as ModelStripes;
 use self::stripes::Stripes;
 pub(crate) use self::watch::hooks;
 use super::paths::{InPath, NodePath, Paths};
+use super::queue::Queue;
 use super::word::Word;
 use crate::debug::{Recorder, Trail};
 use crate::listener::AllocationListener;
@@ -157,7 +161,8 @@ unsafe impl Sync for Node {}
 /// The first cache line has all that a charge, a transfer or the end of a ledger looks at.
 #[repr(C, align(64))]
 pub(in crate::accounting) struct State {
-    pub(in crate::accounting) limit: usize,
+    /// The minimum of the limit, the cap, and what a signed size can express (L).
+    bound: usize,
     /// The parent's charge for this node (O); for a root, the sum that its limit bounds.
     pub(in crate::accounting) obtained: usize,
     /// Free bytes that are in no word (P).
@@ -193,6 +198,17 @@ pub(in crate::accounting) struct State {
     pub(in crate::accounting) reservations: Vec<Arc<Reserved>>,
     /// The part of `refusals` and `forced` that was added to the sums of the node's path.
     pub(in crate::accounting) in_path: InPath,
+    /// The limit that was set.
+    pub(in crate::accounting) limit: usize,
+    /// A second limit, which does not decide what can never fit.
+    pub(in crate::accounting) cap: usize,
+    /// The level's place in the queue of waiters, or `NONE`.
+    pub(in crate::accounting) queue: u32,
+    /// How many requests of this node and those below it wait.
+    pub(in crate::accounting) waiters_below: u32,
+    /// What `obtained` may fall by if the node's words fill up: see [`queue`](super::queue). Those levels above
+    /// that have waiters have counted it.
+    pub(in crate::accounting) loose: usize,
     /// Scratch field of the current walk: exact allocated bytes of this subtree.
     pub(in crate::accounting) exact: usize,
     pub(in crate::accounting) first_child: Option<NodePtr>,
@@ -224,6 +240,10 @@ pub(crate) struct TreeConfig {
     pub(crate) debug: bool,
     /// Whether totals and counts are kept.
     pub(crate) statistics: bool,
+    /// How long a waiter's missing bytes may not fall before another one is told to give way.
+    pub(crate) patience: Duration,
+    /// Whether the program calls `tick` itself.
+    pub(crate) own_timer: bool,
 }
 
 /// One tree of allocators: the data that its nodes share.
@@ -233,6 +253,8 @@ pub(crate) struct Tree {
     recorder: Option<Box<Recorder>>,
     /// The sums of the counts of each path's allocators.
     paths: Paths,
+    /// Whether the timer knows the tree.
+    pub(crate) timed: plain::AtomicBool,
     mutex: TreeMutex,
 }
 
@@ -245,6 +267,8 @@ struct Shared {
     departed: Option<NodePtr>,
     /// How many nodes of the tree are tight; none when the tree is freed.
     tight: usize,
+    /// Who waits for memory.
+    queue: Queue<NodePtr>,
 }
 
 /// A mutex for one tree, until it is dropped.

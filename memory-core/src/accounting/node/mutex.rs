@@ -18,17 +18,28 @@ pub(super) type SharedGuard = ProcessGuard<Shared>;
 #[cfg(loom)]
 pub(super) type SharedGuard = MutexGuard<'static, Shared>;
 
+/// A tree's mutex without the tree. It is never freed, and may belong to another tree by now.
+#[cfg(not(loom))]
+pub(super) type SharedMutex = &'static ProcessLock<Shared>;
+#[cfg(loom)]
+pub(super) type SharedMutex = &'static Mutex<Shared>;
+
 #[cfg(not(loom))]
 impl TreeMutex {
     /// A mutex that no other tree has.
     pub(super) fn new() -> Self {
-        Self(LEFT.take(|| ProcessLock::new(Order::Tree, Shared::default())))
+        Self(LEFT.take(|| ProcessLock::new(Order::Tree, Shared::default()).in_child(Shared::fork)))
     }
 
     /// Takes the mutex.
     #[inline]
     pub(super) fn lock(&self) -> SharedGuard {
         self.0.lock()
+    }
+
+    /// The mutex without its tree, which may be freed.
+    pub(super) fn by_itself(&self) -> SharedMutex {
+        self.0
     }
 }
 
@@ -38,6 +49,14 @@ impl Drop for TreeMutex {
     /// up something of it, may be about to release it, which is no harm.
     fn drop(&mut self) {
         LEFT.leave(self.0);
+    }
+}
+
+#[cfg(not(loom))]
+impl Shared {
+    /// In a forked child: ends all waits.
+    fn fork(&mut self) {
+        self.queue.fork();
     }
 }
 
@@ -54,5 +73,9 @@ impl TreeMutex {
 
     pub(super) fn lock(&self) -> SharedGuard {
         lock(self.0)
+    }
+
+    pub(super) fn by_itself(&self) -> SharedMutex {
+        self.0
     }
 }

@@ -1,13 +1,20 @@
 //! The numbers of a node when nothing refers to it yet, and what follows from them at once.
 
 use super::super::paths::InPath;
+use super::super::queue::NONE;
 use super::State;
+use crate::size::MAX_SIZE;
 
 impl State {
     /// That of a node that nothing refers to yet, shut.
     pub(super) fn shut(limit: usize, reservation: usize) -> Self {
         Self {
+            bound: limit.min(MAX_SIZE),
             limit,
+            cap: usize::MAX,
+            queue: NONE,
+            waiters_below: 0,
+            loose: 0,
             obtained: 0,
             lent: 0,
             reservation,
@@ -43,10 +50,23 @@ impl State {
         self.obtained - self.parked
     }
 
-    /// The limit, never above what a signed size can express.
+    /// The bytes that may be in use here: the smaller of limit and cap, never above what a signed size can
+    /// express.
     #[inline]
     pub(in crate::accounting) fn bound(&self) -> usize {
-        self.limit.min(crate::size::MAX_SIZE)
+        self.bound
+    }
+
+    /// Sets the limit and the cap, in bytes.
+    pub(in crate::accounting) fn set_bounds(&mut self, limit: usize, cap: usize) {
+        (self.limit, self.cap) = (limit, cap);
+        self.bound = limit.min(cap).min(MAX_SIZE);
+    }
+
+    /// The room that is left, as far as the numbers say: in use is an upper bound.
+    #[inline]
+    pub(in crate::accounting) fn room(&self) -> usize {
+        self.bound.saturating_sub(self.used())
     }
 
     #[inline]

@@ -8,6 +8,7 @@ use super::super::paths::Paths;
 use super::{Node, NodeConfig, NodePtr, Tree, TreeConfig, TreeMutex};
 use crate::debug::Recorder;
 use crate::events;
+use crate::sync::plain;
 
 impl Tree {
     /// The registry of buffers, in debug mode.
@@ -34,6 +35,7 @@ impl Tree {
             recorder: config.debug.then(|| Box::new(Recorder::new())),
             config,
             paths,
+            timed: plain::AtomicBool::new(false),
             mutex: TreeMutex::new(),
         });
         let mut root = Node::boxed(root, tree, 0, path);

@@ -1,0 +1,180 @@
+//! Whether a waiter could fit, without stopping the nodes below its level.
+//!
+//! What a level uses is an upper bound while words below it are open: bytes that their users gave back are
+//! credit, and stay with the node. `loose` of a node is the maximum of what its parent could be charged less if
+//! the node's users gave back all that its words can take, and the node kept nothing unused. The sum of it over
+//! the nodes below a level, and its own, is the level's *slack*. As long as a waiter does not fit although the
+//! slack were free, nobody needs to look.
+
+use super::super::node::{Locked, NodePtr};
+use super::super::word::MAX_CREDIT;
+use super::NONE;
+
+/// A level with waiters keeps its words open only if more than this part of its bound is missing, or
+/// [`FAR`] bytes: so that it is not opened for a moment.
+const FAR_PART: usize = 32;
+const FAR: usize = 2 * MAX_CREDIT;
+
+impl Locked<'_> {
+    /// Bytes that the users of the node's open words may give back to them.
+    fn open_bytes(&self, node: NodePtr) -> usize {
+        let words = self.open_words(node);
+        let state = self.look(node);
+        (state.used() - state.lent).min(words.saturating_mul(MAX_CREDIT))
+    }
+
+    /// What the parent could be charged less for the node, or a waiter below it need less.
+    fn loose(&self, node: NodePtr) -> usize {
+        let open = self.open_bytes(node);
+        let state = self.look(node);
+        let returned = state.obtained - state.reservation.max(state.used() - open);
+        // Bytes that a reservation keeps are not returned, but a waiter below can use them.
+        if state.waiters_below > 0 {
+            returned.max(open)
+        } else {
+            returned
+        }
+    }
+
+    /// Tells the levels above that have waiters how loose the node is now.
+    pub(in crate::accounting) fn recount(&mut self, node: NodePtr) {
+        if self.queue().waiting() > 0 {
+            let loose = self.loose(node);
+            self.set_loose(node, loose);
+        }
+    }
+
+    /// Notes how loose a node is, for all levels above.
+    pub(in crate::accounting) fn set_loose(&mut self, node: NodePtr, loose: usize) {
+        let before = std::mem::replace(&mut self.state(node).loose, loose);
+        if before != loose && self.queue().waiting() > 0 {
+            let mut next = self.look(node).parent;
+            while let Some(at) = next {
+                if let Some(level) = self.level_of(at).filter(|&level| self.has_waiters(level)) {
+                    let sum = &mut self.queue_mut().level_mut(level).loose;
+                    // Levels with waiters have counted what the node said last.
+                    *sum = *sum - before + loose;
+                    self.freed(at);
+                }
+                next = self.look(at).parent;
+            }
+        }
+        self.freed(node);
+    }
+
+    /// The place of a node with waiters in the queue.
+    pub(in crate::accounting) fn level_of(&self, node: NodePtr) -> Option<u32> {
+        Some(self.look(node).queue).filter(|&level| level != NONE)
+    }
+
+    /// Whether a level has waiters. In a forked child it has none at first.
+    fn has_waiters(&self, level: u32) -> bool {
+        self.queue().level(level).waiters > 0
+    }
+
+    /// What could become free at a level with waiters without the mutex.
+    fn slack(&self, node: NodePtr, level: u32) -> usize {
+        self.queue().level(level).loose + self.open_bytes(node)
+    }
+
+    /// Whether a waiter of a level may fit.
+    pub(in crate::accounting) fn may_serve(&self, node: NodePtr, level: u32) -> bool {
+        self.missing(node, level).is_none()
+    }
+
+    /// Bytes that a waiter lacks at a level even if all that is loose were free; `None` if one may fit.
+    fn missing(&self, node: NodePtr, level: u32) -> Option<usize> {
+        let state = self.look(node);
+        let least = self.queue().level(level).least;
+        let exact = state.used().saturating_sub(self.slack(node, level));
+        let needed = exact.saturating_add(least);
+        needed
+            .checked_sub(state.bound())
+            .filter(|&missing| missing > 0)
+    }
+
+    /// Notes that bytes may have become free at a level: it is looked at before the mutex is released, if a
+    /// waiter may fit there.
+    #[inline]
+    pub(in crate::accounting) fn freed(&mut self, node: NodePtr) {
+        if self.look(node).queue != NONE {
+            self.freed_for_waiters(node);
+        }
+    }
+
+    #[cold]
+    fn freed_for_waiters(&mut self, node: NodePtr) {
+        let level = self.look(node).queue;
+        if self.missing(node, level).is_none() || self.queue().level(level).rescan {
+            self.queue_mut().mark(level);
+        }
+    }
+
+    /// Notes that more or less than before may be withheld or needed at the levels from `node` upwards: all
+    /// their waiters are looked at.
+    pub(in crate::accounting) fn look_again(&mut self, node: NodePtr) {
+        let mut next = Some(node).filter(|_| self.queue().waiting() > 0);
+        while let Some(at) = next {
+            if let Some(level) = self.level_of(at) {
+                self.queue_mut().level_mut(level).rescan = true;
+                self.queue_mut().mark(level);
+            }
+            next = self.look(at).parent;
+        }
+    }
+
+    /// Whether a waiter of this tight level may fit soon, so that the level stays tight.
+    pub(in crate::accounting) fn is_near(&self, node: NodePtr) -> bool {
+        let Some(level) = self.level_of(node) else {
+            return false;
+        };
+        let far = FAR.min(self.look(node).bound() / FAR_PART);
+        self.missing(node, level)
+            .is_none_or(|missing| missing <= far)
+    }
+
+    /// The first rule for waiters that a node's numbers break, with both sides. Before the nodes are stopped for
+    /// other checks.
+    pub(in crate::accounting) fn wrong_for_waiters(
+        &self,
+        node: NodePtr,
+    ) -> Option<(&'static str, usize, usize)> {
+        let state = self.look(node);
+        if self.queue().waiting() == 0 {
+            return None;
+        }
+        if self.is_under_waiters(node) && state.loose != self.loose(node) {
+            return Some((
+                "what is loose was not counted",
+                state.loose,
+                self.loose(node),
+            ));
+        }
+        let level = self.level_of(node)?;
+        let (mut loose, mut next) = (0, self.next_preorder(node, node));
+        while let Some(at) = next {
+            loose += self.look(at).loose;
+            next = self.next_preorder(at, node);
+        }
+        let counted = self.queue().level(level).loose;
+        if counted != loose {
+            return Some(("the sum of what is loose is wrong", counted, loose));
+        }
+        if !state.tight && self.may_serve(node, level) {
+            let (used, least) = (state.used(), self.queue().level(level).least);
+            return Some(("a waiter may fit at an open level", used, least));
+        }
+        None
+    }
+
+    fn is_under_waiters(&self, node: NodePtr) -> bool {
+        let mut next = self.look(node).parent;
+        while let Some(at) = next {
+            if self.level_of(at).is_some() {
+                return true;
+            }
+            next = self.look(at).parent;
+        }
+        false
+    }
+}

@@ -1,0 +1,181 @@
+//! The owner's side of a wait: to ask, to look, to give up.
+
+use std::task::Waker;
+use std::time::Instant;
+
+use super::super::charge::{Mode, Obstacle};
+use super::super::handle::{Handle, release_under};
+use super::super::node::{Locked, NodePtr};
+use super::super::refusal::Refusal;
+use super::list::Spare;
+use super::waiter::{Age, Ask, Verdict, Wake};
+use crate::events;
+
+/// A request in the queue; its owner. Dropping it ends the wait, and gives back what was granted and not taken.
+pub(crate) struct Queued {
+    handle: Handle,
+    /// The slot; `None` once the verdict was taken.
+    id: Option<u32>,
+}
+
+enum Entered {
+    Granted,
+    Queued(u32),
+    /// The queue must have memory for as many waiters first.
+    Full(usize),
+}
+
+impl Handle {
+    /// Charges `ask.bytes` (at least 1) to the node; or queues the request with `wake`, which is then taken, and
+    /// returns its place.
+    ///
+    /// # Errors
+    ///
+    /// The refusal, if the request can never be granted.
+    pub(crate) fn charge_or_queue(
+        &self,
+        ask: Ask,
+        wake: &mut Option<Wake>,
+    ) -> Result<Option<Queued>, Box<Refusal>> {
+        let mut spare = Spare::new(0);
+        loop {
+            let mut stripes = self.stripes_if_contended();
+            let mut locked = self.tree.lock();
+            locked.install_stripes(self.ptr(), &mut stripes);
+            let entered = locked.charge_or_queue(self.ptr(), ask, wake, &mut spare);
+            drop(locked);
+            // Boxed with the mutex released.
+            match entered.map_err(Box::new)? {
+                Entered::Granted => return Ok(None),
+                Entered::Full(capacity) => spare = Spare::new(capacity),
+                Entered::Queued(id) => {
+                    return Ok(Some(Queued {
+                        handle: self.clone(),
+                        id: Some(id),
+                    }));
+                }
+            }
+        }
+    }
+}
+
+impl Locked<'_> {
+    fn charge_or_queue(
+        &mut self,
+        node: NodePtr,
+        ask: Ask,
+        wake: &mut Option<Wake>,
+        spare: &mut Spare<NodePtr>,
+    ) -> Result<Entered, Refusal> {
+        let turn = self.queue().turn(ask.age, ask.admission);
+        let bytes = ask.bytes;
+        let (at, needed) = match self.decide(node, |_| bytes, Mode::Refusable(turn), None) {
+            Ok(_) => return Ok(Entered::Granted),
+            Err(Obstacle::Short { at, needed })
+                if !self.never(node, bytes, ask.kept) && wake.is_some() =>
+            {
+                (at, needed)
+            }
+            Err(obstacle) => {
+                let mut refused = self.refused(node, bytes, obstacle, turn);
+                if let Refusal::Limit(levels) = &mut refused.refusal {
+                    levels.never |= self.never(node, bytes, ask.kept);
+                }
+                return Err(self.end(node, refused));
+            }
+        };
+        let entered = match (self.queue_mut().make_room(spare), wake.take()) {
+            (Ok(()), Some(wake)) => Entered::Queued(self.enqueue(node, ask, wake, at, needed)),
+            (Err(capacity), given) => {
+                *wake = given;
+                Entered::Full(capacity)
+            }
+            (Ok(()), None) => unreachable!("asked above"),
+        };
+        self.thaw(node, at);
+        Ok(entered)
+    }
+}
+
+impl Queued {
+    /// The verdict, once there is one, with the request's age for another attempt. Until then, `waker` is the
+    /// one that will be woken. After a verdict this is not called again.
+    pub(crate) fn poll(&mut self, waker: &Waker) -> Option<(Verdict, Age)> {
+        if let Some(ended) =
+            self.look(|wake| matches!(wake, Wake::Task(one) if one.will_wake(waker)))
+        {
+            return ended;
+        }
+        let mut wake = Some(Wake::Task(waker.clone()));
+        self.replace_wake(&mut wake)
+    }
+
+    /// The same for a thread that blocks, and was given as the one to wake.
+    pub(crate) fn verdict(&mut self) -> Option<(Verdict, Age)> {
+        self.look(|_| true).flatten()
+    }
+
+    /// Takes the verdict. `Some(None)` if there is none and the waiter is woken as it should be; `None` if it is
+    /// to be woken otherwise.
+    fn look(&mut self, is_right: impl FnOnce(&Wake) -> bool) -> Option<Option<(Verdict, Age)>> {
+        let id = self.id?;
+        let mut locked = self.handle.tree.lock();
+        let waiter = locked.queue().waiter(id);
+        if let Some(verdict) = waiter.verdict {
+            let age = waiter.age();
+            let wake = locked.queue_mut().free(id);
+            self.id = None;
+            drop(locked);
+            drop(wake);
+            return Some(Some((verdict, age)));
+        }
+        let right = waiter.wake.as_ref().is_some_and(is_right);
+        right.then_some(None)
+    }
+
+    fn replace_wake(&mut self, wake: &mut Option<Wake>) -> Option<(Verdict, Age)> {
+        let id = self.id?;
+        let mut locked = self.handle.tree.lock();
+        let waiter = locked.queue_mut().waiter_mut(id);
+        if waiter.verdict.is_none() {
+            // The old one is dropped by the caller.
+            std::mem::swap(&mut waiter.wake, wake);
+            return None;
+        }
+        drop(locked);
+        self.verdict()
+    }
+
+    /// Ends the wait if its deadline has passed.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        if let Some(id) = self.id {
+            let mut locked = self.handle.tree.lock();
+            let waiter = locked.queue().waiter(id);
+            let expired = waiter.ask.deadline.is_some_and(|deadline| deadline <= now);
+            if expired && waiter.verdict.is_none() {
+                locked.end_wait(id, Verdict::TimedOut);
+            }
+        }
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        let Some(id) = self.id else { return };
+        let wants_late = events::wants_late_release();
+        let node = self.handle.ptr();
+        let mut locked = self.handle.tree.lock();
+        let waiter = locked.queue().waiter(id);
+        let (verdict, bytes) = (waiter.verdict, waiter.ask.bytes);
+        if verdict.is_none() {
+            locked.cancel_wait(id);
+        }
+        let wake = locked.queue_mut().free(id);
+        if verdict == Some(Verdict::Granted) {
+            release_under(locked, node, bytes, wants_late);
+        } else {
+            drop(locked);
+        }
+        events::quietly(&self.handle.info, || drop(wake));
+    }
+}

@@ -1,0 +1,162 @@
+//! Deadlines, and waiters that hold memory and wait for one another.
+//!
+//! A level is stuck, as far as one can tell, if a waiter's missing bytes have not fallen below their minimum
+//! for the tree's *patience*. Then the youngest waiter whose branch holds bytes is told to give way: it releases
+//! what it can and comes back with its age. It is told once between two grants. When the waiters that were told
+//! hold all that is used, nobody else can release anything: then the youngest of them is refused.
+
+use std::time::{Duration, Instant};
+
+use super::super::handle::Handle;
+use super::super::node::{Locked, NodePtr};
+use super::NONE;
+use super::waiter::Verdict;
+
+impl Handle {
+    /// Ends the waits of the tree whose deadline has passed, and looks for levels that are stuck. The answer
+    /// says when to call it again.
+    pub(crate) fn tick(&self, now: Instant) -> Option<Instant> {
+        let patience = self.tree.config.patience;
+        self.tree.lock().tick(now, patience)
+    }
+}
+
+impl Locked<'_> {
+    fn tick(&mut self, now: Instant, patience: Duration) -> Option<Instant> {
+        let mut next = None;
+        for id in 0..self.queue().slots() {
+            let waiter = self.queue().waiter(id);
+            if waiter.level == NONE {
+                continue;
+            }
+            match waiter.ask.deadline {
+                Some(deadline) if deadline <= now => self.end_wait(id, Verdict::TimedOut),
+                deadline => next = earlier(next, deadline),
+            }
+        }
+        for id in 0..self.queue().slots() {
+            let level = self.queue().waiter(id).level;
+            // Once for each level.
+            if level != NONE && self.queue().first(level) == Some(id) {
+                next = earlier(next, self.check_level(level, now, patience));
+            }
+        }
+        next
+    }
+
+    /// Resolves a level that is stuck. The answer says when to look again.
+    fn check_level(&mut self, level: u32, now: Instant, patience: Duration) -> Option<Instant> {
+        let node = self.queue().level(level).node;
+        let (mut stuck, mut due) = (false, None);
+        let mut next = self.queue().first(level);
+        while let Some(id) = next {
+            next = self.queue().next(id);
+            let missing = self.missing_for(id, node);
+            let waiter = self.queue_mut().waiter_mut(id);
+            if waiter.turn.is_admission() {
+                continue;
+            }
+            if missing < waiter.missing {
+                (waiter.missing, waiter.missing_since) = (missing, now);
+            }
+            let at = waiter.missing_since + patience;
+            stuck |= at <= now;
+            due = earlier(due, Some(at.max(now)));
+        }
+        if !stuck {
+            return due;
+        }
+        if !self.look(node).tight {
+            // So that what the branches hold is known.
+            self.recall(node);
+        }
+        if self.may_serve(node, level) {
+            self.queue_mut().mark(level);
+        } else if let Some((id, verdict)) = self.choose(node, level) {
+            let grants = self.queue().grants();
+            self.queue_mut().waiter_mut(id).told = Some(grants);
+            self.end_wait(id, verdict);
+        }
+        let mut next = self
+            .level_of(node)
+            .and_then(|level| self.queue().first(level));
+        while let Some(id) = next {
+            next = self.queue().next(id);
+            self.queue_mut().waiter_mut(id).missing_since = now;
+        }
+        Some(now + patience)
+    }
+
+    /// Bytes that a waiter lacks at its level, as far as the numbers say.
+    pub(in crate::accounting) fn missing_for(&self, id: u32, level: NodePtr) -> usize {
+        let state = self.look(level);
+        let bytes = self.queue().waiter(id).ask.bytes;
+        state
+            .used()
+            .saturating_add(bytes)
+            .saturating_sub(state.bound())
+    }
+
+    /// Who is to give way at a level, or is refused since nobody else can release anything.
+    fn choose(&mut self, node: NodePtr, level: u32) -> Option<(u32, Verdict)> {
+        let grants = self.queue().grants();
+        let (mut youngest_told, mut held_by_told) = (None, 0);
+        self.for_each_holder(node, level, |locked, branch, _, _| {
+            locked.state(branch).exact = 0
+        });
+        let mut chosen = None;
+        self.for_each_holder(node, level, |locked, branch, id, held| {
+            if locked.queue().waiter(id).told != Some(grants) {
+                chosen = chosen.or(Some(id));
+                return;
+            }
+            youngest_told = youngest_told.or(Some(id));
+            // A branch counts once, however many of its waiters were told.
+            if std::mem::replace(&mut locked.state(branch).exact, 1) == 0 {
+                held_by_told += held;
+            }
+        });
+        if let Some(id) = chosen {
+            return Some((id, Verdict::GiveWay));
+        }
+        let alone = held_by_told >= self.look(node).used();
+        youngest_told
+            .filter(|_| alone)
+            .map(|id| (id, Verdict::Stuck))
+    }
+
+    /// Calls `visit` for each waiter of a tight level that holds memory, the youngest first: with its branch, which
+    /// is the child of the level that it is in, or the level itself, and with the bytes of that branch.
+    fn for_each_holder(
+        &mut self,
+        node: NodePtr,
+        level: u32,
+        mut visit: impl FnMut(&mut Self, NodePtr, u32, usize),
+    ) {
+        let mut next = self.queue().last(level);
+        while let Some(id) = next {
+            next = self.queue().previous(id);
+            let waiter = self.queue().waiter(id);
+            if waiter.turn.is_admission() {
+                continue;
+            }
+            let mut branch = waiter.node;
+            while let Some(parent) = self.look(branch).parent.filter(|_| branch != node) {
+                if parent == node {
+                    break;
+                }
+                branch = parent;
+            }
+            let state = self.look(branch);
+            let own = if branch == node { state.lent } else { 0 };
+            let held = state.used() - own;
+            if held > 0 {
+                visit(self, branch, id, held);
+            }
+        }
+    }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
+}

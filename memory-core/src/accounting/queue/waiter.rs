@@ -1,0 +1,169 @@
+//! A request that waits: what it asks for, its place, how it ends, and how its owner is woken.
+
+use std::time::{Duration, Instant};
+
+/// The place of a request among those that wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    /// Smaller is older.
+    pub(super) ticket: u64,
+    pub(super) admission: bool,
+}
+
+impl Turn {
+    /// A request that does not wait: it comes after all that do.
+    pub(in crate::accounting) const TRY: Self = Self {
+        ticket: u64::MAX,
+        admission: false,
+    };
+
+    /// Whether a child waits for its reservation.
+    pub(in crate::accounting) fn is_admission(self) -> bool {
+        self.admission
+    }
+
+    /// Whether room that is withheld for `older` is not there for this request. An admission holds back
+    /// younger admissions only.
+    pub(super) fn is_held_back_by(self, older: Self) -> bool {
+        older.ticket < self.ticket && (self.admission || !older.admission)
+    }
+}
+
+/// The age of a wait that was told to give way, for its next attempt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Age {
+    pub(super) ticket: u64,
+    pub(super) since: Instant,
+    pub(super) told: Option<u64>,
+}
+
+impl Age {
+    /// When the first attempt began.
+    pub(crate) fn since(&self) -> Instant {
+        self.since
+    }
+}
+
+/// The end of a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The bytes are charged to the waiter's node.
+    Granted,
+    /// A level that the request reaches was closed, or has a limit now that is smaller than the request.
+    Refused,
+    /// The deadline passed.
+    TimedOut,
+    /// Waiters that hold memory wait for one another, and this one is to release what it can.
+    GiveWay,
+    /// The waiters hold all that is used, and were told to give way before.
+    Stuck,
+    /// The process is a fork of the one in which the request was queued.
+    Forked,
+}
+
+impl Ask {
+    /// A request for nothing yet, without a deadline.
+    pub(crate) fn new(admission: bool) -> Self {
+        Self {
+            bytes: 0,
+            kept: 0,
+            admission,
+            now: Instant::now(),
+            deadline: None,
+            age: None,
+        }
+    }
+
+    /// Sets the deadline so many from now; none if that is too far for the clock.
+    pub(crate) fn at_most(&mut self, duration: Duration) {
+        self.deadline = Instant::now().checked_add(duration);
+    }
+}
+
+impl Verdict {
+    /// As an event names it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Granted => "granted",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed out",
+            Self::GiveWay => "give way",
+            Self::Stuck => "stuck",
+            Self::Forked => "forked",
+        }
+    }
+}
+
+/// How a waiter is told that its wait is over.
+#[derive(Debug)]
+pub(crate) enum Wake {
+    Task(std::task::Waker),
+    #[cfg(not(loom))]
+    Thread(std::thread::Thread),
+    #[cfg(loom)]
+    Thread(loom::thread::Thread),
+}
+
+/// A request that may wait, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask {
+    pub(crate) bytes: usize,
+    /// Bytes of the node that the requester keeps until it is served: those of a buffer that grows.
+    pub(crate) kept: usize,
+    /// Whether a child waits for its reservation.
+    pub(crate) admission: bool,
+    /// When this attempt began.
+    pub(crate) now: Instant,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) age: Option<Age>,
+}
+
+/// A request that waits, or whose wait is over and whose owner has not looked yet.
+#[derive(Debug)]
+pub(in crate::accounting) struct Waiter<N> {
+    /// The node that is charged.
+    pub(in crate::accounting) node: N,
+    pub(in crate::accounting) ask: Ask,
+    pub(in crate::accounting) turn: Turn,
+    pub(in crate::accounting) since: Instant,
+    /// The level whose queue it is in.
+    pub(in crate::accounting) level: u32,
+    pub(in crate::accounting) verdict: Option<Verdict>,
+    pub(in crate::accounting) wake: Option<Wake>,
+    /// Room is withheld for it, since it was passed by as many bytes as it may be.
+    pub(in crate::accounting) barrier: bool,
+    /// The minimum of the bytes that were missing, and when they fell to it.
+    pub(in crate::accounting) missing: usize,
+    pub(in crate::accounting) missing_since: Instant,
+    /// The number of grants in the tree when it was told to give way.
+    pub(in crate::accounting) told: Option<u64>,
+    /// Bytes that passed it at the levels where it waited before.
+    pub(super) passed: u64,
+    /// What the level had grown by when it came there.
+    pub(super) grown: u64,
+    pub(super) next: u32,
+    pub(super) previous: u32,
+    /// Whether `next` and `previous` are those of the wake list.
+    pub(super) waking: bool,
+}
+
+impl<N> Waiter<N> {
+    /// Its age, for the next attempt.
+    pub(in crate::accounting) fn age(&self) -> Age {
+        Age {
+            ticket: self.turn.ticket,
+            since: self.since,
+            told: self.told,
+        }
+    }
+}
+
+impl Wake {
+    /// Wakes the waiter. Foreign code.
+    pub(in crate::accounting) fn call(self) {
+        match self {
+            Self::Task(waker) => waker.wake(),
+            Self::Thread(thread) => thread.unpark(),
+        }
+    }
+}

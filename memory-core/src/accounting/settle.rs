@@ -1,0 +1,186 @@
+//! The slow path: giving back under the tree's mutex, recalling credit, and opening what was stopped.
+
+use super::node::{Locked, NodePtr};
+use super::queue::NONE;
+
+impl Locked<'_> {
+    /// Gives back `bytes` that are charged to `node`.
+    pub(super) fn release(&mut self, node: NodePtr, bytes: usize) {
+        self.freeze_mine(node);
+        self.state(node).parked += bytes;
+        self.settle(node);
+    }
+
+    /// Returns what `node` and its ancestors hold beyond what they may keep, and thaws them.
+    /// `node` is frozen, at least for this thread.
+    pub(super) fn settle(&mut self, node: NodePtr) {
+        let tight = self.topmost_tight(node);
+        let mut exact = tight.is_some() && tight != Some(node);
+        let mut at = node;
+        loop {
+            let excess = self.excess(at, exact);
+            let state = self.state(at);
+            state.parked -= excess;
+            state.obtained -= excess;
+            let parent = state.parent;
+            let kept = excess == 0 && state.waiters_below > 0 && state.reservation > 0;
+            self.freed(at);
+            let Some(parent) = parent.filter(|_| excess > 0) else {
+                if kept {
+                    // What a reservation keeps, a waiter below it needs no more from above.
+                    self.look_again(at);
+                }
+                break;
+            };
+            self.freeze_mine(parent);
+            let state = self.state(parent);
+            state.lent -= excess;
+            state.parked += excess;
+            exact = exact && tight != Some(parent);
+            at = parent;
+        }
+        self.thaw(node, at);
+    }
+
+    /// How many bytes a frozen node must return: below a tight level all that its reservation does not
+    /// cover; elsewhere, with hysteresis, what is above the credit that it may hold.
+    fn excess(&self, node: NodePtr, exact: bool) -> usize {
+        let state = self.look(node);
+        let unused = state.obtained - state.reservation.max(state.used());
+        if exact || state.closed || self.node(node).handles() == 0 {
+            return unused;
+        }
+        let max = self.max_unused(node);
+        if unused <= max { 0 } else { unused - max / 2 }
+    }
+
+    /// Makes all below `at` exact: stops the whole subtree, then folds each node's free bytes
+    /// into what its parent is charged for it, so that `obtained` is the larger of reservation
+    /// and use. Everything stays shut, and `at` is tight, until `relax` says otherwise.
+    pub(super) fn recall(&mut self, at: NodePtr) {
+        let mut visited = 0;
+        let mut next = Some(at);
+        while let Some(node) = next {
+            self.freeze(node);
+            self.state(node).shut = true;
+            visited += 1;
+            next = self.next_preorder(node, at);
+        }
+        // From here on nothing moves in this subtree without the mutex.
+        self.for_each_postorder(at, |locked, node| {
+            if node != at {
+                locked.fold(node);
+                locked.set_loose(node, 0);
+            }
+        });
+        self.tighten(at, visited);
+        self.state(at).note_peak();
+        self.recount(at);
+    }
+
+    /// Returns to the parent what the node's reservation and use do not need, and says how much
+    /// that was. Both are frozen.
+    pub(super) fn fold(&mut self, node: NodePtr) -> usize {
+        let excess = self.excess(node, true);
+        let state = self.state(node);
+        state.parked -= excess;
+        state.obtained -= excess;
+        if let Some(parent) = state.parent {
+            let state = self.state(parent);
+            state.lent -= excess;
+            state.parked += excess;
+        }
+        excess
+    }
+
+    /// The tight level nearest to the root at or above `node`. Nothing at or above a node that is
+    /// not shut is tight (I2), so that this costs little in deep trees whose leaves are created and
+    /// dropped often.
+    fn topmost_tight(&mut self, node: NodePtr) -> Option<NodePtr> {
+        let (mut topmost, mut next) = (None, Some(node));
+        if !self.some_are_tight() {
+            return None;
+        }
+        while let Some(node) = next.filter(|&node| self.look(node).shut) {
+            let state = self.look(node);
+            if state.tight {
+                topmost = Some(node);
+            }
+            next = state.parent;
+        }
+        topmost
+    }
+
+    /// Ends an operation that froze the levels from `node` up to `top`: lets tight levels relax
+    /// where they may, and opens what is not at or below a tight one.
+    pub(super) fn thaw(&mut self, node: NodePtr, top: NodePtr) {
+        self.relax(node);
+        // At and below the topmost tight level everything stays shut.
+        let tight = self.topmost_tight(node).or_else(|| self.topmost_tight(top));
+        let mut below = tight.is_some();
+        let mut at = node;
+        loop {
+            if !below {
+                self.reopen(at);
+            }
+            if tight == Some(at) {
+                below = false;
+            }
+            if at == top {
+                return;
+            }
+            match self.look(at).parent {
+                Some(parent) => at = parent,
+                None => return,
+            }
+        }
+    }
+
+    /// Opens a frozen node that no tight level covers, unless it must stay shut for itself.
+    fn reopen(&mut self, node: NodePtr) {
+        let orphan = self.node(node).handles() == 0;
+        let never = self.tree().config.credit == 0;
+        let state = self.state(node);
+        debug_assert!(!state.tight);
+        state.shut = state.closed || orphan || never;
+        if !state.shut && !self.hold {
+            self.open(node);
+        } else {
+            self.recount(node);
+        }
+    }
+
+    /// Counts an operation at the tight levels above `node`, and loosens those that have had
+    /// enough of them, and some slack, since their last recall: so a recall's cost is spread
+    /// over as many operations, and a client that keeps asking for too much costs the others
+    /// nothing but the mutex.
+    fn relax(&mut self, node: NodePtr) {
+        let mut next = Some(node).filter(|_| self.some_are_tight());
+        while let Some(node) = next.filter(|&node| self.look(node).shut) {
+            let state = self.state(node);
+            next = state.parent;
+            if !state.tight {
+                continue;
+            }
+            state.tight_operations += 1;
+            let bound = state.bound();
+            let slack = (bound / 8).max(1);
+            let has_slack = state.used() <= bound.saturating_sub(slack);
+            let may = !state.closed && state.tight_operations >= state.recall_cost;
+            let within = state.used() <= bound;
+            if may && self.may_loosen(node, has_slack, within) {
+                self.loosen(node);
+            }
+        }
+    }
+
+    /// Whether a tight level has enough room to be opened; or, where requests wait, so little that none of them
+    /// may fit soon.
+    fn may_loosen(&self, node: NodePtr, has_slack: bool, within: bool) -> bool {
+        if self.look(node).queue == NONE {
+            has_slack
+        } else {
+            within && !self.is_near(node)
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Waiting for memory that others hold: [`Wait`] and [`Admission`].
+//!
+//! The queue and its protocol are in `accounting::queue`; here are the requests of programs.
+
+mod admission;
+mod error;
+mod obtain;
+#[cfg_attr(loom, path = "no_timer.rs")]
+mod timer;
+
+use std::alloc::Layout;
+use std::fmt;
+use std::future::Future;
+use std::panic::Location;
+use std::time::{Duration, Instant};
+
+pub use self::admission::{Admission, AdmissionFuture};
+pub use self::error::{GiveWay, WaitError, Waited};
+use self::obtain::Obtain;
+use crate::accounting::Ask;
+use crate::allocator::BufferAllocator;
+use crate::buffer::ArrowBufMut;
+use crate::buffer::allocate::{allocate_charged, layout_of};
+use crate::buffer::block::Contents;
+use crate::buffer::charge::Charge;
+use crate::buffer::grow::Growth;
+use crate::buffer::notify;
+use crate::error::AllocError;
+use crate::outcome::Purpose;
+use crate::reservation::AllocationReservation;
+use crate::size::ALIGNMENT;
+
+/// A request that waits for memory instead of being refused: made by [`BufferAllocator::wait`].
+///
+/// If the bytes fit, it costs what a request costs that does not wait. Otherwise it is queued, and whoever
+/// releases memory charges it on the request's behalf and wakes it, in the order of age. Everything that makes
+/// room serves those that wait: buffers, reservations and external bytes that are released, limits that are
+/// raised, children that are closed, charges that move.
+///
+/// * A request that does not wait may pass one that does. Once as many bytes have passed it as it asks for (or a
+///   sixteenth of the limit, if that is more), room is withheld for it. Forced charges pass at any time.
+/// * A request that can never be granted is refused at once: see [`AllocError::retry`].
+/// * Without [`at_most`](Self::at_most) or [`until`](Self::until) it waits as long as it takes; but see
+///   [`GiveWay`].
+/// * Closing an allocator refuses all that wait for its memory.
+/// * In a listener, a `tracing` subscriber, a waker, and in any `Drop` that this crate calls, or while the thread
+///   panics, a request is granted or refused at once.
+/// * A forked child has no waiters of its parent's other threads; a wait that goes on there is queued anew.
+///
+/// The methods that end in `_async` return futures for any executor, which are `Send`. Dropping such a future
+/// ends the wait. A future that was granted memory holds it until it is polled or dropped; the timer ends its
+/// wait at its deadline, polled or not, but a future that is kept and no longer polled keeps its place in the
+/// queue until then. The queue's memory grows with the maximum number of requests that wait at one time, and no
+/// wait allocates any other.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// use std::time::Duration;
+///
+/// let held = root.buffer(1 << 20)?;
+/// let releaser = std::thread::spawn(move || {
+///     std::thread::sleep(Duration::from_millis(10));
+///     drop(held);
+/// });
+/// let buffer = root.wait().at_most(Duration::from_secs(10)).buffer(4096)?;
+/// assert_eq!(root.allocated_memory(), 4096);
+/// # releaser.join().unwrap();
+/// # Ok::<(), arrow_memory_core::WaitError>(())
+/// ```
+#[must_use = "a wait does nothing until `buffer`, `reserve` or `grow`"]
+pub struct Wait<'a> {
+    allocator: &'a BufferAllocator,
+    ask: Ask,
+}
+
+impl BufferAllocator {
+    /// Returns a request that waits for memory of this allocator instead of being refused.
+    ///
+    /// The docs of [`Wait`] have the rules and an example.
+    pub fn wait(&self) -> Wait<'_> {
+        Wait {
+            allocator: self,
+            ask: Ask::new(false),
+        }
+    }
+
+    /// Ends the waits of this tree whose deadline has passed by `now`, and tells waiters to
+    /// [give way](GiveWay) where they wait for one another. Returns when to call it again; `None` if no request
+    /// waits.
+    ///
+    /// Only for a tree that was built with [`own_timer`](crate::RootAllocatorBuilder::own_timer); otherwise a
+    /// thread of this crate calls it. A request that begins to wait later may have an earlier deadline, so call it
+    /// as often as deadlines should be precise. O(waiters) under the tree's lock.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// use std::time::Instant;
+    /// use arrow_memory_core::RootAllocator;
+    ///
+    /// let root = RootAllocator::builder().limit(1000).own_timer(true).build()?;
+    /// assert_eq!(root.expire_waits(Instant::now()), None); // nobody waits
+    /// # Ok::<(), arrow_memory_core::BackendError>(())
+    /// ```
+    pub fn expire_waits(&self, now: Instant) -> Option<Instant> {
+        self.handle.tick(now)
+    }
+}
+
+impl Wait<'_> {
+    /// Waits at most so long, from now on.
+    pub fn at_most(mut self, duration: Duration) -> Self {
+        self.ask.at_most(duration);
+        self
+    }
+
+    /// Waits at most until that instant.
+    pub fn until(mut self, deadline: Instant) -> Self {
+        self.ask.deadline = Some(deadline);
+        self
+    }
+
+    /// Keeps the age of a request that was told to give way, and with it its place before those that came later.
+    pub fn after(mut self, give_way: GiveWay) -> Self {
+        self.ask.age = Some(give_way.age);
+        self
+    }
+
+    /// Allocates a buffer as [`BufferAllocator::buffer`] does, and blocks the thread until it fits.
+    ///
+    /// Do not call it in a task of an async runtime: the thread may be the one that would release memory.
+    ///
+    /// # Errors
+    ///
+    /// * [`WaitError::TimedOut`] after the deadline.
+    /// * [`WaitError::GiveWay`] if waiters that hold memory wait for one another.
+    /// * [`WaitError::Refused`] for the errors of [`BufferAllocator::buffer`] that waiting does not help.
+    ///
+    /// No byte stays charged after an error.
+    #[track_caller]
+    pub fn buffer(self, size: usize) -> Result<ArrowBufMut, WaitError> {
+        let caller = Location::caller();
+        let Some((layout, mut obtain)) = start_buffer(self.allocator, self.ask, size)? else {
+            return Ok(self.allocator.buffer(0)?);
+        };
+        obtain.block()?;
+        finish_buffer(&obtain, layout, size, caller)
+    }
+
+    /// Does what [`buffer`](Self::buffer) does, without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`buffer`](Self::buffer).
+    #[track_caller]
+    pub fn buffer_async(
+        self,
+        size: usize,
+    ) -> impl Future<Output = Result<ArrowBufMut, WaitError>> + Send + use<> {
+        let (allocator, ask) = (self.allocator.clone(), self.ask);
+        let caller = Location::caller();
+        async move {
+            let Some((layout, mut obtain)) = start_buffer(&allocator, ask, size)? else {
+                return Ok(allocator.buffer(0)?);
+            };
+            (&mut obtain).await?;
+            finish_buffer(&obtain, layout, size, caller)
+        }
+    }
+
+    /// Sets bytes aside as [`AllocationReservation::add`] does, and blocks the thread until they fit.
+    ///
+    /// Do not call it in a task of an async runtime: the thread may be the one that would release memory.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`buffer`](Self::buffer).
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let reservation = root.wait().reserve(5000)?;
+    /// assert_eq!((reservation.size(), root.allocated_memory()), (5000, 5000));
+    /// # Ok::<(), arrow_memory_core::WaitError>(())
+    /// ```
+    #[track_caller]
+    pub fn reserve(self, bytes: usize) -> Result<AllocationReservation, WaitError> {
+        if bytes > 0 {
+            start_reservation(self.allocator, self.ask, bytes).block()?;
+        }
+        Ok(AllocationReservation::with(self.allocator, bytes))
+    }
+
+    /// Does what [`reserve`](Self::reserve) does, without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`reserve`](Self::reserve).
+    #[track_caller]
+    pub fn reserve_async(
+        self,
+        bytes: usize,
+    ) -> impl Future<Output = Result<AllocationReservation, WaitError>> + Send + use<> {
+        let (allocator, ask) = (self.allocator.clone(), self.ask);
+        let caller = Location::caller();
+        async move {
+            if bytes > 0 {
+                start_reservation(&allocator, ask, bytes).await?;
+            }
+            Ok(AllocationReservation::charged(&allocator, bytes, caller))
+        }
+    }
+
+    /// Makes room in a buffer for `additional` bytes beyond its length, as [`ArrowBufMut::try_reserve`] does, and
+    /// blocks the thread until they fit. The allocator of the buffer is charged, and the request waits there.
+    ///
+    /// Do not call it in a task of an async runtime: the thread may be the one that would release memory.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`buffer`](Self::buffer). The buffer is then as it was.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut buffer = root.buffer(64)?;
+    /// root.wait().grow(&mut buffer, 1000)?;
+    /// assert_eq!(buffer.capacity(), 1024);
+    /// # Ok::<(), arrow_memory_core::WaitError>(())
+    /// ```
+    #[track_caller]
+    pub fn grow(self, buffer: &mut ArrowBufMut, additional: usize) -> Result<(), WaitError> {
+        let Some((growth, mut obtain)) = start_growth(buffer, self.ask, additional)? else {
+            return Ok(());
+        };
+        obtain.block()?;
+        finish_growth(buffer, &obtain, growth, additional)
+    }
+
+    /// Does what [`grow`](Self::grow) does, without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`grow`](Self::grow).
+    pub fn grow_async(
+        self,
+        buffer: &mut ArrowBufMut,
+        additional: usize,
+    ) -> impl Future<Output = Result<(), WaitError>> + Send + use<'_> {
+        let ask = self.ask;
+        async move {
+            let Some((growth, mut obtain)) = start_growth(buffer, ask, additional)? else {
+                return Ok(());
+            };
+            (&mut obtain).await?;
+            finish_growth(buffer, &obtain, growth, additional)
+        }
+    }
+}
+
+impl fmt::Debug for Wait<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wait")
+            .field("allocator", self.allocator)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Begins to ask for the bytes of a buffer; `None` for an empty one, which needs none.
+fn start_buffer(
+    allocator: &BufferAllocator,
+    mut ask: Ask,
+    size: usize,
+) -> Result<Option<(Layout, Obtain)>, AllocError> {
+    if size == 0 {
+        return Ok(None);
+    }
+    let handle = &allocator.handle;
+    let layout = layout_of(handle, size, ALIGNMENT).ok_or_else(|| allocator.too_large(size))?;
+    let request = (size, Purpose::rounded(size, layout.size()));
+    notify::ask(handle, layout.size(), || request.clone())?;
+    ask.bytes = layout.size();
+    Ok(Some((layout, Obtain::new(allocator, ask, request))))
+}
+
+fn finish_buffer(
+    obtain: &Obtain,
+    layout: Layout,
+    size: usize,
+    caller: &'static Location<'static>,
+) -> Result<ArrowBufMut, WaitError> {
+    let handle = &obtain.allocator().handle;
+    let charge = Charge::of(handle, layout.size());
+    let buffer = allocate_charged(handle, charge, layout, size, Contents::Unspecified, caller);
+    buffer.map_err(|error| WaitError::Refused(*error))
+}
+
+/// Begins to ask for the bytes (at least 1) of a reservation.
+fn start_reservation(allocator: &BufferAllocator, mut ask: Ask, bytes: usize) -> Obtain {
+    ask.bytes = bytes;
+    Obtain::new(allocator, ask, (bytes, Purpose::Bytes))
+}
+
+/// Begins to ask for what a buffer needs to grow; `None` if it needs nothing.
+fn start_growth(
+    buffer: &mut ArrowBufMut,
+    mut ask: Ask,
+    additional: usize,
+) -> Result<Option<(Growth, Obtain)>, AllocError> {
+    let Some(growth) = buffer.needs_to_grow(additional)? else {
+        return Ok(None);
+    };
+    let (allocator, request) = (buffer.allocator(), growth.request(additional));
+    notify::ask(&allocator.handle, growth.added, || request.clone())?;
+    (ask.bytes, ask.kept) = (growth.added, growth.kept);
+    Ok(Some((growth, Obtain::new(&allocator, ask, request))))
+}
+
+fn finish_growth(
+    buffer: &mut ArrowBufMut,
+    obtain: &Obtain,
+    growth: Growth,
+    additional: usize,
+) -> Result<(), WaitError> {
+    let handle = &obtain.allocator().handle;
+    let charge = Charge::of(handle, growth.added);
+    Ok(buffer.grow_charged(handle, growth, additional, charge)?)
+}

@@ -1,0 +1,193 @@
+//! From a request to its charge, for a thread that blocks and for a task.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+#[cfg(not(loom))]
+use std::thread;
+use std::time::Instant;
+
+#[cfg(loom)]
+use loom::thread;
+
+use super::error::{GiveWay, WaitError, Waited};
+use super::timer;
+use crate::accounting::{Age, Ask, Queued, Refusal, Verdict, Wake};
+use crate::allocator::BufferAllocator;
+use crate::error::AllocError;
+use crate::events;
+use crate::outcome::Purpose;
+
+/// A request until its bytes are charged to the allocator. Dropping it ends the wait, and gives back what was
+/// granted and not taken.
+pub(super) struct Obtain {
+    allocator: BufferAllocator,
+    ask: Ask,
+    /// The request as an error names it.
+    request: (usize, Purpose),
+    queued: Option<Queued>,
+    began: Instant,
+}
+
+impl Obtain {
+    /// Begins to ask for `ask.bytes`, which is at least 1.
+    pub(super) fn new(allocator: &BufferAllocator, ask: Ask, request: (usize, Purpose)) -> Self {
+        Self {
+            allocator: allocator.clone(),
+            began: ask.age.map_or(ask.now, |age| age.since()),
+            ask,
+            request,
+            queued: None,
+        }
+    }
+
+    /// Blocks the thread until the bytes are charged.
+    pub(super) fn block(&mut self) -> Result<(), WaitError> {
+        loop {
+            if self.queued.is_none() && self.start(|| Wake::Thread(thread::current()))? {
+                return Ok(());
+            }
+            let Some(queued) = &mut self.queued else {
+                continue;
+            };
+            if let Some((verdict, age)) = queued.verdict() {
+                self.queued = None;
+                if self.ended(verdict, age)? {
+                    return Ok(());
+                }
+                continue;
+            }
+            match self.ask.deadline {
+                None => thread::park(),
+                Some(deadline) => {
+                    let now = Instant::now();
+                    if now < deadline {
+                        park_timeout(deadline - now);
+                    } else {
+                        queued.expire(now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Charges the bytes, or queues the request; `true` if they are charged.
+    fn start(&mut self, wake: impl FnOnce() -> Wake) -> Result<bool, WaitError> {
+        let handle = &self.allocator.handle;
+        let Ask {
+            bytes, admission, ..
+        } = self.ask;
+        // An older admission that waits comes first, even if the parent has credit.
+        if !admission && handle.take(bytes) {
+            return Ok(true);
+        }
+        // In a callback nobody waits: the thread may be about to release what others wait for.
+        let waits = !events::is_inside() && !std::thread::panicking();
+        if let Some(listener) = handle.listener.as_deref().filter(|_| !admission) {
+            match handle.charge_or_queue(self.ask, &mut None) {
+                Ok(_) => return Ok(true),
+                Err(refusal) => {
+                    let Refusal::Limit(levels) = &*refusal else {
+                        return Err(self.refused(&refusal).into());
+                    };
+                    let outcome = levels.to_outcome();
+                    events::inside(|| listener.on_failed_allocation(&handle.info, bytes, &outcome));
+                }
+            }
+        }
+        let mut wake = waits.then(wake);
+        match handle.charge_or_queue(self.ask, &mut wake) {
+            Ok(None) => Ok(true),
+            Ok(Some(queued)) => {
+                self.queued = Some(queued);
+                events::waits(&handle.info, bytes);
+                timer::arm(&self.allocator, self.ask.now, self.ask.deadline);
+                Ok(false)
+            }
+            Err(refusal) => Err(self.refused(&refusal).into()),
+        }
+    }
+
+    /// What follows from a verdict; `true`: the bytes are charged, `false`: to be asked for again.
+    fn ended(&mut self, verdict: Verdict, age: Age) -> Result<bool, WaitError> {
+        let waited = self.began.elapsed();
+        events::waited(
+            &self.allocator.handle.info,
+            self.ask.bytes,
+            waited,
+            verdict.name(),
+        );
+        match verdict {
+            Verdict::Granted => return Ok(true),
+            Verdict::Forked => {
+                self.ask.age = Some(age);
+                return Ok(false);
+            }
+            Verdict::GiveWay => {
+                return Err(WaitError::GiveWay(GiveWay {
+                    age,
+                    allocator: self.allocator.info().clone(),
+                    requested: self.request.0,
+                    waited,
+                }));
+            }
+            Verdict::Refused | Verdict::Stuck | Verdict::TimedOut => {}
+        }
+        // The refusal has the numbers of now. If the request fits by now, all is well.
+        let Err(refusal) = self.allocator.handle.charge(self.ask.bytes) else {
+            return Ok(true);
+        };
+        let error = self.refused(&refusal);
+        Err(if verdict == Verdict::TimedOut {
+            WaitError::TimedOut(Waited { waited, error })
+        } else {
+            WaitError::Refused(error)
+        })
+    }
+
+    #[cold]
+    fn refused(&self, refusal: &Refusal) -> AllocError {
+        let (requested, purpose) = self.request.clone();
+        refusal.report(requested, purpose)
+    }
+
+    /// The allocator whose bytes were asked for.
+    pub(super) fn allocator(&self) -> &BufferAllocator {
+        &self.allocator
+    }
+
+    fn poll_queued(&mut self, waker: &Waker) -> Poll<Result<(), WaitError>> {
+        loop {
+            if self.queued.is_none() && self.start(|| Wake::Task(waker.clone()))? {
+                return Poll::Ready(Ok(()));
+            }
+            let Some(queued) = &mut self.queued else {
+                continue;
+            };
+            let Some((verdict, age)) = queued.poll(waker) else {
+                return Poll::Pending;
+            };
+            self.queued = None;
+            if self.ended(verdict, age)? {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl Future for Obtain {
+    type Output = Result<(), WaitError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_queued(context.waker())
+    }
+}
+
+#[cfg(not(loom))]
+use thread::park_timeout;
+
+/// Models know no time.
+#[cfg(loom)]
+fn park_timeout(_: std::time::Duration) {
+    thread::park();
+}
