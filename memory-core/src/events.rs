@@ -22,7 +22,7 @@ use crate::outcome::AllocatorInfo;
 use crate::report::CloseError;
 
 pub(crate) use arrow_memory_manager::__private::events::{
-    catch, drop_payload, manager_panicked, once, once_in_drop,
+    catch, drop_payload, is_emitting, manager_panicked, once, once_in_drop,
 };
 
 /// Returns whether a subscriber turns on debug mode by enabling level trace for this crate.
@@ -205,14 +205,20 @@ pub(crate) fn inside<T>(callback: impl FnOnce() -> T) -> T {
     callback()
 }
 
-/// Whether the thread is in a callback of this crate.
+/// Whether the thread is in a callback of this crate, or in a subscriber.
 pub(crate) fn is_inside() -> bool {
-    INSIDE.get() > 0
+    INSIDE.get() > 0 || is_emitting()
 }
 
-/// Runs a callback in a `Drop`: a panic is caught and reported.
-#[inline(always)] // Otherwise the captures would be passed through memory.
+/// Runs a callback in a `Drop`, in which nobody may wait: a panic is caught and reported.
 pub(crate) fn quietly(allocator: &AllocatorInfo, callback: impl FnOnce()) {
+    quietly_unmarked(allocator, || inside(callback));
+}
+
+/// Runs a callback in a `Drop`: a panic is caught and reported. For each release with a listener, where the
+/// thread's hazard record says that it is in a callback.
+#[inline(always)] // Otherwise the captures would be passed through memory.
+pub(crate) fn quietly_unmarked(allocator: &AllocatorInfo, callback: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(callback)) {
         panicked(allocator, panic);
     }

@@ -32,6 +32,11 @@ use crate::totals;
 /// | `arrow_memory_manager_{active,resident,retained}_bytes` | `manager` | gauges, if the backend has them |
 /// | `arrow_memory_manager_allocations_total` | `manager` | counter: blocks handed out |
 /// | `arrow_memory_accounted_bytes` | `root` | gauge: bytes charged in the tree, see [`MemoryTotals`] |
+/// | `arrow_memory_waiting_requests` | `root` | gauge: requests that wait for memory in the tree |
+/// | `arrow_memory_waiting_bytes` | `root` | gauge: the bytes that they wait for |
+/// | `arrow_memory_waits_total` | `root` | counter: requests that began to wait |
+/// | `arrow_memory_waited_seconds_total` | `root` | counter: whole seconds that requests waited |
+/// | `arrow_memory_give_ways_total` | `root` | counter: requests that were told to give way |
 /// | `arrow_memory_held_bytes` | `manager` | gauge: bytes held by the backend, see [`MemoryTotals`] |
 /// | `arrow_memory_resident_bytes` | | gauge: bytes resident in the process, see [`MemoryTotals`] |
 ///
@@ -120,6 +125,8 @@ pub struct MetricsExporter {
     counted: BTreeMap<usize, Counts>,
     /// The series whose limit was published at least once.
     limited: BTreeSet<usize>,
+    /// The sums of the waits that were published.
+    waits: [u64; 3],
 }
 
 /// The peaks that a [`MetricsExporter`] publishes.
@@ -176,6 +183,7 @@ impl MetricsExporter {
             published: BTreeMap::new(),
             counted: BTreeMap::new(),
             limited: BTreeSet::new(),
+            waits: [0; 3],
         }
     }
 
@@ -221,6 +229,7 @@ impl MetricsExporter {
             .as_ref()
             .map_or(0, |root| root.root_allocator().allocated_memory());
         gauge!(described::ACCOUNTED, "root" => self.root_name.clone()).set(accounted as f64);
+        self.publish_waits(root.as_ref());
         if let Some(resident) = totals::resident_bytes() {
             gauge!(described::RESIDENT).set(resident as f64);
         }
@@ -306,6 +315,20 @@ impl MetricsExporter {
             }
         }
         self.published = now;
+    }
+
+    /// Publishes the numbers of the requests that wait in the tree, or waited.
+    fn publish_waits(&mut self, root: Option<&BufferAllocator>) {
+        let name = &self.root_name;
+        let (requests, bytes) = root.map_or((0, 0), |root| root.handle.waiting());
+        gauge!(described::WAITING_REQUESTS, "root" => name.clone()).set(requests as f64);
+        gauge!(described::WAITING_BYTES, "root" => name.clone()).set(bytes as f64);
+        let sums = self.paths.waits();
+        let before = std::mem::replace(&mut self.waits, sums);
+        let metrics = [described::WAITS, described::WAITED, described::GIVE_WAYS];
+        for (metric, (sum, before)) in metrics.into_iter().zip(sums.into_iter().zip(before)) {
+            counter!(metric, "root" => name.clone()).increment(sum - before);
+        }
     }
 
     /// Publishes the numbers of the backend. Its gauges are set to 0 once it is dropped with the tree.

@@ -9,9 +9,15 @@ use std::cell::Cell;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+thread_local!(static EMITTING: Cell<bool> = const { Cell::new(false) });
+
+/// Whether this thread is emitting an event: then a subscriber's code runs.
+pub fn is_emitting() -> bool {
+    EMITTING.get()
+}
+
 /// Runs `emit` unless this thread is emitting an event already.
 pub fn once(emit: impl FnOnce()) {
-    thread_local!(static EMITTING: Cell<bool> = const { Cell::new(false) });
     /// Ends the exclusion, also when a subscriber panics.
     struct Emitting;
     impl Drop for Emitting {

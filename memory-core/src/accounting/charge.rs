@@ -281,7 +281,7 @@ impl Locked<'_> {
             state.obtained += deficit;
             state.parked = state.parked + deficit - need + keep;
             state.note_peak();
-            if state.queue != NONE {
+            if self.waits && self.look(at).queue != NONE {
                 self.pass(at, need - keep);
             }
             if deficit == 0 {

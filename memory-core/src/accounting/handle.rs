@@ -367,7 +367,7 @@ impl NodePtr {
         node.add_pin();
         // SAFETY: the caller's promise.
         unsafe { self.uncharge(bytes) };
-        tell(node);
+        events::inside(|| tell(node));
         // SAFETY: the pin is ours.
         unsafe { self.unpin() };
     }
@@ -445,7 +445,7 @@ impl Departures {
     pub(crate) fn tell(mut self) {
         for (parent, child) in &mut self {
             if let Some(listener) = &parent.listener {
-                listener.on_child_removed(&parent.info, &child.info);
+                events::inside(|| listener.on_child_removed(&parent.info, &child.info));
             }
         }
     }

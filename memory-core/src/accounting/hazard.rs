@@ -150,6 +150,8 @@ pub(super) fn retire<'a, T: 'a, R>(
 }
 
 #[cfg(not(loom))]
+pub(crate) use threads::is_holding;
+#[cfg(not(loom))]
 pub(super) use threads::{Hold, records};
 
 /// Where the records of threads are.
@@ -160,6 +162,7 @@ mod threads {
 
     use super::super::node::{Node, NodePtr};
     use super::Record;
+    use crate::sync::Ordering;
     use crate::thread::{self, AtEnd, NUMBERS, NumberSet};
 
     /// A node that the calling thread's record holds until this is dropped.
@@ -187,6 +190,13 @@ mod threads {
             let record = open()?;
             record.hold(node.as_ptr()).then_some(Self(record))
         }
+    }
+
+    /// Whether the calling thread holds a node: it tells a listener of a release.
+    pub(crate) fn is_holding() -> bool {
+        let record = RECORD.get();
+        // Relaxed: written by this thread alone.
+        !std::ptr::eq(record, &raw const NONE) && !record.held.load(Ordering::Relaxed).is_null()
     }
 
     impl Drop for Hold {

@@ -171,8 +171,8 @@ impl Locked<'_> {
     fn unlink(&mut self, node: NodePtr) -> usize {
         self.loosen(node);
         self.add_to_path(node);
-        self.set_loose(node, 0);
-        if self.look(node).queue != NONE {
+        self.set_exact(node);
+        if self.waits && self.look(node).queue != NONE {
             self.drop_level(node);
         }
         let state = self.state(node);

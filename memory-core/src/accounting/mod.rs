@@ -118,6 +118,8 @@ mod walk;
 mod word;
 
 pub(crate) use handle::Handle;
+#[cfg(not(loom))]
+pub(crate) use hazard::is_holding;
 pub(crate) use lifecycle::Outstanding;
 pub(crate) use node::{Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeConfig, hooks};
 #[cfg(feature = "metrics")]

@@ -1,6 +1,7 @@
 //! Without the feature `metrics` nobody asks for sums by path, and none are kept.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 /// No table.
 #[derive(Clone)]
@@ -21,6 +22,10 @@ impl Paths {
     pub(crate) fn child(&self, _: &NodePath, _: &Arc<str>) -> NodePath {
         NodePath
     }
+
+    pub(crate) fn count_wait(&self) {}
+
+    pub(crate) fn count_waited(&self, _: Duration, _: bool) {}
 }
 
 /// No counts to remember.

@@ -21,6 +21,7 @@ use std::cmp::Ordering::{Equal, Greater, Less};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::sync::Ordering;
 use crate::sync::plain::{AtomicU64, AtomicUsize};
@@ -48,6 +49,19 @@ struct Table {
     /// The next [`Entry::index`].
     next: AtomicUsize,
     hasher: RandomState,
+    /// What became of the requests of the tree that waited for memory.
+    waits: Waits,
+}
+
+/// Sums over the requests of a tree that waited for memory.
+#[derive(Default)]
+struct Waits {
+    /// How many began to wait.
+    begun: AtomicU64,
+    /// How long those waited that do not wait any more.
+    microseconds: AtomicU64,
+    /// How many were told to give way.
+    give_ways: AtomicU64,
 }
 
 /// The path of a node.
@@ -100,7 +114,37 @@ impl Paths {
             count: AtomicUsize::new(1),
             next: AtomicUsize::new(1),
             hasher: RandomState::new(),
+            waits: Waits::default(),
         }))
+    }
+
+    /// Counts a request that begins to wait.
+    pub(crate) fn count_wait(&self) {
+        // Relaxed, here and below: numbers for readers.
+        self.0.waits.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the end of a wait.
+    pub(crate) fn count_waited(&self, waited: Duration, gives_way: bool) {
+        let Waits {
+            microseconds,
+            give_ways,
+            ..
+        } = &self.0.waits;
+        microseconds.fetch_add(waited.as_micros() as u64, Ordering::Relaxed);
+        give_ways.fetch_add(u64::from(gives_way), Ordering::Relaxed);
+    }
+
+    /// The sums of the waits: how many began, whole seconds waited, and how many were told to give way.
+    pub(crate) fn waits(&self) -> [u64; 3] {
+        let Waits {
+            begun,
+            microseconds,
+            give_ways,
+        } = &self.0.waits;
+        let [begun, microseconds, give_ways] =
+            [begun, microseconds, give_ways].map(|sum| sum.load(Ordering::Relaxed));
+        [begun, microseconds / 1_000_000, give_ways]
     }
 
     /// The root's path.

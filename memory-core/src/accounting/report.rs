@@ -85,6 +85,13 @@ impl Handle {
         self.tree.lock().set_cap(self.ptr(), cap);
     }
 
+    /// How many requests wait in the tree, and for how many bytes.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let locked = self.tree.lock();
+        (locked.queue().waiting(), locked.queue().bytes())
+    }
+
     /// The node's own numbers.
     pub(crate) fn stats(&self) -> AllocatorStats {
         let mut locked = self.tree.lock();

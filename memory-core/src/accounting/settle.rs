@@ -70,7 +70,7 @@ impl Locked<'_> {
         self.for_each_postorder(at, |locked, node| {
             if node != at {
                 locked.fold(node);
-                locked.set_loose(node, 0);
+                locked.set_exact(node);
             }
         });
         self.tighten(at, visited);

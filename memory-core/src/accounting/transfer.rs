@@ -73,7 +73,7 @@ impl Locked<'_> {
     /// reaches is over its limit. `false`: not so easy, and nothing has changed.
     fn move_unseen(&mut self, from: NodePtr, to: NodePtr, bytes: usize) -> bool {
         // Where requests wait, each level has to be told.
-        if self.queue().waiting() > 0 {
+        if self.waits {
             return false;
         }
         self.move_obtained(from, to, bytes) || self.swap_credit(from, to, bytes)

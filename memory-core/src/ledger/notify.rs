@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::accounting::{Node, hooks};
 use crate::events;
-use crate::events::quietly;
+use crate::events::{quietly, quietly_unmarked};
 use crate::outcome::AllocatorInfo;
 use crate::probes;
 use crate::raw::slot::Slot;
@@ -18,7 +18,7 @@ use crate::sync::Ordering;
 /// Tells the listener of a release, in a `Drop`.
 #[inline]
 pub(crate) fn tell_release(node: &Node, size: usize) {
-    quietly(&node.info, || node.hearer().on_release(&node.info, size));
+    quietly_unmarked(&node.info, || node.hearer().on_release(&node.info, size));
 }
 
 /// A charge that moved. The listeners are told once the mutex is released.

@@ -20,7 +20,23 @@ pub(super) const MANAGER_RESIDENT: &str = "arrow_memory_manager_resident_bytes";
 pub(super) const MANAGER_RETAINED: &str = "arrow_memory_manager_retained_bytes";
 pub(super) const MANAGER_ALLOCATIONS: &str = "arrow_memory_manager_allocations_total";
 
-const GAUGES: [(&str, Unit, &str); 14] = [
+pub(super) const WAITING_REQUESTS: &str = "arrow_memory_waiting_requests";
+pub(super) const WAITING_BYTES: &str = "arrow_memory_waiting_bytes";
+pub(super) const WAITS: &str = "arrow_memory_waits_total";
+pub(super) const WAITED: &str = "arrow_memory_waited_seconds_total";
+pub(super) const GIVE_WAYS: &str = "arrow_memory_give_ways_total";
+
+const GAUGES: [(&str, Unit, &str); 16] = [
+    (
+        WAITING_REQUESTS,
+        Unit::Count,
+        "Requests of this tree that wait for memory now, admissions included.",
+    ),
+    (
+        WAITING_BYTES,
+        Unit::Bytes,
+        "Bytes for which requests of this tree wait now.",
+    ),
     (
         ALLOCATED,
         Unit::Bytes,
@@ -97,7 +113,22 @@ const GAUGES: [(&str, Unit, &str); 14] = [
     ),
 ];
 
-const COUNTERS: [(&str, Unit, &str); 3] = [
+const COUNTERS: [(&str, Unit, &str); 6] = [
+    (
+        WAITS,
+        Unit::Count,
+        "Requests of this tree that did not fit and were queued, admissions included.",
+    ),
+    (
+        WAITED,
+        Unit::Seconds,
+        "Whole seconds that requests of this tree waited, those that wait now left out.",
+    ),
+    (
+        GIVE_WAYS,
+        Unit::Count,
+        "Requests of this tree that were told to give way, since waiters that hold memory waited for one another.",
+    ),
     (
         REFUSALS,
         Unit::Count,

@@ -12,6 +12,8 @@ use loom::thread;
 
 use super::error::{GiveWay, WaitError, Waited};
 use super::timer;
+#[cfg(not(loom))]
+use crate::accounting;
 use crate::accounting::{Age, Ask, Queued, Refusal, Verdict, Wake};
 use crate::allocator::BufferAllocator;
 use crate::error::AllocError;
@@ -82,7 +84,7 @@ impl Obtain {
             return Ok(true);
         }
         // In a callback nobody waits: the thread may be about to release what others wait for.
-        let waits = !events::is_inside() && !std::thread::panicking();
+        let waits = !is_in_callback() && !std::thread::panicking();
         if let Some(listener) = handle.listener.as_deref().filter(|_| !admission) {
             match handle.charge_or_queue(self.ask, &mut None) {
                 Ok(_) => return Ok(true),
@@ -100,6 +102,7 @@ impl Obtain {
             Ok(None) => Ok(true),
             Ok(Some(queued)) => {
                 self.queued = Some(queued);
+                handle.tree.paths().count_wait();
                 events::waits(&handle.info, bytes);
                 timer::arm(&self.allocator, self.ask.now, self.ask.deadline);
                 Ok(false)
@@ -110,6 +113,7 @@ impl Obtain {
 
     /// What follows from a verdict; `true`: the bytes are charged, `false`: to be asked for again.
     fn ended(&mut self, verdict: Verdict, age: Age) -> Result<bool, WaitError> {
+        self.count_waited(verdict == Verdict::GiveWay);
         let waited = self.began.elapsed();
         events::waited(
             &self.allocator.handle.info,
@@ -145,6 +149,12 @@ impl Obtain {
         })
     }
 
+    /// Counts the end of this attempt's wait.
+    fn count_waited(&self, gives_way: bool) {
+        let paths = self.allocator.handle.tree.paths();
+        paths.count_waited(self.ask.now.elapsed(), gives_way);
+    }
+
     #[cold]
     fn refused(&self, refusal: &Refusal) -> AllocError {
         let (requested, purpose) = self.request.clone();
@@ -175,12 +185,32 @@ impl Obtain {
     }
 }
 
+impl Drop for Obtain {
+    fn drop(&mut self) {
+        if self.queued.is_some() {
+            self.count_waited(false);
+        }
+    }
+}
+
 impl Future for Obtain {
     type Output = Result<(), WaitError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.poll_queued(context.waker())
     }
+}
+
+/// Whether the thread is in a callback: of a listener, a subscriber, a waker, or a `Drop` that this crate calls.
+#[cfg(not(loom))]
+fn is_in_callback() -> bool {
+    events::is_inside() || accounting::is_holding()
+}
+
+/// Models have no callbacks.
+#[cfg(loom)]
+fn is_in_callback() -> bool {
+    false
 }
 
 #[cfg(not(loom))]

@@ -1,8 +1,10 @@
 //! The series that `MetricsExporter` publishes, as a page of Prometheus.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -393,8 +395,11 @@ fn every_metric_is_described_once_with_the_unit_of_its_name() {
     assert_eq!(names.len(), described.len(), "{described:?}");
     assert!(names.is_superset(&recorder.registered.into_inner().unwrap()));
     for (name, unit) in described {
-        let bytes = name.trim_end_matches("_total").ends_with("_bytes");
-        let expected = if bytes { Unit::Bytes } else { Unit::Count };
+        let expected = match name.trim_end_matches("_total").rsplit('_').next() {
+            Some("bytes") => Unit::Bytes,
+            Some("seconds") => Unit::Seconds,
+            _ => Unit::Count,
+        };
         assert_eq!(unit, Some(expected), "{name}");
     }
 }
@@ -588,5 +593,39 @@ fn peaks_are_exact_without_credit_and_never_too_low_nor_too_high_by_more_than_th
             "{peak} with credit {credit}"
         );
         assert_eq!(page.value("peak_bytes", "server/scan-0"), Some(1024.0));
+    }
+}
+
+#[test]
+fn waits_are_counted_and_those_that_wait_now_are_gauges() {
+    let root = root();
+    let held = root.wait().reserve(root.limit()).unwrap();
+    let mut exports = Exports::of(MetricsExporter::new(&root));
+    let mut future = Box::pin(root.wait().reserve_async(100));
+    let polled = future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()));
+    assert!(polled.is_pending());
+    let line =
+        |metric: &str, value: usize| format!("arrow_memory_{metric}{{root=\"server\"}} {value}\n");
+
+    let page = exports.page().0;
+    for (metric, value) in [
+        ("waiting_requests", 1),
+        ("waiting_bytes", 100),
+        ("waits_total", 1),
+    ] {
+        assert!(page.contains(&line(metric, value)), "{metric}: {page}");
+    }
+
+    drop((future, held));
+    let page = exports.page().0;
+    for metric in [
+        "waiting_requests",
+        "waiting_bytes",
+        "waited_seconds_total",
+        "give_ways_total",
+    ] {
+        assert!(page.contains(&line(metric, 0)), "{metric}: {page}");
     }
 }

@@ -5,6 +5,7 @@
 )]
 
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -25,13 +26,13 @@ use crate::sync::{AtomicUsize, Ordering};
 pub(crate) struct Locked<'t> {
     /// The tree; alive while a node is, so until the graveyard is emptied.
     tree: NonNull<Tree>,
-    /// `None` once it was released, in `drop`.
-    pub(super) shared: Option<SharedGuard>,
+    /// Taken by `drop`, and by nobody else.
+    pub(super) shared: ManuallyDrop<SharedGuard>,
     /// Nothing is opened for now: one step is made of several. What stays shut for it is opened
     /// when it is next used.
     pub(in crate::accounting) hold: bool,
-    /// The level whose waiters are being served: what they obtain passes nobody but older ones.
-    pub(in crate::accounting) serving: Option<u32>,
+    /// Whether any request of the tree waits, or is to be woken.
+    pub(in crate::accounting) waits: bool,
     _tree: PhantomData<&'t Tree>,
 }
 
@@ -51,9 +52,9 @@ impl<'t> Locked<'t> {
     fn new(tree: &'t Tree, shared: SharedGuard) -> Self {
         Self {
             tree: NonNull::from(tree),
-            shared: Some(shared),
             hold: false,
-            serving: None,
+            waits: shared.queue.is_active(),
+            shared: ManuallyDrop::new(shared),
             _tree: PhantomData,
         }
     }
@@ -396,18 +397,13 @@ impl<'t> Locked<'t> {
 
     /// The data that the mutex protects besides the states of the nodes.
     fn shared(&mut self) -> &mut Shared {
-        self.shared
-            .as_mut()
-            .expect("the mutex is held until the guard is dropped")
+        &mut self.shared
     }
 
     /// Who waits in this tree.
     #[inline]
     pub(in crate::accounting) fn queue(&self) -> &Queue<NodePtr> {
-        let shared = self.shared.as_deref();
-        &shared
-            .expect("the mutex is held until the guard is dropped")
-            .queue
+        &self.shared.queue
     }
 
     /// Who waits in this tree.

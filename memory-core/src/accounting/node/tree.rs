@@ -54,7 +54,7 @@ impl Drop for Tree {
     /// Trees are dropped where buffers are, and what the user's manager does at its end may panic.
     fn drop(&mut self) {
         let manager = self.config.manager.take();
-        if events::catch(|| drop(manager)) {
+        if events::catch(|| events::inside(|| drop(manager))) {
             events::manager_panicked();
         }
     }

@@ -35,9 +35,14 @@ pub(in crate::accounting) struct Queue<N> {
     levels: Vec<Level<N>>,
     free_waiter: u32,
     free_level: u32,
-    /// Requests without a verdict.
+    /// Requests without a verdict, and those that are to be woken.
+    active: usize,
+    /// Requests without a verdict, and their bytes.
     waiting: usize,
+    bytes: usize,
     barriers: usize,
+    /// The level whose waiters are being served, or `NONE`: what they obtain passes nobody but older ones.
+    pub(in crate::accounting) serving: u32,
     first_dirty: u32,
     first_wake: u32,
     last_wake: u32,
@@ -52,8 +57,11 @@ impl<N> Default for Queue<N> {
             levels: Vec::new(),
             free_waiter: NONE,
             free_level: NONE,
+            active: 0,
             waiting: 0,
+            bytes: 0,
             barriers: 0,
+            serving: NONE,
             first_dirty: NONE,
             first_wake: NONE,
             last_wake: NONE,
@@ -70,16 +78,22 @@ impl<N: Copy + PartialEq> Queue<N> {
         self.waiting
     }
 
+    /// The bytes of the requests without a verdict.
+    #[cfg(feature = "metrics")]
+    pub(in crate::accounting) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether room is withheld for any waiter.
     #[inline]
     pub(in crate::accounting) fn withholds(&self) -> bool {
         self.barriers > 0
     }
 
-    /// Whether a level is to be looked at, or a waiter to be woken.
+    /// Whether any request waits or is to be woken.
     #[inline]
-    pub(in crate::accounting) fn has_work(&self) -> bool {
-        self.first_dirty != NONE || self.first_wake != NONE
+    pub(in crate::accounting) fn is_active(&self) -> bool {
+        self.active > 0
     }
 
     /// Whether a waiter is to be woken.
@@ -158,7 +172,9 @@ impl<N: Copy + PartialEq> Queue<N> {
             ask,
         };
         self.tickets += 1;
+        self.active += 1;
         self.waiting += 1;
+        self.bytes = self.bytes.saturating_add(ask.bytes);
         match self.free_waiter {
             NONE => {
                 self.waiters.push(waiter);
@@ -268,12 +284,11 @@ impl<N: Copy + PartialEq> Queue<N> {
 
     /// Gives a waiter that is at no level its verdict, and lists it to be woken.
     pub(in crate::accounting) fn decide(&mut self, id: u32, verdict: Verdict) {
-        self.waiting -= 1;
         self.grants += u64::from(verdict == Verdict::Granted);
         let last = mem::replace(&mut self.last_wake, id);
         let waiter = self.waiter_mut(id);
         debug_assert!(waiter.level == NONE && waiter.verdict.is_none());
-        self.barriers_less(id);
+        self.count_out(id);
         let waiter = self.waiter_mut(id);
         waiter.verdict = Some(verdict);
         (waiter.waking, waiter.previous, waiter.next) = (true, last, NONE);
@@ -285,11 +300,14 @@ impl<N: Copy + PartialEq> Queue<N> {
 
     /// Ends a wait that its owner gives up: it is at no level any more.
     pub(in crate::accounting) fn give_up(&mut self, id: u32) {
-        self.waiting -= 1;
-        self.barriers_less(id);
+        self.active -= 1;
+        self.count_out(id);
     }
 
-    fn barriers_less(&mut self, id: u32) {
+    fn count_out(&mut self, id: u32) {
+        self.waiting -= 1;
+        // The sum of bytes may have been too large to express.
+        self.bytes = self.bytes.saturating_sub(self.waiter(id).ask.bytes);
         let barrier = mem::take(&mut self.waiter_mut(id).barrier);
         self.barriers -= usize::from(barrier);
     }
@@ -306,6 +324,7 @@ impl<N: Copy + PartialEq> Queue<N> {
     }
 
     fn unlist_wake(&mut self, id: u32) {
+        self.active -= 1;
         let waiter = self.waiter_mut(id);
         waiter.waking = false;
         let (next, previous) = (waiter.next, waiter.previous);
@@ -457,7 +476,7 @@ impl<N: Copy + PartialEq> Queue<N> {
                 *level = Level::new(level.node);
             }
         }
-        (self.waiting, self.barriers) = (0, 0);
+        (self.active, self.waiting, self.bytes, self.barriers) = (0, 0, 0, 0);
         (self.first_dirty, self.first_wake, self.last_wake) = (NONE, NONE, NONE);
     }
 }

@@ -37,17 +37,29 @@ impl Locked<'_> {
     }
 
     /// Tells the levels above that have waiters how loose the node is now.
+    #[inline]
     pub(in crate::accounting) fn recount(&mut self, node: NodePtr) {
-        if self.queue().waiting() > 0 {
+        if self.waits {
             let loose = self.loose(node);
-            self.set_loose(node, loose);
+            self.change_loose(node, loose);
+        }
+    }
+
+    /// Notes that nothing of a node is loose.
+    #[inline]
+    pub(in crate::accounting) fn set_exact(&mut self, node: NodePtr) {
+        if self.waits {
+            self.change_loose(node, 0);
+        } else {
+            self.state(node).loose = 0;
         }
     }
 
     /// Notes how loose a node is, for all levels above.
-    pub(in crate::accounting) fn set_loose(&mut self, node: NodePtr, loose: usize) {
+    #[cold]
+    fn change_loose(&mut self, node: NodePtr, loose: usize) {
         let before = std::mem::replace(&mut self.state(node).loose, loose);
-        if before != loose && self.queue().waiting() > 0 {
+        if before != loose {
             let mut next = self.look(node).parent;
             while let Some(at) = next {
                 if let Some(level) = self.level_of(at).filter(|&level| self.has_waiters(level)) {
@@ -97,7 +109,7 @@ impl Locked<'_> {
     /// waiter may fit there.
     #[inline]
     pub(in crate::accounting) fn freed(&mut self, node: NodePtr) {
-        if self.look(node).queue != NONE {
+        if self.waits && self.look(node).queue != NONE {
             self.freed_for_waiters(node);
         }
     }
@@ -113,7 +125,7 @@ impl Locked<'_> {
     /// Notes that more or less than before may be withheld or needed at the levels from `node` upwards: all
     /// their waiters are looked at.
     pub(in crate::accounting) fn look_again(&mut self, node: NodePtr) {
-        let mut next = Some(node).filter(|_| self.queue().waiting() > 0);
+        let mut next = Some(node).filter(|_| self.waits);
         while let Some(at) = next {
             if let Some(level) = self.level_of(at) {
                 self.queue_mut().level_mut(level).rescan = true;

@@ -53,9 +53,9 @@ impl Locked<'_> {
         let waiter = self.queue().waiter(id);
         let (at, bytes, turn) = (waiter.node, waiter.ask.bytes, waiter.turn);
         let before = self.look(node).used();
-        self.serving = Some(level);
+        self.queue_mut().serving = level;
         let decided = self.decide(at, |_| bytes, Mode::Refusable(turn), None);
-        self.serving = None;
+        self.queue_mut().serving = NONE;
         match decided {
             Ok(_) => {
                 let grown = self.look(node).used().saturating_sub(before);
@@ -87,6 +87,7 @@ impl Locked<'_> {
         level: NodePtr,
         needed: usize,
     ) -> u32 {
+        self.waits = true;
         let id = self.queue_mut().add(node, ask, wake);
         self.count_waiter(node, 1);
         self.enter_level(id, level, needed);

@@ -13,10 +13,17 @@ impl Locked<'_> {
     ///
     /// The oldest barrier of a level has all the room of that level, and at the levels below, on its own path,
     /// as much as it asks for: it had room there when it came to this level, and keeps it.
+    #[inline]
     pub(in crate::accounting) fn withheld(&self, at: NodePtr, turn: Turn) -> usize {
-        if !self.queue().withholds() {
-            return 0;
+        if self.waits && self.queue().withholds() {
+            self.sum_withheld(at, turn)
+        } else {
+            0
         }
+    }
+
+    #[cold]
+    fn sum_withheld(&self, at: NodePtr, turn: Turn) -> usize {
         if let Some(level) = self.level_of(at)
             && self.queue().barrier(level, turn).is_some()
         {
@@ -54,7 +61,7 @@ impl Locked<'_> {
     #[cold]
     pub(in crate::accounting) fn pass(&mut self, node: NodePtr, bytes: usize) {
         let level = self.look(node).queue;
-        if self.serving != Some(level) {
+        if self.queue().serving != level {
             self.queue_mut().grow(level, bytes);
             self.raise_barriers(node, level);
         }
