@@ -2,8 +2,6 @@
 
 use arrow_memory_core::__private::ForeignRoom;
 use arrow_memory_core::{ALIGNMENT, AllocError, ArrowBuf, BufferAllocator};
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 
 use super::deps::arrow_buffer::{Buffer, MutableBuffer};
 use super::known::{self, Adoption, Known, Region};
@@ -13,8 +11,10 @@ use crate::error::MemoryError;
 /// The distinct regions of memory of some arrays.
 pub(super) struct Regions<'a> {
     slots: Vec<Slot<'a>>,
-    /// The slots' indices, by address.
-    table: HashTable<u32>,
+    /// The slots' indices by the hashes of their addresses, or [`VACANT`]. An index stands at its hash or, if that
+    /// place is taken, at the next free one behind it. The number of places is a power of two, and no more than
+    /// half of them are taken.
+    places: Vec<u32>,
     /// For each buffer that is not empty, in the order of [`Part::visit`], the index of its slot.
     order: Vec<u32>,
     /// Whether one of them is known and is to be shared.
@@ -44,6 +44,9 @@ enum Found {
     /// An allocator of the tree is charged for it, so it is to be shared or moved.
     Known(Known),
 }
+
+/// The content of a place that has no index.
+const VACANT: u32 = u32::MAX;
 
 /// What a transfer does about limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +79,7 @@ impl<'a> Regions<'a> {
         let expected = parts.len() * 2;
         let mut regions = Self {
             slots: Vec::with_capacity(expected),
-            table: HashTable::with_capacity(expected),
+            places: vec![VACANT; (expected * 2).next_power_of_two()],
             order: Vec::with_capacity(expected),
             known: false,
         };
@@ -90,33 +93,51 @@ impl<'a> Regions<'a> {
         let Some(region) = Region::of(buffer) else {
             return;
         };
-        let slots = &mut self.slots;
-        let entry = self.table.entry(
-            mix(region.address()),
-            |&index| slots[index as usize].region.start == region.start,
-            |&index| mix(slots[index as usize].region.address()),
-        );
-        let index = match entry {
-            Entry::Occupied(entry) => {
-                let index = *entry.get();
-                slots[index as usize].widen(buffer, region);
-                index
-            }
-            Entry::Vacant(place) => {
-                let index = slots.len() as u32;
-                place.insert(index);
-                slots.push(Slot {
-                    region,
-                    widest: buffer,
-                    uses: 1,
-                    found: Found::Nothing,
-                    adopted: None,
-                    ready: None,
-                });
-                index
-            }
-        };
+        if self.slots.len() * 2 >= self.places.len() {
+            self.spread();
+        }
+        let place = self.place_of(&region);
+        let index = self.places[place];
+        if let Some(slot) = self.slots.get_mut(index as usize) {
+            slot.widen(buffer, region);
+            self.order.push(index);
+            return;
+        }
+        let index = self.slots.len() as u32;
+        self.places[place] = index;
         self.order.push(index);
+        self.slots.push(Slot {
+            region,
+            widest: buffer,
+            uses: 1,
+            found: Found::Nothing,
+            adopted: None,
+            ready: None,
+        });
+    }
+
+    /// The place of the index of the slot at this region's address, or the vacant one where it belongs.
+    #[inline]
+    fn place_of(&self, region: &Region) -> usize {
+        let mask = self.places.len() - 1;
+        let mut place = mix(region.address()) as usize & mask;
+        while let Some(slot) = self.slots.get(self.places[place] as usize) {
+            if slot.region.start == region.start {
+                break;
+            }
+            place = (place + 1) & mask;
+        }
+        place
+    }
+
+    /// Doubles the number of places.
+    #[cold]
+    fn spread(&mut self) {
+        self.places = vec![VACANT; self.places.len() * 2];
+        for index in 0..self.slots.len() {
+            let place = self.place_of(&self.slots[index].region);
+            self.places[place] = index as u32;
+        }
     }
 
     /// Finds the regions that the tree of `allocator` is charged for already, and adds up the others.
