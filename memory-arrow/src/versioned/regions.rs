@@ -28,21 +28,22 @@ struct Slot<'a> {
     widest: &'a Buffer,
     /// The number of buffers on it that were not replaced yet.
     uses: u32,
-    /// The result of its lookup.
-    found: Found,
-    /// The view that the adoption under way has made, until it is kept.
-    adopted: Option<ArrowBuf>,
-    /// The new buffer on all of the region, which the results are slices of. `None`: the old buffers stay.
-    ready: Option<Buffer>,
+    state: State,
 }
 
-enum Found {
+/// What is known of a region. Only a region that is adopted or ready gets new buffers.
+enum State {
     /// No allocator of the tree is charged for it.
     Nothing,
     /// No allocator of the tree is charged for it, but another tree has adopted this buffer.
     Elsewhere(Buffer),
     /// An allocator of the tree is charged for it, so it is to be shared or moved.
     Known(Known),
+    /// It was adopted, and this is the adoption's view of it. The new buffer is made from the view when the arrays
+    /// are rebuilt, so that until then the adoption can be undone.
+    Adopted(ArrowBuf),
+    /// The new buffer on all of it, which the results are slices of.
+    Ready(Buffer),
 }
 
 /// The content of a place that has no index.
@@ -110,9 +111,7 @@ impl<'a> Regions<'a> {
             region,
             widest: buffer,
             uses: 1,
-            found: Found::Nothing,
-            adopted: None,
-            ready: None,
+            state: State::Nothing,
         });
     }
 
@@ -147,13 +146,13 @@ impl<'a> Regions<'a> {
         for slot in &mut self.slots {
             let lookup = known::find(slot.region, Some(allocator));
             if let Some(known) = lookup.known {
-                slot.found = Found::Known(known);
+                slot.state = State::Known(known);
                 self.known = true;
                 continue;
             }
             if let Some(original) = lookup.original {
                 slot.region = slot.region.on(&original);
-                slot.found = Found::Elsewhere(original);
+                slot.state = State::Elsewhere(original);
             }
             missing.bytes = missing.bytes.saturating_add(slot.region.size);
             missing.viewed = missing.viewed.saturating_add(slot.widest.len());
@@ -188,7 +187,7 @@ impl<'a> Regions<'a> {
                 if !known.view.belongs_to(allocator) {
                     known.view = known.view.retain_in(allocator)?;
                 }
-                slot.ready = Some(known.into_buffer());
+                slot.state = State::Ready(known.into_buffer());
             }
         }
         Ok(())
@@ -221,7 +220,7 @@ impl<'a> Regions<'a> {
                 known.view = owner.view;
             }
             if known.view.belongs_to(target) {
-                slot.ready = Some(known.into_buffer());
+                slot.state = State::Ready(known.into_buffer());
                 continue;
             }
             let owns = known.view.accounted_size() > 0;
@@ -240,7 +239,7 @@ impl<'a> Regions<'a> {
                         moved.push((view.clone(), known.view.allocator()));
                     }
                     known.view = view;
-                    slot.ready = Some(known.into_buffer());
+                    slot.state = State::Ready(known.into_buffer());
                 }
                 Err(error) => {
                     for (view, from) in moved {
@@ -261,7 +260,10 @@ impl<'a> Regions<'a> {
     pub(super) fn detach(&mut self) {
         for slot in &mut self.slots {
             let lookup = known::find(slot.region, None);
-            slot.ready = lookup.known.map(|known| match lookup.original {
+            let Some(known) = lookup.known else {
+                continue;
+            };
+            slot.state = State::Ready(match lookup.original {
                 Some(original) if covers(&original, slot.region) => original,
                 _ => copy(&known.view[..slot.region.seen]),
             });
@@ -288,17 +290,7 @@ impl<'a> Regions<'a> {
                 buffer.data_ptr(),
                 "another order of buffers"
             );
-            slot.uses -= 1;
-            // The last buffer on the region takes the new one itself: a clone would cost a count up and down.
-            if slot.uses == 0
-                && let Some(whole) = slot.ready.take_if(|whole| whole.len() == buffer.len())
-            {
-                return whole;
-            }
-            match &slot.ready {
-                Some(whole) => whole.slice_with_length(buffer.ptr_offset(), buffer.len()),
-                None => buffer.clone(),
-            }
+            slot.replacement(buffer)
         };
         parts.iter().map(|part| part.replace(&mut next)).collect()
     }
@@ -318,15 +310,33 @@ impl<'a> Slot<'a> {
         known.seen = known.seen.max(region.seen);
     }
 
-    /// The known memory, which is not found any more afterwards. Memory of another tree stays as it was found.
+    /// The known memory, of which nothing is known any more afterwards. Any other state stays.
     fn take_known(&mut self) -> Option<Known> {
-        match std::mem::replace(&mut self.found, Found::Nothing) {
-            Found::Known(known) => Some(known),
+        match std::mem::replace(&mut self.state, State::Nothing) {
+            State::Known(known) => Some(known),
             other => {
-                self.found = other;
+                self.state = other;
                 None
             }
         }
+    }
+
+    /// The new buffer for `buffer`, which is on this region.
+    #[inline]
+    fn replacement(&mut self, buffer: &Buffer) -> Buffer {
+        let whole = match std::mem::replace(&mut self.state, State::Nothing) {
+            State::Adopted(view) => known::on_adopted(view),
+            State::Ready(whole) => whole,
+            _ => return buffer.clone(),
+        };
+        self.uses -= 1;
+        // The last buffer on the region takes the new one itself: a clone would cost a count up and down.
+        if self.uses == 0 && whole.len() == buffer.len() {
+            return whole;
+        }
+        let part = whole.slice_with_length(buffer.ptr_offset(), buffer.len());
+        self.state = State::Ready(whole);
+        part
     }
 }
 
@@ -345,15 +355,15 @@ impl Adopting<'_, '_, '_> {
     #[track_caller]
     fn adopt(&mut self, allocator: &BufferAllocator) -> Result<(), MemoryError> {
         for slot in &mut self.regions.slots {
-            let original = match &slot.found {
-                Found::Nothing if slot.ready.is_none() => slot.widest,
-                Found::Elsewhere(original) => original,
-                Found::Nothing | Found::Known(_) => continue,
+            let original = match &slot.state {
+                State::Nothing => slot.widest,
+                State::Elsewhere(original) => original,
+                State::Known(_) | State::Adopted(_) | State::Ready(_) => continue,
             };
             match known::adopt(allocator, self.room, original, slot.region)? {
-                Adoption::Made(view) => slot.adopted = Some(view),
+                Adoption::Made(view) => slot.state = State::Adopted(view),
                 Adoption::Found(known) => {
-                    slot.found = Found::Known(known);
+                    slot.state = State::Known(known);
                     self.regions.known = true;
                 }
             }
@@ -367,14 +377,9 @@ impl Adopting<'_, '_, '_> {
         self.regions.share(allocator)
     }
 
-    /// Keeps the adopted regions charged, and makes their new buffers.
+    /// Keeps the adopted regions charged.
     pub(super) fn keep(self) {
-        for slot in &mut self.regions.slots {
-            if let Some(view) = slot.adopted.take() {
-                slot.ready = Some(known::on_adopted(view));
-            }
-        }
-        // No region is left to be taken back, so `drop` need not look for one.
+        // Only `drop` undoes the adoption. Apart from that there is nothing to drop: the fields are references.
         std::mem::forget(self);
     }
 }
@@ -382,8 +387,11 @@ impl Adopting<'_, '_, '_> {
 impl Drop for Adopting<'_, '_, '_> {
     fn drop(&mut self) {
         for slot in &mut self.regions.slots {
-            if let Some(view) = slot.adopted.take() {
-                self.room.take_back(view);
+            match std::mem::replace(&mut slot.state, State::Nothing) {
+                State::Adopted(view) => {
+                    self.room.take_back(view);
+                }
+                other => slot.state = other,
             }
         }
     }
