@@ -57,7 +57,7 @@ use std::ops::ControlFlow;
 use hashbrown::HashTable;
 use hashbrown::hash_table::{Entry, OccupiedEntry};
 
-use crate::sync::{AtomicUsize, Guard, Lock, Ordering, lock, new_lock};
+use crate::sync::{AtomicUsize, Guard, Lock, Ordering, lock, lock_alone, new_lock};
 
 /// The entries, by address, in shards. A fork takes the shards' locks, so a registry is never freed.
 pub(crate) struct Registry<T: Send + 'static> {
@@ -187,7 +187,7 @@ impl<T: Send> Registry<T> {
     pub(crate) fn remove(&'static self, address: usize, place: usize) -> Option<T> {
         let hash = hash(address);
         let shard = self.shard(hash);
-        let mut table = lock(&shard.table);
+        let mut table = lock_alone(&shard.table);
         let target = table.remove(hash, address, place)?;
         shard.change_count(hash, -1);
         Some(target)
@@ -201,7 +201,7 @@ impl<T: Send> Registry<T> {
     ) -> Option<T> {
         let hash = hash(address);
         let shard = self.shard(hash);
-        let mut table = lock(&shard.table);
+        let mut table = lock_alone(&shard.table);
         let target = table.remove_first(hash, address, is_it)?;
         shard.change_count(hash, -1);
         Some(target)
@@ -236,7 +236,7 @@ impl<T: Send> Shard<T> {
 
     /// Locks the table, with room for one more entry. The table grows with the lock released: the larger one is
     /// allocated before the lock is taken again, and the old one is freed after it was released.
-    #[inline]
+    #[inline(always)] // Into both insertions, for each adopted buffer.
     fn table_with_room(&'static self) -> Guard<Table<T>> {
         let table = lock(&self.table);
         if table.has_room() {
@@ -358,6 +358,7 @@ impl<T> Table<T> {
     }
 
     /// Fills a free slot, which is on no chain.
+    #[inline(always)] // The target need not be copied for a call.
     fn take_slot(&mut self, address: usize, target: T) -> usize {
         match self.free {
             Some(place) => {

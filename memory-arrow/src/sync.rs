@@ -3,7 +3,7 @@
 pub(crate) use arrow_memory_core::__private::sync::{AtomicUsize, Ordering};
 
 #[cfg(loom)]
-pub(crate) use arrow_memory_core::__private::sync::{Mutex as Lock, lock};
+pub(crate) use arrow_memory_core::__private::sync::{Mutex as Lock, lock, lock as lock_alone};
 #[cfg(not(loom))]
 pub(crate) use arrow_memory_core::__private::{ProcessGuard as Guard, ProcessLock as Lock};
 
@@ -22,12 +22,19 @@ pub(crate) fn new_lock<T>(value: T) -> Lock<T> {
     Lock::new(value)
 }
 
-/// Locks `lock`.
+/// Locks `lock`, under which a tree's mutex may be taken.
 #[cfg(not(loom))]
 #[inline]
 pub(crate) fn lock<T: Send>(lock: &'static Lock<T>) -> Guard<T> {
     // A tree's mutex may be taken under this lock, and a thread that takes one gets its number first, which
     // may allocate. So the thread gets its number here, while it holds nothing.
     let _ = arrow_memory_core::thread_number();
+    lock.lock()
+}
+
+/// Locks `lock`, under which no other lock is taken.
+#[cfg(not(loom))]
+#[inline]
+pub(crate) fn lock_alone<T: Send>(lock: &'static Lock<T>) -> Guard<T> {
     lock.lock()
 }
