@@ -42,13 +42,8 @@ pub struct AllocationReservation {
 }
 
 impl AllocationReservation {
-    #[track_caller]
-    pub(crate) fn with(allocator: &BufferAllocator, bytes: usize) -> Self {
-        Self::charged(allocator, bytes, Location::caller())
-    }
-
     /// A reservation of bytes that are charged to the allocator, made by `caller`.
-    pub(crate) fn charged(
+    pub(crate) fn with(
         allocator: &BufferAllocator,
         bytes: usize,
         caller: &'static Location<'static>,
@@ -89,9 +84,16 @@ impl AllocationReservation {
         if let Err(refusal) = self.allocator.handle.charge(bytes) {
             return Err(self.refused(&refusal, bytes, asked));
         }
+        self.add_charged(bytes);
+        Ok(())
+    }
+
+    /// Adds bytes that are charged to the allocator already.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn add_charged(&self, bytes: usize) {
         self.set_size(self.size() + bytes);
         self.note(Operation::Resized, Location::caller());
-        Ok(())
     }
 
     /// Adds `bytes` even if they pass a limit; `true` if no limit is passed. Zero bytes fit.
@@ -136,7 +138,7 @@ impl AllocationReservation {
     }
 
     /// Returns the purpose of `bytes` more, for an error.
-    fn purpose(&self, bytes: usize) -> Purpose {
+    pub(crate) fn purpose(&self, bytes: usize) -> Purpose {
         let from = self.size();
         let to = from.saturating_add(bytes);
         Purpose::Reservation { from, to }
@@ -260,7 +262,7 @@ impl AllocationReservation {
     #[track_caller]
     pub fn split(&mut self, bytes: usize) -> AllocationReservation {
         self.take(bytes);
-        Self::with(&self.allocator, bytes)
+        Self::with(&self.allocator, bytes, Location::caller())
     }
 
     /// Returns the allocator that is charged.
@@ -335,6 +337,6 @@ impl BufferAllocator {
     #[track_caller]
     #[doc(alias("newReservation", "new_empty"))]
     pub fn new_reservation(&self) -> AllocationReservation {
-        AllocationReservation::with(self, 0)
+        AllocationReservation::with(self, 0, Location::caller())
     }
 }

@@ -54,7 +54,9 @@ pub(super) type Freed = Option<(NodePtr, usize)>;
 impl Locked<'_> {
     /// Charges `bytes` to `node`, or refuses; the caller has a handle or bytes of it.
     pub(super) fn charge(&mut self, node: NodePtr, bytes: usize) -> Result<(), Refusal> {
-        if !self.look(node).shut && self.charge_with_quantum(node, bytes) {
+        // Where room is withheld, nothing is obtained beyond what is asked.
+        let withholds = self.waits && self.queue().withholds();
+        if !withholds && !self.look(node).shut && self.charge_with_quantum(node, bytes) {
             return Ok(());
         }
         self.charge_exactly(node, bytes, Mode::TRY, None)
@@ -96,8 +98,7 @@ impl Locked<'_> {
             let state = self.look(at);
             // No quantum where it would use up more than half of what is left.
             let room = state.room() / 2;
-            // Where others wait, nothing is obtained beyond what is asked.
-            if state.closed || need > room || state.waiters_below > 0 {
+            if state.closed || need > room {
                 break false;
             }
             if need <= state.parked {

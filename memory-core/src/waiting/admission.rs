@@ -89,13 +89,13 @@ impl Admission {
 
     /// Waits at most so long, from now on.
     pub fn at_most(mut self, duration: Duration) -> Self {
-        self.ask.at_most(duration);
+        self.ask.at_most = Some(duration);
         self
     }
 
     /// Waits at most until that instant.
     pub fn until(mut self, deadline: Instant) -> Self {
-        self.ask.deadline = Some(deadline);
+        (self.ask.deadline, self.ask.at_most) = (Some(deadline), None);
         self
     }
 
@@ -112,7 +112,7 @@ impl Admission {
     /// Nothing is charged after an error.
     #[track_caller]
     pub fn blocking(mut self, at_most: Duration) -> Result<BufferAllocator, WaitError> {
-        self.ask.at_most(at_most);
+        self.ask.at_most = Some(at_most);
         let caller = Location::caller();
         let mut future = self.into_future_from(caller);
         if let Some(obtain) = &mut future.obtain {
@@ -130,7 +130,9 @@ impl Admission {
             bytes: reservation,
             ..self.ask
         };
-        let obtain = waits.then(|| Obtain::new(parent, ask, self.child.request()));
+        let obtain = Some(parent)
+            .filter(|_| waits)
+            .and_then(|parent| Obtain::unless_taken(parent, ask, || self.child.request()));
         AdmissionFuture {
             child: Some(self.child),
             obtain,
@@ -164,11 +166,12 @@ impl AdmissionFuture {
             .child
             .take()
             .expect("a future is not polled after it is ready");
-        let Some(obtain) = self.obtain.take() else {
+        if self.obtain.take().is_none() {
             return Ok(child.build_charged(false, self.caller)?);
-        };
-        let bytes = child.asks().1;
-        let charge = Charge::of(&obtain.allocator().handle, bytes);
+        }
+        let (parent, bytes) = child.asks();
+        let parent = parent.clone();
+        let charge = Charge::of(&parent.handle, bytes);
         // If the parent was closed meanwhile, the charge is given back.
         let child = child.build_charged(true, self.caller)?;
         charge.keep();

@@ -22,11 +22,10 @@ use crate::allocator::BufferAllocator;
 use crate::buffer::ArrowBufMut;
 use crate::buffer::allocate::{allocate_charged, layout_of};
 use crate::buffer::block::Contents;
-use crate::buffer::charge::Charge;
+use crate::buffer::charge::{Charge, rounded};
 use crate::buffer::grow::Growth;
 use crate::buffer::notify;
 use crate::error::AllocError;
-use crate::outcome::Purpose;
 use crate::reservation::AllocationReservation;
 use crate::size::ALIGNMENT;
 
@@ -110,13 +109,13 @@ impl BufferAllocator {
 impl Wait<'_> {
     /// Waits at most so long, from now on.
     pub fn at_most(mut self, duration: Duration) -> Self {
-        self.ask.at_most(duration);
+        self.ask.at_most = Some(duration);
         self
     }
 
     /// Waits at most until that instant.
     pub fn until(mut self, deadline: Instant) -> Self {
-        self.ask.deadline = Some(deadline);
+        (self.ask.deadline, self.ask.at_most) = (Some(deadline), None);
         self
     }
 
@@ -139,12 +138,14 @@ impl Wait<'_> {
     /// No byte stays charged after an error.
     #[track_caller]
     pub fn buffer(self, size: usize) -> Result<ArrowBufMut, WaitError> {
-        let caller = Location::caller();
-        let Some((layout, mut obtain)) = start_buffer(self.allocator, self.ask, size)? else {
-            return Ok(self.allocator.buffer(0)?);
+        let (allocator, caller) = (self.allocator, Location::caller());
+        let Some(layout) = layout_to_charge(allocator, size)? else {
+            return Ok(allocator.buffer(0)?);
         };
-        obtain.block()?;
-        finish_buffer(&obtain, layout, size, caller)
+        if let Some(mut obtain) = obtain_buffer(allocator, self.ask, layout, size) {
+            obtain.block()?;
+        }
+        finish_buffer(allocator, layout, size, caller)
     }
 
     /// Does what [`buffer`](Self::buffer) does, without blocking the thread.
@@ -160,15 +161,18 @@ impl Wait<'_> {
         let (allocator, ask) = (self.allocator.clone(), self.ask);
         let caller = Location::caller();
         async move {
-            let Some((layout, mut obtain)) = start_buffer(&allocator, ask, size)? else {
+            let Some(layout) = layout_to_charge(&allocator, size)? else {
                 return Ok(allocator.buffer(0)?);
             };
-            (&mut obtain).await?;
-            finish_buffer(&obtain, layout, size, caller)
+            if let Some(obtain) = obtain_buffer(&allocator, ask, layout, size) {
+                obtain.await?;
+            }
+            finish_buffer(&allocator, layout, size, caller)
         }
     }
 
-    /// Sets bytes aside as [`AllocationReservation::add`] does, and blocks the thread until they fit.
+    /// Sets bytes aside as [`AllocationReservation::add`] does, in a new reservation, and blocks the thread until
+    /// they fit.
     ///
     /// Do not call it in a task of an async runtime: the thread may be the one that would release memory.
     ///
@@ -185,29 +189,86 @@ impl Wait<'_> {
     /// ```
     #[track_caller]
     pub fn reserve(self, bytes: usize) -> Result<AllocationReservation, WaitError> {
-        if bytes > 0 {
-            start_reservation(self.allocator, self.ask, bytes).block()?;
-        }
-        Ok(AllocationReservation::with(self.allocator, bytes))
+        let mut reservation = AllocationReservation::with(self.allocator, 0, Location::caller());
+        self.add(&mut reservation, bytes)?;
+        Ok(reservation)
     }
 
     /// Does what [`reserve`](Self::reserve) does, without blocking the thread.
     ///
     /// # Errors
     ///
-    /// Those of [`reserve`](Self::reserve).
+    /// Those of [`buffer`](Self::buffer).
     #[track_caller]
     pub fn reserve_async(
         self,
         bytes: usize,
     ) -> impl Future<Output = Result<AllocationReservation, WaitError>> + Send + use<> {
         let (allocator, ask) = (self.allocator.clone(), self.ask);
-        let caller = Location::caller();
+        let mut reservation = AllocationReservation::with(&allocator, 0, Location::caller());
+        async move {
+            let wait = Wait {
+                allocator: &allocator,
+                ask,
+            };
+            wait.add_async(&mut reservation, bytes).await?;
+            Ok(reservation)
+        }
+    }
+
+    /// Adds bytes to a reservation as [`AllocationReservation::add`] does, and blocks the thread until they fit.
+    /// The allocator of the reservation is charged, and the request waits there.
+    ///
+    /// Do not call it in a task of an async runtime: the thread may be the one that would release memory.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`buffer`](Self::buffer). The reservation is then as it was.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let mut reservation = root.new_reservation();
+    /// root.wait().add(&mut reservation, 5000)?;
+    /// assert_eq!(reservation.size(), 5000);
+    /// # Ok::<(), arrow_memory_core::WaitError>(())
+    /// ```
+    #[inline]
+    #[track_caller]
+    pub fn add(
+        self,
+        reservation: &mut AllocationReservation,
+        bytes: usize,
+    ) -> Result<(), WaitError> {
+        if bytes > 0 {
+            if let Some(mut obtain) = obtain_more(reservation, self.ask, bytes) {
+                obtain.block()?;
+            }
+            reservation.add_charged(bytes);
+        }
+        Ok(())
+    }
+
+    /// Does what [`add`](Self::add) does, without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`buffer`](Self::buffer). The reservation is then as it was.
+    #[inline]
+    pub fn add_async(
+        self,
+        reservation: &mut AllocationReservation,
+        bytes: usize,
+    ) -> impl Future<Output = Result<(), WaitError>> + Send + use<'_> {
+        let ask = self.ask;
         async move {
             if bytes > 0 {
-                start_reservation(&allocator, ask, bytes).await?;
+                if let Some(obtain) = obtain_more(reservation, ask, bytes) {
+                    obtain.await?;
+                }
+                reservation.add_charged(bytes);
             }
-            Ok(AllocationReservation::charged(&allocator, bytes, caller))
+            Ok(())
         }
     }
 
@@ -230,18 +291,21 @@ impl Wait<'_> {
     /// ```
     #[track_caller]
     pub fn grow(self, buffer: &mut ArrowBufMut, additional: usize) -> Result<(), WaitError> {
-        let Some((growth, mut obtain)) = start_growth(buffer, self.ask, additional)? else {
+        let Some(growth) = buffer.needs_to_grow(additional)? else {
             return Ok(());
         };
-        obtain.block()?;
-        finish_growth(buffer, &obtain, growth, additional)
+        let allocator = buffer.allocator();
+        if let Some(mut obtain) = obtain_growth(&allocator, self.ask, growth, additional)? {
+            obtain.block()?;
+        }
+        finish_growth(buffer, &allocator, growth, additional)
     }
 
     /// Does what [`grow`](Self::grow) does, without blocking the thread.
     ///
     /// # Errors
     ///
-    /// Those of [`grow`](Self::grow).
+    /// Those of [`buffer`](Self::buffer). The buffer is then as it was.
     pub fn grow_async(
         self,
         buffer: &mut ArrowBufMut,
@@ -249,11 +313,14 @@ impl Wait<'_> {
     ) -> impl Future<Output = Result<(), WaitError>> + Send + use<'_> {
         let ask = self.ask;
         async move {
-            let Some((growth, mut obtain)) = start_growth(buffer, ask, additional)? else {
+            let Some(growth) = buffer.needs_to_grow(additional)? else {
                 return Ok(());
             };
-            (&mut obtain).await?;
-            finish_growth(buffer, &obtain, growth, additional)
+            let allocator = buffer.allocator();
+            if let Some(obtain) = obtain_growth(&allocator, ask, growth, additional)? {
+                obtain.await?;
+            }
+            finish_growth(buffer, &allocator, growth, additional)
         }
     }
 }
@@ -266,63 +333,71 @@ impl fmt::Debug for Wait<'_> {
     }
 }
 
-/// Begins to ask for the bytes of a buffer; `None` for an empty one, which needs none.
-fn start_buffer(
+/// The layout of a buffer, about which the listener was asked; `None` for an empty one, which needs no memory.
+fn layout_to_charge(
     allocator: &BufferAllocator,
-    mut ask: Ask,
     size: usize,
-) -> Result<Option<(Layout, Obtain)>, AllocError> {
+) -> Result<Option<Layout>, AllocError> {
     if size == 0 {
         return Ok(None);
     }
     let handle = &allocator.handle;
     let layout = layout_of(handle, size, ALIGNMENT).ok_or_else(|| allocator.too_large(size))?;
-    let request = (size, Purpose::rounded(size, layout.size()));
-    notify::ask(handle, layout.size(), || request.clone())?;
-    ask.bytes = layout.size();
-    Ok(Some((layout, Obtain::new(allocator, ask, request))))
+    notify::ask(handle, layout.size(), rounded(size, layout.size()))?;
+    Ok(Some(layout))
 }
 
+fn obtain_buffer(
+    allocator: &BufferAllocator,
+    mut ask: Ask,
+    layout: Layout,
+    size: usize,
+) -> Option<Obtain> {
+    ask.bytes = layout.size();
+    Obtain::unless_taken(allocator, ask, rounded(size, layout.size()))
+}
+
+/// Allocates a buffer whose bytes were obtained.
 fn finish_buffer(
-    obtain: &Obtain,
+    allocator: &BufferAllocator,
     layout: Layout,
     size: usize,
     caller: &'static Location<'static>,
 ) -> Result<ArrowBufMut, WaitError> {
-    let handle = &obtain.allocator().handle;
+    let handle = &allocator.handle;
     let charge = Charge::of(handle, layout.size());
     let buffer = allocate_charged(handle, charge, layout, size, Contents::Unspecified, caller);
     buffer.map_err(|error| WaitError::Refused(*error))
 }
 
-/// Begins to ask for the bytes (at least 1) of a reservation.
-fn start_reservation(allocator: &BufferAllocator, mut ask: Ask, bytes: usize) -> Obtain {
+#[inline]
+fn obtain_more(reservation: &AllocationReservation, mut ask: Ask, bytes: usize) -> Option<Obtain> {
     ask.bytes = bytes;
-    Obtain::new(allocator, ask, (bytes, Purpose::Bytes))
+    Obtain::unless_taken(reservation.allocator(), ask, || {
+        (bytes, reservation.purpose(bytes))
+    })
 }
 
-/// Begins to ask for what a buffer needs to grow; `None` if it needs nothing.
-fn start_growth(
-    buffer: &mut ArrowBufMut,
+/// Asks the listener about growth, and begins to ask for its bytes.
+fn obtain_growth(
+    allocator: &BufferAllocator,
     mut ask: Ask,
+    growth: Growth,
     additional: usize,
-) -> Result<Option<(Growth, Obtain)>, AllocError> {
-    let Some(growth) = buffer.needs_to_grow(additional)? else {
-        return Ok(None);
-    };
-    let (allocator, request) = (buffer.allocator(), growth.request(additional));
-    notify::ask(&allocator.handle, growth.added, || request.clone())?;
+) -> Result<Option<Obtain>, AllocError> {
+    let request = || growth.request(additional);
+    notify::ask(&allocator.handle, growth.added, request)?;
     (ask.bytes, ask.kept) = (growth.added, growth.kept);
-    Ok(Some((growth, Obtain::new(&allocator, ask, request))))
+    Ok(Obtain::unless_taken(allocator, ask, request))
 }
 
+/// Grows a buffer by bytes that were obtained.
 fn finish_growth(
     buffer: &mut ArrowBufMut,
-    obtain: &Obtain,
+    allocator: &BufferAllocator,
     growth: Growth,
     additional: usize,
 ) -> Result<(), WaitError> {
-    let handle = &obtain.allocator().handle;
-    let charge = Charge::of(handle, growth.added);
-    Ok(buffer.grow_charged(handle, growth, additional, charge)?)
+    let charge = Charge::of(&allocator.handle, growth.added);
+    Ok(buffer.grow_charged(&allocator.handle, growth, additional, charge)?)
 }

@@ -28,15 +28,34 @@ pub(super) struct Obtain {
     /// The request as an error names it.
     request: (usize, Purpose),
     queued: Option<Queued>,
+    /// When the first attempt began, and when this one did.
     began: Instant,
+    now: Instant,
 }
 
 impl Obtain {
-    /// Begins to ask for `ask.bytes`, which is at least 1.
-    pub(super) fn new(allocator: &BufferAllocator, ask: Ask, request: (usize, Purpose)) -> Self {
+    /// Charges `ask.bytes`, which is at least 1, if the allocator's credit suffices: then `None`. Otherwise
+    /// begins to ask for them.
+    #[inline]
+    pub(super) fn unless_taken(
+        allocator: &BufferAllocator,
+        ask: Ask,
+        request: impl FnOnce() -> (usize, Purpose),
+    ) -> Option<Self> {
+        // An older admission that waits comes first, even if the parent has credit.
+        if !ask.admission && allocator.handle.take(ask.bytes) {
+            return None;
+        }
+        Some(Self::new(allocator, ask, request()))
+    }
+
+    #[cold]
+    fn new(allocator: &BufferAllocator, mut ask: Ask, request: (usize, Purpose)) -> Self {
+        let now = ask.begin();
         Self {
             allocator: allocator.clone(),
-            began: ask.age.map_or(ask.now, |age| age.since()),
+            began: ask.age.map_or(now, |age| age.since()),
+            now,
             ask,
             request,
             queued: None,
@@ -79,10 +98,6 @@ impl Obtain {
         let Ask {
             bytes, admission, ..
         } = self.ask;
-        // An older admission that waits comes first, even if the parent has credit.
-        if !admission && handle.take(bytes) {
-            return Ok(true);
-        }
         // In a callback nobody waits: the thread may be about to release what others wait for.
         let waits = !is_in_callback() && !std::thread::panicking();
         if let Some(listener) = handle.listener.as_deref().filter(|_| !admission) {
@@ -104,7 +119,7 @@ impl Obtain {
                 self.queued = Some(queued);
                 handle.tree.paths().count_wait();
                 events::waits(&handle.info, bytes);
-                timer::arm(&self.allocator, self.ask.now, self.ask.deadline);
+                timer::arm(&self.allocator, self.now, self.ask.deadline);
                 Ok(false)
             }
             Err(refusal) => Err(self.refused(&refusal).into()),
@@ -152,18 +167,13 @@ impl Obtain {
     /// Counts the end of this attempt's wait.
     fn count_waited(&self, gives_way: bool) {
         let paths = self.allocator.handle.tree.paths();
-        paths.count_waited(self.ask.now.elapsed(), gives_way);
+        paths.count_waited(self.now.elapsed(), gives_way);
     }
 
     #[cold]
     fn refused(&self, refusal: &Refusal) -> AllocError {
         let (requested, purpose) = self.request.clone();
         refusal.report(requested, purpose)
-    }
-
-    /// The allocator whose bytes were asked for.
-    pub(super) fn allocator(&self) -> &BufferAllocator {
-        &self.allocator
     }
 
     fn poll_queued(&mut self, waker: &Waker) -> Poll<Result<(), WaitError>> {

@@ -14,6 +14,8 @@ pub(in crate::accounting) struct Level<N> {
     pub(in crate::accounting) least: usize,
     /// The sum of `loose` of the nodes below it.
     pub(in crate::accounting) loose: usize,
+    /// What was loose when the level last became tight.
+    pub(in crate::accounting) was_loose: usize,
     /// Look at every waiter, since what is withheld or needed has changed.
     pub(in crate::accounting) rescan: bool,
     /// Bytes by which others grew what is used here since it has waiters.
@@ -37,6 +39,7 @@ impl<N> Level<N> {
             waiters: 0,
             least: usize::MAX,
             loose: 0,
+            was_loose: 0,
             rescan: false,
             grown: 0,
             next_barrier: u64::MAX,

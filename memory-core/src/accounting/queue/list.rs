@@ -4,6 +4,7 @@
 //! stack. The owner of a wait frees the slot; nobody else does. Both vectors grow while the tree's mutex is free.
 
 use std::mem;
+use std::time::Instant;
 
 use super::level::{Level, NONE};
 use super::waiter::{Age, Ask, Turn, Verdict, Waiter, Wake};
@@ -153,16 +154,17 @@ impl<N: Copy + PartialEq> Queue<N> {
 
     /// A new waiter, at no level yet. There is room for it.
     pub(in crate::accounting) fn add(&mut self, node: N, ask: Ask, wake: Wake) -> u32 {
+        let now = ask.now.unwrap_or_else(Instant::now);
         let waiter = Waiter {
             turn: self.turn(ask.age, ask.admission),
-            since: ask.age.map_or(ask.now, |age| age.since),
+            since: ask.age.map_or(now, |age| age.since),
             told: ask.age.and_then(|age| age.told),
             level: NONE,
             verdict: None,
             wake: Some(wake),
             barrier: false,
             missing: usize::MAX,
-            missing_since: ask.now,
+            missing_since: now,
             passed: 0,
             grown: 0,
             next: NONE,

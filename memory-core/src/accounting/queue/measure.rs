@@ -10,11 +10,6 @@ use super::super::node::{Locked, NodePtr};
 use super::super::word::MAX_CREDIT;
 use super::NONE;
 
-/// A level with waiters keeps its words open only if more than this part of its bound is missing, or
-/// [`FAR`] bytes: so that it is not opened for a moment.
-const FAR_PART: usize = 32;
-const FAR: usize = 2 * MAX_CREDIT;
-
 impl Locked<'_> {
     /// Bytes that the users of the node's open words may give back to them.
     fn open_bytes(&self, node: NodePtr) -> usize {
@@ -135,14 +130,27 @@ impl Locked<'_> {
         }
     }
 
-    /// Whether a waiter of this tight level may fit soon, so that the level stays tight.
-    pub(in crate::accounting) fn is_near(&self, node: NodePtr) -> bool {
+    /// Whether a tight level with waiters stays tight: if less is missing than was loose when it last became
+    /// tight. As much would be loose again soon, and it would be recalled again. That number is halved each time,
+    /// so that the level is opened once in a while, although what was loose then may be still there.
+    pub(in crate::accounting) fn is_near(&mut self, node: NodePtr) -> bool {
         let Some(level) = self.level_of(node) else {
             return false;
         };
-        let far = FAR.min(self.look(node).bound() / FAR_PART);
-        self.missing(node, level)
-            .is_none_or(|missing| missing <= far)
+        let missing = self.missing(node, level);
+        let level = self.queue_mut().level_mut(level);
+        let near = missing.is_none_or(|missing| missing <= level.was_loose);
+        level.was_loose /= 2;
+        near
+    }
+
+    /// Makes a level tight at which a waiter may fit.
+    pub(in crate::accounting) fn tighten_for_waiters(&mut self, node: NodePtr, level: u32) {
+        if !self.look(node).tight {
+            let slack = self.slack(node, level);
+            self.queue_mut().level_mut(level).was_loose = slack;
+            self.recall(node);
+        }
     }
 
     /// The first rule for waiters that a node's numbers break, with both sides. Before the nodes are stopped for

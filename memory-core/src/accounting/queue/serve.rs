@@ -14,9 +14,7 @@ impl Locked<'_> {
         while let Some(level) = self.queue_mut().take_marked() {
             let node = self.queue().level(level).node;
             if self.queue().level(level).rescan || self.may_serve(node, level) {
-                if !self.look(node).tight {
-                    self.recall(node);
-                }
+                self.tighten_for_waiters(node, level);
                 self.serve_level(node, level);
             }
         }

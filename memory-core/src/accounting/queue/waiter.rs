@@ -68,15 +68,21 @@ impl Ask {
             bytes: 0,
             kept: 0,
             admission,
-            now: Instant::now(),
+            now: None,
+            at_most: None,
             deadline: None,
             age: None,
         }
     }
 
-    /// Sets the deadline so many from now; none if that is too far for the clock.
-    pub(crate) fn at_most(&mut self, duration: Duration) {
-        self.deadline = Instant::now().checked_add(duration);
+    /// Begins an attempt: from here on its time counts.
+    pub(crate) fn begin(&mut self) -> Instant {
+        let now = Instant::now();
+        if let Some(at_most) = self.at_most.take() {
+            // No deadline if that is too far for the clock.
+            self.deadline = now.checked_add(at_most);
+        }
+        *self.now.insert(now)
     }
 }
 
@@ -113,7 +119,9 @@ pub(crate) struct Ask {
     /// Whether a child waits for its reservation.
     pub(crate) admission: bool,
     /// When this attempt began.
-    pub(crate) now: Instant,
+    pub(crate) now: Option<Instant>,
+    /// How long it may wait, until it begins; then that is the deadline.
+    pub(crate) at_most: Option<Duration>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) age: Option<Age>,
 }
