@@ -14,7 +14,7 @@
 //!
 //! Under the tree's mutex *M*, per node n, in bytes (fields of [`State`](node) in parentheses):
 //!
-//! * **L** its limit; **R** what is reserved for it, whether it uses it or not (`reservation`);
+//! * **L** its limit, the smaller of what was configured and the cap (`bound`); **R** what is reserved for it, whether it uses it or not (`reservation`);
 //! * **O** what its parent is charged for it, at least R (`obtained`);
 //! * **S** the sum of its children's O (`lent`);
 //! * **P** free bytes that are in no word (`parked`);
@@ -77,6 +77,9 @@
 //! * **stripes**: once threads were seen to collide on a node's word it is shut for good, and each
 //!   thread uses one of several others, by the same protocol. A node's credit is their sum.
 //! * With a credit of 0 words are never opened, and every sum and every peak is exact.
+//!
+//! * **wait**: a request that does not fit at a level is queued there, and charged by whoever makes room: see
+//!   [`queue`].
 //!
 //! No operation recurses over the tree, allocates or frees under M, or calls the user's code there.
 //! Memory that is needed under M is allocated before M is taken (stripes, the memory of a list), and what
