@@ -10,6 +10,7 @@
 //! last handle without the mutex.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use loom::thread;
 
@@ -28,6 +29,8 @@ fn root(limit: usize) -> Handle {
         credit: 1 << 20,
         debug: false,
         statistics: false,
+        patience: Duration::ZERO,
+        own_timer: true,
     };
     Handle::new_root(config, node("root", limit, 0))
 }
@@ -44,7 +47,7 @@ fn node(name: &str, limit: usize, reservation: usize) -> NodeConfig {
 }
 
 fn child(parent: &Handle, limit: usize, reservation: usize) -> Handle {
-    match parent.new_child(node("child", limit, reservation)) {
+    match parent.new_child(node("child", limit, reservation), false) {
         Ok(child) => child,
         Err(_) => panic!("the child fits"),
     }

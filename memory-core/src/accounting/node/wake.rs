@@ -73,7 +73,8 @@ fn drain(mutex: SharedMutex) {
 
 /// `false`: there are too many trees.
 fn remember(mutex: SharedMutex) -> bool {
-    PENDING.with_borrow_mut(|pending| {
+    PENDING.with(|pending| {
+        let mut pending = pending.borrow_mut();
         let known = |place: &Option<SharedMutex>| place.is_some_and(|one| std::ptr::eq(one, mutex));
         if pending.iter().any(known) {
             return true;
@@ -84,7 +85,7 @@ fn remember(mutex: SharedMutex) -> bool {
 }
 
 fn next() -> Option<SharedMutex> {
-    PENDING.with_borrow_mut(|pending| pending.iter_mut().find_map(Option::take))
+    PENDING.with(|pending| pending.borrow_mut().iter_mut().find_map(Option::take))
 }
 
 #[cfg(not(loom))]
