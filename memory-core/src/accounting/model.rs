@@ -21,12 +21,17 @@ use crate::thread::CHOSEN;
 
 mod external;
 mod pairs;
+mod waiting;
 
 /// A root with the default credit.
 fn root(limit: usize) -> Handle {
+    root_with_credit(limit, 1 << 20)
+}
+
+fn root_with_credit(limit: usize, credit: usize) -> Handle {
     let config = TreeConfig {
         manager: Some(Arc::new(StdManager::default())),
-        credit: 1 << 20,
+        credit,
         debug: false,
         statistics: false,
         patience: Duration::ZERO,
