@@ -23,13 +23,13 @@ impl Locked<'_> {
             state.parked -= excess;
             state.obtained -= excess;
             let parent = state.parent;
-            let kept = excess == 0 && state.waiters_below > 0 && state.reservation > 0;
+            let keeps = state.kept_for_waiters() > 0;
             self.freed(at);
+            if keeps {
+                // What a reservation keeps, a waiter below it needs no more from above.
+                self.look_again(at);
+            }
             let Some(parent) = parent.filter(|_| excess > 0) else {
-                if kept {
-                    // What a reservation keeps, a waiter below it needs no more from above.
-                    self.look_again(at);
-                }
                 break;
             };
             self.freeze_mine(parent);
@@ -69,8 +69,13 @@ impl Locked<'_> {
         // From here on nothing moves in this subtree without the mutex.
         self.for_each_postorder(at, |locked, node| {
             if node != at {
-                locked.fold(node);
+                let (given, parent) = (locked.look(node).loose, locked.look(node).parent);
+                let returned = locked.fold(node);
                 locked.set_exact(node);
+                locked.need_less(node, given);
+                if let Some(parent) = parent {
+                    locked.need_less(parent, returned);
+                }
             }
         });
         self.tighten(at, visited);

@@ -13,6 +13,7 @@ mod foreign_rooms;
 mod growth;
 mod hand_over;
 mod handles;
+mod kept;
 mod leak_check;
 mod leaks;
 mod limits;

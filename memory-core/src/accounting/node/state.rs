@@ -69,6 +69,16 @@ impl State {
         self.bound.saturating_sub(self.used())
     }
 
+    /// Free bytes that the reservation keeps, and that a waiter here or below can use. The node's words are shut.
+    #[inline]
+    pub(in crate::accounting) fn kept_for_waiters(&self) -> usize {
+        if self.waiters_below > 0 {
+            self.reservation.saturating_sub(self.used())
+        } else {
+            0
+        }
+    }
+
     #[inline]
     pub(in crate::accounting) fn note_peak(&mut self) {
         self.peak = self.peak.max(self.used());

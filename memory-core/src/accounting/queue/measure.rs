@@ -117,6 +117,22 @@ impl Locked<'_> {
         }
     }
 
+    /// Notes that up to `bytes` more of what a node keeps are free, which no level above has seen: a waiter below
+    /// the node needs so much less of them. So what they take for the least need remains a lower bound; and a
+    /// level that is to be looked at for this is near, and stays tight until then, so that recalls end.
+    pub(in crate::accounting) fn need_less(&mut self, node: NodePtr, bytes: usize) {
+        let less = self.look(node).kept_for_waiters().min(bytes);
+        let mut next = self.look(node).parent.filter(|_| less > 0);
+        while let Some(at) = next {
+            if let Some(level) = self.level_of(at) {
+                let least = &mut self.queue_mut().level_mut(level).least;
+                *least = least.saturating_sub(less);
+                self.freed(at);
+            }
+            next = self.look(at).parent;
+        }
+    }
+
     /// Notes that more or less than before may be withheld or needed at the levels from `node` upwards: all
     /// their waiters are looked at.
     pub(in crate::accounting) fn look_again(&mut self, node: NodePtr) {
