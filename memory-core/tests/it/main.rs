@@ -33,3 +33,4 @@ mod thread_ends;
 mod tree;
 mod waiting;
 mod weak_foreign;
+mod withheld;
