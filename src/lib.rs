@@ -6,6 +6,8 @@
 //! [numbers]: guides::numbers
 //! [events]: guides::events
 //! [maps and vectors]: guides::maps_and_vectors
+//! [short of memory]: guides::short_of_memory
+//! [server]: https://github.com/arrow-memory/arrow-memory/blob/main/examples/server.rs
 //! [why]: guides::why_it_is_fast
 //! [benches]: https://github.com/arrow-memory/arrow-memory/blob/main/benches/README.md
 //! [depth]: https://raw.githubusercontent.com/arrow-memory/arrow-memory/main/benches/results/depth.svg
@@ -65,6 +67,11 @@ pub mod guides {
     ///
     #[doc = include_str!("../docs/profiling.md")]
     pub mod profiling {}
+
+    /// [events]: self::events
+    ///
+    #[doc = include_str!("../docs/short-of-memory.md")]
+    pub mod short_of_memory {}
 
     #[doc = include_str!("../docs/tour.md")]
     pub mod tour {}

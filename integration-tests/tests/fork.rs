@@ -11,16 +11,19 @@ mod unix {
         reason = "whatever is here is part of a test, also where it is not marked as one"
     )]
 
+    use std::pin::Pin;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Poll, Waker};
     use std::thread;
+    use std::time::Duration;
 
     use arrow_memory_arena::Arena;
     use arrow_memory_arrow::Accounted;
     use arrow_memory_arrow::deps::arrow_array::Int64Array;
     use arrow_memory_core::{
-        AllocationListener, AllocationReservation, ArrowBuf, BufferAllocator, ForeignAllocation,
-        RootAllocator, sampling,
+        AllocationListener, AllocationReservation, ArrowBuf, ArrowBufMut, BufferAllocator,
+        ForeignAllocation, RootAllocator, WaitError, sampling,
     };
     use arrow_memory_jemalloc as _;
     use arrow_memory_system as _;
@@ -181,7 +184,64 @@ mod unix {
         );
     }
 
+    /// Forks while threads wait for memory of a tree, blocked and by a future. In the child these waits do not
+    /// exist: it can release what it inherited, wait, and be granted.
+    fn beside_waiters() {
+        let root = RootAllocator::builder().limit(1 << 20).build().unwrap();
+        let held = root.child("held").build().unwrap().buffer(1 << 20).unwrap();
+        let mut waits = Box::pin(root.wait().buffer_async(1 << 20));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| drop(root.wait().buffer(1 << 19).unwrap()));
+            }
+            while root.snapshot().waiters.len() < 4 {
+                thread::yield_now();
+            }
+            let status = fork(|| in_child(&root, held, waits.as_mut()));
+            // Here the closure was dropped with what it had captured, so the threads are granted.
+            assert_eq!(status, 0, "exit status beside waiters");
+            drop(waits);
+        });
+        assert_eq!(root.allocated_memory(), 0);
+    }
+
+    /// The future was queued by the thread that forked, which exists in the child: it waits on, or is queued anew.
+    fn in_child(
+        root: &RootAllocator,
+        held: ArrowBufMut,
+        waits: Pin<&mut impl Future<Output = Result<ArrowBufMut, WaitError>>>,
+    ) {
+        let mut waits = waits;
+        let mut context = Context::from_waker(Waker::noop());
+        assert_eq!(root.snapshot().waiters.len(), 0);
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        assert_eq!(root.snapshot().waiters.len(), 1);
+        let brief = Duration::from_millis(20);
+        let timed_out = root.wait().at_most(brief).buffer(64);
+        assert!(matches!(timed_out, Err(WaitError::TimedOut(_))));
+        thread::scope(|scope| {
+            // The child's own timer ends this one.
+            let blocked = scope.spawn(|| root.wait().at_most(brief).reserve(64).map(drop));
+            assert!(blocked.join().unwrap().is_err());
+            let blocked = scope.spawn(|| root.wait().reserve(1 << 20).map(drop));
+            while root.snapshot().waiters.len() < 2 {
+                thread::yield_now();
+            }
+            drop(held);
+            let Poll::Ready(Ok(buffer)) = waits.as_mut().poll(&mut context) else {
+                panic!("granted")
+            };
+            drop(buffer);
+            blocked.join().unwrap().unwrap();
+        });
+        assert_eq!(root.allocated_memory(), 0);
+        root.verify().unwrap();
+    }
+
     pub(super) fn main() {
+        beside_waiters();
         beside_lookups();
         let trees = trees();
         sampling::start("other", 4096);

@@ -48,7 +48,7 @@ impl<'a> Charge<'a> {
             return Self::silently(handle, bytes, request);
         };
         if let Some(listener) = handle.hearing()
-            && let Err(veto) = listener.on_pre_allocation(&handle.info, bytes)
+            && let Err(veto) = inside(|| listener.on_pre_allocation(&handle.info, bytes))
         {
             return Err(vetoed(handle, request(), veto));
         }
@@ -66,7 +66,7 @@ impl<'a> Charge<'a> {
         request: impl Request,
     ) -> Result<Self, AllocError> {
         if let Some(listener) = handle.hearing().filter(|_| bytes > 0)
-            && let Err(veto) = listener.on_pre_allocation(&handle.info, bytes)
+            && let Err(veto) = inside(|| listener.on_pre_allocation(&handle.info, bytes))
         {
             return Err(vetoed(handle, request(), veto));
         }

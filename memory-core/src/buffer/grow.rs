@@ -13,6 +13,7 @@ use super::notify::{count_allocation, count_growth, tell_allocation};
 use crate::accounting::Handle;
 use crate::debug::Operation;
 use crate::error::AllocError;
+use crate::events;
 use crate::outcome::Purpose;
 use crate::probes;
 use crate::rounding;
@@ -144,7 +145,7 @@ impl ArrowBufMut {
         // SAFETY: the block is smaller by as many bytes, which were charged for it.
         unsafe { handle.uncharge(given) };
         if let Some(listener) = handle.hearing() {
-            listener.on_release(&handle.info, given);
+            events::inside(|| listener.on_release(&handle.info, given));
         }
         Ok(())
     }

@@ -4,12 +4,13 @@ use super::charge::Request;
 use super::errors::vetoed;
 use crate::accounting::{Handle, Node, hooks};
 use crate::error::AllocError;
+use crate::events;
 use crate::sync::Ordering;
 
 /// Asks the listener whether it has something against an allocation, if it hears of allocations.
 pub(crate) fn ask(handle: &Handle, size: usize, request: impl Request) -> Result<(), AllocError> {
     if let Some(listener) = handle.hearing() {
-        let asked = listener.on_pre_allocation(&handle.info, size);
+        let asked = events::inside(|| listener.on_pre_allocation(&handle.info, size));
         asked.map_err(|veto| vetoed(handle, request(), veto))?;
     }
     Ok(())
@@ -36,6 +37,6 @@ pub(crate) fn count_growth(node: &Node, size: usize) {
 /// Tells the listener of an allocation, or of growth.
 pub(crate) fn tell_allocation(node: &Node, size: usize) {
     if let Some(listener) = node.hearing() {
-        listener.on_allocation(&node.info, size);
+        events::inside(|| listener.on_allocation(&node.info, size));
     }
 }

@@ -70,11 +70,9 @@ fn tell_some(from: &Node, to: &Node, size: usize) {
         (Some(a), Some(b)) => std::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(b)),
         _ => false,
     };
-    if let Some(listener) = &from.listener {
-        listener.on_transfer(&from.info, &to.info, size);
-    }
-    if let Some(listener) = to.listener.as_ref().filter(|_| !same) {
-        listener.on_transfer(&from.info, &to.info, size);
+    let to_listener = to.listener.as_ref().filter(|_| !same);
+    for listener in from.listener.iter().chain(to_listener) {
+        events::inside(|| listener.on_transfer(&from.info, &to.info, size));
     }
 }
 

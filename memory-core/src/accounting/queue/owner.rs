@@ -107,7 +107,10 @@ impl Queued {
             return ended;
         }
         let mut wake = Some(Wake::Task(waker.clone()));
-        self.replace_wake(&mut wake)
+        let ended = self.replace_wake(&mut wake);
+        // The drop of a waker is foreign code, too.
+        events::inside(|| drop(wake));
+        ended
     }
 
     /// The same for a thread that blocks, and was given as the one to wake.
@@ -126,7 +129,7 @@ impl Queued {
             let wake = locked.queue_mut().free(id);
             self.id = None;
             drop(locked);
-            drop(wake);
+            events::inside(|| drop(wake));
             return Some(Some((verdict, age)));
         }
         let right = waiter.wake.as_ref().is_some_and(is_right);

@@ -61,12 +61,15 @@ impl Locked<'_> {
                 self.end_wait(id, Verdict::Granted);
             }
             Err(Obstacle::Short { at: short, needed }) => {
+                // The level is tight while the waiter enters its queue. Without a queue, `thaw` may open it.
+                if short != node {
+                    self.leave_level(id);
+                    self.enter_level(id, short, needed);
+                }
                 self.thaw(at, short);
                 if short == node {
                     return Some(needed);
                 }
-                self.leave_level(id);
-                self.enter_level(id, short, needed);
             }
             Err(Obstacle::Closed { at: closed } | Obstacle::Overflow { at: closed }) => {
                 self.thaw(at, closed);
