@@ -194,15 +194,31 @@ thread_local! {
 
 /// Runs a callback in which nobody may wait for memory.
 pub(crate) fn inside<T>(callback: impl FnOnce() -> T) -> T {
+    let result = enter(callback);
+    leave();
+    result
+}
+
+/// Runs a callback in which nobody may wait for memory, nor afterwards until [`leave`]. A panic leaves.
+#[inline(always)] // One instruction, for each allocation with a listener.
+pub(crate) fn enter<T>(callback: impl FnOnce() -> T) -> T {
     struct Leave;
     impl Drop for Leave {
         fn drop(&mut self) {
-            INSIDE.set(INSIDE.get() - 1);
+            leave();
         }
     }
     INSIDE.set(INSIDE.get() + 1);
-    let _leave = Leave;
-    callback()
+    let panicking = Leave;
+    let result = callback();
+    std::mem::forget(panicking);
+    result
+}
+
+/// Ends [`enter`].
+#[inline(always)] // As `enter`.
+pub(crate) fn leave() {
+    INSIDE.set(INSIDE.get() - 1);
 }
 
 /// Whether the thread is in a callback of this crate, or in a subscriber.

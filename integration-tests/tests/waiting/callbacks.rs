@@ -227,7 +227,6 @@ fn a_request_inside_a_listener_is_never_queued() {
 
 /// Allocations that do not wait are the hottest path of all, and do not note that they call the listener.
 #[test]
-#[ignore = "fails: `BufferAllocator::buffer` calls the listener without `events::inside`"]
 fn a_request_inside_the_listener_of_an_allocation_that_does_not_wait_is_never_queued() {
     assert_never_queued(&["on_pre_allocation", "on_allocation"], |probe| {
         let listener = Arc::new(Listener(Arc::clone(probe)));

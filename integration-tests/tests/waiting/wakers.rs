@@ -143,7 +143,6 @@ fn a_chain_of_ten_thousand_wakers_that_release_is_no_chain_of_stack_frames() {
 /// The first waker releases what waits in eight other trees, and then what the second waker waits for. From there on
 /// the wakers of two trees release what the next one waits for.
 #[test]
-#[ignore = "overflows the stack: a thread remembers eight trees, and wakes the waiters of others at once"]
 fn a_chain_of_wakers_in_two_trees_beside_eight_others_is_no_chain_of_stack_frames() {
     const LINKS: usize = 10_000;
     let root = || builder(1 << 30).own_timer(true).build().unwrap();

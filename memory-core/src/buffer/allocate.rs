@@ -34,6 +34,7 @@ use crate::accounting::{Handle, Node, hooks};
 use crate::allocator::BufferAllocator;
 use crate::debug::Operation;
 use crate::error::AllocError;
+use crate::events::{enter, leave};
 use crate::ledger::LedgerRef;
 use crate::outcome::Purpose;
 use crate::rounding;
@@ -196,7 +197,7 @@ impl BufferAllocator {
                 if !watch.is_listener_alone() {
                     return with_extras();
                 }
-                let asked = node.hearer().on_pre_allocation(&node.info, capacity);
+                let asked = enter(|| node.hearer().on_pre_allocation(&node.info, capacity));
                 asked.map_err(|veto| boxed_veto(node, size, capacity, veto))?;
             } else if sampling::comes_to_point(size, watch.scale_without_hooks()) {
                 return self
@@ -207,13 +208,19 @@ impl BufferAllocator {
         // SAFETY: a power of two by `buffer_aligned`; the size is at most MAX_SIZE rounded down
         // to a multiple of the alignment.
         let layout = unsafe { Layout::from_size_align_unchecked(capacity, alignment) };
+        // From the listener's first callback to its second the thread counts as inside: two instructions less than
+        // for each by itself.
+        let heard = Heard(node);
         let charge = Charge::retrying(&self.handle, capacity, size)?;
-        allocate_block_then(charge, layout, size, contents, |node| {
+        let allocated = allocate_block_then(charge, layout, size, contents, |node| {
             // The same test as above, on hooks that never change: they are read again rather than kept.
             if node.hooks & hooks::LISTENER != 0 {
                 node.hearer().on_allocation(&node.info, layout.size());
+                leave();
             }
-        })
+        })?;
+        std::mem::forget(heard);
+        Ok(allocated)
     }
 
     /// Allocates whatever hooks the node has, and whatever the size is: zero and too large ones, too.
@@ -273,6 +280,18 @@ impl BufferAllocator {
             return Err(Box::new(closed(self.node(), 0, Purpose::Bytes)));
         }
         Ok(LedgerRef::pin(&self.handle))
+    }
+}
+
+/// Ends an allocation that failed after its node's listener was asked.
+struct Heard<'a>(&'a Node);
+
+impl Drop for Heard<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        if self.0.hooks & hooks::LISTENER != 0 {
+            leave();
+        }
     }
 }
 

@@ -4,8 +4,10 @@ use arrow_memory_manager::ManagerError;
 
 use crate::accounting::Node;
 use crate::error::{AllocError, Veto};
+use crate::events::leave;
 use crate::outcome::Purpose;
 
+/// The error of a veto, after which the listener is not told of the allocation.
 #[cold]
 #[inline(never)]
 pub(super) fn boxed_veto(
@@ -14,6 +16,7 @@ pub(super) fn boxed_veto(
     capacity: usize,
     veto: Veto,
 ) -> Box<AllocError> {
+    leave();
     let request = (asked, Purpose::rounded(asked, capacity));
     Box::new(vetoed(node, request, veto))
 }

@@ -61,8 +61,9 @@ fn pool() -> ProcessGuard<Pool> {
 /// of it takes the slow path, which registers [`EMPTY`] to be called when the thread ends.
 struct Cache {
     first: Cell<Option<NonNull<FreeSlot>>>,
-    /// How many slots may be returned before some must go to the chunks.
-    room: Cell<usize>,
+    /// How many slots may be returned before some must go to the chunks. It is subtracted from before that is
+    /// asked, which takes fewer instructions: below zero, none may.
+    room: Cell<isize>,
 }
 
 thread_local! {
@@ -125,11 +126,12 @@ pub(crate) unsafe fn put(slot: NonNull<Slot>) {
     );
     let slot = slot.cast::<FreeSlot>();
     CACHE.with(|cache| {
-        if cache.room.get() == 0 {
+        let left = cache.room.get() - 1;
+        cache.room.set(left);
+        if left < 0 {
             // SAFETY: the caller's promise.
             return unsafe { put_slowly(cache, slot) };
         }
-        cache.room.set(cache.room.get() - 1);
         // SAFETY: the caller's promise: the slot is free and in no list.
         unsafe { cache.push(slot) };
     });
@@ -212,7 +214,7 @@ fn refill(cache: &Cache) -> NonNull<FreeSlot> {
         }
         if let Some(slot) = pool.pop() {
             if living {
-                cache.room.set(MAX_CACHED - (BATCH - 1));
+                cache.room.set((MAX_CACHED - (BATCH - 1)) as isize);
             }
             return slot;
         }
@@ -230,6 +232,8 @@ fn refill(cache: &Cache) -> NonNull<FreeSlot> {
 #[cold]
 #[inline(never)]
 unsafe fn put_slowly(cache: &Cache, slot: NonNull<FreeSlot>) {
+    // There was none, and the caller has subtracted one.
+    cache.room.set(0);
     let living = thread::at_end(&EMPTY);
     if !living {
         // SAFETY: the caller's promise.
@@ -240,12 +244,11 @@ unsafe fn put_slowly(cache: &Cache, slot: NonNull<FreeSlot>) {
         return;
     }
     if cache.first.get().is_none() {
-        cache.room.set(MAX_CACHED);
+        cache.room.set(MAX_CACHED as isize - 1);
     } else {
         flush(cache, BATCH);
-        cache.room.set(BATCH);
+        cache.room.set(BATCH as isize - 1);
     }
-    cache.room.set(cache.room.get() - 1);
     // SAFETY: the caller's promise.
     unsafe { cache.push(slot) };
 }

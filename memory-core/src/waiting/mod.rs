@@ -26,6 +26,7 @@ use crate::buffer::charge::{Charge, rounded};
 use crate::buffer::grow::Growth;
 use crate::buffer::notify;
 use crate::error::AllocError;
+use crate::outcome::Purpose;
 use crate::reservation::AllocationReservation;
 use crate::size::ALIGNMENT;
 
@@ -189,9 +190,11 @@ impl Wait<'_> {
     /// ```
     #[track_caller]
     pub fn reserve(self, bytes: usize) -> Result<AllocationReservation, WaitError> {
-        let mut reservation = AllocationReservation::with(self.allocator, 0, Location::caller());
-        self.add(&mut reservation, bytes)?;
-        Ok(reservation)
+        let caller = Location::caller();
+        if let Some(mut obtain) = obtain_reserved(self.allocator, self.ask, bytes) {
+            obtain.block()?;
+        }
+        Ok(AllocationReservation::with(self.allocator, bytes, caller))
     }
 
     /// Does what [`reserve`](Self::reserve) does, without blocking the thread.
@@ -205,14 +208,12 @@ impl Wait<'_> {
         bytes: usize,
     ) -> impl Future<Output = Result<AllocationReservation, WaitError>> + Send + use<> {
         let (allocator, ask) = (self.allocator.clone(), self.ask);
-        let mut reservation = AllocationReservation::with(&allocator, 0, Location::caller());
+        let caller = Location::caller();
         async move {
-            let wait = Wait {
-                allocator: &allocator,
-                ask,
-            };
-            wait.add_async(&mut reservation, bytes).await?;
-            Ok(reservation)
+            if let Some(obtain) = obtain_reserved(&allocator, ask, bytes) {
+                obtain.await?;
+            }
+            Ok(AllocationReservation::with(&allocator, bytes, caller))
         }
     }
 
@@ -368,6 +369,16 @@ fn finish_buffer(
     let charge = Charge::of(handle, layout.size());
     let buffer = allocate_charged(handle, charge, layout, size, Contents::Unspecified, caller);
     buffer.map_err(|error| WaitError::Refused(*error))
+}
+
+/// Begins to ask for the bytes of a new reservation, which is made once they are charged: while the request waits,
+/// nothing is outstanding.
+fn obtain_reserved(allocator: &BufferAllocator, mut ask: Ask, bytes: usize) -> Option<Obtain> {
+    ask.bytes = bytes;
+    let request = || (bytes, Purpose::Reservation { from: 0, to: bytes });
+    Some(allocator)
+        .filter(|_| bytes > 0)
+        .and_then(|allocator| Obtain::unless_taken(allocator, ask, request))
 }
 
 #[inline]

@@ -107,7 +107,7 @@ impl Node {
             word: Word::shut(),
             high: AtomicUsize::new(0),
             manager: NonNull::from(&**tree.manager()),
-            watch: plain::AtomicU64::new(watched(bits, policy.is_some())),
+            watch: plain::AtomicU64::new(watched(bits, policy.is_some(), 0)),
             hearer,
             hooks: bits,
             probe_name: ProbeName::new(&name),

@@ -152,7 +152,7 @@ impl Node {
     pub(crate) fn set_scale(&self, scale: u64) {
         // Relaxed: a switch; an allocation that races with it may see either value.
         self.watch.store(
-            watched(self.hooks, self.policy.is_some()) | scale,
+            watched(self.hooks, self.policy.is_some(), scale),
             Ordering::Relaxed,
         );
     }

@@ -26,6 +26,7 @@ mod watch;
 
 use std::cell::UnsafeCell;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -269,13 +270,20 @@ struct Shared {
     tight: usize,
     /// Who waits for memory.
     queue: Queue<NodePtr>,
+    /// The thread that will wake this tree's waiters, by an address of its own, and the next tree whose waiters it
+    /// will wake: see `wake`.
+    waking: Option<NonZeroUsize>,
+    next_to_wake: Option<SharedMutex>,
 }
 
-/// A mutex for one tree, until it is dropped.
+/// A tree's mutex without the tree. It is never freed, and may belong to another tree by now.
 #[cfg(not(loom))]
-struct TreeMutex(&'static ProcessLock<Shared>);
+type SharedMutex = &'static ProcessLock<Shared>;
 #[cfg(loom)]
-struct TreeMutex(&'static Mutex<Shared>);
+type SharedMutex = &'static Mutex<Shared>;
+
+/// A mutex for one tree, until it is dropped.
+struct TreeMutex(SharedMutex);
 
 /// A pointer to a node.
 ///

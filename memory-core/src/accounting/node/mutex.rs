@@ -6,7 +6,7 @@
 //! another tree has left, or a new one. There are as many as trees ever lived at once. A fork takes
 //! them all: see [`process`](crate::sync::process).
 
-use super::{Shared, TreeMutex};
+use super::{Shared, SharedMutex, TreeMutex};
 #[cfg(not(loom))]
 use crate::sync::process::{HandedOn, Order, ProcessGuard, ProcessLock};
 #[cfg(loom)]
@@ -17,12 +17,6 @@ use crate::sync::{Mutex, MutexGuard, lock};
 pub(super) type SharedGuard = ProcessGuard<Shared>;
 #[cfg(loom)]
 pub(super) type SharedGuard = MutexGuard<'static, Shared>;
-
-/// A tree's mutex without the tree. It is never freed, and may belong to another tree by now.
-#[cfg(not(loom))]
-pub(super) type SharedMutex = &'static ProcessLock<Shared>;
-#[cfg(loom)]
-pub(super) type SharedMutex = &'static Mutex<Shared>;
 
 #[cfg(not(loom))]
 impl TreeMutex {
@@ -54,9 +48,10 @@ impl Drop for TreeMutex {
 
 #[cfg(not(loom))]
 impl Shared {
-    /// In a forked child: ends all waits.
+    /// In a forked child: ends all waits, so that nobody is to be woken.
     fn fork(&mut self) {
         self.queue.fork();
+        (self.waking, self.next_to_wake) = (None, None);
     }
 }
 

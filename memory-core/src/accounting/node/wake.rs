@@ -5,27 +5,29 @@
 //! Sections inside of a waker leave their part to the outermost one of the thread, so that a chain of wakers that
 //! release memory does not become a chain of stack frames. What a thread that blocks in a waker has left in the
 //! list is woken by the next section of any thread.
+//!
+//! The trees that are left to a thread form a list through the data of their mutexes, which are never freed. So it
+//! has room for any number of trees, without memory of its own.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
+use std::num::NonZeroUsize;
 
 use super::super::queue::BATCH;
-use super::mutex::SharedMutex;
+use super::SharedMutex;
+use super::mutex::SharedGuard;
 use crate::events;
-
-/// How many trees a thread remembers whose waiters are to be woken.
-const TREES: usize = 8;
 
 #[cfg(not(loom))]
 thread_local! {
     /// Whether this thread is calling wakers.
     static ACTIVE: Cell<bool> = const { Cell::new(false) };
-    /// The trees whose waiters the outermost section is to wake. Without a destructor.
-    static PENDING: RefCell<[Option<SharedMutex>; TREES]> = const { RefCell::new([None; TREES]) };
+    /// The first of the trees whose waiters the outermost section is to wake. Without a destructor.
+    static NEXT: Cell<Option<SharedMutex>> = const { Cell::new(None) };
 }
 #[cfg(loom)]
 loom::thread_local! {
     static ACTIVE: Cell<bool> = Cell::new(false);
-    static PENDING: RefCell<[Option<SharedMutex>; TREES]> = RefCell::new([None; TREES]);
+    static NEXT: Cell<Option<SharedMutex>> = Cell::new(None);
 }
 
 /// Wakes the waiters in the list of a tree, or has the outermost section of this thread do that.
@@ -38,14 +40,11 @@ pub(super) fn run(mutex: SharedMutex) {
         return;
     }
     if ACTIVE.with(Cell::get) {
-        if !remember(mutex) {
-            drain(mutex);
-        }
-        return;
+        return leave(mutex);
     }
     ACTIVE.with(|active| active.set(true));
     drain(mutex);
-    while let Some(mutex) = next() {
+    while let Some(mutex) = take() {
         drain(mutex);
     }
     ACTIVE.with(|active| active.set(false));
@@ -71,29 +70,39 @@ fn drain(mutex: SharedMutex) {
     }
 }
 
-/// `false`: there are too many trees.
-fn remember(mutex: SharedMutex) -> bool {
-    PENDING.with(|pending| {
-        let mut pending = pending.borrow_mut();
-        let known = |place: &Option<SharedMutex>| place.is_some_and(|one| std::ptr::eq(one, mutex));
-        if pending.iter().any(known) {
-            return true;
-        }
-        let free = pending.iter_mut().find(|place| place.is_none());
-        free.map(|place| *place = Some(mutex)).is_some()
-    })
+/// Leaves a tree to the outermost section of this thread. If it is in the list of another thread, which is inside
+/// a waker, too, this one does not rely on that: it wakes the waiters at once.
+fn leave(mutex: SharedMutex) {
+    let me = NEXT.with(|next| NonZeroUsize::new(std::ptr::from_ref(next).addr()));
+    let mut shared = lock(mutex);
+    let left_to = shared.waking;
+    if left_to.is_none() {
+        shared.waking = me;
+        shared.next_to_wake = NEXT.with(|next| next.replace(Some(mutex)));
+    }
+    drop(shared);
+    if left_to.is_some() && left_to != me {
+        drain(mutex);
+    }
 }
 
-fn next() -> Option<SharedMutex> {
-    PENDING.with(|pending| pending.borrow_mut().iter_mut().find_map(Option::take))
+/// Takes a tree that was left to this thread.
+fn take() -> Option<SharedMutex> {
+    let mutex = NEXT.with(Cell::take)?;
+    let mut shared = lock(mutex);
+    shared.waking = None;
+    let next = shared.next_to_wake.take();
+    drop(shared);
+    NEXT.with(|first| first.set(next));
+    Some(mutex)
 }
 
 #[cfg(not(loom))]
-fn lock(mutex: SharedMutex) -> super::mutex::SharedGuard {
+fn lock(mutex: SharedMutex) -> SharedGuard {
     mutex.lock()
 }
 
 #[cfg(loom)]
-fn lock(mutex: SharedMutex) -> super::mutex::SharedGuard {
+fn lock(mutex: SharedMutex) -> SharedGuard {
     crate::sync::lock(mutex)
 }

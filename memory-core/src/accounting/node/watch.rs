@@ -3,7 +3,8 @@
 /// In [`Node::watch`](super::Node::watch): there are hooks. The highest bit, so that it shows as the sign.
 const HOOKED: u64 = 1 << 63;
 
-/// In [`Node::watch`](super::Node::watch), with [`HOOKED`]: there is more than a listener that hears of allocations.
+/// In [`Node::watch`](super::Node::watch), with [`HOOKED`]: there is more than a listener that hears of allocations:
+/// another hook, or sampling.
 const OTHERS: u64 = 1 << 62;
 
 /// The value of [`Node::watch`](super::Node::watch), read once.
@@ -25,7 +26,7 @@ impl Watch {
     /// Whether a listener is all that there is: no other hook, and no sampling.
     #[inline]
     pub(crate) fn is_listener_alone(self) -> bool {
-        self.0 & !HOOKED == 0 && self.has_hooks()
+        self.has_hooks() && self.0 & OTHERS == 0
     }
 
     /// The units per byte of a node without hooks, where all bits are theirs; 0: not sampled.
@@ -52,11 +53,12 @@ pub(crate) mod hooks {
     pub(crate) const STATISTICS: u8 = 4;
 }
 
-/// [`Node::watch`](super::Node::watch) for these hooks, and a rounding policy other than the default, without sampling.
-pub(super) fn watched(hooks: u8, policy: bool) -> u64 {
-    match (hooks, policy) {
-        (0, false) => 0,
-        (hooks::LISTENER, false) => HOOKED,
-        _ => HOOKED | OTHERS,
+/// [`Node::watch`](super::Node::watch) for these hooks, a rounding policy other than the default, and sampling with
+/// so many units per byte, or 0.
+pub(super) fn watched(hooks: u8, policy: bool, scale: u64) -> u64 {
+    match (hooks, policy, scale) {
+        (0, false, scale) => scale,
+        (hooks::LISTENER, false, 0) => HOOKED,
+        _ => HOOKED | OTHERS | scale,
     }
 }
