@@ -1,7 +1,7 @@
 //! The slow path: granting, refusing and forcing under the tree's mutex.
 
 use super::node::{Locked, NodePtr};
-use super::queue::{NONE, Turn};
+use super::queue::Turn;
 use super::refusal::{Levels, Refusal};
 use crate::outcome::OutcomeEntry;
 use crate::size::MAX_SIZE;
@@ -112,6 +112,9 @@ impl Locked<'_> {
             self.freeze_mine(at);
         };
         if granted {
+            if self.waits {
+                self.note_passing(node, bytes, quantum, None);
+            }
             self.commit(node, bytes, quantum);
         }
         self.thaw(node, at);
@@ -165,6 +168,9 @@ impl Locked<'_> {
             let bytes = bytes(self);
             match self.plan(node, bytes, mode, freed, exact) {
                 Plan::Fits { top, over } => {
+                    if self.waits {
+                        self.note_passing(node, bytes, 0, freed);
+                    }
                     self.commit(node, bytes, 0);
                     self.thaw(node, top);
                     return Ok(over);
@@ -282,9 +288,6 @@ impl Locked<'_> {
             state.obtained += deficit;
             state.parked = state.parked + deficit - need + keep;
             state.note_peak();
-            if self.waits && self.look(at).queue != NONE {
-                self.pass(at, need - keep);
-            }
             if deficit == 0 {
                 return;
             }

@@ -1,6 +1,7 @@
 //! Room that is withheld for waiters. It is derived from the queue whenever a request is decided: no byte is
 //! charged for it.
 
+use super::super::charge::Freed;
 use super::super::node::{Locked, NodePtr};
 use super::waiter::{Turn, Waiter};
 
@@ -57,13 +58,39 @@ impl Locked<'_> {
         at == top
     }
 
-    /// Notes that `bytes` were obtained at a level with waiters, which they passed.
+    /// Counts what a charge that is about to be committed obtains at each level with waiters, whom it passes. Bytes
+    /// that were `freed` before only move within their level, and pass nobody there.
     #[cold]
-    pub(in crate::accounting) fn pass(&mut self, node: NodePtr, bytes: usize) {
-        let level = self.look(node).queue;
-        if self.queue().serving != level {
-            self.queue_mut().grow(level, bytes);
-            self.raise_barriers(node, level);
+    pub(in crate::accounting) fn note_passing(
+        &mut self,
+        node: NodePtr,
+        bytes: usize,
+        extra: usize,
+        freed: Freed,
+    ) {
+        let (mut at, mut need, mut kept, mut moved) = (node, bytes + extra, extra, 0);
+        loop {
+            if let Some((place, freed)) = freed
+                && place == at
+            {
+                moved = freed;
+            }
+            let grows = (need - kept).saturating_sub(moved);
+            if let Some(level) = self.level_of(at)
+                && self.queue().serving != level
+                && grows > 0
+            {
+                self.queue_mut().grow(level, grows);
+                self.raise_barriers(at, level);
+            }
+            let state = self.look(at);
+            // A recall may have returned what was freed to the level above.
+            moved = moved.saturating_sub(state.parked);
+            need = need.saturating_sub(state.parked);
+            let Some(parent) = state.parent.filter(|_| need > 0) else {
+                return;
+            };
+            (at, kept) = (parent, 0);
         }
     }
 
