@@ -61,15 +61,18 @@ impl Locked<'_> {
                 self.end_wait(id, Verdict::Granted);
             }
             Err(Obstacle::Short { at: short, needed }) => {
-                // The level is tight while the waiter enters its queue. Without a queue, `thaw` may open it.
-                if short != node {
+                let stays = short == node;
+                if !stays {
+                    // Before the levels are thawed: `short` must not be opened in between.
                     self.leave_level(id);
                     self.enter_level(id, short, needed);
+                    if self.queue().waiter(id).barrier {
+                        // Less is withheld for it now at some levels of its path.
+                        self.look_again(at);
+                    }
                 }
                 self.thaw(at, short);
-                if short == node {
-                    return Some(needed);
-                }
+                return stays.then_some(needed);
             }
             Err(Obstacle::Closed { at: closed } | Obstacle::Overflow { at: closed }) => {
                 self.thaw(at, closed);
