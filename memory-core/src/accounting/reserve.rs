@@ -122,8 +122,9 @@ impl Locked<'_> {
         self.state(node).reservation = bytes;
         if self.look(node).linked {
             self.settle(node);
-            // A waiter below may need more or less from above.
+            // A waiter below may need more or less from above, or what the levels above never grant.
             self.look_again(node);
+            self.refuse_hopeless(node);
         }
     }
 
