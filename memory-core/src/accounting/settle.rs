@@ -23,12 +23,8 @@ impl Locked<'_> {
             state.parked -= excess;
             state.obtained -= excess;
             let parent = state.parent;
-            let keeps = state.kept_for_waiters() > 0;
             self.freed(at);
-            if keeps {
-                // What a reservation keeps, a waiter below it needs no more from above.
-                self.look_again(at);
-            }
+            self.kept(at);
             let Some(parent) = parent.filter(|_| excess > 0) else {
                 break;
             };
@@ -125,7 +121,10 @@ impl Locked<'_> {
         let mut below = tight.is_some();
         let mut at = node;
         loop {
-            if !below {
+            if below {
+                // It stays shut, and may hold more or less unused than before.
+                self.recount_if_changed(at);
+            } else {
                 self.reopen(at);
             }
             if tight == Some(at) {

@@ -190,6 +190,7 @@ impl Locked<'_> {
             self.freeze(parent);
             freed = self.fold(at);
             self.recount(at);
+            self.kept(at);
             at = parent;
         }
         if leaving && self.sum_fits(common, bytes) {

@@ -50,6 +50,14 @@ impl Locked<'_> {
         }
     }
 
+    /// Does what `recount` does, unless nothing changed: a look at a waiter must not lead to the next one.
+    #[inline]
+    pub(in crate::accounting) fn recount_if_changed(&mut self, node: NodePtr) {
+        if self.waits && self.look(node).loose != self.loose(node) {
+            self.recount(node);
+        }
+    }
+
     /// Notes how loose a node is, for all levels above.
     #[cold]
     fn change_loose(&mut self, node: NodePtr, loose: usize) {
@@ -100,6 +108,21 @@ impl Locked<'_> {
             .filter(|&missing| missing > 0)
     }
 
+    /// A lower bound of the bytes that must become free at a level before a waiter fits, which needs `needed` there
+    /// as things are, with what is withheld. A reservation below the level may come to cover the request, and then
+    /// nothing is withheld from it.
+    pub(in crate::accounting) fn least_for(&self, id: u32, level: NodePtr, needed: usize) -> usize {
+        let waiter = self.queue().waiter(id);
+        let (mut need, mut reserved, mut next) = (waiter.ask.bytes, false, Some(waiter.node));
+        while let Some(at) = next.filter(|&at| at != level) {
+            let state = self.look(at);
+            reserved |= state.reservation > 0;
+            need = need.saturating_sub(state.parked);
+            next = state.parent;
+        }
+        if reserved { needed.min(need) } else { needed }
+    }
+
     /// Notes that bytes may have become free at a level: it is looked at before the mutex is released, if a
     /// waiter may fit there.
     #[inline]
@@ -130,6 +153,15 @@ impl Locked<'_> {
                 self.freed(at);
             }
             next = self.look(at).parent;
+        }
+    }
+
+    /// Notes that bytes may have become free at a node whose reservation keeps them: what a waiter below it can
+    /// use of them, it needs no more from the levels above.
+    #[inline]
+    pub(in crate::accounting) fn kept(&mut self, node: NodePtr) {
+        if self.waits && self.look(node).kept_for_waiters() > 0 {
+            self.look_again(node);
         }
     }
 

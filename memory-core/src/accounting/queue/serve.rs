@@ -33,10 +33,11 @@ impl Locked<'_> {
             let turn = self.queue().waiter(id).turn;
             let [waits, admissions] = held_back;
             if !rescan && (waits || admissions && turn.is_admission()) {
+                least = least.min(self.least_for(id, node, usize::MAX));
                 continue;
             }
             if let Some(needed) = self.serve_waiter(node, level, id) {
-                least = least.min(needed);
+                least = least.min(self.least_for(id, node, needed));
                 held_back[usize::from(turn.is_admission())] |= self.queue().waiter(id).barrier;
             }
         }
@@ -110,6 +111,7 @@ impl Locked<'_> {
         let waiter = self.queue_mut().waiter_mut(id);
         waiter.missing = waiter.missing.min(missing);
         self.queue_mut().insert(id, level, allowed);
+        let needed = self.least_for(id, node, needed);
         let at = self.queue_mut().level_mut(level);
         at.least = at.least.min(needed);
         debug_assert!(at.waiters > 1 || at.loose == 0);
