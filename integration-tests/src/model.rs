@@ -38,10 +38,15 @@
 //! [`Model::apply`] panics on an impossible step (an unknown key).
 
 mod equations;
+mod serve;
 mod steps;
+mod waits;
 
 use std::collections::BTreeMap;
 
+use self::equations::Charging;
+pub use self::serve::Seen;
+use self::waits::{Turn, Wait};
 use crate::operation::{Key, Operation, Outcome, Refusal, Rounding, State};
 
 /// The maximum sum. A limit above it is no limit.
@@ -60,6 +65,10 @@ pub struct Model {
     next_block: usize,
     buffers: BTreeMap<Key, Buffer>,
     reservations: BTreeMap<Key, Reservation>,
+    /// Requests that wait, or were not polled since their wait ended.
+    waits: BTreeMap<Key, Wait>,
+    /// Whether requests leave the room that is withheld. Credit lets some pass.
+    withholds: bool,
     /// See [`Model::set_beside`].
     beside: i128,
 }
@@ -73,7 +82,7 @@ pub struct View {
     pub limit: usize,
     /// The bytes reserved for its lifetime.
     pub reservation: usize,
-    /// Bytes in blocks that it owns.
+    /// Bytes in blocks that it owns, and those granted to futures that were not polled since.
     pub own: usize,
     /// External bytes that are charged to it.
     pub external: usize,
@@ -93,6 +102,8 @@ struct Node {
     parent: Option<Key>,
     reservation: i128,
     limit: i128,
+    /// A second limit, which does not say what can never fit.
+    cap: i128,
     /// The bytes that `AllocateBytes` charged.
     external: i128,
     /// The bytes that `Force` charged.
@@ -145,6 +156,8 @@ impl Model {
             next_block: 0,
             buffers: BTreeMap::new(),
             reservations: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            withholds: true,
             beside: 0,
         }
     }
@@ -162,12 +175,17 @@ impl Model {
             node.transient_peak = node.transient_peak.max(allocated);
         }
         self.remove_departed();
+        self.refuse_hopeless();
+        self.note_peaks();
+        outcome
+    }
+
+    fn note_peaks(&mut self) {
         for (key, allocated) in self.allocated_by_node() {
             let node = self.node_mut(key);
             node.peak = node.peak.max(allocated);
             node.transient_peak = node.transient_peak.max(allocated);
         }
-        outcome
     }
 
     // ---- visible numbers ------------------------------------------------------------------
@@ -178,9 +196,9 @@ impl Model {
         let below = self.below_by_node();
         let view = |(&key, node): (&Key, &Node)| View {
             state: self.state_from(key, &allocated),
-            limit: narrow(node.limit),
+            limit: narrow(node.bound()),
             reservation: narrow(node.reservation),
-            own: narrow(self.own(key)),
+            own: narrow(self.own(key) + self.granted(key)),
             external: narrow(node.external + node.forced),
             reserved: narrow(self.reserved_from(key)),
             transient_peak: narrow(node.transient_peak),
@@ -221,9 +239,10 @@ impl Model {
         self.nodes.keys().copied().collect()
     }
 
-    /// The keys of the live buffers.
+    /// The keys of the live buffers, without those that a future has.
     pub fn buffers(&self) -> Vec<Key> {
-        self.buffers.keys().copied().collect()
+        let keys = self.buffers.keys().copied();
+        keys.filter(|&key| !self.is_growing(key)).collect()
     }
 
     /// The keys of the live reservations.
@@ -308,6 +327,7 @@ impl Model {
         let holds = |it: &Buffer| it.allocator == allocator && it.block.is_some();
         node.external == 0
             && node.forced == 0
+            && self.granted(allocator) == 0
             && !self
                 .nodes
                 .values()
@@ -364,22 +384,32 @@ impl Model {
     // ---- charges --------------------------------------------------------------------------
 
     fn check_fits(&mut self, allocator: Key, bytes: i128) -> Result<(), Refusal> {
-        self.charge(allocator, bytes)?;
-        self.node_mut(allocator).external -= bytes;
+        self.check_turn(allocator, bytes, Turn::TRY)
+    }
+
+    /// Checks whether bytes fit, and lets them pass those that wait.
+    fn check_turn(&mut self, allocator: Key, bytes: i128, turn: Turn) -> Result<(), Refusal> {
+        self.check_open(allocator)?;
+        let charging = self.charging(allocator, bytes);
+        self.check_charge(&charging, turn)?;
+        self.pass(&charging);
         Ok(())
+    }
+
+    /// The charge of so many bytes.
+    fn charging(&mut self, allocator: Key, bytes: i128) -> Charging {
+        let without = self.allocated_by_node();
+        self.node_mut(allocator).external += bytes;
+        let with = self.allocated_by_node();
+        self.node_mut(allocator).external -= bytes;
+        Charging::new(allocator, without, with)
     }
 
     /// Charges external bytes, if they fit.
     fn charge(&mut self, allocator: Key, bytes: i128) -> Result<(), Refusal> {
-        self.check_open(allocator)?;
-        let without = self.allocated_by_node();
+        self.check_fits(allocator, bytes)?;
         self.node_mut(allocator).external += bytes;
-        let with = self.allocated_by_node();
-        let fits = self.check_charge(allocator, &without, &with);
-        if fits.is_err() {
-            self.node_mut(allocator).external -= bytes;
-        }
-        fits
+        Ok(())
     }
 
     fn check_open(&self, allocator: Key) -> Result<(), Refusal> {
@@ -421,11 +451,16 @@ impl Model {
 }
 
 impl Node {
+    fn bound(&self) -> i128 {
+        self.limit.min(self.cap)
+    }
+
     fn new(parent: Option<Key>, reservation: usize, limit: usize) -> Self {
         Self {
             parent,
             reservation: size(reservation),
             limit: size(limit).min(MAX),
+            cap: MAX,
             external: 0,
             forced: 0,
             closed: false,

@@ -169,6 +169,78 @@ pub enum Operation {
         /// The key of the object.
         allocator: Key,
     },
+    /// Sets the cap of an allocator, its second limit.
+    Cap {
+        /// The key of the allocator.
+        allocator: Key,
+        /// The cap in bytes; `None` for no cap.
+        cap: Option<usize>,
+    },
+    /// Begins to wait for memory: makes a future and polls it once.
+    Wait {
+        /// The key of the future. A larger one is younger.
+        wait: Key,
+        /// What the future asks for.
+        ask: Ask,
+        /// The time of its deadline.
+        deadline: Option<u32>,
+    },
+    /// Polls a future, with another waker than before.
+    Poll {
+        /// The key of the future.
+        wait: Key,
+    },
+    /// Drops a future.
+    Cancel {
+        /// The key of the future.
+        wait: Key,
+    },
+    /// Ends the waits whose deadline has passed.
+    Expire {
+        /// The time. It does not go back.
+        now: u32,
+    },
+}
+
+/// What a future asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// A buffer.
+    Buffer {
+        /// Its key.
+        buffer: Key,
+        /// The allocator that is charged.
+        allocator: Key,
+        /// Bytes asked for, at least 1.
+        size: usize,
+    },
+    /// An `AllocationReservation`.
+    Reservation {
+        /// Its key.
+        reservation: Key,
+        /// The allocator that is charged.
+        allocator: Key,
+        /// The number of bytes, at least 1.
+        bytes: usize,
+    },
+    /// More bytes in a buffer that is the only one on its block, and has all of it.
+    Growth {
+        /// The key of the buffer.
+        buffer: Key,
+        /// Bytes beyond its length; at least as many as that.
+        additional: usize,
+    },
+    /// A child.
+    Child {
+        /// Its key.
+        allocator: Key,
+        /// Its parent.
+        parent: Key,
+        /// Bytes reserved for its lifetime, at least 1 and at most its limit.
+        reservation: usize,
+        /// Its limit in bytes.
+        limit: usize,
+    },
 }
 
 /// The result of a step.
@@ -218,6 +290,13 @@ pub enum Outcome {
     Forced {
         /// Whether it fitted.
         fit: bool,
+    },
+    /// A future is not ready.
+    Pending,
+    /// A future made a buffer grow to this capacity.
+    Grown {
+        /// Bytes of capacity.
+        capacity: usize,
     },
     /// Refused; nothing has changed.
     Refused(Refusal),

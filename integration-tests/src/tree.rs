@@ -1,7 +1,10 @@
 //! Applies the operations of [`crate::operation`] to a real tree, through public items only.
 
+mod waits;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow_memory_core::{
     AllocError, AllocationManager, AllocationOutcome, AllocationReservation, AllocatorInfo,
@@ -10,6 +13,9 @@ use arrow_memory_core::{
 };
 
 use crate::operation::{Key, Operation, Outcome, Refusal, Rounding, State};
+
+/// Longer than any test takes, by its own times.
+const PATIENCE: Duration = Duration::from_secs(1 << 31);
 
 /// The place where the first step, [`Operation::Root`], creates the tree.
 #[derive(Clone, Debug)]
@@ -36,6 +42,9 @@ pub struct Tree {
     buffers: BTreeMap<Key, ArrowBuf>,
     reservations: BTreeMap<Key, AllocationReservation>,
     forced: BTreeMap<Key, usize>,
+    waits: BTreeMap<Key, waits::Waiting>,
+    /// Times count from a moment that is far after this one.
+    began: Instant,
 }
 
 impl Tree {
@@ -48,6 +57,8 @@ impl Tree {
             buffers: BTreeMap::new(),
             reservations: BTreeMap::new(),
             forced: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            began: Instant::now(),
         }
     }
 
@@ -69,6 +80,10 @@ impl Tree {
             | Operation::Shrink { .. }
             | Operation::Use { .. }
             | Operation::Unreserve { .. } => self.step_of_reservation(operation),
+            Operation::Wait { .. }
+            | Operation::Poll { .. }
+            | Operation::Cancel { .. }
+            | Operation::Expire { .. } => self.step_of_wait(operation),
             _ => self.step_of_allocator(operation),
         }
     }
@@ -109,6 +124,7 @@ impl Tree {
                 self.allocator(allocator).release_bytes(bytes);
             }
             Operation::Limit { allocator, limit } => self.allocator(allocator).set_limit(limit),
+            Operation::Cap { allocator, cap } => self.allocator(allocator).set_cap(cap),
             Operation::SetReservation { allocator, bytes } => {
                 let set = self.allocator(allocator).set_reservation(bytes);
                 set.map_err(|error| refusal(&error))?;
@@ -260,6 +276,8 @@ impl Tree {
                 let mut builder = RootAllocator::builder()
                     .name(name)
                     .limit(limit)
+                    .own_timer(true)
+                    .patience(PATIENCE)
                     .allocation_manager(Arc::clone(manager));
                 if let Some(credit) = *credit {
                     builder = builder.credit(credit);
@@ -344,9 +362,9 @@ impl Tree {
     }
 }
 
-/// Fills the whole capacity of a buffer.
+/// Fills the rest of the capacity of a buffer.
 fn fill(buffer: &mut ArrowBufMut) {
-    let bytes = vec![0xA5; buffer.capacity()];
+    let bytes = vec![0xA5; buffer.capacity() - buffer.len()];
     buffer
         .extend_from_slice(&bytes)
         .expect("to write within the capacity charges nothing");
@@ -391,6 +409,7 @@ fn transfer_refusal(error: &TransferError) -> Refusal {
 fn limit_refusal(outcome: &AllocationOutcome) -> Refusal {
     let refuser = outcome.refuser();
     let room = refuser.limit.saturating_sub(refuser.allocated);
+    let room = room.saturating_sub(refuser.withheld);
     // A transfer may request no additional bytes of a level that is over its limit.
     assert!(
         refuser.requested > room || refuser.allocated > refuser.limit,

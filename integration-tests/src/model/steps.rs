@@ -1,7 +1,7 @@
 //! The effect of each operation on the model.
 
 use super::{
-    Allocated, Block, Buffer, Ledger, MAX, Model, Node, Reservation, narrow, round_up, size,
+    Block, Buffer, Charging, Ledger, MAX, Model, Node, Reservation, Turn, narrow, round_up, size,
 };
 use crate::operation::{Key, Operation, Outcome, Refusal};
 
@@ -20,6 +20,10 @@ impl Model {
             | Operation::Shrink { .. }
             | Operation::Use { .. }
             | Operation::Unreserve { .. } => self.step_of_reservation(operation),
+            Operation::Wait { .. }
+            | Operation::Poll { .. }
+            | Operation::Cancel { .. }
+            | Operation::Expire { .. } => self.step_of_wait(operation),
             _ => self.step_of_allocator(operation),
         }
     }
@@ -51,6 +55,10 @@ impl Model {
             }
             Operation::Limit { allocator, limit } => {
                 self.node_mut(allocator).limit = size(limit).min(MAX);
+                Ok(Outcome::Done)
+            }
+            Operation::Cap { allocator, cap } => {
+                self.node_mut(allocator).cap = cap.map_or(MAX, size).min(MAX);
                 Ok(Outcome::Done)
             }
             Operation::SetReservation { allocator, bytes } => {
@@ -143,11 +151,13 @@ impl Model {
         let without = self.allocated_by_node();
         self.nodes.insert(allocator, child);
         let with = self.allocated_by_node();
-        let fits = self.check_charge(parent, &without, &with);
-        if fits.is_err() {
+        let charging = Charging::new(parent, without, with);
+        if let Err(refusal) = self.check_charge(&charging, Turn::TRY) {
             self.nodes.remove(&allocator);
+            return Err(refusal);
         }
-        fits.map(|()| Outcome::Done)
+        self.pass(&charging);
+        Ok(Outcome::Done)
     }
 
     fn allocate(
@@ -188,7 +198,10 @@ impl Model {
         block.ledgers.retain(|it| it.allocator != allocator);
         match block.ledgers.first() {
             None => drop(self.blocks.remove(&number)),
-            Some(oldest) if block.owner == allocator => block.owner = oldest.allocator,
+            Some(oldest) if block.owner == allocator => {
+                let target = oldest.allocator;
+                self.move_block(number, target);
+            }
             Some(_) => (),
         }
         Outcome::Released { last: true }
@@ -207,10 +220,11 @@ impl Model {
 
     fn transfer(&mut self, buffer: Key, moved: Key, target: Key) -> Result<Outcome, Refusal> {
         self.check_open(target)?;
-        let (without, with) = self.move_to(buffer, moved, target);
+        let charging = self.move_to(buffer, moved, target);
+        self.pass(&charging);
         let (references, accounted) = self.ledger(moved);
         Ok(Outcome::Transferred {
-            fit: self.fitted(target, &without, &with),
+            fit: self.fitted(target, &charging.without, &charging.with),
             references,
             accounted,
         })
@@ -219,11 +233,12 @@ impl Model {
     fn try_transfer(&mut self, buffer: Key, moved: Key, target: Key) -> Result<Outcome, Refusal> {
         self.check_open(target)?;
         let undo = self.clone();
-        let (without, with) = self.move_to(buffer, moved, target);
-        if let Err(refusal) = self.check_charge(target, &without, &with) {
+        let charging = self.move_to(buffer, moved, target);
+        if let Err(refusal) = self.check_charge(&charging, Turn::TRY) {
             *self = undo;
             return Err(refusal);
         }
+        self.pass(&charging);
         Ok(self.shared(moved))
     }
 
@@ -264,8 +279,10 @@ impl Model {
         let without = self.allocated_by_node();
         self.node_mut(allocator).forced += size(bytes);
         let with = self.allocated_by_node();
+        let charging = Charging::new(allocator, without, with);
+        self.pass(&charging);
         Outcome::Forced {
-            fit: self.fitted(allocator, &without, &with),
+            fit: self.fitted(allocator, &charging.without, &charging.with),
         }
     }
 
@@ -280,7 +297,7 @@ impl Model {
             if bytes > MAX {
                 return Err(Refusal::Overflow(allocator));
             }
-            if bytes > self.node(allocator).limit {
+            if bytes > self.node(allocator).bound() {
                 return Err(Refusal::Limit(allocator));
             }
             let mut covered = false;
@@ -289,7 +306,7 @@ impl Model {
                 if node.closed && !covered {
                     return Err(Refusal::Closed(key));
                 }
-                if without[&key] > node.limit {
+                if without[&key] > node.bound() {
                     return Err(Refusal::Limit(key));
                 }
                 covered |= key != allocator && node.reservation >= without[&key];
@@ -300,27 +317,27 @@ impl Model {
         };
         self.node_mut(allocator).reservation = bytes;
         let with = self.allocated_by_node();
-        let fits = self.check_charge(parent, &without, &with);
-        if fits.is_err() {
+        let charging = Charging::new(parent, without, with);
+        if let Err(refusal) = self.check_charge(&charging, Turn::TRY) {
             self.node_mut(allocator).reservation = before;
+            return Err(refusal);
         }
-        fits.map(|()| Outcome::Done)
+        self.pass(&charging);
+        Ok(Outcome::Done)
     }
 
     fn force_reservation(&mut self, allocator: Key, bytes: i128) -> Outcome {
-        let Node {
-            reservation,
-            limit,
-            parent,
-            ..
-        } = *self.node(allocator);
+        let node = self.node(allocator);
+        let (reservation, limit, parent) = (node.reservation, node.bound(), node.parent);
         let Some(parent) = parent else {
             return Outcome::Forced { fit: true };
         };
         let without = self.allocated_by_node();
         self.node_mut(allocator).reservation = bytes;
         let with = self.allocated_by_node();
-        let fit = bytes <= limit && self.fitted(parent, &without, &with);
+        let charging = Charging::new(parent, without, with);
+        self.pass(&charging);
+        let fit = bytes <= limit && self.fitted(parent, &charging.without, &charging.with);
         Outcome::Forced {
             fit: bytes <= reservation || fit,
         }
@@ -348,7 +365,7 @@ impl Model {
 
     // ---- ledgers --------------------------------------------------------------------------
 
-    fn new_buffer(&mut self, buffer: Key, allocator: Key, capacity: usize) {
+    pub(super) fn new_buffer(&mut self, buffer: Key, allocator: Key, capacity: usize) {
         let block = (capacity > 0).then(|| {
             let block = Block {
                 size: size(capacity),
@@ -393,21 +410,43 @@ impl Model {
     }
 
     /// Retains the buffer in the target. If the source's ledger owns the block, the target becomes the owner.
-    /// Returns the allocated bytes without the charge that moved, and with it.
-    fn move_to(&mut self, buffer: Key, moved: Key, target: Key) -> (Allocated, Allocated) {
+    fn move_to(&mut self, buffer: Key, moved: Key, target: Key) -> Charging {
         self.retain_in(buffer, moved, target);
         let source = self.buffers[&buffer];
-        let mut without = self.allocated_by_node();
-        if let Some(number) = source.block
-            && self.blocks[&number].owner == source.allocator
-            && source.allocator != target
-        {
-            let bytes = std::mem::take(&mut self.block_mut(number).size);
-            without = self.allocated_by_node();
-            self.block_mut(number).size = bytes;
-            self.block_mut(number).owner = target;
+        match source.block {
+            Some(number) if self.blocks[&number].owner == source.allocator => {
+                self.charging_move(number, target)
+            }
+            _ => {
+                let same = self.allocated_by_node();
+                Charging::new(target, same.clone(), same)
+            }
         }
-        (without, self.allocated_by_node())
+    }
+
+    /// Makes an allocator the owner of a block, whatever the limits say.
+    fn move_block(&mut self, number: usize, target: Key) {
+        let charging = self.charging_move(number, target);
+        self.pass(&charging);
+    }
+
+    /// Makes an allocator the owner of a block.
+    fn charging_move(&mut self, number: usize, target: Key) -> Charging {
+        let before = self.allocated_by_node();
+        let source = self.blocks[&number].owner;
+        if source == target {
+            return Charging::new(target, before.clone(), before);
+        }
+        let bytes = std::mem::take(&mut self.block_mut(number).size);
+        let without = self.allocated_by_node();
+        self.block_mut(number).size = bytes;
+        self.block_mut(number).owner = target;
+        Charging {
+            to: target,
+            before,
+            without,
+            with: self.allocated_by_node(),
+        }
     }
 
     fn shared(&self, buffer: Key) -> Outcome {

@@ -22,13 +22,16 @@ use arrow_memory_integration_tests::tree::Ground;
 use proptest::collection::vec;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
 
-use script::{Draw, Script, Shape, draw, overflows, root_limit, rounding, shape};
+use script::{Draw, Script, Shape, draw, low_limit, overflows, root_limit, rounding, shape};
 
 /// The number of operations per case, without those that release everything at its end.
 const STEPS: usize = 200;
 
 /// Enough draws for that many operations: a draw may find no object to use.
 const DRAWS: usize = 300;
+
+/// Fewer where requests wait, so that there are more cases.
+const DRAWS_WITH_WAITS: usize = 120;
 
 type Backend = Arc<dyn AllocationManager>;
 
@@ -38,7 +41,22 @@ for_every_backend!(
     random_operations_agree_with_the_model_with_the_credit_of_a_few_buffers,
     random_operations_agree_with_the_model_when_it_is_asked_now_and_then,
     random_operations_agree_with_the_model_when_it_is_asked_now_and_then_about_little_credit,
+    random_waits_agree_with_the_model_without_credit,
+    random_waits_agree_with_the_model_with_the_default_credit,
+    random_waits_agree_with_the_model_with_the_credit_of_a_few_buffers,
 );
+
+fn random_waits_agree_with_the_model_without_credit(backend: &Backend) {
+    agree_on_waits(backend, 3500, Some(0));
+}
+
+fn random_waits_agree_with_the_model_with_the_default_credit(backend: &Backend) {
+    agree_on_waits(backend, 1500, None);
+}
+
+fn random_waits_agree_with_the_model_with_the_credit_of_a_few_buffers(backend: &Backend) {
+    agree_on_waits(backend, 1500, Some(1000));
+}
 
 fn random_operations_agree_with_the_model_with_the_default_credit(backend: &Backend) {
     agree(backend, 2000, None, 1);
@@ -65,7 +83,7 @@ fn random_operations_agree_with_the_model_when_it_is_asked_now_and_then_about_li
 /// Runs `cases` over the first backend, and a twentieth of them over each other one.
 fn agree(backend: &Backend, cases: u32, credit: Option<usize>, look_every: usize) {
     let share = if backend.name() == "system" { 1 } else { 20 };
-    let what = (rounding(), root_limit(), shape(), vec(draw(), DRAWS));
+    let what = (rounding(), root_limit(), shape(), vec(draw(false), DRAWS));
     let result =
         TestRunner::new(config(cases, share)).run(&what, |(rounding, limit, shape, draws)| {
             let setting = Setting {
@@ -77,6 +95,25 @@ fn agree(backend: &Backend, cases: u32, credit: Option<usize>, look_every: usize
             };
             run(backend, setting, &draws)
         });
+    if let Err(failure) = result {
+        panic!("{failure}");
+    }
+}
+
+/// Does what [`agree`] does, with requests that wait.
+fn agree_on_waits(backend: &Backend, cases: u32, credit: Option<usize>) {
+    let share = if backend.name() == "system" { 1 } else { 20 };
+    let what = (low_limit(), shape(), vec(draw(true), DRAWS_WITH_WAITS));
+    let result = TestRunner::new(config(cases, share)).run(&what, |(limit, shape, draws)| {
+        let setting = Setting {
+            credit,
+            rounding: Rounding::Padding,
+            limit,
+            shape,
+            look_every: 1,
+        };
+        run(backend, setting, &draws)
+    });
     if let Err(failure) = result {
         panic!("{failure}");
     }
@@ -95,7 +132,9 @@ fn run(backend: &Backend, setting: Setting, draws: &[Draw]) -> Result<(), TestCa
             steps: 0,
         };
         let panic = quietly(|| case.run(draws)).err()?;
-        let message = panic.downcast_ref::<String>().map_or("", |it| it);
+        let fixed = panic.downcast_ref::<&str>().copied();
+        let message = panic.downcast_ref::<String>().map(String::as_str);
+        let message = message.or(fixed).unwrap_or_default();
         let story = format!("{message}\n{}", case.pair.story());
         // After a failure, dropping the tree may fail, too.
         std::mem::forget(case);
@@ -192,6 +231,9 @@ impl Case {
     /// Releases everything, external bytes first: there may be so many that a buffer's ownership could
     /// not move. Then closes every allocator, the root last.
     fn release_all(&mut self) {
+        for wait in self.pair.model.waits() {
+            self.step(&Operation::Cancel { wait });
+        }
         for allocator in self.pair.model.allocators().into_iter().rev() {
             self.release_external(allocator);
         }

@@ -1,5 +1,7 @@
 //! Random draws, and the operations that they become on the existing objects.
 
+mod waits;
+
 use arrow_memory_integration_tests::model::Model;
 use arrow_memory_integration_tests::operation::{Key, Operation, Rounding};
 use proptest::prelude::*;
@@ -55,6 +57,11 @@ enum Kind {
     ForceReservation,
     Close,
     CloseIdle,
+    Cap,
+    Wait,
+    Poll,
+    Cancel,
+    Expire,
 }
 
 /// A number of bytes.
@@ -72,8 +79,8 @@ enum Amount {
     Huge(usize),
 }
 
-/// The weight of each kind of draw.
-const KINDS: [(u32, Kind); 22] = [
+/// The weight of each kind of draw, where nobody waits.
+const KINDS: &[(u32, Kind)] = &[
     (14, Kind::Release),
     (20, Kind::Allocate),
     (6, Kind::Child),
@@ -99,20 +106,21 @@ const KINDS: [(u32, Kind); 22] = [
 ];
 
 /// Makes draws from plain numbers, which proptest generates much faster than choices among strategies.
-pub(super) fn draw() -> impl Strategy<Value = Draw> {
-    any::<(u32, u16, u16, u32, u32)>().prop_map(|(kind, first, second, amount, other)| Draw {
-        kind: decode_kind(kind),
+pub(super) fn draw(waits: bool) -> impl Strategy<Value = Draw> {
+    let kinds = if waits { waits::KINDS } else { KINDS };
+    any::<(u32, u16, u16, u32, u32)>().prop_map(move |(kind, first, second, amount, other)| Draw {
+        kind: decode_kind(kinds, kind),
         first,
         second,
-        amount: decode_amount(amount),
-        other: decode_amount(other),
+        amount: decode_amount(amount, waits),
+        other: decode_amount(other, waits),
     })
 }
 
-fn decode_kind(drawn: u32) -> Kind {
-    let total: u32 = KINDS.iter().map(|it| it.0).sum();
+fn decode_kind(kinds: &[(u32, Kind)], drawn: u32) -> Kind {
+    let total: u32 = kinds.iter().map(|it| it.0).sum();
     let mut rest = drawn % total;
-    for (weight, kind) in KINDS {
+    for &(weight, kind) in kinds {
         if rest < weight {
             return kind;
         }
@@ -121,7 +129,8 @@ fn decode_kind(drawn: u32) -> Kind {
     unreachable!("the weights sum up to the total")
 }
 
-fn decode_amount(drawn: u32) -> Amount {
+/// `waits`: without amounts that overflow, for which nobody waits.
+fn decode_amount(drawn: u32, waits: bool) -> Amount {
     const NEAR: [isize; 6] = [0, 1, -1, 64, -64, 17];
     const SMALL: [usize; 5] = [0, 1, 63, 64, 65];
     let (class, value) = (
@@ -134,7 +143,7 @@ fn decode_amount(drawn: u32) -> Amount {
         6 => Amount::Bytes(SMALL[value % SMALL.len()]),
         7..11 => Amount::Left(near),
         11..13 => Amount::Allocated(near),
-        13..16 => Amount::Part((value % 256).try_into().expect("a byte")),
+        _ if class < 16 || waits => Amount::Part((value % 256).try_into().expect("a byte")),
         _ => Amount::Huge(value % 1000),
     }
 }
@@ -144,6 +153,14 @@ pub(super) fn rounding() -> impl Strategy<Value = Rounding> {
         3 => Just(Rounding::Padding),
         1 => Just(Rounding::PowerOfTwo),
         1 => Just(Rounding::Segment(1024)),
+    ]
+}
+
+/// The limit of a root where requests wait: one that a few buffers fill.
+pub(super) fn low_limit() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        4 => (16..200_usize).prop_map(|units| units * 64),
+        1 => 2_000..40_000_usize,
     ]
 }
 
@@ -172,11 +189,17 @@ pub(super) fn shape() -> impl Strategy<Value = Shape> {
 pub(super) struct Script {
     shape: Shape,
     next: Key,
+    /// The time of the deadlines that have passed.
+    now: u32,
 }
 
 impl Script {
     pub(super) fn new(shape: Shape) -> Self {
-        Self { shape, next: 0 }
+        Self {
+            shape,
+            next: 0,
+            now: 0,
+        }
     }
 
     fn key(&mut self) -> Key {
@@ -329,6 +352,9 @@ impl Script {
                 let idle: Vec<Key> = idle.filter(|&key| model.is_idle(key)).collect();
                 let allocator = pick(&idle, draw.first)?;
                 Operation::Close { allocator }
+            }
+            Kind::Cap | Kind::Wait | Kind::Poll | Kind::Cancel | Kind::Expire => {
+                return self.operation_of_wait(model, draw, allocator);
             }
         })
     }
