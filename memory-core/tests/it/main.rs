@@ -5,6 +5,7 @@ mod buffers;
 mod builders;
 mod charges;
 mod debug;
+mod dropped_waits;
 mod errors;
 mod events;
 mod external;
