@@ -51,6 +51,7 @@ impl Locked<'_> {
         if !shut {
             self.open(child);
         }
+        self.recount(parent);
         Ok(())
     }
 

@@ -181,7 +181,9 @@ impl Locked<'_> {
     /// Whether a tight level has enough room to be opened; or, where requests wait, so little that none of them
     /// may fit soon.
     fn may_loosen(&mut self, node: NodePtr, has_slack: bool, within: bool) -> bool {
-        if self.look(node).queue == NONE {
+        if self.waits && self.queue().serves {
+            false
+        } else if self.look(node).queue == NONE {
             has_slack
         } else {
             within && !self.is_near(node)

@@ -299,7 +299,7 @@ impl ChildAllocatorBuilder {
     /// * [`AllocError::SizeOverflow`] if a sum would pass `isize::MAX`.
     #[track_caller]
     pub fn build(self) -> Result<BufferAllocator, AllocError> {
-        self.build_charged(false, Location::caller())
+        self.build_charged(None, Location::caller())
     }
 
     /// The parent, and the reservation in bytes.
@@ -318,10 +318,11 @@ impl ChildAllocatorBuilder {
         (self.reservation, Purpose::Child { child })
     }
 
-    /// Builds the child. If it was `admitted`, its reservation is charged to the parent already.
+    /// Builds the child. If it was `admitted`, its reservation is charged to the parent already; that is called once
+    /// the child has taken it over.
     pub(crate) fn build_charged(
         self,
-        admitted: bool,
+        admitted: Option<&mut dyn FnMut()>,
         caller: &'static Location<'static>,
     ) -> Result<BufferAllocator, AllocError> {
         let Self {
@@ -341,7 +342,7 @@ impl ChildAllocatorBuilder {
             listener,
             policy,
         };
-        let built = parent.handle.new_child(config, admitted);
+        let built = parent.handle.new_child(config, admitted.is_some());
         let handle = built.map_err(|(refusal, child)| {
             let purpose = Purpose::Child {
                 child: child.clone(),
@@ -350,6 +351,9 @@ impl ChildAllocatorBuilder {
             events::child_refused(&child, reservation, &error);
             error
         })?;
+        if let Some(taken_over) = admitted {
+            taken_over();
+        }
         let child = BufferAllocator::from_handle(handle);
         start_trail(&child, caller);
         events::child_created(child.info(), parent.info(), reservation, limit);

@@ -255,6 +255,10 @@ impl ArrowBufMut {
         // Another handle on the block may have been dropped meanwhile, and then less is needed.
         let block_size = self.whole_block();
         let (node, size) = (charge.node(), growth.size);
+        if let Some(block_size) = block_size.filter(|&block_size| block_size >= size) {
+            self.capacity = block_size;
+            return Ok(());
+        }
         self.grow_to(handle, block_size, size, additional, |_, added, _| {
             debug_assert!(added <= growth.added && node == handle.ptr());
             charge.split_off(handle, added)

@@ -167,15 +167,15 @@ impl AdmissionFuture {
             .take()
             .expect("a future is not polled after it is ready");
         if self.obtain.take().is_none() {
-            return Ok(child.build_charged(false, self.caller)?);
+            return Ok(child.build_charged(None, self.caller)?);
         }
         let (parent, bytes) = child.asks();
         let parent = parent.clone();
-        let charge = Charge::of(&parent.handle, bytes);
-        // If the parent was closed meanwhile, the charge is given back.
-        let child = child.build_charged(true, self.caller)?;
-        charge.keep();
-        Ok(child)
+        let mut charge = Some(Charge::of(&parent.handle, bytes));
+        let mut keep = || charge.take().map_or((), Charge::keep);
+        // If the parent was closed meanwhile, the charge is given back. Once the child is in the tree it is the
+        // child's, also if a listener panics then.
+        Ok(child.build_charged(Some(&mut keep), self.caller)?)
     }
 }
 

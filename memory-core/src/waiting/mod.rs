@@ -86,8 +86,8 @@ impl BufferAllocator {
     }
 
     /// Ends the waits of this tree whose deadline has passed by `now`, and tells waiters to
-    /// [give way](GiveWay) where they wait for one another. Returns when to call it again; `None` if no request
-    /// waits.
+    /// [give way](GiveWay) where they wait for one another. Returns when to call it again; `None` if nothing
+    /// happens by itself: no request waits, or only admissions without a deadline.
     ///
     /// Only for a tree that was built with [`own_timer`](crate::RootAllocatorBuilder::own_timer); otherwise a
     /// thread of this crate calls it. A request that begins to wait later may have an earlier deadline, so call it

@@ -16,6 +16,7 @@ use super::timer;
 use crate::accounting;
 use crate::accounting::{Age, Ask, Queued, Refusal, Verdict, Wake};
 use crate::allocator::BufferAllocator;
+use crate::buffer::charge::Charge;
 use crate::error::AllocError;
 use crate::events;
 use crate::outcome::Purpose;
@@ -128,6 +129,9 @@ impl Obtain {
 
     /// What follows from a verdict; `true`: the bytes are charged, `false`: to be asked for again.
     fn ended(&mut self, verdict: Verdict, age: Age) -> Result<bool, WaitError> {
+        // Given back if the subscriber panics.
+        let granted = (verdict == Verdict::Granted)
+            .then(|| Charge::of(&self.allocator.handle, self.ask.bytes));
         self.count_waited(verdict == Verdict::GiveWay);
         let waited = self.began.elapsed();
         events::waited(
@@ -136,8 +140,11 @@ impl Obtain {
             waited,
             verdict.name(),
         );
+        if let Some(granted) = granted {
+            granted.keep();
+            return Ok(true);
+        }
         match verdict {
-            Verdict::Granted => return Ok(true),
             Verdict::Forked => {
                 self.ask.age = Some(age);
                 return Ok(false);
@@ -150,7 +157,7 @@ impl Obtain {
                     waited,
                 }));
             }
-            Verdict::Refused | Verdict::Stuck | Verdict::TimedOut => {}
+            Verdict::Granted | Verdict::Refused | Verdict::Stuck | Verdict::TimedOut => {}
         }
         // The refusal has the numbers of now. If the request fits by now, all is well.
         let Err(refusal) = self.allocator.handle.charge(self.ask.bytes) else {

@@ -38,10 +38,10 @@ static TIMER: ProcessLock<Timer> = ProcessLock::new(
 /// When the thread will next look, in milliseconds since `EPOCH`, rounded up.
 static NEXT: plain::AtomicU64 = plain::AtomicU64::new(u64::MAX);
 
-/// The instant that `NEXT` counts from.
+/// The instant that `NEXT` counts from. Behind a lock that survives a fork, which a `OnceLock` does not.
 fn epoch() -> Instant {
-    static EPOCH: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    *EPOCH.get_or_init(Instant::now)
+    static EPOCH: ProcessLock<Option<Instant>> = ProcessLock::new(Order::Inner, None);
+    *EPOCH.lock().get_or_insert_with(Instant::now)
 }
 
 /// Milliseconds since the epoch, rounded up, so that the instant has passed by then.
@@ -60,8 +60,13 @@ pub(super) fn arm(allocator: &BufferAllocator, now: Instant, deadline: Option<In
     // SeqCst, here and in `look_after`: of a thread that lists a tree and the timer that takes it off the list,
     // one sees what the other did.
     if !tree.timed.swap(true, Ordering::SeqCst) {
-        let root = allocator.root_allocator().downgrade();
-        plain::push(|| TIMER.lock(), |timer| &mut timer.trees, root);
+        let root = allocator.root_allocator();
+        if root.node().depth > 0 {
+            // The allocator has left its tree meanwhile, and its request was refused.
+            tree.timed.store(false, Ordering::SeqCst);
+            return;
+        }
+        plain::push(|| TIMER.lock(), |timer| &mut timer.trees, root.downgrade());
     }
     let Some(at) = patient.into_iter().chain(deadline).min().map(milliseconds) else {
         return;
@@ -85,6 +90,8 @@ fn wake() {
         let builder = thread::Builder::new().name("arrow-memory-timer".to_owned());
         if let Err(error) = builder.spawn(run) {
             TIMER.lock().started = false;
+            // So that the next request tries again.
+            NEXT.store(u64::MAX, Ordering::SeqCst);
             events::no_timer(&error);
         }
     }

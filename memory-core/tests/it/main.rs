@@ -33,5 +33,6 @@ mod support;
 mod thread_ends;
 mod tree;
 mod waiting;
+mod waiting_regressions;
 mod weak_foreign;
 mod withheld;

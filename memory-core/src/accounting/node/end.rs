@@ -22,10 +22,18 @@ impl Locked<'_> {
     #[cold]
     #[inline(never)]
     fn end_with_waiters(&mut self) {
-        self.serve();
-        let wakes = self.queue().has_wakes();
-        let mutex = wakes.then(|| self.tree().mutex.by_itself());
-        self.finish();
+        /// Releases the mutex even if serving panics, which it does not.
+        struct Finish<'a, 't>(&'a mut Locked<'t>);
+        impl Drop for Finish<'_, '_> {
+            fn drop(&mut self) {
+                self.0.finish();
+            }
+        }
+        let section = Finish(self);
+        section.0.serve();
+        let wakes = section.0.queue().has_wakes();
+        let mutex = wakes.then(|| section.0.tree().mutex.by_itself());
+        drop(section);
         if let Some(mutex) = mutex {
             wake::run(mutex);
         }

@@ -35,8 +35,8 @@ loom::thread_local! {
 pub(super) fn run(mutex: SharedMutex) {
     #[cfg(not(loom))]
     if crate::sync::plain::held() > 0 {
-        // The caller has another lock. Nothing that makes room is called under one.
-        debug_assert!(false, "waiters to wake under a lock");
+        // The caller has another lock. Nothing that makes room is called under one, so these waiters are in the
+        // list of a thread that is about to wake them.
         return;
     }
     if ACTIVE.with(Cell::get) {

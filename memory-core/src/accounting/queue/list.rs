@@ -44,11 +44,15 @@ pub(in crate::accounting) struct Queue<N> {
     barriers: usize,
     /// The level whose waiters are being served, or `NONE`: what they obtain passes nobody but older ones.
     pub(in crate::accounting) serving: u32,
+    /// Whether waiters are being served: no level is loosened meanwhile.
+    pub(in crate::accounting) serves: bool,
     first_dirty: u32,
     first_wake: u32,
     last_wake: u32,
     tickets: u64,
     grants: u64,
+    /// In a forked child, places of levels that had waiters in the parent.
+    ghosts: usize,
 }
 
 impl<N> Default for Queue<N> {
@@ -63,11 +67,13 @@ impl<N> Default for Queue<N> {
             bytes: 0,
             barriers: 0,
             serving: NONE,
+            serves: false,
             first_dirty: NONE,
             first_wake: NONE,
             last_wake: NONE,
             tickets: 0,
             grants: 0,
+            ghosts: 0,
         }
     }
 }
@@ -133,7 +139,7 @@ impl<N: Copy + PartialEq> Queue<N> {
             make_room(&mut self.waiters, &mut spare.waiters)?;
         }
         // As many places as waiters, so that a waiter can move to another level at any time.
-        let needed = self.waiters.capacity();
+        let needed = self.waiters.capacity() + self.ghosts;
         if self.levels.capacity() < needed {
             if spare.levels.capacity() < needed {
                 return Err(needed);
@@ -475,6 +481,7 @@ impl<N: Copy + PartialEq> Queue<N> {
         }
         for level in &mut self.levels {
             if level.waiters > 0 {
+                self.ghosts += 1;
                 *level = Level::new(level.node);
             }
         }

@@ -108,8 +108,8 @@ impl Queued {
         }
         let mut wake = Some(Wake::Task(waker.clone()));
         let ended = self.replace_wake(&mut wake);
-        // The drop of a waker is foreign code, too.
-        events::inside(|| drop(wake));
+        // The drop of a waker is foreign code, too. The verdict must not be lost if it panics.
+        events::quietly(&self.handle.info, || drop(wake));
         ended
     }
 
@@ -129,7 +129,7 @@ impl Queued {
             let wake = locked.queue_mut().free(id);
             self.id = None;
             drop(locked);
-            events::inside(|| drop(wake));
+            events::quietly(&self.handle.info, || drop(wake));
             return Some(Some((verdict, age)));
         }
         let right = waiter.wake.as_ref().is_some_and(is_right);

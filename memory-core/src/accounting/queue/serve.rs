@@ -11,6 +11,8 @@ impl Locked<'_> {
     /// is released.
     #[cold]
     pub(in crate::accounting) fn serve(&mut self) {
+        // What is loosened while it lasts could be opened, be loose, and have to be recalled again.
+        self.queue_mut().serves = true;
         while let Some(level) = self.queue_mut().take_marked() {
             let node = self.queue().level(level).node;
             if self.queue().level(level).rescan || self.may_serve(node, level) {
@@ -18,6 +20,7 @@ impl Locked<'_> {
                 self.serve_level(node, level);
             }
         }
+        self.queue_mut().serves = false;
     }
 
     /// Grants what fits at a tight level, in the order of age.

@@ -16,7 +16,8 @@ impl Handle {
     /// Ends the waits of the tree whose deadline has passed, and looks for levels that are stuck. The answer
     /// says when to call it again.
     pub(crate) fn tick(&self, now: Instant) -> Option<Instant> {
-        let patience = self.tree.config.patience;
+        // Not in a loop that never ends.
+        let patience = self.tree.config.patience.max(Duration::from_millis(1));
         self.tree.lock().tick(now, patience)
     }
 }
@@ -59,9 +60,10 @@ impl Locked<'_> {
             if missing < waiter.missing {
                 (waiter.missing, waiter.missing_since) = (missing, now);
             }
-            let at = waiter.missing_since + patience;
-            stuck |= at <= now;
-            due = earlier(due, Some(at.max(now)));
+            // None: longer than the clock can tell.
+            let at = waiter.missing_since.checked_add(patience);
+            stuck |= at.is_some_and(|at| at <= now);
+            due = earlier(due, at.map(|at| at.max(now)));
         }
         if !stuck {
             return due;
@@ -70,9 +72,14 @@ impl Locked<'_> {
             // So that what the branches hold is known.
             self.recall(node);
         }
-        if self.may_serve(node, level) {
-            self.queue_mut().mark(level);
-        } else if let Some((id, verdict)) = self.choose(node, level) {
+        // Nobody is told while another one fits.
+        self.queue_mut().level_mut(level).rescan = true;
+        self.queue_mut().mark(level);
+        self.serve();
+        if self.level_of(node) != Some(level) {
+            return None;
+        }
+        if let Some((id, verdict)) = self.choose(node, level) {
             let grants = self.queue().grants();
             self.queue_mut().waiter_mut(id).told = Some(grants);
             self.end_wait(id, verdict);
@@ -84,7 +91,7 @@ impl Locked<'_> {
             next = self.queue().next(id);
             self.queue_mut().waiter_mut(id).missing_since = now;
         }
-        Some(now + patience)
+        now.checked_add(patience)
     }
 
     /// Bytes that a waiter lacks at its level, as far as the numbers say.
@@ -148,10 +155,14 @@ impl Locked<'_> {
                 branch = parent;
             }
             let state = self.look(branch);
-            let own = if branch == node { state.lent } else { 0 };
-            let held = state.used() - own;
+            // What the level is charged for it, with what its reservation keeps.
+            let (held, charged) = if branch == node {
+                (state.used() - state.lent, state.used() - state.lent)
+            } else {
+                (state.used(), state.obtained)
+            };
             if held > 0 {
-                visit(self, branch, id, held);
+                visit(self, branch, id, charged);
             }
         }
     }
