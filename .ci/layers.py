@@ -26,7 +26,7 @@ LAYERS = (
     ("rounding", "listener", "events", "probes"),
     ("debug", "accounting", "sampling"),
     ("raw", "ledger"),
-    ("allocator",),
+    ("allocator", "reclaim"),
     ("buffer", "reservation", "testing", "collections", "leak_check", "metrics", "totals", "holders", "waiting"),
 )
 

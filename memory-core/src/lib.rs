@@ -21,6 +21,7 @@ mod metrics;
 mod outcome;
 mod probes;
 mod raw;
+mod reclaim;
 mod report;
 mod reservation;
 mod rounding;
@@ -62,6 +63,7 @@ pub use listener::AllocationListener;
 #[cfg(feature = "metrics")]
 pub use metrics::{MetricsExporter, Peaks};
 pub use outcome::{AllocationOutcome, AllocatorId, AllocatorInfo, OutcomeEntry, Purpose};
+pub use reclaim::{Ask, Cost, Reclaim, ReclaimGuard, ReclaimInbox};
 pub use report::{
     AllocatorSnapshot, AllocatorStats, CloseError, History, HistoryEvent, MemoryReport,
     OutstandingBuffer, OutstandingLedger, OutstandingReservation, ReportEntry, SnapshotEntry,

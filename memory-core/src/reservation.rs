@@ -16,6 +16,7 @@ use crate::buffer::{allocate, errors};
 use crate::debug::Operation;
 use crate::error::AllocError;
 use crate::outcome::Purpose;
+use crate::reclaim::charge;
 use crate::size::{ALIGNMENT, checked_round_up};
 use crate::sync::Ordering;
 
@@ -81,7 +82,7 @@ impl AllocationReservation {
         if bytes == 0 {
             return Ok(());
         }
-        if let Err(refusal) = self.allocator.handle.charge(bytes) {
+        if let Err(refusal) = charge(&self.allocator.handle, bytes) {
             return Err(self.refused(&refusal, bytes, asked));
         }
         self.add_charged(bytes);

@@ -194,6 +194,30 @@ impl Locked<'_> {
         }
     }
 
+    /// The level that lacks room for a request, and what must be free there. All below it is exact. `None`: the
+    /// request fits, or meets another obstacle. Nothing is charged.
+    pub(super) fn short(
+        &mut self,
+        node: NodePtr,
+        bytes: usize,
+        mode: Mode,
+    ) -> Option<(NodePtr, usize)> {
+        let mut exact = None;
+        loop {
+            let (top, short) = match self.plan(node, bytes, mode, None, exact) {
+                Plan::Short { at, .. } if !self.look(at).tight => {
+                    self.recall(at);
+                    exact = Some(at);
+                    continue;
+                }
+                Plan::Short { at, needed } => (at, Some((at, needed))),
+                Plan::Fits { top: at, .. } | Plan::Closed { at } => (at, None),
+            };
+            self.thaw(node, top);
+            return short;
+        }
+    }
+
     /// The refusal of a request of `node` that met an obstacle.
     pub(super) fn refused(
         &mut self,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 
 use super::lifecycle::Outstanding;
 use super::node::{Departures, Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeConfig};
+use super::reclaimer::AllShares;
 use super::refusal::Refusal;
 use super::word::Kind;
 use crate::events::{self, quietly};
@@ -60,6 +61,27 @@ impl Handle {
             }
             Err(refusal) => Err((Box::new(refusal), info)),
         }
+    }
+
+    /// A child of this root for a share of the spill reserve.
+    pub(crate) fn new_share(&self, config: NodeConfig) -> Result<Self, AllShares> {
+        let share = config.reservation;
+        let path = self.tree.paths().child(&self.path, &config.name);
+        let child = NodePtr::leak(Node::boxed(config, self.tree.clone(), self.depth + 1, path));
+        let mut locked = self.tree.lock();
+        let charged = locked.charge_share(self.0, share);
+        let adopted = charged.and_then(|()| {
+            let adopted = locked.adopt(self.0, child, true);
+            adopted.map_err(|_| {
+                locked.return_share(child, self.0);
+                locked.release(self.0, share);
+                AllShares
+            })
+        });
+        drop(locked);
+        // The handle that the node was made with; dropped here if it was not adopted.
+        let child = Self(child);
+        adopted.map(|()| child)
     }
 
     /// The pointer, for a charge or a pin.

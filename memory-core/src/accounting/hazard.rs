@@ -47,6 +47,8 @@
 
 use std::ptr::{NonNull, null_mut};
 
+#[cfg(not(loom))]
+use crate::events;
 use crate::sync::{AtomicPtr, Ordering, fence};
 
 /// The node that one thread still needs, and one that was left with it.
@@ -150,9 +152,21 @@ pub(super) fn retire<'a, T: 'a, R>(
 }
 
 #[cfg(not(loom))]
-pub(crate) use threads::is_holding;
+use threads::is_holding;
 #[cfg(not(loom))]
 pub(super) use threads::{Hold, records};
+
+/// Whether the thread is in a callback: of a listener, a subscriber, a waker, or a `Drop` that this crate calls.
+#[cfg(not(loom))]
+pub(crate) fn is_in_callback() -> bool {
+    events::is_inside() || is_holding()
+}
+
+/// Models have no callbacks.
+#[cfg(loom)]
+pub(crate) fn is_in_callback() -> bool {
+    false
+}
 
 /// Where the records of threads are.
 #[cfg(not(loom))]
@@ -193,7 +207,7 @@ mod threads {
     }
 
     /// Whether the calling thread holds a node: it tells a listener of a release.
-    pub(crate) fn is_holding() -> bool {
+    pub(super) fn is_holding() -> bool {
         let record = RECORD.get();
         // Relaxed: written by this thread alone.
         !std::ptr::eq(record, &raw const NONE) && !record.held.load(Ordering::Relaxed).is_null()

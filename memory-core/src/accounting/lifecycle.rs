@@ -203,6 +203,9 @@ impl Locked<'_> {
         above.children -= 1;
         above.lent -= returned;
         above.parked += returned;
+        if self.node(node).in_reserve && !self.node(parent).in_reserve {
+            self.return_share(node, parent);
+        }
         self.freed(parent);
         self.note_departure(node, parent);
         returned

@@ -112,6 +112,8 @@ mod node;
 #[cfg_attr(not(feature = "metrics"), path = "no_paths.rs")]
 mod paths;
 mod queue;
+mod reclaimer;
+mod reclaimers;
 mod refusal;
 mod report;
 mod reserve;
@@ -121,12 +123,12 @@ mod walk;
 mod word;
 
 pub(crate) use handle::Handle;
-#[cfg(not(loom))]
-pub(crate) use hazard::is_holding;
+pub(crate) use hazard::is_in_callback;
 pub(crate) use lifecycle::Outstanding;
 pub(crate) use node::{Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeConfig, hooks};
 #[cfg(feature = "metrics")]
 pub(crate) use paths::Paths;
 pub(crate) use queue::{Age, Ask, Queued, Verdict, Wake};
+pub(crate) use reclaimer::{AllShares, Candidate, Reclaimer, Shortage};
 pub(crate) use refusal::Refusal;
 pub(crate) use report::{Census, Counted};

@@ -46,6 +46,8 @@ fn node(name: &str, limit: usize, reservation: usize) -> NodeConfig {
         group: None,
         limit,
         reservation,
+        priority: 0,
+        in_reserve: false,
         listener: None,
         policy: None,
     }

@@ -14,6 +14,7 @@ use crate::error::AllocError;
 use crate::events;
 use crate::listener::AllocationListener;
 use crate::outcome::{AllocatorInfo, Purpose};
+use crate::reclaim::{may_ask, retry_after_asking};
 use crate::rounding::RoundingPolicy;
 use crate::size::{KIB, MAX_SIZE};
 
@@ -66,6 +67,7 @@ pub struct RootAllocatorBuilder {
     credit: Option<usize>,
     patience: Option<Duration>,
     own_timer: bool,
+    spill_reserve: usize,
 }
 
 impl RootAllocatorBuilder {
@@ -156,6 +158,17 @@ impl RootAllocatorBuilder {
         self
     }
 
+    /// Sets bytes of the limit aside for spilling; none by default.
+    ///
+    /// No other request gets them. An [`Ask`](crate::Ask) of [`Cost::Spill`](crate::Cost::Spill) comes with a
+    /// quarter of them, [`Ask::memory`](crate::Ask::memory): an allocator with that reservation and that limit, for
+    /// what is needed to write the rest elsewhere. No more asks of that cost are out than there are quarters.
+    /// Requests of it, and below it, neither ask nor wait, so that spilling does not depend on others.
+    pub fn spill_reserve(mut self, bytes: usize) -> Self {
+        self.spill_reserve = bytes;
+        self
+    }
+
     /// Builds the root.
     ///
     /// # Errors
@@ -181,10 +194,15 @@ impl RootAllocatorBuilder {
             group: None,
             limit: self.limit.unwrap_or(usize::MAX),
             reservation: 0,
+            priority: 0,
+            in_reserve: false,
             listener: self.listener,
             policy: self.policy,
         };
         let allocator = BufferAllocator::from_handle(Handle::new_root(config, root));
+        if self.spill_reserve > 0 {
+            allocator.handle.set_spill_reserve(self.spill_reserve);
+        }
         start_trail(&allocator, Location::caller());
         Ok(RootAllocator { allocator })
     }
@@ -224,6 +242,7 @@ pub struct ChildAllocatorBuilder {
     group: Option<Arc<str>>,
     reservation: usize,
     limit: usize,
+    priority: i32,
     listener: Option<Arc<dyn AllocationListener>>,
     policy: Option<Arc<dyn RoundingPolicy>>,
 }
@@ -233,11 +252,12 @@ impl ChildAllocatorBuilder {
         Self {
             listener: parent.node().listener.clone(),
             policy: parent.node().policy.clone(),
-            parent,
             name: Arc::from(name),
             group: None,
             reservation: 0,
             limit: usize::MAX,
+            priority: parent.node().priority,
+            parent,
         }
     }
 
@@ -273,6 +293,14 @@ impl ChildAllocatorBuilder {
     /// none.
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// Sets the number that orders who is asked first when [memory is short](BufferAllocator::on_shortage), among
+    /// those of one [`Cost`](crate::Cost): an allocator with a larger number is asked later. Without this call the
+    /// child has the number of its parent; that of a root is 0.
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.priority = priority;
         self
     }
 
@@ -331,6 +359,7 @@ impl ChildAllocatorBuilder {
             group,
             reservation,
             limit,
+            priority,
             listener,
             policy,
         } = self;
@@ -339,10 +368,24 @@ impl ChildAllocatorBuilder {
             group,
             limit,
             reservation,
+            priority,
+            in_reserve: parent.handle.is_in_reserve(),
             listener,
             policy,
         };
-        let built = parent.handle.new_child(config, admitted.is_some());
+        // For a second attempt, after others were asked for memory.
+        let again = (reservation > 0 && may_ask(&parent.handle)).then(|| config.clone());
+        let mut built = parent.handle.new_child(config, admitted.is_some());
+        if let Some(config) = again {
+            built = built.or_else(|(refusal, info)| {
+                let attempt = || {
+                    let built = parent.handle.new_child(config.clone(), false);
+                    built.map_err(|(refusal, _)| refusal)
+                };
+                retry_after_asking(&parent.handle, reservation, refusal, attempt)
+                    .map_err(|refusal| (refusal, info))
+            });
+        }
         let handle = built.map_err(|(refusal, child)| {
             let purpose = Purpose::Child {
                 child: child.clone(),

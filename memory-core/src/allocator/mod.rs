@@ -12,6 +12,7 @@ use crate::debug::Operation;
 use crate::error::AllocError;
 use crate::events;
 use crate::outcome::{AllocatorId, AllocatorInfo, Purpose};
+use crate::reclaim::retry_after_asking;
 use crate::rounding::{PaddingRoundingPolicy, RoundingPolicy};
 
 mod builder;
@@ -360,8 +361,9 @@ impl BufferAllocator {
         if bytes == 0 {
             return self.check_open(0);
         }
-        self.handle
-            .charge_external(bytes)
+        let charge = || self.handle.charge_external(bytes);
+        charge()
+            .or_else(|refusal| retry_after_asking(&self.handle, bytes, refusal, charge))
             .map_err(|refusal| refusal.report(bytes, Purpose::Bytes))?;
         self.note(Operation::ExternalCharged, bytes, Location::caller());
         Ok(())

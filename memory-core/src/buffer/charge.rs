@@ -9,6 +9,7 @@ use crate::error::AllocError;
 use crate::events::inside;
 use crate::listener::AllocationListener;
 use crate::outcome::{AllocationOutcome, Purpose};
+use crate::reclaim::{charge, charge_after_asking};
 
 /// Returns how many bytes the caller asked for, and for what purpose. It is called after a refusal.
 pub(crate) trait Request: FnOnce() -> (usize, Purpose) {}
@@ -53,7 +54,7 @@ impl<'a> Charge<'a> {
             return Err(vetoed(handle, request(), veto));
         }
         if let Err(refusal) = handle.charge(bytes) {
-            charge_again(handle, listener, bytes, request(), &refusal)?;
+            charge_again(handle, listener, bytes, request(), refusal)?;
         }
         Ok(Self::of(handle, bytes))
     }
@@ -81,7 +82,7 @@ impl<'a> Charge<'a> {
         request: impl Request,
     ) -> Result<Self, AllocError> {
         if bytes > 0 {
-            handle.charge(bytes).map_err(|refusal| {
+            charge(handle, bytes).map_err(|refusal| {
                 let (requested, purpose) = request();
                 refusal.report(requested, purpose)
             })?;
@@ -99,7 +100,7 @@ impl<'a> Charge<'a> {
         asked: usize,
     ) -> Result<Self, Box<AllocError>> {
         if let Err(refusal) = handle.charge(bytes) {
-            Self::retry(handle, bytes, asked, &refusal)?;
+            Self::retry(handle, bytes, asked, refusal)?;
         }
         Ok(Self::of(handle, bytes))
     }
@@ -110,7 +111,7 @@ impl<'a> Charge<'a> {
         handle: &Handle,
         bytes: usize,
         asked: usize,
-        refusal: &Refusal,
+        refusal: Box<Refusal>,
     ) -> Result<(), Box<AllocError>> {
         let purpose = Purpose::rounded(asked, bytes);
         match &handle.listener {
@@ -118,7 +119,8 @@ impl<'a> Charge<'a> {
                 let request = (asked, purpose);
                 Ok(charge_again(handle, &**listener, bytes, request, refusal)?)
             }
-            None => Err(Box::new(refusal.report(asked, purpose))),
+            None => charge_after_asking(handle, bytes, refusal)
+                .map_err(|refusal| Box::new(refusal.report(asked, purpose))),
         }
     }
 
@@ -199,23 +201,27 @@ impl Drop for Charge<'_> {
     }
 }
 
-/// Asks the listener whether it made room after a refusal, and then charges once more.
+/// Asks the listener whether it made room after a refusal, then those who registered for that, and charges once more.
 #[cold]
 fn charge_again(
     handle: &Handle,
     listener: &dyn AllocationListener,
     bytes: usize,
     (requested, purpose): (usize, Purpose),
-    first: &Refusal,
+    mut refusal: Box<Refusal>,
 ) -> Result<(), AllocError> {
-    let Refusal::Limit(levels) = first else {
-        return Err(first.report(requested, purpose));
+    let outcome: Option<AllocationOutcome> = match &*refusal {
+        Refusal::Limit(levels) => Some(levels.to_outcome()),
+        _ => None,
     };
-    let outcome: AllocationOutcome = levels.to_outcome();
-    if inside(|| listener.on_failed_allocation(&handle.info, bytes, &outcome)) {
-        return handle
-            .charge(bytes)
-            .map_err(|refusal| refusal.report(requested, purpose));
+    if let Some(outcome) = outcome
+        && inside(|| listener.on_failed_allocation(&handle.info, bytes, &outcome))
+    {
+        match handle.charge(bytes) {
+            Ok(()) => return Ok(()),
+            Err(again) => refusal = again,
+        }
     }
-    Err(first.report(requested, purpose))
+    charge_after_asking(handle, bytes, refusal)
+        .map_err(|refusal| refusal.report(requested, purpose))
 }

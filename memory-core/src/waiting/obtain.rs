@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 #[cfg(not(loom))]
 use std::thread;
@@ -12,14 +13,13 @@ use loom::thread;
 
 use super::error::{GiveWay, WaitError, Waited};
 use super::timer;
-#[cfg(not(loom))]
-use crate::accounting;
-use crate::accounting::{Age, Ask, Queued, Refusal, Verdict, Wake};
+use crate::accounting::{Age, Ask, Queued, Refusal, Shortage, Verdict, Wake, is_in_callback};
 use crate::allocator::BufferAllocator;
 use crate::buffer::charge::Charge;
 use crate::error::AllocError;
 use crate::events;
 use crate::outcome::Purpose;
+use crate::reclaim::{make_room, may_ask};
 
 /// A request until its bytes are charged to the allocator. Dropping it ends the wait, and gives back what was
 /// granted and not taken.
@@ -29,6 +29,9 @@ pub(super) struct Obtain {
     /// The request as an error names it.
     request: (usize, Purpose),
     queued: Option<Queued>,
+    /// What others were asked, once they were; and whether the thread that asks blocks.
+    shortage: Option<Arc<Shortage>>,
+    blocks: bool,
     /// When the first attempt began, and when this one did.
     began: Instant,
     now: Instant,
@@ -60,11 +63,14 @@ impl Obtain {
             ask,
             request,
             queued: None,
+            shortage: None,
+            blocks: false,
         }
     }
 
     /// Blocks the thread until the bytes are charged.
     pub(super) fn block(&mut self) -> Result<(), WaitError> {
+        self.blocks = true;
         loop {
             if self.queued.is_none() && self.start(|| Wake::Thread(thread::current()))? {
                 return Ok(());
@@ -100,7 +106,7 @@ impl Obtain {
             bytes, admission, ..
         } = self.ask;
         // In a callback nobody waits: the thread may be about to release what others wait for.
-        let waits = !is_in_callback() && !std::thread::panicking();
+        let waits = !is_in_callback() && !std::thread::panicking() && !handle.is_in_reserve();
         if let Some(listener) = handle.listener.as_deref().filter(|_| !admission) {
             match handle.charge_or_queue(self.ask, &mut None) {
                 Ok(_) => return Ok(true),
@@ -121,10 +127,27 @@ impl Obtain {
                 handle.tree.paths().count_wait();
                 events::waits(&handle.info, bytes);
                 timer::arm(&self.allocator, self.now, self.ask.deadline);
+                self.ask_others();
                 Ok(false)
             }
             Err(refusal) => Err(self.refused(&refusal).into()),
         }
+    }
+
+    /// Asks others to make room for this request, which is in the queue already: what they release is charged for it
+    /// in the section that releases it.
+    fn ask_others(&mut self) {
+        let handle = &self.allocator.handle;
+        if !may_ask(handle) {
+            return;
+        }
+        let shortage = self
+            .shortage
+            .get_or_insert_with(|| Shortage::new(handle.info.clone(), self.blocks));
+        let queued = &self.queued;
+        make_room(handle, self.ask.bytes, shortage, true, || {
+            queued.as_ref().is_some_and(Queued::has_ended)
+        });
     }
 
     /// What follows from a verdict; `true`: the bytes are charged, `false`: to be asked for again.
@@ -207,6 +230,9 @@ impl Drop for Obtain {
         if self.queued.is_some() {
             self.count_waited(false);
         }
+        if let Some(shortage) = &self.shortage {
+            shortage.end();
+        }
     }
 }
 
@@ -216,18 +242,6 @@ impl Future for Obtain {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.poll_queued(context.waker())
     }
-}
-
-/// Whether the thread is in a callback: of a listener, a subscriber, a waker, or a `Drop` that this crate calls.
-#[cfg(not(loom))]
-fn is_in_callback() -> bool {
-    events::is_inside() || accounting::is_holding()
-}
-
-/// Models have no callbacks.
-#[cfg(loom)]
-fn is_in_callback() -> bool {
-    false
 }
 
 #[cfg(not(loom))]

@@ -25,6 +25,7 @@ mod metrics;
 mod moved;
 mod numbers;
 mod probes;
+mod reclaim;
 mod release;
 mod reservations;
 mod reserved_foreign;

@@ -88,21 +88,12 @@ impl Node {
             group,
             limit,
             reservation,
+            priority,
+            in_reserve,
             listener,
             policy,
         } = config;
-        let hearing = listener
-            .as_deref()
-            .filter(|listener| listener.hears_allocations());
-        let hearer = NonNull::from(hearing.unwrap_or(&Deaf));
-        let mut bits = 0;
-        for (on, bit) in [
-            (hearing.is_some(), hooks::LISTENER),
-            (tree.config.debug, hooks::DEBUG),
-            (tree.config.statistics, hooks::STATISTICS),
-        ] {
-            bits |= if on { bit } else { 0 };
-        }
+        let (bits, hearer) = hooks_of(listener.as_ref(), &tree);
         Arc::new(Self {
             word: Word::shut(),
             high: AtomicUsize::new(0),
@@ -118,6 +109,8 @@ impl Node {
             listener,
             policy,
             init_reservation: reservation,
+            in_reserve,
+            priority,
             depth,
             tree,
             stripes: AtomicPtr::new(std::ptr::null_mut()),
@@ -137,6 +130,25 @@ impl Node {
             memory: super::memory::Memory::default(),
         })
     }
+}
+
+/// The bits of [`hooks`] for a node of this tree, and what its allocations are told to.
+fn hooks_of(
+    listener: Option<&Arc<dyn AllocationListener>>,
+    tree: &Tree,
+) -> (u8, NonNull<dyn AllocationListener>) {
+    let listener = listener.map(|listener| &**listener);
+    let hearing = listener.filter(|listener| listener.hears_allocations());
+    let hearer = NonNull::from(hearing.unwrap_or(&Deaf));
+    let mut bits = 0;
+    for (on, bit) in [
+        (hearing.is_some(), hooks::LISTENER),
+        (tree.config.debug, hooks::DEBUG),
+        (tree.config.statistics, hooks::STATISTICS),
+    ] {
+        bits |= if on { bit } else { 0 };
+    }
+    (bits, hearer)
 }
 
 /// The next identity: never used before in this process.

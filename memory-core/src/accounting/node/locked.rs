@@ -10,6 +10,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::super::queue::{NONE, Queue};
+use super::super::reclaimer::Registered;
 use super::super::word::{Held, Kind, MAX_CREDIT, Word};
 use super::mutex::SharedGuard;
 use super::retire::Departures;
@@ -409,6 +410,11 @@ impl<'t> Locked<'t> {
     /// Who waits in this tree.
     pub(in crate::accounting) fn queue_mut(&mut self) -> &mut Queue<NodePtr> {
         &mut self.shared().queue
+    }
+
+    /// Who can give memory back in this tree.
+    pub(in crate::accounting) fn reclaimers(&mut self) -> &mut Vec<Registered<NodePtr>> {
+        &mut self.shared().reclaimers
     }
 
     /// Notes that the node's subtree is exact and shut, by a recall that visited so many nodes.

@@ -41,6 +41,7 @@ use self::stripes::Stripes;
 pub(crate) use self::watch::hooks;
 use super::paths::{InPath, NodePath, Paths};
 use super::queue::Queue;
+use super::reclaimer::Registered;
 use super::word::Word;
 use crate::debug::{Recorder, Trail};
 use crate::listener::AllocationListener;
@@ -64,12 +65,17 @@ pub(crate) struct Reserved {
 }
 
 /// The properties of an allocator that are given at its creation.
+#[derive(Clone)]
 pub(crate) struct NodeConfig {
     pub(crate) name: Arc<str>,
     /// The name that metrics use for it instead of its own.
     pub(crate) group: Option<Arc<str>>,
     pub(crate) limit: usize,
     pub(crate) reservation: usize,
+    /// Larger is asked later to give memory back.
+    pub(crate) priority: i32,
+    /// Whether its requests neither ask nor wait.
+    pub(crate) in_reserve: bool,
     pub(crate) listener: Option<Arc<dyn AllocationListener>>,
     /// `None` is the default policy, which the hot path computes inline.
     pub(crate) policy: Option<Arc<dyn RoundingPolicy>>,
@@ -116,6 +122,10 @@ pub(crate) struct Node {
     pub(crate) policy: Option<Arc<dyn RoundingPolicy>>,
     /// The reservation that the node was created with, in bytes. The live one is in [`State`].
     pub(crate) init_reservation: usize,
+    /// Whether it is the tree's spill reserve, or below it.
+    pub(in crate::accounting) in_reserve: bool,
+    /// The number that orders who is asked for memory: larger is asked later.
+    pub(crate) priority: i32,
     /// Levels above this node.
     pub(crate) depth: usize,
     /// One word per group of threads, once contention showed.
@@ -203,6 +213,9 @@ pub(in crate::accounting) struct State {
     pub(in crate::accounting) limit: usize,
     /// A second limit, which does not decide what can never fit.
     pub(in crate::accounting) cap: usize,
+    /// The spill reserve of a root, in bytes, and the part of it that nobody has taken. That part is not in `bound`.
+    pub(in crate::accounting) reserve: usize,
+    pub(in crate::accounting) set_aside: usize,
     /// The level's place in the queue of waiters, or `NONE`.
     pub(in crate::accounting) queue: u32,
     /// How many requests of this node and those below it wait.
@@ -254,6 +267,8 @@ pub(crate) struct Tree {
     recorder: Option<Box<Recorder>>,
     /// The sums of the counts of each path's allocators.
     paths: Paths,
+    /// How many registrations of reclaimers there are.
+    pub(in crate::accounting) reclaimers: plain::AtomicUsize,
     /// Whether the timer knows the tree.
     pub(crate) timed: plain::AtomicBool,
     mutex: TreeMutex,
@@ -274,6 +289,8 @@ struct Shared {
     /// will wake: see `wake`.
     waking: Option<NonZeroUsize>,
     next_to_wake: Option<SharedMutex>,
+    /// Who can give memory back. It grows while the mutex is free.
+    reclaimers: Vec<Registered<NodePtr>>,
 }
 
 /// A tree's mutex without the tree. It is never freed, and may belong to another tree by now.

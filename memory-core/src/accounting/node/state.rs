@@ -12,6 +12,8 @@ impl State {
             bound: limit.min(MAX_SIZE),
             limit,
             cap: usize::MAX,
+            reserve: 0,
+            set_aside: 0,
             queue: NONE,
             waiters_below: 0,
             loose: 0,
@@ -60,7 +62,18 @@ impl State {
     /// Sets the limit and the cap, in bytes.
     pub(in crate::accounting) fn set_bounds(&mut self, limit: usize, cap: usize) {
         (self.limit, self.cap) = (limit, cap);
-        self.bound = limit.min(cap).min(MAX_SIZE);
+        self.bound = limit.min(cap).min(MAX_SIZE).saturating_sub(self.set_aside);
+    }
+
+    /// Sets how much of the spill reserve nobody has taken, in bytes.
+    pub(in crate::accounting) fn set_aside(&mut self, bytes: usize) {
+        self.set_aside = bytes;
+        self.set_bounds(self.limit, self.cap);
+    }
+
+    /// The maximum of what requests of others than spilling can ever have, in bytes.
+    pub(in crate::accounting) fn most(&self) -> usize {
+        self.limit.min(MAX_SIZE).saturating_sub(self.reserve)
     }
 
     /// The room that is left, as far as the numbers say: in use is an upper bound.

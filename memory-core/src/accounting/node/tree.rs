@@ -35,6 +35,7 @@ impl Tree {
             recorder: config.debug.then(|| Box::new(Recorder::new())),
             config,
             paths,
+            reclaimers: plain::AtomicUsize::new(0),
             timed: plain::AtomicBool::new(false),
             mutex: TreeMutex::new(),
         });

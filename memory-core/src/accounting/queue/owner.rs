@@ -118,6 +118,12 @@ impl Queued {
         self.look(|_| true).flatten()
     }
 
+    /// Whether there is a verdict.
+    pub(crate) fn has_ended(&self) -> bool {
+        let verdict = |id: u32| self.handle.tree.lock().queue().waiter(id).verdict;
+        self.id.and_then(verdict).is_some()
+    }
+
     /// Takes the verdict. `Some(None)` if there is none and the waiter is woken as it should be; `None` if it is
     /// to be woken otherwise.
     fn look(&mut self, is_right: impl FnOnce(&Wake) -> bool) -> Option<Option<(Verdict, Age)>> {

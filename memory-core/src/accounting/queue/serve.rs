@@ -4,7 +4,6 @@ use super::super::charge::{Mode, Obstacle};
 use super::super::node::{Locked, NodePtr};
 use super::NONE;
 use super::waiter::{Ask, Verdict, Wake};
-use crate::size::MAX_SIZE;
 
 impl Locked<'_> {
     /// Looks at the levels at which a waiter may fit, and grants all that fit. The last step before the mutex
@@ -180,7 +179,7 @@ impl Locked<'_> {
         let mut next = Some(node);
         while let Some(at) = next {
             let state = self.look(at);
-            if state.closed || bytes > state.limit.min(MAX_SIZE) {
+            if state.closed || bytes > state.most() {
                 return true;
             }
             next = state.parent.filter(|_| bytes > state.reservation);

@@ -1,0 +1,207 @@
+//! Who can give memory back: the registrations of a tree, and which of them can help a request.
+//!
+//! The tree keeps them in one list under its mutex. They are called with no lock held: a request takes clones
+//! of those that are below the level which lacks room, calls them one after another, and looks at the numbers again.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use super::charge::Mode;
+use super::handle::Handle;
+use super::node::{Locked, NodeConfig, NodePtr};
+use super::queue::Turn;
+use super::reclaimer::{AllShares, Candidate, Reclaimer, Registered};
+use crate::sync::Ordering;
+use crate::sync::plain::make_room;
+
+impl Handle {
+    /// Lists a registration of this node.
+    pub(crate) fn register(&self, reclaimer: &Arc<dyn Reclaimer>) {
+        let mut spare = Vec::new();
+        loop {
+            let mut locked = self.tree.lock();
+            let list = locked.reclaimers();
+            let room = make_room(list, &mut spare);
+            if room.is_ok() {
+                list.push(Registered {
+                    node: self.ptr(),
+                    reclaimer: Arc::clone(reclaimer),
+                });
+            }
+            drop(locked);
+            match room {
+                // Relaxed: a hint, read by requests that were refused.
+                Ok(()) => {
+                    self.tree.reclaimers.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+                Err(capacity) => spare = Vec::with_capacity(capacity),
+            }
+        }
+    }
+
+    /// Takes a registration off the list.
+    pub(crate) fn unregister(&self, reclaimer: &Arc<dyn Reclaimer>) {
+        let mut locked = self.tree.lock();
+        let list = locked.reclaimers();
+        let place = list
+            .iter()
+            .position(|one| Arc::ptr_eq(&one.reclaimer, reclaimer));
+        let gone = place.map(|place| list.swap_remove(place));
+        drop(locked);
+        if gone.is_some() {
+            // Relaxed: see `register`.
+            self.tree.reclaimers.fetch_sub(1, Ordering::Relaxed);
+        }
+        // Foreign code, perhaps.
+        drop(gone);
+    }
+
+    /// Whether the tree has any registrations.
+    pub(crate) fn has_reclaimers(&self) -> bool {
+        // Relaxed: see `register`.
+        self.tree.reclaimers.load(Ordering::Relaxed) > 0
+    }
+
+    /// The registrations that could make room for `bytes` more at this node, in the order in which they are asked,
+    /// and how many bytes are missing; nothing is missing if the request fits.
+    pub(crate) fn who_could_help(&self, bytes: usize) -> (usize, Vec<Candidate>) {
+        self.collect(|locked, into| locked.who_could_help(self.ptr(), bytes, into))
+    }
+
+    /// All registrations of this node and those below it, in the order in which they are asked.
+    pub(crate) fn reclaimers_below(&self) -> Vec<Candidate> {
+        let found = self.collect(|locked, into| {
+            locked.candidates(self.ptr(), None, into);
+            0
+        });
+        found.1
+    }
+
+    fn collect(
+        &self,
+        find: impl Fn(&mut Locked<'_>, &mut Vec<Candidate>) -> usize,
+    ) -> (usize, Vec<Candidate>) {
+        let mut found: Vec<Candidate> = Vec::new();
+        loop {
+            let mut locked = self.tree.lock();
+            let count = locked.reclaimers().len();
+            if count <= found.capacity() {
+                let missing = find(&mut locked, &mut found);
+                drop(locked);
+                found.sort_by_key(|candidate| candidate.order);
+                return (missing, found);
+            }
+            drop(locked);
+            found.reserve(count);
+        }
+    }
+
+    /// Sets bytes aside for spilling: those whose memory is asked for get shares of them. For a root, at its creation.
+    pub(crate) fn set_spill_reserve(&self, bytes: usize) {
+        let mut locked = self.tree.lock();
+        let state = locked.state(self.ptr());
+        state.reserve = bytes;
+        state.set_aside(bytes);
+    }
+
+    /// A share of the tree's spill reserve: a child of the root with that reservation, and no more. `Ok(None)`: the
+    /// tree has no reserve; an error: all shares are taken.
+    pub(crate) fn take_spill_share(&self) -> Result<Option<Self>, AllShares> {
+        let root = self.root();
+        let share = root.tree.lock().look(root.ptr()).reserve / SHARES;
+        if share == 0 {
+            return Ok(None);
+        }
+        let config = NodeConfig {
+            name: Arc::from("(spill)"),
+            group: None,
+            limit: share,
+            reservation: share,
+            priority: 0,
+            in_reserve: true,
+            listener: None,
+            policy: None,
+        };
+        root.new_share(config).map(Some)
+    }
+
+    /// Whether this node belongs to the spill reserve of its tree: its requests neither ask nor wait.
+    pub(crate) fn is_in_reserve(&self) -> bool {
+        self.in_reserve
+    }
+}
+
+/// The parts of a spill reserve.
+const SHARES: usize = 4;
+
+impl Locked<'_> {
+    /// Takes a share off what is set aside, and charges it to the root for a child that is not linked yet.
+    pub(super) fn charge_share(&mut self, root: NodePtr, bytes: usize) -> Result<(), AllShares> {
+        let state = self.state(root);
+        let left = state.set_aside.checked_sub(bytes).ok_or(AllShares)?;
+        state.set_aside(left);
+        // The room was kept free for it, unless forced bytes have taken it.
+        let charged = self.charge_exactly(root, bytes, Mode::Forced, None);
+        charged.map(drop).map_err(|refused| {
+            self.end(root, refused);
+            let state = self.state(root);
+            state.set_aside(left + bytes);
+            AllShares
+        })
+    }
+
+    /// Sets a share aside again whose child has left the tree. What it returns to the root is counted by the caller.
+    #[cold]
+    pub(super) fn return_share(&mut self, child: NodePtr, root: NodePtr) {
+        let share = self.node(child).init_reservation;
+        let state = self.state(root);
+        let left = state.set_aside + share;
+        state.set_aside(left);
+    }
+
+    fn who_could_help(&mut self, node: NodePtr, bytes: usize, into: &mut Vec<Candidate>) -> usize {
+        let Some((at, needed)) = self.short(node, bytes, Mode::Refusable(Turn::TRY)) else {
+            return 0;
+        };
+        self.candidates(at, Some(node), into);
+        needed.saturating_sub(self.look(at).room())
+    }
+
+    /// Appends the registrations at and below `top` whose allocators use more than they have reserved, but not
+    /// those of `requester`. There is room for all.
+    fn candidates(&mut self, top: NodePtr, requester: Option<NodePtr>, into: &mut Vec<Candidate>) {
+        for place in 0..self.reclaimers().len() {
+            let node = self.reclaimers()[place].node;
+            if Some(node) == requester || !self.is_below(node, top) {
+                continue;
+            }
+            let state = self.look(node);
+            let freeable = state.used().saturating_sub(state.reservation);
+            if freeable == 0 {
+                continue;
+            }
+            let overuse = Reverse(self.overuse(node, top));
+            let reclaimer = Arc::clone(&self.reclaimers()[place].reclaimer);
+            let (cost, priority) = reclaimer.rank();
+            into.push(Candidate {
+                reclaimer,
+                freeable,
+                order: (cost, priority, overuse),
+            });
+        }
+    }
+
+    /// What the branch of `top` that contains `node` uses beyond its reservation.
+    fn overuse(&self, node: NodePtr, top: NodePtr) -> usize {
+        let mut branch = node;
+        while let Some(parent) = self.look(branch).parent.filter(|_| branch != top) {
+            if parent == top {
+                break;
+            }
+            branch = parent;
+        }
+        let state = self.look(branch);
+        state.used().saturating_sub(state.reservation)
+    }
+}

@@ -1,0 +1,90 @@
+//! Who is asked for a request that was refused, and until when.
+
+use std::sync::Arc;
+
+use crate::accounting::{Candidate, Handle, Refusal, Shortage, is_in_callback};
+
+/// Charges `bytes` (at least 1) to the handle's node. After a refusal for a limit, those are asked who could make
+/// room, and then it is charged once more.
+#[inline]
+pub(crate) fn charge(handle: &Handle, bytes: usize) -> Result<(), Box<Refusal>> {
+    match handle.charge(bytes) {
+        Ok(()) => Ok(()),
+        Err(refusal) => charge_after_asking(handle, bytes, refusal),
+    }
+}
+
+/// Does what `charge` does after the first refusal.
+#[cold]
+pub(crate) fn charge_after_asking(
+    handle: &Handle,
+    bytes: usize,
+    refusal: Box<Refusal>,
+) -> Result<(), Box<Refusal>> {
+    retry_after_asking(handle, bytes, refusal, || handle.charge(bytes))
+}
+
+/// Asks those who could make room after a refusal for a limit, and has `attempt` try again after each.
+#[cold]
+pub(crate) fn retry_after_asking<T>(
+    handle: &Handle,
+    bytes: usize,
+    refusal: Box<Refusal>,
+    attempt: impl Fn() -> Result<T, Box<Refusal>>,
+) -> Result<T, Box<Refusal>> {
+    if !matches!(*refusal, Refusal::Limit(_)) || !may_ask(handle) {
+        return Err(refusal);
+    }
+    let shortage = Shortage::new(handle.info.clone(), false);
+    let mut result = Err(refusal);
+    make_room(handle, bytes, &shortage, false, || {
+        result = attempt();
+        result.is_ok()
+    });
+    shortage.end();
+    result
+}
+
+/// Whether a request of this node may ask others: not in a callback, which may be that of one who is asked, nor
+/// for what spilling itself needs.
+pub(crate) fn may_ask(handle: &Handle) -> bool {
+    handle.has_reclaimers()
+        && !handle.is_in_reserve()
+        && !is_in_callback()
+        && !std::thread::panicking()
+}
+
+/// Asks those that could make room for a request of the handle's node, one after another. After each, `granted`
+/// says whether it is enough. A request that waits does not ask more of them than seem to be needed: some answer
+/// later.
+pub(crate) fn make_room(
+    handle: &Handle,
+    bytes: usize,
+    shortage: &Arc<Shortage>,
+    waits: bool,
+    mut granted: impl FnMut() -> bool,
+) {
+    let (missing, candidates) = handle.who_could_help(bytes);
+    if missing == 0 {
+        granted();
+        return;
+    }
+    // A quarter more than is missing, since estimates are that.
+    let wanted = missing.saturating_add(missing / 4);
+    let mut expected = 0_usize;
+    for Candidate {
+        reclaimer,
+        freeable,
+        ..
+    } in candidates
+    {
+        if waits && expected >= wanted {
+            return;
+        }
+        expected = expected.saturating_add(reclaimer.estimate().min(freeable));
+        reclaimer.ask(shortage, missing);
+        if granted() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! [`Reclaim`] and [`Ask`]: one request to one registration, and what the registration remembers of its answers.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::accounting::{AllShares, Reclaimer, Shortage};
+use crate::allocator::BufferAllocator;
+use crate::events;
+use crate::outcome::AllocatorInfo;
+use crate::sync::Ordering;
+use crate::sync::plain::{AtomicU64, AtomicUsize};
+
+/// Can give memory back when others need it: a cache that can be dropped, a sort that can spill.
+///
+/// Register one with [`BufferAllocator::on_shortage`]. A request that is refused, here or at an allocator above,
+/// asks those that are registered below the allocator that lacks room, then looks at the numbers again: what was
+/// released counts, and nothing that a method returns. So an answer cannot be wrong, only useless: who freed
+/// nothing is left alone for a while.
+///
+/// They are asked in the order of [`Cost`], then of the allocator's
+/// [priority](crate::ChildAllocatorBuilder::priority) (larger is asked later), then of what their branch uses beyond
+/// its reservation. Bytes that a reservation covers are not asked for, and an allocator is not asked for its own
+/// requests.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+/// use std::sync::{Arc, Mutex};
+/// use arrow_memory_core::{ArrowBuf, Ask, Cost, Reclaim};
+///
+/// struct Cache(Arc<Mutex<Vec<ArrowBuf>>>);
+///
+/// impl Reclaim for Cache {
+///     fn reclaimable(&self) -> usize {
+///         self.0.try_lock().map_or(0, |entries| entries.iter().map(ArrowBuf::capacity).sum())
+///     }
+///
+///     fn reclaim(&self, _ask: Ask) {
+///         // The thread that asks may hold this very lock: never wait for it.
+///         let dropped = self.0.try_lock().map(|mut entries| std::mem::take(&mut *entries));
+///         drop(dropped); // with the lock released
+///     }
+/// }
+///
+/// let allocator = root.child("cache").build()?;
+/// let entries = Arc::new(Mutex::new(vec![allocator.buffer(1 << 20)?.freeze()]));
+/// let guard = allocator.on_shortage(Cost::Drop, Cache(Arc::clone(&entries)));
+/// let query = root.child("query").build()?;
+/// let buffer = query.buffer(4096)?; // did not fit: the cache was dropped
+/// assert!(entries.lock().unwrap().is_empty());
+/// # Ok::<(), arrow_memory_core::AllocError>(())
+/// ```
+pub trait Reclaim: Send + Sync {
+    /// Returns about how many bytes could come back.
+    ///
+    /// It decides only how many others are asked at the same time. It runs on the thread of whoever needs memory,
+    /// with none of this crate's locks held. A panic is caught, and counts as 0.
+    fn reclaimable(&self) -> usize;
+
+    /// Gives memory back: at once, or later by whoever gets the `ask`.
+    ///
+    /// It runs on the thread of whoever needs memory, with none of this crate's locks held. That thread may hold
+    /// locks of the program: use `try_lock` only. What needs a lock or takes long should be done elsewhere, by an
+    /// [inbox](BufferAllocator::reclaim_inbox). Only if [`Ask::may_block`] says so may it block.
+    ///
+    /// The ask is answered when it is dropped. Memory that this method allocates is granted or refused at once: it
+    /// neither asks others nor waits. A panic is caught and reported as an event; the ask is answered then.
+    fn reclaim(&self, ask: Ask);
+}
+
+/// What it takes to give memory back. Lower costs are asked first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Cost {
+    /// Something is dropped that can be had again: an entry of a cache.
+    Drop,
+    /// Something is written elsewhere first, for which memory is needed: see
+    /// [`spill_reserve`](crate::RootAllocatorBuilder::spill_reserve).
+    Spill,
+}
+
+/// A request for memory that somebody else needs. It is answered when it is dropped.
+///
+/// An ask that is not answered within the tree's [patience](crate::RootAllocatorBuilder::patience) counts as
+/// answered: its registration may be asked again.
+#[must_use = "dropping it says that memory was given back"]
+pub struct Ask {
+    missing: usize,
+    shortage: Arc<Shortage>,
+    registration: Arc<Registration>,
+    /// A share of the spill reserve.
+    memory: Option<BufferAllocator>,
+    /// Bytes that the registration's allocator used when it was asked.
+    used: usize,
+    /// Which ask of the registration this is.
+    number: u64,
+}
+
+impl Ask {
+    /// Returns how many bytes were missing when this was asked. Less, or more, may be given back.
+    pub fn bytes(&self) -> usize {
+        self.missing
+    }
+
+    /// Returns whether the bytes are not needed any more: the request was granted, or has given up.
+    pub fn is_over(&self) -> bool {
+        self.shortage.is_over()
+    }
+
+    /// Returns whether [`Reclaim::reclaim`] may block: then the request comes from a blocking
+    /// [`wait`](BufferAllocator::wait). It is false wherever that cannot be known.
+    pub fn may_block(&self) -> bool {
+        self.shortage.may_block
+    }
+
+    /// Returns the allocator that needs memory.
+    pub fn requester(&self) -> &AllocatorInfo {
+        &self.shortage.requester
+    }
+
+    /// Returns memory for spilling: a share of the root's
+    /// [spill reserve](crate::RootAllocatorBuilder::spill_reserve), if there is one and the cost is
+    /// [`Cost::Spill`]. It is set aside for this ask until it is dropped.
+    pub fn memory(&self) -> Option<&BufferAllocator> {
+        self.memory.as_ref()
+    }
+}
+
+impl Drop for Ask {
+    fn drop(&mut self) {
+        // The share is free before the registration may be asked again.
+        self.memory = None;
+        self.registration.answered(self.number, self.used);
+    }
+}
+
+impl fmt::Debug for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ask")
+            .field("bytes", &self.missing)
+            .field("requester", self.requester())
+            .field("may_block", &self.may_block())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The maximum of the shortages in a row for which a registration is left alone.
+const MAX_SKIPPED: usize = 64;
+
+/// A [`Reclaim`] at an allocator.
+pub(super) struct Registration {
+    allocator: BufferAllocator,
+    cost: Cost,
+    /// There until this is dropped.
+    reclaim: Option<Arc<dyn Reclaim>>,
+    made: Instant,
+    /// The number of the latest ask; 0 before the first.
+    asked: AtomicU64,
+    /// The number of the latest ask that was answered, in order or not.
+    answered: AtomicU64,
+    /// When the latest ask was made, in milliseconds since `made`.
+    asked_at: AtomicU64,
+    /// For how many shortages it is left alone, and for how many it was last time: the latest answers freed nothing.
+    skip: AtomicUsize,
+    skipped: AtomicUsize,
+}
+
+impl Registration {
+    pub(super) fn new(allocator: &BufferAllocator, cost: Cost, reclaim: Arc<dyn Reclaim>) -> Self {
+        Self {
+            allocator: allocator.clone(),
+            cost,
+            reclaim: Some(reclaim),
+            made: Instant::now(),
+            asked: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            asked_at: AtomicU64::new(0),
+            skip: AtomicUsize::new(0),
+            skipped: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn allocator(&self) -> &BufferAllocator {
+        &self.allocator
+    }
+
+    fn milliseconds(&self) -> u64 {
+        self.made.elapsed().as_millis() as u64
+    }
+
+    /// Takes the right to make the next ask, which is its number: unless one is out that is not older than the
+    /// patience, or it is to be left alone.
+    fn begin(&self) -> Option<u64> {
+        let patience: Duration = self.allocator.handle.tree.config.patience;
+        // Relaxed, all: the numbers guard no memory. The exchange decides who asks.
+        let asked = self.asked.load(Ordering::Relaxed);
+        let out = self.answered.load(Ordering::Relaxed) < asked;
+        let age = self
+            .milliseconds()
+            .saturating_sub(self.asked_at.load(Ordering::Relaxed));
+        if out && u128::from(age) < patience.as_millis().max(1) {
+            return None;
+        }
+        let left_alone = self
+            .skip
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            });
+        if left_alone.is_ok() {
+            return None;
+        }
+        self.asked
+            .compare_exchange(asked, asked + 1, Ordering::Relaxed, Ordering::Relaxed)
+            .ok()?;
+        self.asked_at.store(self.milliseconds(), Ordering::Relaxed);
+        Some(asked + 1)
+    }
+
+    /// Notes an answer to the ask of that number, when so many bytes were used.
+    fn answered(&self, number: u64, used_before: usize) {
+        let freed = self.allocator.charged_memory() < used_before;
+        // Relaxed, all: see `begin`. What others allocate and release meanwhile can make this wrong either way; it
+        // decides only who is asked.
+        let skip = if freed {
+            0
+        } else {
+            let before = self.skipped.load(Ordering::Relaxed);
+            (before * 2).clamp(1, MAX_SKIPPED)
+        };
+        self.skipped.store(skip, Ordering::Relaxed);
+        self.skip.store(skip, Ordering::Relaxed);
+        self.answered.fetch_max(number, Ordering::Relaxed);
+    }
+
+    /// A share of the tree's spill reserve, if there is one and the cost asks for it.
+    fn share(&self) -> Result<Option<BufferAllocator>, AllShares> {
+        if self.cost != Cost::Spill {
+            return Ok(None);
+        }
+        let share = self.allocator.handle.take_spill_share()?;
+        Ok(share.map(BufferAllocator::from_handle))
+    }
+}
+
+impl Reclaimer for Registration {
+    fn rank(&self) -> (u8, i32) {
+        (self.cost as u8, self.allocator.node().priority)
+    }
+
+    fn estimate(&self) -> usize {
+        let (mut bytes, Some(reclaim)) = (0, &self.reclaim) else {
+            return 0;
+        };
+        if events::catch(|| events::inside(|| bytes = reclaim.reclaimable())) {
+            events::callback_panicked(self.allocator.info());
+        }
+        bytes
+    }
+
+    fn ask(self: Arc<Self>, shortage: &Arc<Shortage>, missing: usize) {
+        let Some(number) = self.begin() else { return };
+        let Ok(memory) = self.share() else {
+            // Others spill already.
+            self.answered.fetch_max(number, Ordering::Relaxed);
+            return;
+        };
+        let ask = Ask {
+            missing,
+            shortage: Arc::clone(shortage),
+            memory,
+            used: self.allocator.charged_memory(),
+            number,
+            registration: Arc::clone(&self),
+        };
+        if let Some(reclaim) = &self.reclaim {
+            events::quietly(self.allocator.info(), || reclaim.reclaim(ask));
+        }
+    }
+}
+
+impl Drop for Registration {
+    /// The last one may be dropped with an ask, anywhere. What the user registered may panic when it is dropped.
+    fn drop(&mut self) {
+        if let Some(reclaim) = self.reclaim.take() {
+            events::quietly(self.allocator.info(), || drop(reclaim));
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! [`ReclaimGuard`]: a registration, until it is dropped.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::ask::{Cost, Reclaim, Registration};
+use crate::accounting::Reclaimer;
+use crate::allocator::BufferAllocator;
+
+/// Has a [`Reclaim`] asked for memory until this is dropped.
+///
+/// Dropping it does not wait for an ask that is being answered.
+#[must_use = "nobody is asked any more once this is dropped"]
+pub struct ReclaimGuard {
+    registration: Arc<Registration>,
+    listed: Arc<dyn Reclaimer>,
+}
+
+impl ReclaimGuard {
+    pub(super) fn new(allocator: &BufferAllocator, cost: Cost, reclaim: Arc<dyn Reclaim>) -> Self {
+        let registration = Arc::new(Registration::new(allocator, cost, reclaim));
+        let listed: Arc<dyn Reclaimer> = registration.clone();
+        allocator.handle.register(&listed);
+        Self {
+            registration,
+            listed,
+        }
+    }
+}
+
+impl Drop for ReclaimGuard {
+    fn drop(&mut self) {
+        self.registration
+            .allocator()
+            .handle
+            .unregister(&self.listed);
+    }
+}
+
+impl fmt::Debug for ReclaimGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReclaimGuard")
+            .field("allocator", self.registration.allocator())
+            .finish_non_exhaustive()
+    }
+}

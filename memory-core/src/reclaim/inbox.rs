@@ -1,0 +1,134 @@
+//! [`ReclaimInbox`]: asks for code that answers on its own thread or task.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use super::ask::{Ask, Cost, Reclaim};
+use super::guard::ReclaimGuard;
+use crate::allocator::BufferAllocator;
+use crate::sync::Ordering;
+use crate::sync::plain::{AtomicUsize, Mutex};
+use crate::sync::process::ObjectLocks;
+
+static LOCKS: ObjectLocks = ObjectLocks::new();
+
+/// Where asks for memory arrive, for code that answers on its own thread or task: made by
+/// [`BufferAllocator::reclaim_inbox`].
+///
+/// There is at most one ask in it. Nobody waits for the answer but requests that wait anyway, so it may take a
+/// lock, or be given at the next batch. With the feature `futures` it is a `Stream`.
+///
+/// Dropping the inbox answers what is in it, and ends the registration.
+#[must_use = "nobody is asked any more once this is dropped"]
+pub struct ReclaimInbox {
+    guard: ReclaimGuard,
+    shared: Arc<Letters>,
+}
+
+/// What the inbox and its registration share.
+struct Letters {
+    reclaimable: AtomicUsize,
+    /// Locked under one of `LOCKS`. What is taken out is dropped with no lock held.
+    waiting: Mutex<Arrived>,
+}
+
+#[derive(Default)]
+struct Arrived {
+    ask: Option<Ask>,
+    waker: Option<Waker>,
+    /// The inbox is gone: an ask would stay here forever.
+    closed: bool,
+}
+
+impl ReclaimInbox {
+    pub(super) fn new(allocator: &BufferAllocator, cost: Cost) -> Self {
+        let shared = Arc::new(Letters {
+            reclaimable: AtomicUsize::new(0),
+            waiting: Mutex::default(),
+        });
+        let guard = ReclaimGuard::new(allocator, cost, Arc::new(Post(Arc::clone(&shared))));
+        Self { guard, shared }
+    }
+
+    /// Says about how many bytes could come back: how many others are asked depends on it. One atomic store.
+    pub fn set_reclaimable(&self, bytes: usize) {
+        // Relaxed: a number for others.
+        self.shared.reclaimable.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Returns the ask that has arrived, if any.
+    pub fn try_ask(&self) -> Option<Ask> {
+        LOCKS.with(&self.shared.waiting, |waiting| waiting.ask.take())
+    }
+
+    /// Returns the next ask, or has the task woken when one arrives.
+    pub fn poll_ask(&self, context: &mut Context<'_>) -> Poll<Ask> {
+        if let Some(ask) = self.try_ask() {
+            return Poll::Ready(ask);
+        }
+        let waker = Some(context.waker().clone());
+        let (ask, replaced) = LOCKS.with(&self.shared.waiting, |waiting| {
+            (
+                waiting.ask.take(),
+                std::mem::replace(&mut waiting.waker, waker),
+            )
+        });
+        drop(replaced);
+        ask.map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+#[cfg(feature = "futures")]
+impl futures_core::Stream for ReclaimInbox {
+    type Item = Ask;
+
+    fn poll_next(
+        self: std::pin::Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Self::Item>> {
+        self.poll_ask(context).map(Some)
+    }
+}
+
+impl Drop for ReclaimInbox {
+    fn drop(&mut self) {
+        let left = LOCKS.with(&self.shared.waiting, |waiting| {
+            waiting.closed = true;
+            (waiting.ask.take(), waiting.waker.take())
+        });
+        drop(left);
+    }
+}
+
+impl fmt::Debug for ReclaimInbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReclaimInbox")
+            .field("guard", &self.guard)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The registration's side of an inbox.
+struct Post(Arc<Letters>);
+
+impl Reclaim for Post {
+    fn reclaimable(&self) -> usize {
+        // Relaxed: a number from another thread.
+        self.0.reclaimable.load(Ordering::Relaxed)
+    }
+
+    fn reclaim(&self, ask: Ask) {
+        let (old, waker) = LOCKS.with(&self.0.waiting, |waiting| {
+            if waiting.closed {
+                return (Some(ask), None);
+            }
+            (waiting.ask.replace(ask), waiting.waker.take())
+        });
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        // One that was out for longer than the patience, or the ask itself.
+        drop(old);
+    }
+}
