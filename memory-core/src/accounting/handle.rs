@@ -79,8 +79,7 @@ impl Handle {
             })
         });
         drop(locked);
-        // The handle that the node was made with; dropped here if it was not adopted.
-        let child = Self(child);
+        let child = Self(child); // dropped if it was not adopted
         adopted.map(|()| child)
     }
 
@@ -303,6 +302,14 @@ fn drop_last_handle(handle: &mut Handle) {
     }
     if let Some(left) = left {
         events::outlived(&info, left.allocated, debug);
+    }
+}
+
+impl Locked<'_> {
+    /// A handle of a node, while the mutex is held.
+    pub(super) fn handle(&self, node: NodePtr) -> Handle {
+        self.node(node).add_handle();
+        Handle(node)
     }
 }
 

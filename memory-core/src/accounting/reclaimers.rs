@@ -136,6 +136,11 @@ impl Handle {
 const SHARES: usize = 4;
 
 impl Locked<'_> {
+    /// Whether the tree has any registrations.
+    pub(super) fn has_reclaimers(&mut self) -> bool {
+        !self.reclaimers().is_empty()
+    }
+
     /// Takes a share off what is set aside, and charges it to the root for a child that is not linked yet.
     pub(super) fn charge_share(&mut self, root: NodePtr, bytes: usize) -> Result<(), AllShares> {
         let state = self.state(root);
@@ -165,7 +170,9 @@ impl Locked<'_> {
             return 0;
         };
         self.candidates(at, Some(node), into);
-        needed.saturating_sub(self.look(at).room())
+        let missing = needed.saturating_sub(self.look(at).room());
+        // What is withheld has no other bound: those that wait come first.
+        missing.min(bytes.saturating_add(self.queue().bytes()))
     }
 
     /// Appends the registrations at and below `top` whose allocators use more than they have reserved, but not

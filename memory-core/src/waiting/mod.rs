@@ -5,6 +5,7 @@
 mod admission;
 mod error;
 mod obtain;
+mod tick;
 #[cfg_attr(loom, path = "no_timer.rs")]
 mod timer;
 
@@ -103,7 +104,7 @@ impl BufferAllocator {
     /// # Ok::<(), arrow_memory_core::BackendError>(())
     /// ```
     pub fn expire_waits(&self, now: Instant) -> Option<Instant> {
-        self.handle.tick(now)
+        tick::tick(&self.handle, now)
     }
 }
 

@@ -6,6 +6,7 @@
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use super::tick::tick;
 use crate::accounting::Handle;
 use crate::allocator::{BufferAllocator, WeakBufferAllocator};
 use crate::events;
@@ -146,13 +147,13 @@ fn look_after(tree: &WeakBufferAllocator) -> Option<Instant> {
         return None;
     };
     let handle: &Handle = &root.handle;
-    let next = handle.tick(Instant::now());
+    let next = tick(handle, Instant::now());
     if next.is_some() {
         return next;
     }
     // SeqCst: see `arm`. A request that begins to wait from here on lists the tree again.
     handle.tree.timed.store(false, Ordering::SeqCst);
-    let next = handle.tick(Instant::now());
+    let next = tick(handle, Instant::now());
     match next {
         // It saw the tree listed.
         Some(_) => handle.tree.timed.store(true, Ordering::SeqCst),

@@ -267,7 +267,9 @@ fn who_frees_nothing_is_left_alone_for_a_while_and_then_asked_again() {
     let counted = Arc::clone(&count);
     let guard = stubborn.on_shortage(
         Cost::Drop,
-        Asked(move |_| drop(counted.fetch_add(1, Ordering::Relaxed))),
+        Asked(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }),
     );
     let query = child(&root, "query");
 
@@ -447,5 +449,38 @@ fn asking_without_a_need_returns_what_came_back() {
     assert_eq!(root.reclaim(150), 0);
 
     drop(caches);
+    balanced(&root);
+}
+
+#[test]
+fn a_level_that_is_stuck_asks_again_before_anybody_gives_way() {
+    let root = RootAllocator::builder()
+        .limit(1000)
+        .own_timer(true)
+        .build()
+        .unwrap();
+    let sort = child(&root, "sort");
+    let mut held = sort.wait().reserve(900).unwrap();
+    let inbox = sort.reclaim_inbox(Cost::Drop);
+    inbox.set_reclaimable(900);
+    let query = child(&root, "query");
+    let own = query.wait().reserve(100).unwrap();
+    let mut waits = Box::pin(query.wait().buffer_async(512));
+    let mut poll = || waits.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(poll().is_pending());
+    held.shrink(100);
+    drop(inbox.try_ask().unwrap()); // frees some, but not enough
+
+    let mut now = Instant::now();
+    for _ in 0..2 {
+        now += Duration::from_secs(2);
+        let _ = root.expire_waits(now);
+    }
+    assert!(poll().is_pending());
+    let ask = inbox.try_ask().expect("asked again");
+    drop((held, ask));
+
+    assert!(matches!(poll(), Poll::Ready(Ok(_))));
+    drop((waits, own, inbox, query, sort));
     balanced(&root);
 }

@@ -86,7 +86,6 @@ impl<N: Copy + PartialEq> Queue<N> {
     }
 
     /// The bytes of the requests without a verdict.
-    #[cfg(feature = "metrics")]
     pub(in crate::accounting) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -166,6 +165,7 @@ impl<N: Copy + PartialEq> Queue<N> {
             since: ask.age.map_or(now, |age| age.since),
             told: ask.age.and_then(|age| age.told),
             level: NONE,
+            asked: None,
             verdict: None,
             wake: Some(wake),
             barrier: false,

@@ -14,16 +14,26 @@ use super::waiter::Verdict;
 
 impl Handle {
     /// Ends the waits of the tree whose deadline has passed, and looks for levels that are stuck. The answer
-    /// says when to call it again.
-    pub(crate) fn tick(&self, now: Instant) -> Option<Instant> {
+    /// says when to call it again, and for which request others should be asked for memory once more.
+    pub(crate) fn tick(&self, now: Instant) -> (Option<Instant>, Option<(Self, usize)>) {
         // Not in a loop that never ends.
         let patience = self.tree.config.patience.max(Duration::from_millis(1));
-        self.tree.lock().tick(now, patience)
+        let mut locked = self.tree.lock();
+        let mut asks = None;
+        let next = locked.tick(now, patience, &mut asks);
+        let asks = asks.map(|(node, bytes)| (locked.handle(node), bytes));
+        drop(locked);
+        (next, asks)
     }
 }
 
 impl Locked<'_> {
-    fn tick(&mut self, now: Instant, patience: Duration) -> Option<Instant> {
+    fn tick(
+        &mut self,
+        now: Instant,
+        patience: Duration,
+        asks: &mut Option<(NodePtr, usize)>,
+    ) -> Option<Instant> {
         let mut next = None;
         for id in 0..self.queue().slots() {
             let waiter = self.queue().waiter(id);
@@ -39,15 +49,61 @@ impl Locked<'_> {
             let level = self.queue().waiter(id).level;
             // Once for each level.
             if level != NONE && self.queue().first(level) == Some(id) {
-                next = earlier(next, self.check_level(level, now, patience));
+                next = earlier(next, self.check_level(level, now, patience, asks));
             }
         }
         next
     }
 
     /// Resolves a level that is stuck. The answer says when to look again.
-    fn check_level(&mut self, level: u32, now: Instant, patience: Duration) -> Option<Instant> {
+    fn check_level(
+        &mut self,
+        level: u32,
+        now: Instant,
+        patience: Duration,
+        asks: &mut Option<(NodePtr, usize)>,
+    ) -> Option<Instant> {
         let node = self.queue().level(level).node;
+        let (stuck, due) = self.is_stuck(node, level, now, patience);
+        if !stuck {
+            return due;
+        }
+        if !self.look(node).tight {
+            // So that what the branches hold is known.
+            self.recall(node);
+        }
+        // Nobody is told while another one fits.
+        self.queue_mut().level_mut(level).rescan = true;
+        self.queue_mut().mark(level);
+        self.serve();
+        if self.level_of(node) != Some(level) {
+            return None;
+        }
+        if self.has_reclaimers() && asks.is_none() && self.asks_again(level, asks) {
+            // Others are asked first.
+        } else if let Some((id, verdict)) = self.choose(node, level) {
+            let grants = self.queue().grants();
+            self.queue_mut().waiter_mut(id).told = Some(grants);
+            self.end_wait(id, verdict);
+        }
+        let mut next = self
+            .level_of(node)
+            .and_then(|level| self.queue().first(level));
+        while let Some(id) = next {
+            next = self.queue().next(id);
+            self.queue_mut().waiter_mut(id).missing_since = now;
+        }
+        now.checked_add(patience)
+    }
+
+    /// Whether a waiter of a level has not come nearer for the patience, and when to look again if not.
+    fn is_stuck(
+        &mut self,
+        node: NodePtr,
+        level: u32,
+        now: Instant,
+        patience: Duration,
+    ) -> (bool, Option<Instant>) {
         let (mut stuck, mut due) = (false, None);
         let mut next = self.queue().first(level);
         while let Some(id) = next {
@@ -65,33 +121,21 @@ impl Locked<'_> {
             stuck |= at.is_some_and(|at| at <= now);
             due = earlier(due, at.map(|at| at.max(now)));
         }
-        if !stuck {
-            return due;
+        (stuck, due)
+    }
+
+    /// Has others asked for the oldest waiter of a level, once between two grants in the tree.
+    fn asks_again(&mut self, level: u32, asks: &mut Option<(NodePtr, usize)>) -> bool {
+        let grants = self.queue().grants();
+        let Some(id) = self.queue().first(level) else {
+            return false;
+        };
+        let waiter = self.queue_mut().waiter_mut(id);
+        let again = waiter.asked.replace(grants) != Some(grants);
+        if again {
+            *asks = Some((waiter.node, waiter.ask.bytes));
         }
-        if !self.look(node).tight {
-            // So that what the branches hold is known.
-            self.recall(node);
-        }
-        // Nobody is told while another one fits.
-        self.queue_mut().level_mut(level).rescan = true;
-        self.queue_mut().mark(level);
-        self.serve();
-        if self.level_of(node) != Some(level) {
-            return None;
-        }
-        if let Some((id, verdict)) = self.choose(node, level) {
-            let grants = self.queue().grants();
-            self.queue_mut().waiter_mut(id).told = Some(grants);
-            self.end_wait(id, verdict);
-        }
-        let mut next = self
-            .level_of(node)
-            .and_then(|level| self.queue().first(level));
-        while let Some(id) = next {
-            next = self.queue().next(id);
-            self.queue_mut().waiter_mut(id).missing_since = now;
-        }
-        now.checked_add(patience)
+        again
     }
 
     /// Bytes that a waiter lacks at its level, as far as the numbers say.

@@ -1,0 +1,19 @@
+//! What happens at waiters by the passing of time.
+
+use std::time::Instant;
+
+use crate::accounting::{Handle, Shortage};
+use crate::reclaim::{make_room, may_ask};
+
+/// Ends waits at their deadlines, asks others again where a level is stuck, and has waiters give way. Returns when to
+/// call it again.
+pub(super) fn tick(handle: &Handle, now: Instant) -> Option<Instant> {
+    let (next, asks) = handle.tick(now);
+    if let Some((waits, bytes)) = asks.filter(|_| may_ask(handle)) {
+        let shortage = Shortage::new(waits.info.clone(), false);
+        // The request is in the queue: what is released is charged for it.
+        make_room(&waits, bytes, &shortage, true, || false);
+        shortage.end();
+    }
+    next
+}
