@@ -82,8 +82,10 @@ impl AllocationReservation {
         if bytes == 0 {
             return Ok(());
         }
-        if let Err(refusal) = charge(&self.allocator.handle, bytes) {
-            return Err(self.refused(&refusal, bytes, asked));
+        if !self.allocator.handle.take(bytes) {
+            return self
+                .grow_slowly(bytes, asked, Location::caller())
+                .map_err(|error| *error);
         }
         self.add_charged(bytes);
         Ok(())
@@ -132,6 +134,23 @@ impl AllocationReservation {
         }
     }
 
+    /// Does what `grow` does where the allocator's credit does not suffice. The error is in a box, so that the result
+    /// fits in a register.
+    #[cold]
+    #[inline(never)]
+    fn grow_slowly(
+        &self,
+        bytes: usize,
+        asked: usize,
+        caller: &'static Location<'static>,
+    ) -> Result<(), Box<AllocError>> {
+        charge(&self.allocator.handle, bytes)
+            .map_err(|refusal| Box::new(self.refused(&refusal, bytes, asked)))?;
+        self.set_size(self.size() + bytes);
+        self.note(Operation::Resized, caller);
+        Ok(())
+    }
+
     #[cold]
     #[inline(never)]
     fn refused(&self, refusal: &Refusal, bytes: usize, asked: usize) -> AllocError {
@@ -154,9 +173,6 @@ impl AllocationReservation {
     #[track_caller]
     pub fn shrink(&mut self, bytes: usize) {
         self.take(bytes);
-        if bytes == 0 {
-            return;
-        }
         // SAFETY: the bytes were charged and part of this reservation's size until `take`.
         unsafe { self.allocator.handle.uncharge(bytes) };
     }
@@ -275,11 +291,14 @@ impl AllocationReservation {
     #[track_caller]
     fn take(&self, bytes: usize) {
         let size = self.size();
-        assert!(
-            bytes <= size,
-            "{bytes} bytes taken from a reservation of {size}"
-        );
-        self.set_size(size - bytes);
+        // Subtracted first, which is one instruction on memory.
+        let (left, too_many) = size.overflowing_sub(bytes);
+        self.set_size(left);
+        if too_many {
+            self.set_size(size);
+            // A function, since `assert!` would keep both numbers in memory for its message.
+            taken_too_many(bytes, size);
+        }
         self.note(Operation::Resized, Location::caller());
     }
 
@@ -307,6 +326,13 @@ impl AllocationReservation {
         // Relaxed: only this value writes it, and readers want a number only.
         self.reserved.size.store(size, Ordering::Relaxed);
     }
+}
+
+#[cold]
+#[inline(never)]
+#[track_caller]
+fn taken_too_many(bytes: usize, size: usize) -> ! {
+    panic!("{bytes} bytes taken from a reservation of {size}")
 }
 
 impl Drop for AllocationReservation {

@@ -9,11 +9,9 @@ use std::sync::{Arc, Weak};
 
 use super::lifecycle::Outstanding;
 use super::node::{Departures, Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeConfig};
-use super::reclaimer::AllShares;
 use super::refusal::Refusal;
 use super::word::Kind;
 use crate::events::{self, quietly};
-use crate::outcome::AllocatorInfo;
 use crate::sampling;
 
 /// Keeps a node usable; what a `BufferAllocator` is made of.
@@ -21,7 +19,7 @@ use crate::sampling;
 /// # Invariants
 ///
 /// 1. The pointer is to a live node, whose count of handles includes this one.
-pub(crate) struct Handle(NodePtr);
+pub(crate) struct Handle(pub(super) NodePtr);
 
 impl Handle {
     /// A tree, by the handle of its root.
@@ -29,58 +27,6 @@ impl Handle {
         let root = Self(Tree::with_root(config, root));
         sampling::adopt_root(&root);
         root
-    }
-
-    /// A child of this node. If it was `admitted`, its reservation is charged to this node already.
-    ///
-    /// # Errors
-    ///
-    /// The refusal, with the child's identity, if the reservation does not fit (in the child's own
-    /// limit to begin with) or this node is closed.
-    pub(crate) fn new_child(
-        &self,
-        config: NodeConfig,
-        admitted: bool,
-    ) -> Result<Self, (Box<Refusal>, AllocatorInfo)> {
-        let (limit, reservation) = (config.limit, config.reservation);
-        let label = config.group.as_ref().unwrap_or(&config.name);
-        let path = self.tree.paths().child(&self.path, label);
-        let child = Node::boxed(config, self.tree.clone(), self.depth + 1, path);
-        let info = child.info.clone();
-        if let Some(refusal) = Refusal::of_reservation(&info, limit, reservation) {
-            return Err((Box::new(refusal), info));
-        }
-        let child = NodePtr::leak(child);
-        let adopted = self.tree.lock().adopt(self.0, child, admitted);
-        // The handle that the node was made with; dropped below if it was not adopted.
-        let child = Self(child);
-        match adopted {
-            Ok(()) => {
-                sampling::adopt(&child);
-                Ok(child)
-            }
-            Err(refusal) => Err((Box::new(refusal), info)),
-        }
-    }
-
-    /// A child of this root for a share of the spill reserve.
-    pub(crate) fn new_share(&self, config: NodeConfig) -> Result<Self, AllShares> {
-        let share = config.reservation;
-        let path = self.tree.paths().child(&self.path, &config.name);
-        let child = NodePtr::leak(Node::boxed(config, self.tree.clone(), self.depth + 1, path));
-        let mut locked = self.tree.lock();
-        let charged = locked.charge_share(self.0, share);
-        let adopted = charged.and_then(|()| {
-            let adopted = locked.adopt(self.0, child, true);
-            adopted.map_err(|_| {
-                locked.return_share(child, self.0);
-                locked.release(self.0, share);
-                AllShares
-            })
-        });
-        drop(locked);
-        let child = Self(child); // dropped if it was not adopted
-        adopted.map(|()| child)
     }
 
     /// The pointer, for a charge or a pin.
@@ -358,6 +304,10 @@ impl NodePtr {
 
     #[cold]
     unsafe fn uncharge_slowly(self, bytes: usize) {
+        // Asked here, where it costs nothing.
+        if bytes == 0 {
+            return;
+        }
         // SAFETY: the bytes are still charged, so the node is alive.
         let node = unsafe { self.node() };
         let wants_late = events::wants_late_release();

@@ -101,6 +101,7 @@
 )]
 
 mod charge;
+mod children;
 mod external;
 mod handle;
 mod hazard;

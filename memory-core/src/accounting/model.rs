@@ -54,7 +54,9 @@ fn node(name: &str, limit: usize, reservation: usize) -> NodeConfig {
 }
 
 fn child(parent: &Handle, limit: usize, reservation: usize) -> Handle {
-    match parent.new_child(node("child", limit, reservation), false) {
+    match parent.new_child(node("child", limit, reservation), false, |refusal, _| {
+        Err(refusal)
+    }) {
         Ok(child) => child,
         Err(_) => panic!("the child fits"),
     }

@@ -14,7 +14,7 @@ use crate::error::AllocError;
 use crate::events;
 use crate::listener::AllocationListener;
 use crate::outcome::{AllocatorInfo, Purpose};
-use crate::reclaim::{may_ask, retry_after_asking};
+use crate::reclaim::retry_after_asking;
 use crate::rounding::RoundingPolicy;
 use crate::size::{KIB, MAX_SIZE};
 
@@ -373,19 +373,11 @@ impl ChildAllocatorBuilder {
             listener,
             policy,
         };
-        // For a second attempt, after others were asked for memory.
-        let again = (reservation > 0 && may_ask(&parent.handle)).then(|| config.clone());
-        let mut built = parent.handle.new_child(config, admitted.is_some());
-        if let Some(config) = again {
-            built = built.or_else(|(refusal, info)| {
-                let attempt = || {
-                    let built = parent.handle.new_child(config.clone(), false);
-                    built.map_err(|(refusal, _)| refusal)
-                };
+        let built = parent
+            .handle
+            .new_child(config, admitted.is_some(), |refusal, attempt| {
                 retry_after_asking(&parent.handle, reservation, refusal, attempt)
-                    .map_err(|refusal| (refusal, info))
             });
-        }
         let handle = built.map_err(|(refusal, child)| {
             let purpose = Purpose::Child {
                 child: child.clone(),

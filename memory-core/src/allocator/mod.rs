@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow_memory_manager::{AllocationManager, BackendError};
 
-use crate::accounting::{Handle, Node};
+use crate::accounting::{Handle, Node, Refusal};
 use crate::debug::Operation;
 use crate::error::AllocError;
 use crate::events;
@@ -361,12 +361,19 @@ impl BufferAllocator {
         if bytes == 0 {
             return self.check_open(0);
         }
-        let charge = || self.handle.charge_external(bytes);
-        charge()
-            .or_else(|refusal| retry_after_asking(&self.handle, bytes, refusal, charge))
-            .map_err(|refusal| refusal.report(bytes, Purpose::Bytes))?;
+        if let Err(refusal) = self.handle.charge_external(bytes) {
+            self.charge_external_after(refusal, bytes)?;
+        }
         self.note(Operation::ExternalCharged, bytes, Location::caller());
         Ok(())
+    }
+
+    /// Asks others for memory after a refusal, and charges once more.
+    #[cold]
+    fn charge_external_after(&self, refusal: Box<Refusal>, bytes: usize) -> Result<(), AllocError> {
+        let charge = || self.handle.charge_external(bytes);
+        retry_after_asking(&self.handle, bytes, refusal, charge)
+            .map_err(|refusal| refusal.report(bytes, Purpose::Bytes))
     }
 
     /// Charges `bytes` even past a limit or to a closed allocator; `true` if no limit is passed.

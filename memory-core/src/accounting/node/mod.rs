@@ -65,7 +65,6 @@ pub(crate) struct Reserved {
 }
 
 /// The properties of an allocator that are given at its creation.
-#[derive(Clone)]
 pub(crate) struct NodeConfig {
     pub(crate) name: Arc<str>,
     /// The name that metrics use for it instead of its own.
