@@ -388,9 +388,10 @@ unsafe impl AllocationManager for JemallocManager {
     /// The blocks that this manager lent, and the memory that jemalloc holds for it.
     ///
     /// Live, peak and total bytes and allocations count this manager's blocks, at their layouts'
-    /// sizes. Active, resident, retained and cached bytes are those of the dedicated arena if there
-    /// is one; otherwise jemalloc's as a whole, for all its users in the process. Takes some ten
-    /// microseconds.
+    /// sizes. Active, fragmented, resident, retained and cached bytes are those of the dedicated arena if
+    /// there is one; otherwise jemalloc's as a whole, for all its users in the process. So without a
+    /// dedicated arena `active - live` is not fragmentation where the program's own heap is jemalloc's, too.
+    /// Takes some ten microseconds.
     fn stats(&self) -> ManagerStats {
         let mut stats = self.tally.stats();
         mallctl::refresh();
@@ -400,17 +401,20 @@ unsafe impl AllocationManager for JemallocManager {
         let in_arena = |name: &str| read(&format!("stats.arenas.{arena}.{name}"));
         let dirty = in_arena("pdirty").zip(in_arena("pmuzzy"));
         let dirty = dirty.map(|(dirty, muzzy)| (dirty + muzzy) * page);
+        let lent_by_arena = in_arena("small.allocated")
+            .zip(in_arena("large.allocated"))
+            .map(|(small, large)| small + large);
         let in_caches = match self.dedicated {
             // What the arena handed out is lent, or lies in a thread's cache.
-            Some(_) => in_arena("small.allocated")
-                .zip(in_arena("large.allocated"))
-                .map(|(small, large)| {
-                    (small + large).saturating_sub(stats.live_bytes.unwrap_or(0))
-                }),
+            Some(_) => lent_by_arena.map(|lent| lent.saturating_sub(stats.live_bytes.unwrap_or(0))),
             None => in_arena("tcache_bytes").map(|bytes| bytes + self.kept.bytes()),
         };
         stats.cached_bytes = dirty.zip(in_caches).map(|(dirty, caches)| dirty + caches);
         stats.active_bytes = in_arena("pactive").map(|pages| pages * page);
+        stats.fragmented_bytes = stats
+            .active_bytes
+            .zip(lent_by_arena)
+            .map(|(active, lent)| active.saturating_sub(lent));
         stats.resident_bytes = in_arena("resident");
         stats.retained_bytes = in_arena("retained");
         stats

@@ -179,6 +179,8 @@ pub struct ManagerStats {
     pub cached_bytes: Option<usize>,
     /// Bytes in pages that hold live blocks.
     pub active_bytes: Option<usize>,
+    /// Bytes in those pages that are neither in a block nor cached: free, but not whole pages.
+    pub fragmented_bytes: Option<usize>,
     /// Bytes of physical memory, as the backend counts them.
     pub resident_bytes: Option<usize>,
     /// Bytes of address space that is kept without memory behind it.

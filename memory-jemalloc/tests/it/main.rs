@@ -237,6 +237,22 @@ fn a_dedicated_arena_is_seen_alone_and_gives_everything_back() {
     unsafe { elsewhere.deallocate(other, layout(50 * MIB, 64)) };
 }
 
+/// A governor takes free bytes for room of the tree. Active pages of others, such as the program's own heap, are none.
+#[test]
+fn blocks_of_others_are_no_free_bytes() {
+    let (manager, others) = (JemallocManager::new(), JemallocManager::new());
+    let other = others.allocate(layout(50 * MIB, 64)).unwrap();
+    fill(other, 50 * MIB, 1);
+
+    let stats = manager.stats();
+    // SAFETY: the block is live and of this layout.
+    unsafe { others.deallocate(other, layout(50 * MIB, 64)) };
+
+    assert_eq!(stats.live_bytes, Some(0));
+    assert!(stats.active_bytes.unwrap() >= 50 * MIB, "{stats:?}");
+    assert!(stats.fragmented_bytes.unwrap() < 25 * MIB, "{stats:?}");
+}
+
 #[test]
 fn large_blocks_are_kept_for_the_decay_time_whatever_jemalloc_calls_oversize() {
     let manager = JemallocManager::new();
