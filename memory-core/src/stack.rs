@@ -141,7 +141,7 @@ impl StackFrame {
     /// Returns whether the function belongs to the libraries of this workspace. Tests and examples are
     /// crates of their own; the unit tests of this crate are told apart by the module that they are in.
     fn is_ours(&self) -> bool {
-        const CRATES: [&str; 9] = [
+        const CRATES: [&str; 10] = [
             "arrow_memory",
             "arrow_memory_manager",
             "arrow_memory_core",
@@ -151,6 +151,7 @@ impl StackFrame {
             "arrow_memory_jemalloc",
             "arrow_memory_mimalloc",
             "arrow_memory_profile",
+            "arrow_memory_host",
         ];
         CRATES.iter().any(|name| self.is_of(name)) && !self.function.contains("tests::")
     }
