@@ -25,6 +25,7 @@
 //! [arrow]: https://docs.rs/arrow-memory-arrow
 //! [cli]: https://github.com/arrow-memory/arrow-memory/tree/main/memory-cli
 //! [profile]: https://docs.rs/arrow-memory-profile
+//! [host]: https://docs.rs/arrow-memory-host
 //!
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -42,6 +43,9 @@ pub use arrow_memory_system::SystemManager;
 
 #[cfg(any(feature = "arrow", feature = "arrow-59"))]
 pub use arrow_memory_arrow as arrow;
+
+#[cfg(feature = "host")]
+pub use arrow_memory_host as host;
 
 #[cfg(feature = "profile")]
 pub use arrow_memory_profile as profile;
