@@ -20,8 +20,9 @@ use crate::host::Machine;
 /// not killed for memory that the tree does not count.
 ///
 /// Ten times a second it measures what is used of the host's limit. When room becomes short, it first lets the
-/// backend [give back](BufferAllocator::release_unused) what it keeps, then calls the
-/// [hook](Self::on_pressure), then lowers the cap:
+/// backend [give back](BufferAllocator::release_unused) what it keeps, then asks those that are registered for shortages
+/// ([`reclaim`](BufferAllocator::reclaim)), then calls the [hook](Self::on_pressure) for what they left, then lowers the
+/// cap:
 ///
 /// ```text
 /// cap = host × target − (used − accounted − free)
@@ -32,8 +33,8 @@ use crate::host::Machine;
 /// lowered once a second at most, and raised at once; it moves by more than 1/32 of the host's limit, or not at all.
 /// It never falls below 1/32 of the host's limit. The configured limit and the books stay as they are.
 ///
-/// **What it cannot do.** Lowering a cap revokes nothing: the program has to give memory back, by the hook, by spilling
-/// when it is refused, or by finishing. What grows outside the tree within a second has to fit in the rest, `1 −
+/// **What it cannot do.** Lowering a cap revokes nothing: the program has to give memory back: when it is asked
+/// ([`on_shortage`](BufferAllocator::on_shortage) or the hook), when it is refused, or by finishing. What grows outside the tree within a second has to fit in the rest, `1 −
 /// target` of the host's limit: with a limit of 16 GiB and the default target, 1.6 GiB. Reservations that are not
 /// used yet count as accounted, so they hide as much overhead until they are used.
 ///
@@ -97,7 +98,8 @@ impl Governor {
     }
 
     /// Calls `hook` with a number of bytes that the tree should give back, before the cap falls below what is
-    /// accounted, and once a second while more is accounted than should be.
+    /// accounted, and once a second while more is accounted than should be. Those that are registered by
+    /// [`on_shortage`](BufferAllocator::on_shortage) are asked before; the number is what they left.
     ///
     /// It runs on the governor's thread, with no lock held, and may use the tree. It should take milliseconds: the
     /// cap is lowered after it has returned. If it panics, that is an event, and the cap is lowered all the same.

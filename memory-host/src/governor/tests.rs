@@ -3,7 +3,7 @@ mod manager;
 use std::fs;
 use std::sync::{Arc, Mutex};
 
-use arrow_memory_core::RootAllocator;
+use arrow_memory_core::{ArrowBufMut, Ask, Cost, Reclaim, RootAllocator};
 use arrow_memory_system as _;
 use tempfile::TempDir;
 
@@ -95,6 +95,39 @@ fn the_hook_is_asked_before_the_cap_falls_and_what_it_gives_back_is_gone() {
         [(65_536 - (before - 15_000), Some(before))]
     );
     assert_eq!(root.allocated_memory(), 0);
+}
+
+#[test]
+fn those_that_are_registered_are_asked_and_the_hook_for_what_they_leave() {
+    /// A cache that drops its block when it is asked.
+    struct Cache(Mutex<Option<ArrowBufMut>>);
+    impl Reclaim for Cache {
+        fn reclaimable(&self) -> usize {
+            16_384
+        }
+        fn reclaim(&self, _: Ask) {
+            self.0.lock().unwrap().take();
+        }
+    }
+    let cgroup = Cgroup::new(81_920);
+    let root = RootAllocator::unlimited();
+    let child = root.child("cache").build().unwrap();
+    let cache = Cache(Mutex::new(Some(child.buffer(16_384).unwrap())));
+    let _guard = child.on_shortage(Cost::Drop, cache);
+    let _held = root.buffer(65_536).unwrap();
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let call = calls.clone();
+    let mut watch = cgroup.watch(
+        &root,
+        Some(Box::new(move |bytes| call.lock().unwrap().push(bytes))),
+    );
+    watch.tick(at(0));
+
+    cgroup.uses(81_920 + 28_080); // leaves 61,920
+    watch.tick(at(100));
+
+    assert_eq!(root.allocated_memory(), 65_536);
+    assert_eq!(calls.lock().unwrap()[..], [20_000 - 16_384]);
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl Watch {
             self.tell(panicked, "release_unused", now);
         }
         if relief.ask > 0 {
-            self.ask(relief.ask, now);
+            self.ask(root, relief.ask, now);
         }
         if relief.trim || relief.ask > 0 {
             measured = self.measure(root, now).unwrap_or(measured);
@@ -100,10 +100,13 @@ impl Watch {
         }
     }
 
-    /// Asks the users of the tree to give back `bytes`: the one place for that.
-    fn ask(&mut self, bytes: usize, now: Duration) {
-        if let Some(hook) = &mut self.hook {
-            let panicked = catch(|| hook(bytes));
+    /// Asks those that are registered for shortages to give back `bytes`, then the hook for what they left.
+    fn ask(&mut self, root: &BufferAllocator, bytes: usize, now: Duration) {
+        let mut rest = bytes;
+        let panicked = catch(|| rest = bytes.saturating_sub(root.reclaim(bytes)));
+        self.tell(panicked, "reclaim", now);
+        if let Some(hook) = self.hook.as_mut().filter(|_| rest > 0) {
+            let panicked = catch(|| hook(rest));
             self.tell(panicked, "on_pressure", now);
         }
     }
