@@ -3,15 +3,19 @@
 //!
 //! `cargo run --release --example server --features all-backends`
 //!
-//! It simulates 32 clients that send 1,000 queries. Every tenth client loses patience and goes away. The program
+//! It simulates 32 clients that send 1,000 queries. Every tenth client loses patience and goes away. The root takes its
+//! limit from the machine, 64 MiB at most. A cache fills what is free, and is dropped before anybody waits. The program
 //! exits with an error if a query fails, or if a byte is left in the end.
 
 use std::error::Error;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use arrow_memory::{AllocationReservation, BufferAllocator, RootAllocator, WaitError};
+use arrow_memory::{
+    AllocationReservation, ArrowBuf, Ask, BufferAllocator, Cost, Reclaim, RootAllocator, WaitError,
+};
+use arrow_memory_host::HostLimit;
 
 // recipe: begin
 /// Runs a query once there is room for it.
@@ -57,6 +61,43 @@ async fn spill(query: &BufferAllocator) {
     tokio::task::yield_now().await;
 }
 
+/// Pages that were read: they can be read again.
+struct Cache {
+    allocator: BufferAllocator,
+    pages: Mutex<Vec<ArrowBuf>>,
+    dropped: AtomicUsize,
+}
+
+impl Cache {
+    /// Keeps a page if there is room for it. A request of the cache's own does not ask the cache.
+    fn keep(&self) {
+        let page = self.allocator.buffer_zeroed(512 << 10);
+        if let (Ok(page), Ok(mut pages)) = (page, self.pages.lock()) {
+            pages.push(page.freeze());
+        }
+    }
+}
+
+/// The cache as those that need memory know it.
+struct Droppable(Arc<Cache>);
+
+impl Reclaim for Droppable {
+    fn reclaimable(&self) -> usize {
+        self.0.allocator.charged_memory()
+    }
+
+    fn reclaim(&self, _ask: Ask) {
+        // The thread that asks may be one that holds the lock: never wait for it.
+        let pages = self
+            .0
+            .pages
+            .try_lock()
+            .map(|mut pages| std::mem::take(&mut *pages));
+        let pages = pages.unwrap_or_default();
+        self.0.dropped.fetch_add(pages.len(), Ordering::Relaxed);
+    }
+}
+
 const CLIENTS: usize = 32;
 const QUERIES: usize = 1000;
 
@@ -71,7 +112,7 @@ struct Totals {
 
 /// Sends queries until all were sent. Every tenth one is cancelled while it waits or runs: its future is dropped,
 /// and with it all that it holds.
-async fn client(root: RootAllocator, totals: Arc<Totals>) {
+async fn client(root: RootAllocator, cache: Arc<Cache>, totals: Arc<Totals>) {
     loop {
         let index = totals.next.fetch_add(1, Ordering::Relaxed);
         if index >= QUERIES {
@@ -83,7 +124,10 @@ async fn client(root: RootAllocator, totals: Arc<Totals>) {
             _ => Duration::from_secs(60),
         };
         let count = match tokio::time::timeout(patience, serve(&root, &name)).await {
-            Ok(Ok(())) => &totals.served,
+            Ok(Ok(())) => {
+                cache.keep();
+                &totals.served
+            }
             Err(_) => &totals.cancelled,
             Ok(Err(error)) => {
                 eprintln!("{name}: {error:#}");
@@ -96,11 +140,21 @@ async fn client(root: RootAllocator, totals: Arc<Totals>) {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let began = Instant::now();
+    // Elsewhere than on Linux nothing is known of the host.
+    let host = HostLimit::read().map_or(usize::MAX, |host| host.fraction(0.8).bytes());
     let root = RootAllocator::builder()
         .name("server")
-        .limit(64 << 20)
+        .limit(host.min(64 << 20))
         .patience(Duration::from_millis(20))
         .build()?;
+    let cache = Arc::new(Cache {
+        allocator: root.child("cache").build()?,
+        pages: Mutex::default(),
+        dropped: AtomicUsize::new(0),
+    });
+    let droppable = cache
+        .allocator
+        .on_shortage(Cost::Drop, Droppable(Arc::clone(&cache)));
     let totals = Arc::new(Totals::default());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -108,12 +162,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build()?;
 
     let clients: Vec<_> = (0..CLIENTS)
-        .map(|_| runtime.spawn(client(root.clone(), Arc::clone(&totals))))
+        .map(|_| {
+            runtime.spawn(client(
+                root.clone(),
+                Arc::clone(&cache),
+                Arc::clone(&totals),
+            ))
+        })
         .collect();
     for client in clients {
         runtime.block_on(client)?;
     }
     drop(runtime);
+    let pages = cache.dropped.load(Ordering::Relaxed);
+    drop((droppable, cache));
 
     root.verify()?;
     root.close()?; // or its error would list what is left
@@ -123,7 +185,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err(format!("{} queries failed", count(&totals.failed)).into());
     }
     println!(
-        "{served} queries served, {cancelled} cancelled, in {:.1?}; at most {} of {} MiB allocated, 0 bytes left",
+        "{served} queries served, {cancelled} cancelled, {pages} cached pages dropped for them, in {:.1?}; at most {} \
+         of {} MiB allocated, 0 bytes left",
         began.elapsed(),
         root.peak_memory_allocation() >> 20,
         root.limit() >> 20,
