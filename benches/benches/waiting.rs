@@ -23,12 +23,15 @@ static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
+/// Measures a group of cases.
+type Run = fn(&Settings);
+
 fn main() {
     harness::start();
     raw::assert_global_is_mimalloc();
     let (settings, filter) = Settings::from_arguments();
     println!("| case | |\n|---|---|");
-    let groups: [(&str, fn(&Settings)); 5] = [
+    let groups: [(&str, Run); 5] = [
         ("uncontended", uncontended),
         ("hand-over", hand_over),
         ("beside admission", beside_admission),

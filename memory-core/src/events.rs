@@ -215,6 +215,19 @@ pub(crate) fn enter<T>(callback: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Runs the part of a request that is not the callback's, between [`enter`] and [`leave`].
+pub(crate) fn outside<T>(part: impl FnOnce() -> T) -> T {
+    struct Back;
+    impl Drop for Back {
+        fn drop(&mut self) {
+            INSIDE.set(INSIDE.get() + 1);
+        }
+    }
+    leave();
+    let _back = Back;
+    part()
+}
+
 /// Ends [`enter`].
 #[inline(always)] // As `enter`.
 pub(crate) fn leave() {

@@ -291,14 +291,11 @@ impl AllocationReservation {
     #[track_caller]
     fn take(&self, bytes: usize) {
         let size = self.size();
-        // Subtracted first, which is one instruction on memory.
-        let (left, too_many) = size.overflowing_sub(bytes);
-        self.set_size(left);
-        if too_many {
-            self.set_size(size);
+        if bytes > size {
             // A function, since `assert!` would keep both numbers in memory for its message.
             taken_too_many(bytes, size);
         }
+        self.set_size(size - bytes);
         self.note(Operation::Resized, Location::caller());
     }
 

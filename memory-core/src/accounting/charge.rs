@@ -343,7 +343,7 @@ impl Locked<'_> {
                 allocated: state.used(),
                 reservation: state.reservation,
                 requested: need,
-                withheld: self.withheld(at, turn).min(state.room()),
+                withheld: self.withheld(at, turn).min(state.room()) + state.set_aside,
             });
             need = need.saturating_sub(state.parked);
             match state.parent {

@@ -173,6 +173,7 @@ impl Locked<'_> {
         self.loosen(node);
         self.add_to_path(node);
         self.set_exact(node);
+        let share = self.is_share(node);
         if self.waits && self.look(node).queue != NONE {
             self.drop_level(node);
         }
@@ -203,7 +204,7 @@ impl Locked<'_> {
         above.children -= 1;
         above.lent -= returned;
         above.parked += returned;
-        if self.node(node).in_reserve && !self.node(parent).in_reserve {
+        if share {
             self.return_share(node, parent);
         }
         self.freed(parent);

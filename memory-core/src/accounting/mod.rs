@@ -130,6 +130,6 @@ pub(crate) use node::{Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeCon
 #[cfg(feature = "metrics")]
 pub(crate) use paths::Paths;
 pub(crate) use queue::{Age, Ask, Queued, Verdict, Wake};
-pub(crate) use reclaimer::{AllShares, Candidate, Reclaimer, Shortage};
+pub(crate) use reclaimer::{AllShares, Answer, Candidate, Reclaimer, Shortage};
 pub(crate) use refusal::Refusal;
 pub(crate) use report::{Census, Counted};

@@ -15,8 +15,18 @@ pub(crate) trait Reclaimer: Send + Sync {
     /// About how many bytes could come back.
     fn estimate(&self) -> usize;
 
-    /// Asks for `missing` bytes, unless it has been asked and has not answered, or is to be left alone for a while.
-    fn ask(self: Arc<Self>, shortage: &Arc<Shortage>, missing: usize);
+    /// Asks for `missing` bytes, unless it has been asked and has not answered; or, if the request does not `insist`,
+    /// is to be left alone for a while.
+    fn ask(self: Arc<Self>, shortage: &Arc<Shortage>, missing: usize, insist: bool) -> Answer;
+}
+
+/// What became of an ask when it returned.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Answer {
+    /// It is out, and may be answered later.
+    pub(crate) out: bool,
+    /// Bytes that the allocator uses less.
+    pub(crate) freed: usize,
 }
 
 /// A request that asks others for memory.

@@ -141,6 +141,12 @@ impl Locked<'_> {
         !self.reclaimers().is_empty()
     }
 
+    /// Whether a node is a share of the spill reserve. Its reservation does not change.
+    pub(super) fn is_share(&self, node: NodePtr) -> bool {
+        let parent = self.look(node).parent;
+        self.node(node).in_reserve && parent.is_some_and(|parent| !self.node(parent).in_reserve)
+    }
+
     /// Takes a share off what is set aside, and charges it to the root for a child that is not linked yet.
     pub(super) fn charge_share(&mut self, root: NodePtr, bytes: usize) -> Result<(), AllShares> {
         let state = self.state(root);

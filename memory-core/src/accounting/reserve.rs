@@ -9,11 +9,15 @@ use super::charge::{Mode, Refused};
 use super::node::{Locked, NodePtr};
 use super::queue::Turn;
 use super::refusal::Refusal;
+use crate::size::MAX_SIZE;
 
 impl Locked<'_> {
     /// Sets the node's reservation. Raising it may be refused, and then changes nothing. That of a root, which
     /// has no parent to charge, stays 0.
     pub(super) fn set_reservation(&mut self, node: NodePtr, bytes: usize) -> Result<(), Refusal> {
+        if self.is_share(node) {
+            return Ok(());
+        }
         if bytes <= self.look(node).reservation {
             self.lower_reservation(node, bytes);
             return Ok(());
@@ -32,6 +36,9 @@ impl Locked<'_> {
         node: NodePtr,
         bytes: usize,
     ) -> Result<bool, Refusal> {
+        if self.is_share(node) {
+            return Ok(true);
+        }
         let state = self.look(node);
         if bytes <= state.reservation {
             self.lower_reservation(node, bytes);
@@ -51,7 +58,7 @@ impl Locked<'_> {
             return refused(node, Refusal::Closed(info.clone()));
         }
         if bytes > state.bound() {
-            if state.limit.min(state.cap) > state.bound() {
+            if bytes > MAX_SIZE {
                 return refused(node, Refusal::Overflow(info.clone()));
             }
             if !state.tight {

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use super::errors::vetoed;
 use crate::accounting::{Handle, NodePtr, Refusal};
 use crate::error::AllocError;
-use crate::events::inside;
+use crate::events::{inside, outside};
 use crate::listener::AllocationListener;
 use crate::outcome::{AllocationOutcome, Purpose};
 use crate::reclaim::{charge, charge_after_asking};
@@ -71,7 +71,14 @@ impl<'a> Charge<'a> {
         {
             return Err(vetoed(handle, request(), veto));
         }
-        Self::silently(handle, bytes, request)
+        if bytes > 0 {
+            // Nobody is asked to make room for what is tried, and not needed.
+            handle.charge(bytes).map_err(|refusal| {
+                let (requested, purpose) = request();
+                refusal.report(requested, purpose)
+            })?;
+        }
+        Ok(Self::of(handle, bytes))
     }
 
     /// Charges `bytes` (perhaps none) without a word to the listener.
@@ -117,7 +124,11 @@ impl<'a> Charge<'a> {
         match &handle.listener {
             Some(listener) => {
                 let request = (asked, purpose);
-                Ok(charge_again(handle, &**listener, bytes, request, refusal)?)
+                let again = || charge_again(handle, &**listener, bytes, request, refusal);
+                // A listener that hears allocations has been asked, and the thread counts as inside until it is
+                // told of the allocation. Here it may ask others.
+                let hears = handle.hearing().is_some();
+                Ok(if hears { outside(again) } else { again() }?)
             }
             None => charge_after_asking(handle, bytes, refusal)
                 .map_err(|refusal| Box::new(refusal.report(asked, purpose))),

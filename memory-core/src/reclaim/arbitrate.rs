@@ -37,7 +37,7 @@ pub(crate) fn retry_after_asking<T>(
     }
     let shortage = Shortage::new(handle.info.clone(), false);
     let mut result = Err(refusal);
-    make_room(handle, bytes, &shortage, false, || {
+    make_room(handle, bytes, &shortage, false, false, || {
         result = attempt();
         result.is_ok()
     });
@@ -55,13 +55,14 @@ pub(crate) fn may_ask(handle: &Handle) -> bool {
 }
 
 /// Asks those that could make room for a request of the handle's node, one after another. After each, `granted`
-/// says whether it is enough. A request that waits does not ask more of them than seem to be needed: some answer
-/// later.
+/// says whether it is enough. A request that `waits` does not ask more of them than seem to be needed: some answer
+/// later. One that has waited for long insists.
 pub(crate) fn make_room(
     handle: &Handle,
     bytes: usize,
     shortage: &Arc<Shortage>,
     waits: bool,
+    insist: bool,
     mut granted: impl FnMut() -> bool,
 ) {
     let (missing, candidates) = handle.who_could_help(bytes);
@@ -81,10 +82,14 @@ pub(crate) fn make_room(
         if waits && expected >= wanted {
             return;
         }
-        expected = expected.saturating_add(reclaimer.estimate().min(freeable));
-        reclaimer.ask(shortage, missing);
+        let estimate = if waits { reclaimer.estimate() } else { 0 };
+        let answer = reclaimer.ask(shortage, missing, insist);
         if granted() {
             return;
+        }
+        // What was answered is in the numbers, and what was not asked is not expected.
+        if answer.out {
+            expected = expected.saturating_add(estimate.min(freeable));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::accounting::{AllShares, Reclaimer, Shortage};
+use crate::accounting::{AllShares, Answer, Reclaimer, Shortage};
 use crate::allocator::BufferAllocator;
 use crate::events;
 use crate::outcome::AllocatorInfo;
@@ -88,7 +88,7 @@ pub enum Cost {
 pub struct Ask {
     missing: usize,
     shortage: Arc<Shortage>,
-    registration: Arc<Registration>,
+    standing: Arc<Standing>,
     /// A share of the spill reserve.
     memory: Option<BufferAllocator>,
     /// Bytes that the registration's allocator used when it was asked.
@@ -125,13 +125,22 @@ impl Ask {
     pub fn memory(&self) -> Option<&BufferAllocator> {
         self.memory.as_ref()
     }
+
+    /// Takes a share of the spill reserve, if there is one and the cost asks for it.
+    pub(super) fn take_share(&mut self) -> Result<(), AllShares> {
+        if self.standing.cost == Cost::Spill {
+            let share = self.standing.allocator.handle.take_spill_share()?;
+            self.memory = share.map(BufferAllocator::from_handle);
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Ask {
     fn drop(&mut self) {
         // The share is free before the registration may be asked again.
         self.memory = None;
-        self.registration.answered(self.number, self.used);
+        self.standing.answered(self.number, self.used);
     }
 }
 
@@ -150,10 +159,17 @@ const MAX_SKIPPED: usize = 64;
 
 /// A [`Reclaim`] at an allocator.
 pub(super) struct Registration {
-    allocator: BufferAllocator,
-    cost: Cost,
+    standing: Arc<Standing>,
+    /// Whether asks are read later, from an inbox: then they get their share when they are.
+    later: bool,
     /// There until this is dropped.
     reclaim: Option<Arc<dyn Reclaim>>,
+}
+
+/// What is remembered of a registration. Its asks have this, and not the [`Reclaim`], which may keep asks.
+struct Standing {
+    allocator: BufferAllocator,
+    cost: Cost,
     made: Instant,
     /// The number of the latest ask; 0 before the first.
     asked: AtomicU64,
@@ -167,38 +183,49 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    pub(super) fn new(allocator: &BufferAllocator, cost: Cost, reclaim: Arc<dyn Reclaim>) -> Self {
-        Self {
+    pub(super) fn new(
+        allocator: &BufferAllocator,
+        cost: Cost,
+        reclaim: Arc<dyn Reclaim>,
+        later: bool,
+    ) -> Self {
+        let standing = Arc::new(Standing {
             allocator: allocator.clone(),
             cost,
-            reclaim: Some(reclaim),
             made: Instant::now(),
             asked: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             asked_at: AtomicU64::new(0),
             skip: AtomicUsize::new(0),
             skipped: AtomicUsize::new(0),
+        });
+        Self {
+            standing,
+            later,
+            reclaim: Some(reclaim),
         }
     }
 
     pub(super) fn allocator(&self) -> &BufferAllocator {
-        &self.allocator
+        &self.standing.allocator
     }
+}
 
+impl Standing {
     fn milliseconds(&self) -> u64 {
         self.made.elapsed().as_millis() as u64
     }
 
     /// Takes the right to make the next ask, which is its number: unless one is out that is not older than the
-    /// patience, or it is to be left alone.
-    fn begin(&self) -> Option<u64> {
+    /// patience; or it is to be left alone, on which a request that has waited for long does not `insist`.
+    fn begin(&self, insist: bool) -> Option<u64> {
         let patience: Duration = self.allocator.handle.tree.config.patience;
-        // Relaxed, all: the numbers guard no memory. The exchange decides who asks.
-        let asked = self.asked.load(Ordering::Relaxed);
+        let now = self.milliseconds();
+        // Acquire: partner of the Release below, so that `asked_at` is that of this ask, or a later one.
+        let asked = self.asked.load(Ordering::Acquire);
+        // Relaxed, here and below: the numbers guard no memory.
         let out = self.answered.load(Ordering::Relaxed) < asked;
-        let age = self
-            .milliseconds()
-            .saturating_sub(self.asked_at.load(Ordering::Relaxed));
+        let age = now.saturating_sub(self.asked_at.load(Ordering::Relaxed));
         if out && u128::from(age) < patience.as_millis().max(1) {
             return None;
         }
@@ -207,13 +234,14 @@ impl Registration {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
                 left.checked_sub(1)
             });
-        if left_alone.is_ok() {
+        if left_alone.is_ok() && !insist {
             return None;
         }
+        self.asked_at.store(now, Ordering::Relaxed);
+        // Release: partner of the Acquire above. It decides who asks.
         self.asked
-            .compare_exchange(asked, asked + 1, Ordering::Relaxed, Ordering::Relaxed)
+            .compare_exchange(asked, asked + 1, Ordering::Release, Ordering::Relaxed)
             .ok()?;
-        self.asked_at.store(self.milliseconds(), Ordering::Relaxed);
         Some(asked + 1)
     }
 
@@ -232,20 +260,12 @@ impl Registration {
         self.skip.store(skip, Ordering::Relaxed);
         self.answered.fetch_max(number, Ordering::Relaxed);
     }
-
-    /// A share of the tree's spill reserve, if there is one and the cost asks for it.
-    fn share(&self) -> Result<Option<BufferAllocator>, AllShares> {
-        if self.cost != Cost::Spill {
-            return Ok(None);
-        }
-        let share = self.allocator.handle.take_spill_share()?;
-        Ok(share.map(BufferAllocator::from_handle))
-    }
 }
 
 impl Reclaimer for Registration {
     fn rank(&self) -> (u8, i32) {
-        (self.cost as u8, self.allocator.node().priority)
+        let standing = &self.standing;
+        (standing.cost as u8, standing.allocator.node().priority)
     }
 
     fn estimate(&self) -> usize {
@@ -253,37 +273,43 @@ impl Reclaimer for Registration {
             return 0;
         };
         if events::catch(|| events::inside(|| bytes = reclaim.reclaimable())) {
-            events::callback_panicked(self.allocator.info());
+            events::callback_panicked(self.allocator().info());
         }
         bytes
     }
 
-    fn ask(self: Arc<Self>, shortage: &Arc<Shortage>, missing: usize) {
-        let Some(number) = self.begin() else { return };
-        let Ok(memory) = self.share() else {
-            // Others spill already.
-            self.answered.fetch_max(number, Ordering::Relaxed);
-            return;
+    fn ask(self: Arc<Self>, shortage: &Arc<Shortage>, missing: usize, insist: bool) -> Answer {
+        let standing = &self.standing;
+        let (Some(number), Some(reclaim)) = (standing.begin(insist), &self.reclaim) else {
+            return Answer::default();
         };
-        let ask = Ask {
+        let before = self.allocator().allocated_memory();
+        let mut ask = Ask {
             missing,
             shortage: Arc::clone(shortage),
-            memory,
-            used: self.allocator.charged_memory(),
+            standing: Arc::clone(standing),
+            memory: None,
+            used: self.allocator().charged_memory(),
             number,
-            registration: Arc::clone(&self),
         };
-        if let Some(reclaim) = &self.reclaim {
-            events::quietly(self.allocator.info(), || reclaim.reclaim(ask));
+        if !self.later && ask.take_share().is_err() {
+            // Others spill already. It counts as answered, and as having freed nothing.
+            return Answer::default();
+        }
+        events::quietly(self.allocator().info(), || reclaim.reclaim(ask));
+        Answer {
+            // Relaxed: see `begin`.
+            out: standing.answered.load(Ordering::Relaxed) < number,
+            freed: before.saturating_sub(self.allocator().allocated_memory()),
         }
     }
 }
 
 impl Drop for Registration {
-    /// The last one may be dropped with an ask, anywhere. What the user registered may panic when it is dropped.
+    /// The last one may be dropped anywhere. What the user registered may panic when it is dropped.
     fn drop(&mut self) {
         if let Some(reclaim) = self.reclaim.take() {
-            events::quietly(self.allocator.info(), || drop(reclaim));
+            events::quietly(self.standing.allocator.info(), || drop(reclaim));
         }
     }
 }

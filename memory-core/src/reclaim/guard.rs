@@ -17,14 +17,27 @@ pub struct ReclaimGuard {
 }
 
 impl ReclaimGuard {
-    pub(super) fn new(allocator: &BufferAllocator, cost: Cost, reclaim: Arc<dyn Reclaim>) -> Self {
-        let registration = Arc::new(Registration::new(allocator, cost, reclaim));
+    /// Registers `reclaim`. Asks that it gives to somebody who reads them `later` get their share of the spill reserve
+    /// when they are read.
+    pub(super) fn new(
+        allocator: &BufferAllocator,
+        cost: Cost,
+        reclaim: Arc<dyn Reclaim>,
+        later: bool,
+    ) -> Self {
+        let registration = Arc::new(Registration::new(allocator, cost, reclaim, later));
         let listed: Arc<dyn Reclaimer> = registration.clone();
         allocator.handle.register(&listed);
         Self {
             registration,
             listed,
         }
+    }
+}
+
+impl ReclaimGuard {
+    pub(super) fn allocator(&self) -> &BufferAllocator {
+        self.registration.allocator()
     }
 }
 

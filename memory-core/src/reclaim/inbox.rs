@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 use super::ask::{Ask, Cost, Reclaim};
 use super::guard::ReclaimGuard;
 use crate::allocator::BufferAllocator;
+use crate::events;
 use crate::sync::Ordering;
 use crate::sync::plain::{AtomicUsize, Mutex};
 use crate::sync::process::ObjectLocks;
@@ -47,7 +48,7 @@ impl ReclaimInbox {
             reclaimable: AtomicUsize::new(0),
             waiting: Mutex::default(),
         });
-        let guard = ReclaimGuard::new(allocator, cost, Arc::new(Post(Arc::clone(&shared))));
+        let guard = ReclaimGuard::new(allocator, cost, Arc::new(Post(Arc::clone(&shared))), true);
         Self { guard, shared }
     }
 
@@ -57,9 +58,11 @@ impl ReclaimInbox {
         self.shared.reclaimable.store(bytes, Ordering::Relaxed);
     }
 
-    /// Returns the ask that has arrived, if any.
+    /// Returns the ask that has arrived, if any. One of [`Cost::Spill`] stays where it is as long as all shares of the
+    /// spill reserve are taken.
     pub fn try_ask(&self) -> Option<Ask> {
-        LOCKS.with(&self.shared.waiting, |waiting| waiting.ask.take())
+        let ask = LOCKS.with(&self.shared.waiting, |waiting| waiting.ask.take());
+        self.with_share(ask?)
     }
 
     /// Returns the next ask, or has the task woken when one arrives.
@@ -69,13 +72,29 @@ impl ReclaimInbox {
         }
         let waker = Some(context.waker().clone());
         let (ask, replaced) = LOCKS.with(&self.shared.waiting, |waiting| {
-            (
-                waiting.ask.take(),
-                std::mem::replace(&mut waiting.waker, waker),
-            )
+            let ask = waiting.ask.take();
+            (ask, std::mem::replace(&mut waiting.waker, waker))
         });
-        drop(replaced);
+        // The ask must not be lost if that panics.
+        events::quietly(self.guard.allocator().info(), || drop(replaced));
+        let ask = ask.and_then(|ask| self.with_share(ask));
         ask.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// The ask with a share of the spill reserve. If all are taken it goes back, unless another one has arrived.
+    fn with_share(&self, mut ask: Ask) -> Option<Ask> {
+        if ask.take_share().is_ok() {
+            return Some(ask);
+        }
+        let surplus = LOCKS.with(&self.shared.waiting, |waiting| {
+            if waiting.ask.is_some() {
+                return Some(ask);
+            }
+            waiting.ask = Some(ask);
+            None
+        });
+        drop(surplus);
+        None
     }
 }
 
@@ -97,7 +116,7 @@ impl Drop for ReclaimInbox {
             waiting.closed = true;
             (waiting.ask.take(), waiting.waker.take())
         });
-        drop(left);
+        events::quietly(self.guard.allocator().info(), || drop(left));
     }
 }
 

@@ -22,7 +22,7 @@ impl BufferAllocator {
     /// The guard keeps this allocator. The docs of [`Reclaim`] have the rules and an example. Nothing is slower
     /// for it, except for requests that are refused.
     pub fn on_shortage(&self, cost: Cost, reclaim: impl Reclaim + 'static) -> ReclaimGuard {
-        ReclaimGuard::new(self, cost, Arc::new(reclaim))
+        ReclaimGuard::new(self, cost, Arc::new(reclaim), false)
     }
 
     /// Returns an inbox for asks, for code that gives memory back on its own thread or task.
@@ -62,17 +62,15 @@ impl BufferAllocator {
         if !may_ask(&self.handle) {
             return 0;
         }
-        let before = self.allocated_memory();
-        let freed = || before.saturating_sub(self.allocated_memory());
         let shortage = Shortage::new(self.info().clone(), false);
+        let mut freed = 0;
         for Candidate { reclaimer, .. } in self.handle.reclaimers_below() {
-            let freed = freed();
             if freed >= bytes {
+                shortage.end();
                 break;
             }
-            reclaimer.ask(&shortage, bytes - freed);
+            freed += reclaimer.ask(&shortage, bytes - freed, false).freed;
         }
-        shortage.end();
-        freed()
+        freed
     }
 }

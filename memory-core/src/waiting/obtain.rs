@@ -145,7 +145,7 @@ impl Obtain {
             .shortage
             .get_or_insert_with(|| Shortage::new(handle.info.clone(), self.blocks));
         let queued = &self.queued;
-        make_room(handle, self.ask.bytes, shortage, true, || {
+        make_room(handle, self.ask.bytes, shortage, true, false, || {
             queued.as_ref().is_some_and(Queued::has_ended)
         });
     }

@@ -165,7 +165,7 @@ impl<N: Copy + PartialEq> Queue<N> {
             since: ask.age.map_or(now, |age| age.since),
             told: ask.age.and_then(|age| age.told),
             level: NONE,
-            asked: None,
+            asked: false,
             verdict: None,
             wake: Some(wake),
             barrier: false,

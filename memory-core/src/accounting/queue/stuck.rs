@@ -68,6 +68,10 @@ impl Locked<'_> {
         if !stuck {
             return due;
         }
+        if asks.is_some() {
+            // Another level asks first.
+            return Some(now);
+        }
         if !self.look(node).tight {
             // So that what the branches hold is known.
             self.recall(node);
@@ -79,7 +83,7 @@ impl Locked<'_> {
         if self.level_of(node) != Some(level) {
             return None;
         }
-        if self.has_reclaimers() && asks.is_none() && self.asks_again(level, asks) {
+        if self.has_reclaimers() && self.asks_again(level, asks) {
             // Others are asked first.
         } else if let Some((id, verdict)) = self.choose(node, level) {
             let grants = self.queue().grants();
@@ -115,6 +119,7 @@ impl Locked<'_> {
             }
             if missing < waiter.missing {
                 (waiter.missing, waiter.missing_since) = (missing, now);
+                waiter.asked = false;
             }
             // None: longer than the clock can tell.
             let at = waiter.missing_since.checked_add(patience);
@@ -124,18 +129,22 @@ impl Locked<'_> {
         (stuck, due)
     }
 
-    /// Has others asked for the oldest waiter of a level, once between two grants in the tree.
+    /// Has others asked for the oldest waiter of a level, every other time that the level is stuck.
     fn asks_again(&mut self, level: u32, asks: &mut Option<(NodePtr, usize)>) -> bool {
-        let grants = self.queue().grants();
-        let Some(id) = self.queue().first(level) else {
-            return false;
-        };
-        let waiter = self.queue_mut().waiter_mut(id);
-        let again = waiter.asked.replace(grants) != Some(grants);
-        if again {
-            *asks = Some((waiter.node, waiter.ask.bytes));
+        let mut next = self.queue().first(level);
+        while let Some(id) = next {
+            next = self.queue().next(id);
+            let waiter = self.queue_mut().waiter_mut(id);
+            if waiter.turn.is_admission() {
+                continue;
+            }
+            waiter.asked = !waiter.asked;
+            if waiter.asked {
+                *asks = Some((waiter.node, waiter.ask.bytes));
+            }
+            return waiter.asked;
         }
-        again
+        false
     }
 
     /// Bytes that a waiter lacks at its level, as far as the numbers say.

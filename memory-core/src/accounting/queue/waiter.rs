@@ -143,8 +143,8 @@ pub(in crate::accounting) struct Waiter<N> {
     /// The minimum of the bytes that were missing, and when they fell to it.
     pub(in crate::accounting) missing: usize,
     pub(in crate::accounting) missing_since: Instant,
-    /// The number of grants in the tree when others were last asked for it.
-    pub(in crate::accounting) asked: Option<u64>,
+    /// Whether others were asked for it once more since its missing bytes last fell, or it was last passed over.
+    pub(in crate::accounting) asked: bool,
     /// The number of grants in the tree when it was told to give way.
     pub(in crate::accounting) told: Option<u64>,
     /// Bytes that passed it at the levels where it waited before.
