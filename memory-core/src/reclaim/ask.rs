@@ -33,7 +33,7 @@ use crate::sync::plain::{AtomicU64, AtomicUsize};
 ///
 /// impl Reclaim for Cache {
 ///     fn reclaimable(&self) -> usize {
-///         self.0.try_lock().map_or(0, |entries| entries.iter().map(ArrowBuf::capacity).sum())
+///         self.0.try_lock().map_or(0, |entries| entries.iter().map(|entry| entry.len()).sum())
 ///     }
 ///
 ///     fn reclaim(&self, _ask: Ask) {
@@ -44,7 +44,7 @@ use crate::sync::plain::{AtomicU64, AtomicUsize};
 /// }
 ///
 /// let allocator = root.child("cache").build()?;
-/// let entries = Arc::new(Mutex::new(vec![allocator.buffer(1 << 20)?.freeze()]));
+/// let entries = Arc::new(Mutex::new(vec![allocator.buffer_zeroed(1 << 20)?.freeze()]));
 /// let guard = allocator.on_shortage(Cost::Drop, Cache(Arc::clone(&entries)));
 /// let query = root.child("query").build()?;
 /// let buffer = query.buffer(4096)?; // did not fit: the cache was dropped
