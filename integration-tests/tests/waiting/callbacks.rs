@@ -225,13 +225,18 @@ fn a_request_inside_a_listener_is_never_queued() {
     });
 }
 
-/// Allocations that do not wait are the hottest path of all, and do not note that they call the listener.
 #[test]
 fn a_request_inside_the_listener_of_an_allocation_that_does_not_wait_is_never_queued() {
-    assert_never_queued(&["on_pre_allocation", "on_allocation"], |probe| {
+    let places = [
+        "on_pre_allocation",
+        "on_allocation",
+        "on_release",
+        "drop of a listener",
+    ];
+    assert_never_queued(&places, |probe| {
         let listener = Arc::new(Listener(Arc::clone(probe)));
         let root = builder(4096).listener(listener).build().unwrap();
-        std::mem::forget(root.buffer(64).unwrap());
+        drop(root.buffer(64).unwrap());
     });
 }
 
