@@ -1,4 +1,4 @@
-//! Who can give memory back: the registrations of a tree, and which of them can help a request.
+//! The registrations of a tree that can give memory back, and which of them can help a request.
 //!
 //! The tree keeps them in one list under its mutex. They are called with no lock held: a request takes clones
 //! of those that are below the level which lacks room, calls them one after another, and looks at the numbers again.

@@ -1,4 +1,4 @@
-//! Who is asked for a request that was refused, and until when.
+//! Which reclaimers are asked for a request that was refused, and until when.
 
 use std::sync::Arc;
 

@@ -401,18 +401,18 @@ impl<'t> Locked<'t> {
         &mut self.shared
     }
 
-    /// Who waits in this tree.
+    /// The requests that wait in this tree.
     #[inline]
     pub(in crate::accounting) fn queue(&self) -> &Queue<NodePtr> {
         &self.shared.queue
     }
 
-    /// Who waits in this tree.
+    /// The requests that wait in this tree.
     pub(in crate::accounting) fn queue_mut(&mut self) -> &mut Queue<NodePtr> {
         &mut self.shared().queue
     }
 
-    /// Who can give memory back in this tree.
+    /// The reclaimers registered in this tree.
     pub(in crate::accounting) fn reclaimers(&mut self) -> &mut Vec<Registered<NodePtr>> {
         &mut self.shared().reclaimers
     }

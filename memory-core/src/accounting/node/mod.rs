@@ -282,13 +282,13 @@ struct Shared {
     departed: Option<NodePtr>,
     /// How many nodes of the tree are tight; none when the tree is freed.
     tight: usize,
-    /// Who waits for memory.
+    /// The requests that wait for memory.
     queue: Queue<NodePtr>,
     /// The thread that will wake this tree's waiters, by an address of its own, and the next tree whose waiters it
     /// will wake: see `wake`.
     waking: Option<NonZeroUsize>,
     next_to_wake: Option<SharedMutex>,
-    /// Who can give memory back. It grows while the mutex is free.
+    /// The registered reclaimers. The vector grows while the mutex is free.
     reclaimers: Vec<Registered<NodePtr>>,
 }
 

@@ -157,7 +157,7 @@ impl Locked<'_> {
             .saturating_sub(state.bound())
     }
 
-    /// Who is to give way at a level, or is refused since nobody else can release anything.
+    /// The request that is to give way at a level, or is refused since nobody else can release anything.
     fn choose(&mut self, node: NodePtr, level: u32) -> Option<(u32, Verdict)> {
         let grants = self.queue().grants();
         let (mut youngest_told, mut held_by_told) = (None, 0);
