@@ -5,7 +5,7 @@
 use std::future::{Future, IntoFuture};
 use std::hint::black_box;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::task::{Context, Poll, Waker};
@@ -382,33 +382,29 @@ impl Near {
     }
 }
 
-/// How long requests of several sizes wait while six threads hold and release.
+/// How long requests of several sizes wait in 16 MiB while six threads want 27 MiB on average. The two take turns.
 fn waits_by_size(settings: &Settings) {
-    let rounds = settings.rounds * 20;
     for bytes in [MIB, 4 * MIB, 12 * MIB] {
         let tree = root(16 * MIB);
-        let ours = waits(rounds, bytes, |bytes| {
-            tree.wait().reserve(bytes).expect("no deadline")
-        });
         let semaphore = Arc::new(Semaphore::new(16 * MIB));
-        let theirs = waits(rounds, bytes, |bytes| {
-            let acquired = Arc::clone(&semaphore).acquire_many_owned(bytes as u32);
-            tokio_block_on(acquired).expect("it is open")
-        });
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..10 {
+            ours.extend(waits(settings.rounds * 10, bytes, |bytes| {
+                tree.wait().reserve(bytes).expect("no deadline")
+            }));
+            theirs.extend(waits(settings.rounds * 10, bytes, |bytes| {
+                let acquired = Arc::clone(&semaphore).acquire_many_owned(bytes as u32);
+                tokio_block_on(acquired).expect("it is open")
+            }));
+        }
         let [ours, theirs] = [ours, theirs].map(|mut taken| {
             taken.sort_by(f64::total_cmp);
-            (
-                taken[taken.len() / 2] / 1000.0,
-                taken[taken.len() * 99 / 100] / 1000.0,
-            )
+            let at = |percent: usize| taken[taken.len() * percent / 100] / 1000.0;
+            format!("{:.0}, {:.0}, {:.0}", at(50), at(90), at(99))
         });
         println!(
-            "| wait for {} KiB under load, median and p99: ours {:.0}, {:.0}; semaphore {:.0}, {:.0} | µs |",
-            bytes / KIB,
-            ours.0,
-            ours.1,
-            theirs.0,
-            theirs.1
+            "| wait for {} KiB under load, median, p90, p99: ours {ours}; semaphore {theirs} | µs |",
+            bytes / KIB
         );
     }
 }
@@ -416,23 +412,32 @@ fn waits_by_size(settings: &Settings) {
 /// How long each acquisition of one thread took, in ns, while others acquire 1 to 8 MiB and hold them.
 fn waits<P>(rounds: usize, bytes: usize, acquire: impl Fn(usize) -> P + Sync) -> Vec<f64> {
     let stop = AtomicBool::new(false);
+    // All have begun when the first is measured: otherwise that is over before there is any load.
+    let begin = Barrier::new(7);
+    let hold = |bytes: usize| {
+        let held = acquire(bytes);
+        let begun = Instant::now();
+        // Held while others run, as by a task that computes.
+        while begun.elapsed() < Duration::from_micros(20) {
+            thread::yield_now();
+        }
+        drop(held);
+    };
     thread::scope(|scope| {
         for number in 0..6 {
-            let (acquire, stop) = (&acquire, &stop);
+            let (hold, stop, begin) = (&hold, &stop, &begin);
             scope.spawn(move || {
                 let mut random = fastrand::Rng::with_seed(number);
+                begin.wait();
                 while !stop.load(Ordering::Relaxed) {
-                    let held = acquire(random.usize(1..=8) * MIB);
-                    let begun = Instant::now();
-                    // Held while others run, as by a task that computes.
-                    while begun.elapsed() < Duration::from_micros(20) {
-                        thread::yield_now();
-                    }
-                    drop(held);
+                    hold(random.usize(1..=8) * MIB);
                 }
             });
         }
+        begin.wait();
         let taken = (0..rounds).map(|_| {
+            // The others come in between, as they do where each does something else as well.
+            thread::sleep(Duration::from_micros(50));
             let begun = Instant::now();
             drop(acquire(bytes));
             begun.elapsed().as_nanos() as f64
