@@ -89,13 +89,13 @@ impl Admission {
 
     /// Waits at most so long, from now on.
     pub fn at_most(mut self, duration: Duration) -> Self {
-        self.ask.at_most = Some(duration);
+        self.ask.at_most(duration);
         self
     }
 
     /// Waits at most until that instant.
     pub fn until(mut self, deadline: Instant) -> Self {
-        (self.ask.deadline, self.ask.at_most) = (Some(deadline), None);
+        self.ask.until(deadline);
         self
     }
 
@@ -112,7 +112,7 @@ impl Admission {
     /// Nothing is charged after an error.
     #[track_caller]
     pub fn blocking(mut self, at_most: Duration) -> Result<BufferAllocator, WaitError> {
-        self.ask.at_most = Some(at_most);
+        self.ask.at_most(at_most);
         let caller = Location::caller();
         let mut future = self.into_future_from(caller);
         if let Some(obtain) = &mut future.obtain {
@@ -126,10 +126,8 @@ impl Admission {
         // Without a reservation there is nothing to wait for, and one that is larger than the child's limit is
         // refused by the builder.
         let waits = reservation > 0 && self.child.is_sound();
-        let ask = Ask {
-            bytes: reservation,
-            ..self.ask
-        };
+        let mut ask = self.ask;
+        ask.bytes = reservation;
         let obtain = Some(parent)
             .filter(|_| waits)
             .and_then(|parent| Obtain::unless_taken(parent, ask, || self.child.request()));

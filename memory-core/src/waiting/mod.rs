@@ -111,13 +111,13 @@ impl BufferAllocator {
 impl Wait<'_> {
     /// Waits at most so long, from now on.
     pub fn at_most(mut self, duration: Duration) -> Self {
-        self.ask.at_most = Some(duration);
+        self.ask.at_most(duration);
         self
     }
 
     /// Waits at most until that instant.
     pub fn until(mut self, deadline: Instant) -> Self {
-        (self.ask.deadline, self.ask.at_most) = (Some(deadline), None);
+        self.ask.until(deadline);
         self
     }
 

@@ -75,6 +75,16 @@ impl Ask {
         }
     }
 
+    /// Has it wait at most so long, once it begins. The later of this call and that of `until` counts.
+    pub(crate) fn at_most(&mut self, duration: Duration) {
+        self.at_most = Some(duration);
+    }
+
+    /// Has it wait at most until that instant.
+    pub(crate) fn until(&mut self, deadline: Instant) {
+        (self.deadline, self.at_most) = (Some(deadline), None);
+    }
+
     /// Begins an attempt: from here on its time counts.
     pub(crate) fn begin(&mut self) -> Instant {
         let now = Instant::now();
@@ -121,7 +131,7 @@ pub(crate) struct Ask {
     /// When this attempt began.
     pub(crate) now: Option<Instant>,
     /// How long it may wait, until it begins; then that is the deadline.
-    pub(crate) at_most: Option<Duration>,
+    at_most: Option<Duration>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) age: Option<Age>,
 }
