@@ -7,10 +7,12 @@
 //! them all: see [`process`](crate::sync::process).
 
 use super::{Shared, SharedMutex, TreeMutex};
+#[cfg(loom)]
+pub(super) use crate::sync::lock;
 #[cfg(not(loom))]
 use crate::sync::process::{HandedOn, Order, ProcessGuard, ProcessLock};
 #[cfg(loom)]
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::{Mutex, MutexGuard};
 
 /// A tree's mutex, held.
 #[cfg(not(loom))]
@@ -18,23 +20,35 @@ pub(super) type SharedGuard = ProcessGuard<Shared>;
 #[cfg(loom)]
 pub(super) type SharedGuard = MutexGuard<'static, Shared>;
 
-#[cfg(not(loom))]
 impl TreeMutex {
     /// A mutex that no other tree has.
+    #[cfg(not(loom))]
     pub(super) fn new() -> Self {
         Self(LEFT.take(|| ProcessLock::new(Order::Tree, Shared::default()).in_child(Shared::fork)))
+    }
+
+    #[cfg(loom)]
+    pub(super) fn new() -> Self {
+        Self(Box::leak(Box::new(Mutex::new(Shared::default()))))
     }
 
     /// Takes the mutex.
     #[inline]
     pub(super) fn lock(&self) -> SharedGuard {
-        self.0.lock()
+        lock(self.0)
     }
 
     /// The mutex without its tree, which may be freed.
     pub(super) fn by_itself(&self) -> SharedMutex {
         self.0
     }
+}
+
+/// Takes a mutex whose tree may be freed.
+#[cfg(not(loom))]
+#[inline]
+pub(super) fn lock(mutex: SharedMutex) -> SharedGuard {
+    mutex.lock()
 }
 
 #[cfg(not(loom))]
@@ -59,18 +73,3 @@ impl Shared {
 /// execution to the next.)
 #[cfg(not(loom))]
 static LEFT: HandedOn<Shared> = HandedOn::new();
-
-#[cfg(loom)]
-impl TreeMutex {
-    pub(super) fn new() -> Self {
-        Self(Box::leak(Box::new(Mutex::new(Shared::default()))))
-    }
-
-    pub(super) fn lock(&self) -> SharedGuard {
-        lock(self.0)
-    }
-
-    pub(super) fn by_itself(&self) -> SharedMutex {
-        self.0
-    }
-}

@@ -14,7 +14,7 @@ use std::num::NonZeroUsize;
 
 use super::super::queue::BATCH;
 use super::SharedMutex;
-use super::mutex::SharedGuard;
+use super::mutex::lock;
 use crate::events;
 
 #[cfg(not(loom))]
@@ -95,14 +95,4 @@ fn take() -> Option<SharedMutex> {
     drop(shared);
     NEXT.with(|first| first.set(next));
     Some(mutex)
-}
-
-#[cfg(not(loom))]
-fn lock(mutex: SharedMutex) -> SharedGuard {
-    mutex.lock()
-}
-
-#[cfg(loom)]
-fn lock(mutex: SharedMutex) -> SharedGuard {
-    crate::sync::lock(mutex)
 }
