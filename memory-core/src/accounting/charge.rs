@@ -162,35 +162,26 @@ impl Locked<'_> {
         mode: Mode,
         freed: Freed,
     ) -> Result<bool, Obstacle> {
-        // Up to here all is exact, by a recall of this very call.
-        let mut exact = None;
-        loop {
-            let bytes = bytes(self);
-            match self.plan(node, bytes, mode, freed, exact) {
-                Plan::Fits { top, over } => {
-                    if self.waits {
-                        self.note_passing(node, bytes, 0, freed);
-                    }
-                    self.commit(node, bytes, 0);
-                    self.thaw(node, top);
-                    return Ok(over);
+        match self.plan_exactly(node, bytes, mode, freed) {
+            (bytes, Plan::Fits { top, over }) => {
+                if self.waits {
+                    self.note_passing(node, bytes, 0, freed);
                 }
-                Plan::Short { at, .. } if !self.look(at).tight => {
-                    self.recall(at);
-                    exact = Some(at);
-                }
-                Plan::Short { at, needed } => {
-                    // All below `at` is exact and shut since before this look: here is the
-                    // instant at which the request does not fit.
-                    // A forced charge is refused only where the sum would overflow.
-                    let unlimited = self.look(at).limit.min(self.look(at).cap) > MAX_SIZE;
-                    if mode == Mode::Forced || unlimited {
-                        return Err(Obstacle::Overflow { at });
-                    }
-                    return Err(Obstacle::Short { at, needed });
-                }
-                Plan::Closed { at } => return Err(Obstacle::Closed { at }),
+                self.commit(node, bytes, 0);
+                self.thaw(node, top);
+                Ok(over)
             }
+            (_, Plan::Short { at, needed }) => {
+                // All below `at` is exact and shut since before this look: here is the
+                // instant at which the request does not fit.
+                // A forced charge is refused only where the sum would overflow.
+                let unlimited = self.look(at).limit.min(self.look(at).cap) > MAX_SIZE;
+                if mode == Mode::Forced || unlimited {
+                    return Err(Obstacle::Overflow { at });
+                }
+                Err(Obstacle::Short { at, needed })
+            }
+            (_, Plan::Closed { at }) => Err(Obstacle::Closed { at }),
         }
     }
 
@@ -202,20 +193,12 @@ impl Locked<'_> {
         bytes: usize,
         mode: Mode,
     ) -> Option<(NodePtr, usize)> {
-        let mut exact = None;
-        loop {
-            let (top, short) = match self.plan(node, bytes, mode, None, exact) {
-                Plan::Short { at, .. } if !self.look(at).tight => {
-                    self.recall(at);
-                    exact = Some(at);
-                    continue;
-                }
-                Plan::Short { at, needed } => (at, Some((at, needed))),
-                Plan::Fits { top: at, .. } | Plan::Closed { at } => (at, None),
-            };
-            self.thaw(node, top);
-            return short;
-        }
+        let (top, short) = match self.plan_exactly(node, |_| bytes, mode, None).1 {
+            Plan::Short { at, needed } => (at, Some((at, needed))),
+            Plan::Fits { top: at, .. } | Plan::Closed { at } => (at, None),
+        };
+        self.thaw(node, top);
+        short
     }
 
     /// The refusal of a request of `node` that met an obstacle.
@@ -247,6 +230,29 @@ impl Locked<'_> {
     pub(super) fn end(&mut self, node: NodePtr, refused: Refused) -> Refusal {
         self.thaw(node, refused.at);
         refused.refusal
+    }
+
+    /// Recalls each level that is short and not tight, and plans again. Returns the bytes that it planned for at
+    /// last, and a plan in which a level that is short is tight.
+    fn plan_exactly(
+        &mut self,
+        node: NodePtr,
+        bytes: impl Fn(&Self) -> usize,
+        mode: Mode,
+        freed: Freed,
+    ) -> (usize, Plan) {
+        // Up to here all is exact, by a recall of this very call.
+        let mut exact = None;
+        loop {
+            let bytes = bytes(self);
+            match self.plan(node, bytes, mode, freed, exact) {
+                Plan::Short { at, .. } if !self.look(at).tight => {
+                    self.recall(at);
+                    exact = Some(at);
+                }
+                plan => return (bytes, plan),
+            }
+        }
     }
 
     /// Walks from `node` to the level that can grant `bytes`, and freezes each node that it passes. Free bytes
