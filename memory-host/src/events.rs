@@ -16,7 +16,13 @@ pub(crate) fn governor_started(root: &BufferAllocator, limit: usize, source: &st
     });
 }
 
-pub(crate) fn cap_lowered(root: &BufferAllocator, cap: usize, measured: &Measured) {
+/// `before` is the cap until now, if there was one.
+pub(crate) fn cap_moved(
+    root: &BufferAllocator,
+    before: Option<usize>,
+    cap: usize,
+    measured: &Measured,
+) {
     once_in_drop(|| {
         let (allocator, id) = who(root);
         let Measured {
@@ -25,20 +31,11 @@ pub(crate) fn cap_lowered(root: &BufferAllocator, cap: usize, measured: &Measure
             accounted,
             ..
         } = *measured;
-        tracing::info!(%allocator, id, cap, host, used, accounted, "cap lowered");
-    });
-}
-
-pub(crate) fn cap_raised(root: &BufferAllocator, cap: usize, measured: &Measured) {
-    once_in_drop(|| {
-        let (allocator, id) = who(root);
-        let Measured {
-            host,
-            used,
-            accounted,
-            ..
-        } = *measured;
-        tracing::debug!(%allocator, id, cap, host, used, accounted, "cap raised");
+        if before.is_some_and(|before| cap < before) {
+            tracing::info!(%allocator, id, cap, host, used, accounted, "cap lowered");
+        } else {
+            tracing::debug!(%allocator, id, cap, host, used, accounted, "cap raised");
+        }
     });
 }
 

@@ -93,11 +93,7 @@ impl Watch {
             return;
         };
         root.set_cap(Some(cap));
-        if before.is_some_and(|before| cap < before) {
-            events::cap_lowered(root, cap, &measured);
-        } else {
-            events::cap_raised(root, cap, &measured);
-        }
+        events::cap_moved(root, before, cap, &measured);
     }
 
     /// Asks those that are registered for shortages to give back `bytes`, then the hook for what they left.
