@@ -1,4 +1,5 @@
-//! Which waiters are granted after a step: the tree reports them, and the model decides whether they are the right ones.
+//! Which waiters are granted after a step: the tree reports them, and the model decides whether they are the right
+//! ones.
 //!
 //! Which level is served first is not specified, so the model does not foretell who is granted where requests
 //! wait at several levels. It looks for an order in which the grants of the tree are right: each goes to the
