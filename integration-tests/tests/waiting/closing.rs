@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use arrow_memory_core::{BufferAllocator, WaitError};
 
 use crate::support::{
-    LONG, Woken, assert_empty, full, full_with_timer, is_closed, poll, until, until_waiting,
+    LONG, Woken, assert_empty, full, full_with_timer, is_closed, poll, runtime, until,
+    until_waiting,
 };
 
 const THREADS: usize = 10;
@@ -84,10 +85,7 @@ fn closing_any_level_ends_all_waits_that_need_it_and_no_others() {
 #[test]
 fn a_tokio_runtime_that_is_dropped_ends_the_waits_of_its_tasks() {
     let (root, held) = full(1 << 20, 0);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .build()
-        .unwrap();
+    let runtime = runtime(2);
     for index in 0..20 {
         let root = root.clone();
         runtime.spawn(async move {
@@ -152,10 +150,7 @@ fn a_thread_that_panics_leaves_the_queue_with_its_futures() {
 #[test]
 fn a_task_that_panics_leaves_the_queue() {
     let (root, held) = full(1 << 20, 0);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .build()
-        .unwrap();
+    let runtime = runtime(1);
     let tree = root.clone();
     let task = runtime.spawn(async move {
         let mut waits = Box::pin(tree.wait().buffer_async(64));
@@ -215,10 +210,7 @@ fn the_timer_ends_the_wait_of_a_future_that_is_forgotten() {
 #[test]
 fn a_wait_that_blocks_the_only_worker_of_a_runtime_ends_at_its_deadline() {
     let (root, held) = full(1 << 20, 0);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .build()
-        .unwrap();
+    let runtime = runtime(1);
 
     let tree = root.clone();
     let task = runtime.spawn(async move {

@@ -8,7 +8,9 @@ use std::thread;
 
 use arrow_memory_core::{ArrowBufMut, RootAllocator, WaitError};
 
-use crate::support::{Woken, assert_empty, full, poll, poll_spuriously, poll_with, until_waiting};
+use crate::support::{
+    Woken, assert_empty, full, poll, poll_spuriously, poll_with, runtime, until_waiting,
+};
 
 type Waits = Pin<Box<dyn Future<Output = Result<ArrowBufMut, WaitError>> + Send>>;
 
@@ -20,10 +22,7 @@ async fn pending(future: &mut Waits) -> bool {
 /// A future that was polled in a task of tokio, and then in one of smol.
 #[expect(clippy::async_yields_async, reason = "the future is polled elsewhere")]
 fn moved(root: &RootAllocator) -> Waits {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .build()
-        .unwrap();
+    let runtime = runtime(1);
     let mut waits: Waits = Box::pin(root.wait().buffer_async(1024));
     let task = runtime.spawn(async move {
         assert!(pending(&mut waits).await);

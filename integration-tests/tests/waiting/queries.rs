@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arrow_memory_core::{RootAllocator, Wait, WaitError};
 
-use crate::support::{assert_empty, builder};
+use crate::support::{assert_empty, builder, runtime};
 
 const QUERIES: usize = 1000;
 const AT_A_TIME: usize = 16;
@@ -226,10 +226,7 @@ impl<T, F: Future<Output = Result<T, WaitError>>> Future for Counted<F> {
 #[test]
 fn a_thousand_queries_on_tokio_end_and_wake_no_more_than_they_are_granted() {
     let run = Run::new();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .build()
-        .unwrap();
+    let runtime = runtime(2);
 
     let tasks: Vec<_> = (0..AT_A_TIME)
         .map(|_| runtime.spawn(work(Arc::clone(&run))))

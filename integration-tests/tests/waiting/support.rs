@@ -12,6 +12,7 @@ use arrow_memory_core::{
     AllocError, ArrowBufMut, BufferAllocator, RootAllocator, RootAllocatorBuilder, WaitError,
 };
 use arrow_memory_system as _;
+use tokio::runtime::{Builder, Runtime};
 
 /// Longer than any test takes.
 pub(crate) const LONG: Duration = Duration::from_secs(50);
@@ -100,6 +101,12 @@ pub(crate) fn builder(limit: usize) -> RootAllocatorBuilder {
 pub(crate) fn hold(root: &BufferAllocator, bytes: usize) -> ArrowBufMut {
     let held = root.child("held").build().unwrap();
     held.buffer(bytes).unwrap()
+}
+
+/// An executor with so many threads.
+pub(crate) fn runtime(threads: usize) -> Runtime {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(threads).build().unwrap()
 }
 
 pub(crate) fn until_waiting(root: &BufferAllocator, count: usize) {
