@@ -1,6 +1,10 @@
 //! The set-up that most tests share.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use arrow_memory_core::testing::TrackingManager;
 use arrow_memory_core::{ArrowBuf, BufferAllocator, RootAllocator, RootAllocatorBuilder};
@@ -35,4 +39,26 @@ pub(crate) fn ones(allocator: &BufferAllocator, size: usize) -> ArrowBuf {
 /// The allocated bytes of each allocator.
 pub(crate) fn allocated<const N: usize>(allocators: [&BufferAllocator; N]) -> [usize; N] {
     allocators.map(BufferAllocator::allocated_memory)
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+pub(crate) struct Woken(AtomicUsize);
+
+impl Woken {
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Polls with a waker that counts.
+pub(crate) fn poll<F: Future + ?Sized>(future: Pin<&mut F>, woken: &Arc<Woken>) -> Poll<F::Output> {
+    let waker = Waker::from(Arc::clone(woken));
+    future.poll(&mut Context::from_waker(&waker))
 }

@@ -1,10 +1,9 @@
 //! Requests that wait for memory.
 
-use std::future::{Future, IntoFuture};
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::future::IntoFuture;
+use std::pin::pin;
 use std::sync::{Arc, Barrier};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,28 +12,9 @@ use arrow_memory_core::{
 };
 use arrow_memory_system as _;
 
+use crate::support::{Woken, poll};
+
 const LONG: Duration = Duration::from_secs(60);
-
-/// Counts how often it is woken.
-#[derive(Default)]
-struct Woken(AtomicUsize);
-
-impl Woken {
-    fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-fn poll<F: Future>(future: &mut Pin<&mut F>, woken: &Arc<Woken>) -> Poll<F::Output> {
-    let waker = Waker::from(Arc::clone(woken));
-    future.as_mut().poll(&mut Context::from_waker(&waker))
-}
 
 /// A root with that limit, filled up but for `free` bytes.
 fn full(limit: usize, free: usize) -> (RootAllocator, ArrowBufMut) {
@@ -102,14 +82,14 @@ fn a_future_is_granted_in_the_section_that_releases_and_woken_once() {
     let (root, held) = full(1024, 0);
     let (scan, woken) = (root.child("scan").build().unwrap(), Arc::default());
     let mut future = pin!(scan.wait().buffer_async(512));
-    assert!(poll(&mut future, &woken).is_pending());
-    assert!(poll(&mut future, &woken).is_pending());
+    assert!(poll(future.as_mut(), &woken).is_pending());
+    assert!(poll(future.as_mut(), &woken).is_pending());
 
     drop(held);
 
     assert_eq!((root.allocated_memory(), woken.count()), (512, 1));
     root.verify().unwrap();
-    let Poll::Ready(Ok(buffer)) = poll(&mut future, &woken) else {
+    let Poll::Ready(Ok(buffer)) = poll(future.as_mut(), &woken) else {
         panic!("granted")
     };
     assert_eq!(buffer.capacity(), 512);
@@ -124,18 +104,15 @@ fn a_future_that_is_dropped_gives_back_what_it_was_granted() {
     let (scan, woken) = (root.child("scan").build().unwrap(), Arc::default());
     let mut first = Box::pin(scan.wait().buffer_async(1024));
     let mut second = Box::pin(scan.wait().buffer_async(1024));
-    assert!(poll(&mut first.as_mut(), &woken).is_pending());
-    assert!(poll(&mut second.as_mut(), &woken).is_pending());
+    assert!(poll(first.as_mut(), &woken).is_pending());
+    assert!(poll(second.as_mut(), &woken).is_pending());
 
     drop(held);
     assert_eq!(woken.count(), 1);
     drop(first); // granted and not taken: the second one gets it
 
     assert_eq!(woken.count(), 2);
-    assert!(matches!(
-        poll(&mut second.as_mut(), &woken),
-        Poll::Ready(Ok(_))
-    ));
+    assert!(matches!(poll(second.as_mut(), &woken), Poll::Ready(Ok(_))));
     drop(second);
     drop(scan);
     balanced(&root);
@@ -149,21 +126,18 @@ fn cancelling_the_head_of_the_queue_serves_the_next() {
         Arc::new(Woken::default()),
     );
     let mut large = Box::pin(scan.wait().buffer_async(1024));
-    assert!(poll(&mut large.as_mut(), &woken).is_pending());
+    assert!(poll(large.as_mut(), &woken).is_pending());
     // Makes a barrier of the large one: as many bytes have passed it as it asks for.
     for _ in 0..2 {
         drop(root.child("passes").build().unwrap().buffer(512).unwrap());
     }
     let mut small = Box::pin(scan.wait().buffer_async(512));
-    let waits = poll(&mut small.as_mut(), &woken).is_pending();
+    let waits = poll(small.as_mut(), &woken).is_pending();
     assert!(waits, "room is withheld for the large one");
 
     drop(large);
 
-    assert!(matches!(
-        poll(&mut small.as_mut(), &woken),
-        Poll::Ready(Ok(_))
-    ));
+    assert!(matches!(poll(small.as_mut(), &woken), Poll::Ready(Ok(_))));
     drop((small, held, scan));
     balanced(&root);
 }
@@ -174,7 +148,7 @@ fn a_snapshot_tells_who_waits_and_what_is_withheld() {
     let scan = root.child("scan").build().unwrap();
     let woken = Arc::new(Woken::default());
     let mut future = Box::pin(scan.wait().buffer_async(1024));
-    assert!(poll(&mut future.as_mut(), &woken).is_pending());
+    assert!(poll(future.as_mut(), &woken).is_pending());
     assert_eq!(root.headroom(), 512);
     for _ in 0..2 {
         drop(root.child("passes").build().unwrap().buffer(512).unwrap());
@@ -258,12 +232,12 @@ fn everything_that_makes_room_wakes() {
         let woken = Arc::new(Woken::default());
         let scan = root.child("scan").build().unwrap();
         let mut future = Box::pin(scan.wait().buffer_async(1024));
-        assert!(poll(&mut future.as_mut(), &woken).is_pending(), "{name}");
+        assert!(poll(future.as_mut(), &woken).is_pending(), "{name}");
 
         release(&root);
 
         assert_eq!(woken.count(), 1, "{name}");
-        let granted = poll(&mut future.as_mut(), &woken);
+        let granted = poll(future.as_mut(), &woken);
         assert!(matches!(granted, Poll::Ready(Ok(_))), "{name}: {granted:?}");
         drop((future, granted, scan));
         balanced(&root);
@@ -280,15 +254,12 @@ fn a_transfer_out_of_a_full_child_wakes_who_waits_there() {
     let held = full.buffer_from_slice(&[1; 1024]).unwrap();
     let woken = Arc::new(Woken::default());
     let mut future = Box::pin(full.wait().reserve_async(1024));
-    assert!(poll(&mut future.as_mut(), &woken).is_pending());
+    assert!(poll(future.as_mut(), &woken).is_pending());
 
     let moved = held.transfer_ownership(&other);
 
     assert_eq!(woken.count(), 1);
-    assert!(matches!(
-        poll(&mut future.as_mut(), &woken),
-        Poll::Ready(Ok(_))
-    ));
+    assert!(matches!(poll(future.as_mut(), &woken), Poll::Ready(Ok(_))));
     drop((moved, held, full, other));
     balanced(&root);
 }
@@ -322,12 +293,12 @@ fn a_lowered_limit_refuses_a_waiter_that_cannot_fit_any_more() {
     let (root, held) = full(1024, 0);
     let woken = Arc::new(Woken::default());
     let mut future = Box::pin(root.wait().buffer_async(1024));
-    assert!(poll(&mut future.as_mut(), &woken).is_pending());
+    assert!(poll(future.as_mut(), &woken).is_pending());
 
     root.set_limit(512);
 
     assert_eq!(woken.count(), 1);
-    let Poll::Ready(Err(WaitError::Refused(error))) = poll(&mut future.as_mut(), &woken) else {
+    let Poll::Ready(Err(WaitError::Refused(error))) = poll(future.as_mut(), &woken) else {
         panic!("refused")
     };
     assert_eq!(error.retry(), Retry::Never);
@@ -344,13 +315,13 @@ fn closing_an_allocator_at_any_level_refuses_those_that_wait_for_it() {
         let held = root.child("held").build().unwrap().buffer(1024).unwrap();
         let woken = Arc::new(Woken::default());
         let mut future = Box::pin(scan.wait().buffer_async(1024));
-        assert!(poll(&mut future.as_mut(), &woken).is_pending());
+        assert!(poll(future.as_mut(), &woken).is_pending());
         let path: [&BufferAllocator; 3] = [&scan, &query, &root];
 
         path[level].retire();
 
         assert_eq!(woken.count(), 1);
-        let ended = poll(&mut future.as_mut(), &woken);
+        let ended = poll(future.as_mut(), &woken);
         let Poll::Ready(Err(WaitError::Refused(AllocError::Closed { allocator, .. }))) = ended
         else {
             panic!("{ended:?}")
@@ -379,15 +350,12 @@ fn a_waiter_times_out_whether_it_blocks_or_is_polled_or_not() {
             .at_most(Duration::from_millis(30))
             .buffer_async(64),
     );
-    assert!(poll(&mut future.as_mut(), &woken).is_pending());
+    assert!(poll(future.as_mut(), &woken).is_pending());
     until(|| woken.count() > 0); // the timer ends the wait
     drop(held);
     assert_eq!(root.allocated_memory(), 0, "it has left the queue");
     // What has become free meanwhile is taken all the same.
-    assert!(matches!(
-        poll(&mut future.as_mut(), &woken),
-        Poll::Ready(Ok(_))
-    ));
+    assert!(matches!(poll(future.as_mut(), &woken), Poll::Ready(Ok(_))));
     balanced(&root);
 }
 
@@ -396,7 +364,7 @@ fn an_admission_waits_for_its_reservation_and_holds_back_younger_admissions_only
     let (root, held) = full(1 << 20, 1 << 19);
     let woken = Arc::new(Woken::default());
     let mut first = Box::pin(root.admit("q1").reservation(1 << 20).into_future());
-    assert!(poll(&mut first.as_mut(), &woken).is_pending());
+    assert!(poll(first.as_mut(), &woken).is_pending());
 
     // What runs already can use the room, for as long as it likes.
     for _ in 0..10 {
@@ -404,21 +372,21 @@ fn an_admission_waits_for_its_reservation_and_holds_back_younger_admissions_only
     }
     let mut second = Box::pin(root.admit("q2").reservation(1 << 18).into_future());
     assert!(
-        poll(&mut second.as_mut(), &woken).is_pending(),
+        poll(second.as_mut(), &woken).is_pending(),
         "the first one is older"
     );
     drop(held);
 
-    let Poll::Ready(Ok(q1)) = poll(&mut first.as_mut(), &woken) else {
+    let Poll::Ready(Ok(q1)) = poll(first.as_mut(), &woken) else {
         panic!("admitted")
     };
     assert_eq!(
         (q1.reservation(), root.allocated_memory()),
         (1 << 20, 1 << 20)
     );
-    assert!(poll(&mut second.as_mut(), &woken).is_pending());
+    assert!(poll(second.as_mut(), &woken).is_pending());
     drop(q1);
-    let Poll::Ready(Ok(q2)) = poll(&mut second.as_mut(), &woken) else {
+    let Poll::Ready(Ok(q2)) = poll(second.as_mut(), &woken) else {
         panic!("admitted")
     };
     drop(q2);
@@ -450,12 +418,12 @@ fn an_admission_blocks_and_gives_back_what_a_closed_parent_does_not_need() {
     assert_eq!(unsound.retry(), Retry::Never);
     let woken = Arc::new(Woken::default());
     let mut future = Box::pin(root.admit("r").reservation(1000).into_future());
-    assert!(poll(&mut future.as_mut(), &woken).is_pending());
+    assert!(poll(future.as_mut(), &woken).is_pending());
     drop(q);
     assert_eq!(root.allocated_memory(), 1000);
     root.retire();
     assert!(matches!(
-        poll(&mut future.as_mut(), &woken),
+        poll(future.as_mut(), &woken),
         Poll::Ready(Err(WaitError::Refused(_)))
     ));
     drop(future);
@@ -545,26 +513,23 @@ fn who_waits_and_holds_nothing_is_not_refused_while_others_compute() {
     let woken = Arc::new(Woken::default());
     let mut waiting = Box::pin(waits.wait().buffer_async(64));
     let mut admitted = Box::pin(root.admit("q").reservation(64).into_future());
-    assert!(poll(&mut waiting.as_mut(), &woken).is_pending());
-    assert!(poll(&mut admitted.as_mut(), &woken).is_pending());
+    assert!(poll(waiting.as_mut(), &woken).is_pending());
+    assert!(poll(admitted.as_mut(), &woken).is_pending());
 
     let mut now = Instant::now();
     for _ in 0..10 {
         now += Duration::from_secs(10);
         assert!(root.expire_waits(now).is_some());
-        assert!(poll(&mut waiting.as_mut(), &woken).is_pending());
-        assert!(poll(&mut admitted.as_mut(), &woken).is_pending());
+        assert!(poll(waiting.as_mut(), &woken).is_pending());
+        assert!(poll(admitted.as_mut(), &woken).is_pending());
     }
     drop(held);
 
     assert_eq!(woken.count(), 2);
     assert_eq!(root.expire_waits(now), None);
+    assert!(matches!(poll(waiting.as_mut(), &woken), Poll::Ready(Ok(_))));
     assert!(matches!(
-        poll(&mut waiting.as_mut(), &woken),
-        Poll::Ready(Ok(_))
-    ));
-    assert!(matches!(
-        poll(&mut admitted.as_mut(), &woken),
+        poll(admitted.as_mut(), &woken),
         Poll::Ready(Ok(_))
     ));
     drop((waiting, admitted, waits, computes));

@@ -1,36 +1,16 @@
 //! Mistakes that requests that wait were found to have, each with its story.
 
-use std::future::{Future, IntoFuture};
+use std::future::IntoFuture;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arrow_memory_core::{AllocationListener, AllocatorInfo, RootAllocator, WaitError};
 use arrow_memory_system as _;
 
-#[derive(Default)]
-struct Woken(AtomicUsize);
-
-impl Woken {
-    fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-fn poll<F: Future + ?Sized>(future: Pin<&mut F>, woken: &Arc<Woken>) -> Poll<F::Output> {
-    let waker = Waker::from(Arc::clone(woken));
-    future.poll(&mut Context::from_waker(&waker))
-}
+use crate::support::{Woken, poll};
 
 fn root(limit: usize) -> RootAllocator {
     RootAllocator::builder()
