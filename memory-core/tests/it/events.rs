@@ -14,7 +14,8 @@ use tracing::{Event, Level, Metadata, Subscriber};
 /// Keeps events as text and, if it has an allocator, allocates from it at each event.
 #[derive(Clone)]
 struct Recording {
-    most: Level,
+    /// The maximum of the levels that it keeps, if any.
+    most: Option<Level>,
     heard: Arc<Mutex<Vec<String>>>,
     allocator: Arc<Mutex<Option<BufferAllocator>>>,
     spans: Arc<AtomicUsize>,
@@ -23,7 +24,14 @@ struct Recording {
 impl Recording {
     fn up_to(most: Level) -> Self {
         static ONCE: Once = Once::new();
-        ONCE.call_once(|| tracing::subscriber::set_global_default(Undecided).unwrap());
+        // The subscriber of threads that have none of their own wants nothing, but has `tracing` ask the subscriber
+        // at hand for each event: an event that another test's thread emits first, while no subscriber wants it,
+        // would otherwise be skipped from then on.
+        ONCE.call_once(|| tracing::subscriber::set_global_default(Self::of(None)).unwrap());
+        Self::of(Some(most))
+    }
+
+    fn of(most: Option<Level>) -> Self {
         Self {
             most,
             heard: Arc::default(),
@@ -51,12 +59,17 @@ impl Recording {
 }
 
 impl Subscriber for Recording {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= self.most && metadata.target().starts_with("arrow_memory_core")
+        self.most.is_some_and(|most| *metadata.level() <= most)
+            && metadata.target().starts_with("arrow_memory_core")
     }
 
     fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
-        Some(self.most.into())
+        self.most.map(Into::into)
     }
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {
@@ -76,31 +89,6 @@ impl Subscriber for Recording {
         event.record(&mut text);
         self.hear(format!("{}{}", event.metadata().level(), text.0));
     }
-}
-
-/// The subscriber of threads that have none of their own. It wants nothing, but makes `tracing` ask the subscriber
-/// at hand for each event: an event that another test's thread emits first, while no subscriber wants it, would
-/// otherwise be skipped from then on.
-struct Undecided;
-
-impl Subscriber for Undecided {
-    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
-        Interest::sometimes()
-    }
-
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        false
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, _: &Event<'_>) {}
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
 }
 
 struct Text(String);
