@@ -6,6 +6,7 @@ use super::{
     at_rest_alone, check, check_bounded, child, datum, obtain, obtain_as_task, queue, root,
     uncharge, uncharge_last,
 };
+use crate::accounting::handle::Handle;
 use crate::accounting::queue::Verdict;
 
 #[test]
@@ -44,15 +45,22 @@ fn a_lowered_limit_races_with_the_release_that_a_waiter_waits_for() {
     });
 }
 
+/// A root that its first child uses up; that child, another one and a child of it; and which of these two is to be
+/// closed.
+fn used_up(of_ancestor: bool) -> (Handle, [Handle; 3], Handle) {
+    let root = root(64);
+    let (a, middle) = (child(&root, 64, 0), child(&root, 64, 0));
+    let b = child(&middle, 64, 0);
+    a.charge(64).unwrap();
+    let closed = if of_ancestor { &middle } else { &b }.clone();
+    (root, [a, middle, b], closed)
+}
+
 #[test]
 fn a_close_refuses_a_request_whether_it_was_queued_before_or_not() {
     for of_ancestor in [false, true] {
         check(move || {
-            let root = root(64);
-            let (a, middle) = (child(&root, 64, 0), child(&root, 64, 0));
-            let b = child(&middle, 64, 0);
-            a.charge(64).unwrap();
-            let closed = if of_ancestor { &middle } else { &b }.clone();
+            let (root, [_a, _middle, b], closed) = used_up(of_ancestor);
             let thread = thread::spawn(move || closed.close().is_ok());
 
             assert_eq!(obtain(&b, 32), Verdict::Refused);
@@ -67,13 +75,9 @@ fn a_close_refuses_a_request_whether_it_was_queued_before_or_not() {
 fn a_close_races_with_the_release_that_a_waiter_waits_for() {
     for of_ancestor in [false, true] {
         check(move || {
-            let root = root(64);
-            let (a, middle) = (child(&root, 64, 0), child(&root, 64, 0));
-            let b = child(&middle, 64, 0);
-            a.charge(64).unwrap();
+            let (root, [a, _middle, b], closed) = used_up(of_ancestor);
             let datum = datum();
             let waiter = queue(&b, 32);
-            let closed = if of_ancestor { &middle } else { &b }.clone();
             let thread = thread::spawn(move || closed.close().is_ok());
 
             datum.write();
