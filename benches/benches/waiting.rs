@@ -5,9 +5,9 @@
 use std::future::{Future, IntoFuture};
 use std::hint::black_box;
 use std::pin::Pin;
-use std::sync::{Arc, Barrier};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, Barrier};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};

@@ -13,8 +13,8 @@ use crate::support::{LONG, Woken, assert_empty, builder, poll, until_waiting};
 const PART: usize = 1 << 20;
 
 /// A root of four parts, and four queries that each have one of them and use half of it.
-fn four_compute() -> (RootAllocator, Vec<(BufferAllocator, impl Drop)>) {
-    let root = builder(4 * PART).own_timer(true).build().unwrap();
+fn four_compute(own_timer: bool) -> (RootAllocator, Vec<(BufferAllocator, impl Drop)>) {
+    let root = builder(4 * PART).own_timer(own_timer).build().unwrap();
     let queries = (0..4).map(|index| {
         let query = root
             .child(&format!("computes-{index}"))
@@ -39,7 +39,7 @@ impl Drop for Held {
 
 #[test]
 fn twenty_queued_admissions_are_not_refused_while_four_queries_compute() {
-    let (root, computing) = four_compute();
+    let (root, computing) = four_compute(true);
     let woken: Vec<Arc<Woken>> = (0..20).map(|_| Arc::default()).collect();
     let mut queued: Vec<_> = (0..20)
         .map(|index| {
@@ -84,7 +84,7 @@ fn twenty_queued_admissions_are_not_refused_while_four_queries_compute() {
 
 #[test]
 fn admissions_that_block_threads_are_all_admitted_in_the_end() {
-    let (root, computing) = four_compute();
+    let (root, computing) = four_compute(false);
 
     thread::scope(|scope| {
         for index in 0..20 {
@@ -96,10 +96,8 @@ fn admissions_that_block_threads_are_all_admitted_in_the_end() {
             });
         }
         until_waiting(&root, 20);
-        assert!(
-            root.expire_waits(Instant::now() + Duration::from_secs(10))
-                .is_some()
-        );
+        // The queries compute for ten seconds by the clock, and the timer's thread looks at who waits.
+        thread::sleep(Duration::from_secs(10));
         assert_eq!(root.snapshot().waiters.len(), 20);
         drop(computing);
     });
