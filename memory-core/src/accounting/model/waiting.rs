@@ -131,10 +131,9 @@ fn uncharge_last(node: NodePtr, bytes: usize) {
 }
 
 fn ask(bytes: usize) -> Ask {
-    Ask {
-        bytes,
-        ..Ask::new(false)
-    }
+    let mut ask = Ask::new(false);
+    ask.bytes = bytes;
+    ask
 }
 
 /// Charges `bytes`, or blocks the thread until the wait is over.
