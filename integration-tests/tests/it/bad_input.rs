@@ -1,5 +1,7 @@
 //! Sizes, limits and names that are invalid: the documented error, and nothing changed.
 
+mod reservations;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -23,14 +25,10 @@ for_every_backend!(
     a_limit_of_zero_lets_only_forced_bytes_through,
     a_limit_of_usize_max_is_none,
     a_limit_lowered_to_zero_revokes_nothing_and_grants_nothing,
-    a_reservation_above_the_childs_own_limit_is_refused_by_the_child,
-    a_reservation_of_more_than_there_is_leaves_no_child_behind,
     a_sum_that_overflows_at_an_ancestor_is_refused,
     forced_bytes_whose_sum_overflows_panic_and_change_nothing,
     releasing_more_external_bytes_than_there_are_panics_and_changes_nothing,
     external_bytes_of_a_child_are_not_its_parents_to_release,
-    a_reservation_cannot_give_more_than_it_has,
-    a_reservation_refuses_sizes_beyond_the_address_space,
     ranges_outside_a_buffer_are_refused,
     alignments_other_than_powers_of_two_within_bounds_are_refused,
     a_buffer_that_cannot_grow_keeps_its_bytes,
@@ -227,53 +225,6 @@ fn a_limit_lowered_to_zero_revokes_nothing_and_grants_nothing(backend: &Backend)
     child.release_bytes(1);
 }
 
-fn a_reservation_above_the_childs_own_limit_is_refused_by_the_child(backend: &Backend) {
-    let root = root(backend, 1 << 20);
-    let before = Books::of(&root);
-
-    for (reservation, limit) in [(1, 0), (65, 64), (MAX, MAX - 1)] {
-        let refused = [
-            root.new_child_allocator("child", reservation, limit),
-            root.child("child")
-                .reservation(reservation)
-                .limit(limit)
-                .build(),
-        ];
-        for refused in refused {
-            let Err(AllocError::OutOfMemory { outcome, .. }) = refused else {
-                panic!("{reservation} of {limit}: {refused:?}");
-            };
-            assert_eq!(&*outcome.failed_allocator().name, "child");
-        }
-    }
-
-    assert_eq!(Books::of(&root), before);
-    assert!(root.child_allocators().is_empty());
-}
-
-fn a_reservation_of_more_than_there_is_leaves_no_child_behind(backend: &Backend) {
-    let root = root(backend, 1000);
-    let middle = root.child("middle").reservation(400).build().unwrap();
-    let before = Books::of(&root);
-
-    for bytes in [1001, MAX, MAX + 1, usize::MAX] {
-        let refused = middle.child("leaf").reservation(bytes).build().unwrap_err();
-        match refused {
-            AllocError::OutOfMemory { outcome, .. } => {
-                assert_eq!(&*outcome.failed_allocator().name, "root", "{bytes}");
-            }
-            AllocError::SizeOverflow { requested, .. } => assert!(requested > MAX),
-            other => panic!("{bytes}: {other}"),
-        }
-        assert_eq!(Books::of(&root), before, "{bytes}");
-        assert!(middle.child_allocators().is_empty());
-    }
-    let leaf = middle.child("leaf").reservation(1000).build().unwrap();
-    assert_eq!(root.allocated_memory(), 1000);
-    drop(leaf);
-    assert_eq!(Books::of(&root).at_rest(), before.at_rest());
-}
-
 fn a_sum_that_overflows_at_an_ancestor_is_refused(backend: &Backend) {
     let root = root(backend, usize::MAX);
     let large = root.child("large").build().unwrap();
@@ -350,61 +301,6 @@ fn external_bytes_of_a_child_are_not_its_parents_to_release(backend: &Backend) {
 
     assert_eq!(Books::of(&root), before);
     child.release_bytes(10);
-}
-
-fn a_reservation_cannot_give_more_than_it_has(backend: &Backend) {
-    let root = root(backend, 10_000);
-    let mut reservation = root.new_reservation();
-    reservation.add(100).unwrap();
-    let before = Books::of(&root);
-
-    for bytes in [101, MAX, usize::MAX] {
-        assert!(panics(|| reservation.shrink(bytes)), "{bytes}");
-        assert!(panics(|| drop(reservation.split(bytes))), "{bytes}");
-        assert_eq!(reservation.size(), 100);
-        assert_eq!(Books::of(&root), before, "{bytes}");
-    }
-    let half = reservation.split(50);
-    assert_eq!((reservation.size(), half.size()), (50, 50));
-    assert_eq!(root.allocated_memory(), 100);
-    drop((half, reservation));
-    assert_eq!(root.allocated_memory(), 0);
-}
-
-fn a_reservation_refuses_sizes_beyond_the_address_space(backend: &Backend) {
-    let root = root(backend, usize::MAX);
-    let mut reservation = root.new_reservation();
-    reservation.add(100).unwrap();
-    let before = Books::of(&root);
-
-    for bytes in [MAX - 99, MAX, MAX + 1, usize::MAX] {
-        let refused = reservation.add(bytes).unwrap_err();
-        assert!(
-            matches!(refused, AllocError::SizeOverflow { .. }),
-            "{refused}"
-        );
-        if bytes > MAX {
-            let refused = reservation.resize(bytes).unwrap_err();
-            assert!(
-                matches!(refused, AllocError::SizeOverflow { .. }),
-                "{refused}"
-            );
-        }
-        assert_eq!(reservation.size(), 100);
-        assert_eq!(Books::of(&root), before, "{bytes}");
-    }
-
-    reservation.resize(MAX).unwrap();
-    assert_eq!(root.allocated_memory(), MAX);
-    let (error, reservation) = reservation.allocate_buffer().unwrap_err();
-    assert!(
-        matches!(
-            error,
-            AllocError::SizeOverflow { .. } | AllocError::Manager { .. }
-        ),
-        "{error}"
-    );
-    assert_eq!((reservation.size(), root.allocated_memory()), (MAX, MAX));
 }
 
 fn ranges_outside_a_buffer_are_refused(backend: &Backend) {
