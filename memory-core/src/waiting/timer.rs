@@ -33,6 +33,7 @@ static TIMER: ProcessLock<Timer> = ProcessLock::new(
     timer.started = false;
     // To drop it may free memory.
     std::mem::forget(timer.thread.take());
+    // Relaxed: the child has no other thread yet.
     NEXT.store(u64::MAX, Ordering::Relaxed);
 });
 
@@ -91,7 +92,8 @@ fn wake() {
         let builder = thread::Builder::new().name("arrow-memory-timer".to_owned());
         if let Err(error) = builder.spawn(run) {
             TIMER.lock().started = false;
-            // So that the next request tries again.
+            // So that the next request tries again. SeqCst, and so a Release: a request that loads this finds
+            // `started` false.
             NEXT.store(u64::MAX, Ordering::SeqCst);
             events::no_timer(&error);
         }

@@ -57,7 +57,8 @@ impl ThreadBlocks {
     }
 
     // Relaxed, all orderings without a comment of their own: by invariant 3 only the owner writes, and a new owner
-    // has acquired the number from the last one.
+    // has acquired the number from the last one. Other threads empty places, but a load of a place only decides whether
+    // to try the swap that takes the block.
 
     /// The latest block of a class. For the owner.
     ///
