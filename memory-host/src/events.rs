@@ -54,3 +54,65 @@ pub(crate) fn governor_panicked(call: &str) {
 fn who(root: &BufferAllocator) -> (impl Display, u64) {
     (root.info(), root.id().as_u64())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use arrow_memory_core::RootAllocator;
+    use arrow_memory_system as _;
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::subscriber::Interest;
+    use tracing::{Event, Level, Metadata, Subscriber};
+
+    use super::*;
+    use crate::backend::Free;
+
+    /// Records the levels of events.
+    #[derive(Clone, Default)]
+    struct Levels(Arc<Mutex<Vec<Level>>>);
+
+    impl Subscriber for Levels {
+        fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+            Interest::sometimes()
+        }
+
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            self.0.lock().unwrap().push(*event.metadata().level());
+        }
+    }
+
+    #[test]
+    fn a_cap_that_falls_is_worth_an_info_and_one_that_is_new_or_rises_is_not() {
+        let root = RootAllocator::new(1000);
+        let measured = Measured {
+            host: 1000,
+            used: 500,
+            accounted: 0,
+            free: Free::Exactly(0),
+        };
+        let levels = Levels::default();
+
+        tracing::subscriber::with_default(levels.clone(), || {
+            for (before, cap) in [(None, 600), (Some(600), 599), (Some(599), 600)] {
+                cap_moved(&root, before, cap, &measured);
+            }
+        });
+
+        let levels = levels.0.lock().unwrap();
+        assert_eq!(*levels, [Level::DEBUG, Level::INFO, Level::DEBUG]);
+    }
+}
