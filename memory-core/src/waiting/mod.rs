@@ -109,13 +109,13 @@ impl BufferAllocator {
 }
 
 impl Wait<'_> {
-    /// Waits at most so long, from now on.
+    /// Waits at most so long, from now on. Replaces what [`until`](Self::until) has set.
     pub fn at_most(mut self, duration: Duration) -> Self {
         self.ask.at_most(duration);
         self
     }
 
-    /// Waits at most until that instant.
+    /// Waits at most until that instant. Replaces what [`at_most`](Self::at_most) has set.
     pub fn until(mut self, deadline: Instant) -> Self {
         self.ask.until(deadline);
         self

@@ -3,6 +3,7 @@
 mod admissions;
 mod giving_way;
 
+use std::future::IntoFuture;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -358,5 +359,46 @@ fn a_waiter_times_out_whether_it_blocks_or_is_polled_or_not() {
     assert_eq!(root.allocated_memory(), 0, "it has left the queue");
     // What has become free meanwhile is taken all the same.
     assert!(matches!(poll(future.as_mut(), &woken), Poll::Ready(Ok(_))));
+    balanced(&root);
+}
+
+#[test]
+fn of_a_duration_and_a_deadline_the_one_that_was_set_last_counts() {
+    let root = RootAllocator::builder().limit(1024).own_timer(true);
+    let root = root.build().unwrap();
+    let held = root.child("held").build().unwrap().buffer(1024).unwrap();
+    let (scan, woken) = (root.child("scan").build().unwrap(), Arc::default());
+    let (soon, late) = (Duration::from_secs(10), Duration::from_secs(1000));
+    let now = Instant::now();
+    let admit = || root.admit("query").reservation(64);
+    let waits = [
+        scan.wait().at_most(late).until(now + soon),
+        scan.wait().until(now + late).at_most(soon),
+        scan.wait().at_most(soon).until(now + late),
+        scan.wait().until(now + soon).at_most(late),
+    ];
+    let admissions = [
+        admit().at_most(late).until(now + soon),
+        admit().until(now + late).at_most(soon),
+        admit().at_most(soon).until(now + late),
+        admit().until(now + soon).at_most(late),
+    ];
+    let mut waits = waits.map(|wait| Box::pin(wait.reserve_async(64)));
+    let mut admissions = admissions.map(|admission| Box::pin(admission.into_future()));
+    for wait in &mut waits {
+        assert!(poll(wait.as_mut(), &woken).is_pending());
+    }
+    for admission in &mut admissions {
+        assert!(poll(admission.as_mut(), &woken).is_pending());
+    }
+
+    root.expire_waits(now + Duration::from_secs(500));
+
+    assert_eq!(woken.count(), 4);
+    let ended_soon = waits.map(|mut wait| poll(wait.as_mut(), &woken).is_ready());
+    assert_eq!(ended_soon, [true, true, false, false]);
+    let ended_soon = admissions.map(|mut wait| poll(wait.as_mut(), &woken).is_ready());
+    assert_eq!(ended_soon, [true, true, false, false]);
+    drop((held, scan));
     balanced(&root);
 }

@@ -75,12 +75,12 @@ impl Ask {
         }
     }
 
-    /// Has it wait at most so long, once it begins. The later of this call and that of `until` counts.
+    /// Has it wait at most so long, once it begins, in place of a deadline.
     pub(crate) fn at_most(&mut self, duration: Duration) {
         self.at_most = Some(duration);
     }
 
-    /// Has it wait at most until that instant.
+    /// Has it wait at most until that instant, in place of a duration.
     pub(crate) fn until(&mut self, deadline: Instant) {
         (self.deadline, self.at_most) = (Some(deadline), None);
     }
