@@ -26,6 +26,7 @@ mod moved;
 mod numbers;
 mod probes;
 mod reclaim;
+mod reclaim_regressions;
 mod release;
 mod reservations;
 mod reserved_foreign;

@@ -1,0 +1,111 @@
+//! Mistakes that asking others for memory was found to have, each with its story.
+
+use std::sync::Arc;
+
+use arrow_memory_core::{AllocationListener, Cost, RootAllocator};
+
+use crate::reclaim::{Asked, Cache, LONG, Log, asked, balanced, child};
+
+/// A regression: the listener's mark, under which nobody asks, lasted from its first callback to its second.
+#[test]
+fn a_buffer_asks_also_where_a_listener_hears_of_it() {
+    struct Hears;
+    impl AllocationListener for Hears {}
+    let root = RootAllocator::builder()
+        .limit(1024)
+        .listener(Arc::new(Hears))
+        .build()
+        .unwrap();
+    let log = Log::default();
+    let cache = Cache::new(child(&root, "cache"), Cost::Drop, 1024, &log);
+    let query = child(&root, "query");
+
+    assert!(query.buffer(512).is_ok());
+
+    drop((cache, query));
+    balanced(&root);
+}
+
+/// A regression: what a reclaimer promised was expected of it although it had answered, so the next was not asked.
+#[test]
+fn who_promises_much_and_frees_nothing_does_not_keep_others_from_being_asked() {
+    let (root, log) = (RootAllocator::new(1000), Log::default());
+    let liar = child(&root, "liar");
+    let held = liar.wait().reserve(500).unwrap();
+    let guard = liar.on_shortage(Cost::Drop, Asked(drop));
+    let cache = Cache::new(child(&root, "cache"), Cost::Spill, 500, &log);
+    let query = child(&root, "query");
+
+    let buffer = query.wait().at_most(LONG).buffer(64).unwrap();
+
+    assert!(cache.is_empty());
+    drop((buffer, held, guard, cache, liar, query));
+    balanced(&root);
+}
+
+/// A regression: shares were taken when an ask was made, so four that were never read ended all spilling.
+#[test]
+fn asks_that_nobody_reads_hold_no_share_of_the_spill_reserve() {
+    let root = RootAllocator::builder()
+        .limit(1 << 20)
+        .spill_reserve(64 << 10)
+        .build()
+        .unwrap();
+    let sorts: Vec<_> = (0..6)
+        .map(|at| child(&root, &format!("sort {at}")))
+        .collect();
+    let held: Vec<_> = sorts
+        .iter()
+        .map(|sort| sort.wait().reserve(160 << 10).unwrap())
+        .collect();
+    let inboxes: Vec<_> = sorts
+        .iter()
+        .map(|sort| sort.reclaim_inbox(Cost::Spill))
+        .collect();
+    let query = child(&root, "query");
+    assert!(query.buffer(64).is_err());
+
+    let ask = inboxes[5].try_ask().unwrap();
+
+    assert!(ask.memory().is_some());
+    drop((ask, held, inboxes, sorts, query));
+    balanced(&root);
+}
+
+/// A regression: lowering the reservation of a share gave its part of the limit away.
+#[test]
+fn a_share_of_the_spill_reserve_keeps_its_reservation() {
+    let root = RootAllocator::builder()
+        .limit(1 << 20)
+        .spill_reserve(64 << 10)
+        .build()
+        .unwrap();
+    let sort = child(&root, "sort");
+    let held = sort.wait().reserve(960 << 10).unwrap();
+    let inbox = sort.reclaim_inbox(Cost::Spill);
+    assert_eq!(root.reclaim(1), 0);
+    let ask = inbox.try_ask().unwrap();
+
+    ask.memory().unwrap().set_reservation(0).unwrap();
+    assert!(child(&root, "other").buffer(16 << 10).is_err());
+    drop(ask);
+
+    root.verify().unwrap();
+    drop((held, inbox, sort));
+    balanced(&root);
+}
+
+/// A regression: a buffer that grows tries twice its capacity first, and a cache was dropped for that.
+#[test]
+fn nobody_is_asked_for_what_is_tried_and_not_needed() {
+    let (root, log) = (RootAllocator::new(1024), Log::default());
+    let cache = Cache::new(child(&root, "cache"), Cost::Drop, 512, &log);
+    let query = child(&root, "query");
+    let mut buffer = query.buffer_zeroed(320).unwrap();
+
+    buffer.try_reserve(64).unwrap();
+
+    assert_eq!((buffer.capacity(), asked(&log).len()), (384, 0));
+    drop((buffer, cache, query));
+    balanced(&root);
+}
