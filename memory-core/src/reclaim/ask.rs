@@ -9,7 +9,7 @@ use crate::allocator::BufferAllocator;
 use crate::events;
 use crate::outcome::AllocatorInfo;
 use crate::sync::Ordering;
-use crate::sync::plain::{AtomicU64, AtomicUsize};
+use crate::sync::plain::{AtomicBool, AtomicU64, AtomicUsize};
 
 /// Can give memory back when others need it: a cache that can be dropped, a sort that can spill.
 ///
@@ -164,6 +164,8 @@ pub(super) struct Registration {
     later: bool,
     /// There until this is dropped.
     reclaim: Option<Arc<dyn Reclaim>>,
+    /// The guard was dropped: no further call begins.
+    ended: AtomicBool,
 }
 
 /// What is remembered of a registration. Its asks have this, and not the [`Reclaim`], which may keep asks.
@@ -203,7 +205,22 @@ impl Registration {
             standing,
             later,
             reclaim: Some(reclaim),
+            ended: AtomicBool::new(false),
         }
+    }
+
+    /// Has no further call of the [`Reclaim`] begin.
+    pub(super) fn end(&self) {
+        // Relaxed: it guards no memory, and whoever knows that the guard was dropped sees this store, too.
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// The [`Reclaim`], to be called right away, unless its guard was dropped: a request may have found this registration
+    /// before.
+    fn reclaim(&self) -> Option<&dyn Reclaim> {
+        // Relaxed: see `end`.
+        let ended = self.ended.load(Ordering::Relaxed);
+        self.reclaim.as_deref().filter(|_| !ended)
     }
 
     pub(super) fn allocator(&self) -> &BufferAllocator {
@@ -269,7 +286,7 @@ impl Reclaimer for Registration {
     }
 
     fn estimate(&self) -> usize {
-        let (mut bytes, Some(reclaim)) = (0, &self.reclaim) else {
+        let (mut bytes, Some(reclaim)) = (0, self.reclaim()) else {
             return 0;
         };
         if events::catch(|| events::inside(|| bytes = reclaim.reclaimable())) {
@@ -280,7 +297,7 @@ impl Reclaimer for Registration {
 
     fn ask(self: Arc<Self>, shortage: &Arc<Shortage>, missing: usize, insist: bool) -> Answer {
         let standing = &self.standing;
-        let (Some(number), Some(reclaim)) = (standing.begin(insist), &self.reclaim) else {
+        let Some(number) = standing.begin(insist) else {
             return Answer::default();
         };
         let before = self.allocator().allocated_memory();
@@ -296,6 +313,9 @@ impl Reclaimer for Registration {
             // Others spill already. It counts as answered, and as having freed nothing.
             return Answer::default();
         }
+        let Some(reclaim) = self.reclaim() else {
+            return Answer::default();
+        };
         events::quietly(self.allocator().info(), || reclaim.reclaim(ask));
         Answer {
             // Relaxed: see `begin`.

@@ -9,7 +9,8 @@ use crate::allocator::BufferAllocator;
 
 /// Has a [`Reclaim`] asked for memory until this is dropped.
 ///
-/// Dropping it does not wait for an ask that is being answered.
+/// Once this is dropped no further call of the [`Reclaim`] begins. Dropping it does not wait for calls on other threads
+/// that have begun before, so they may still run afterwards; the last of them drops the [`Reclaim`].
 #[must_use = "nobody is asked any more once this is dropped"]
 pub struct ReclaimGuard {
     registration: Arc<Registration>,
@@ -43,6 +44,7 @@ impl ReclaimGuard {
 
 impl Drop for ReclaimGuard {
     fn drop(&mut self) {
+        self.registration.end();
         self.registration
             .allocator()
             .handle

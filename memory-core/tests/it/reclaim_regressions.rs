@@ -1,8 +1,10 @@
 //! Mistakes that asking others for memory was found to have, each with its story.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use arrow_memory_core::{AllocationListener, Cost, RootAllocator};
+use arrow_memory_core::{AllocationListener, Ask, Cost, Reclaim, RootAllocator};
 
 use crate::reclaim::{Asked, Cache, LONG, Log, asked, balanced, child};
 
@@ -108,4 +110,43 @@ fn nobody_is_asked_for_what_is_tried_and_not_needed() {
     assert_eq!((buffer.capacity(), asked(&log).len()), (384, 0));
     drop((buffer, cache, query));
     balanced(&root);
+}
+
+/// A regression: a request that had found a registration before its guard was dropped called it afterwards.
+#[test]
+fn no_call_begins_once_the_guard_is_dropped() {
+    struct Counts(Arc<AtomicUsize>);
+    impl Reclaim for Counts {
+        fn reclaimable(&self) -> usize {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            400
+        }
+        fn reclaim(&self, _ask: Ask) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    for waits in [false, true] {
+        let root = RootAllocator::new(1000);
+        let (first, second) = (child(&root, "first"), child(&root, "second"));
+        let held = (first.wait().reserve(600), second.wait().reserve(400));
+        let calls = Arc::new(AtomicUsize::new(0));
+        let guard = second.on_shortage(Cost::Drop, Counts(Arc::clone(&calls)));
+        let guard = Mutex::new(Some(guard));
+        let drops = first.on_shortage(
+            Cost::Drop,
+            Asked(move |_ask| drop(guard.lock().unwrap().take())),
+        );
+        let query = child(&root, "query");
+
+        let refused = if waits {
+            query.wait().at_most(Duration::ZERO).buffer(64).is_err()
+        } else {
+            query.buffer(64).is_err()
+        };
+
+        assert!(refused);
+        assert_eq!(calls.load(Ordering::Relaxed), 0, "{waits}");
+        drop((held, drops, first, second, query));
+        balanced(&root);
+    }
 }
