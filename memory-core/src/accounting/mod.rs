@@ -119,6 +119,7 @@ mod refusal;
 mod report;
 mod reserve;
 mod settle;
+mod spill;
 mod transfer;
 mod walk;
 mod word;
