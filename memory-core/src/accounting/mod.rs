@@ -130,7 +130,7 @@ pub(crate) use lifecycle::Outstanding;
 pub(crate) use node::{Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeConfig, hooks};
 #[cfg(feature = "metrics")]
 pub(crate) use paths::Paths;
-pub(crate) use queue::{Age, Ask, Queued, Verdict, Wake};
+pub(crate) use queue::{Age, Ask, Queued, Spiller, Verdict, Wake};
 pub(crate) use reclaimer::{AllShares, Answer, Candidate, Reclaimer, Shortage};
 pub(crate) use refusal::Refusal;
 pub(crate) use report::{Census, Counted};

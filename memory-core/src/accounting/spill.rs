@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::charge::Mode;
 use super::handle::Handle;
 use super::node::{Locked, NodeConfig, NodePtr};
+use super::queue::Spiller;
 use super::reclaimer::AllShares;
 
 impl Handle {
@@ -36,6 +37,29 @@ impl Handle {
             policy: None,
         };
         root.new_share(config).map(Some)
+    }
+
+    /// Has a spiller woken once a share is free. It looks whether one is free after it was listed: a share that is
+    /// returned before that wakes nobody.
+    pub(crate) fn list_spiller(&self, spiller: &Arc<dyn Spiller>) {
+        let mut spare = Vec::new();
+        loop {
+            let mut locked = self.tree.lock();
+            let listed = locked.queue_mut().add_spiller(spiller, &mut spare);
+            drop(locked);
+            match listed {
+                Ok(()) => return,
+                Err(capacity) => spare = Vec::with_capacity(capacity),
+            }
+        }
+    }
+
+    /// Does not have the spiller woken any more, if it is listed.
+    pub(crate) fn unlist_spiller(&self, spiller: &Arc<dyn Spiller>) {
+        let mut locked = self.tree.lock();
+        let gone = locked.queue_mut().remove_spiller(spiller);
+        drop(locked);
+        drop(gone);
     }
 
     /// Whether this node belongs to the spill reserve of its tree: its requests neither ask nor wait.
@@ -73,6 +97,8 @@ impl Locked<'_> {
         let state = self.state(root);
         let left = state.set_aside + share;
         state.set_aside(left);
+        // The end of the section wakes them.
+        self.waits |= self.queue_mut().share_is_free();
     }
 }
 

@@ -6,10 +6,11 @@ use std::task::{Context, Poll, Waker};
 
 use super::ask::{Ask, Cost, Reclaim};
 use super::guard::ReclaimGuard;
+use crate::accounting::{AllShares, Spiller};
 use crate::allocator::BufferAllocator;
 use crate::events;
 use crate::sync::Ordering;
-use crate::sync::plain::{AtomicUsize, Mutex};
+use crate::sync::plain::{AtomicBool, AtomicUsize, Mutex};
 use crate::sync::process::ObjectLocks;
 
 static LOCKS: ObjectLocks = ObjectLocks::new();
@@ -28,13 +29,16 @@ pub struct ReclaimInbox {
 }
 
 /// What the inbox and its registration share.
+#[derive(Debug)]
 struct Letters {
     reclaimable: AtomicUsize,
+    /// Whether the tree wakes the task when a share of the spill reserve is free.
+    waits_for_share: AtomicBool,
     /// Locked under one of `LOCKS`. What is taken out is dropped with no lock held.
     waiting: Mutex<Arrived>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Arrived {
     ask: Option<Ask>,
     waker: Option<Waker>,
@@ -46,6 +50,7 @@ impl ReclaimInbox {
     pub(super) fn new(allocator: &BufferAllocator, cost: Cost) -> Self {
         let shared = Arc::new(Letters {
             reclaimable: AtomicUsize::new(0),
+            waits_for_share: AtomicBool::new(false),
             waiting: Mutex::default(),
         });
         let guard = ReclaimGuard::new(allocator, cost, Arc::new(Post(Arc::clone(&shared))), true);
@@ -61,30 +66,38 @@ impl ReclaimInbox {
     /// Returns the ask that has arrived, if any. One of [`Cost::Spill`] stays where it is as long as all shares of the
     /// spill reserve are taken.
     pub fn try_ask(&self) -> Option<Ask> {
-        let ask = LOCKS.with(&self.shared.waiting, |waiting| waiting.ask.take());
-        self.with_share(ask?)
+        self.take().unwrap_or(None)
     }
 
-    /// Returns the next ask, or has the task woken when one arrives.
+    /// Returns the next ask, or has the task woken when one arrives. If one has arrived and all shares of the spill
+    /// reserve are taken, the task is woken when one of them is free.
     pub fn poll_ask(&self, context: &mut Context<'_>) -> Poll<Ask> {
         if let Some(ask) = self.try_ask() {
             return Poll::Ready(ask);
         }
         let waker = Some(context.waker().clone());
-        let (ask, replaced) = LOCKS.with(&self.shared.waiting, |waiting| {
-            let ask = waiting.ask.take();
-            (ask, std::mem::replace(&mut waiting.waker, waker))
+        let replaced = LOCKS.with(&self.shared.waiting, |waiting| {
+            std::mem::replace(&mut waiting.waker, waker)
         });
-        // The ask must not be lost if that panics.
         events::quietly(self.guard.allocator().info(), || drop(replaced));
-        let ask = ask.and_then(|ask| self.with_share(ask));
+        // Looks again, since nobody was woken by what arrived, or became free, before.
+        let ask = self.take().unwrap_or_else(|AllShares| {
+            let spiller: Arc<dyn Spiller> = self.shared.clone();
+            self.guard.allocator().handle.list_spiller(&spiller);
+            self.try_ask()
+        });
         ask.map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// The ask with a share of the spill reserve. If all are taken it goes back, unless another one has arrived.
-    fn with_share(&self, mut ask: Ask) -> Option<Ask> {
+    /// Takes the ask that has arrived, if any, with a share of the spill reserve. If all shares are taken, the ask goes
+    /// back, unless another one has arrived.
+    fn take(&self) -> Result<Option<Ask>, AllShares> {
+        let ask = LOCKS.with(&self.shared.waiting, |waiting| waiting.ask.take());
+        let Some(mut ask) = ask else {
+            return Ok(None);
+        };
         if ask.take_share().is_ok() {
-            return Some(ask);
+            return Ok(Some(ask));
         }
         let surplus = LOCKS.with(&self.shared.waiting, |waiting| {
             if waiting.ask.is_some() {
@@ -94,7 +107,7 @@ impl ReclaimInbox {
             None
         });
         drop(surplus);
-        None
+        Err(AllShares)
     }
 }
 
@@ -117,6 +130,8 @@ impl Drop for ReclaimInbox {
             (waiting.ask.take(), waiting.waker.take())
         });
         events::quietly(self.guard.allocator().info(), || drop(left));
+        let spiller: Arc<dyn Spiller> = self.shared.clone();
+        self.guard.allocator().handle.unlist_spiller(&spiller);
     }
 }
 
@@ -125,6 +140,19 @@ impl fmt::Debug for ReclaimInbox {
         f.debug_struct("ReclaimInbox")
             .field("guard", &self.guard)
             .finish_non_exhaustive()
+    }
+}
+
+impl Spiller for Letters {
+    fn listed(&self) -> &AtomicBool {
+        &self.waits_for_share
+    }
+
+    fn share_is_free(&self) {
+        let waker = LOCKS.with(&self.waiting, |waiting| waiting.waker.take());
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use arrow_memory_core::{AllocationListener, Ask, Cost, Reclaim, RootAllocator};
+use arrow_memory_core::testing::locks_held;
+use arrow_memory_core::{AllocationListener, Ask, Cost, Reclaim, ReclaimInbox, RootAllocator};
 
 use crate::reclaim::{Asked, Cache, LONG, Log, asked, balanced, child};
 
@@ -149,4 +151,69 @@ fn no_call_begins_once_the_guard_is_dropped() {
         drop((held, drops, first, second, query));
         balanced(&root);
     }
+}
+
+/// A regression: an inbox with an ask that found all shares of the spill reserve taken slept on when one was returned.
+#[test]
+fn an_inbox_is_woken_when_a_share_of_the_spill_reserve_is_free() {
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            assert_eq!(locks_held(), 0);
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let root = RootAllocator::builder()
+        .limit(1 << 20)
+        .spill_reserve(64 << 10)
+        .build()
+        .unwrap();
+    let sorts: Vec<_> = (0..7)
+        .map(|at| child(&root, &format!("sort {at}")))
+        .collect();
+    let held: Vec<_> = sorts
+        .iter()
+        .map(|sort| sort.wait().reserve(137 << 10).unwrap())
+        .collect();
+    let mut inboxes: Vec<_> = sorts
+        .iter()
+        .map(|sort| sort.reclaim_inbox(Cost::Spill))
+        .collect();
+    assert_eq!(root.reclaim(1), 0);
+    let mut asks: Vec<_> = inboxes[..4]
+        .iter()
+        .map(|inbox| inbox.try_ask().unwrap())
+        .collect();
+    let woken = [(); 3].map(|()| Arc::new(Woken::default()));
+    let poll = |inbox: &ReclaimInbox, at: usize| {
+        let waker = Waker::from(Arc::clone(&woken[at]));
+        inbox.poll_ask(&mut Context::from_waker(&waker))
+    };
+    let count = || [0, 1, 2].map(|at: usize| woken[at].0.load(Ordering::Relaxed));
+    for at in 0..3 {
+        assert!(poll(&inboxes[4 + at], at).is_pending());
+        assert!(poll(&inboxes[4 + at], at).is_pending());
+    }
+    drop(inboxes.remove(5)); // it waits no more
+    assert_eq!(count(), [0; 3]);
+
+    // A share is returned once nothing uses it any more.
+    let memory = asks[0].memory().unwrap().clone();
+    let page = memory.buffer(64).unwrap();
+    drop((asks.remove(0), memory));
+    assert_eq!(count(), [0; 3]);
+    drop(page);
+
+    assert_eq!(count(), [1, 0, 1]);
+    let Poll::Ready(ask) = poll(&inboxes[5], 2) else {
+        panic!("a share is free");
+    };
+    assert!(ask.memory().is_some());
+    assert!(poll(&inboxes[4], 0).is_pending(), "it is taken again");
+    drop(ask);
+    assert_eq!(count(), [2, 0, 1]);
+    drop((asks, held, inboxes, sorts));
+    assert_eq!(count(), [2, 0, 1]);
+    balanced(&root);
 }

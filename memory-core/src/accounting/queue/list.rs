@@ -7,6 +7,7 @@ use std::mem;
 use std::time::Instant;
 
 use super::level::{Level, NONE};
+use super::spillers::Spillers;
 use super::waiter::{Age, Ask, Turn, Verdict, Waiter, Wake};
 use crate::sync::plain::make_room;
 
@@ -36,8 +37,8 @@ pub(in crate::accounting) struct Queue<N> {
     levels: Vec<Level<N>>,
     free_waiter: u32,
     free_level: u32,
-    /// Requests without a verdict, and those that are to be woken.
-    active: usize,
+    /// Requests without a verdict, those that are to be woken, and spillers that are.
+    pub(super) active: usize,
     /// Requests without a verdict, and their bytes.
     waiting: usize,
     bytes: usize,
@@ -51,6 +52,8 @@ pub(in crate::accounting) struct Queue<N> {
     last_wake: u32,
     tickets: u64,
     grants: u64,
+    /// Those that wait for a share of the spill reserve. They are no requests, and at no level.
+    pub(super) spillers: Spillers,
     /// In a forked child, places of levels that had waiters in the parent.
     ghosts: usize,
 }
@@ -73,6 +76,7 @@ impl<N> Default for Queue<N> {
             last_wake: NONE,
             tickets: 0,
             grants: 0,
+            spillers: Spillers::default(),
             ghosts: 0,
         }
     }
@@ -102,9 +106,9 @@ impl<N: Copy + PartialEq> Queue<N> {
         self.active > 0
     }
 
-    /// Whether a waiter is to be woken.
+    /// Whether a waiter or a spiller is to be woken.
     pub(in crate::accounting) fn has_wakes(&self) -> bool {
-        self.first_wake != NONE
+        self.first_wake != NONE || self.spillers.has_wakes()
     }
 
     /// How many grants there were.
@@ -346,7 +350,7 @@ impl<N: Copy + PartialEq> Queue<N> {
         }
     }
 
-    /// Takes the next waiter off the wake list: how it is woken.
+    /// Takes the next waiter or spiller off the wake list: how it is woken.
     pub(in crate::accounting) fn take_wake(&mut self) -> Option<Wake> {
         while self.first_wake != NONE {
             let id = self.first_wake;
@@ -355,7 +359,9 @@ impl<N: Copy + PartialEq> Queue<N> {
                 return Some(wake);
             }
         }
-        None
+        let spiller = self.spillers.take_wake()?;
+        self.active -= 1;
+        Some(Wake::Spiller(spiller))
     }
 
     /// Notes that a level is to be looked at before the mutex is released.
@@ -485,6 +491,7 @@ impl<N: Copy + PartialEq> Queue<N> {
                 *level = Level::new(level.node);
             }
         }
+        self.spillers.fork();
         (self.active, self.waiting, self.bytes, self.barriers) = (0, 0, 0, 0);
         (self.first_dirty, self.first_wake, self.last_wake) = (NONE, NONE, NONE);
     }

@@ -1,6 +1,9 @@
 //! A request that waits: what it asks for, its place, how it ends, and how its owner is woken.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use super::spillers::Spiller;
 
 /// The place of a request among those that wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +121,8 @@ pub(crate) enum Wake {
     Thread(std::thread::Thread),
     #[cfg(loom)]
     Thread(loom::thread::Thread),
+    /// Not a request: somebody that waits for a share of the spill reserve.
+    Spiller(Arc<dyn Spiller>),
 }
 
 /// A request that may wait, in bytes.
@@ -184,6 +189,7 @@ impl Wake {
         match self {
             Self::Task(waker) => waker.wake(),
             Self::Thread(thread) => thread.unpark(),
+            Self::Spiller(spiller) => spiller.share_is_free(),
         }
     }
 }
