@@ -174,6 +174,9 @@ impl Locked<'_> {
         self.add_to_path(node);
         self.set_exact(node);
         let share = self.is_share(node);
+        if self.look(node).registrations > 0 {
+            self.forget_registrations(node);
+        }
         if self.waits && self.look(node).queue != NONE {
             self.drop_level(node);
         }

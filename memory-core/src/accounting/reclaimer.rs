@@ -59,9 +59,10 @@ impl Shortage {
     }
 }
 
-/// A registration in the list of its tree. Its owner has a handle of the node until it takes it off the list.
-pub(in crate::accounting) struct Registered<N> {
-    pub(in crate::accounting) node: N,
+/// A registration in the list of its node, of which its owner has a handle until it takes it off the list.
+pub(in crate::accounting) struct Registered {
+    /// What [`Reclaimer::rank`] said.
+    pub(in crate::accounting) rank: (u8, i32),
     pub(in crate::accounting) reclaimer: Arc<dyn Reclaimer>,
 }
 

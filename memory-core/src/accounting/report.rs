@@ -326,6 +326,7 @@ impl Locked<'_> {
     fn wrong(&self, node: NodePtr, tight_above: &mut Option<(NodePtr, usize)>) -> Option<Wrong> {
         self.wrong_alone(node)
             .or_else(|| self.wrong_below(node, tight_above))
+            .or_else(|| self.wrong_registrations(node))
     }
 
     /// The first rule that the node's numbers break, among themselves and with its children's.

@@ -27,6 +27,7 @@ mod numbers;
 mod probes;
 mod reclaim;
 mod reclaim_regressions;
+mod registrations;
 mod release;
 mod reservations;
 mod reserved_foreign;

@@ -10,7 +10,6 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::super::queue::{NONE, Queue};
-use super::super::reclaimer::Registered;
 use super::super::word::{Held, Kind, MAX_CREDIT, Word};
 use super::mutex::SharedGuard;
 use super::retire::Departures;
@@ -410,11 +409,6 @@ impl<'t> Locked<'t> {
     /// The requests that wait in this tree.
     pub(in crate::accounting) fn queue_mut(&mut self) -> &mut Queue<NodePtr> {
         &mut self.shared().queue
-    }
-
-    /// The reclaimers registered in this tree.
-    pub(in crate::accounting) fn reclaimers(&mut self) -> &mut Vec<Registered<NodePtr>> {
-        &mut self.shared().reclaimers
     }
 
     /// Notes that the node's subtree is exact and shut, by a recall that visited so many nodes.

@@ -222,6 +222,14 @@ pub(in crate::accounting) struct State {
     /// What `obtained` may fall by if the node's words fill up: see [`queue`](super::queue). Those levels above
     /// that have waiters have counted it.
     pub(in crate::accounting) loose: usize,
+    /// The registered reclaimers of this node. It grows while the mutex is free.
+    pub(in crate::accounting) reclaimers: Vec<Registered>,
+    /// How many registrations there are here and below.
+    pub(in crate::accounting) registrations: u32,
+    /// The children that have registrations at or below them, and the node's own place in its parent's list of them.
+    pub(in crate::accounting) first_registered: Option<NodePtr>,
+    pub(in crate::accounting) next_registered: Option<NodePtr>,
+    pub(in crate::accounting) previous_registered: Option<NodePtr>,
     /// Scratch field of the current walk: exact allocated bytes of this subtree.
     pub(in crate::accounting) exact: usize,
     pub(in crate::accounting) first_child: Option<NodePtr>,
@@ -288,8 +296,6 @@ struct Shared {
     /// will wake: see `wake`.
     waking: Option<NonZeroUsize>,
     next_to_wake: Option<SharedMutex>,
-    /// The registered reclaimers. The vector grows while the mutex is free.
-    reclaimers: Vec<Registered<NodePtr>>,
 }
 
 /// A tree's mutex without the tree. It is never freed, and may belong to another tree by now.

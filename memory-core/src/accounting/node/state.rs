@@ -17,6 +17,11 @@ impl State {
             queue: NONE,
             waiters_below: 0,
             loose: 0,
+            reclaimers: Vec::new(),
+            registrations: 0,
+            first_registered: None,
+            next_registered: None,
+            previous_registered: None,
             obtained: 0,
             lent: 0,
             reservation,
@@ -50,6 +55,11 @@ impl State {
     #[inline]
     pub(in crate::accounting) fn used(&self) -> usize {
         self.obtained - self.parked
+    }
+
+    /// The bytes in use here and below that the node's reservation does not keep.
+    pub(in crate::accounting) fn beyond_reservation(&self) -> usize {
+        self.used().saturating_sub(self.reservation)
     }
 
     /// The bytes that may be in use here: the smaller of limit and cap, never above what a signed size can

@@ -83,7 +83,7 @@ impl Locked<'_> {
         if self.level_of(node) != Some(level) {
             return None;
         }
-        if self.has_reclaimers() && self.asks_again(level, asks) {
+        if self.look(node).registrations > 0 && self.asks_again(level, asks) {
             // Others are asked first.
         } else if let Some((id, verdict)) = self.choose(node, level) {
             let grants = self.queue().grants();
