@@ -56,7 +56,8 @@ pub(crate) fn may_ask(handle: &Handle) -> bool {
 
 /// Asks those that could make room for a request of the handle's node, one after another. After each, `granted`
 /// says whether it is enough. A request that `waits` does not ask more of them than seem to be needed: some answer
-/// later. One that has waited for long insists.
+/// later. One that has waited for long insists: it asks those that are to be left alone, too, and relies on no answer
+/// that may come later.
 pub(crate) fn make_room(
     handle: &Handle,
     bytes: usize,
@@ -79,7 +80,7 @@ pub(crate) fn make_room(
         ..
     } in candidates
     {
-        if waits && expected >= wanted {
+        if waits && !insist && expected >= wanted {
             return;
         }
         let estimate = if waits { reclaimer.estimate() } else { 0 };

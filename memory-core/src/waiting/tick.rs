@@ -9,10 +9,12 @@ use crate::reclaim::{make_room, may_ask};
 /// call it again.
 pub(super) fn tick(handle: &Handle, now: Instant) -> Option<Instant> {
     let (next, asks) = handle.tick(now);
-    if let Some((waits, bytes)) = asks.filter(|_| may_ask(handle)) {
+    if let Some((waits, bytes, age)) = asks.filter(|_| may_ask(handle)) {
         let shortage = Shortage::new(waits.info.clone(), false);
         // The request is in the queue: what is released is charged for it. It is not over when this returns.
-        make_room(&waits, bytes, &shortage, true, true, || false);
+        make_room(&waits, bytes, &shortage, true, true, || {
+            !waits.waits_still(age)
+        });
     }
     next
 }

@@ -7,7 +7,9 @@ use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arrow_memory_core::{AllocationListener, AllocatorInfo, RootAllocator, WaitError};
+use arrow_memory_core::{
+    AllocationListener, AllocatorInfo, Ask, Cost, Reclaim, RootAllocator, WaitError,
+};
 use arrow_memory_system as _;
 
 use crate::support::{Woken, poll};
@@ -378,4 +380,43 @@ fn the_timer_finds_a_tree_although_its_first_waiter_left_it() {
         thread::yield_now();
     }
     drop((f, x));
+}
+
+/// A regression: a reclaimer that answered later, and gave nothing back, was relied on anew each time that the level
+/// was stuck. So the next one was never asked. And of those that answer at once all were asked then, although the
+/// first had given enough.
+#[test]
+fn who_answers_later_with_nothing_does_not_keep_the_next_one_from_being_asked() {
+    struct Asked<F>(F);
+    impl<F: Fn(Ask) + Send + Sync> Reclaim for Asked<F> {
+        fn reclaimable(&self) -> usize {
+            usize::MAX
+        }
+        fn reclaim(&self, ask: Ask) {
+            (self.0)(ask);
+        }
+    }
+    let root = root(1000);
+    let [late, prompt, spared, query] =
+        ["late", "prompt", "spared", "query"].map(|name| root.child(name).build().unwrap());
+    let held = (late.wait().reserve(500), spared.wait().reserve(200));
+    let more = Mutex::new(Some(prompt.wait().reserve(300).unwrap()));
+    let [out, needless] = [(); 2].map(|()| Arc::new(Mutex::new(None)));
+    let keep = |out: &Arc<Mutex<Option<Ask>>>| {
+        let out = Arc::clone(out);
+        Asked(move |ask| *out.lock().unwrap() = Some(ask))
+    };
+    let drops = Asked(move |_ask| drop(more.lock().unwrap().take()));
+    let _late = late.on_shortage(Cost::Drop, keep(&out));
+    let _prompt = prompt.on_shortage(Cost::Spill, drops);
+    let _spared = spared.on_shortage(Cost::Spill, keep(&needless));
+    let mut request = Box::pin(query.wait().reserve_async(100));
+    assert!(poll(request.as_mut(), &Arc::default()).is_pending());
+    drop(out.lock().unwrap().take().expect("it was asked first"));
+
+    root.expire_waits(Instant::now() + Duration::from_secs(3600));
+
+    assert!(poll(request.as_mut(), &Arc::default()).is_ready());
+    assert!(needless.lock().unwrap().is_none(), "it was enough");
+    drop((request, out.lock().unwrap().take(), held));
 }

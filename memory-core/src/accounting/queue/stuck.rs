@@ -10,20 +10,31 @@ use std::time::{Duration, Instant};
 use super::super::handle::Handle;
 use super::super::node::{Locked, NodePtr};
 use super::NONE;
-use super::waiter::Verdict;
+use super::waiter::{Age, Verdict};
 
 impl Handle {
     /// Ends the waits of the tree whose deadline has passed, and looks for levels that are stuck. The answer
-    /// says when to call it again, and for which request others should be asked for memory once more.
-    pub(crate) fn tick(&self, now: Instant) -> (Option<Instant>, Option<(Self, usize)>) {
+    /// says when to call it again, and for which request others should be asked for memory once more: its node, its
+    /// bytes, and its age for `waits_still`.
+    pub(crate) fn tick(&self, now: Instant) -> (Option<Instant>, Option<(Self, usize, Age)>) {
         // Not in a loop that never ends.
         let patience = self.tree.config.patience.max(Duration::from_millis(1));
         let mut locked = self.tree.lock();
         let mut asks = None;
         let next = locked.tick(now, patience, &mut asks);
-        let asks = asks.map(|(node, bytes)| (locked.handle(node), bytes));
+        let asks = asks.map(|id| {
+            let waiter = locked.queue().waiter(id);
+            (locked.handle(waiter.node), waiter.ask.bytes, waiter.age())
+        });
         drop(locked);
         (next, asks)
+    }
+
+    /// Whether the request of that age waits in this tree. O(waiters).
+    pub(crate) fn waits_still(&self, age: Age) -> bool {
+        let locked = self.tree.lock();
+        let mut waiters = (0..locked.queue().slots()).map(|id| locked.queue().waiter(id));
+        waiters.any(|waiter| waiter.level != NONE && waiter.turn.ticket == age.ticket)
     }
 }
 
@@ -32,7 +43,7 @@ impl Locked<'_> {
         &mut self,
         now: Instant,
         patience: Duration,
-        asks: &mut Option<(NodePtr, usize)>,
+        asks: &mut Option<u32>,
     ) -> Option<Instant> {
         let mut next = None;
         for id in 0..self.queue().slots() {
@@ -61,7 +72,7 @@ impl Locked<'_> {
         level: u32,
         now: Instant,
         patience: Duration,
-        asks: &mut Option<(NodePtr, usize)>,
+        asks: &mut Option<u32>,
     ) -> Option<Instant> {
         let node = self.queue().level(level).node;
         let (stuck, due) = self.is_stuck(node, level, now, patience);
@@ -130,7 +141,7 @@ impl Locked<'_> {
     }
 
     /// Has others asked for the oldest waiter of a level, every other time that the level is stuck.
-    fn asks_again(&mut self, level: u32, asks: &mut Option<(NodePtr, usize)>) -> bool {
+    fn asks_again(&mut self, level: u32, asks: &mut Option<u32>) -> bool {
         let mut next = self.queue().first(level);
         while let Some(id) = next {
             next = self.queue().next(id);
@@ -140,7 +151,7 @@ impl Locked<'_> {
             }
             waiter.asked = !waiter.asked;
             if waiter.asked {
-                *asks = Some((waiter.node, waiter.ask.bytes));
+                *asks = Some(id);
             }
             return waiter.asked;
         }
