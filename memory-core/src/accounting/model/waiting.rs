@@ -29,6 +29,7 @@ use crate::accounting::queue::{Ask, Queued, Verdict, Wake};
 mod cancel;
 mod ends;
 mod passing;
+mod tight;
 
 /// What was in the bytes that are handed over. Loom reports accesses that are not ordered.
 #[derive(Clone)]
@@ -190,6 +191,7 @@ fn at_rest_alone(root: &Handle, allocated: usize) {
 fn check_bounded(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 10_000;
     builder.check(model);
 }
 

@@ -10,7 +10,7 @@ use crate::accounting::handle::Handle;
 use crate::accounting::queue::Verdict;
 
 /// Lets requests pass a waiter of 40 bytes until room is withheld for it. 32 of 64 bytes are held.
-fn make_barrier(root: &Handle, by: &Handle) {
+pub(super) fn make_barrier(root: &Handle, by: &Handle) {
     by.charge(32).unwrap();
     uncharge(by, 32);
     root.charge(8).unwrap();
