@@ -4,10 +4,9 @@
 //! Run by `RUSTFLAGS='--cfg loom' cargo test --release -p arrow-memory-core --lib model`. Each
 //! checks: never over the limit (but by force), never a false refusal, nothing lost at rest.
 //!
-//! Each of these mutations makes some of them fail: refusing without a recall; folding one child
-//! after another in a recall without stopping all of them first; a `give` that ignores SHUT;
-//! lowering a limit without a recall; a transfer that charges before it releases; dropping the
-//! last handle without the mutex.
+//! Each of these mutations makes some of them fail: refusing without a recall; a recall that
+//! lets each child go on once it was folded; a `give` that ignores SHUT; lowering a limit without
+//! a recall; a transfer that charges before it releases; dropping the last handle without the mutex.
 
 use std::sync::Arc;
 use std::time::Duration;
