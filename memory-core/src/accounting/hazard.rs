@@ -162,7 +162,7 @@ pub(crate) fn is_in_callback() -> bool {
     events::is_inside() || is_holding()
 }
 
-/// Models have no callbacks.
+/// In models, where callbacks neither ask nor wait.
 #[cfg(loom)]
 pub(crate) fn is_in_callback() -> bool {
     false

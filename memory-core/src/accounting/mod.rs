@@ -108,7 +108,7 @@ mod hazard;
 mod lifecycle;
 #[cfg(all(test, loom))]
 #[expect(unsafe_code, reason = "gives back what it charged")]
-mod model;
+pub(crate) mod model;
 mod node;
 #[cfg_attr(not(feature = "metrics"), path = "no_paths.rs")]
 mod paths;

@@ -20,7 +20,7 @@ use crate::thread::CHOSEN;
 
 mod external;
 mod pairs;
-mod waiting;
+pub(crate) mod waiting;
 
 /// A root with the default credit.
 fn root(limit: usize) -> Handle {
@@ -28,12 +28,24 @@ fn root(limit: usize) -> Handle {
 }
 
 fn root_with_credit(limit: usize, credit: usize) -> Handle {
+    root_with(limit, credit, Duration::ZERO)
+}
+
+/// A root whose patience does not end while a model runs.
+pub(crate) fn patient_root(limit: usize) -> Handle {
+    root_with(limit, 1 << 20, PATIENCE)
+}
+
+/// The patience of a `patient_root`.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3600);
+
+fn root_with(limit: usize, credit: usize, patience: Duration) -> Handle {
     let config = TreeConfig {
         manager: Some(Arc::new(StdManager::default())),
         credit,
         debug: false,
         statistics: false,
-        patience: Duration::ZERO,
+        patience,
         own_timer: true,
     };
     Handle::new_root(config, node("root", limit, 0))
@@ -52,7 +64,7 @@ fn node(name: &str, limit: usize, reservation: usize) -> NodeConfig {
     }
 }
 
-fn child(parent: &Handle, limit: usize, reservation: usize) -> Handle {
+pub(crate) fn child(parent: &Handle, limit: usize, reservation: usize) -> Handle {
     match parent.new_child(node("child", limit, reservation), false, |refusal, _| {
         Err(refusal)
     }) {
@@ -67,8 +79,15 @@ fn uncharge(handle: &Handle, bytes: usize) {
 }
 
 /// Runs a model in all interleavings, however often it is preempted.
-fn check(model: impl Fn() + Send + Sync + 'static) {
-    loom::model(model);
+pub(crate) fn check(model: impl Fn() + Send + Sync + 'static) {
+    builder().check(model);
+}
+
+/// For models of many steps: loom's own bound is for loops that do not end.
+fn builder() -> loom::model::Builder {
+    let mut builder = loom::model::Builder::new();
+    builder.max_branches = 10_000;
+    builder
 }
 
 /// What `stats` would say of the node's external bytes.

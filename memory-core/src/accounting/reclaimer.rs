@@ -4,8 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::outcome::AllocatorInfo;
-use crate::sync::Ordering;
-use crate::sync::plain::AtomicBool;
+use crate::sync::{AtomicBool, Ordering};
 
 /// A registration, as the tree sees it. What it does is foreign code, but for `rank`.
 pub(crate) trait Reclaimer: Send + Sync {

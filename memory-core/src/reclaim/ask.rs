@@ -8,8 +8,8 @@ use crate::accounting::{AllShares, Answer, Reclaimer, Shortage};
 use crate::allocator::BufferAllocator;
 use crate::events;
 use crate::outcome::AllocatorInfo;
-use crate::sync::Ordering;
-use crate::sync::plain::{AtomicBool, AtomicU64, AtomicUsize};
+use crate::sync::plain::AtomicBool;
+use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
 /// Can give memory back when others need it: a cache that can be dropped, a sort that can spill.
 ///
@@ -240,7 +240,8 @@ impl Standing {
         let now = self.milliseconds();
         // Acquire: partner of the Release below, so that `asked_at` is that of this ask, or a later one.
         let asked = self.asked.load(Ordering::Acquire);
-        // Relaxed, here and below: the numbers guard no memory.
+        // Relaxed, here and below: the numbers guard no memory. (The tree's mutex orders what was done before an answer
+        // and what is done by who has seen the answer: see `answered`.)
         let out = self.answered.load(Ordering::Relaxed) < asked;
         let age = now.saturating_sub(self.asked_at.load(Ordering::Relaxed));
         if out && u128::from(age) < patience.as_millis().max(1) {
@@ -265,8 +266,9 @@ impl Standing {
     /// Notes an answer to the ask of that number, when so many bytes were used.
     fn answered(&self, number: u64, used_before: usize) {
         let freed = self.allocator.charged_memory() < used_before;
-        // Relaxed, all: see `begin`. What others allocate and release meanwhile can make this wrong either way; it
-        // decides only who is asked.
+        // Relaxed, all: the mutex was taken above, and who sees the answer takes it afterwards for the numbers. So all that
+        // was done before the answer comes before the next call, and what was given back is in the numbers. What others
+        // allocate and release meanwhile can make `freed` wrong either way; it decides only who is asked.
         let skip = if freed {
             0
         } else {
@@ -318,7 +320,7 @@ impl Reclaimer for Registration {
         };
         events::quietly(self.allocator().info(), || reclaim.reclaim(ask));
         Answer {
-            // Relaxed: see `begin`.
+            // Relaxed: before the mutex is taken for the numbers, see `answered`.
             out: standing.answered.load(Ordering::Relaxed) < number,
             freed: before.saturating_sub(self.allocator().allocated_memory()),
         }
@@ -333,3 +335,6 @@ impl Drop for Registration {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+mod model;

@@ -21,7 +21,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
-use super::{at_rest, check, child, root, uncharge};
+use super::{at_rest, builder, check, child, root, uncharge};
 use crate::accounting::handle::Handle;
 use crate::accounting::node::NodePtr;
 use crate::accounting::queue::{Ask, Queued, Verdict, Wake};
@@ -33,20 +33,20 @@ mod tight;
 
 /// What was in the bytes that are handed over. Loom reports accesses that are not ordered.
 #[derive(Clone)]
-struct Datum(Arc<UnsafeCell<usize>>);
+pub(crate) struct Datum(Arc<UnsafeCell<usize>>);
 
 // SAFETY: loom checks how the datum is used.
 unsafe impl Sync for Datum {}
 // SAFETY: as for Sync.
 unsafe impl Send for Datum {}
 
-fn datum() -> Datum {
+pub(crate) fn datum() -> Datum {
     Datum(Arc::new(UnsafeCell::new(0)))
 }
 
 impl Datum {
     /// What a holder of the bytes does while it has them.
-    fn write(&self) {
+    pub(crate) fn write(&self) {
         // SAFETY: loom checks that no other access is concurrent.
         self.0.with_mut(|datum| unsafe { *datum += 1 });
     }
@@ -65,13 +65,13 @@ impl std::task::Wake for Woken {
 
 /// Blocks a thread until it is woken.
 #[derive(Default)]
-struct Signal {
+pub(crate) struct Signal {
     woken: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Signal {
-    fn wait(&self) {
+    pub(crate) fn wait(&self) {
         let mut woken = self.woken.lock().unwrap();
         while !*woken {
             woken = self.changed.wait(woken).unwrap();
@@ -179,7 +179,7 @@ fn obtain_and_write(handle: &Handle, bytes: usize, datum: &Datum) {
 }
 
 /// At rest, and nobody waits.
-fn at_rest_alone(root: &Handle, allocated: usize) {
+pub(crate) fn at_rest_alone(root: &Handle, allocated: usize) {
     let locked = root.tree.lock();
     assert_eq!(locked.queue().waiting(), 0);
     assert!(!locked.queue().withholds() && !locked.queue().is_active());
@@ -188,10 +188,9 @@ fn at_rest_alone(root: &Handle, allocated: usize) {
 }
 
 /// Runs a model in all interleavings with at most so many preemptions.
-fn check_bounded(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
+pub(crate) fn check_bounded(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = builder();
     builder.preemption_bound = Some(preemptions);
-    builder.max_branches = 10_000;
     builder.check(model);
 }
 
