@@ -23,6 +23,7 @@ mod stripes;
 mod tree;
 mod wake;
 mod watch;
+mod words;
 
 use std::cell::UnsafeCell;
 use std::fmt;
