@@ -17,6 +17,7 @@
 //!    the nodes of one tree, or for one shard of a table.
 //! 4. Locks are nested in one order, which [`process::Order`] names; a fork takes them all in that order.
 
+pub mod current;
 pub mod process;
 pub mod table;
 
@@ -41,7 +42,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// std's atomics and locks, for code that no model runs: side registries and process-wide counters.
 pub mod plain {
-    pub use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+    pub use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
     pub use std::sync::{Mutex, MutexGuard};
 
     use std::cell::Cell;

@@ -347,6 +347,12 @@ thread_local! {
     static TOOK: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Whether the thread is between the handlers around a fork, in which it may hold every lock of the process
+/// without counting them. It must not wait for any lock then.
+pub fn forking() -> bool {
+    DEPTH.get() > 0
+}
+
 fn install() {
     static INSTALLED: AtomicBool = AtomicBool::new(false);
     // Two threads may both install the handlers, which is no harm. A `Once` could not do without
