@@ -27,7 +27,7 @@ LAYERS = (
     ("debug", "accounting", "sampling"),
     ("raw", "ledger"),
     ("allocator", "reclaim"),
-    ("buffer", "reservation", "testing", "collections", "leak_check", "metrics", "totals", "holders", "waiting"),
+    ("buffer", "reservation", "testing", "collections", "leak_check", "metrics", "totals", "holders", "waiting", "heap"),
 )
 
 # Files that may contain `unsafe`, each opened by `#![expect(unsafe_code, …)]` with its reason.

@@ -12,6 +12,8 @@ mod collections;
 mod debug;
 mod error;
 mod events;
+#[doc(hidden)]
+pub mod heap;
 mod holders;
 mod leak_check;
 mod ledger;
@@ -81,5 +83,6 @@ pub use waiting::{Admission, AdmissionFuture, GiveWay, Wait, WaitError, Waited};
 #[doc(hidden)]
 pub mod __private {
     pub use crate::buffer::ForeignRoom;
+    pub use crate::heap;
     pub use arrow_memory_manager::__private::*;
 }

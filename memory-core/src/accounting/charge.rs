@@ -86,7 +86,7 @@ impl Locked<'_> {
     /// The usual case: grants `bytes` and some credit for later requests, if no level that it reaches
     /// comes near its limit. Stops at the first level with enough credit. `false`: not so easy,
     /// and nothing has changed.
-    fn charge_with_quantum(&mut self, node: NodePtr, bytes: usize) -> bool {
+    pub(super) fn charge_with_quantum(&mut self, node: NodePtr, bytes: usize) -> bool {
         self.freeze_mine(node);
         let quantum = self.quantum(node, bytes);
         let Some(wanted) = bytes.checked_add(quantum) else {

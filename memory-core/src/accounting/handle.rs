@@ -8,7 +8,9 @@ use std::ops::Deref;
 use std::sync::{Arc, Weak};
 
 use super::lifecycle::Outstanding;
-use super::node::{Departures, Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeConfig};
+use super::node::{
+    Departures, Locked, Node, NodeConfig, NodeKind, NodePtr, Reserved, Tree, TreeConfig,
+};
 use super::refusal::Refusal;
 use super::word::Kind;
 use crate::events::{self, quietly};
@@ -192,8 +194,11 @@ impl Handle {
             }
             let mut next = locked.look(self.0).first_child;
             while let Some(child) = next {
-                locked.node(child).add_handle();
-                children.push(Self(child));
+                // The program cannot allocate from a node for the heap.
+                if locked.node(child).kind == NodeKind::Allocator {
+                    locked.node(child).add_handle();
+                    children.push(Self(child));
+                }
                 next = locked.look(child).next_sibling;
             }
             break;

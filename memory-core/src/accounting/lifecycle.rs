@@ -1,6 +1,6 @@
 //! Linking nodes into a tree and unlinking them.
 
-use super::node::{Locked, NodePtr};
+use super::node::{Locked, NodeKind, NodePtr};
 use super::queue::NONE;
 use super::refusal::Refusal;
 
@@ -28,6 +28,14 @@ impl Locked<'_> {
         if reservation > 0 && !admitted {
             self.charge(parent, reservation)?;
         }
+        self.link(parent, child);
+        Ok(())
+    }
+
+    /// Links `child`, a new node, below `parent`, which is charged for its reservation already.
+    pub(super) fn link(&mut self, parent: NodePtr, child: NodePtr) {
+        let reservation = self.look(child).reservation;
+        let keeps_shut = self.node(child).kind == NodeKind::Retained;
         let above = self.state(parent);
         // The bytes were charged to the parent itself; now it is charged for them on the child's behalf.
         above.lent += reservation;
@@ -47,12 +55,11 @@ impl Locked<'_> {
         state.parent = Some(parent);
         state.previous_sibling = sibling;
         state.linked = true;
-        state.shut = shut;
-        if !shut {
+        state.shut = shut || keeps_shut;
+        if !state.shut {
             self.open(child);
         }
         self.recount(parent);
-        Ok(())
     }
 
     /// Closes the node to new work; it leaves the tree if nothing is outstanding.
@@ -64,6 +71,7 @@ impl Locked<'_> {
         self.recall(node);
         self.state(node).closed = true;
         self.refuse_hopeless(node);
+        self.retire_below(node);
         let state = self.look(node);
         let outstanding = Outstanding {
             allocated: state.used(),
@@ -89,6 +97,7 @@ impl Locked<'_> {
             let external = std::mem::take(&mut state.external);
             (state.parked, state.obtained) = (0, 0);
             self.loosen(node);
+            self.forget_heap(node, None);
             self.bury_if_free(node);
             return (external, None);
         }
@@ -193,6 +202,7 @@ impl Locked<'_> {
         if let Some(previous) = previous {
             self.state(previous).next_sibling = next;
         }
+        self.forget_heap(node, parent);
         let Some(parent) = parent else { return 0 };
         if returned > 0 {
             self.freeze_mine(parent);

@@ -105,6 +105,7 @@ mod children;
 mod external;
 mod handle;
 mod hazard;
+pub(crate) mod heap;
 mod lifecycle;
 #[cfg(all(test, loom))]
 #[expect(unsafe_code, reason = "gives back what it charged")]
@@ -127,7 +128,12 @@ mod word;
 pub(crate) use handle::Handle;
 pub(crate) use hazard::is_in_callback;
 pub(crate) use lifecycle::Outstanding;
-pub(crate) use node::{Locked, Node, NodeConfig, NodePtr, Reserved, Tree, TreeConfig, hooks};
+pub(crate) use node::tend;
+pub(crate) use node::{
+    Locked, Node, NodeConfig, NodeKind, NodePtr, Reserved, Tree, TreeConfig, hooks,
+};
+#[cfg(not(loom))]
+pub(crate) use node::{has_tender, set_tender};
 #[cfg(feature = "metrics")]
 pub(crate) use paths::Paths;
 pub(crate) use queue::{Age, Ask, Queued, Spiller, Verdict, Wake};

@@ -14,7 +14,7 @@ use std::time::Duration;
 use loom::thread;
 
 use super::handle::Handle;
-use super::node::{ModelStripes as Stripes, NodeConfig, TreeConfig};
+use super::node::{ModelStripes as Stripes, NodeConfig, NodeKind, TreeConfig};
 use crate::testing::StdManager;
 use crate::thread::CHOSEN;
 
@@ -53,6 +53,7 @@ fn root_with(limit: usize, credit: usize, patience: Duration) -> Handle {
 
 fn node(name: &str, limit: usize, reservation: usize) -> NodeConfig {
     NodeConfig {
+        kind: NodeKind::Allocator,
         name: Arc::from(name),
         group: None,
         limit,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::handle::Handle;
-use super::node::{Locked, Node, NodePtr, Reserved};
+use super::node::{Locked, Node, NodeKind, NodePtr, Reserved};
 use super::queue::{NONE, Turn};
 use crate::error::VerifyError;
 use crate::outcome::AllocatorInfo;
@@ -266,9 +266,13 @@ impl Locked<'_> {
     fn counted(&self, node: NodePtr, reserved: usize) -> Counted {
         let state = self.look(node);
         let besides = self.external(node) + reserved;
+        let owned = match self.node(node).kind {
+            NodeKind::Allocator => (state.used() - state.lent).saturating_sub(besides),
+            _ => 0,
+        };
         Counted {
             node: self.keep(node),
-            owned: (state.used() - state.lent).saturating_sub(besides),
+            owned,
             guests: state.guests,
             reservations: Vec::new(),
         }
@@ -325,6 +329,7 @@ impl Locked<'_> {
     /// the tight node above those that come now in preorder, if any, with its depth.
     fn wrong(&self, node: NodePtr, tight_above: &mut Option<(NodePtr, usize)>) -> Option<Wrong> {
         self.wrong_alone(node)
+            .or_else(|| self.wrong_accounts(node))
             .or_else(|| self.wrong_below(node, tight_above))
             .or_else(|| self.wrong_registrations(node))
     }

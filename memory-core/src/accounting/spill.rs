@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::charge::Mode;
 use super::handle::Handle;
-use super::node::{Locked, NodeConfig, NodePtr};
+use super::node::{Locked, NodeConfig, NodeKind, NodePtr};
 use super::queue::Spiller;
 use super::reclaimer::AllShares;
 
@@ -27,6 +27,7 @@ impl Handle {
             return Ok(None);
         }
         let config = NodeConfig {
+            kind: NodeKind::Allocator,
             name: Arc::from("(spill)"),
             group: None,
             limit: share,

@@ -171,7 +171,7 @@ impl Locked<'_> {
     /// Takes `bytes` from `from`, as far up as the common ancestor, has `charge` charge them to
     /// `to`, and puts them back if it refuses. No peak is noted in between. If `from` is `leaving`,
     /// it has left its tree, where nothing else keeps it, before the charge arrives.
-    fn move_through_ancestor(
+    pub(super) fn move_through_ancestor(
         &mut self,
         from: NodePtr,
         to: NodePtr,

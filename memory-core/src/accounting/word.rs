@@ -24,6 +24,10 @@ pub(crate) enum Kind {
     Held,
     /// External bytes. They are counted, since any holder of a handle may give them back.
     External,
+    /// Blocks of the program's heap, of an account. The word has no external bytes: their field is its cap, the
+    /// maximum of the credit that a `give` may leave. So a bound for what its users can hide in the word is in
+    /// the word itself, and a giver cannot read an old one.
+    Heap,
 }
 
 /// Why a word was not changed.
@@ -50,7 +54,7 @@ pub(super) struct Held {
 /// | bits | meaning |
 /// |---|---|
 /// | 0..21 | `credit`: bytes that may be taken without asking anyone |
-/// | 21..42 | `external`: external bytes that may be given back without asking anyone |
+/// | 21..42 | `external`: external bytes that may be given back without asking anyone; in the word of an account, its cap |
 /// | 42..63 | `low`: the minimum of the credit since the word was opened |
 /// | 63 | SHUT: all other bits are zero, and only the holder of the mutex may change the word |
 ///
@@ -96,8 +100,8 @@ impl Word {
             .map_err(|_| Slow::Collision)
     }
 
-    /// Adds `bytes` (at least 1 if they are external) to the credit, up to `high`, or says that the
-    /// slow path must decide, or that another thread came in between.
+    /// Adds `bytes` (at least 1, unless they are held) to the credit, up to `high`, or up to the cap of an
+    /// account's word; or says that the slow path must decide, or that another thread came in between.
     ///
     /// After success the node may be freed: nothing of it is touched.
     #[inline]
@@ -109,6 +113,11 @@ impl Word {
         if kind == Kind::External && external(word) < bytes {
             return Err(Slow::Mutex);
         }
+        let high = if kind == Kind::Heap {
+            external(word)
+        } else {
+            high
+        };
         // No overflow: SHUT, or a credit, and a size of at most isize::MAX stay below 2^64.
         if (word & (SHUT | FIELD)) + bytes > high {
             return Err(Slow::Mutex);
@@ -262,6 +271,24 @@ mod tests {
         assert!(!word.give(31, 100, Kind::External));
         assert!(word.give(30, 100, Kind::External));
         assert_eq!(word.held().external, 0);
+    }
+
+    #[test]
+    fn the_word_of_an_account_takes_back_as_much_as_its_cap() {
+        let word = Word::shut();
+        assert!(!word.give(1, MAX_CREDIT, Kind::Heap));
+        assert!(!word.take(1, Kind::Heap));
+        word.open(50, 80);
+        assert!(!word.give(31, MAX_CREDIT, Kind::Heap));
+        assert!(word.give(30, 0, Kind::Heap));
+        assert!(!word.give(1, MAX_CREDIT, Kind::Heap));
+        assert!(word.take(80, Kind::Heap));
+        let held = Held {
+            credit: 0,
+            external: 80,
+            low: 0,
+        };
+        assert_eq!(word.shut_down(), held);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{BufferAllocator, RootAllocator};
 use arrow_memory_manager::{AllocationManager, BackendError, GuardedManager, backend};
 
-use crate::accounting::{Handle, NodeConfig, TreeConfig};
+use crate::accounting::{Handle, NodeConfig, NodeKind, TreeConfig};
 use crate::debug::{Operation, Origin, Trail};
 use crate::environment::Switch;
 use crate::error::AllocError;
@@ -190,6 +190,7 @@ impl RootAllocatorBuilder {
             own_timer: self.own_timer,
         };
         let root = NodeConfig {
+            kind: NodeKind::Allocator,
             name: Arc::from(self.name.as_deref().unwrap_or("ROOT")),
             group: None,
             limit: self.limit.unwrap_or(usize::MAX),
@@ -364,6 +365,7 @@ impl ChildAllocatorBuilder {
             policy,
         } = self;
         let config = NodeConfig {
+            kind: NodeKind::Allocator,
             name,
             group,
             limit,

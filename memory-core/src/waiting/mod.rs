@@ -31,6 +31,12 @@ use crate::outcome::Purpose;
 use crate::reservation::AllocationReservation;
 use crate::size::ALIGNMENT;
 
+/// Starts the timer thread, which also does what sections of a global allocator leave to be done, unless the
+/// program calls `tick` itself.
+pub(crate) fn start_timer(allocator: &BufferAllocator) {
+    timer::start(allocator);
+}
+
 /// A request that waits for memory instead of being refused: made by [`BufferAllocator::wait`].
 ///
 /// If the bytes fit, it costs what a request costs that does not wait. Otherwise it is queued, and whoever

@@ -5,3 +5,6 @@ use std::time::Instant;
 use crate::allocator::BufferAllocator;
 
 pub(super) fn arm(_: &BufferAllocator, _: Instant, _: Option<Instant>) {}
+
+/// In a model there is no timer.
+pub(super) fn start(_: &BufferAllocator) {}

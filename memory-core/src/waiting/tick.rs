@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use crate::accounting::{Handle, Shortage};
+use crate::accounting::{Handle, Shortage, tend};
 use crate::reclaim::{make_room, may_ask};
 
 /// Ends waits at their deadlines, asks others again where a level is stuck, and has waiters give way. Returns when to
 /// call it again.
 pub(super) fn tick(handle: &Handle, now: Instant) -> Option<Instant> {
+    tend();
     let (next, asks) = handle.tick(now);
     if let Some((waits, bytes, age)) = asks.filter(|_| may_ask(handle)) {
         let shortage = Shortage::new(waits.info.clone(), false);

@@ -7,7 +7,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::tick::tick;
-use crate::accounting::Handle;
+use crate::accounting::{Handle, has_tender, set_tender, tend};
 use crate::allocator::{BufferAllocator, WeakBufferAllocator};
 use crate::events;
 use crate::sync::process::Order;
@@ -79,6 +79,13 @@ pub(super) fn arm(allocator: &BufferAllocator, now: Instant, deadline: Option<In
     }
 }
 
+/// Starts the thread.
+pub(super) fn start(allocator: &BufferAllocator) {
+    if !allocator.handle.tree.config.own_timer && !has_tender() {
+        wake();
+    }
+}
+
 /// Wakes the thread, or starts it.
 #[cold]
 fn wake() {
@@ -103,8 +110,11 @@ fn wake() {
 fn run() {
     let previous = TIMER.lock().thread.replace(thread::current());
     drop(previous);
+    set_tender(thread::current());
     let mut trees = Vec::new();
     loop {
+        // Nodes that are freed here may drop the program's listeners and managers.
+        events::catch(tend);
         // SeqCst: see `arm`.
         NEXT.store(u64::MAX, Ordering::SeqCst);
         plain::copy_out(

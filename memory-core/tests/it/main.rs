@@ -14,6 +14,7 @@ mod foreign_rooms;
 mod growth;
 mod hand_over;
 mod handles;
+mod heap;
 mod kept;
 mod leak_check;
 mod leaks;

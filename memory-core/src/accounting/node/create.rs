@@ -84,6 +84,7 @@ impl Node {
         path: NodePath,
     ) -> Arc<Self> {
         let NodeConfig {
+            kind,
             name,
             group,
             limit,
@@ -101,6 +102,7 @@ impl Node {
             watch: plain::AtomicU64::new(watched(bits, policy.is_some(), 0)),
             hearer,
             hooks: bits,
+            kind,
             probe_name: ProbeName::new(&name),
             info: AllocatorInfo {
                 id: next_id(),
@@ -111,6 +113,7 @@ impl Node {
             init_reservation: reservation,
             in_reserve,
             priority,
+            was_over: plain::AtomicBool::new(false),
             depth,
             tree,
             stripes: AtomicPtr::new(std::ptr::null_mut()),

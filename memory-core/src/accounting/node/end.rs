@@ -1,12 +1,17 @@
 //! The end of a section under the tree's mutex: waiters are served, the mutex is released, nodes that have left
-//! are freed, and then waiters are woken.
-#![expect(unsafe_code, reason = "frees nodes that the section has buried")]
+//! are freed, and then waiters are woken. A quiet section, which started in the global allocator, does no more than
+//! serve: the rest is left to others, by [`tend`].
+#![expect(
+    unsafe_code,
+    reason = "takes the guard out of a value that is being dropped"
+)]
 
 use std::mem::ManuallyDrop;
 
-use super::NodePtr;
+use super::super::heap;
 use super::locked::Locked;
-use super::wake;
+use super::retire::free_all;
+use super::{tend, wake};
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
@@ -31,7 +36,7 @@ impl Locked<'_> {
         }
         let section = Finish(self);
         section.0.serve();
-        let wakes = section.0.queue().has_wakes();
+        let wakes = section.0.queue().has_wakes() && !section.0.quiet;
         let mutex = wakes.then(|| section.0.tree().mutex.by_itself());
         drop(section);
         if let Some(mutex) = mutex {
@@ -44,23 +49,16 @@ impl Locked<'_> {
     fn finish(&mut self) {
         // SAFETY: it is taken here only, and this is called once, by `drop`; nothing is done with it afterwards.
         let mut shared = unsafe { ManuallyDrop::take(&mut self.shared) };
-        let grave = shared.graveyard.take();
+        if self.quiet {
+            return tend::leave(shared, self.tree().mutex.by_itself());
+        }
+        let (grave, left) = (shared.graveyard.take(), std::mem::take(&mut shared.left));
         drop(shared);
         if grave.is_some() {
             free_all(grave);
         }
-    }
-}
-
-/// Frees buried nodes, with their names and listeners, with no lock held; and the tree with the last of them.
-fn free_all(mut grave: Option<NodePtr>) {
-    while let Some(node) = grave {
-        // SAFETY: a buried node is alive until it is retired below.
-        let state = unsafe { node.node() }.state.get();
-        // SAFETY: by `may_free` nobody else leads to this node but records, which do not touch
-        // its state; the graveyard was the section's, under the mutex.
-        grave = unsafe { (*state).next_dead };
-        // SAFETY: it comes from the graveyard.
-        unsafe { node.retire() };
+        if left != 0 {
+            heap::give_back_all(left);
+        }
     }
 }

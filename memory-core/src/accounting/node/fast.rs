@@ -121,6 +121,18 @@ impl Node {
         self.high.load(Ordering::Relaxed)
     }
 
+    /// Whether a charge of the program's heap here found a level over its limit.
+    #[inline]
+    pub(in crate::accounting) fn was_over(&self) -> bool {
+        // Relaxed: a hint; the numbers are under the mutex.
+        self.was_over.load(Ordering::Relaxed)
+    }
+
+    pub(in crate::accounting) fn set_was_over(&self, over: bool) {
+        // Relaxed: as above.
+        self.was_over.store(over, Ordering::Relaxed);
+    }
+
     /// The manager of the tree.
     #[inline]
     pub(crate) fn manager(&self) -> &dyn AllocationManager {

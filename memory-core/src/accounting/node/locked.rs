@@ -9,10 +9,11 @@ use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use super::super::heap::Account;
 use super::super::queue::Queue;
 use super::mutex::SharedGuard;
 use super::retire::Departures;
-use super::{Departure, Node, NodePtr, Reserved, Shared, State, Tree};
+use super::{Departure, Node, NodeKind, NodePtr, Reserved, Shared, State, Tree};
 use crate::sync::plain::make_room;
 use crate::sync::{AtomicUsize, Ordering};
 
@@ -31,6 +32,10 @@ pub(crate) struct Locked<'t> {
     pub(in crate::accounting) hold: bool,
     /// Whether any request of the tree waits, or is to be woken.
     pub(in crate::accounting) waits: bool,
+    /// Whether the section started in the global allocator: see `end`.
+    pub(super) quiet: bool,
+    /// The account that the section is for, if any: of a heap leaf's words only its own is opened.
+    pub(in crate::accounting) lane: Option<Account>,
     _tree: PhantomData<&'t Tree>,
 }
 
@@ -43,6 +48,16 @@ impl Tree {
         let _ = crate::thread::thread_number();
         Locked::new(self, self.mutex.lock())
     }
+
+    /// Takes the mutex for a section of the global allocator, which must not register a destructor, nor run foreign
+    /// code or free memory at its end. The caller has bytes, or an account that a scope has.
+    #[cold]
+    pub(in crate::accounting) fn lock_quietly(&self) -> Locked<'_> {
+        let mut locked = Locked::new(self, self.mutex.lock());
+        // In a model no global allocator is below, and whoever is to be woken is woken at once.
+        locked.quiet = !cfg!(loom);
+        locked
+    }
 }
 
 impl<'t> Locked<'t> {
@@ -52,6 +67,8 @@ impl<'t> Locked<'t> {
             tree: NonNull::from(tree),
             hold: false,
             waits: shared.queue.is_active(),
+            quiet: false,
+            lane: None,
             shared: ManuallyDrop::new(shared),
             _tree: PhantomData,
         }
@@ -179,7 +196,8 @@ impl<'t> Locked<'t> {
 
     /// Remembers that `child` left `parent`, if anyone wants to know.
     pub(in crate::accounting) fn note_departure(&mut self, child: NodePtr, parent: NodePtr) {
-        if self.node(parent).listener.is_none() {
+        // Nobody was told that a node for the heap came.
+        if self.node(parent).listener.is_none() || self.node(child).kind != NodeKind::Allocator {
             return;
         }
         for node in [child, parent] {
@@ -200,7 +218,7 @@ impl<'t> Locked<'t> {
     }
 
     /// The data that the mutex protects besides the states of the nodes.
-    fn shared(&mut self) -> &mut Shared {
+    pub(super) fn shared(&mut self) -> &mut Shared {
         &mut self.shared
     }
 
@@ -239,22 +257,7 @@ impl<'t> Locked<'t> {
     /// The departures since this was last asked, in order, to be told once the mutex is released.
     #[inline]
     pub(crate) fn take_departures(&mut self) -> Departures {
-        match self.shared().departed.take() {
-            None => Departures(None),
-            Some(last) => self.in_order(last),
-        }
-    }
-
-    /// The list of departures that ends with the `last` one, which comes first on it.
-    #[cold]
-    fn in_order(&mut self, last: NodePtr) -> Departures {
-        // Children leave before their parents.
-        let (mut next, mut told) = (Some(last), None);
-        while let Some(node) = next {
-            next = std::mem::replace(&mut self.departure(node).next, told);
-            told = Some(node);
-        }
-        Departures(told)
+        Departures::take(&mut self.shared)
     }
 
     /// Whether nothing but links can lead to the node any more.

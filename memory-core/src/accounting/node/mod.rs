@@ -9,6 +9,7 @@
               reference count on the node would be one read-modify-write more for every buffer"
 )]
 
+mod accounts;
 mod counts;
 mod create;
 mod end;
@@ -20,6 +21,8 @@ mod mutex;
 mod retire;
 mod state;
 mod stripes;
+#[cfg_attr(loom, path = "no_tend.rs")]
+mod tend;
 mod tree;
 mod wake;
 mod watch;
@@ -34,11 +37,16 @@ use std::time::Duration;
 
 use arrow_memory_manager::AllocationManager;
 
+pub(super) use self::accounts::Accounts;
 pub(crate) use self::locked::Locked;
 pub(super) use self::retire::Departures;
 #[cfg(all(test, loom))]
 pub(super) use self::stripes::Stripes as ModelStripes;
 use self::stripes::Stripes;
+pub(crate) use self::tend::tend;
+pub(in crate::accounting) use self::tend::wake_tender;
+#[cfg(not(loom))]
+pub(crate) use self::tend::{has_tender, set_tender};
 pub(crate) use self::watch::hooks;
 use super::paths::{InPath, NodePath, Paths};
 use super::queue::Queue;
@@ -65,8 +73,20 @@ pub(crate) struct Reserved {
     place: plain::AtomicUsize,
 }
 
+/// What a node is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodeKind {
+    /// An allocator of the program.
+    Allocator,
+    /// The child of an allocator that is charged for the program's heap: see [`heap`](super::heap).
+    Heap,
+    /// The child of a root that is charged for heap blocks whose scopes have ended. Its words stay shut.
+    Retained,
+}
+
 /// The properties of an allocator that are given at its creation.
 pub(crate) struct NodeConfig {
+    pub(crate) kind: NodeKind,
     pub(crate) name: Arc<str>,
     /// The name that metrics use for it instead of its own.
     pub(crate) group: Option<Arc<str>>,
@@ -114,6 +134,7 @@ pub(crate) struct Node {
     hearer: NonNull<dyn AllocationListener>,
     /// Which of the slow extras are on, and what a release looks at: the bits of [`hooks`].
     pub(crate) hooks: u8,
+    pub(crate) kind: NodeKind,
     pub(crate) info: AllocatorInfo,
     /// The name as tracers read it.
     probe_name: ProbeName,
@@ -126,6 +147,8 @@ pub(crate) struct Node {
     pub(in crate::accounting) in_reserve: bool,
     /// The number that orders who is asked for memory: larger is asked later.
     pub(crate) priority: i32,
+    /// Of a node for the heap: whether a level was over its limit after a charge, since it was last found that none is.
+    was_over: plain::AtomicBool,
     /// Levels above this node.
     pub(crate) depth: usize,
     /// One word per group of threads, once contention showed.
@@ -239,6 +262,12 @@ pub(in crate::accounting) struct State {
     pub(in crate::accounting) previous_sibling: Option<NodePtr>,
     /// The next in the graveyard.
     next_dead: Option<NodePtr>,
+    /// The child that is charged for the heap blocks of this allocator's scopes, if there is one.
+    pub(in crate::accounting) heap: Option<NodePtr>,
+    /// The first account of a heap leaf, or 0; how many there are; and the sum of the caps of their open words.
+    pub(in crate::accounting) accounts: u32,
+    pub(in crate::accounting) lanes: u32,
+    pub(in crate::accounting) caps: usize,
 }
 
 /// While a node's departure waits to be told: where it left, and the next such node.
@@ -297,6 +326,16 @@ struct Shared {
     /// will wake: see `wake`.
     waking: Option<NonZeroUsize>,
     next_to_wake: Option<SharedMutex>,
+    /// The node for heap blocks whose scopes have ended, while it is in the tree or has a handle.
+    retained: Option<NodePtr>,
+    /// The first account whose scope has ended and which has bytes, or 0.
+    retired: u32,
+    /// The first account that is to be given back with its name once the mutex is free, or 0.
+    left: u32,
+    /// Whether something is left to be done for a section of the global allocator, and the next mutex for which
+    /// something is: see `tend`.
+    to_tend: bool,
+    next_to_tend: Option<SharedMutex>,
 }
 
 /// A tree's mutex without the tree. It is never freed, and may belong to another tree by now.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 #[cfg(not(loom))]
 use super::super::hazard;
 use super::watch::hooks;
-use super::{Departure, Node, NodePtr};
+use super::{Departure, Node, NodePtr, Shared};
 use crate::events::quietly;
 use crate::sync::Ordering;
 
@@ -52,6 +52,19 @@ impl NodePtr {
     }
 }
 
+/// Frees buried nodes, with their names and listeners, with no lock held; and the tree with the last of them.
+pub(super) fn free_all(mut grave: Option<NodePtr>) {
+    while let Some(node) = grave {
+        // SAFETY: a buried node is alive until it is retired below.
+        let state = unsafe { node.node() }.state.get();
+        // SAFETY: by `may_free` nobody else leads to this node but records, which do not touch
+        // its state; the graveyard was the section's, under the mutex.
+        grave = unsafe { (*state).next_dead };
+        // SAFETY: it comes from the graveyard.
+        unsafe { node.retire() };
+    }
+}
+
 /// Nodes that left the tree, as `(parent, child)`. They are kept alive as memory, no more.
 pub(crate) struct Departures(pub(super) Option<NodePtr>);
 
@@ -74,6 +87,30 @@ impl Iterator for Departures {
 }
 
 impl Departures {
+    /// Takes the departures that the mutex protects, in order.
+    #[inline]
+    pub(super) fn take(shared: &mut Shared) -> Self {
+        match shared.departed.take() {
+            None => Self(None),
+            Some(last) => Self::in_order(last),
+        }
+    }
+
+    /// The list that ends with the `last` one, which comes first on it.
+    #[cold]
+    fn in_order(last: NodePtr) -> Self {
+        // Children leave before their parents.
+        let (mut next, mut told) = (Some(last), None);
+        while let Some(node) = next {
+            // SAFETY: `note_departure` added a count for the list.
+            let departure = unsafe { node.node() }.departure.get();
+            // SAFETY: the list was taken from behind the mutex, by this thread, and nobody else touches it.
+            next = std::mem::replace(unsafe { &mut (*departure).next }, told);
+            told = Some(node);
+        }
+        Self(told)
+    }
+
     #[inline]
     pub(in crate::accounting) fn is_empty(&self) -> bool {
         self.0.is_none()

@@ -48,6 +48,10 @@ impl State {
             next_sibling: None,
             previous_sibling: None,
             next_dead: None,
+            heap: None,
+            accounts: 0,
+            lanes: 0,
+            caps: 0,
         }
     }
 

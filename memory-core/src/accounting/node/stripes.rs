@@ -2,7 +2,7 @@
 
 use super::super::word::{MAX_CREDIT, Word};
 use crate::sync::{Ordering, plain};
-use crate::thread::thread_number;
+use crate::thread::{index, thread_number};
 
 /// One word of a striped node, alone on its pair of cache lines (they are prefetched in pairs).
 #[repr(align(128))]
@@ -52,6 +52,11 @@ impl Stripes {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Word> + Clone {
         self.words.iter().map(|stripe| &stripe.0)
+    }
+
+    /// One of the words, for a thread that must not ask for its number: its own if it has one.
+    pub(super) fn any(&self) -> &Word {
+        &self.words[index() & (self.words.len() - 1)].0
     }
 
     /// The word of the calling thread.

@@ -6,28 +6,43 @@
 
 use super::super::queue::NONE;
 use super::super::word::{Held, Kind, MAX_CREDIT, Word};
-use super::NodePtr;
 use super::locked::Locked;
 use super::stripes::{Stripes, open_shut};
+use super::{NodeKind, NodePtr};
 use crate::sync::Ordering;
 
 impl Locked<'_> {
     /// Shuts every word of the node and parks its credit: from here on `used` counts no credit
     /// of its own.
     pub(in crate::accounting) fn freeze(&mut self, node: NodePtr) {
-        let held = self.node(node).sum(Word::shut_down);
+        let this = self.node(node);
+        let held = match this.kind {
+            NodeKind::Heap => self.shut_accounts(node),
+            _ => this.sum(Word::shut_down),
+        };
         self.park(node, held);
     }
 
     /// Shuts the word that the calling thread uses, and no other: credit in other stripes counts
-    /// as used.
+    /// as used. Of a heap leaf, the word of the account that the section is for.
     pub(in crate::accounting) fn freeze_mine(&mut self, node: NodePtr) {
         let this = self.node(node);
         let held = match this.stripes() {
-            Some(stripes) => stripes.mine().shut_down(),
+            Some(stripes) => self.mine(stripes).shut_down(),
+            None if this.kind == NodeKind::Heap => self.shut_mine(node),
             None => this.word.shut_down(),
         };
         self.park(node, held);
+    }
+
+    /// The stripe of the calling thread. In the global allocator any of them: to ask for the thread's number may
+    /// register a destructor.
+    fn mine<'s>(&self, stripes: &'s Stripes) -> &'s Word {
+        if self.quiet {
+            stripes.any()
+        } else {
+            stripes.mine()
+        }
     }
 
     fn park(&mut self, node: NodePtr, held: Held) {
@@ -40,6 +55,9 @@ impl Locked<'_> {
     /// Opens the node's shut words with what is parked, as far as its limit allows, and with external
     /// bytes.
     pub(in crate::accounting) fn open(&mut self, node: NodePtr) {
+        if self.node(node).kind == NodeKind::Heap {
+            return self.open_mine(node);
+        }
         let high = self.set_high(node);
         let this = self.node(node);
         let state = self.state(node);
@@ -92,6 +110,7 @@ impl Locked<'_> {
         let this = self.node(node);
         // Bytes that others take from the words after this look count as taken after the change.
         let low = match this.stripes() {
+            None if this.kind == NodeKind::Heap => self.sum_of_accounts(node).low,
             None => this.word.held().low,
             Some(stripes) => stripes.iter().map(|word| word.held().low).sum(),
         };
@@ -111,7 +130,8 @@ impl Locked<'_> {
         // is in use now, and so what will be in use with these bytes. (What others take or give after
         // this look counts as taken or given after the change.) Else the mark must start anew, or
         // the peak would be too high.
-        let starts = this.stripes().is_some() || held.low != held.credit;
+        let several = this.stripes().is_some() || this.kind == NodeKind::Heap;
+        let starts = several || held.low != held.credit;
         if starts {
             self.freeze(node);
         }
@@ -122,7 +142,7 @@ impl Locked<'_> {
         state.peak = state.peak.max(state.used() - low);
         if starts && !state.shut {
             self.open(node);
-        } else if state.obtained > most {
+        } else if state.obtained > most && !several {
             self.set_high(node);
         }
     }
@@ -134,7 +154,8 @@ impl Locked<'_> {
 
     /// The bytes in use here and below, by the words as they are; never less than is allocated.
     pub(in crate::accounting) fn charged(&mut self, node: NodePtr) -> usize {
-        if self.node(node).stripes().is_none() {
+        let this = self.node(node);
+        if this.stripes().is_none() && this.kind != NodeKind::Heap {
             return self.look(node).used() - self.node(node).word.held().credit;
         }
         // Several words are not read at one instant.
@@ -148,7 +169,10 @@ impl Locked<'_> {
 
     /// The peak, with what the open words have seen since they were opened.
     pub(in crate::accounting) fn peak(&mut self, node: NodePtr) -> usize {
-        let low = self.node(node).sum(Word::held).low;
+        let low = match self.node(node).kind {
+            NodeKind::Heap => self.sum_of_accounts(node).low,
+            _ => self.node(node).sum(Word::held).low,
+        };
         let state = self.look(node);
         state.peak.max(state.used() - low)
     }

@@ -15,7 +15,9 @@ impl Locked<'_> {
     fn open_bytes(&self, node: NodePtr) -> usize {
         let words = self.open_words(node);
         let state = self.look(node);
-        (state.used() - state.lent).min(words.saturating_mul(MAX_CREDIT))
+        // The words of accounts hold as much as their caps say.
+        let most = words.saturating_mul(MAX_CREDIT) + state.caps;
+        (state.used() - state.lent).min(most)
     }
 
     /// What the parent could be charged less for the node, or a waiter below it need less.

@@ -1,0 +1,242 @@
+//! The leaf of an allocator that is charged for heap blocks, and charges and releases of its accounts under the
+//! mutex.
+
+use std::sync::Arc;
+
+use super::super::charge::{Mode, Obstacle};
+use super::super::handle::Handle;
+use super::super::node::{Accounts, Locked, Node, NodeConfig, NodeKind, NodePtr};
+use super::super::refusal::Refusal;
+use super::account::{Account, Taken};
+use super::table;
+use crate::outcome::AllocatorInfo;
+use crate::sync::current::unscoped;
+
+/// A scope's hold on its account.
+///
+/// # Invariants
+///
+/// 1. `account` has this owner alone, until it is dropped.
+/// 2. `leaf` is the leaf that the account began with, and `retained` the tree's node for retired accounts. Their
+///    handles keep both in memory.
+pub(crate) struct HeapHandle {
+    account: Account,
+    leaf: Handle,
+    #[allow(
+        dead_code,
+        reason = "keeps the node for the account's bytes when it retires"
+    )]
+    retained: Handle,
+}
+
+/// Nodes that a new scope may need, made before the mutex is taken. Those that are not used are dropped after it.
+struct Spare {
+    leaf: Handle,
+    retained: Handle,
+}
+
+impl Spare {
+    fn new(of: &Handle) -> Self {
+        let paths = of.tree.paths();
+        let config = |kind, name: &str| NodeConfig {
+            kind,
+            name: Arc::from(name),
+            group: None,
+            limit: usize::MAX,
+            reservation: 0,
+            priority: 0,
+            in_reserve: kind == NodeKind::Heap && of.is_in_reserve(),
+            listener: None,
+            policy: None,
+        };
+        let boxed = |config: NodeConfig, depth, parent| {
+            let path = paths.child(parent, &config.name);
+            Handle(NodePtr::leak(Node::boxed(
+                config,
+                of.tree.clone(),
+                depth,
+                path,
+            )))
+        };
+        Self {
+            leaf: boxed(config(NodeKind::Heap, "(heap)"), of.depth + 1, &of.path),
+            retained: boxed(config(NodeKind::Retained, "(retained)"), 1, &paths.root()),
+        }
+    }
+}
+
+impl HeapHandle {
+    /// An account for a scope of an allocator.
+    pub(crate) fn open(of: &Handle) -> Result<Self, Box<Refusal>> {
+        unscoped(|| {
+            let Some(account) = table::take() else {
+                return Err(Box::new(Refusal::Overflow(of.info.clone())));
+            };
+            let spare = Spare::new(of);
+            let opened = of.tree.lock().open_heap(of.ptr(), account, &spare);
+            match opened {
+                Ok((leaf, retained)) => Ok(Self {
+                    account,
+                    leaf,
+                    retained,
+                }),
+                Err(refusal) => {
+                    table::give_back(account);
+                    Err(Box::new(refusal))
+                }
+            }
+        })
+    }
+
+    /// The account.
+    #[inline]
+    pub(crate) fn account(&self) -> Account {
+        self.account
+    }
+
+    /// The first level, from the leaf upwards, that is over its limit, if a charge of the allocator's scopes found
+    /// one since this last answered `None`: its name, its limit and what it uses.
+    pub(crate) fn over(&self) -> Option<(AllocatorInfo, usize, usize)> {
+        // Relaxed: a hint, which is looked at again under the mutex.
+        if !self.leaf.was_over() {
+            return None;
+        }
+        self.leaf.tree.lock().first_over(self.leaf.ptr())
+    }
+}
+
+impl Drop for HeapHandle {
+    fn drop(&mut self) {
+        let mut locked = self.leaf.tree.lock();
+        locked.end_scope(self.account);
+        let departures = locked.take_departures();
+        drop(locked);
+        departures.tell_quietly();
+    }
+}
+
+impl Locked<'_> {
+    /// Begins the life of an account below an allocator, and finds or links the nodes that it needs.
+    fn open_heap(
+        &mut self,
+        of: NodePtr,
+        account: Account,
+        spare: &Spare,
+    ) -> Result<(Handle, Handle), Refusal> {
+        if self.look(of).closed || !self.look(of).linked {
+            return Err(Refusal::Closed(self.node(of).info.clone()));
+        }
+        let leaf = match self.look(of).heap {
+            Some(leaf) => leaf,
+            None => {
+                self.adopt(of, spare.leaf.ptr(), false)?;
+                self.state(of).heap = Some(spare.leaf.ptr());
+                spare.leaf.ptr()
+            }
+        };
+        let retained = self.retained().unwrap_or_else(|| spare.retained.ptr());
+        self.set_retained(Some(retained));
+        account.begin(self.tree(), leaf);
+        self.add_account(Accounts::Of(leaf), account);
+        Ok((self.handle(leaf), self.handle(retained)))
+    }
+
+    /// Charges `bytes` to an account, whatever the limits say.
+    pub(super) fn charge_heap(&mut self, account: Account, bytes: usize) -> Taken {
+        let Some(leaf) = account.leaf().filter(|&leaf| !self.look(leaf).closed) else {
+            return Taken::Ended;
+        };
+        self.lane = Some(account);
+        self.charge_leaf(leaf, account, bytes)
+    }
+
+    /// Charges `bytes` for a block that an account already pays for and that grows.
+    pub(super) fn charge_more(&mut self, account: Account, bytes: usize) -> Taken {
+        if let Some(leaf) = account.leaf() {
+            self.lane = Some(account).filter(|account| account.is_held());
+            return self.charge_leaf(leaf, account, bytes);
+        }
+        match self.retained() {
+            Some(retained) if account.is_retired() => self.force_heap(retained, account, bytes),
+            _ => Taken::Ended,
+        }
+    }
+
+    fn charge_leaf(&mut self, leaf: NodePtr, account: Account, bytes: usize) -> Taken {
+        // Where room is withheld, nothing is obtained beyond what is asked.
+        let withholds = self.waits && self.queue().withholds();
+        if !withholds && !self.look(leaf).shut && self.charge_with_quantum(leaf, bytes) {
+            account.set_granted(account.granted() + bytes);
+            return Taken::Charged;
+        }
+        self.force_heap(leaf, account, bytes)
+    }
+
+    /// Charges `bytes` of an account to a node, whatever the limits say. Only a sum that would overflow stops it.
+    fn force_heap(&mut self, node: NodePtr, account: Account, bytes: usize) -> Taken {
+        match self.decide(node, |_| bytes, Mode::Forced, None) {
+            Ok(over) => {
+                account.set_granted(account.granted() + bytes);
+                if !over {
+                    return Taken::Charged;
+                }
+                self.count_forced(node, bytes);
+                self.node(node).set_was_over(true);
+                Taken::Over
+            }
+            Err(
+                Obstacle::Short { at, .. } | Obstacle::Closed { at } | Obstacle::Overflow { at },
+            ) => {
+                self.thaw(node, at);
+                Taken::Ended
+            }
+        }
+    }
+
+    /// Gives back `bytes` that are charged to an account.
+    pub(super) fn release_heap(&mut self, account: Account, bytes: usize) {
+        let leaf = account.leaf();
+        let list = leaf.map_or(Accounts::Retired, Accounts::Of);
+        let Some(node) = leaf.or_else(|| self.retained()) else {
+            // The bytes of a retired account keep the node.
+            debug_assert!(false, "an account with bytes has no node");
+            return;
+        };
+        account.set_granted(account.granted() - bytes);
+        self.lane = Some(account).filter(|account| account.is_held());
+        if account.granted() == 0 && (account.is_retired() || !account.is_held()) {
+            self.remove_account(list, account);
+            if !account.is_held() {
+                // From here on the account may be another scope's.
+                self.give_up(account);
+            }
+        }
+        self.release(node, bytes);
+        self.reconsider(node);
+    }
+
+    /// Gives back an account that has no bytes, no list and no scope.
+    pub(super) fn give_up(&mut self, account: Account) {
+        if account.shares_name() {
+            self.leave_account(account);
+        } else {
+            account.end();
+            table::give_back(account);
+        }
+    }
+
+    /// The first level from a leaf upwards that is over its limit; if there is none, the leaf's mark is taken away.
+    fn first_over(&mut self, leaf: NodePtr) -> Option<(AllocatorInfo, usize, usize)> {
+        let mut next = Some(leaf);
+        while let Some(at) = next {
+            let used = self.allocated(at);
+            let state = self.look(at);
+            if used > state.bound() {
+                return Some((self.node(at).info.clone(), state.bound(), used));
+            }
+            next = state.parent;
+        }
+        self.node(leaf).set_was_over(false);
+        None
+    }
+}

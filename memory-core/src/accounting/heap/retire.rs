@@ -1,0 +1,82 @@
+//! The end of a scope: its account retires, and its bytes move to the root's child `(retained)`.
+
+use super::super::charge::Mode;
+use super::super::node::{Accounts, Locked, NodeKind, NodePtr};
+use super::account::Account;
+
+impl Locked<'_> {
+    /// Ends a scope: nobody has its account any more.
+    pub(super) fn end_scope(&mut self, account: Account) {
+        account.drop_scope();
+        if let Some(leaf) = account.leaf() {
+            self.retire(leaf, Some(account));
+        } else if account.granted() == 0 {
+            self.give_up(account);
+        }
+    }
+
+    /// Ends all scopes of the allocators at and below a node that is about to be closed, and has been recalled.
+    pub(in crate::accounting) fn retire_below(&mut self, top: NodePtr) {
+        let mut next = Some(top);
+        while let Some(node) = next {
+            // The leaf may leave its tree, and with it its ancestors below `top`. None of them is the next node.
+            next = self.next_preorder(node, top);
+            if self.node(node).kind == NodeKind::Heap {
+                self.retire(node, None);
+                self.state(node).closed = true;
+                self.reconsider(node);
+            }
+        }
+        // Scopes elsewhere in the tree would keep it open, and with it a closed root.
+        if let Some(retained) = self
+            .retained()
+            .filter(|&one| self.look(one).parent == Some(top))
+        {
+            self.state(retained).closed = true;
+            self.reconsider(retained);
+        }
+    }
+
+    /// Retires one account of a leaf, or all, and moves the bytes in one step.
+    fn retire(&mut self, leaf: NodePtr, one: Option<Account>) {
+        self.freeze(leaf);
+        let is_chosen = |account: &Account| one.is_none_or(|one| one == *account);
+        let chosen = self.accounts(Accounts::Of(leaf)).filter(is_chosen);
+        let bytes = chosen.map(Account::granted).sum();
+        if bytes > 0 && !self.move_to_retained(leaf, bytes) {
+            // They stay with the leaf, which its bytes keep in the tree.
+            return;
+        }
+        let parent = self.look(leaf).parent;
+        for account in self.accounts(Accounts::Of(leaf)).filter(is_chosen) {
+            self.remove_account(Accounts::Of(leaf), account);
+            if account.granted() > 0 {
+                let of = &self.node(parent.unwrap_or(leaf)).info.name;
+                account.retire(of);
+                self.add_account(Accounts::Retired, account);
+            } else {
+                account.end();
+                if !account.is_held() {
+                    self.give_up(account);
+                }
+            }
+        }
+        self.thaw(leaf, leaf);
+    }
+
+    /// Moves bytes of a leaf, whose words are shut, to `(retained)`, which is linked if it is not yet. They are not
+    /// counted as charged by force: nothing is charged that was not charged before. `false`: a sum would overflow.
+    fn move_to_retained(&mut self, leaf: NodePtr, bytes: usize) -> bool {
+        let Some(retained) = self.retained() else {
+            return false;
+        };
+        if !self.look(retained).linked {
+            let root = self.root_of(leaf);
+            self.link(root, retained);
+        }
+        let moved = self.move_through_ancestor(leaf, retained, bytes, false, |locked, freed| {
+            locked.charge_exactly(retained, bytes, Mode::Forced, freed)
+        });
+        moved.is_ok()
+    }
+}

@@ -1,0 +1,221 @@
+//! The accounts of a heap leaf, whose words are the leaf's, and those that have retired. See
+//! [`heap`](super::super::heap).
+
+use super::super::heap::{Account, account_of};
+use super::super::queue::NONE;
+use super::super::word::{Held, MAX_CREDIT};
+use super::locked::Locked;
+use super::{NodeKind, NodePtr};
+
+/// A list of accounts.
+#[derive(Clone, Copy)]
+pub(in crate::accounting) enum Accounts {
+    /// The live ones of a heap leaf.
+    Of(NodePtr),
+    /// Those of the tree that have retired and have bytes.
+    Retired,
+}
+
+impl Locked<'_> {
+    fn head(&mut self, list: Accounts) -> &mut u32 {
+        match list {
+            Accounts::Of(leaf) => &mut self.state(leaf).accounts,
+            Accounts::Retired => &mut self.shared().retired,
+        }
+    }
+
+    /// The first account of a list.
+    pub(in crate::accounting) fn first_account(&self, list: Accounts) -> Option<Account> {
+        let first = match list {
+            Accounts::Of(leaf) => self.look(leaf).accounts,
+            Accounts::Retired => self.shared.retired,
+        };
+        (first != 0).then(|| account_of(first))
+    }
+
+    /// The accounts of a list. Each may be removed once the iterator has moved on.
+    pub(in crate::accounting) fn accounts(
+        &self,
+        list: Accounts,
+    ) -> impl Iterator<Item = Account> + use<> {
+        let mut next = self.first_account(list);
+        std::iter::from_fn(move || {
+            let account = next?;
+            next = Some(account.next()).filter(|&id| id != 0).map(account_of);
+            Some(account)
+        })
+    }
+
+    /// Adds an account to a list.
+    pub(in crate::accounting) fn add_account(&mut self, list: Accounts, account: Account) {
+        let next = std::mem::replace(self.head(list), account.id());
+        account.set_next(next);
+        account.set_previous(0);
+        if next != 0 {
+            account_of(next).set_previous(account.id());
+        }
+        if let Accounts::Of(leaf) = list {
+            self.state(leaf).lanes += 1;
+        }
+    }
+
+    /// Takes an account off its list.
+    pub(in crate::accounting) fn remove_account(&mut self, list: Accounts, account: Account) {
+        let (previous, next) = (account.previous(), account.next());
+        match previous {
+            0 => *self.head(list) = next,
+            id => account_of(id).set_next(next),
+        }
+        if next != 0 {
+            account_of(next).set_previous(previous);
+        }
+        if let Accounts::Of(leaf) = list {
+            self.state(leaf).lanes -= 1;
+        }
+    }
+
+    /// Shuts the word of an account of a leaf, and returns what it held, which the caller parks.
+    fn shut_account(&mut self, leaf: NodePtr, account: Account) -> Held {
+        let held = account.word().shut_down();
+        account.set_granted(account.granted() - held.credit);
+        self.state(leaf).caps -= held.external;
+        Held {
+            external: 0,
+            ..held
+        }
+    }
+
+    /// Shuts the words of all accounts of a leaf.
+    pub(super) fn shut_accounts(&mut self, leaf: NodePtr) -> Held {
+        let mut sum = Held::default();
+        for account in self.accounts(Accounts::Of(leaf)) {
+            sum = sum + self.shut_account(leaf, account);
+        }
+        sum
+    }
+
+    /// Shuts the word of the account of a leaf that the section is for; all, if it is for none of them.
+    pub(super) fn shut_mine(&mut self, leaf: NodePtr) -> Held {
+        match self.lane_of(leaf) {
+            Some(account) => self.shut_account(leaf, account),
+            None => self.shut_accounts(leaf),
+        }
+    }
+
+    /// The account that the section is for, if it is one of this leaf.
+    fn lane_of(&self, leaf: NodePtr) -> Option<Account> {
+        self.lane.filter(|account| account.leaf() == Some(leaf))
+    }
+
+    /// Opens the word of the account that the section is for, if it is shut. The words of the leaf's other accounts
+    /// are opened when they are next used.
+    pub(super) fn open_mine(&mut self, leaf: NodePtr) {
+        let account = self.lane_of(leaf).filter(|one| one.word().is_shut());
+        if let Some(account) = account {
+            let most = self.tree().config.credit;
+            let state = self.state(leaf);
+            let cap = (most / (state.lanes as usize).max(1)).clamp(1, MAX_CREDIT);
+            // Where requests wait, what is free is theirs. No more than half of the cap, so that the word can be
+            // given some, too.
+            let room = if state.queue == NONE { state.room() } else { 0 };
+            let credit = state.parked.min(room).min(cap / 2);
+            state.parked -= credit;
+            state.caps += cap;
+            account.set_granted(account.granted() + credit);
+            account.word().open(credit, cap);
+        }
+        self.recount(leaf);
+    }
+
+    /// What the words of a leaf's accounts hold now.
+    pub(super) fn sum_of_accounts(&self, leaf: NodePtr) -> Held {
+        let held = |account: Account| Held {
+            external: 0,
+            ..account.held()
+        };
+        let accounts = self.accounts(Accounts::Of(leaf));
+        accounts
+            .map(held)
+            .fold(Held::default(), |sum, one| sum + one)
+    }
+
+    /// The root's child for retired accounts, if it is in the tree or has a handle.
+    pub(in crate::accounting) fn retained(&self) -> Option<NodePtr> {
+        self.shared.retained
+    }
+
+    pub(in crate::accounting) fn set_retained(&mut self, node: Option<NodePtr>) {
+        self.shared().retained = node;
+    }
+
+    /// Has an account without bytes and without a scope given back, once the mutex is free, if it has a name to drop.
+    pub(in crate::accounting) fn leave_account(&mut self, account: Account) {
+        let left = &mut self.shared().left;
+        account.set_next(std::mem::replace(left, account.id()));
+    }
+
+    /// Notes that a node for the heap has left the tree, or that its last handle was dropped and it is in none.
+    pub(in crate::accounting) fn forget_heap(&mut self, node: NodePtr, parent: Option<NodePtr>) {
+        match (self.node(node).kind, parent) {
+            (NodeKind::Heap, Some(parent)) if self.look(parent).heap == Some(node) => {
+                self.state(parent).heap = None;
+            }
+            (NodeKind::Retained, _) if self.retained() == Some(node) => self.set_retained(None),
+            _ => {}
+        }
+    }
+
+    /// The first rule that the accounts of a node for the heap break, with the numbers of both sides.
+    pub(in crate::accounting) fn wrong_accounts(
+        &self,
+        node: NodePtr,
+    ) -> Option<(&'static str, usize, usize)> {
+        let list = match self.node(node).kind {
+            NodeKind::Allocator => return None,
+            NodeKind::Heap => Accounts::Of(node),
+            NodeKind::Retained => Accounts::Retired,
+        };
+        let (mut granted, mut caps, mut lanes) = (0, 0, 0);
+        for account in self.accounts(list) {
+            let held = account.held();
+            let at_home = match list {
+                Accounts::Of(leaf) => account.leaf() == Some(leaf),
+                Accounts::Retired => account.is_retired() && account.word().is_shut(),
+            };
+            if !at_home {
+                return Some((
+                    "an account is in the list of another node",
+                    account.id() as usize,
+                    0,
+                ));
+            }
+            if held.credit > held.external || account.granted() < held.credit {
+                return Some((
+                    "an account has more credit than it may",
+                    held.credit,
+                    held.external,
+                ));
+            }
+            granted += account.granted();
+            caps += held.external;
+            lanes += 1;
+        }
+        let state = self.look(node);
+        if self.node(node).kind == NodeKind::Retained {
+            lanes = state.lanes;
+        }
+        let rules = [
+            (
+                "what is granted to accounts is not what is in use",
+                (granted, state.used()),
+            ),
+            ("the caps of accounts are wrong", (caps, state.caps)),
+            (
+                "the number of accounts is wrong",
+                (lanes as usize, state.lanes as usize),
+            ),
+        ];
+        let (rule, (left, right)) = rules.into_iter().find(|(_, (left, right))| left != right)?;
+        Some((rule, left, right))
+    }
+}
