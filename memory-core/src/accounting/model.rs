@@ -19,6 +19,7 @@ use crate::testing::StdManager;
 use crate::thread::CHOSEN;
 
 mod external;
+mod heap;
 mod pairs;
 pub(crate) mod waiting;
 

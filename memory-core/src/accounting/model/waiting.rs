@@ -173,7 +173,7 @@ fn obtain_as_task(handle: &Handle, bytes: usize) -> Verdict {
 }
 
 /// Charges `bytes`, and blocks until they are granted; then does with them as their holder before.
-fn obtain_and_write(handle: &Handle, bytes: usize, datum: &Datum) {
+pub(super) fn obtain_and_write(handle: &Handle, bytes: usize, datum: &Datum) {
     assert_eq!(obtain(handle, bytes), Verdict::Granted);
     datum.write();
 }
