@@ -17,6 +17,7 @@ use std::mem;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use arrow_memory_core::__private::sync::current::unscoped;
 use arrow_memory_core::__private::{Bytes, HandedOn, ListedGuard, Order, ProcessLock};
 use arrow_memory_core::backend;
 use arrow_memory_core::{
@@ -351,7 +352,7 @@ impl Inner {
                 Ok(()) => break state.add(chunk, layout),
                 Err(wanted) => {
                     drop(state);
-                    spare = Vec::with_capacity(wanted);
+                    spare = unscoped(|| Vec::with_capacity(wanted));
                 }
             }
         };

@@ -54,6 +54,7 @@
 
 use std::ops::ControlFlow;
 
+use arrow_memory_core::__private::sync::current::unscoped;
 use hashbrown::HashTable;
 use hashbrown::hash_table::{Entry, OccupiedEntry};
 
@@ -250,7 +251,8 @@ impl<T: Send> Shard<T> {
         while !table.has_room() {
             let (chains, slots) = (table.chains.len(), table.slots.len());
             drop(table);
-            let mut larger = Table::with_capacity(2 * chains + SMALLEST, 2 * slots + SMALLEST);
+            let mut larger =
+                unscoped(|| Table::with_capacity(2 * chains + SMALLEST, 2 * slots + SMALLEST));
             table = lock(&self.table);
             // Another thread may have filled the table, or made it larger, meanwhile.
             if !table.has_room() && larger.can_take(&table) {

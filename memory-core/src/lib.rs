@@ -68,8 +68,8 @@ pub use outcome::{AllocationOutcome, AllocatorId, AllocatorInfo, OutcomeEntry, P
 pub use reclaim::{Ask, Cost, Reclaim, ReclaimGuard, ReclaimInbox};
 pub use report::{
     AllocatorSnapshot, AllocatorStats, CloseError, History, HistoryEvent, MemoryReport,
-    OutstandingBuffer, OutstandingLedger, OutstandingReservation, ReportEntry, SnapshotEntry,
-    WaitingRequest,
+    OutstandingBuffer, OutstandingLedger, OutstandingReservation, ReportEntry, RetainedHeap,
+    SnapshotEntry, WaitingRequest,
 };
 pub use reservation::AllocationReservation;
 pub use rounding::{

@@ -10,7 +10,9 @@ mod tree;
 
 pub(crate) use history::CREATED;
 pub use history::{History, HistoryEvent, OutstandingBuffer};
-pub use tree::{MemoryReport, OutstandingLedger, OutstandingReservation, ReportEntry};
+pub use tree::{
+    MemoryReport, OutstandingLedger, OutstandingReservation, ReportEntry, RetainedHeap,
+};
 
 use crate::outcome::{AllocatorId, AllocatorInfo};
 use crate::text::{Bytes, Size};

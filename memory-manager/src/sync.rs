@@ -50,6 +50,8 @@ pub mod plain {
     use std::ops::{Deref, DerefMut};
     use std::sync::PoisonError;
 
+    use super::current::unscoped;
+
     thread_local! {
         /// How many of this crate's locks the thread holds. Without a destructor, so that it can be
         /// read to the very end, also by the global allocator.
@@ -150,7 +152,7 @@ pub mod plain {
                 Ok(()) => return list.push(value),
                 Err(capacity) => {
                     drop(guard);
-                    spare = Vec::with_capacity(capacity);
+                    spare = unscoped(|| Vec::with_capacity(capacity));
                 }
             }
         }

@@ -15,6 +15,7 @@ use super::refusal::Refusal;
 use super::word::Kind;
 use crate::events::{self, quietly};
 use crate::sampling;
+use crate::sync::current::unscoped;
 
 /// Keeps a node usable; what a `BufferAllocator` is made of.
 ///
@@ -138,7 +139,7 @@ impl Handle {
             drop(locked);
             match listed {
                 Ok(()) => return,
-                Err(capacity) => spare = Vec::with_capacity(capacity),
+                Err(capacity) => spare = unscoped(|| Vec::with_capacity(capacity)),
             }
         }
     }

@@ -14,6 +14,7 @@ use super::node::{Locked, NodePtr, State};
 use super::queue::Turn;
 use super::reclaimer::{Candidate, Reclaimer, Registered};
 use crate::sync::Ordering;
+use crate::sync::current::unscoped;
 use crate::sync::plain::make_room;
 
 impl Handle {
@@ -39,7 +40,7 @@ impl Handle {
                     self.tree.reclaimers.fetch_add(1, Ordering::Relaxed);
                     return;
                 }
-                Err(capacity) => spare = Vec::with_capacity(capacity),
+                Err(capacity) => spare = unscoped(|| Vec::with_capacity(capacity)),
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::raw::pool;
 use crate::raw::slot::Face;
 use crate::report::{
     AllocatorSnapshot, AllocatorStats, History, MemoryReport, OutstandingLedger,
-    OutstandingReservation, ReportEntry, limit_text,
+    OutstandingReservation, ReportEntry, RetainedHeap, limit_text,
 };
 
 impl BufferAllocator {
@@ -239,7 +239,8 @@ impl BufferAllocator {
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
     pub fn report(&self) -> MemoryReport {
-        to_report(self.handle.census())
+        let census = self.handle.census();
+        to_report(census, self.handle.retained())
     }
 
     /// Returns this allocator, all below it, their ledgers and reservations as text in the format of
@@ -281,7 +282,7 @@ impl fmt::Display for BufferAllocator {
 }
 
 /// Turns a census into a report, with what is outstanding in each allocator.
-fn to_report(census: Census) -> MemoryReport {
+fn to_report(census: Census, retained: RetainedHeap) -> MemoryReport {
     let ledgers = ledgers_of(&census);
     let Census { snapshot, nodes } = census;
     let entries = snapshot.entries.into_iter().zip(nodes).zip(ledgers);
@@ -301,6 +302,7 @@ fn to_report(census: Census) -> MemoryReport {
     });
     MemoryReport {
         entries: entries.collect(),
+        retained,
     }
 }
 

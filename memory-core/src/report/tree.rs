@@ -1,10 +1,12 @@
 //! A tree with all that is outstanding in it, as plain data and as text in the format of Arrow Java.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::history::{History, Milliseconds, OutstandingBuffer};
 use super::{counted, limit_text};
 use crate::outcome::{AllocatorId, AllocatorInfo};
+use crate::text::Escaped;
 
 /// An allocator and all below it with their ledgers, buffers and reservations.
 /// [`BufferAllocator::report`](crate::BufferAllocator::report) and a failed close return it.
@@ -28,6 +30,39 @@ use crate::outcome::{AllocatorId, AllocatorInfo};
 pub struct MemoryReport {
     /// The allocators, parents before children.
     pub entries: Vec<ReportEntry>,
+    /// Blocks of the program's heap that outlived their scopes, if the first entry is a root. They are charged to
+    /// its child `(retained)`.
+    pub retained: RetainedHeap,
+}
+
+/// Blocks of the program's heap that outlived the scopes in which they were allocated, by scope. Finding the largest
+/// visits all of these scopes under the tree's mutex.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RetainedHeap {
+    /// The name of the allocator of each scope and the bytes of its blocks: the 32 largest, largest first.
+    pub largest: Vec<(Arc<str>, usize)>,
+    /// The number of other scopes.
+    pub others: usize,
+    /// The bytes of their blocks.
+    pub other_bytes: usize,
+}
+
+impl fmt::Display for RetainedHeap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, bytes) in &self.largest {
+            let name = Escaped(name);
+            write!(f, "\n  (heap) of {name}, whose scope has ended: {bytes}")?;
+        }
+        if self.others > 0 {
+            let (others, bytes) = (self.others, self.other_bytes);
+            write!(
+                f,
+                "\n  (heap) of {others} other scopes that have ended: {bytes}"
+            )?;
+        }
+        Ok(())
+    }
 }
 
 /// One allocator within a [`MemoryReport`].
@@ -126,7 +161,7 @@ impl fmt::Display for MemoryReport {
         while let Some(above) = open.pop() {
             above.write_tail(f)?;
         }
-        Ok(())
+        self.retained.fmt(f)
     }
 }
 

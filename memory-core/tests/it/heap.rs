@@ -201,6 +201,9 @@ fn the_root_does_not_close_while_something_outlives_its_scope() {
 
     assert_eq!(refused.allocated, 1000);
     assert_eq!(&*refused.children[0].0.name, "(retained)");
+    let text = format!("{refused:#}");
+    let named = format!("(heap) of {}, whose scope has ended: 1000", root.info());
+    assert!(text.contains(&named), "{text}");
     drop(heap);
     drop(cache);
     root.close().unwrap();
@@ -266,6 +269,19 @@ fn names_of_any_length_are_kept() {
         cached.push(block(&heap, 600 + length));
     }
     root.verify().unwrap();
+    let retained = root.report().retained;
+    let largest: Vec<_> = retained
+        .largest
+        .iter()
+        .map(|(name, bytes)| (&**name, *bytes))
+        .collect();
+    let names: Vec<_> = (8..40).rev().map(|length| "é".repeat(length)).collect();
+    let expected: Vec<_> = names
+        .iter()
+        .map(|name| (&**name, 600 + name.len() / 2))
+        .collect();
+    assert_eq!(largest, expected);
+    assert_eq!((retained.others, retained.other_bytes), (8, 8 * 600 + 28));
 
     drop(cached);
 

@@ -44,6 +44,7 @@ mod platform;
 use std::cell::{Cell, UnsafeCell};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::current::unscoped;
 use super::plain::{Guard, Mutex, MutexGuard, held, lock, lock_uncounted, push};
 use super::table::spread;
 
@@ -172,7 +173,7 @@ impl<T: Send> HandedOn<T> {
     pub fn take(&'static self, make: impl FnOnce() -> ProcessLock<T>) -> &'static ProcessLock<T> {
         let left = self.0.lock().pop();
         left.unwrap_or_else(|| {
-            let made: &'static ProcessLock<T> = Box::leak(Box::new(make()));
+            let made: &'static ProcessLock<T> = unscoped(|| Box::leak(Box::new(make())));
             made.list();
             made
         })

@@ -6,8 +6,12 @@ use std::fmt;
 use std::ptr::NonNull;
 
 use crate::manager::{AllocationManager, ManagerError};
+use crate::sync::current::unscoped;
 
 /// A backend on any [`GlobalAlloc`]: the program's own, for instance.
+///
+/// If that allocator charges blocks of the program's heap to an allocator of the tree, it does not charge those of
+/// this backend: the tree has charged them already.
 ///
 /// ```
 /// use std::alloc::System;
@@ -53,13 +57,16 @@ unsafe impl<A: GlobalAlloc + Send + Sync> AllocationManager for GlobalAllocManag
     fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
         debug_assert!(layout.size() > 0);
         // SAFETY: the size is not zero, by this trait's contract.
-        given(unsafe { self.inner.alloc(layout) }, layout)
+        given(unscoped(|| unsafe { self.inner.alloc(layout) }), layout)
     }
 
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, ManagerError> {
         debug_assert!(layout.size() > 0);
         // SAFETY: the size is not zero, by this trait's contract.
-        given(unsafe { self.inner.alloc_zeroed(layout) }, layout)
+        given(
+            unscoped(|| unsafe { self.inner.alloc_zeroed(layout) }),
+            layout,
+        )
     }
 
     unsafe fn deallocate(&self, ptr: NonNull<u8>, layout: Layout) {
@@ -76,7 +83,7 @@ unsafe impl<A: GlobalAlloc + Send + Sync> AllocationManager for GlobalAllocManag
         // SAFETY: by the caller's promise a live block of this allocator with layout `old`; the new size is not
         // zero and makes a valid layout.
         given(
-            unsafe { self.inner.realloc(ptr.as_ptr(), old, new_size) },
+            unscoped(|| unsafe { self.inner.realloc(ptr.as_ptr(), old, new_size) }),
             old,
         )
     }

@@ -277,7 +277,6 @@ impl Account {
         self.has(SHARED)
     }
 
-    #[expect(dead_code, reason = "for reports, which come next")]
     /// A copy of the name of a retired account. Allocates nothing.
     pub(in crate::accounting) fn origin(self) -> Origin {
         let tail = self.0.tail.load(Ordering::Relaxed);
@@ -346,7 +345,6 @@ pub(in crate::accounting) enum Origin {
 }
 
 impl Origin {
-    #[expect(dead_code, reason = "for reports, which come next")]
     /// The name. Allocates: not under the mutex.
     pub(in crate::accounting) fn name(&self) -> Arc<str> {
         match self {

@@ -1,8 +1,51 @@
 //! The end of a scope: its account retires, and its bytes move to the root's child `(retained)`.
 
 use super::super::charge::Mode;
+use super::super::handle::Handle;
 use super::super::node::{Accounts, Locked, NodeKind, NodePtr};
 use super::account::Account;
+use crate::report::RetainedHeap;
+
+/// How many scopes that have ended a report names.
+const NAMED: usize = 32;
+
+impl Handle {
+    /// What outlived its scope in the tree, if this is the root. O(scopes that have ended and have bytes).
+    pub(crate) fn retained(&self) -> RetainedHeap {
+        if self.depth > 0 {
+            return RetainedHeap::default();
+        }
+        // In order of their bytes, the smallest first. Nothing is allocated, and no name is dropped, under the mutex.
+        let mut largest: [Option<(usize, Account)>; NAMED] = [None; NAMED];
+        let mut names = [const { None }; NAMED];
+        let (mut count, mut sum) = (0, 0);
+        let locked = self.tree.lock();
+        for account in locked.accounts(Accounts::Retired) {
+            let bytes = account.granted();
+            count += 1;
+            sum += bytes;
+            let above = largest.partition_point(|one| one.is_none_or(|(less, _)| less < bytes));
+            if above > 0 {
+                largest[..above].rotate_left(1);
+                largest[above - 1] = Some((bytes, account));
+            }
+        }
+        for (name, one) in names.iter_mut().zip(&largest) {
+            *name = one.map(|(bytes, account)| (bytes, account.origin()));
+        }
+        drop(locked);
+        let named = names.iter().rev().flatten();
+        let largest: Vec<_> = named
+            .map(|(bytes, origin)| (origin.name(), *bytes))
+            .collect();
+        let named: usize = largest.iter().map(|(_, bytes)| bytes).sum();
+        RetainedHeap {
+            others: count - largest.len(),
+            other_bytes: sum - named,
+            largest,
+        }
+    }
+}
 
 impl Locked<'_> {
     /// Ends a scope: nobody has its account any more.

@@ -17,6 +17,7 @@ use crate::listener::AllocationListener;
 use crate::probes::Probed;
 use crate::sampling;
 use crate::sync::Ordering;
+use crate::sync::current::unscoped;
 
 impl NodePtr {
     /// Takes `bytes` of the node's credit, without the mutex.
@@ -207,7 +208,9 @@ impl Node {
     pub(in crate::accounting) fn stripes_if_contended(&self) -> Option<Box<Stripes>> {
         // Relaxed: a statistic.
         let contended = self.collisions.load(Ordering::Relaxed) > COLLISIONS;
-        (contended && self.stripes().is_none()).then(|| Stripes::new(stripe_count()))
+        let wanted = contended && self.stripes().is_none();
+        // A global allocator that is asked for them may come here itself.
+        wanted.then(|| unscoped(|| Stripes::new(stripe_count())))
     }
 }
 

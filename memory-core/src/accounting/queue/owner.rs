@@ -10,6 +10,7 @@ use super::super::refusal::Refusal;
 use super::list::Spare;
 use super::waiter::{Age, Ask, Verdict, Wake};
 use crate::events;
+use crate::sync::current::unscoped;
 
 /// A request in the queue; its owner. Dropping it ends the wait, and gives back what was granted and not taken.
 pub(crate) struct Queued {
@@ -47,7 +48,7 @@ impl Handle {
             // Boxed with the mutex released.
             match entered.map_err(Box::new)? {
                 Entered::Granted => return Ok(None),
-                Entered::Full(capacity) => spare = Spare::new(capacity),
+                Entered::Full(capacity) => spare = unscoped(|| Spare::new(capacity)),
                 Entered::Queued(id) => {
                     return Ok(Some(Queued {
                         handle: self.clone(),

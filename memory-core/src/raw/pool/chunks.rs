@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 
 use super::super::slot::{Face, Slot};
 use crate::size::KIB;
+use crate::sync::current::unscoped;
 
 /// The size and alignment of a chunk: from here on mimalloc, too, has blocks that are aligned to
 /// their size. One of 64 KiB costs it 128.
@@ -230,7 +231,7 @@ pub(super) unsafe fn slot_at(chunk: NonNull<Head>, index: usize) -> NonNull<Free
 #[cold]
 pub(super) fn new_chunk() -> NonNull<Head> {
     // SAFETY: the layout's size is not zero.
-    let memory = unsafe { alloc(CHUNK_LAYOUT) };
+    let memory = unscoped(|| unsafe { alloc(CHUNK_LAYOUT) });
     let Some(chunk) = NonNull::new(memory.cast::<Head>()) else {
         handle_alloc_error(CHUNK_LAYOUT)
     };

@@ -13,6 +13,7 @@ use super::classes::{Class, LARGEST, SMALL};
 use crate::events;
 use crate::size::KIB;
 use crate::sync::Ordering;
+use crate::sync::current::unscoped;
 use crate::sync::plain::{AtomicU64, make_room};
 use crate::sync::process::{Order, ProcessLock};
 use crate::thread::{self, AtEnd, NUMBERS};
@@ -226,7 +227,7 @@ impl Shared {
             Some(blocks) => blocks,
             None => {
                 // Made before, not in `get_or_init`: nothing is allocated while others are kept out.
-                let _ = place.set(Box::new(ThreadBlocks::new()));
+                let _ = place.set(unscoped(|| Box::new(ThreadBlocks::new())));
                 place.get()?
             }
         };
@@ -331,7 +332,7 @@ fn join(shared: &Arc<Shared>) {
             return;
         };
         drop(caches);
-        spare = Vec::with_capacity(capacity);
+        spare = unscoped(|| Vec::with_capacity(capacity));
     }
 }
 
