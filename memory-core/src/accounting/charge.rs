@@ -7,7 +7,7 @@ use crate::outcome::OutcomeEntry;
 use crate::size::MAX_SIZE;
 
 /// How a walk towards the root ended.
-enum Plan {
+pub(super) enum Plan {
     /// Every level has room. `over`: forced, and a level that it reached will be over its limit.
     Fits { top: NodePtr, over: bool },
     /// This level would pass its limit, or has to leave room to a waiter. `needed` is what must be free there.
@@ -67,6 +67,7 @@ impl Locked<'_> {
     /// Charges `bytes` to `node` whatever the limits say; `Ok(true)` if no level that it reached
     /// is over its limit afterwards.
     pub(super) fn force(&mut self, node: NodePtr, bytes: usize) -> Result<bool, Refusal> {
+        self.look_closely(node, bytes);
         let forced = self.charge_exactly(node, bytes, Mode::Forced, None);
         let over = forced.map_err(|refused| self.end(node, refused))?;
         self.count_forced(node, bytes);
@@ -232,8 +233,8 @@ impl Locked<'_> {
         refused.refusal
     }
 
-    /// Recalls each level that is short and not tight, and plans again. Returns the bytes that it planned for at
-    /// last, and a plan in which a level that is short is tight.
+    /// Recalls each level that is short and not tight, or has open words of soft leaves below it, and plans again.
+    /// Returns the bytes that it planned for at last, and a plan in which a level that is short is exact.
     fn plan_exactly(
         &mut self,
         node: NodePtr,
@@ -250,6 +251,7 @@ impl Locked<'_> {
                     self.recall(at);
                     exact = Some(at);
                 }
+                Plan::Short { at, .. } if self.recall_soft(at) => exact = Some(at),
                 plan => return (bytes, plan),
             }
         }
@@ -260,7 +262,7 @@ impl Locked<'_> {
     ///
     /// All is `exact` up to that level, if any. A forced charge that passes limits names the highest
     /// of those levels that are not tight, so that one recall serves them all.
-    fn plan(
+    pub(super) fn plan(
         &mut self,
         node: NodePtr,
         bytes: usize,
@@ -270,7 +272,12 @@ impl Locked<'_> {
     ) -> Plan {
         let (mut at, mut need, mut over, mut highest) = (node, bytes, false, None);
         loop {
-            self.freeze(at);
+            if at == node && self.lane.is_some() {
+                // A charge of the heap is refused nowhere, so the words of other accounts need not be shut for it.
+                self.freeze_mine(at);
+            } else {
+                self.freeze(at);
+            }
             let state = self.look(at);
             let moves = freed.is_some_and(|(place, freed)| place == at && need <= freed);
             if state.closed && mode != Mode::Forced && !moves {

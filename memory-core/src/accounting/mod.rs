@@ -40,7 +40,9 @@
 //! * **I2** A node whose `used` exceeds L is *tight*. Below a tight node every word is shut and
 //!   every node has O = max(R, S + B): the equations of the design hold to the byte, and `used` of
 //!   the tight node is what is allocated. A node that is not `shut` has no tight level at or above
-//!   it.
+//!   it. The one exception are *soft* leaves, where the program's heap is charged: see [`heap`]. What
+//!   their words hold is charged at every level above, and is shut and returned before a tight level
+//!   refuses anything, so there `used` is what is allocated at the instant of a refusal.
 //! * **I3** A shut word changes only under M.
 //! * **I4** A thread that touches a node or waits for M has a handle, a pin or charged bytes of it; or,
 //!   while it tells a listener of a release, holds it in its record (see [`hazard`]). A
@@ -73,11 +75,14 @@
 //! * **reserve** ([`reserve`]): a higher R is a charge of the parent for what max(R, S + B) grows by; with a
 //!   lower one the node settles.
 //! * **peak**: max(peak, O − P − low) whenever a word is shut: exact for a leaf without another
-//!   atomic. For a node with children S counts their credit, so it may be too high by that.
+//!   atomic. For a node with children S counts their credit, so it may be too high by that; below a tight
+//!   level that is the credit of soft leaves.
 //! * **stripes**: once threads were seen to collide on a node's word it is shut for good, and each
 //!   thread uses one of several others, by the same protocol. A node's credit is their sum.
 //! * With a credit of 0 words are never opened, and every sum and every peak is exact.
 //!
+//! * **heap**: blocks of the program's heap are charged to accounts, which outlive nodes and trees. They
+//!   are never refused, and a global allocator calls them from anywhere: see [`heap`].
 //! * **wait**: a request that does not fit at a level is queued there, and charged by whoever makes room: see
 //!   [`queue`].
 //!

@@ -50,6 +50,7 @@ impl Handle {
         let node = self.ptr();
         let mut locked = self.tree.lock();
         let peak = locked.peak(node);
+        locked.recall_soft(node);
         // The words' `low` starts anew when they are opened.
         locked.freeze(node);
         let state = locked.state(node);
@@ -304,7 +305,8 @@ impl Locked<'_> {
     fn find_wrong_for_waiters(&self, top: NodePtr) -> Option<(AllocatorInfo, Wrong)> {
         let mut next = Some(top);
         while let Some(node) = next {
-            if let Some(wrong) = self.wrong_for_waiters(node) {
+            let wrong = self.wrong_for_waiters(node);
+            if let Some(wrong) = wrong.or_else(|| self.wrong_soft(node)) {
                 return Some((self.node(node).info.clone(), wrong));
             }
             next = self.next_preorder(node, top);

@@ -22,6 +22,7 @@ impl Locked<'_> {
             self.lower_reservation(node, bytes);
             return Ok(());
         }
+        self.look_closely(node, bytes);
         if let Some(Refused { at, refusal }) = self.refuses_to_reserve(node, bytes) {
             let refused = self.refuse(at, refusal);
             return Err(self.end(node, refused));
@@ -45,6 +46,7 @@ impl Locked<'_> {
             return Ok(true);
         }
         let within = state.parent.is_none() || bytes <= state.bound();
+        self.look_closely(node, bytes);
         let raised = self.raise_reservation(node, bytes, Mode::Forced)?;
         self.count_forced(node, raised.charged);
         Ok(within && !raised.over)

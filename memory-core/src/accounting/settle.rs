@@ -55,6 +55,8 @@ impl Locked<'_> {
     /// into what its parent is charged for it, so that `obtained` is the larger of reservation
     /// and use. Everything stays shut, and `at` is tight, until `relax` says otherwise.
     pub(super) fn recall(&mut self, at: NodePtr) {
+        // A level above may be tight already, and then what soft leaves hold must not stay here.
+        self.recall_soft(at);
         let mut visited = 0;
         let mut next = Some(at);
         while let Some(node) = next {
@@ -98,7 +100,7 @@ impl Locked<'_> {
     /// The tight level nearest to the root at or above `node`. Nothing at or above a node that is
     /// not shut is tight (I2), so that this costs little in deep trees whose leaves are created and
     /// dropped often.
-    fn topmost_tight(&mut self, node: NodePtr) -> Option<NodePtr> {
+    pub(super) fn topmost_tight(&mut self, node: NodePtr) -> Option<NodePtr> {
         let (mut topmost, mut next) = (None, Some(node));
         if !self.some_are_tight() {
             return None;

@@ -42,6 +42,7 @@ impl Locked<'_> {
             state.forced = state.forced.saturating_add(bytes as u64);
             return Ok(true);
         }
+        self.look_closely(to, bytes);
         self.move_through_ancestor(from, to, bytes, leaving, |locked, freed| {
             locked.charge_exactly(to, bytes, Mode::Forced, freed)
         })?;
@@ -60,6 +61,7 @@ impl Locked<'_> {
         if self.move_unseen(from, to, bytes) {
             return Ok(());
         }
+        self.look_closely(to, bytes);
         self.move_through_ancestor(from, to, bytes, false, |locked, freed| {
             if let Some(at) = locked.over_above(to, bytes, freed) {
                 let refusal = Refusal::Limit(locked.levels(to, bytes, at, Turn::TRY));

@@ -54,6 +54,7 @@ impl Locked<'_> {
     /// Stops the subtree of `top` for an instant and notes in each node's `exact` what is
     /// allocated there. The caller thaws with [`thaw_subtree`](Self::thaw_subtree).
     pub(super) fn measure_subtree(&mut self, top: NodePtr) {
+        self.recall_soft(top);
         let mut next = Some(top);
         while let Some(node) = next {
             self.freeze(node);
@@ -89,6 +90,7 @@ impl Locked<'_> {
     /// Exact allocated bytes; O(1) where there is nothing below or all below is exact already.
     pub(super) fn allocated(&mut self, node: NodePtr) -> usize {
         if self.look(node).tight {
+            self.recall_soft(node);
             return self.look(node).used();
         }
         self.measure_subtree(node);

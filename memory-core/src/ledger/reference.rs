@@ -14,6 +14,7 @@ use crate::raw::release::Release;
 use crate::raw::slot::{Block, MAX_SPECIAL, Slot};
 use crate::report::OutstandingBuffer;
 use crate::sampling;
+use crate::sync::current::unscoped;
 
 /// A counted reference to a ledger. That of an empty buffer leads to a node, which it pins.
 ///
@@ -188,8 +189,9 @@ impl LedgerRef {
         let Some(slot) = self.slot() else { return };
         let home = slot.home();
         let address = std::ptr::from_ref(home).addr();
-        if home.size() <= MAX_SPECIAL && sampling::record(address, &self.node().info, bytes, scale)
-        {
+        // Sites and tables stay, whatever scope the thread is in.
+        let record = || sampling::record(address, &self.node().info, bytes, scale);
+        if home.size() <= MAX_SPECIAL && unscoped(record) {
             home.set_sampled();
         }
     }

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use super::gap::weight;
 use crate::outcome::AllocatorInfo;
 use crate::stack::{StackTrace, WordHasher};
-use crate::sync::current::unscoped;
 use crate::sync::plain::{AtomicU64, AtomicUsize, copy_out};
 use crate::sync::process::{Order, ProcessGuard};
 use crate::sync::table::{Entry, Room, Table, spread};
@@ -265,11 +264,6 @@ fn shard(slot: usize) -> ProcessGuard<Shard> {
 /// the only reference.
 #[cold]
 pub(crate) fn record(slot: usize, allocator: &AllocatorInfo, bytes: usize, scale: u64) -> bool {
-    // Sites and tables stay.
-    unscoped(|| record_unscoped(slot, allocator, bytes, scale))
-}
-
-fn record_unscoped(slot: usize, allocator: &AllocatorInfo, bytes: usize, scale: u64) -> bool {
     let stack = StackTrace::capture();
     let count = weight(bytes, scale);
     let stands_for = Estimate {

@@ -29,6 +29,14 @@ pub(crate) fn block(heap: &Heap, size: usize) -> Block {
     }
 }
 
+impl Block {
+    /// A block whose bytes were charged to the account of `heap`.
+    pub(crate) fn charged(heap: &Heap, size: usize) -> Self {
+        let id = heap.account().id();
+        Self { id, size }
+    }
+}
+
 impl Drop for Block {
     fn drop(&mut self) {
         // SAFETY: the id is an account's.

@@ -16,7 +16,8 @@ use crate::sync::{Ordering, plain};
 pub enum Taken {
     /// The bytes are charged.
     Charged,
-    /// The bytes are charged, and a level is over its limit now.
+    /// The bytes are charged, and a level is over its limit now, or at least so close to it that credit which the
+    /// program's heap holds makes it look so.
     Over,
     /// Nothing is charged: the account's scope has ended, or the mutex must not be taken here.
     Ended,

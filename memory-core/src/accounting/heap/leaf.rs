@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::super::charge::{Mode, Obstacle};
+use super::super::charge::{Mode, Plan};
 use super::super::handle::Handle;
 use super::super::node::{Accounts, Locked, Node, NodeConfig, NodeKind, NodePtr};
 use super::super::refusal::Refusal;
@@ -169,28 +169,51 @@ impl Locked<'_> {
             account.set_granted(account.granted() + bytes);
             return Taken::Charged;
         }
-        self.force_heap(leaf, account, bytes)
+        let taken = self.force_heap(leaf, account, bytes);
+        self.open_soft(leaf);
+        if self.look(leaf).shut && self.look(leaf).parked > 0 {
+            // Its word was not opened, or not with all of it.
+            self.settle(leaf);
+        }
+        taken
     }
 
     /// Charges `bytes` of an account to a node, whatever the limits say. Only a sum that would overflow stops it.
+    ///
+    /// A leaf that is shut gets some credit besides, as long as no level becomes tight for that.
     fn force_heap(&mut self, node: NodePtr, account: Account, bytes: usize) -> Taken {
-        match self.decide(node, |_| bytes, Mode::Forced, None) {
-            Ok(over) => {
-                account.set_granted(account.granted() + bytes);
-                if !over {
-                    return Taken::Charged;
+        let softens = self.lane.is_some() && self.look(node).shut;
+        let mut extra = if softens { self.soft_cap(node) / 2 } else { 0 };
+        let mut exact = None;
+        let over = loop {
+            let wanted = bytes.saturating_add(extra);
+            match self.plan(node, wanted, Mode::Forced, None, exact) {
+                Plan::Fits { top, over } => {
+                    if self.waits {
+                        self.note_passing(node, bytes, extra, None);
+                    }
+                    self.commit(node, bytes, extra);
+                    account.set_granted(account.granted() + bytes);
+                    self.thaw(node, top);
+                    break over;
                 }
-                self.count_forced(node, bytes);
-                self.node(node).set_was_over(true);
-                Taken::Over
+                Plan::Short { .. } if extra > 0 => extra = 0,
+                Plan::Short { at, .. } if !self.look(at).tight => {
+                    self.recall(at);
+                    exact = Some(at);
+                }
+                Plan::Short { at, .. } | Plan::Closed { at } => {
+                    self.thaw(node, at);
+                    return Taken::Ended;
+                }
             }
-            Err(
-                Obstacle::Short { at, .. } | Obstacle::Closed { at } | Obstacle::Overflow { at },
-            ) => {
-                self.thaw(node, at);
-                Taken::Ended
-            }
+        };
+        if !over {
+            return Taken::Charged;
         }
+        self.count_forced(node, bytes);
+        self.node(node).set_was_over(true);
+        Taken::Over
     }
 
     /// Gives back `bytes` that are charged to an account.
@@ -211,7 +234,12 @@ impl Locked<'_> {
                 self.give_up(account);
             }
         }
-        self.release(node, bytes);
+        self.freeze_mine(node);
+        self.state(node).parked += bytes;
+        if leaf.is_some() {
+            self.open_soft(node);
+        }
+        self.settle(node);
         self.reconsider(node);
     }
 

@@ -35,6 +35,10 @@
 //! with the name of the allocator it came from, and no recall or walk visits it. Blocks that are freed later release
 //! their bytes from `(retained)`, under the mutex. The last of them gives the account back.
 //!
+//! # Below a tight level
+//!
+//! Heap leaves stay open there, with a little credit that is charged by force: see [`soft`].
+//!
 //! # Locks
 //!
 //! The global allocator may be called anywhere, also by a thread that has a lock of this workspace, or between the
@@ -48,6 +52,7 @@ mod account;
 mod leaf;
 mod retire;
 mod slow;
+mod soft;
 mod table;
 
 pub use self::account::{Account, Taken};

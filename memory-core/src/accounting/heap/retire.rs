@@ -104,7 +104,7 @@ impl Locked<'_> {
                 }
             }
         }
-        self.thaw(leaf, leaf);
+        self.settle(leaf);
     }
 
     /// Moves bytes of a leaf, whose words are shut, to `(retained)`, which is linked if it is not yet. They are not

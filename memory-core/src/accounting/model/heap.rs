@@ -7,7 +7,9 @@
 //! looks for the leaf before it has the mutex; giving an account back when its leaf has no bytes, and not when it has
 //! none itself; removing it before the last bytes are given back; a charge that does not look whether the leaf is
 //! closed; a recall that leaves the words of accounts open; opening a word without noting what is granted; what is
-//! loose counted without the caps.
+//! loose counted without the caps; a refusal that does not recall soft leaves; soft leaves that are folded one after
+//! another without shutting all of them first; a soft word whose cap does not mind those that wait, and whose cap is
+//! not counted.
 
 use loom::thread;
 
@@ -101,6 +103,80 @@ fn a_block_that_is_freed_lets_a_waiter_in() {
 
         thread.join().unwrap();
         at_rest_alone(&root, 32);
+    });
+}
+
+/// Charges blocks over the limit of 64, and has a soft word opened there: 44 bytes are charged to the heap.
+fn soft(root: &Handle, account: Account) {
+    assert!(allocate(account, 40));
+    root.force_external(30).unwrap();
+    assert!(allocate(account, 4));
+    root.release_external(30);
+    assert!(account.held().credit > 0, "the word is open");
+}
+
+#[test]
+fn soft_credit_makes_nobody_refuse_what_fits_or_grant_what_does_not() {
+    check(|| {
+        let root = root(64);
+        let (query, other) = (child(&root, 1 << 20, 0), child(&root, 64, 0));
+        let heap = open(&query);
+        soft(&root, heap.account());
+        let id = heap.account().id();
+        let thread = thread::spawn(move || {
+            free(id, 4);
+        });
+
+        other.charge(20).expect("20 of 64 bytes fit beside 44");
+        assert!(other.charge(5).is_err(), "at least 60 are in use");
+
+        thread.join().unwrap();
+        at_rest(&root, 60);
+    });
+}
+
+#[test]
+fn a_soft_charge_and_a_buffer_see_each_other() {
+    check(|| {
+        let root = root(64);
+        let (query, other) = (child(&root, 1 << 20, 0), child(&root, 64, 0));
+        let heap = open(&query);
+        soft(&root, heap.account());
+        let account = heap.account();
+        let thread = thread::spawn(move || assert!(allocate(account, 8)));
+
+        let granted = other.charge(20).is_ok();
+
+        thread.join().unwrap();
+        at_rest(&root, if granted { 72 } else { 52 });
+        assert_eq!(heap.over().is_some(), granted);
+    });
+}
+
+#[test]
+fn blocks_that_are_freed_in_two_soft_scopes_let_a_waiter_in() {
+    check(|| {
+        let root = root(64);
+        let [a, b, other] = [(); 3].map(|()| child(&root, 64, 0));
+        let heaps = [open(&a), open(&b)];
+        let ids = [0, 1].map(|at: usize| {
+            let account = heaps[at].account();
+            assert!(allocate(account, 30));
+            account.id()
+        });
+        let datum = datum();
+        let written = datum.clone();
+        let thread = thread::spawn(move || {
+            for id in [ids[0], ids[1], ids[0], ids[1]] {
+                written.write();
+                free(id, 8);
+            }
+        });
+
+        obtain_and_write(&other, 32, &datum);
+
+        thread.join().unwrap();
+        at_rest_alone(&root, 60);
     });
 }
 

@@ -2,7 +2,6 @@
 //! [`heap`](super::super::heap).
 
 use super::super::heap::{Account, account_of};
-use super::super::queue::NONE;
 use super::super::word::{Held, MAX_CREDIT};
 use super::locked::Locked;
 use super::{NodeKind, NodePtr};
@@ -110,21 +109,28 @@ impl Locked<'_> {
     /// Opens the word of the account that the section is for, if it is shut. The words of the leaf's other accounts
     /// are opened when they are next used.
     pub(super) fn open_mine(&mut self, leaf: NodePtr) {
-        let account = self.lane_of(leaf).filter(|one| one.word().is_shut());
-        if let Some(account) = account {
-            let most = self.tree().config.credit;
+        self.make_hard(leaf);
+        let most = self.tree().config.credit;
+        let lanes = self.look(leaf).lanes as usize;
+        self.open_up_to(leaf, (most / lanes.max(1)).clamp(1, MAX_CREDIT));
+        self.recount(leaf);
+    }
+
+    /// Opens the word of the account that the section is for with this cap, if it is shut, and says whether it is open
+    /// now. It gets no more credit than half of the cap, so that it can be given some, too.
+    pub(in crate::accounting) fn open_up_to(&mut self, leaf: NodePtr, cap: usize) -> bool {
+        let Some(account) = self.lane_of(leaf) else {
+            return false;
+        };
+        if account.word().is_shut() {
             let state = self.state(leaf);
-            let cap = (most / (state.lanes as usize).max(1)).clamp(1, MAX_CREDIT);
-            // Where requests wait, what is free is theirs. No more than half of the cap, so that the word can be
-            // given some, too.
-            let room = if state.queue == NONE { state.room() } else { 0 };
-            let credit = state.parked.min(room).min(cap / 2);
+            let credit = state.parked.min(cap / 2);
             state.parked -= credit;
             state.caps += cap;
             account.set_granted(account.granted() + credit);
             account.word().open(credit, cap);
         }
-        self.recount(leaf);
+        true
     }
 
     /// What the words of a leaf's accounts hold now.
@@ -137,6 +143,44 @@ impl Locked<'_> {
         accounts
             .map(held)
             .fold(Held::default(), |sum, one| sum + one)
+    }
+
+    /// The first soft leaf.
+    pub(in crate::accounting) fn first_soft(&self) -> Option<NodePtr> {
+        self.shared.soft
+    }
+
+    /// The soft leaf after this one.
+    pub(in crate::accounting) fn next_soft(&self, leaf: NodePtr) -> Option<NodePtr> {
+        self.look(leaf).next_soft
+    }
+
+    /// Puts a leaf on the list of soft ones.
+    pub(in crate::accounting) fn make_soft(&mut self, leaf: NodePtr) {
+        if std::mem::replace(&mut self.state(leaf).soft, true) {
+            return;
+        }
+        let next = self.shared().soft.replace(leaf);
+        self.state(leaf).next_soft = next;
+        if let Some(next) = next {
+            self.state(next).previous_soft = Some(leaf);
+        }
+    }
+
+    /// Takes a leaf off the list of soft ones, if it is there.
+    pub(in crate::accounting) fn make_hard(&mut self, leaf: NodePtr) {
+        let state = self.state(leaf);
+        if !std::mem::take(&mut state.soft) {
+            return;
+        }
+        let (previous, next) = (state.previous_soft.take(), state.next_soft.take());
+        match previous {
+            Some(previous) => self.state(previous).next_soft = next,
+            None => self.shared().soft = next,
+        }
+        if let Some(next) = next {
+            self.state(next).previous_soft = previous;
+        }
     }
 
     /// The root's child for retired accounts, if it is in the tree or has a handle.

@@ -268,6 +268,10 @@ pub(in crate::accounting) struct State {
     pub(in crate::accounting) accounts: u32,
     pub(in crate::accounting) lanes: u32,
     pub(in crate::accounting) caps: usize,
+    /// Whether a heap leaf is in the list of soft ones, and its neighbours there.
+    pub(in crate::accounting) soft: bool,
+    next_soft: Option<NodePtr>,
+    previous_soft: Option<NodePtr>,
 }
 
 /// While a node's departure waits to be told: where it left, and the next such node.
@@ -326,6 +330,8 @@ struct Shared {
     /// will wake: see `wake`.
     waking: Option<NonZeroUsize>,
     next_to_wake: Option<SharedMutex>,
+    /// The first of the soft leaves: those that may have open words although a level above is tight.
+    soft: Option<NodePtr>,
     /// The node for heap blocks whose scopes have ended, while it is in the tree or has a handle.
     retained: Option<NodePtr>,
     /// The first account whose scope has ended and which has bytes, or 0.

@@ -52,6 +52,9 @@ impl State {
             accounts: 0,
             lanes: 0,
             caps: 0,
+            soft: false,
+            next_soft: None,
+            previous_soft: None,
         }
     }
 

@@ -200,7 +200,18 @@ impl Locked<'_> {
             let slack = self.slack(node, level);
             self.queue_mut().level_mut(level).was_loose = slack;
             self.recall(node);
+        } else {
+            self.recall_soft(node);
         }
+    }
+
+    /// Bytes that a waiter lacks at a level even if all that is loose were free; 0 if one may fit, `None` if nobody
+    /// waits there.
+    pub(in crate::accounting) fn lacks(&self, node: NodePtr) -> Option<usize> {
+        let level = self
+            .level_of(node)
+            .filter(|&level| self.has_waiters(level))?;
+        Some(self.missing(node, level).unwrap_or(0))
     }
 
     /// The first rule for waiters that a node's numbers break, with both sides. Before the nodes are stopped for
@@ -230,7 +241,8 @@ impl Locked<'_> {
         if counted != loose {
             return Some(("the sum of what is loose is wrong", counted, loose));
         }
-        if !state.tight && self.may_serve(node, level) {
+        let open = !state.tight || self.is_soft_below(node);
+        if open && self.may_serve(node, level) {
             let (used, least) = (state.used(), self.queue().level(level).least);
             return Some(("a waiter may fit at an open level", used, least));
         }
