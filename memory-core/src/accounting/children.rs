@@ -6,7 +6,7 @@ use super::reclaimer::AllShares;
 use super::refusal::Refusal;
 use crate::outcome::AllocatorInfo;
 use crate::sampling;
-use crate::sync::current::unscoped;
+use crate::sync::current::Unscoped;
 
 impl Handle {
     /// A child of this node. If it was `admitted`, its reservation is charged to this node already. After a refusal
@@ -26,12 +26,12 @@ impl Handle {
         ) -> Result<(), Box<Refusal>>,
     ) -> Result<Self, (Box<Refusal>, AllocatorInfo)> {
         let (limit, reservation) = (config.limit, config.reservation);
-        let label = config.group.as_ref().unwrap_or(&config.name).clone();
         // The path stays as long as the tree, and the node as long as its bytes: no scope should pay for them.
-        let child = unscoped(|| {
-            let path = self.tree.paths().child(&self.path, &label);
-            Node::boxed(config, self.tree.clone(), self.depth + 1, path)
-        });
+        let unscoped = Unscoped::new();
+        let label = config.group.as_ref().unwrap_or(&config.name);
+        let path = self.tree.paths().child(&self.path, label);
+        let child = Node::boxed(config, self.tree.clone(), self.depth + 1, path);
+        drop(unscoped);
         let info = child.info.clone();
         if let Some(refusal) = Refusal::of_reservation(&info, limit, reservation) {
             return Err((Box::new(refusal), info));

@@ -203,7 +203,6 @@ impl Locked<'_> {
             self.state(previous).next_sibling = next;
         }
         self.forget_heap(node, parent);
-        self.make_hard(node);
         let Some(parent) = parent else { return 0 };
         if returned > 0 {
             self.freeze_mine(parent);

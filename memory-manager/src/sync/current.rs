@@ -30,14 +30,28 @@ pub fn replace(account: *const ()) -> *const () {
 /// process, and would be charged to a query that has nothing to do with it.
 #[inline]
 pub fn unscoped<R>(work: impl FnOnce() -> R) -> R {
-    let _back = Back(CURRENT.replace(ptr::null()));
+    let _unscoped = Unscoped::new();
     work()
 }
 
-/// Sets the account again that was current before, also when the work panics.
-struct Back(*const ());
+/// As long as it exists, the thread has no current account; then the one before is set again.
+pub struct Unscoped(*const ());
 
-impl Drop for Back {
+impl Unscoped {
+    /// Takes the thread's current account away.
+    #[inline]
+    pub fn new() -> Self {
+        Self(CURRENT.replace(ptr::null()))
+    }
+}
+
+impl Default for Unscoped {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Unscoped {
     #[inline]
     fn drop(&mut self) {
         CURRENT.set(self.0);

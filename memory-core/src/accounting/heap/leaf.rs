@@ -109,9 +109,10 @@ impl Drop for HeapHandle {
     fn drop(&mut self) {
         let mut locked = self.leaf.tree.lock();
         locked.end_scope(self.account);
-        let departures = locked.take_departures();
+        let (departures, left) = (locked.take_departures(), locked.take_left());
         drop(locked);
         departures.tell_quietly();
+        table::give_back_all(left);
     }
 }
 

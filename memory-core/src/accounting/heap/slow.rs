@@ -115,7 +115,10 @@ impl Account {
             pay_owed();
             // SAFETY: the caller's promise.
             let tree = unsafe { &*self.tree() };
-            Some(section(&mut tree.lock_quietly()))
+            let mut locked = tree.lock_quietly();
+            let result = section(&mut locked);
+            locked.end_quietly();
+            Some(result)
         })
     }
 
@@ -162,6 +165,8 @@ fn pay_all() {
         let bytes = account.slot().owed.swap(0, Ordering::Acquire);
         // SAFETY: the bytes are charged until they are given back here, and keep the tree.
         let tree = unsafe { &*account.tree() };
-        tree.lock_quietly().release_heap(account, bytes);
+        let mut locked = tree.lock_quietly();
+        locked.release_heap(account, bytes);
+        locked.end_quietly();
     }
 }

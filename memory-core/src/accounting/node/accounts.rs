@@ -133,18 +133,6 @@ impl Locked<'_> {
         true
     }
 
-    /// What the words of a leaf's accounts hold now.
-    pub(super) fn sum_of_accounts(&self, leaf: NodePtr) -> Held {
-        let held = |account: Account| Held {
-            external: 0,
-            ..account.held()
-        };
-        let accounts = self.accounts(Accounts::Of(leaf));
-        accounts
-            .map(held)
-            .fold(Held::default(), |sum, one| sum + one)
-    }
-
     /// The first soft leaf.
     pub(in crate::accounting) fn first_soft(&self) -> Option<NodePtr> {
         self.shared.soft
@@ -192,19 +180,31 @@ impl Locked<'_> {
         self.shared().retained = node;
     }
 
-    /// Has an account without bytes and without a scope given back, once the mutex is free, if it has a name to drop.
+    /// Has an account without bytes and without a scope given back, with its name, once the mutex is free.
     pub(in crate::accounting) fn leave_account(&mut self, account: Account) {
         let left = &mut self.shared().left;
         account.set_next(std::mem::replace(left, account.id()));
     }
 
-    /// Notes that a node for the heap has left the tree, or that its last handle was dropped and it is in none.
+    /// The first account that is to be given back once the mutex is free, or 0.
+    pub(in crate::accounting) fn take_left(&mut self) -> u32 {
+        std::mem::take(&mut self.shared().left)
+    }
+
+    /// Notes that a node has left the tree, or that its last handle was dropped and it is in none.
+    #[inline]
     pub(in crate::accounting) fn forget_heap(&mut self, node: NodePtr, parent: Option<NodePtr>) {
-        match (self.node(node).kind, parent) {
-            (NodeKind::Heap, Some(parent)) if self.look(parent).heap == Some(node) => {
-                self.state(parent).heap = None;
-            }
-            (NodeKind::Retained, _) if self.retained() == Some(node) => self.set_retained(None),
+        if self.node(node).kind != NodeKind::Allocator {
+            self.forget(node, parent);
+        }
+    }
+
+    #[cold]
+    fn forget(&mut self, node: NodePtr, parent: Option<NodePtr>) {
+        self.make_hard(node);
+        match parent {
+            Some(parent) if self.look(parent).heap == Some(node) => self.state(parent).heap = None,
+            _ if self.retained() == Some(node) => self.set_retained(None),
             _ => {}
         }
     }

@@ -8,7 +8,6 @@
 
 use std::mem::ManuallyDrop;
 
-use super::super::heap;
 use super::locked::Locked;
 use super::retire::free_all;
 use super::{tend, wake};
@@ -36,7 +35,7 @@ impl Locked<'_> {
         }
         let section = Finish(self);
         section.0.serve();
-        let wakes = section.0.queue().has_wakes() && !section.0.quiet;
+        let wakes = section.0.queue().has_wakes();
         let mutex = wakes.then(|| section.0.tree().mutex.by_itself());
         drop(section);
         if let Some(mutex) = mutex {
@@ -49,16 +48,29 @@ impl Locked<'_> {
     fn finish(&mut self) {
         // SAFETY: it is taken here only, and this is called once, by `drop`; nothing is done with it afterwards.
         let mut shared = unsafe { ManuallyDrop::take(&mut self.shared) };
-        if self.quiet {
-            return tend::leave(shared, self.tree().mutex.by_itself());
-        }
-        let (grave, left) = (shared.graveyard.take(), std::mem::take(&mut shared.left));
+        let grave = shared.graveyard.take();
         drop(shared);
         if grave.is_some() {
             free_all(grave);
         }
-        if left != 0 {
-            heap::give_back_all(left);
+    }
+
+    /// Ends a section that started in the global allocator: serves those that wait, and leaves all else that is to be
+    /// done to others.
+    #[cold]
+    pub(in crate::accounting) fn end_quietly(self) {
+        let mut section = ManuallyDrop::new(self);
+        if !section.quiet {
+            // In a model no global allocator is below.
+            drop(ManuallyDrop::into_inner(section));
+            return;
         }
+        if section.waits {
+            section.serve();
+        }
+        let mutex = section.tree().mutex.by_itself();
+        // SAFETY: the section is not dropped, and nothing is done with it afterwards.
+        let shared = unsafe { ManuallyDrop::take(&mut section.shared) };
+        tend::leave(shared, mutex);
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct Locked<'t> {
     pub(in crate::accounting) hold: bool,
     /// Whether any request of the tree waits, or is to be woken.
     pub(in crate::accounting) waits: bool,
-    /// Whether the section started in the global allocator: see `end`.
+    /// Whether the section started in the global allocator.
     pub(super) quiet: bool,
     /// The account that the section is for, if any: of a heap leaf's words only its own is opened.
     pub(in crate::accounting) lane: Option<Account>,
@@ -50,7 +50,8 @@ impl Tree {
     }
 
     /// Takes the mutex for a section of the global allocator, which must not register a destructor, nor run foreign
-    /// code or free memory at its end. The caller has bytes, or an account that a scope has.
+    /// code or free memory at its end: [`end_quietly`](Locked::end_quietly). The caller has bytes, or an account that a
+    /// scope has.
     #[cold]
     pub(in crate::accounting) fn lock_quietly(&self) -> Locked<'_> {
         let mut locked = Locked::new(self, self.mutex.lock());

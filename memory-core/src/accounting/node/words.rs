@@ -1,4 +1,7 @@
 //! What a node's words hold, under the tree's mutex: freezing them, opening them, and reading them.
+//!
+//! The words of a heap leaf are those of its accounts, and its own stays shut. They are frozen and opened here; what only
+//! reads words does not see their credit, and takes it for bytes in use. So a peak of a leaf may be too high by it.
 #![expect(
     unsafe_code,
     reason = "takes credit of nodes, and gives it, by their pointers"
@@ -110,7 +113,6 @@ impl Locked<'_> {
         let this = self.node(node);
         // Bytes that others take from the words after this look count as taken after the change.
         let low = match this.stripes() {
-            None if this.kind == NodeKind::Heap => self.sum_of_accounts(node).low,
             None => this.word.held().low,
             Some(stripes) => stripes.iter().map(|word| word.held().low).sum(),
         };
@@ -130,8 +132,7 @@ impl Locked<'_> {
         // is in use now, and so what will be in use with these bytes. (What others take or give after
         // this look counts as taken or given after the change.) Else the mark must start anew, or
         // the peak would be too high.
-        let several = this.stripes().is_some() || this.kind == NodeKind::Heap;
-        let starts = several || held.low != held.credit;
+        let starts = this.stripes().is_some() || held.low != held.credit;
         if starts {
             self.freeze(node);
         }
@@ -142,7 +143,7 @@ impl Locked<'_> {
         state.peak = state.peak.max(state.used() - low);
         if starts && !state.shut {
             self.open(node);
-        } else if state.obtained > most && !several {
+        } else if state.obtained > most {
             self.set_high(node);
         }
     }
@@ -154,8 +155,7 @@ impl Locked<'_> {
 
     /// The bytes in use here and below, by the words as they are; never less than is allocated.
     pub(in crate::accounting) fn charged(&mut self, node: NodePtr) -> usize {
-        let this = self.node(node);
-        if this.stripes().is_none() && this.kind != NodeKind::Heap {
+        if self.node(node).stripes().is_none() {
             return self.look(node).used() - self.node(node).word.held().credit;
         }
         // Several words are not read at one instant.
@@ -169,10 +169,7 @@ impl Locked<'_> {
 
     /// The peak, with what the open words have seen since they were opened.
     pub(in crate::accounting) fn peak(&mut self, node: NodePtr) -> usize {
-        let low = match self.node(node).kind {
-            NodeKind::Heap => self.sum_of_accounts(node).low,
-            _ => self.node(node).sum(Word::held).low,
-        };
+        let low = self.node(node).sum(Word::held).low;
         let state = self.look(node);
         state.peak.max(state.used() - low)
     }
