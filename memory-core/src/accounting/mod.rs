@@ -133,9 +133,8 @@ mod word;
 pub(crate) use handle::Handle;
 pub(crate) use hazard::is_in_callback;
 pub(crate) use lifecycle::Outstanding;
-pub(crate) use node::tend;
 pub(crate) use node::{
-    Locked, Node, NodeConfig, NodeKind, NodePtr, Reserved, Tree, TreeConfig, hooks,
+    Locked, Node, NodeConfig, NodeKind, NodePtr, Reserved, Tree, TreeConfig, hooks, tend,
 };
 #[cfg(not(loom))]
 pub(crate) use node::{has_tender, set_tender};

@@ -152,7 +152,8 @@ impl RootAllocatorBuilder {
 
     /// Sets whether the program itself keeps the deadlines of requests that wait in this tree, by calling
     /// [`expire_waits`](BufferAllocator::expire_waits). By default, `false`, a thread of this crate does, which
-    /// is started when a request first waits.
+    /// is started when a request first waits. It serves all trees of the process: a waker that blocks delays their
+    /// deadlines. Reclaimers are called by the thread or task that waits, and delay nobody else's.
     pub fn own_timer(mut self, own: bool) -> Self {
         self.own_timer = own;
         self

@@ -62,7 +62,8 @@ pub trait Reclaim: Send + Sync {
     ///
     /// It runs on the thread of whoever needs memory, with none of this crate's locks held. That thread may hold
     /// locks of the program: use `try_lock` only. What needs a lock or takes long should be done elsewhere, by an
-    /// [inbox](BufferAllocator::reclaim_inbox). Only if [`Ask::may_block`] says so may it block.
+    /// [inbox](BufferAllocator::reclaim_inbox). Only if [`Ask::may_block`] says so may it block. The request goes on when
+    /// it returns; other requests, and deadlines, do not wait for it.
     ///
     /// The ask is answered when it is dropped. Memory that this method allocates is granted or refused at once: it
     /// neither asks others nor waits. A panic is caught and reported as an event; the ask is answered then.

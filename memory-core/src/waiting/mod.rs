@@ -5,7 +5,6 @@
 mod admission;
 mod error;
 mod obtain;
-mod tick;
 #[cfg_attr(loom, path = "no_timer.rs")]
 mod timer;
 
@@ -18,7 +17,7 @@ use std::time::{Duration, Instant};
 pub use self::admission::{Admission, AdmissionFuture};
 pub use self::error::{GiveWay, WaitError, Waited};
 use self::obtain::Obtain;
-use crate::accounting::Ask;
+use crate::accounting::{Ask, tend};
 use crate::allocator::BufferAllocator;
 use crate::buffer::ArrowBufMut;
 use crate::buffer::allocate::{allocate_charged, layout_of};
@@ -32,7 +31,7 @@ use crate::reservation::AllocationReservation;
 use crate::size::ALIGNMENT;
 
 /// Starts the timer thread, which also does what sections of a global allocator leave to be done, unless the
-/// program calls `tick` itself.
+/// program calls `expire_waits` itself.
 pub(crate) fn start_timer(allocator: &BufferAllocator) {
     timer::start(allocator);
 }
@@ -92,9 +91,11 @@ impl BufferAllocator {
         }
     }
 
-    /// Ends the waits of this tree whose deadline has passed by `now`, and tells waiters to
-    /// [give way](GiveWay) where they wait for one another. Returns when to call it again; `None` if nothing
-    /// happens by itself: no request waits, or only admissions without a deadline.
+    /// Ends the waits of this tree whose deadline has passed by `now`. Where waiters come no nearer to being granted, it
+    /// has one of them [ask others](crate::Reclaim) once more, on the thread or in the task that waits, and then tells
+    /// one to [give way](GiveWay). Returns when to call it again; `None` if nothing
+    /// happens by itself: no request waits, or only admissions without a deadline. It also does what the program's
+    /// global allocator leaves to be done, if that charges blocks to trees.
     ///
     /// Only for a tree that was built with [`own_timer`](crate::RootAllocatorBuilder::own_timer); otherwise a
     /// thread of this crate calls it. A request that begins to wait later may have an earlier deadline, so call it
@@ -110,7 +111,8 @@ impl BufferAllocator {
     /// # Ok::<(), arrow_memory_core::BackendError>(())
     /// ```
     pub fn expire_waits(&self, now: Instant) -> Option<Instant> {
-        tick::tick(&self.handle, now)
+        tend();
+        self.handle.tick(now)
     }
 }
 

@@ -85,6 +85,10 @@ impl Obtain {
                 }
                 continue;
             }
+            if queued.asks_again() {
+                self.ask_others(true);
+                continue;
+            }
             match self.ask.deadline {
                 None => thread::park(),
                 Some(deadline) => {
@@ -127,7 +131,7 @@ impl Obtain {
                 handle.tree.paths().count_wait();
                 events::waits(&handle.info, bytes);
                 timer::arm(&self.allocator, self.now, self.ask.deadline);
-                self.ask_others();
+                self.ask_others(false);
                 Ok(false)
             }
             Err(refusal) => Err(self.refused(&refusal).into()),
@@ -135,8 +139,8 @@ impl Obtain {
     }
 
     /// Asks others to make room for this request, which is in the queue already: what they release is charged for it
-    /// in the section that releases it.
-    fn ask_others(&mut self) {
+    /// in the section that releases it. If the level is stuck it insists.
+    fn ask_others(&mut self, insist: bool) {
         let handle = &self.allocator.handle;
         if !may_ask(handle) {
             return;
@@ -145,7 +149,7 @@ impl Obtain {
             .shortage
             .get_or_insert_with(|| Shortage::new(handle.info.clone(), self.blocks));
         let queued = &self.queued;
-        make_room(handle, self.ask.bytes, shortage, true, false, || {
+        make_room(handle, self.ask.bytes, shortage, true, insist, || {
             queued.as_ref().is_some_and(Queued::has_ended)
         });
     }
@@ -215,6 +219,10 @@ impl Obtain {
                 continue;
             };
             let Some((verdict, age)) = queued.poll(waker) else {
+                if queued.asks_again() {
+                    self.ask_others(true);
+                    continue;
+                }
                 return Poll::Pending;
             };
             self.queued = None;

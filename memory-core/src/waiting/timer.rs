@@ -1,12 +1,12 @@
 //! The thread that ends waits at their deadlines, and looks for levels that are stuck.
 //!
 //! There is one for the process, started when a request first waits. A tree is listed while it has requests that
-//! wait. A forked child has no such thread until a request waits there.
+//! wait. The thread wakes waiters, and does what the program's global allocator leaves to it (`tend`); those who are asked
+//! for memory are called by the waiter. A forked child has no such thread until a request waits there.
 
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use super::tick::tick;
 use crate::accounting::{Handle, has_tender, set_tender, tend};
 use crate::allocator::{BufferAllocator, WeakBufferAllocator};
 use crate::events;
@@ -159,13 +159,13 @@ fn look_after(tree: &WeakBufferAllocator) -> Option<Instant> {
         return None;
     };
     let handle: &Handle = &root.handle;
-    let next = tick(handle, Instant::now());
+    let next = handle.tick(Instant::now());
     if next.is_some() {
         return next;
     }
     // SeqCst: see `arm`. A request that begins to wait from here on lists the tree again.
     handle.tree.timed.store(false, Ordering::SeqCst);
-    let next = tick(handle, Instant::now());
+    let next = handle.tick(Instant::now());
     match next {
         // It saw the tree listed.
         Some(_) => handle.tree.timed.store(true, Ordering::SeqCst),

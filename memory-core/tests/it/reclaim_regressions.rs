@@ -1,14 +1,28 @@
 //! Mistakes that asking others for memory was found to have, each with its story.
 
+use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use arrow_memory_core::testing::locks_held;
-use arrow_memory_core::{AllocationListener, Ask, Cost, Reclaim, ReclaimInbox, RootAllocator};
+use arrow_memory_core::{
+    AllocationListener, Ask, Cost, Reclaim, ReclaimInbox, RootAllocator, WaitError,
+};
 
 use crate::reclaim::{Asked, Cache, LONG, Log, asked, balanced, child};
+
+/// How often it was woken, with no lock held.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        assert_eq!(locks_held(), 0);
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 /// A regression: the listener's mark, under which nobody asks, lasted from its first callback to its second.
 #[test]
@@ -156,14 +170,6 @@ fn no_call_begins_once_the_guard_is_dropped() {
 /// A regression: an inbox with an ask that found all shares of the spill reserve taken slept on when one was returned.
 #[test]
 fn an_inbox_is_woken_when_a_share_of_the_spill_reserve_is_free() {
-    #[derive(Default)]
-    struct Woken(AtomicUsize);
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            assert_eq!(locks_held(), 0);
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
     let root = RootAllocator::builder()
         .limit(1 << 20)
         .spill_reserve(64 << 10)
@@ -215,5 +221,111 @@ fn an_inbox_is_woken_when_a_share_of_the_spill_reserve_is_free() {
     assert_eq!(count(), [2, 0, 1]);
     drop((asks, held, inboxes, sorts));
     assert_eq!(count(), [2, 0, 1]);
+    balanced(&root);
+}
+
+/// A regression: where a level was stuck the timer's thread called reclaimers, and a slow one delayed all deadlines.
+#[test]
+fn a_slow_reclaimer_delays_no_deadlines() {
+    let root = RootAllocator::builder()
+        .limit(1000)
+        .patience(Duration::from_millis(5))
+        .build()
+        .unwrap();
+    let slow = child(&root, "slow");
+    let held = slow.wait().reserve(1000).unwrap();
+    let (entered, enters) = mpsc::channel();
+    let (leave, left) = mpsc::channel::<()>();
+    let left = Mutex::new(left);
+    let calls = AtomicUsize::new(0);
+    let guard = slow.on_shortage(
+        Cost::Drop,
+        Asked(move |_ask| {
+            if calls.fetch_add(1, Ordering::Relaxed) > 0 {
+                let name = thread::current().name().map(str::to_owned);
+                let _ = entered.send(name);
+                let _ = left.lock().unwrap().recv();
+            }
+        }),
+    );
+    let query = child(&root, "query");
+    let waits = thread::Builder::new()
+        .name("query".to_owned())
+        .spawn(move || query.wait().at_most(10 * LONG).buffer(64).is_ok());
+
+    let name = enters.recv_timeout(LONG).unwrap();
+    let other = RootAllocator::new(64);
+    let full = other.buffer(64).unwrap();
+    let (wake, woken) = mpsc::channel();
+    struct Sends(mpsc::Sender<()>);
+    impl Wake for Sends {
+        fn wake(self: Arc<Self>) {
+            let _ = self.0.send(());
+        }
+    }
+    let waker = Waker::from(Arc::new(Sends(wake)));
+    let deadline = other.wait().at_most(Duration::from_millis(20));
+    let mut future = Box::pin(deadline.buffer_async(64));
+    let mut poll = || future.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(poll().is_pending());
+    let in_time = woken.recv_timeout(LONG / 6).is_ok();
+    drop((leave, held)); // the reclaimer returns, and the query is granted
+
+    assert!(in_time, "woken at the deadline although a reclaimer blocks");
+    assert_eq!(
+        name.as_deref(),
+        Some("query"),
+        "the waiter's own thread asks"
+    );
+    assert!(matches!(poll(), Poll::Ready(Err(WaitError::TimedOut(_)))));
+    assert!(waits.unwrap().join().unwrap());
+    drop((future, full, guard, slow));
+    balanced(&root);
+    balanced(&other);
+}
+
+/// A future that nobody polls does not keep others of its level from asking.
+#[test]
+fn the_next_waiter_asks_where_the_oldest_is_not_polled() {
+    let root = RootAllocator::builder()
+        .limit(1000)
+        .own_timer(true)
+        .build()
+        .unwrap();
+    let sort = child(&root, "sort");
+    let held = sort.wait().reserve(1000).unwrap();
+    let inbox = sort.reclaim_inbox(Cost::Drop);
+    let query = child(&root, "query");
+    let mut waits = [64, 64].map(|bytes| Box::pin(query.wait().buffer_async(bytes)));
+    let woken = [(); 2].map(|()| Arc::new(Woken::default()));
+    let count = || [0, 1].map(|at: usize| woken[at].0.load(Ordering::Relaxed));
+    for at in 0..2 {
+        let waker = Waker::from(Arc::clone(&woken[at]));
+        let polled = waits[at].as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+    }
+    drop(inbox.try_ask().unwrap()); // frees nothing
+    let mut now = Instant::now();
+    let mut stuck = || {
+        now += Duration::from_secs(2);
+        let _ = root.expire_waits(now);
+        count()
+    };
+
+    assert_eq!(stuck(), [1, 0], "the oldest is to ask");
+    assert_eq!(stuck(), [1, 1], "it has not looked, so the next one is");
+    assert!(inbox.try_ask().is_none());
+    let waker = Waker::from(Arc::clone(&woken[1]));
+    let polled = waits[1].as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+
+    let ask = inbox.try_ask().expect("asked again");
+    drop((held, ask));
+    assert_eq!(
+        count(),
+        [1, 2],
+        "both are granted; the oldest was woken already"
+    );
+    drop((waits, inbox, query, sort));
     balanced(&root);
 }

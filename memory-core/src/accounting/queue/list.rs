@@ -48,8 +48,10 @@ pub(in crate::accounting) struct Queue<N> {
     /// Whether waiters are being served: no level is loosened meanwhile.
     pub(in crate::accounting) serves: bool,
     first_dirty: u32,
-    first_wake: u32,
-    last_wake: u32,
+    pub(super) first_wake: u32,
+    pub(super) last_wake: u32,
+    /// A waiter that is to be woken without a verdict, to ask others for memory; or `NONE`.
+    pub(super) to_ask: u32,
     tickets: u64,
     grants: u64,
     /// Those that wait for a share of the spill reserve. They are no requests, and at no level.
@@ -74,6 +76,7 @@ impl<N> Default for Queue<N> {
             first_dirty: NONE,
             first_wake: NONE,
             last_wake: NONE,
+            to_ask: NONE,
             tickets: 0,
             grants: 0,
             spillers: Spillers::default(),
@@ -104,11 +107,6 @@ impl<N: Copy + PartialEq> Queue<N> {
     #[inline]
     pub(in crate::accounting) fn is_active(&self) -> bool {
         self.active > 0
-    }
-
-    /// Whether a waiter or a spiller is to be woken.
-    pub(in crate::accounting) fn has_wakes(&self) -> bool {
-        self.first_wake != NONE || self.spillers.has_wakes()
     }
 
     /// How many grants there were.
@@ -170,6 +168,7 @@ impl<N: Copy + PartialEq> Queue<N> {
             told: ask.age.and_then(|age| age.told),
             level: NONE,
             asked: false,
+            asks: false,
             verdict: None,
             wake: Some(wake),
             barrier: false,
@@ -322,6 +321,9 @@ impl<N: Copy + PartialEq> Queue<N> {
         self.bytes = self.bytes.saturating_sub(self.waiter(id).ask.bytes);
         let barrier = mem::take(&mut self.waiter_mut(id).barrier);
         self.barriers -= usize::from(barrier);
+        if self.to_ask == id {
+            self.to_ask = NONE;
+        }
     }
 
     /// Frees the slot of a waiter whose wait is over. What it returns is dropped with the mutex free.
@@ -333,35 +335,6 @@ impl<N: Copy + PartialEq> Queue<N> {
         let waiter = self.waiter_mut(id);
         waiter.next = free;
         waiter.wake.take()
-    }
-
-    fn unlist_wake(&mut self, id: u32) {
-        self.active -= 1;
-        let waiter = self.waiter_mut(id);
-        waiter.waking = false;
-        let (next, previous) = (waiter.next, waiter.previous);
-        match previous {
-            NONE => self.first_wake = next,
-            _ => self.waiter_mut(previous).next = next,
-        }
-        match next {
-            NONE => self.last_wake = previous,
-            _ => self.waiter_mut(next).previous = previous,
-        }
-    }
-
-    /// Takes the next waiter or spiller off the wake list: how it is woken.
-    pub(in crate::accounting) fn take_wake(&mut self) -> Option<Wake> {
-        while self.first_wake != NONE {
-            let id = self.first_wake;
-            self.unlist_wake(id);
-            if let Some(wake) = self.waiter_mut(id).wake.take() {
-                return Some(wake);
-            }
-        }
-        let spiller = self.spillers.take_wake()?;
-        self.active -= 1;
-        Some(Wake::Spiller(spiller))
     }
 
     /// Notes that a level is to be looked at before the mutex is released.
@@ -494,5 +467,6 @@ impl<N: Copy + PartialEq> Queue<N> {
         self.spillers.fork();
         (self.active, self.waiting, self.bytes, self.barriers) = (0, 0, 0, 0);
         (self.first_dirty, self.first_wake, self.last_wake) = (NONE, NONE, NONE);
+        self.to_ask = NONE;
     }
 }

@@ -39,10 +39,10 @@ mod list;
 mod measure;
 mod owner;
 mod serve;
-mod shares;
 mod spillers;
 mod stuck;
 mod waiter;
+mod wakes;
 mod withheld;
 
 pub(in crate::accounting) use level::NONE;

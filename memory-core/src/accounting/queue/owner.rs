@@ -17,6 +17,8 @@ pub(crate) struct Queued {
     handle: Handle,
     /// The slot; `None` once the verdict was taken.
     id: Option<u32>,
+    /// Whether the request is to ask others for memory once more.
+    asks: bool,
 }
 
 enum Entered {
@@ -53,6 +55,7 @@ impl Handle {
                     return Ok(Some(Queued {
                         handle: self.clone(),
                         id: Some(id),
+                        asks: false,
                     }));
                 }
             }
@@ -119,6 +122,11 @@ impl Queued {
         self.look(|_| true).flatten()
     }
 
+    /// Whether the request is to ask others for memory once more, as the last look found. It is told so once.
+    pub(crate) fn asks_again(&mut self) -> bool {
+        std::mem::take(&mut self.asks)
+    }
+
     /// Whether there is a verdict.
     pub(crate) fn has_ended(&self) -> bool {
         let verdict = |id: u32| self.handle.tree.lock().queue().waiter(id).verdict;
@@ -130,7 +138,8 @@ impl Queued {
     fn look(&mut self, is_right: impl FnOnce(&Wake) -> bool) -> Option<Option<(Verdict, Age)>> {
         let id = self.id?;
         let mut locked = self.handle.tree.lock();
-        let waiter = locked.queue().waiter(id);
+        let waiter = locked.queue_mut().waiter_mut(id);
+        self.asks |= std::mem::take(&mut waiter.asks);
         if let Some(verdict) = waiter.verdict {
             let age = waiter.age();
             let wake = locked.queue_mut().free(id);

@@ -10,41 +10,20 @@ use std::time::{Duration, Instant};
 use super::super::handle::Handle;
 use super::super::node::{Locked, NodePtr};
 use super::NONE;
-use super::waiter::{Age, Verdict};
+use super::waiter::Verdict;
 
 impl Handle {
     /// Ends the waits of the tree whose deadline has passed, and looks for levels that are stuck. The answer
-    /// says when to call it again, and for which request others should be asked for memory once more: its node, its
-    /// bytes, and its age for `waits_still`.
-    pub(crate) fn tick(&self, now: Instant) -> (Option<Instant>, Option<(Self, usize, Age)>) {
+    /// says when to call it again.
+    pub(crate) fn tick(&self, now: Instant) -> Option<Instant> {
         // Not in a loop that never ends.
         let patience = self.tree.config.patience.max(Duration::from_millis(1));
-        let mut locked = self.tree.lock();
-        let mut asks = None;
-        let next = locked.tick(now, patience, &mut asks);
-        let asks = asks.map(|id| {
-            let waiter = locked.queue().waiter(id);
-            (locked.handle(waiter.node), waiter.ask.bytes, waiter.age())
-        });
-        drop(locked);
-        (next, asks)
-    }
-
-    /// Whether the request of that age waits in this tree. O(waiters).
-    pub(crate) fn waits_still(&self, age: Age) -> bool {
-        let locked = self.tree.lock();
-        let mut waiters = (0..locked.queue().slots()).map(|id| locked.queue().waiter(id));
-        waiters.any(|waiter| waiter.level != NONE && waiter.turn.ticket == age.ticket)
+        self.tree.lock().tick(now, patience)
     }
 }
 
 impl Locked<'_> {
-    fn tick(
-        &mut self,
-        now: Instant,
-        patience: Duration,
-        asks: &mut Option<u32>,
-    ) -> Option<Instant> {
+    fn tick(&mut self, now: Instant, patience: Duration) -> Option<Instant> {
         let mut next = None;
         for id in 0..self.queue().slots() {
             let waiter = self.queue().waiter(id);
@@ -60,27 +39,21 @@ impl Locked<'_> {
             let level = self.queue().waiter(id).level;
             // Once for each level.
             if level != NONE && self.queue().first(level) == Some(id) {
-                next = earlier(next, self.check_level(level, now, patience, asks));
+                next = earlier(next, self.check_level(level, now, patience));
             }
         }
         next
     }
 
     /// Resolves a level that is stuck. The answer says when to look again.
-    fn check_level(
-        &mut self,
-        level: u32,
-        now: Instant,
-        patience: Duration,
-        asks: &mut Option<u32>,
-    ) -> Option<Instant> {
+    fn check_level(&mut self, level: u32, now: Instant, patience: Duration) -> Option<Instant> {
         let node = self.queue().level(level).node;
         let (stuck, due) = self.is_stuck(node, level, now, patience);
         if !stuck {
             return due;
         }
-        if asks.is_some() {
-            // Another level asks first.
+        if self.queue().is_to_ask() {
+            // A waiter of another level is woken first.
             return Some(now);
         }
         if !self.look(node).tight {
@@ -94,7 +67,7 @@ impl Locked<'_> {
         if self.level_of(node) != Some(level) {
             return None;
         }
-        if self.look(node).registrations > 0 && self.asks_again(level, asks) {
+        if self.look(node).registrations > 0 && self.asks_again(level) {
             // Others are asked first.
         } else if let Some((id, verdict)) = self.choose(node, level) {
             let grants = self.queue().grants();
@@ -140,20 +113,22 @@ impl Locked<'_> {
         (stuck, due)
     }
 
-    /// Has others asked for the oldest waiter of a level, every other time that the level is stuck.
-    fn asks_again(&mut self, level: u32, asks: &mut Option<u32>) -> bool {
+    /// Has the oldest waiter of a level ask others, every other time that the level is stuck. A waiter that was told to
+    /// and has not looked since is passed over: perhaps nobody polls its future.
+    fn asks_again(&mut self, level: u32) -> bool {
         let mut next = self.queue().first(level);
         while let Some(id) = next {
             next = self.queue().next(id);
             let waiter = self.queue_mut().waiter_mut(id);
-            if waiter.turn.is_admission() {
+            if waiter.turn.is_admission() || waiter.asks {
                 continue;
             }
-            waiter.asked = !waiter.asked;
-            if waiter.asked {
-                *asks = Some(id);
+            let asks = !waiter.asked;
+            waiter.asked = asks;
+            if asks {
+                self.queue_mut().have_ask(id);
             }
-            return waiter.asked;
+            return asks;
         }
         false
     }

@@ -158,8 +158,10 @@ pub(in crate::accounting) struct Waiter<N> {
     /// The minimum of the bytes that were missing, and when they fell to it.
     pub(in crate::accounting) missing: usize,
     pub(in crate::accounting) missing_since: Instant,
-    /// Whether others were asked for it once more since its missing bytes last fell, or it was last passed over.
+    /// Whether it was told to ask others once more since its missing bytes last fell, or it was last passed over.
     pub(in crate::accounting) asked: bool,
+    /// Whether it was told so and its owner has not looked since.
+    pub(in crate::accounting) asks: bool,
     /// The number of grants in the tree when it was told to give way.
     pub(in crate::accounting) told: Option<u64>,
     /// Bytes that passed it at the levels where it waited before.
