@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 use std::sync::Arc;
 
@@ -16,6 +17,19 @@ mod manager;
 pub use builder::JemallocBuilder;
 pub use error::JemallocError;
 pub use manager::JemallocManager;
+
+/// jemalloc as a program's global allocator: the type of the crate `tikv-jemallocator`, so that the program and this backend link one
+/// library in one version. They share thread caches for blocks up to 32 KiB.
+///
+/// ```
+/// use arrow_memory_jemalloc::Jemalloc;
+///
+/// #[global_allocator]
+/// static GLOBAL: Jemalloc = Jemalloc;
+/// # fn main() { assert_eq!(vec![1; 1000].len(), 1000); }
+/// ```
+#[cfg(feature = "global")]
+pub use tikv_jemallocator::Jemalloc;
 
 /// The registration of this backend, which is made at link time.
 ///

@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 use std::sync::Arc;
 
@@ -11,6 +12,19 @@ mod options;
 
 pub use manager::MimallocManager;
 pub use options::MimallocOption;
+
+/// mimalloc as a program's global allocator: the type of the crate `mimalloc`, so that the program and this backend link one library in one
+/// version. They use heaps of their own.
+///
+/// ```
+/// use arrow_memory_mimalloc::MiMalloc;
+///
+/// #[global_allocator]
+/// static GLOBAL: MiMalloc = MiMalloc;
+/// # fn main() { assert_eq!(vec![1; 1000].len(), 1000); }
+/// ```
+#[cfg(feature = "global")]
+pub use mimalloc::MiMalloc;
 
 /// The registration of this backend, which is made at link time.
 ///
