@@ -26,6 +26,7 @@
 //! [cli]: https://github.com/arrow-memory/arrow-memory/tree/main/memory-cli
 //! [profile]: https://docs.rs/arrow-memory-profile
 //! [host]: https://docs.rs/arrow-memory-host
+//! [global]: https://docs.rs/arrow-memory-global
 //!
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -43,6 +44,9 @@ pub use arrow_memory_system::SystemManager;
 
 #[cfg(any(feature = "arrow", feature = "arrow-59"))]
 pub use arrow_memory_arrow as arrow;
+
+#[cfg(feature = "global")]
+pub use arrow_memory_global as global;
 
 #[cfg(feature = "host")]
 pub use arrow_memory_host as host;

@@ -18,8 +18,8 @@ pub use builder::JemallocBuilder;
 pub use error::JemallocError;
 pub use manager::JemallocManager;
 
-/// jemalloc as a program's global allocator: the type of the crate `tikv-jemallocator`, so that the program and this backend link one
-/// library in one version. They share thread caches for blocks up to 32 KiB.
+/// jemalloc as a program's global allocator: the type of the crate `tikv-jemallocator`, so that the program and this
+/// backend link one library in one version. They share thread caches for blocks up to 32 KiB.
 ///
 /// ```
 /// use arrow_memory_jemalloc::Jemalloc;

@@ -13,8 +13,8 @@ mod options;
 pub use manager::MimallocManager;
 pub use options::MimallocOption;
 
-/// mimalloc as a program's global allocator: the type of the crate `mimalloc`, so that the program and this backend link one library in one
-/// version. They use heaps of their own.
+/// mimalloc as a program's global allocator: the type of the crate `mimalloc`, so that the program and this backend
+/// link one library in one version. They use heaps of their own.
 ///
 /// ```
 /// use arrow_memory_mimalloc::MiMalloc;

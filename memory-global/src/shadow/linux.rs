@@ -1,0 +1,370 @@
+//! A table of the address space, with a cell of 32 bits for each granule of 512 bytes.
+//!
+//! A block of at least 512 bytes is the only one of that size that starts in its granule. So the cell of the
+//! granule in which it starts can hold its label, 0 for none. A table of cells covers 1 GiB of addresses and is
+//! 8 MiB of address space, of which the kernel provides the pages that are touched: 0.8 % of a heap that is in
+//! use. Tables are mapped when the first block needs them, and stay.
+//!
+//! A block of at least 1,024 bytes contains the granule after its first one wholly, and no other block of 512 bytes
+//! starts there. Bit 31 of a cell says that it holds no label but a part of the *extent*, by which [`find`] gets from
+//! an address inside the block to its start, its size and its label:
+//!
+//! ```text
+//! first granule      label
+//! the next one       1 0 start / 16 within the first granule (5 bits), size (the lower 25 bits)
+//! the one after it   1 1 the upper bits of the size, for a block of 32 MiB or more
+//! every MiB          1 1 how many MiB back the granule after the first one is, for a block that reaches so far
+//! ```
+//!
+//! So a search from inside a block visits 2,049 cells at most. Blocks of less than 1,024 bytes are found by their start
+//! only.
+//!
+//! # Invariants
+//!
+//! 1. A cell is not 0 only while a live labelled block starts in its granule, or contains the granule
+//!    wholly. The cells of a block are cleared before its allocator gets it back.
+//! 2. Whoever frees, moves or looks up a block has its address from the thread that labelled it, by some
+//!    synchronisation. So it sees the cells of that block as they are, and sees no cell of a block that
+//!    was there before.
+//! 3. Tables are never unmapped.
+#![expect(
+    unsafe_code,
+    reason = "maps tables, and reads cells by address in them"
+)]
+
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+
+use super::Found;
+
+/// Whether blocks can have labels.
+pub(crate) const SUPPORTED: bool = true;
+
+const GRANULE_BITS: u32 = 9;
+const TABLE_BITS: u32 = 21;
+const CELLS: usize = 1 << TABLE_BITS;
+
+/// The number of bits of an address of a user's program.
+#[cfg(target_arch = "x86_64")]
+const ADDRESS_BITS: u32 = 47;
+#[cfg(target_arch = "aarch64")]
+const ADDRESS_BITS: u32 = 48;
+
+/// The bits of a pointer that are its address: on aarch64 the top byte may hold a tag.
+#[cfg(target_arch = "x86_64")]
+const ADDRESS_MASK: usize = usize::MAX;
+#[cfg(target_arch = "aarch64")]
+const ADDRESS_MASK: usize = usize::MAX >> 8;
+
+const TABLES: usize = 1 << (ADDRESS_BITS - GRANULE_BITS - TABLE_BITS);
+
+/// The cells of each GiB; null if they were never needed.
+static MAP: [AtomicPtr<AtomicU32>; TABLES] = [const { AtomicPtr::new(ptr::null_mut()) }; TABLES];
+
+/// How many blocks could not be labelled.
+static UNATTRIBUTABLE: AtomicUsize = AtomicUsize::new(0);
+
+/// The smallest block that has an extent.
+const WITH_EXTENT: usize = 2 << GRANULE_BITS;
+/// The number of cells from one mark of a large block to the next.
+const MARK_EVERY: usize = (1 << 20) >> GRANULE_BITS;
+/// The smallest block that may have marks, or upper bits of its size.
+const LARGE: usize = MARK_EVERY << GRANULE_BITS;
+
+const EXTENT: u32 = 1 << 31;
+const FURTHER: u32 = 1 << 30;
+const SIZE_BITS: u32 = 25;
+const START_SHIFT: u32 = SIZE_BITS;
+/// All addresses of blocks are multiples of this.
+const UNIT: usize = 16;
+
+/// Returns the label of the block that starts at `start`; 0 is none.
+#[inline]
+pub(crate) fn get(start: *mut u8) -> u32 {
+    match cell(granule(address(start))) {
+        // Relaxed: by invariant 2.
+        Some(cell) => cell.load(Ordering::Relaxed),
+        None => 0,
+    }
+}
+
+/// Labels a block of at least 512 bytes, which has none yet, or returns `false` if it cannot have one: its
+/// address is out of the ordinary, or there is no memory for cells. `label` is in `1..1 << 31`.
+#[inline]
+pub(crate) fn set(start: *mut u8, size: usize, label: u32) -> bool {
+    let address = address(start);
+    let first = granule(address);
+    if !address.is_multiple_of(UNIT) {
+        return refuse();
+    }
+    let Some(cell) = cell_or_map(first) else {
+        return refuse();
+    };
+    if size >= WITH_EXTENT {
+        if size >= LARGE && !set_marks(address, size) {
+            return refuse();
+        }
+        let Some(next) = following(cell, first) else {
+            clear_marks(address, size);
+            return refuse();
+        };
+        let start = (address % (1 << GRANULE_BITS) / UNIT) as u32;
+        let lower = (size % (1 << SIZE_BITS)) as u32;
+        // Release: partner of the Acquire in `extent`, which must see the upper bits of this block.
+        next.store(EXTENT | start << START_SHIFT | lower, Ordering::Release);
+    }
+    // Relaxed: by invariant 2.
+    cell.store(label, Ordering::Relaxed);
+    true
+}
+
+/// Removes the label of a block that has one.
+#[inline]
+pub(crate) fn clear(start: *mut u8, size: usize) {
+    let address = address(start);
+    let first = granule(address);
+    let Some(cell) = cell(first) else {
+        return;
+    };
+    // Relaxed, both: by invariant 2; the next user of this memory has it from its allocator, which gets it later.
+    cell.store(0, Ordering::Relaxed);
+    if size >= WITH_EXTENT {
+        if let Some(next) = following(cell, first) {
+            next.store(0, Ordering::Relaxed);
+        }
+        if size >= LARGE {
+            clear_marks(address, size);
+        }
+    }
+}
+
+/// Finds the labelled block of at least 1,024 bytes that contains `inside`, the address of memory of a live block.
+///
+/// A block whose label is being changed or that is being freed by another thread is found or not. The caller's
+/// block is neither, so the answer for it is right: its label and extent, or `None` if it has no label.
+pub(crate) fn find(inside: *mut u8) -> Option<Found> {
+    let inside = address(inside);
+    let last = granule(inside);
+    for back in 0..=MARK_EVERY + 1 {
+        let at = last.checked_sub(back)?;
+        match load(at) {
+            0 => {}
+            // Another block may start behind `inside` in the same granule, where the one that is looked for ends.
+            label if label & EXTENT == 0 => match extent(at + 1, inside) {
+                Ok(found) => return found,
+                Err(Behind) if back == 0 => {}
+                Err(Behind) => return None,
+            },
+            further if further & FURTHER != 0 => {
+                // The upper bits of the size stand behind the lower ones, a mark behind an empty cell.
+                let lower = match is_lower(load(at - 1)) {
+                    true => at - 1,
+                    false => {
+                        at.checked_sub((further & !(EXTENT | FURTHER)) as usize * MARK_EVERY)?
+                    }
+                };
+                return extent(lower, inside).unwrap_or(None);
+            }
+            _ => return extent(at, inside).unwrap_or(None),
+        }
+    }
+    None
+}
+
+/// That a block starts behind the address, or that it cannot be said where it starts.
+struct Behind;
+
+/// Reads the extent whose lower bits are in the cell `at`, and returns the block if it contains `inside`.
+fn extent(at: usize, inside: usize) -> Result<Option<Found>, Behind> {
+    extent_by(load, at, inside)
+}
+
+/// [`extent`], with the function that reads a cell: a test changes cells between two reads.
+#[inline]
+fn extent_by(
+    load: impl Fn(usize) -> u32,
+    at: usize,
+    inside: usize,
+) -> Result<Option<Found>, Behind> {
+    let lower = load(at);
+    if !is_lower(lower) {
+        return Err(Behind);
+    }
+    let further = load(at + 1);
+    let upper = match further & EXTENT != 0 && further & FURTHER != 0 {
+        // If these bits are of a later block than the lower ones, those were cleared before.
+        true if load(at) != lower => return Ok(None),
+        true => (further & !(EXTENT | FURTHER)) as usize,
+        false => 0,
+    };
+    let size = upper << SIZE_BITS | (lower % (1 << SIZE_BITS)) as usize;
+    let offset = (lower >> START_SHIFT) as usize % (1 << (GRANULE_BITS - UNIT.ilog2())) * UNIT;
+    let start = ((at - 1) << GRANULE_BITS) + offset;
+    if start > inside {
+        return Err(Behind);
+    }
+    let label = load(at - 1);
+    let contains = inside - start < size && label != 0 && label & EXTENT == 0;
+    Ok(contains.then_some(Found { label, start, size }))
+}
+
+fn is_lower(cell: u32) -> bool {
+    cell & EXTENT != 0 && cell & FURTHER == 0
+}
+
+/// Changes the label of the block that starts at `start` from `from` to `to`, or returns `false` if it has another one.
+pub(crate) fn relabel(start: *mut u8, from: u32, to: u32) -> bool {
+    let Some(cell) = cell(granule(address(start))) else {
+        return false;
+    };
+    // Relaxed, both: a label guards no memory; what moves with it, the mutex of its tree guards.
+    cell.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
+        .is_ok()
+}
+
+/// Returns how many blocks were not labelled because of their address or for lack of cells.
+pub(crate) fn unattributable() -> usize {
+    // Relaxed: a count.
+    UNATTRIBUTABLE.load(Ordering::Relaxed)
+}
+
+#[inline]
+fn address(pointer: *mut u8) -> usize {
+    pointer.addr() & ADDRESS_MASK
+}
+
+#[inline]
+fn granule(address: usize) -> usize {
+    address >> GRANULE_BITS
+}
+
+/// Returns the cell of a granule, if there is one.
+#[inline]
+fn cell(granule: usize) -> Option<&'static AtomicU32> {
+    let table = MAP.get(granule >> TABLE_BITS)?;
+    // Acquire: partner of the Release in `map_table`; the pages are zero.
+    let cells = table.load(Ordering::Acquire);
+    if cells.is_null() {
+        return None;
+    }
+    // SAFETY: a table has `CELLS` cells, so the cell is in it.
+    let cell = unsafe { cells.add(granule % CELLS) };
+    // SAFETY: by invariant 3 the table stays; it is aligned to a page, and zero bytes are a valid cell.
+    Some(unsafe { &*cell })
+}
+
+#[inline]
+fn cell_or_map(granule: usize) -> Option<&'static AtomicU32> {
+    match cell(granule) {
+        Some(cell) => Some(cell),
+        None => map_table(granule),
+    }
+}
+
+/// Returns the cell after `cell`, which is that of `granule`. It may be in the next table.
+#[inline]
+fn following(cell: &'static AtomicU32, granule: usize) -> Option<&'static AtomicU32> {
+    if granule % CELLS == CELLS - 1 {
+        return cell_or_map(granule + 1);
+    }
+    // SAFETY: `cell` is not the last cell of its table, so the next one is in it.
+    let next = unsafe { ptr::from_ref(cell).add(1) };
+    // SAFETY: by invariant 3 the table stays.
+    Some(unsafe { &*next })
+}
+
+fn load(granule: usize) -> u32 {
+    // Acquire: partner of the Releases in `set` and `set_marks`: whoever sees the upper bits of a block's size sees
+    // that the lower bits of an earlier block were cleared, and whoever sees the lower bits sees the upper ones.
+    cell(granule).map_or(0, |cell| cell.load(Ordering::Acquire))
+}
+
+/// Maps the table for a granule, and returns the granule's cell. `None`, if the address is none of a user's program or
+/// the system has no memory for the table.
+#[cold]
+#[inline(never)]
+fn map_table(granule: usize) -> Option<&'static AtomicU32> {
+    let table = MAP.get(granule >> TABLE_BITS)?;
+    let length = CELLS * size_of::<AtomicU32>();
+    // SAFETY: a new mapping of the system's choice; it touches none that exists.
+    let mapped = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            length,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    if mapped == libc::MAP_FAILED {
+        return None;
+    }
+    // A page of 2 MiB would make each touched cell cost so much. The advice may be refused, which changes nothing else.
+    // SAFETY: the mapping is this function's.
+    unsafe { libc::madvise(mapped, length, libc::MADV_NOHUGEPAGE) };
+    // AcqRel: a Release for those who load the pointer in `cell`; Acquire: partner of the Release of another thread
+    // that came first.
+    let installed = table.compare_exchange(
+        ptr::null_mut(),
+        mapped.cast(),
+        Ordering::AcqRel,
+        Ordering::Acquire,
+    );
+    if installed.is_err() {
+        // SAFETY: the mapping is this function's, and nobody else has its address.
+        unsafe { libc::munmap(mapped, length) };
+    }
+    cell(granule)
+}
+
+/// The granules in which a large block has marks: they lie wholly inside.
+fn marks(address: usize, size: usize) -> impl Iterator<Item = (u32, usize)> {
+    let lower = granule(address) + 1;
+    let end = granule(address.saturating_add(size));
+    (1..)
+        .map(move |number: u32| (number, lower + number as usize * MARK_EVERY))
+        .take_while(move |&(_, at)| at < end)
+}
+
+/// The upper bits of a size, and their granule.
+fn upper(address: usize, size: usize) -> Option<(u32, usize)> {
+    let bits = (size >> SIZE_BITS) as u32;
+    (bits > 0).then_some((bits, granule(address) + 2))
+}
+
+/// Writes the marks of a large block, and the upper bits of its size. After `false` it has none.
+#[cold]
+#[inline(never)]
+fn set_marks(address: usize, size: usize) -> bool {
+    for (value, at) in marks(address, size).chain(upper(address, size)) {
+        let Some(cell) = cell_or_map(at) else {
+            clear_marks(address, size);
+            return false;
+        };
+        // Release: partner of the Acquire in `load`.
+        cell.store(EXTENT | FURTHER | value, Ordering::Release);
+    }
+    true
+}
+
+#[cold]
+#[inline(never)]
+fn clear_marks(address: usize, size: usize) {
+    for (_, at) in marks(address, size).chain(upper(address, size)) {
+        if let Some(cell) = cell(at) {
+            // Relaxed: by invariant 2.
+            cell.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cold]
+fn refuse() -> bool {
+    // Relaxed: a count.
+    UNATTRIBUTABLE.fetch_add(1, Ordering::Relaxed);
+    false
+}
+
+#[cfg(test)]
+mod tests;

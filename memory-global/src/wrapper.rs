@@ -1,0 +1,221 @@
+//! [`Attributed`]: the wrapper around a global allocator.
+#![expect(unsafe_code, reason = "implements the global allocator's unsafe trait")]
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::fmt;
+
+use crate::{fork, shadow};
+use arrow_memory_core::heap::{self, Account, Taken};
+
+/// The smallest block that is attributed, in bytes.
+pub(crate) const THRESHOLD: usize = 512;
+
+/// The label of a block that a ledger pays for: memory that was adopted. No account has this number.
+const PAID_BY_A_LEDGER: u32 = 1;
+
+/// A global allocator that attributes what it allocates to the [`Scope`](crate::Scope) of the calling thread.
+///
+/// It hands every call on to the allocator that it wraps. A block of 512 bytes or more that is allocated in a scope is
+/// charged to the scope's allocator, at the size of its layout, until it is freed: by whichever thread, in whatever
+/// scope. A block that is reallocated stays with who allocated it. Blocks below 512 bytes, and those of threads that
+/// are in no scope, are not charged.
+///
+/// An allocation never fails because of a limit: it is charged by force. [`Scope::check`](crate::Scope::check) says so.
+///
+/// Costs two compare-exchanges for a block and its release if it is attributed, a comparison for smaller ones, and
+/// a load for other ones. 4 bytes for each 512 bytes of the address space that attributed blocks have touched.
+///
+/// # Examples
+///
+/// ```
+/// use std::alloc::System;
+///
+/// use arrow_memory_global::Attributed;
+///
+/// #[global_allocator]
+/// static GLOBAL: Attributed<System> = Attributed::new(System);
+///
+/// fn main() {
+///     assert_eq!(arrow_memory_global::is_installed(), arrow_memory_global::supported());
+/// }
+/// ```
+pub struct Attributed<A> {
+    inner: A,
+}
+
+impl<A> Attributed<A> {
+    /// Wraps an allocator.
+    pub const fn new(inner: A) -> Self {
+        Self { inner }
+    }
+
+    /// Returns the allocator that this one wraps. Do not free blocks with it that this one has allocated, or the
+    /// other way round: they would stay charged, or be charged no longer.
+    pub const fn inner(&self) -> &A {
+        &self.inner
+    }
+}
+
+impl<A> fmt::Debug for Attributed<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Attributed")
+    }
+}
+
+// SAFETY: every method passes its arguments to the inner allocator, which implements the trait, and returns its
+// result. Nothing that is done besides touches the block or unwinds.
+unsafe impl<A: GlobalAlloc> GlobalAlloc for Attributed<A> {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let payer = charge(layout.size());
+        // SAFETY: the caller's promises are the same.
+        let block = unsafe { self.inner.alloc(layout) };
+        settle(payer, block, layout.size());
+        block
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let payer = charge(layout.size());
+        // SAFETY: the caller's promises are the same.
+        let block = unsafe { self.inner.alloc_zeroed(layout) };
+        settle(payer, block, layout.size());
+        block
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        let label = remove_label(block, layout.size());
+        // SAFETY: the caller's promises are the same.
+        unsafe { self.inner.dealloc(block, layout) };
+        if label != 0 {
+            give(label, layout.size());
+        }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let label = remove_label(block, layout.size());
+        if label != 0 {
+            // SAFETY: the caller's promises are the same; the block had this label.
+            return unsafe { self.realloc_labelled(block, layout, new_size, label) };
+        }
+        // A larger block that nobody pays for stays so.
+        let payer = match layout.size() < THRESHOLD {
+            true => charge(new_size),
+            false => None,
+        };
+        // SAFETY: the caller's promises are the same.
+        let moved = unsafe { self.inner.realloc(block, layout, new_size) };
+        settle(payer, moved, new_size);
+        moved
+    }
+}
+
+impl<A: GlobalAlloc> Attributed<A> {
+    /// Reallocates a block whose label was just removed. Whoever paid for it pays for what comes.
+    ///
+    /// # Safety
+    ///
+    /// As for `realloc`. The block's size is charged to whom `label` names.
+    unsafe fn realloc_labelled(
+        &self,
+        block: *mut u8,
+        layout: Layout,
+        new_size: usize,
+        label: u32,
+    ) -> *mut u8 {
+        let old_size = layout.size();
+        let grown = new_size.saturating_sub(old_size);
+        let charged = grown == 0 || charge_more(label, grown);
+        // SAFETY: the caller's promises are the same.
+        let moved = unsafe { self.inner.realloc(block, layout, new_size) };
+        if moved.is_null() {
+            // The cells of this block are there, so it gets its label again.
+            shadow::set(block, old_size, label);
+            if charged {
+                give(label, grown);
+            }
+            return moved;
+        }
+        let labelled = charged && new_size >= THRESHOLD && shadow::set(moved, new_size, label);
+        let paid = old_size + if charged { grown } else { 0 };
+        give(label, if labelled { paid - new_size } else { paid });
+        moved
+    }
+}
+
+/// Charges a block that is about to be allocated to the thread's scope. Returns who paid, if anybody has to.
+#[inline]
+fn charge(size: usize) -> Option<Account> {
+    if !shadow::SUPPORTED || size < THRESHOLD {
+        return None;
+    }
+    let account = heap::current()?;
+    (account.take(size) || take_slowly(account, size)).then_some(account)
+}
+
+#[cold]
+#[inline(never)]
+fn take_slowly(account: Account, size: usize) -> bool {
+    // SAFETY: it is the thread's current account, whose scope is borrowed by a call of `Scope::run` below on the stack.
+    let taken = unsafe { account.take_slowly(size) };
+    !matches!(taken, Taken::Ended)
+}
+
+/// Charges what a block grows by to whoever pays for the block, whose bytes are charged. Returns `false` if that
+/// cannot be: under a lock of the library.
+fn charge_more(label: u32, bytes: usize) -> bool {
+    if label == PAID_BY_A_LEDGER || fork::in_child() {
+        return true;
+    }
+    // SAFETY: it was the label of a block, so it is the number of an account.
+    let account = unsafe { Account::of(label) };
+    // SAFETY: the block's bytes are charged to the account, and are given up later.
+    account.take(bytes) || !matches!(unsafe { account.take_more_slowly(bytes) }, Taken::Ended)
+}
+
+/// Labels a block that was charged. If there is none, or it cannot have a label, the charge is given back.
+#[inline]
+fn settle(payer: Option<Account>, block: *mut u8, size: usize) {
+    if let Some(account) = payer
+        && (block.is_null() || !shadow::set(block, size, account.id()))
+    {
+        give(account.id(), size);
+    }
+}
+
+/// Removes the label of a block that is about to be freed or moved, and returns it; 0 is none.
+#[inline]
+fn remove_label(block: *mut u8, size: usize) -> u32 {
+    if !shadow::SUPPORTED || size < THRESHOLD {
+        return 0;
+    }
+    let label = shadow::get(block);
+    if label != 0 {
+        shadow::clear(block, size);
+    }
+    label
+}
+
+/// Gives bytes back to whom a label names.
+#[inline]
+fn give(label: u32, bytes: usize) {
+    if label == PAID_BY_A_LEDGER || bytes == 0 || fork::in_child() {
+        return;
+    }
+    // SAFETY: it was the label of a block, or is about to be, so it is the number of an account.
+    let account = unsafe { Account::of(label) };
+    // SAFETY: the bytes are charged to this account: its label was on a block of so many, or they were just taken. Each
+    // caller gives them once.
+    if !unsafe { account.give(bytes) } {
+        give_slowly(account, bytes);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn give_slowly(account: Account, bytes: usize) {
+    // SAFETY: as in `give`, whose call gave nothing.
+    unsafe { account.give_slowly(bytes) };
+}
