@@ -1,8 +1,9 @@
 //! Nothing is allocated or freed while a thread holds one of the library's locks: the global allocator of
 //! this program aborts it in that case.
 //!
-//! So a global allocator may itself be accounted for in a tree, and no lock is held during an allocation or a
-//! user's destructor, which may take long.
+//! So a global allocator may itself be accounted for in a tree, and no lock is held during an allocation or a user's
+//! destructor, which may take long. Here it is: what the tests allocate is charged to scopes, of the tree that they
+//! work on and of another one.
 #![expect(
     clippy::unwrap_used,
     reason = "whatever is here is part of a test, also where it is not marked as one"
@@ -25,6 +26,7 @@ use arrow_memory_core::{
     AllocationListener, AllocationOutcome, AllocatorInfo, ArrowBuf, BufferAllocator,
     ForeignAllocation, RootAllocator, RootAllocatorBuilder, Veto, backend, leak_check, sampling,
 };
+use arrow_memory_global::{Attributed, Scope};
 use arrow_memory_jemalloc as _;
 use arrow_memory_mimalloc as _;
 use arrow_memory_system as _;
@@ -72,7 +74,7 @@ unsafe impl GlobalAlloc for Watchful {
 }
 
 #[global_allocator]
-static WATCHFUL: Watchful = Watchful;
+static GLOBAL: Attributed<Watchful> = Attributed::new(Watchful);
 
 /// Allocates in every callback, where no lock may be held.
 #[derive(Default)]
@@ -265,18 +267,24 @@ fn contention(root: &BufferAllocator) {
 }
 
 fn run(root: &RootAllocator) {
+    let books = RootAllocator::builder().debug(false).limit(100_000);
+    let books = books.build().unwrap();
     thread::scope(|scope| {
         for turn in 0..4_usize {
+            let payer = [root, &books][turn % 2];
             scope.spawn(move || {
                 let steps = [buffers, reservations, closing, refusals, reports];
                 for step in 0..10 {
+                    let payer = payer.child("heap").build().unwrap();
                     let root = root.child(&name("turn")).build().unwrap();
-                    steps[(turn + step) % steps.len()](&root);
+                    Scope::new(&payer)
+                        .unwrap()
+                        .run(|| steps[(turn + step) % steps.len()](&root));
                 }
             });
         }
     });
-    contention(root);
+    Scope::new(&books).unwrap().run(|| contention(root));
 }
 
 /// A root with a listener.
