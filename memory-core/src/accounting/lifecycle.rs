@@ -1,6 +1,6 @@
 //! Linking nodes into a tree and unlinking them.
 
-use super::node::{Locked, NodeKind, NodePtr};
+use super::node::{Locked, NodePtr};
 use super::queue::NONE;
 use super::refusal::Refusal;
 
@@ -33,9 +33,9 @@ impl Locked<'_> {
     }
 
     /// Links `child`, a new node, below `parent`, which is charged for its reservation already.
+    #[inline]
     pub(super) fn link(&mut self, parent: NodePtr, child: NodePtr) {
         let reservation = self.look(child).reservation;
-        let keeps_shut = self.node(child).kind == NodeKind::Retained;
         let above = self.state(parent);
         // The bytes were charged to the parent itself; now it is charged for them on the child's behalf.
         above.lent += reservation;
@@ -55,8 +55,8 @@ impl Locked<'_> {
         state.parent = Some(parent);
         state.previous_sibling = sibling;
         state.linked = true;
-        state.shut = shut || keeps_shut;
-        if !state.shut {
+        state.shut = shut;
+        if !shut {
             self.open(child);
         }
         self.recount(parent);
@@ -97,7 +97,6 @@ impl Locked<'_> {
             let external = std::mem::take(&mut state.external);
             (state.parked, state.obtained) = (0, 0);
             self.loosen(node);
-            self.forget_heap(node, None);
             self.bury_if_free(node);
             return (external, None);
         }

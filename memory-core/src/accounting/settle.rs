@@ -1,6 +1,6 @@
 //! The slow path: giving back under the tree's mutex, recalling credit, and opening what was stopped.
 
-use super::node::{Locked, NodeKind, NodePtr};
+use super::node::{Locked, NodePtr};
 use super::queue::NONE;
 
 impl Locked<'_> {
@@ -43,8 +43,7 @@ impl Locked<'_> {
     fn excess(&self, node: NodePtr, exact: bool) -> usize {
         let state = self.look(node);
         let unused = state.obtained - state.reservation.max(state.used());
-        let this = self.node(node);
-        if exact || state.closed || this.handles() == 0 || this.kind == NodeKind::Retained {
+        if exact || state.closed || self.node(node).handles() == 0 {
             return unused;
         }
         let max = self.max_unused(node);
@@ -146,7 +145,7 @@ impl Locked<'_> {
     /// Opens a frozen node that no tight level covers, unless it must stay shut for itself.
     fn reopen(&mut self, node: NodePtr) {
         let orphan = self.node(node).handles() == 0;
-        let never = self.tree().config.credit == 0 || self.node(node).kind == NodeKind::Retained;
+        let never = self.tree().config.credit == 0;
         let state = self.state(node);
         debug_assert!(!state.tight);
         state.shut = state.closed || orphan || never;

@@ -15,6 +15,7 @@ mod growth;
 mod hand_over;
 mod handles;
 mod heap;
+mod heap_quiet;
 mod heap_random;
 mod kept;
 mod leak_check;

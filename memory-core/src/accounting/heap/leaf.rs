@@ -1,6 +1,8 @@
 //! The leaf of an allocator that is charged for heap blocks, and charges and releases of its accounts under the
 //! mutex.
 
+#![expect(unsafe_code, reason = "gives up a pin")]
+
 use std::sync::Arc;
 
 use super::super::charge::{Mode, Plan};
@@ -17,16 +19,12 @@ use crate::sync::current::unscoped;
 /// # Invariants
 ///
 /// 1. `account` has this owner alone, until it is dropped.
-/// 2. `leaf` is the leaf that the account began with, and `retained` the tree's node for retired accounts. Their
-///    handles keep both in memory.
+/// 2. `leaf` is the leaf that the account began with, and `retained` the tree's node for retired accounts, which this
+///    pins.
 pub(crate) struct HeapHandle {
     account: Account,
     leaf: Handle,
-    #[allow(
-        dead_code,
-        reason = "keeps the node for the account's bytes when it retires"
-    )]
-    retained: Handle,
+    retained: NodePtr,
 }
 
 /// Nodes that a new scope may need, made before the mutex is taken. Those that are not used are dropped after it.
@@ -113,6 +111,8 @@ impl Drop for HeapHandle {
         drop(locked);
         departures.tell_quietly();
         table::give_back_all(left);
+        // SAFETY: by invariant 2 the pin is ours, and is given up once.
+        unsafe { self.retained.unpin() };
     }
 }
 
@@ -123,7 +123,7 @@ impl Locked<'_> {
         of: NodePtr,
         account: Account,
         spare: &Spare,
-    ) -> Result<(Handle, Handle), Refusal> {
+    ) -> Result<(Handle, NodePtr), Refusal> {
         if self.look(of).closed || !self.look(of).linked {
             return Err(Refusal::Closed(self.node(of).info.clone()));
         }
@@ -137,9 +137,10 @@ impl Locked<'_> {
         };
         let retained = self.retained().unwrap_or_else(|| spare.retained.ptr());
         self.set_retained(Some(retained));
+        self.node(retained).add_pin();
         account.begin(self.tree(), leaf);
         self.add_account(Accounts::Of(leaf), account);
-        Ok((self.handle(leaf), self.handle(retained)))
+        Ok((self.handle(leaf), retained))
     }
 
     /// Charges `bytes` to an account, whatever the limits say.

@@ -116,6 +116,8 @@ impl Locked<'_> {
         if !self.look(retained).linked {
             let root = self.root_of(leaf);
             self.link(root, retained);
+            self.freeze(retained);
+            self.state(retained).shut = true;
         }
         let moved = self.move_through_ancestor(leaf, retained, bytes, false, |locked, freed| {
             locked.charge_exactly(retained, bytes, Mode::Forced, freed)

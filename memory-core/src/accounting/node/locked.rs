@@ -278,6 +278,7 @@ impl<'t> Locked<'t> {
     /// dropped; the caller gives up the pointer.
     pub(in crate::accounting) fn bury_if_free(&mut self, node: NodePtr) {
         if self.may_free(node) {
+            self.forget_heap(node, None);
             let next = self.shared().graveyard.replace(node);
             self.state(node).next_dead = next;
         }

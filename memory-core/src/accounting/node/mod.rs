@@ -80,7 +80,8 @@ pub(crate) enum NodeKind {
     Allocator,
     /// The child of an allocator that is charged for the program's heap: see [`heap`](super::heap).
     Heap,
-    /// The child of a root that is charged for heap blocks whose scopes have ended. Its words stay shut.
+    /// The child of a root that is charged for heap blocks whose scopes have ended. Scopes pin it. It has no handle, so
+    /// its word stays shut.
     Retained,
 }
 
