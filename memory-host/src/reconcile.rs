@@ -60,9 +60,12 @@ pub struct Reconciliation {
     pub process_anonymous_bytes: Option<usize>,
     /// Bytes that no file backs, of all processes in the cgroup.
     pub cgroup_anonymous_bytes: Option<usize>,
+    /// Bytes of files in memory that the cgroup is charged for: in `/dev/shm`, or in a tmpfs.
+    pub cgroup_shared_bytes: Option<usize>,
     /// Bytes in the buffers of the cgroup's sockets.
     pub cgroup_socket_bytes: Option<usize>,
-    /// Bytes of the kernel for the cgroup: page tables, stacks of threads, slabs.
+    /// Bytes of the kernel for the cgroup: page tables, stacks of threads, slabs. Slabs that the kernel can free are no
+    /// part of them in version 2 of cgroups; version 1 does not say how large they are.
     pub cgroup_kernel_bytes: Option<usize>,
     /// Anonymous bytes of the process that are neither accounted nor free in the backend, 0 at least. They belong to
     /// code that does not allocate from the tree: the program's own heap, its stacks, other trees.
@@ -91,6 +94,7 @@ impl Reconciliation {
             cached_bytes: stats.cached_bytes,
             process_anonymous_bytes: anonymous,
             cgroup_anonymous_bytes: of_cgroup(|cgroup| cgroup.anonymous),
+            cgroup_shared_bytes: of_cgroup(|cgroup| cgroup.shared),
             cgroup_socket_bytes: of_cgroup(|cgroup| cgroup.sockets),
             cgroup_kernel_bytes: of_cgroup(|cgroup| cgroup.kernel),
             unaccounted_bytes: anonymous
@@ -115,7 +119,7 @@ impl Reconciliation {
 
     /// The numbers with their names: the name in the table, and in the line after what it has in common with
     /// the row before.
-    fn rows(&self) -> [(&'static str, &'static str, Option<usize>); 10] {
+    fn rows(&self) -> [(&'static str, &'static str, Option<usize>); 11] {
         [
             ("accounted", "accounted", Some(self.accounted_bytes)),
             ("backend live", "; backend: live", self.live_bytes),
@@ -131,6 +135,7 @@ impl Reconciliation {
                 "; cgroup: anonymous",
                 self.cgroup_anonymous_bytes,
             ),
+            ("cgroup shared", ", shared", self.cgroup_shared_bytes),
             ("cgroup sockets", ", sockets", self.cgroup_socket_bytes),
             ("cgroup kernel", ", kernel", self.cgroup_kernel_bytes),
             ("unaccounted", "; unaccounted", self.unaccounted_bytes),

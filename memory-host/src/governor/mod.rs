@@ -28,7 +28,7 @@ use crate::host::Machine;
 /// cap = host × target − (used − accounted − free)
 /// ```
 ///
-/// where `used` is anonymous memory, sockets and the kernel's memory of the cgroup whose limit is the smallest (of
+/// where `used` is anonymous and shared memory, sockets and the kernel's memory of the cgroup whose limit is the smallest (of
 /// the machine, where that is smaller), and `free` is what the backend keeps and can lend again. The cap is
 /// lowered once a second at most, and raised at once; it moves by more than 1/32 of the host's limit, or not at all.
 /// It never falls below 1/32 of the host's limit. The configured limit and the books stay as they are.

@@ -157,7 +157,7 @@ impl Watch {
     /// What is used: by all that have the limit in common, else by the process, else by its backend.
     fn used(&self, stats: &ManagerStats) -> Option<(usize, Origin)> {
         let level = || Some((self.machine.used(&self.ceiling.level)?, Origin::Level));
-        let process = || Some((self.machine.anonymous()?, Origin::Process));
+        let process = || Some((self.machine.process()?, Origin::Process));
         let backend = || Some((stats.active_bytes.or(stats.live_bytes)?, Origin::Backend));
         level().or_else(process).or_else(backend)
     }

@@ -22,10 +22,12 @@ pub(crate) struct Ceiling {
 
 /// The memory of a cgroup that the kernel cannot take back by itself, in bytes.
 ///
-/// Page cache is no part of it: the kernel drops that before it kills.
+/// Page cache is no part of it, nor are slabs that can be freed: the kernel drops those before it kills.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CgroupMemory {
     pub(crate) anonymous: Option<usize>,
+    /// Files in memory, such as those of `/dev/shm`: they could only go to swap.
+    pub(crate) shared: Option<usize>,
     pub(crate) sockets: Option<usize>,
     pub(crate) kernel: Option<usize>,
     /// The directory that was read.

@@ -29,6 +29,10 @@ impl Machine {
         None
     }
 
+    pub(crate) fn process(&self) -> Option<usize> {
+        None
+    }
+
     pub(crate) fn cgroup(&self) -> Option<CgroupMemory> {
         None
     }

@@ -31,7 +31,7 @@ fn what_is_neither_accounted_nor_free_is_unaccounted() {
         ("proc/self/cgroup", "0::/a\n"),
         (
             "sys/fs/cgroup/a/memory.stat",
-            "anon 3145728\nsock 20\nkernel 300\n",
+            "anon 3145728\nshmem 40\nsock 20\nkernel 300\n",
         ),
     ]);
 
@@ -42,7 +42,7 @@ fn what_is_neither_accounted_nor_free_is_unaccounted() {
     assert_eq!(
         books.to_string(),
         "accounted 4000; backend: live 5000, active 8000, cached 1000; process: anonymous 20480; \
-         cgroup: anonymous 3145728 (3.0 MiB), sockets 20, kernel 300; unaccounted 13480; fragmentation 3000"
+         cgroup: anonymous 3145728 (3.0 MiB), shared 40, sockets 20, kernel 300; unaccounted 13480; fragmentation 3000"
     );
     assert_eq!(
         format!("{books:#}"),
@@ -53,6 +53,7 @@ backend active                8000         0.0 MiB
 backend cached                1000         0.0 MiB
 process anonymous            20480         0.0 MiB
 cgroup anonymous           3145728         3.0 MiB
+cgroup shared                   40         0.0 MiB
 cgroup sockets                  20         0.0 MiB
 cgroup kernel                  300         0.0 MiB
 unaccounted                  13480         0.0 MiB
@@ -70,7 +71,7 @@ fn what_is_not_known_says_so() {
     assert_eq!(
         books.to_string(),
         "accounted 4000; backend: live unknown, active unknown, cached unknown; process: anonymous unknown; \
-         cgroup: anonymous unknown, sockets unknown, kernel unknown; unaccounted unknown; fragmentation unknown"
+         cgroup: anonymous unknown, shared unknown, sockets unknown, kernel unknown; unaccounted unknown; fragmentation unknown"
     );
     assert_eq!(
         books.source(),

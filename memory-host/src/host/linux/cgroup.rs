@@ -75,14 +75,17 @@ fn memory(files: &Files, version: Version, directory: &Path) -> Option<CgroupMem
     let memory = match version {
         Version::V2 => CgroupMemory {
             anonymous: field(&text, "anon"),
+            shared: field(&text, "shmem"),
             sockets: field(&text, "sock"),
-            kernel: field(&text, "kernel").or_else(|| kernel_parts(&text)),
+            kernel: kernel(&text),
             path,
         },
         Version::V1 => CgroupMemory {
             // `rss` is of the cgroup alone, without those below it.
             anonymous: field(&text, "total_rss").or_else(|| field(&text, "rss")),
+            shared: field(&text, "total_shmem").or_else(|| field(&text, "shmem")),
             sockets: number(files, &directory.join("memory.kmem.tcp.usage_in_bytes")),
+            // How much of it are slabs that can be freed is not said.
             kernel: number(files, &directory.join("memory.kmem.usage_in_bytes")),
             path,
         },
@@ -93,7 +96,8 @@ fn memory(files: &Files, version: Version, directory: &Path) -> Option<CgroupMem
 /// The sum of what is known of a cgroup; `None` without the anonymous bytes, which are nearly all of it.
 pub(super) fn used(files: &Files, version: Version, directory: &Path) -> Option<usize> {
     let memory = memory(files, version, directory)?;
-    let rest = [memory.sockets, memory.kernel].into_iter().flatten();
+    let rest = [memory.shared, memory.sockets, memory.kernel];
+    let rest = rest.into_iter().flatten();
     Some(rest.fold(memory.anonymous?, usize::saturating_add))
 }
 
@@ -147,12 +151,17 @@ fn hierarchical_limit(files: &Files, place: &Place, found: &mut Found) -> bool {
     true
 }
 
-/// The kernel's memory on kernels before 5.18, which list its parts only.
-fn kernel_parts(text: &str) -> Option<usize> {
-    ["kernel_stack", "pagetables", "percpu", "slab"]
-        .into_iter()
-        .filter_map(|part| field(text, part))
-        .reduce(usize::saturating_add)
+/// The kernel's memory in version 2, without slabs that can be freed: caches of file names and inodes, mostly.
+fn kernel(text: &str) -> Option<usize> {
+    // Kernels before 5.18 list its parts only.
+    let parts = || {
+        ["kernel_stack", "pagetables", "percpu", "slab"]
+            .into_iter()
+            .filter_map(|part| field(text, part))
+            .reduce(usize::saturating_add)
+    };
+    let all = field(text, "kernel").or_else(parts)?;
+    Some(all.saturating_sub(field(text, "slab_reclaimable").unwrap_or(0)))
 }
 
 fn number(files: &Files, path: &Path) -> Option<usize> {

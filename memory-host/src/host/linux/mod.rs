@@ -66,6 +66,13 @@ impl Machine {
         self.files.field(Path::new(STATUS), "RssAnon")
     }
 
+    /// The memory of this process that is resident and that the kernel cannot take back by itself.
+    pub(crate) fn process(&self) -> Option<usize> {
+        let text = self.files.read(Path::new(STATUS)).ok()?;
+        let shared = field(&text, "RssShmem").unwrap_or(0);
+        Some(field(&text, "RssAnon")?.saturating_add(shared))
+    }
+
     /// The memory of the cgroup that this process is in, or of the closest one above that counts it.
     pub(crate) fn cgroup(&self) -> Option<CgroupMemory> {
         cgroup::own_memory(&self.files)
