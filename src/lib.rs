@@ -1,5 +1,6 @@
 // The README's links lead to files, which docs.rs does not have. Of two definitions of a link the first counts:
 // these come before the README's own, and lead to this documentation or to the repository.
+//! [attribution]: guides::attribution
 //! [coming-from]: guides::coming_from
 //! [leaks]: guides::leaks
 //! [profiling]: guides::profiling
@@ -56,6 +57,9 @@ pub use arrow_memory_profile as profile;
 
 /// The guides of the repository's folder `docs/`. Their programs are tested.
 pub mod guides {
+    #[doc = include_str!("../docs/attribution.md")]
+    pub mod attribution {}
+
     #[doc = include_str!("../docs/coming-from.md")]
     pub mod coming_from {}
 

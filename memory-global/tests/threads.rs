@@ -356,6 +356,8 @@ fn a_cache_that_outlives_its_query_is_retained_by_the_root() {
     query.close().unwrap();
     let report = root.to_verbose_string();
     assert!(report.contains("(heap) of q7"), "{report}");
+    let error = root.close().unwrap_err().to_string();
+    assert!(error.contains("5000"), "{error}");
     drop(cache);
     assert_eq!(root.allocated_memory(), 0);
     root.close().unwrap();
