@@ -5,7 +5,7 @@ use std::fmt;
 use arrow_memory_core::__private::text::{Bytes, Size};
 use arrow_memory_core::AllocatorInfo;
 
-use arrow_memory_core::heap::Overdrawn;
+use arrow_memory_core::__private::heap::Overdrawn;
 
 /// That an allocator is over its limit because of what a scope has charged by force. From
 /// [`Scope::check`](crate::Scope::check).

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow_memory_core::__private::{Order, ProcessLock};
 
-use arrow_memory_core::heap;
+use arrow_memory_core::__private::heap;
 
 /// Whether this process is a forked child of one that had scopes.
 static IN_CHILD: AtomicBool = AtomicBool::new(false);

@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::sync::OnceLock;
 
 use crate::wrapper::THRESHOLD;
-use arrow_memory_core::heap;
+use arrow_memory_core::__private::heap;
 
 use crate::shadow;
 

@@ -4,7 +4,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Once;
 
 use crate::shadow;
-use arrow_memory_core::heap::{self, Label, Labels};
+use arrow_memory_core::__private::heap::{self, Label, Labels};
 
 /// The labels that [`Attributed`](crate::Attributed) gives.
 struct OfBlocks;

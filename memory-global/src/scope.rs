@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow_memory_core::{AllocError, BufferAllocator};
 
 use crate::{Overdraft, fork, labels};
-use arrow_memory_core::heap::{self, Account, Heap};
+use arrow_memory_core::__private::heap::{self, Account, Heap};
 
 thread_local! {
     /// The scope that the thread runs in, or null. Without a destructor. While it is not null, a call of `run` below

@@ -5,7 +5,7 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::fmt;
 
 use crate::{fork, shadow};
-use arrow_memory_core::heap::{self, Account, Taken};
+use arrow_memory_core::__private::heap::{self, Account, Taken};
 
 /// The smallest block that is attributed, in bytes.
 pub(crate) const THRESHOLD: usize = 512;

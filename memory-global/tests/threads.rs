@@ -19,6 +19,7 @@ use std::thread;
 
 use arrow_memory_core::{BufferAllocator, RootAllocator};
 use arrow_memory_global::{Attributed, Scope, ScopeExt};
+use arrow_memory_host::HostExt;
 use arrow_memory_system as _;
 
 #[global_allocator]
@@ -361,6 +362,19 @@ fn a_cache_that_outlives_its_query_is_retained_by_the_root() {
     drop(cache);
     assert_eq!(root.allocated_memory(), 0);
     root.close().unwrap();
+}
+
+#[test]
+fn attributed_bytes_are_part_of_the_reconciliation() {
+    let root = root();
+    let held = scope_of(&root).run(|| bytes(32 << 20));
+
+    let books = root.reconcile();
+
+    // Of all trees: other tests run, too.
+    assert!(books.attributed_bytes >= 32 << 20);
+    assert!(books.accounted_bytes == 32 << 20 && books.other_program_bytes.is_some());
+    drop(held);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use arrow_memory_core::__private::heap;
 use arrow_memory_core::__private::text::Size;
 use arrow_memory_core::{BufferAllocator, ManagerStats};
 
@@ -38,8 +39,9 @@ pub trait HostExt {
 impl HostExt for BufferAllocator {
     fn reconcile(&self) -> Reconciliation {
         let accounted = self.root_allocator().allocated_memory();
+        let attributed = heap::attributed();
         let stats = self.allocation_manager().stats();
-        Reconciliation::of(accounted, &stats, &Machine::default())
+        Reconciliation::of(accounted, attributed, &stats, &Machine::default())
     }
 }
 
@@ -50,6 +52,9 @@ impl HostExt for BufferAllocator {
 pub struct Reconciliation {
     /// Bytes charged to the tree. Reservations and external bytes are part of it, and need not exist as memory.
     pub accounted_bytes: usize,
+    /// Bytes of the program's own heap that scopes of `arrow-memory-global` are charged, in all trees. Those of this tree are
+    /// accounted bytes.
+    pub attributed_bytes: usize,
     /// Bytes that the backend has lent and not got back, to all trees.
     pub live_bytes: Option<usize>,
     /// Bytes in the backend's pages that hold blocks.
@@ -73,6 +78,10 @@ pub struct Reconciliation {
     /// Accounted bytes that do not exist as memory hide as many of these. What is free in the backend without
     /// being counted there is part of these.
     pub unaccounted_bytes: Option<usize>,
+    /// Anonymous bytes of the process that are neither attributed, nor lent by the backend, nor free there, 0 at least.
+    /// The program uses them outside of scopes: blocks below 512 bytes, what its allocator rounds up to or keeps, stacks,
+    /// and what C code allocates. Reservations and external bytes, which need not exist as memory, hide none of these.
+    pub other_program_bytes: Option<usize>,
     /// Bytes in the backend's active pages that are in no block.
     pub fragmentation_bytes: Option<usize>,
     /// The directory of the cgroup.
@@ -82,13 +91,18 @@ pub struct Reconciliation {
 }
 
 impl Reconciliation {
-    fn of(accounted: usize, stats: &ManagerStats, machine: &Machine) -> Self {
+    fn of(accounted: usize, attributed: usize, stats: &ManagerStats, machine: &Machine) -> Self {
         let anonymous = machine.anonymous();
         let free = Free::of(stats).bytes();
         let cgroup = machine.cgroup();
         let of_cgroup = |bytes: fn(&CgroupMemory) -> Option<usize>| cgroup.as_ref().and_then(bytes);
+        let program = |anonymous: usize| {
+            let elsewhere = attributed.saturating_add(free);
+            Some(anonymous.saturating_sub(elsewhere.saturating_add(stats.live_bytes?)))
+        };
         Self {
             accounted_bytes: accounted,
+            attributed_bytes: attributed,
             live_bytes: stats.live_bytes,
             active_bytes: stats.active_bytes,
             cached_bytes: stats.cached_bytes,
@@ -99,6 +113,7 @@ impl Reconciliation {
             cgroup_kernel_bytes: of_cgroup(|cgroup| cgroup.kernel),
             unaccounted_bytes: anonymous
                 .map(|anonymous| anonymous.saturating_sub(accounted.saturating_add(free))),
+            other_program_bytes: anonymous.and_then(program),
             fragmentation_bytes: fragmentation(stats),
             cgroup: cgroup.map(|cgroup| cgroup.path),
             process: anonymous.is_some(),
@@ -119,9 +134,10 @@ impl Reconciliation {
 
     /// The numbers with their names: the name in the table, and in the line after what it has in common with
     /// the row before.
-    fn rows(&self) -> [(&'static str, &'static str, Option<usize>); 11] {
+    fn rows(&self) -> [(&'static str, &'static str, Option<usize>); 13] {
         [
             ("accounted", "accounted", Some(self.accounted_bytes)),
+            ("attributed", "; attributed", Some(self.attributed_bytes)),
             ("backend live", "; backend: live", self.live_bytes),
             ("backend active", ", active", self.active_bytes),
             ("backend cached", ", cached", self.cached_bytes),
@@ -139,6 +155,7 @@ impl Reconciliation {
             ("cgroup sockets", ", sockets", self.cgroup_socket_bytes),
             ("cgroup kernel", ", kernel", self.cgroup_kernel_bytes),
             ("unaccounted", "; unaccounted", self.unaccounted_bytes),
+            ("other program", "; other program", self.other_program_bytes),
             ("fragmentation", "; fragmentation", self.fragmentation_bytes),
         ]
     }
