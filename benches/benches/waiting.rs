@@ -437,6 +437,10 @@ fn waits<P>(rounds: usize, bytes: usize, acquire: impl Fn(usize) -> P + Sync) ->
         begin.wait();
         let taken = (0..rounds).map(|_| {
             // The others come in between, as they do where each does something else as well.
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a pause of that length is a part of the load"
+            )]
             thread::sleep(Duration::from_micros(50));
             let begun = Instant::now();
             drop(acquire(bytes));

@@ -97,6 +97,10 @@ fn admissions_that_block_threads_are_all_admitted_in_the_end() {
         }
         until_waiting(&root, 20);
         // The queries compute for ten seconds by the clock, and the timer's thread looks at who waits.
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the time that passes is what is tested"
+        )]
         thread::sleep(Duration::from_secs(10));
         assert_eq!(root.snapshot().waiters.len(), 20);
         drop(computing);

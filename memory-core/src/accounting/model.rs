@@ -1,12 +1,12 @@
-//! Loom models: every pair of racing operations, in all interleavings that the memory model allows.
-//! The table of all pairs is in `pairs`; this file and `external` have the races that ask for more.
+//! Loom models: every pair of racing operations, in all interleavings that the memory model allows. The table of
+//! all pairs is in `pairs`; this file and `external` have the races that ask for more.
 //!
-//! Run by `RUSTFLAGS='--cfg loom' cargo test --release -p arrow-memory-core --lib model`. Each
-//! checks: never over the limit (but by force), never a false refusal, nothing lost at rest.
+//! Run by `RUSTFLAGS='--cfg loom' cargo test --release -p arrow-memory-core --lib model`. Each checks: never over
+//! the limit (but by force), never a false refusal, nothing lost at rest.
 //!
-//! Each of these mutations makes some of them fail: refusing without a recall; a recall that
-//! lets each child go on once it was folded; a `give` that ignores SHUT; lowering a limit without
-//! a recall; a transfer that charges before it releases; dropping the last handle without the mutex.
+//! Each of these mutations makes some of them fail: refusing without a recall; a recall that lets each child go on
+//! once it was folded; a `give` that ignores SHUT; lowering a limit without a recall; a transfer that charges
+//! before it releases; dropping the last handle without the mutex.
 
 use std::sync::Arc;
 use std::time::Duration;
