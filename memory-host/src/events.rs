@@ -100,6 +100,7 @@ mod tests {
         let root = RootAllocator::new(1000);
         let measured = Measured {
             host: 1000,
+            least: 1000,
             used: 500,
             accounted: 0,
             free: Free::Exactly(0),

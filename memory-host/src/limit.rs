@@ -49,10 +49,10 @@ impl HostLimit {
 
     /// The limit of a machine, which a test may have made up.
     pub(crate) fn of(machine: &Machine) -> io::Result<Self> {
-        let ceiling = machine.limit()?;
+        let limits = machine.limits()?;
         Ok(Self {
-            bytes: ceiling.bytes,
-            source: ceiling.source,
+            bytes: limits.least.bytes,
+            source: limits.source,
         })
     }
 

@@ -1,9 +1,9 @@
-//! The governor's decisions, without a thread, a clock or a file: [`Control`].
+//! The governor's decisions, without a thread, a clock or a file: [`Control`], and [`History`] for each limit.
 //!
 //! # The cap
 //!
 //! `cap = host × target − overhead`: what the tree may hold so that, with all memory that the tree does not count, the
-//! host's limit is not passed. The overhead is `used − accounted − free`, where *used* is what the kernel cannot take
+//! host's limit is not passed. Of several limits the one counts by which the cap is the smallest. The overhead is `used − accounted − free`, where *used* is what the kernel cannot take
 //! back, and *free* is what the backend keeps and can lend again.
 //!
 //! Without *free* there is a spiral. Queries spill since the cap fell, the backend keeps their pages, so that
@@ -27,11 +27,13 @@ use std::time::Duration;
 use crate::backend::Free;
 use crate::limit::part;
 
-/// What was measured at one time, in bytes.
+/// What was measured of one limit at one time, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Measured {
-    /// The limit of the host.
+    /// The limit.
     pub(crate) host: usize,
+    /// The smallest of the host's limits, of which the floor and the steps of the cap are parts.
+    pub(crate) least: usize,
     /// What is used of that limit and cannot be taken back.
     pub(crate) used: usize,
     /// What the tree has charged.
@@ -49,6 +51,13 @@ pub(crate) struct Relief {
     pub(crate) ask: usize,
 }
 
+/// A measurement, and the cap that it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) cap: usize,
+    pub(crate) measured: Measured,
+}
+
 /// The state between two measurements.
 #[derive(Debug)]
 pub(crate) struct Control {
@@ -58,6 +67,11 @@ pub(crate) struct Control {
     lowered: Option<Duration>,
     /// When relief was last asked for.
     relieved: Option<Duration>,
+}
+
+/// What earlier measurements of one limit say about the memory that its backend does not count.
+#[derive(Debug, Default)]
+pub(crate) struct History {
     high: Option<High>,
 }
 
@@ -75,50 +89,65 @@ impl Control {
             cap: None,
             lowered: None,
             relieved: None,
-            high: None,
         }
     }
 
-    /// Forgets what was measured so far, since other numbers follow.
-    pub(crate) fn forget(&mut self) {
-        self.high = None;
+    /// The cap of the formula, by a measurement of a limit whose history is that one.
+    pub(crate) fn wanted(&self, measured: &Measured, history: &mut History) -> Wanted {
+        let target = part(measured.host, self.target);
+        let floor = (measured.least / FLOOR).min(target);
+        let cap = target.saturating_sub(history.overhead(measured)).max(floor);
+        Wanted {
+            cap,
+            measured: *measured,
+        }
     }
 
     /// What to do now, before [`step`](Self::step): if the cap is about to be lowered, and otherwise once a second
     /// while more is used, or accounted, than should be.
-    pub(crate) fn relief(&mut self, now: Duration, measured: &Measured) -> Relief {
-        let wanted = self.wanted(measured);
-        let pressed =
-            measured.used > part(measured.host, self.target) || measured.accounted > wanted;
+    pub(crate) fn relief(&mut self, now: Duration, wanted: &Wanted) -> Relief {
+        let Wanted { cap, measured } = wanted;
+        let pressed = measured.used > part(measured.host, self.target) || measured.accounted > *cap;
         let again = pressed && is_over(self.relieved, now);
-        if !again && !self.lowers(now, wanted, measured) {
+        if !again && !self.lowers(now, wanted) {
             return Relief::default();
         }
         self.relieved = Some(now);
         Relief {
-            trim: measured.free.bytes() >= measured.host / NOISE
+            trim: measured.free.bytes() >= measured.least / NOISE
                 || matches!(measured.free, Free::AtLeast(_)),
-            ask: measured.accounted.saturating_sub(wanted),
+            ask: measured.accounted.saturating_sub(*cap),
         }
     }
 
     /// Decides about the cap; returns it if it moves.
-    pub(crate) fn step(&mut self, now: Duration, measured: &Measured) -> Option<usize> {
-        let wanted = self.wanted(measured);
-        if self.lowers(now, wanted, measured) {
+    pub(crate) fn step(&mut self, now: Duration, wanted: &Wanted) -> Option<usize> {
+        if self.lowers(now, wanted) {
             self.lowered = Some(now);
-        } else if !self.raises(wanted, measured) {
+        } else if !self.raises(wanted) {
             return None;
         }
-        self.cap = Some(wanted);
+        self.cap = Some(wanted.cap);
         self.cap
     }
 
-    /// The cap of the formula.
-    fn wanted(&mut self, measured: &Measured) -> usize {
-        let target = part(measured.host, self.target);
-        let floor = (measured.host / FLOOR).min(target);
-        target.saturating_sub(self.overhead(measured)).max(floor)
+    fn lowers(&self, now: Duration, wanted: &Wanted) -> bool {
+        self.cap.is_some_and(|cap| {
+            wanted.cap.saturating_add(wanted.measured.least / DEAD_BAND) < cap
+                && is_over(self.lowered, now)
+        })
+    }
+
+    fn raises(&self, wanted: &Wanted) -> bool {
+        self.cap
+            .is_none_or(|cap| wanted.cap > cap.saturating_add(wanted.measured.least / DEAD_BAND))
+    }
+}
+
+impl History {
+    /// Forgets what was measured so far, since other numbers follow.
+    pub(crate) fn forget(&mut self) {
+        self.high = None;
     }
 
     /// Memory that the tree does not count, and that cannot be lent to it.
@@ -150,17 +179,6 @@ impl Control {
         }
         high.accounted = high.accounted.max(accounted);
     }
-
-    fn lowers(&self, now: Duration, wanted: usize, measured: &Measured) -> bool {
-        self.cap.is_some_and(|cap| {
-            wanted.saturating_add(measured.host / DEAD_BAND) < cap && is_over(self.lowered, now)
-        })
-    }
-
-    fn raises(&self, wanted: usize, measured: &Measured) -> bool {
-        self.cap
-            .is_none_or(|cap| wanted > cap.saturating_add(measured.host / DEAD_BAND))
-    }
 }
 
 /// Whether a second has passed since `before`.
@@ -168,14 +186,14 @@ fn is_over(before: Option<Duration>, now: Duration) -> bool {
     before.is_none_or(|before| now.saturating_sub(before) >= Duration::from_secs(1))
 }
 
-/// The cap moves by more than this part of the host's limit, or not at all.
+/// The cap moves by more than this part of the host's smallest limit, or not at all.
 const DEAD_BAND: usize = 32;
 
-/// The tree keeps this part of the host's limit, whatever others use: without it nothing that gives
+/// The tree keeps this part of the host's smallest limit, whatever others use: without it nothing that gives
 /// memory back could run.
 const FLOOR: usize = 32;
 
-/// Smaller parts of the host's limit are noise.
+/// Smaller parts of a limit are noise.
 const NOISE: usize = 128;
 
 #[cfg(test)]

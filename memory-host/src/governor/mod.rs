@@ -28,10 +28,14 @@ use crate::host::Machine;
 /// cap = host × target − (used − accounted − free)
 /// ```
 ///
-/// where `used` is anonymous and shared memory, sockets and the kernel's memory of the cgroup whose limit is the smallest (of
-/// the machine, where that is smaller), and `free` is what the backend keeps and can lend again. The cap is
-/// lowered once a second at most, and raised at once; it moves by more than 1/32 of the host's limit, or not at all.
-/// It never falls below 1/32 of the host's limit. The configured limit and the books stay as they are.
+/// where `host` is a limit, `used` is what is used of it, and `free` is what the backend keeps and can lend again. The limits
+/// are those of the process's cgroup and of every cgroup above it that can be seen, and the resource limits of the process;
+/// the smallest cap counts. So it is the limit with the least room that decides, even if a smaller one is far from being
+/// reached. Of a cgroup, anonymous and shared memory, sockets and the kernel's memory are used, by all its processes. The
+/// memory of the machine is a limit where no other one is smaller.
+///
+/// The cap is lowered once a second at most, and raised at once; it moves by more than 1/32 of the smallest limit, or not at
+/// all. It never falls below 1/32 of the smallest limit. The configured limit and the books stay as they are.
 ///
 /// **What it cannot do.** Lowering a cap revokes nothing: the program has to give memory back: when it is asked
 /// ([`on_shortage`](BufferAllocator::on_shortage) or the hook), when it is refused, or by finishing. What grows outside the tree within a second has to fit in the rest, `1 −

@@ -165,6 +165,73 @@ fn a_manager_that_panics_is_governed_all_the_same() {
     root.release_bytes(50_000);
 }
 
+/// Of an inner cgroup little is used, and of the one around it others use nearly all.
+#[test]
+fn the_limit_with_the_least_room_decides_wherever_it_is() {
+    let cgroup = Cgroup::new(10_000);
+    let around = |limit: &str, used: usize| {
+        cgroup.write("sys/fs/cgroup/memory.max", limit);
+        let stat = format!("anon {used}\n");
+        cgroup.write("sys/fs/cgroup/memory.stat", &stat);
+    };
+    around("1000000\n", 10_000);
+    let root = RootAllocator::unlimited();
+    root.allocate_bytes(5000).unwrap();
+    let mut watch = cgroup.watch(&root, None);
+    watch.tick(at(0));
+    assert_eq!(root.cap(), Some(90_000 - 5000));
+
+    // Steps, and the floor, are measured by the smallest limit.
+    around("1000000\n", 850_000);
+    watch.tick(at(100));
+    assert_eq!(root.cap(), Some(900_000 - 845_000));
+
+    around("1000000\n", 700_000);
+    watch.tick(at(200));
+    assert_eq!(
+        root.cap(),
+        Some(90_000 - 5000),
+        "room for more than the inner limit"
+    );
+
+    // `memory.high` of the outer one is smaller, and it vanishes.
+    cgroup.write("sys/fs/cgroup/memory.high", "800000\n");
+    around("1000000\n", 710_000);
+    watch.tick(at(2000));
+    assert_eq!(root.cap(), Some(720_000 - 705_000));
+    fs::remove_file(cgroup.0.path().join("sys/fs/cgroup/memory.stat")).unwrap();
+    watch.tick(at(4000));
+    assert_eq!(root.cap(), Some(90_000 - 5000));
+    root.release_bytes(5000);
+}
+
+/// The recent maximum of accounted memory is kept for each limit: a backend that does not count what is free would otherwise
+/// drive the cap down each time that another limit decides.
+#[test]
+fn limits_that_decide_in_turns_do_not_drive_the_cap_down() {
+    let cgroup = Cgroup::new(80_000);
+    cgroup.write("sys/fs/cgroup/memory.max", "110000\n");
+    // The backend counts nothing, so what was released is taken to be there to be lent again.
+    let manager = RootAllocator::builder().allocation_manager(Arc::new(Panics));
+    let root = manager.build().unwrap();
+    root.allocate_bytes(80_000).unwrap();
+    let mut watch = cgroup.watch(&root, None);
+    let mut lowest = usize::MAX;
+    for tick in 0..100 {
+        // Now the inner limit asks for less, now the outer one.
+        let around = 80_000 + [8700, 9300][tick % 2];
+        cgroup.write("sys/fs/cgroup/memory.stat", &format!("anon {around}\n"));
+        watch.tick(at(1100 * tick as u64));
+        lowest = lowest.min(root.cap().unwrap());
+        if tick == 10 {
+            root.release_bytes(50_000); // and the backend keeps all of it
+        }
+    }
+
+    assert!(lowest > 80_000, "{lowest}");
+    root.release_bytes(30_000);
+}
+
 #[test]
 fn the_limit_is_read_again_and_the_last_one_stays_when_it_vanishes() {
     let cgroup = Cgroup::new(0);

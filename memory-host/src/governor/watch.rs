@@ -6,10 +6,10 @@ use std::time::Duration;
 use arrow_memory_core::__private::events::catch;
 use arrow_memory_core::{BufferAllocator, ManagerStats, WeakBufferAllocator};
 
-use super::control::{Control, Measured};
+use super::control::{Control, History, Measured, Wanted};
 use crate::backend::Free;
 use crate::events;
-use crate::host::{Ceiling, Machine};
+use crate::host::{Ceiling, Ceilings, Machine};
 
 /// What the program does when the tree should give back this many bytes.
 pub(super) type Hook = Box<dyn FnMut(usize) + Send>;
@@ -20,13 +20,20 @@ pub(super) struct Watch {
     machine: Machine,
     hook: Option<Hook>,
     control: Control,
-    ceiling: Ceiling,
-    /// When the limit was last read: it may be changed while the process runs.
-    limit_read: Duration,
-    /// Where the last number of used bytes came from.
-    origin: Option<Origin>,
+    /// The smallest limit comes first.
+    limits: Vec<Watched>,
+    /// When the limits were last read: they may be changed while the process runs.
+    limits_read: Duration,
     /// When a panic was last told.
     told: Option<Duration>,
+}
+
+/// A limit of the host, and what was measured of it.
+struct Watched {
+    ceiling: Ceiling,
+    history: History,
+    /// Where the last number of used bytes came from.
+    origin: Option<Origin>,
 }
 
 /// Where a number of used bytes comes from. Numbers of different origins cannot be compared.
@@ -44,18 +51,19 @@ impl Watch {
         target: f64,
         hook: Option<Hook>,
     ) -> io::Result<Self> {
-        let ceiling = machine.limit()?;
+        let ceilings = machine.limits()?;
         if let Some(root) = root.upgrade() {
-            events::governor_started(&root, ceiling.bytes, &ceiling.source);
+            events::governor_started(&root, ceilings.least.bytes, &ceilings.source);
         }
+        let mut limits = Vec::new();
+        watch(&mut limits, ceilings);
         Ok(Self {
             root,
             machine,
             hook,
             control: Control::new(target),
-            ceiling,
-            limit_read: Duration::ZERO,
-            origin: None,
+            limits,
+            limits_read: Duration::ZERO,
             told: None,
         })
     }
@@ -73,11 +81,11 @@ impl Watch {
     }
 
     fn govern(&mut self, root: &BufferAllocator, now: Duration) {
-        self.read_limit(now);
-        let Some(mut measured) = self.measure(root, now) else {
+        self.read_limits(now);
+        let Some(mut wanted) = self.measure(root, now) else {
             return;
         };
-        let relief = self.control.relief(now, &measured);
+        let relief = self.control.relief(now, &wanted);
         if relief.trim {
             let panicked = catch(|| root.release_unused());
             self.tell(panicked, "release_unused", now);
@@ -86,14 +94,14 @@ impl Watch {
             self.ask(root, relief.ask, now);
         }
         if relief.trim || relief.ask > 0 {
-            measured = self.measure(root, now).unwrap_or(measured);
+            wanted = self.measure(root, now).unwrap_or(wanted);
         }
         let before = root.cap();
-        let Some(cap) = self.control.step(now, &measured) else {
+        let Some(cap) = self.control.step(now, &wanted) else {
             return;
         };
         root.set_cap(Some(cap));
-        events::cap_moved(root, before, cap, &measured);
+        events::cap_moved(root, before, cap, &wanted.measured);
     }
 
     /// Asks those that are registered for shortages to give back `bytes`, then the hook for what they left.
@@ -107,59 +115,52 @@ impl Watch {
         }
     }
 
-    /// Reads the limit again, once a second. Without an answer the last one stays.
-    fn read_limit(&mut self, now: Duration) {
-        if now.saturating_sub(self.limit_read) < Duration::from_secs(1) {
+    /// Reads the limits again, once a second. Without an answer the last ones stay.
+    fn read_limits(&mut self, now: Duration) {
+        if now.saturating_sub(self.limits_read) < Duration::from_secs(1) {
             return;
         }
-        self.limit_read = now;
-        if let Ok(ceiling) = self.machine.limit() {
-            if ceiling.level != self.ceiling.level {
-                self.control.forget();
-            }
-            self.ceiling = ceiling;
+        self.limits_read = now;
+        if let Ok(ceilings) = self.machine.limits() {
+            watch(&mut self.limits, ceilings);
         }
     }
 
-    fn measure(&mut self, root: &BufferAllocator, now: Duration) -> Option<Measured> {
+    /// Measures what is used of each limit. The answer is that of the limit that asks for the smallest cap; `None` if
+    /// nothing is known of any.
+    fn measure(&mut self, root: &BufferAllocator, now: Duration) -> Option<Wanted> {
         let accounted = root.allocated_memory();
         let mut stats = ManagerStats::default();
         let panicked = catch(|| stats = root.allocation_manager().stats());
         self.tell(panicked, "stats", now);
-        let used = self.used(&stats);
-        let origin = used.map(|(_, origin)| origin);
-        if self.origin != origin {
-            self.control.forget();
-            if origin.is_none() {
-                events::not_measured(root, &self.ceiling.level);
+        let smallest = self.limits[0].ceiling.bytes;
+        let (mut least, mut measured_before) = (None::<Wanted>, false);
+        for (place, watched) in self.limits.iter_mut().enumerate() {
+            // What only the process or its backend says is compared with one limit.
+            let used = used(&self.machine, &watched.ceiling, &stats, place == 0);
+            let origin = used.map(|(_, origin)| origin);
+            measured_before |= watched.origin.is_some();
+            if watched.origin != origin {
+                watched.history.forget();
+            }
+            watched.origin = origin;
+            let Some((used, _)) = used else { continue };
+            let measured = Measured {
+                host: watched.ceiling.bytes,
+                least: smallest,
+                used,
+                accounted,
+                free: free(&watched.ceiling, &stats),
+            };
+            let wanted = self.control.wanted(&measured, &mut watched.history);
+            if least.is_none_or(|least| wanted.cap < least.cap) {
+                least = Some(wanted);
             }
         }
-        self.origin = origin;
-        used.map(|(used, _)| Measured {
-            host: self.ceiling.bytes,
-            used,
-            accounted,
-            free: self.free(&stats),
-        })
-    }
-
-    /// What the backend can lend again without taking more of the limit.
-    fn free(&self, stats: &ManagerStats) -> Free {
-        let free = Free::of(stats);
-        if self.ceiling.level.counts_addresses() {
-            // Addresses that the backend keeps are used as well, and not all backends count them.
-            let retained = stats.retained_bytes.unwrap_or(0);
-            return Free::AtLeast(free.bytes().saturating_add(retained));
+        if least.is_none() && measured_before {
+            events::not_measured(root, &self.limits[0].ceiling.level);
         }
-        free
-    }
-
-    /// What is used: by all that have the limit in common, else by the process, else by its backend.
-    fn used(&self, stats: &ManagerStats) -> Option<(usize, Origin)> {
-        let level = || Some((self.machine.used(&self.ceiling.level)?, Origin::Level));
-        let process = || Some((self.machine.process()?, Origin::Process));
-        let backend = || Some((stats.active_bytes.or(stats.live_bytes)?, Origin::Backend));
-        level().or_else(process).or_else(backend)
+        least
     }
 
     /// Tells of a panic, once a second at most.
@@ -170,6 +171,57 @@ impl Watch {
             events::governor_panicked(call);
         }
     }
+}
+
+/// Puts the limits that were read in the place of those that were watched, which keep their history.
+fn watch(watched: &mut Vec<Watched>, ceilings: Ceilings) {
+    let mut before = std::mem::take(watched);
+    let ceilings = std::iter::once(ceilings.least).chain(ceilings.larger);
+    *watched = ceilings
+        .map(|ceiling| {
+            let same = before
+                .iter()
+                .position(|one| one.ceiling.level == ceiling.level);
+            match same.map(|place| before.swap_remove(place)) {
+                Some(one) => Watched { ceiling, ..one },
+                None => Watched {
+                    ceiling,
+                    history: History::default(),
+                    origin: None,
+                },
+            }
+        })
+        .collect();
+}
+
+/// What is used of a limit: by all that have it in common, or else, `for_want_of_better`, by the process or by its
+/// backend.
+fn used(
+    machine: &Machine,
+    ceiling: &Ceiling,
+    stats: &ManagerStats,
+    for_want_of_better: bool,
+) -> Option<(usize, Origin)> {
+    let level = machine
+        .used(&ceiling.level)
+        .map(|used| (used, Origin::Level));
+    if level.is_some() || !for_want_of_better {
+        return level;
+    }
+    let process = || Some((machine.process()?, Origin::Process));
+    let backend = || Some((stats.active_bytes.or(stats.live_bytes)?, Origin::Backend));
+    process().or_else(backend)
+}
+
+/// What the backend can lend again without taking more of a limit.
+fn free(ceiling: &Ceiling, stats: &ManagerStats) -> Free {
+    let free = Free::of(stats);
+    if ceiling.level.counts_addresses() {
+        // Addresses that the backend keeps are used as well, and not all backends count them.
+        let retained = stats.retained_bytes.unwrap_or(0);
+        return Free::AtLeast(free.bytes().saturating_add(retained));
+    }
+    free
 }
 
 impl Drop for Watch {

@@ -10,12 +10,21 @@ pub(crate) use linux::{Level, Machine};
 #[cfg(not(target_os = "linux"))]
 pub(crate) use other::{Level, Machine};
 
-/// The smallest of the machine's limits.
+/// A limit of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ceiling {
     pub(crate) bytes: usize,
     /// What has this limit, and says how much of it is used.
     pub(crate) level: Level,
+}
+
+/// The limits of the machine that this process may reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ceilings {
+    pub(crate) least: Ceiling,
+    /// The others, in the order of their sizes: one for each level. The memory of the machine is not among them, since a
+    /// process with a smaller limit does not answer for what others use of it.
+    pub(crate) larger: Vec<Ceiling>,
     /// Which files said what.
     pub(crate) source: String,
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use super::{Ceiling, CgroupMemory};
+use super::{Ceilings, CgroupMemory};
 
 /// The machine, of which nothing is known here.
 #[derive(Debug, Default)]
@@ -14,7 +14,7 @@ pub(crate) struct Machine;
 pub(crate) enum Level {}
 
 impl Machine {
-    pub(crate) fn limit(&self) -> io::Result<Ceiling> {
+    pub(crate) fn limits(&self) -> io::Result<Ceilings> {
         Err(io::Error::new(
             io::ErrorKind::Unsupported,
             "the memory limits of the host are read on Linux only; set a limit in bytes",

@@ -5,6 +5,7 @@ use super::*;
 /// A host with one process: its tree, whose users take what they get, and other memory.
 struct World {
     control: Control,
+    history: History,
     now: Duration,
     host: usize,
     accounted: usize,
@@ -25,6 +26,7 @@ impl World {
     fn new(host: usize, keeps: bool, counts: bool) -> Self {
         Self {
             control: Control::new(0.9),
+            history: History::default(),
             now: Duration::ZERO,
             host,
             accounted: 0,
@@ -52,10 +54,16 @@ impl World {
         };
         Measured {
             host: self.host,
+            least: self.host,
             used: self.used(),
             accounted: self.accounted,
             free,
         }
+    }
+
+    fn wanted(&mut self) -> Wanted {
+        let measured = self.measured();
+        self.control.wanted(&measured, &mut self.history)
     }
 
     /// The tree's users take `bytes`, from what the backend keeps if that is enough.
@@ -76,9 +84,11 @@ impl World {
     /// The governor looks, a tenth of a second after it has looked before.
     fn look(&mut self) {
         self.now += Duration::from_millis(100);
-        let relief = self.control.relief(self.now, &self.measured());
+        let wanted = self.wanted();
+        let relief = self.control.relief(self.now, &wanted);
         self.give(relief.ask.min(self.accounted));
-        if let Some(cap) = self.control.step(self.now, &self.measured()) {
+        let wanted = self.wanted();
+        if let Some(cap) = self.control.step(self.now, &wanted) {
             self.caps.push((self.now, cap));
         }
     }
@@ -123,12 +133,14 @@ fn the_cap_is_the_target_less_what_the_tree_does_not_count() {
     let mut control = Control::new(0.9);
     let measured = Measured {
         host: 10_000,
+        least: 10_000,
         used: 6000,
         accounted: 4000,
         free: Free::Exactly(500),
     };
 
-    assert_eq!(control.step(Duration::ZERO, &measured), Some(9000 - 1500));
+    let wanted = control.wanted(&measured, &mut History::default());
+    assert_eq!(control.step(Duration::ZERO, &wanted), Some(9000 - 1500));
 }
 
 #[test]
@@ -138,7 +150,8 @@ fn memory_that_is_accounted_and_does_not_exist_raises_no_cap_above_the_target() 
     let mut measured = world.measured();
     measured.used = 0;
 
-    assert_eq!(world.control.step(world.now, &measured), None);
+    let wanted = world.control.wanted(&measured, &mut world.history);
+    assert_eq!(world.control.step(world.now, &wanted), None);
     assert_eq!(world.cap(), 9000);
 }
 
@@ -162,14 +175,16 @@ fn extreme_numbers_overflow_nothing() {
                     for free in [Free::Exactly(free), Free::AtLeast(free)] {
                         let measured = Measured {
                             host,
+                            least: host,
                             used,
                             accounted,
                             free,
                         };
                         let mut control = Control::new(0.9);
-                        control.relief(Duration::ZERO, &measured);
-                        control.step(Duration::MAX, &measured);
-                        control.step(Duration::ZERO, &measured);
+                        let wanted = control.wanted(&measured, &mut History::default());
+                        control.relief(Duration::ZERO, &wanted);
+                        control.step(Duration::MAX, &wanted);
+                        control.step(Duration::ZERO, &wanted);
                         assert!(control.cap.is_some_and(|cap| cap <= host), "{measured:?}");
                     }
                 }
@@ -354,41 +369,42 @@ fn the_cap_moves_by_more_than_the_dead_band() {
 
 #[test]
 fn before_the_cap_falls_the_backend_is_trimmed_and_its_users_are_asked() {
-    let mut control = Control::new(0.9);
+    let (mut control, mut history) = (Control::new(0.9), History::default());
     let mut measured = Measured {
         host: 10_000,
+        least: 10_000,
         used: 9000,
         accounted: 9000,
         free: Free::Exactly(0),
     };
-    control.step(Duration::ZERO, &measured);
-    assert_eq!(control.relief(Duration::ZERO, &measured), Relief::default());
+    let wanted = control.wanted(&measured, &mut history);
+    control.step(Duration::ZERO, &wanted);
+    assert_eq!(control.relief(Duration::ZERO, &wanted), Relief::default());
 
     measured.used = 10_000;
+    let wanted = control.wanted(&measured, &mut history);
     let now = Duration::from_millis(100);
     let asked = Relief {
         trim: false,
         ask: 1000,
     };
-    assert_eq!(control.relief(now, &measured), asked);
-    assert_eq!(control.step(now, &measured), Some(8000));
+    assert_eq!(control.relief(now, &wanted), asked);
+    assert_eq!(control.step(now, &wanted), Some(8000));
 
     // Nobody gave anything back: they are asked again after a second.
     assert_eq!(
-        control.relief(Duration::from_millis(1099), &measured),
+        control.relief(Duration::from_millis(1099), &wanted),
         Relief::default()
     );
-    assert_eq!(
-        control.relief(Duration::from_millis(1100), &measured),
-        asked
-    );
+    assert_eq!(control.relief(Duration::from_millis(1100), &wanted), asked);
 
     // What the backend keeps is worth while to be given back.
     measured.accounted = 7000;
     measured.free = Free::Exactly(2000);
+    let wanted = control.wanted(&measured, &mut history);
     let trimmed = Relief { trim: true, ask: 0 };
     assert_eq!(
-        control.relief(Duration::from_millis(2100), &measured),
+        control.relief(Duration::from_millis(2100), &wanted),
         trimmed
     );
 }

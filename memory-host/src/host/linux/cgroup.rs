@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use super::files::{Files, field};
-use super::found::Found;
+use super::found::{Found, UNLIMITED};
 use super::level::{Level, Version};
 use crate::host::CgroupMemory;
 
@@ -147,7 +147,12 @@ fn hierarchical_limit(files: &Files, place: &Place, found: &mut Found) -> bool {
     };
     let what = format!("hierarchical_memory_limit of {}", path.display());
     let level = Level::Cgroup(place.version, place.top.clone());
-    found.number(level, what, &bytes.to_string());
+    // It is the smallest limit of all cgroups of the hierarchy: one that was read already, if they can all be seen.
+    if bytes as u64 >= UNLIMITED {
+        found.no_limit(what);
+    } else {
+        found.limit_if_smaller(level, what, bytes);
+    }
     true
 }
 

@@ -6,12 +6,13 @@ use arrow_memory_core::__private::text::Size;
 
 use super::files::bytes;
 use super::level::Level;
-use crate::host::Ceiling;
+use crate::host::{Ceiling, Ceilings};
 
 /// What was read while a limit was looked for.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    limits: Vec<(usize, Level, String)>,
+    /// A limit that has no level is one of which nobody says how much is used.
+    limits: Vec<(usize, Option<Level>, String)>,
     /// Files that say that there is no limit.
     unlimited: Vec<String>,
     /// Files that could not be read, or made no sense.
@@ -22,7 +23,13 @@ pub(super) struct Found {
 
 impl Found {
     pub(super) fn limit(&mut self, level: Level, what: String, bytes: usize) {
-        self.limits.push((bytes, level, what));
+        self.limits.push((bytes, Some(level), what));
+    }
+
+    /// Takes a limit that matters only if it is smaller than those that were found before. Otherwise it is one of those.
+    pub(super) fn limit_if_smaller(&mut self, level: Level, what: String, bytes: usize) {
+        let smaller = self.limits.iter().all(|(other, _, _)| bytes < *other);
+        self.limits.push((bytes, smaller.then_some(level), what));
     }
 
     /// Takes the text of a limit, which need not be a number.
@@ -46,8 +53,8 @@ impl Found {
         self.notes.push(note);
     }
 
-    /// The smallest limit; of equal ones the one that was found first.
-    pub(super) fn least(mut self) -> io::Result<Ceiling> {
+    /// The limits, in the order of their sizes, and then in that in which they were found.
+    pub(super) fn sorted(mut self) -> io::Result<Ceilings> {
         self.limits.sort_by_key(|(bytes, _, _)| *bytes);
         let mut words: Vec<String> = self
             .limits
@@ -68,12 +75,24 @@ impl Found {
         for note in &self.notes {
             source += &format!("; {note}");
         }
-        match self.limits.into_iter().next() {
-            Some((bytes, level, _)) => Ok(Ceiling {
-                bytes,
-                level,
-                source,
-            }),
+        let limits = self.limits.into_iter();
+        let mut levels =
+            limits.filter_map(|(bytes, level, _)| level.map(|level| Ceiling { bytes, level }));
+        match levels.next() {
+            Some(least) => {
+                let mut larger: Vec<Ceiling> = Vec::new();
+                for ceiling in levels.filter(|ceiling| ceiling.level != Level::Physical) {
+                    let same = |other: &Ceiling| other.level == ceiling.level;
+                    if !same(&least) && !larger.iter().any(same) {
+                        larger.push(ceiling);
+                    }
+                }
+                Ok(Ceilings {
+                    least,
+                    larger,
+                    source,
+                })
+            }
             None => Err(io::Error::new(
                 io::ErrorKind::NotFound,
                 format!("the host says no limit of its memory; set a limit in bytes{source}"),
@@ -83,4 +102,4 @@ impl Found {
 }
 
 /// From here on a limit means that there is none: version 1 of cgroups says `i64::MAX`, rounded down to a page.
-const UNLIMITED: u64 = i64::MAX as u64 & !0xFFFF;
+pub(super) const UNLIMITED: u64 = i64::MAX as u64 & !0xFFFF;

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use self::files::{Files, field};
 use self::found::Found;
-use super::{Ceiling, CgroupMemory};
+use super::{Ceilings, CgroupMemory};
 
 pub(crate) use self::level::Level;
 
@@ -30,8 +30,8 @@ impl Machine {
         Self { files }
     }
 
-    /// The smallest of all limits that can be seen.
-    pub(crate) fn limit(&self) -> io::Result<Ceiling> {
+    /// All limits that can be seen.
+    pub(crate) fn limits(&self) -> io::Result<Ceilings> {
         let mut found = Found::default();
         cgroup::limits(&self.files, &mut found);
         self.resource_limits(&mut found);
@@ -44,7 +44,7 @@ impl Machine {
             },
             Err(error) => found.not_read(format!("{MEMINFO} ({error})")),
         }
-        found.least()
+        found.sorted()
     }
 
     /// How much of a level's limit is used by memory that the kernel cannot take back by itself.

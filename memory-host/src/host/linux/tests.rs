@@ -1,11 +1,12 @@
 //! Made-up machines in a directory.
 
+mod used;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 
 use tempfile::TempDir;
 
-use super::level::Version;
 use super::*;
 use crate::HostLimit;
 
@@ -65,15 +66,15 @@ impl Fake {
         Machine::below(self.directory.path())
     }
 
-    fn limit(&self) -> Ceiling {
-        self.machine().limit().unwrap()
+    fn limits(&self) -> Ceilings {
+        self.machine().limits().unwrap()
     }
 
     #[track_caller]
     fn decides(&self, file: &str, bytes: usize) {
-        let limit = self.limit();
-        assert_eq!(limit.bytes, bytes, "{}", limit.source);
-        assert!(limit.source.starts_with(file), "{}", limit.source);
+        let limits = self.limits();
+        assert_eq!(limits.least.bytes, bytes, "{}", limits.source);
+        assert!(limits.source.starts_with(file), "{}", limits.source);
     }
 }
 
@@ -96,7 +97,7 @@ fn without_cgroups_the_machine_decides() {
     let fake = Fake::new();
 
     fake.decides("MemTotal of /proc/meminfo", 1000 * 1024);
-    let source = fake.limit().source;
+    let source = fake.limits().source;
     assert!(
         source.contains("no limit in: Max address space"),
         "{source}"
@@ -130,10 +131,59 @@ fn the_smallest_limit_of_version_2_decides_wherever_it_is() {
 
         fake.decides(&format!("/sys/fs/cgroup/{file}: "), bytes);
         assert!(
-            fake.limit()
+            fake.limits()
                 .source
                 .contains("larger: /sys/fs/cgroup/a/memory.high: 5000, MemTotal")
         );
+    }
+}
+
+#[test]
+fn every_cgroup_with_a_limit_is_watched_once_and_the_machine_only_where_it_is_smallest() {
+    let fake = Fake::v2("/a/b");
+    for (file, text) in [
+        ("a/b/memory.max", "500\n"),
+        ("a/b/memory.high", "600\n"),
+        ("a/memory.max", "900\n"),
+        ("a/memory.high", "800\n"),
+        ("memory.max", "700\n"),
+    ] {
+        fake.write(&format!("sys/fs/cgroup/{file}"), text);
+    }
+    fake.write("proc/self/limits", limits("5000", "unlimited"));
+    let levels = || {
+        let limits = fake.limits();
+        let all = std::iter::once(limits.least).chain(limits.larger);
+        all.map(|ceiling| (ceiling.bytes, ceiling.level.to_string()))
+            .collect::<Vec<_>>()
+    };
+    let expected = [
+        (500, "cgroup /sys/fs/cgroup/a/b"),
+        (700, "cgroup /sys/fs/cgroup"),
+        (800, "cgroup /sys/fs/cgroup/a"),
+        (5000, "address space of the process"),
+    ];
+    let expected = expected.map(|(bytes, level)| (bytes, level.to_owned()));
+    assert_eq!(levels(), expected);
+
+    fake.write("proc/meminfo", "MemTotal: 0 kB\nMemAvailable: 0 kB\n");
+    assert_eq!(levels()[0], (0, "memory of the machine".to_owned()));
+    assert_eq!(levels()[1..], expected);
+}
+
+#[test]
+fn the_limit_that_version_1_computes_is_watched_only_if_it_is_that_of_a_cgroup_that_cannot_be_seen()
+{
+    let fake = Fake::v1("/a");
+    fake.write("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "2000\n");
+    for (computed, watched) in [(2000, 1), (1500, 2)] {
+        fake.write(
+            "sys/fs/cgroup/memory/a/memory.stat",
+            format!("hierarchical_memory_limit {computed}\n"),
+        );
+        let limits = fake.limits();
+        assert_eq!(limits.least.bytes, computed);
+        assert_eq!(1 + limits.larger.len(), watched);
     }
 }
 
@@ -144,13 +194,13 @@ fn a_hierarchy_whose_root_has_a_limit_has_cgroups_above_it() {
     let hidden = "/sys/fs/cgroup has cgroups above it, whose limits cannot be seen";
 
     assert!(
-        fake.limit().source.ends_with(hidden),
+        fake.limits().source.ends_with(hidden),
         "{}",
-        fake.limit().source
+        fake.limits().source
     );
 
     fake.remove("sys/fs/cgroup/memory.max");
-    let source = fake.limit().source;
+    let source = fake.limits().source;
     assert!(!source.contains("cannot be seen"), "{source}");
     assert!(
         source.contains("/sys/fs/cgroup (no limits of memory in it)"),
@@ -169,7 +219,7 @@ fn version_1_has_its_own_names_and_its_own_infinity() {
 
     fake.decides("/sys/fs/cgroup/memory/a/memory.limit_in_bytes: 2000", 2000);
     assert!(
-        fake.limit()
+        fake.limits()
             .source
             .contains("no limit in: /sys/fs/cgroup/memory/a/b/memory.limit_in_bytes")
     );
@@ -195,7 +245,7 @@ fn both_versions_at_once_are_both_read() {
     fake.write("sys/fs/cgroup/memory/a/memory.stat", "total_rss 10\n");
 
     fake.decides("/sys/fs/cgroup/memory/a/memory.limit_in_bytes", 3000);
-    let source = fake.limit().source;
+    let source = fake.limits().source;
     assert!(
         source.contains("/sys/fs/cgroup/unified/s (no limits of memory in it)"),
         "{source}"
@@ -271,7 +321,7 @@ fn garbage_is_left_out_and_named() {
         fake.write("sys/fs/cgroup/a/memory.max", "4000\n");
 
         fake.decides("/sys/fs/cgroup/a/memory.max", 4000);
-        let source = fake.limit().source;
+        let source = fake.limits().source;
         assert!(
             source.contains("not read: /sys/fs/cgroup/a/b/memory.max (`"),
             "{source}"
@@ -317,7 +367,7 @@ fn files_that_vanish_leave_what_the_others_say() {
         "anon 100\nsock 20\nkernel 3\n",
     );
     fake.write("sys/fs/cgroup/a/memory.max", "4000\n");
-    let level = fake.limit().level;
+    let level = fake.limits().least.level;
     assert_eq!(fake.machine().used(&level), Some(123));
 
     fake.remove(&format!("{OWN}/memory.max"));
@@ -328,7 +378,7 @@ fn files_that_vanish_leave_what_the_others_say() {
     fake.decides("MemTotal", 1000 * 1024);
     fs::remove_dir_all(fake.directory.path().join("proc")).unwrap();
 
-    let error = fake.machine().limit().unwrap_err();
+    let error = fake.machine().limits().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
     assert!(
         error
@@ -354,77 +404,11 @@ fn files_that_cannot_be_read_are_named() {
     )
     .unwrap();
 
-    let source = fake.limit().source;
+    let source = fake.limits().source;
 
     for name in ["memory.max (Is a directory", "memory.high (Too many levels"] {
         assert!(source.contains(name), "{source}");
     }
-}
-
-#[test]
-fn version_2_uses_anonymous_and_shared_memory_sockets_and_the_kernels() {
-    let fake = Fake::v2("/a");
-    let stat = "anon 1000\nfile 99999\nkernel 300\nkernel_stack 7\nsock 20\nanon_thp 5\n";
-    fake.write("sys/fs/cgroup/a/memory.stat", stat);
-    let level = Level::Cgroup(Version::V2, "/sys/fs/cgroup/a".into());
-    assert_eq!(fake.machine().used(&level), Some(1320));
-
-    // Before 5.18 there is no sum.
-    let stat = "anon 1000\nkernel_stack 1\npagetables 2\npercpu 3\nsock 20\nslab 4\n";
-    fake.write("sys/fs/cgroup/a/memory.stat", stat);
-    assert_eq!(fake.machine().used(&level), Some(1030));
-
-    // What is in files in memory is part of `file`, too; what the kernel can free of slabs is part of `kernel`.
-    let stat =
-        "anon 1000\nfile 999\nkernel 300\nsock 20\nshmem 50\nslab_reclaimable 100\nslab 150\n";
-    fake.write("sys/fs/cgroup/a/memory.stat", stat);
-    assert_eq!(fake.machine().used(&level), Some(1270));
-    let stat = "anon 1000\nkernel_stack 1\nslab_reclaimable 3\nslab_unreclaimable 1\nslab 4\n";
-    fake.write("sys/fs/cgroup/a/memory.stat", stat);
-    assert_eq!(fake.machine().used(&level), Some(1002));
-    fake.write(
-        "sys/fs/cgroup/a/memory.stat",
-        "anon 1\nkernel 3\nslab_reclaimable 4\n",
-    );
-    assert_eq!(fake.machine().used(&level), Some(1));
-
-    fake.write("sys/fs/cgroup/a/memory.stat", "anon x\nfile 1\n");
-    assert_eq!(fake.machine().used(&level), None);
-}
-
-#[test]
-fn version_1_uses_what_is_below_it_as_well() {
-    let fake = Fake::v1("/a");
-    let folder = "sys/fs/cgroup/memory/a";
-    fake.write(
-        &format!("{folder}/memory.stat"),
-        "rss 1\ntotal_cache 5\ntotal_rss 1000\n",
-    );
-    fake.write(&format!("{folder}/memory.kmem.usage_in_bytes"), "300\n");
-    let level = Level::Cgroup(Version::V1, "/sys/fs/cgroup/memory/a".into());
-    assert_eq!(fake.machine().used(&level), Some(1300));
-    fake.write(&format!("{folder}/memory.kmem.tcp.usage_in_bytes"), "20\n");
-
-    assert_eq!(fake.machine().used(&level), Some(1320));
-
-    fake.write(
-        &format!("{folder}/memory.stat"),
-        "rss 1\nshmem 2\ntotal_cache 5\ntotal_rss 1000\ntotal_shmem 4\n",
-    );
-    assert_eq!(fake.machine().used(&level), Some(1324));
-}
-
-#[test]
-fn of_the_machine_all_is_used_that_is_not_available() {
-    let fake = Fake::new();
-    assert_eq!(fake.machine().used(&Level::Physical), Some(400 * 1024));
-    assert_eq!(fake.machine().anonymous(), Some(70 * 1024));
-    assert_eq!(fake.machine().process(), Some(70 * 1024));
-    fake.write(
-        "proc/self/status",
-        "RssAnon:\t70 kB\nRssFile:\t9 kB\nRssShmem:\t5 kB\n",
-    );
-    assert_eq!(fake.machine().process(), Some(75 * 1024));
 }
 
 #[test]
@@ -449,7 +433,7 @@ fn this_machine_has_a_limit() {
     assert!(limit.bytes() > 1 << 20, "{limit}");
     assert!(
         Machine::default()
-            .used(&Machine::default().limit().unwrap().level)
+            .used(&Machine::default().limits().unwrap().least.level)
             .is_some()
     );
 }
