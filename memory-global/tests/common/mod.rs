@@ -22,6 +22,7 @@ impl Hostile {
         }
     }
 
+    #[allow(dead_code, reason = "not every program fails calls")]
     /// Fails `calls` of 1,000 calls that allocate.
     pub(crate) fn fail(&self, calls: u64) {
         self.failing.store(calls, Ordering::Relaxed);
