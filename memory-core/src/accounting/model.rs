@@ -21,6 +21,7 @@ use crate::thread::CHOSEN;
 mod external;
 mod heap;
 mod pairs;
+mod reservations;
 pub(crate) mod waiting;
 
 /// A root with the default credit.
@@ -432,49 +433,6 @@ fn what_a_later_handle_charges_does_not_go_with_the_last_one_before_it() {
         // SAFETY: as above.
         unsafe { ptr.uncharge(8) };
         at_rest(&root, 0);
-    });
-}
-
-#[test]
-fn a_reservation_is_its_childs_alone() {
-    check(|| {
-        let root = root(64);
-        let a = child(&root, 64, 32);
-        let b = child(&root, 64, 0);
-        let other = b.clone();
-        let thread = thread::spawn(move || {
-            let granted = other.charge(40).is_ok();
-            assert!(!granted, "only 32 bytes are not reserved");
-        });
-
-        a.charge(32).expect("its own");
-
-        thread.join().unwrap();
-        at_rest(&root, 32);
-        b.charge(32).unwrap();
-        at_rest(&root, 64);
-    });
-}
-
-#[test]
-fn a_reservation_rises_and_falls_while_its_child_takes_and_gives() {
-    check(|| {
-        let root = root(64);
-        let (a, b) = (child(&root, 64, 8), child(&root, 64, 0));
-        let other = a.clone();
-        let thread = thread::spawn(move || {
-            other.charge(16).expect("16 beside nothing");
-            uncharge(&other, 16);
-        });
-
-        a.set_reservation(32).expect("32 beside nothing");
-        assert!(b.charge(40).is_err(), "32 are reserved");
-        a.set_reservation(0).unwrap();
-
-        thread.join().unwrap();
-        at_rest(&root, 0);
-        b.charge(64).expect("nothing is reserved any more");
-        at_rest(&root, 64);
     });
 }
 
