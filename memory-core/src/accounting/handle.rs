@@ -418,6 +418,9 @@ unsafe fn drop_last_pin(ptr: NodePtr) {
     if locked.look(ptr).linked {
         locked.reconsider(ptr);
     } else {
+        if locked.pins(ptr) == 0 {
+            locked.forget_heap(ptr, None);
+        }
         locked.bury_if_free(ptr);
     }
     let departures = locked.take_departures();

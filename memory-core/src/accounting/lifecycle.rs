@@ -71,7 +71,9 @@ impl Locked<'_> {
         self.recall(node);
         self.state(node).closed = true;
         self.refuse_hopeless(node);
-        self.retire_below(node);
+        if self.retained().is_some() {
+            self.retire_below(node);
+        }
         let state = self.look(node);
         let outstanding = Outstanding {
             allocated: state.used(),

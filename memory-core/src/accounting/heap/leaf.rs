@@ -148,14 +148,12 @@ impl Locked<'_> {
         let Some(leaf) = account.leaf().filter(|&leaf| !self.look(leaf).closed) else {
             return Taken::Ended;
         };
-        self.lane = Some(account);
         self.charge_leaf(leaf, account, bytes)
     }
 
     /// Charges `bytes` for a block that an account already pays for and that grows.
     pub(super) fn charge_more(&mut self, account: Account, bytes: usize) -> Taken {
         if let Some(leaf) = account.leaf() {
-            self.lane = Some(account).filter(|account| account.is_held());
             return self.charge_leaf(leaf, account, bytes);
         }
         match self.retained() {
@@ -184,7 +182,7 @@ impl Locked<'_> {
     ///
     /// A leaf that is shut gets some credit besides, as long as no level becomes tight for that.
     fn force_heap(&mut self, node: NodePtr, account: Account, bytes: usize) -> Taken {
-        let softens = self.lane.is_some() && self.look(node).shut;
+        let softens = self.lane_of(node).is_some() && self.look(node).shut;
         let mut extra = if softens { self.soft_cap(node) / 2 } else { 0 };
         let mut exact = None;
         let over = loop {
@@ -228,7 +226,6 @@ impl Locked<'_> {
             return;
         };
         account.set_granted(account.granted() - bytes);
-        self.lane = Some(account).filter(|account| account.is_held());
         if account.granted() == 0 && (account.is_retired() || !account.is_held()) {
             self.remove_account(list, account);
             if !account.is_held() {

@@ -115,7 +115,7 @@ impl Account {
             pay_owed();
             // SAFETY: the caller's promise.
             let tree = unsafe { &*self.tree() };
-            let mut locked = tree.lock_quietly();
+            let mut locked = tree.lock_quietly(self);
             let result = section(&mut locked);
             locked.end_quietly();
             Some(result)
@@ -165,7 +165,7 @@ fn pay_all() {
         let bytes = account.slot().owed.swap(0, Ordering::Acquire);
         // SAFETY: the bytes are charged until they are given back here, and keep the tree.
         let tree = unsafe { &*account.tree() };
-        let mut locked = tree.lock_quietly();
+        let mut locked = tree.lock_quietly(account);
         locked.release_heap(account, bytes);
         locked.end_quietly();
     }

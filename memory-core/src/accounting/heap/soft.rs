@@ -70,19 +70,22 @@ impl Locked<'_> {
 
     /// Shuts the soft leaves at and below a level, and returns what they held to the levels above, up to the tight one
     /// nearest to the root. Says whether any was open. O(soft leaves x depth).
+    #[inline]
     pub(in crate::accounting) fn recall_soft(&mut self, at: NodePtr) -> bool {
-        let (mut next, mut found) = (self.first_soft(), None);
+        self.first_soft().is_some() && self.recall_soft_below(at)
+    }
+
+    #[cold]
+    fn recall_soft_below(&mut self, at: NodePtr) -> bool {
+        let (mut next, mut found) = (self.first_soft(), false);
         // All of them are shut before any is folded: bytes must not move from one that was read to one that was not.
         while let Some(leaf) = next {
             next = self.next_soft(leaf);
             if self.is_below(leaf, at) {
                 let was_open = self.look(leaf).caps > 0;
                 self.freeze(leaf);
-                found = found.or(was_open.then_some(leaf));
+                found |= was_open || self.look(leaf).parked > 0;
             }
-        }
-        if self.first_soft().is_none() {
-            return false;
         }
         next = self.first_soft();
         while let Some(leaf) = next {
@@ -92,7 +95,7 @@ impl Locked<'_> {
                 self.fold_upwards(leaf);
             }
         }
-        found.is_some()
+        found
     }
 
     /// Returns what a leaf, which is frozen, does not use to the levels above, up to the tight one nearest to the root.

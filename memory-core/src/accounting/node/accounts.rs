@@ -102,8 +102,9 @@ impl Locked<'_> {
     }
 
     /// The account that the section is for, if it is one of this leaf.
-    fn lane_of(&self, leaf: NodePtr) -> Option<Account> {
-        self.lane.filter(|account| account.leaf() == Some(leaf))
+    pub(in crate::accounting) fn lane_of(&self, leaf: NodePtr) -> Option<Account> {
+        let is_of_leaf = |account: &Account| account.leaf() == Some(leaf) && account.is_held();
+        self.lane.filter(is_of_leaf)
     }
 
     /// Opens the word of the account that the section is for, if it is shut. The words of the leaf's other accounts
@@ -191,7 +192,7 @@ impl Locked<'_> {
         std::mem::take(&mut self.shared().left)
     }
 
-    /// Notes that a node has left the tree, or that its last handle was dropped and it is in none.
+    /// Notes that a node has left the tree, or that its last pin was dropped and it is in none.
     #[inline]
     pub(in crate::accounting) fn forget_heap(&mut self, node: NodePtr, parent: Option<NodePtr>) {
         if self.node(node).kind != NodeKind::Allocator {

@@ -32,9 +32,8 @@ pub(crate) struct Locked<'t> {
     pub(in crate::accounting) hold: bool,
     /// Whether any request of the tree waits, or is to be woken.
     pub(in crate::accounting) waits: bool,
-    /// Whether the section started in the global allocator.
-    pub(super) quiet: bool,
-    /// The account that the section is for, if any: of a heap leaf's words only its own is opened.
+    /// The account for which the global allocator started the section, if it did. Of a heap leaf's words only this
+    /// account's is opened.
     pub(in crate::accounting) lane: Option<Account>,
     _tree: PhantomData<&'t Tree>,
 }
@@ -49,14 +48,13 @@ impl Tree {
         Locked::new(self, self.mutex.lock())
     }
 
-    /// Takes the mutex for a section of the global allocator, which must not register a destructor, nor run foreign
-    /// code or free memory at its end: [`end_quietly`](Locked::end_quietly). The caller has bytes, or an account that a
-    /// scope has.
+    /// Takes the mutex for a section that the global allocator starts for an account, and that must not register a
+    /// destructor, nor run foreign code or free memory at its end: [`end_quietly`](Locked::end_quietly). The account has
+    /// bytes, or a scope has it.
     #[cold]
-    pub(in crate::accounting) fn lock_quietly(&self) -> Locked<'_> {
+    pub(in crate::accounting) fn lock_quietly(&self, account: Account) -> Locked<'_> {
         let mut locked = Locked::new(self, self.mutex.lock());
-        // In a model no global allocator is below, and whoever is to be woken is woken at once.
-        locked.quiet = !cfg!(loom);
+        locked.lane = Some(account);
         locked
     }
 }
@@ -68,7 +66,6 @@ impl<'t> Locked<'t> {
             tree: NonNull::from(tree),
             hold: false,
             waits: shared.queue.is_active(),
-            quiet: false,
             lane: None,
             shared: ManuallyDrop::new(shared),
             _tree: PhantomData,
@@ -278,7 +275,6 @@ impl<'t> Locked<'t> {
     /// dropped; the caller gives up the pointer.
     pub(in crate::accounting) fn bury_if_free(&mut self, node: NodePtr) {
         if self.may_free(node) {
-            self.forget_heap(node, None);
             let next = self.shared().graveyard.replace(node);
             self.state(node).next_dead = next;
         }
