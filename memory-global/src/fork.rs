@@ -16,8 +16,17 @@ static IN_CHILD: AtomicBool = AtomicBool::new(false);
 static HOOK: ProcessLock<()> = ProcessLock::new(Order::Inner, ()).in_child(enter_child);
 
 /// Has the wrapper attribute nothing in children that are forked from now on.
+///
+/// Two threads may both come first, which is no harm. A `Once` would have a lock of its own, which a fork could find
+/// taken.
 pub(crate) fn watch() {
-    HOOK.list();
+    static WATCHED: AtomicBool = AtomicBool::new(false);
+    // Relaxed, both: the list has a lock of its own. Whoever sees the flag creates a scope afterwards, and another
+    // thread had listed the hook by then.
+    if !WATCHED.load(Ordering::Relaxed) {
+        HOOK.list();
+        WATCHED.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Whether this process is a forked child of one that had scopes.

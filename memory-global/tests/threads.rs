@@ -42,6 +42,7 @@ fn scope_of(allocator: &BufferAllocator) -> Scope {
 fn the_wrapper_is_installed_here() {
     assert!(arrow_memory_global::supported());
     assert!(arrow_memory_global::is_installed());
+    assert!(arrow_memory_global::is_installed(), "known by now");
 }
 
 #[test]
