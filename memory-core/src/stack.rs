@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::sync::ProcessLock;
+use crate::sync::current::unscoped;
 use crate::sync::process::Order;
 use crate::sync::table::spread;
 
@@ -45,6 +46,11 @@ impl StackTrace {
     /// Returns all frames, innermost first, including those of this library and of std. Takes many
     /// microseconds per frame.
     pub fn resolve_all(&self) -> Vec<StackFrame> {
+        // What is learnt of the program's symbols is kept for as long as it runs.
+        unscoped(|| self.frames())
+    }
+
+    fn frames(&self) -> Vec<StackFrame> {
         let mut frames = Vec::new();
         for &address in self.addresses() {
             let before = frames.len();
@@ -92,7 +98,7 @@ impl StackTrace {
             return known.1.clone();
         }
         let frames = self.resolve_anew();
-        let found = Some(Arc::new((*self, frames.clone())));
+        let found = unscoped(|| Some(Arc::new((*self, frames.clone()))));
         let replaced = std::mem::replace(&mut KNOWN.lock()[place], found);
         drop(replaced);
         frames
