@@ -411,7 +411,7 @@ fn the_list_of_events_is_that_of_the_sources() {
         .collect();
     let mut texts = Vec::new();
     for library in [
-        "manager", "core", "arrow", "arena", "system", "jemalloc", "mimalloc", "host",
+        "manager", "core", "arrow", "arena", "system", "jemalloc", "mimalloc", "host", "global",
     ] {
         sources(&workspace.join(format!("memory-{library}/src")), &mut texts);
     }
