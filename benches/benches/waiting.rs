@@ -108,30 +108,36 @@ fn uncontended(settings: &Settings) {
 }
 
 /// From a release in one thread to the return of another thread that blocks or polls for it.
+/// How long it takes from a release until the other thread has the memory. The cases take turns, with new threads
+/// each time: two threads that share a core for a while take as long as the time that the memory is held.
 fn hand_over(settings: &Settings) {
-    let rounds = settings.rounds * 20;
-    let ours = ping_pong(rounds, |side, rounds| {
-        let root = side.root.clone();
-        side.run(rounds, move || {
-            let held = tokio_block_on(root.wait().reserve_async(MIB)).expect("no deadline");
-            move || drop(held)
-        })
-    });
-    let blocking = ping_pong(rounds, |side, rounds| {
-        let root = side.root.clone();
-        side.run(rounds, move || {
-            let held = root.wait().reserve(MIB).expect("no deadline");
-            move || drop(held)
-        })
-    });
-    let theirs = ping_pong(rounds, |side, rounds| {
-        let semaphore = Arc::clone(&side.semaphore);
-        side.run(rounds, move || {
-            let acquired = Arc::clone(&semaphore).acquire_many_owned(MIB as u32);
-            let held = tokio_block_on(acquired).expect("it is open");
-            move || drop(held)
-        })
-    });
+    let mut samples = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..31 {
+        let [ours, blocking, theirs] = &mut samples;
+        ours.push(ping_pong(settings.rounds, |side, rounds| {
+            let root = side.root.clone();
+            side.run(rounds, move || {
+                let held = tokio_block_on(root.wait().reserve_async(MIB)).expect("no deadline");
+                move || drop(held)
+            })
+        }));
+        blocking.push(ping_pong(settings.rounds, |side, rounds| {
+            let root = side.root.clone();
+            side.run(rounds, move || {
+                let held = root.wait().reserve(MIB).expect("no deadline");
+                move || drop(held)
+            })
+        }));
+        theirs.push(ping_pong(settings.rounds, |side, rounds| {
+            let semaphore = Arc::clone(&side.semaphore);
+            side.run(rounds, move || {
+                let acquired = Arc::clone(&semaphore).acquire_many_owned(MIB as u32);
+                let held = tokio_block_on(acquired).expect("it is open");
+                move || drop(held)
+            })
+        }));
+    }
+    let [ours, blocking, theirs] = samples.map(Estimate::of);
     print("hand-over, future", ours, "ns");
     print("hand-over, blocked thread", blocking, "ns");
     print("hand-over, semaphore", theirs, "ns");
@@ -176,7 +182,8 @@ impl Side {
     }
 }
 
-fn ping_pong(rounds: usize, side: impl Fn(&Side, usize) + Sync) -> Estimate {
+/// The median time of a hand-over between two threads, in ns.
+fn ping_pong(rounds: usize, side: impl Fn(&Side, usize) + Sync) -> f64 {
     let (samples, received) = mpsc::channel();
     let root = root(MIB);
     let semaphore = Arc::new(Semaphore::new(MIB));
@@ -196,7 +203,7 @@ fn ping_pong(rounds: usize, side: impl Fn(&Side, usize) + Sync) -> Estimate {
         }
     });
     drop(samples);
-    Estimate::of(received.iter().skip(10).collect())
+    Estimate::of(received.iter().skip(10).collect()).median
 }
 
 /// Runs a future on this thread, which parks while it waits.
