@@ -17,6 +17,7 @@ use crate::outcome::{AllocatorInfo, Purpose};
 use crate::reclaim::retry_after_asking;
 use crate::rounding::RoundingPolicy;
 use crate::size::{KIB, MAX_SIZE};
+use crate::sync::current::unscoped;
 
 /// The default maximum of the credit that a node holds, in bytes.
 pub(crate) const DEFAULT_CREDIT: usize = KIB * KIB;
@@ -192,7 +193,7 @@ impl RootAllocatorBuilder {
         };
         let root = NodeConfig {
             kind: NodeKind::Allocator,
-            name: Arc::from(self.name.as_deref().unwrap_or("ROOT")),
+            name: unscoped(|| Arc::from(self.name.as_deref().unwrap_or("ROOT"))),
             group: None,
             limit: self.limit.unwrap_or(usize::MAX),
             reservation: 0,
@@ -201,7 +202,7 @@ impl RootAllocatorBuilder {
             listener: self.listener,
             policy: self.policy,
         };
-        let allocator = BufferAllocator::from_handle(Handle::new_root(config, root));
+        let allocator = BufferAllocator::from_handle(unscoped(|| Handle::new_root(config, root)));
         if self.spill_reserve > 0 {
             allocator.handle.set_spill_reserve(self.spill_reserve);
         }
@@ -254,7 +255,8 @@ impl ChildAllocatorBuilder {
         Self {
             listener: parent.node().listener.clone(),
             policy: parent.node().policy.clone(),
-            name: Arc::from(name),
+            // It stays as long as something names the child, metrics as long as the tree: no scope should pay for it.
+            name: unscoped(|| Arc::from(name)),
             group: None,
             reservation: 0,
             limit: usize::MAX,
@@ -280,7 +282,7 @@ impl ChildAllocatorBuilder {
     /// # Ok::<(), arrow_memory_core::AllocError>(())
     /// ```
     pub fn group(mut self, group: &str) -> Self {
-        self.group = Some(Arc::from(group));
+        self.group = Some(unscoped(|| Arc::from(group)));
         self
     }
 
