@@ -35,7 +35,7 @@ impl Heap {
     pub fn open(allocator: &BufferAllocator) -> Result<Self, AllocError> {
         let opened = HeapHandle::open(&allocator.handle);
         let handle = opened.map_err(|refusal| refusal.to_error(0, Purpose::Bytes))?;
-        unscoped(|| waiting::start_timer(allocator));
+        unscoped(waiting::start_timer);
         Ok(Self {
             handle,
             allocator: allocator.info().clone(),

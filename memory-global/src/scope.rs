@@ -119,7 +119,8 @@ impl Scope {
 
     /// Says whether bytes were charged by force that are over a limit still, of the allocator or of one above it.
     ///
-    /// Costs a load, unless bytes were forced over a limit since the last call: then the tree's lock. A loop of an
+    /// Costs a load, unless bytes were forced over a limit since this last found none over: then the tree's lock, at
+    /// each call for as long as a limit is passed. A loop of an
     /// operator that calls this can spill, or end its query with an error that says who is over.
     ///
     /// # Errors

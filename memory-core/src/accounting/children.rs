@@ -60,8 +60,10 @@ impl Handle {
     /// A child of this root for a share of the spill reserve.
     pub(crate) fn new_share(&self, config: NodeConfig) -> Result<Self, AllShares> {
         let share = config.reservation;
+        let unscoped = Unscoped::new();
         let path = self.tree.paths().child(&self.path, &config.name);
         let child = NodePtr::leak(Node::boxed(config, self.tree.clone(), self.depth + 1, path));
+        drop(unscoped);
         let mut locked = self.tree.lock();
         let charged = locked.charge_share(self.0, share);
         let adopted = charged.and_then(|()| {

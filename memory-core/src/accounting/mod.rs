@@ -137,10 +137,10 @@ pub(crate) use node::{
     Locked, Node, NodeConfig, NodeKind, NodePtr, Reserved, Tree, TreeConfig, hooks, tend,
 };
 #[cfg(not(loom))]
-pub(crate) use node::{has_tender, set_tender};
+pub(crate) use node::{has_tender, is_left, set_tender};
 #[cfg(feature = "metrics")]
 pub(crate) use paths::Paths;
-pub(crate) use queue::{Age, Ask, Queued, Spiller, Verdict, Wake};
+pub(crate) use queue::{Age, Ask, Queued, Spiller, Turn, Verdict, Wake};
 pub(crate) use reclaimer::{AllShares, Answer, Candidate, Reclaimer, Shortage};
 pub(crate) use refusal::Refusal;
 pub(crate) use report::{Census, Counted};

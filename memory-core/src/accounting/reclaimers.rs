@@ -72,11 +72,12 @@ impl Handle {
     }
 
     /// The registrations that could make room for `bytes` more at this node, in the order in which they are asked,
-    /// and how many bytes are missing; nothing is missing if the request fits.
-    pub(crate) fn who_could_help(&self, bytes: usize) -> (usize, Vec<Candidate>) {
+    /// and how many bytes are missing; nothing is missing if the request fits. What is withheld for a request that
+    /// waits is there for itself.
+    pub(crate) fn who_could_help(&self, bytes: usize, turn: Turn) -> (usize, Vec<Candidate>) {
         collect(|into| {
             let mut locked = self.tree.lock();
-            locked.who_could_help(self.ptr(), bytes, into)
+            locked.who_could_help(self.ptr(), bytes, turn, into)
         })
     }
 
@@ -172,9 +173,10 @@ impl Locked<'_> {
         &mut self,
         node: NodePtr,
         bytes: usize,
+        turn: Turn,
         into: &mut Vec<Candidate>,
     ) -> Result<usize, usize> {
-        let Some((at, needed)) = self.short(node, bytes, Mode::Refusable(Turn::TRY)) else {
+        let Some((at, needed)) = self.short(node, bytes, Mode::Refusable(turn)) else {
             return Ok(0);
         };
         self.candidates(at, Some(node), into)?;

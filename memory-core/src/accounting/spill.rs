@@ -8,6 +8,7 @@ use super::handle::Handle;
 use super::node::{Locked, NodeConfig, NodeKind, NodePtr};
 use super::queue::Spiller;
 use super::reclaimer::AllShares;
+use crate::sync::current::unscoped;
 
 impl Handle {
     /// Sets bytes aside for spilling: those whose memory is asked for get shares of them. For a root, at its creation.
@@ -19,10 +20,18 @@ impl Handle {
     }
 
     /// A share of the tree's spill reserve: a child of the root with that reservation, and no more. `Ok(None)`: the
-    /// tree has no reserve; an error: all shares are taken.
+    /// tree has no reserve, or is closed; an error: all shares are taken.
     pub(crate) fn take_spill_share(&self) -> Result<Option<Self>, AllShares> {
         let root = self.root();
-        let share = root.tree.lock().look(root.ptr()).reserve / SHARES;
+        let locked = root.tree.lock();
+        let state = locked.look(root.ptr());
+        // A root that is closed has no children any more, and so no shares.
+        let share = if state.closed {
+            0
+        } else {
+            state.reserve / SHARES
+        };
+        drop(locked);
         if share == 0 {
             return Ok(None);
         }
@@ -50,7 +59,7 @@ impl Handle {
             drop(locked);
             match listed {
                 Ok(()) => return,
-                Err(capacity) => spare = Vec::with_capacity(capacity),
+                Err(capacity) => spare = unscoped(|| Vec::with_capacity(capacity)),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::accounting::{Candidate, Handle, Refusal, Shortage, is_in_callback};
+use crate::accounting::{Candidate, Handle, Refusal, Shortage, Turn, is_in_callback};
 
 /// Charges `bytes` (at least 1) to the handle's node. After a refusal for a limit, those are asked who could make
 /// room, and then it is charged once more.
@@ -37,7 +37,7 @@ pub(crate) fn retry_after_asking<T>(
     }
     let shortage = Shortage::new(handle.info.clone(), false);
     let mut result = Err(refusal);
-    make_room(handle, bytes, &shortage, false, false, || {
+    make_room(handle, bytes, Turn::TRY, &shortage, false, || {
         result = attempt();
         result.is_ok()
     });
@@ -55,18 +55,19 @@ pub(crate) fn may_ask(handle: &Handle) -> bool {
 }
 
 /// Asks those that could make room for a request of the handle's node, one after another. After each, `granted`
-/// says whether it is enough. A request that `waits` does not ask more of them than seem to be needed: some answer
+/// says whether it is enough. A request that waits does not ask more of them than seem to be needed: some answer
 /// later. One that has waited for long insists: it asks those that are to be left alone, too, and relies on no answer
 /// that may come later.
 pub(crate) fn make_room(
     handle: &Handle,
     bytes: usize,
+    turn: Turn,
     shortage: &Arc<Shortage>,
-    waits: bool,
     insist: bool,
     mut granted: impl FnMut() -> bool,
 ) {
-    let (missing, candidates) = handle.who_could_help(bytes);
+    let waits = turn != Turn::TRY;
+    let (missing, candidates) = handle.who_could_help(bytes, turn);
     if missing == 0 {
         granted();
         return;

@@ -30,10 +30,9 @@ use crate::outcome::Purpose;
 use crate::reservation::AllocationReservation;
 use crate::size::ALIGNMENT;
 
-/// Starts the timer thread, which also does what sections of a global allocator leave to be done, unless the
-/// program calls `expire_waits` itself.
-pub(crate) fn start_timer(allocator: &BufferAllocator) {
-    timer::start(allocator);
+/// Starts the timer thread, which also does what sections of a global allocator leave to be done.
+pub(crate) fn start_timer() {
+    timer::start();
 }
 
 /// A request that waits for memory instead of being refused: made by [`BufferAllocator::wait`].

@@ -7,4 +7,4 @@ use crate::allocator::BufferAllocator;
 pub(super) fn arm(_: &BufferAllocator, _: Instant, _: Option<Instant>) {}
 
 /// In a model there is no timer.
-pub(super) fn start(_: &BufferAllocator) {}
+pub(super) fn start() {}

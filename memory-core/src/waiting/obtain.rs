@@ -148,9 +148,10 @@ impl Obtain {
         let shortage = self
             .shortage
             .get_or_insert_with(|| Shortage::new(handle.info.clone(), self.blocks));
-        let queued = &self.queued;
-        make_room(handle, self.ask.bytes, shortage, true, insist, || {
-            queued.as_ref().is_some_and(Queued::has_ended)
+        let Some(queued) = &self.queued else { return };
+        let turn = queued.turn();
+        make_room(handle, self.ask.bytes, turn, shortage, insist, || {
+            queued.has_ended()
         });
     }
 

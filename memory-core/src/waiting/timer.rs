@@ -7,7 +7,7 @@
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use crate::accounting::{Handle, has_tender, set_tender, tend};
+use crate::accounting::{Handle, has_tender, is_left, set_tender, tend};
 use crate::allocator::{BufferAllocator, WeakBufferAllocator};
 use crate::events;
 use crate::sync::process::Order;
@@ -79,9 +79,10 @@ pub(super) fn arm(allocator: &BufferAllocator, now: Instant, deadline: Option<In
     }
 }
 
-/// Starts the thread.
-pub(super) fn start(allocator: &BufferAllocator) {
-    if !allocator.handle.tree.config.own_timer && !has_tender() {
+/// Starts the thread, for what sections of the global allocator leave. For trees whose deadlines the program keeps,
+/// too: nobody else would wake who waits.
+pub(super) fn start() {
+    if !has_tender() {
         wake();
     }
 }
@@ -137,7 +138,10 @@ fn run() {
         }
         // SeqCst: see `arm`.
         let at = NEXT.fetch_min(next, Ordering::SeqCst).min(next);
-        sleep_until(at);
+        // Foreign code that was called above may have parked this thread, and was unparked for this.
+        if !is_left() {
+            sleep_until(at);
+        }
     }
 }
 

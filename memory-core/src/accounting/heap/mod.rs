@@ -57,6 +57,8 @@ mod table;
 
 pub use self::account::{Account, Taken};
 pub(crate) use self::leaf::HeapHandle;
+#[cfg(not(loom))]
+pub(in crate::accounting) use self::slow::is_owed;
 pub(in crate::accounting) use self::slow::pay_owed;
 pub use self::slow::{current, is_installed, replace};
 pub use self::table::{LEDGER, attributed};

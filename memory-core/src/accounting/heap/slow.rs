@@ -144,6 +144,13 @@ impl Account {
     }
 }
 
+/// Whether something that was parked is to be given back.
+#[cfg(not(loom))]
+pub(in crate::accounting) fn is_owed() -> bool {
+    // Relaxed: a hint.
+    OWED.load(Ordering::Relaxed) != 0
+}
+
 /// Gives back what was parked. With no lock held.
 pub(in crate::accounting) fn pay_owed() {
     // Relaxed: what is not seen now is paid by a later call.

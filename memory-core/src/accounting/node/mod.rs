@@ -46,7 +46,7 @@ use self::stripes::Stripes;
 pub(crate) use self::tend::tend;
 pub(in crate::accounting) use self::tend::wake_tender;
 #[cfg(not(loom))]
-pub(crate) use self::tend::{has_tender, set_tender};
+pub(crate) use self::tend::{has_tender, is_left, set_tender};
 pub(crate) use self::watch::hooks;
 use super::paths::{InPath, NodePath, Paths};
 use super::queue::Queue;
@@ -299,6 +299,7 @@ pub(crate) struct TreeConfig {
     /// How long a waiter's missing bytes may not fall before another one is told to give way.
     pub(crate) patience: Duration,
     /// Whether the program calls `tick` itself.
+    #[cfg_attr(loom, allow(dead_code, reason = "models have no timer"))]
     pub(crate) own_timer: bool,
 }
 

@@ -66,6 +66,9 @@ impl Shared {
     fn fork(&mut self) {
         self.queue.fork();
         (self.waking, self.next_to_wake) = (None, None);
+        // What quiet sections have left is put on the list again by the next one. The first of the list may stay there:
+        // to tend to a mutex once too often is no harm.
+        (self.to_tend, self.next_to_tend) = (false, None);
     }
 }
 

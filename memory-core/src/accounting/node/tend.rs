@@ -9,6 +9,7 @@
 #![expect(unsafe_code, reason = "the list and the thread are kept as pointers")]
 
 use std::ptr;
+use std::sync::atomic::fence;
 use std::thread::Thread;
 
 use super::super::heap;
@@ -29,6 +30,15 @@ static TENDER: plain::AtomicPtr<Thread> = plain::AtomicPtr::new(ptr::null_mut())
 pub(crate) fn set_tender(thread: Thread) {
     // Release: partner of the Acquire in `wake_tender`.
     TENDER.store(Box::leak(Box::new(thread)), Ordering::Release);
+    // Of this thread and one that leaves something, one sees what the other did: see `wake_tender`.
+    fence(Ordering::SeqCst);
+}
+
+/// Whether something is left to be done.
+#[cfg(not(loom))]
+pub(crate) fn is_left() -> bool {
+    // Relaxed: what is not seen now is followed by a call of `wake_tender`.
+    !FIRST.load(Ordering::Relaxed).is_null() || heap::is_owed()
 }
 
 /// Whether there is such a thread. A forked child has none, but still says so.
@@ -39,7 +49,9 @@ pub(crate) fn has_tender() -> bool {
 
 /// Wakes that thread. Takes no lock and allocates nothing.
 pub(in crate::accounting) fn wake_tender() {
-    // Acquire: partner of the Release in `set_tender`.
+    // Of a thread that begins to tend and this one, one sees what the other did: the fence is the partner of that in
+    // `set_tender`. Acquire: partner of the Release there.
+    fence(Ordering::SeqCst);
     let thread = TENDER.load(Ordering::Acquire);
     // SAFETY: null, or leaked by `set_tender`.
     if let Some(thread) = unsafe { thread.as_ref() } {
@@ -61,8 +73,9 @@ pub(super) fn leave(mut shared: SharedGuard, mutex: SharedMutex) {
         // SAFETY: null, or a mutex that was put here, and is never freed.
         shared.next_to_tend = unsafe { first.as_ref() };
         let this = ptr::from_ref(mutex).cast_mut();
-        // Relaxed, both: what belongs to the list is read under the mutex.
-        match FIRST.compare_exchange(first, this, Ordering::Relaxed, Ordering::Relaxed) {
+        // Release: partner of the Acquire in `tend`, which may meet the mutex for the first time. What belongs to the
+        // list is read under the mutex.
+        match FIRST.compare_exchange(first, this, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => break,
             Err(now) => first = now,
         }
@@ -79,8 +92,9 @@ pub(crate) fn tend() {
     if FIRST.load(Ordering::Relaxed).is_null() {
         return;
     }
+    // Acquire: partner of the Release in `leave`.
     // SAFETY: null, or a mutex that was put here, and is never freed.
-    let mut next = unsafe { FIRST.swap(ptr::null_mut(), Ordering::Relaxed).as_ref() };
+    let mut next = unsafe { FIRST.swap(ptr::null_mut(), Ordering::Acquire).as_ref() };
     while let Some(mutex) = next {
         let mut shared = mutex.lock();
         next = shared.next_to_tend.take();

@@ -49,5 +49,4 @@ pub(in crate::accounting) use level::NONE;
 pub(in crate::accounting) use list::{BATCH, Queue};
 pub(crate) use owner::Queued;
 pub(crate) use spillers::Spiller;
-pub(in crate::accounting) use waiter::Turn;
-pub(crate) use waiter::{Age, Ask, Verdict, Wake};
+pub(crate) use waiter::{Age, Ask, Turn, Verdict, Wake};

@@ -8,7 +8,7 @@ use super::super::handle::{Handle, release_under};
 use super::super::node::{Locked, NodePtr};
 use super::super::refusal::Refusal;
 use super::list::Spare;
-use super::waiter::{Age, Ask, Verdict, Wake};
+use super::waiter::{Age, Ask, Turn, Verdict, Wake};
 use crate::events;
 use crate::sync::current::unscoped;
 
@@ -127,6 +127,12 @@ impl Queued {
         std::mem::take(&mut self.asks)
     }
 
+    /// The place of the request among those that wait.
+    pub(crate) fn turn(&self) -> Turn {
+        let turn = |id: u32| self.handle.tree.lock().queue().waiter(id).turn;
+        self.id.map_or(Turn::TRY, turn)
+    }
+
     /// Whether there is a verdict.
     pub(crate) fn has_ended(&self) -> bool {
         let verdict = |id: u32| self.handle.tree.lock().queue().waiter(id).verdict;
@@ -157,7 +163,8 @@ impl Queued {
         let mut locked = self.handle.tree.lock();
         let waiter = locked.queue_mut().waiter_mut(id);
         if waiter.verdict.is_none() {
-            // The old one is dropped by the caller.
+            // The old one, which may have been called to have others asked, is dropped by the caller.
+            self.asks |= std::mem::take(&mut waiter.asks);
             std::mem::swap(&mut waiter.wake, wake);
             return None;
         }

@@ -15,7 +15,7 @@ pub(crate) struct Turn {
 
 impl Turn {
     /// A request that does not wait: it comes after all that do.
-    pub(in crate::accounting) const TRY: Self = Self {
+    pub(crate) const TRY: Self = Self {
         ticket: u64::MAX,
         admission: false,
     };

@@ -29,9 +29,9 @@ use loom::thread::{self, JoinHandle};
 
 use super::super::charge;
 use super::{Ask, Cost, Ordering, Reclaim, Reclaimer, Registration, Shortage};
-use crate::accounting::Handle;
 use crate::accounting::model::waiting::{Datum, Signal, at_rest_alone, check_bounded, datum};
 use crate::accounting::model::{PATIENCE, check, child, patient_root};
+use crate::accounting::{Handle, Turn};
 use crate::allocator::BufferAllocator;
 use crate::reservation::AllocationReservation;
 use crate::sync::AtomicBool;
@@ -438,7 +438,7 @@ fn an_ask_that_arrives_as_its_inbox_is_dropped_is_answered() {
         let inbox = cache.reclaim_inbox(Cost::Drop);
         let dropped = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&dropped);
-        let (missing, candidates) = query.handle.who_could_help(8);
+        let (missing, candidates) = query.handle.who_could_help(8, Turn::TRY);
         let thread = thread::spawn(move || {
             let shortage = Shortage::new(query.info().clone(), false);
             // Acquire: partner of the Release below.
