@@ -99,7 +99,8 @@ pub struct OutcomeEntry {
     /// The bytes that the request needed from this level: fewer than at the level below if a reservation
     /// covered some of them.
     pub requested: usize,
-    /// The bytes that are free here, but withheld for requests that [wait](crate::BufferAllocator::wait).
+    /// The bytes that are free here, but withheld for requests that [wait](crate::BufferAllocator::wait), or set aside for
+    /// [spilling](crate::RootAllocatorBuilder::spill_reserve).
     pub withheld: usize,
 }
 
@@ -121,7 +122,7 @@ impl fmt::Display for OutcomeEntry {
              reservation {reservation}"
         )?;
         if *withheld > 0 {
-            write!(f, ", withheld for waiters {}", Size(*withheld))?;
+            write!(f, ", withheld for others {}", Size(*withheld))?;
         }
         Ok(())
     }

@@ -326,7 +326,11 @@ fn write_out_of_memory(
     )?;
     let withheld = outcome.refuser().withheld;
     if withheld > 0 {
-        write!(f, ", {} withheld for requests that wait", Size(withheld))?;
+        write!(
+            f,
+            ", {} withheld for requests that wait or spill",
+            Size(withheld)
+        )?;
     }
     if f.alternate() {
         write!(f, "\n{outcome}")?;

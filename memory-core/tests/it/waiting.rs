@@ -174,10 +174,10 @@ fn a_snapshot_tells_who_waits_and_what_is_withheld() {
     let refused = root.child("try").build().unwrap().buffer(64).unwrap_err();
     let text = format!("{refused:#}");
     assert!(
-        text.contains("512 withheld for requests that wait"),
+        text.contains("512 withheld for requests that wait or spill"),
         "{text}"
     );
-    assert!(text.contains("withheld for waiters 512"), "{text}");
+    assert!(text.contains("withheld for others 512"), "{text}");
 
     drop((future, held, scan));
     balanced(&root);
