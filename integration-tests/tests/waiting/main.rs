@@ -8,6 +8,7 @@ mod admissions;
 mod callbacks;
 mod closing;
 mod executors;
+mod hostile;
 mod load;
 mod queries;
 mod support;
