@@ -159,7 +159,7 @@ fn charge(size: usize) -> Option<Account> {
 #[inline(never)]
 fn take_slowly(account: Account, size: usize) -> bool {
     // SAFETY: it is the thread's current account, whose scope is borrowed by a call of `Scope::run` below on the stack.
-    let taken = unsafe { account.take_slowly(size) };
+    let taken = shadow::keep_errno(|| unsafe { account.take_slowly(size) });
     !matches!(taken, Taken::Ended)
 }
 
@@ -172,7 +172,8 @@ fn charge_more(label: u32, bytes: usize) -> bool {
     // SAFETY: it was the label of a block, so it is the number of an account.
     let account = unsafe { Account::of(label) };
     // SAFETY: the block's bytes are charged to the account, and are given up later.
-    account.take(bytes) || !matches!(unsafe { account.take_more_slowly(bytes) }, Taken::Ended)
+    let slowly = || unsafe { account.take_more_slowly(bytes) };
+    account.take(bytes) || !matches!(shadow::keep_errno(slowly), Taken::Ended)
 }
 
 /// Labels a block that was charged. If there is none, or it cannot have a label, the charge is given back.
@@ -217,5 +218,5 @@ fn give(label: u32, bytes: usize) {
 #[inline(never)]
 fn give_slowly(account: Account, bytes: usize) {
     // SAFETY: as in `give`, whose call gave nothing.
-    unsafe { account.give_slowly(bytes) };
+    shadow::keep_errno(|| unsafe { account.give_slowly(bytes) });
 }

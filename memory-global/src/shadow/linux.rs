@@ -284,6 +284,23 @@ fn load(granule: usize) -> u32 {
 #[cold]
 #[inline(never)]
 fn map_table(granule: usize) -> Option<&'static AtomicU32> {
+    keep_errno(|| map_table_anew(granule))
+}
+
+/// Calls `work`, after which the C library's error number is what it was: a release must not change it, since
+/// programs free things between a call that failed and a look at its error.
+pub(crate) fn keep_errno<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: it returns the address of the thread's error number.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: it is valid for as long as the thread runs.
+    let before = unsafe { *errno };
+    let result = work();
+    // SAFETY: as above.
+    unsafe { *errno = before };
+    result
+}
+
+fn map_table_anew(granule: usize) -> Option<&'static AtomicU32> {
     let table = MAP.get(granule >> TABLE_BITS)?;
     let length = CELLS * size_of::<AtomicU32>();
     // SAFETY: a new mapping of the system's choice; it touches none that exists.

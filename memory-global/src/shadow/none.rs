@@ -35,3 +35,8 @@ pub(crate) fn relabel(_start: *mut u8, _from: u32, _to: u32) -> bool {
 pub(crate) fn unattributable() -> usize {
     0
 }
+
+/// Calls `work`.
+pub(crate) fn keep_errno<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}
