@@ -95,7 +95,8 @@ impl Node {
             policy,
         } = config;
         let (bits, hearer) = hooks_of(listener.as_ref(), &tree);
-        Arc::new(Self {
+        let place = Place::new();
+        place.fill(Self {
             word: Word::shut(),
             high: AtomicUsize::new(0),
             manager: NonNull::from(&**tree.manager()),
@@ -132,6 +133,28 @@ impl Node {
             #[cfg(loom)]
             memory: super::memory::Memory::default(),
         })
+    }
+}
+
+/// The memory of an `Arc`, for a value to be written to.
+///
+/// `Arc::new` would build a large value on the stack and copy it. If the memory was allocated before the value is built,
+/// the compiler writes each field where it stays. The memory leaks if nothing is written to it.
+struct Place<T>(*const T);
+
+impl<T> Place<T> {
+    #[inline(always)]
+    fn new() -> Self {
+        Self(Arc::into_raw(Arc::<T>::new_uninit()).cast())
+    }
+
+    #[inline(always)]
+    fn fill(self, value: T) -> Arc<T> {
+        // SAFETY: nobody else has the Arc, whose own pointer allows writes to what it holds.
+        unsafe { self.0.cast_mut().write(value) };
+        // SAFETY: the pointer is from `into_raw`, and what it points to was written just now. `MaybeUninit` has the
+        // layout of what it holds.
+        unsafe { Arc::from_raw(self.0) }
     }
 }
 
