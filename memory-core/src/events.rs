@@ -67,6 +67,9 @@ pub(crate) fn slow(
     work: &'static str,
     allocator: &AllocatorInfo,
 ) -> Option<tracing::span::EnteredSpan> {
+    if !wants_debug() {
+        return None;
+    }
     let mut span = None;
     once(|| {
         span = Some(
@@ -110,6 +113,11 @@ pub(crate) fn over_limit_after_transfer(from: &AllocatorInfo, to: &AllocatorInfo
 
 /// Returns whether late releases are logged; checked before the lock is taken.
 pub(crate) fn wants_late_release() -> bool {
+    wants_debug()
+}
+
+/// Returns whether a subscriber may want events of level debug. One load.
+fn wants_debug() -> bool {
     tracing::level_filters::LevelFilter::current() >= tracing::Level::DEBUG
 }
 
