@@ -90,14 +90,15 @@ impl ArrowBufMut {
     #[track_caller]
     pub fn extend_from_slice(&mut self, bytes: &[u8]) -> Result<(), AllocError> {
         self.try_reserve(bytes.len())?;
+        let len = self.len; // read once: as far as the compiler knows, the copy may change it
         // SAFETY: `len <= capacity`, so that is within the memory.
-        let end = unsafe { at(self.ptr, self.len) };
+        let end = unsafe { at(self.ptr, len) };
         // SAFETY: room was made for them; they are not in our memory, which nobody else views.
         unsafe {
             end.as_ptr()
                 .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
         };
-        self.len += bytes.len();
+        self.len = len + bytes.len();
         Ok(())
     }
 
