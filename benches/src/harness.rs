@@ -99,6 +99,15 @@ impl<'a> Group<'a> {
         self.cases.push((name.into(), per as f64, run));
     }
 
+    /// Runs each case `rounds` times, in turn, and measures nothing.
+    pub fn warm_up(&mut self, rounds: usize) {
+        for _ in 0..rounds {
+            for (_, _, run) in &mut self.cases {
+                run(1);
+            }
+        }
+    }
+
     /// Measures the cases in turns.
     pub fn measure(mut self, settings: &Settings) -> Measured {
         let times: Vec<u64> = self
