@@ -100,7 +100,8 @@ impl Scope {
 
     /// Calls `work` in no scope, so that what it allocates is charged to nobody: a cache for all queries, for example.
     pub fn suspend<R>(work: impl FnOnce() -> R) -> R {
-        let _back = enter(ptr::null(), None);
+        // SAFETY: there is no scope to be kept.
+        let _back = unsafe { enter(ptr::null(), None) };
         work()
     }
 
@@ -136,7 +137,8 @@ impl Scope {
     /// Makes this the thread's scope until the result is dropped.
     #[inline]
     pub(crate) fn enter(&self) -> Back<'_> {
-        enter(&raw const self.heap, Some(self.heap.account()))
+        // SAFETY: the result borrows the scope.
+        unsafe { enter(&raw const self.heap, Some(self.heap.account())) }
     }
 }
 
@@ -154,12 +156,18 @@ pub(crate) struct Back<'a> {
     scope: PhantomData<&'a Scope>,
 }
 
+/// Enters a scope, or none.
+///
+/// # Safety
+///
+/// The scope that has the heap and the account lives as long as the result.
 #[inline]
-fn enter<'a>(heap: *const Arc<Heap>, account: Option<Account>) -> Back<'a> {
+unsafe fn enter<'a>(heap: *const Arc<Heap>, account: Option<Account>) -> Back<'a> {
     let account = account.filter(|_| !fork::in_child());
     Back {
         heap: CURRENT.replace(heap),
-        account: heap::replace(account),
+        // SAFETY: the caller's promise. The result sets the one before again.
+        account: unsafe { heap::replace(account) },
         scope: PhantomData,
     }
 }
@@ -168,6 +176,8 @@ impl Drop for Back<'_> {
     #[inline]
     fn drop(&mut self) {
         CURRENT.set(self.heap);
-        heap::replace(self.account.filter(|_| !fork::in_child()));
+        let before = self.account.filter(|_| !fork::in_child());
+        // SAFETY: whoever set it before is further down on the stack, and keeps the scope.
+        unsafe { heap::replace(before) };
     }
 }

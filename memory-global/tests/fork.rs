@@ -17,6 +17,7 @@ mod linux {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
+    use arrow_memory_core::__private::{Order, ProcessLock, heap};
     use arrow_memory_core::{BufferAllocator, RootAllocator};
     use arrow_memory_global::{Attributed, Scope};
     use arrow_memory_system as _;
@@ -72,16 +73,15 @@ mod linux {
         root.close().unwrap();
     }
 
-    fn fork(scope: &Scope, inherited: Vec<Vec<u8>>, allocator: &BufferAllocator) {
+    /// Calls `work` in a child, and waits for its end.
+    fn fork(work: impl FnOnce()) {
         // SAFETY: the child runs code that may be run after a fork of this program, which is what is tested.
         let process = unsafe { libc::fork() };
         assert!(process >= 0);
         if process == 0 {
             // SAFETY: no handler of the signal was installed: the process ends.
             unsafe { libc::alarm(LIMIT) };
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                child(scope, inherited, allocator);
-            }));
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
             // SAFETY: takes no pointers.
             unsafe { libc::_exit(i32::from(done.is_err())) };
         }
@@ -89,7 +89,20 @@ mod linux {
         // SAFETY: the status is a valid place.
         let waited = unsafe { libc::waitpid(process, &raw mut status, 0) };
         assert_eq!((waited, status), (process, 0), "a child failed");
-        drop(inherited);
+    }
+
+    /// Forks while this thread holds a lock of the library, so that its handlers take none.
+    fn fork_under_a_lock(scope: &Scope) {
+        static LOCK: ProcessLock<()> = ProcessLock::new(Order::Inner, ());
+        scope.run(|| {
+            let inherited = bytes(1000);
+            let held = LOCK.lock();
+            fork(|| {
+                assert!(heap::current().is_none(), "the child is in a scope");
+                assert!(scope.run(heap::current).is_none());
+            });
+            drop((held, inherited));
+        });
     }
 
     /// Has the threads end, also when a child failed.
@@ -125,12 +138,13 @@ mod linux {
             }
             for _ in 0..FORKS {
                 scope.run(|| {
-                    let inherited = (0..100).map(|i| bytes(1000 + i)).collect();
-                    fork(&scope, inherited, &own);
+                    let inherited: Vec<_> = (0..100).map(|i| bytes(1000 + i)).collect();
+                    fork(|| child(&scope, inherited, &own));
                 });
                 assert_eq!(own.allocated_memory(), 0);
             }
         });
+        fork_under_a_lock(&scope);
         assert_eq!(root.allocated_memory(), 0);
     }
 }

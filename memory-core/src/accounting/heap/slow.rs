@@ -30,8 +30,13 @@ pub fn current() -> Option<Account> {
 }
 
 /// Sets the account that the calling thread's heap blocks are charged to, and returns the one before.
+///
+/// # Safety
+///
+/// Until this is called again by this thread, a scope has the account: the [`Heap`](crate::heap::Heap) that it came
+/// from is not dropped.
 #[inline]
-pub fn replace(account: Option<Account>) -> Option<Account> {
+pub unsafe fn replace(account: Option<Account>) -> Option<Account> {
     let address = account.map_or(std::ptr::null(), Account::as_ptr);
     // SAFETY: as in `current`.
     unsafe { Account::from_ptr(current::replace(address)) }
@@ -48,10 +53,19 @@ pub fn is_installed(allocate: impl FnOnce()) -> bool {
     let Some(probe) = reserved(PROBE) else {
         return false;
     };
+    /// Sets the account before the probe again, also if `allocate` panics.
+    struct Reset(Option<Account>);
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            // SAFETY: its owner has promised it for the time until the next call.
+            unsafe { replace(self.0) };
+        }
+    }
     PROBED.set(false);
-    let before = replace(Some(probe));
+    // SAFETY: nothing is charged to the probe, so that it needs no scope.
+    let reset = Reset(unsafe { replace(Some(probe)) });
     allocate();
-    replace(before);
+    drop(reset);
     PROBED.get()
 }
 
