@@ -243,8 +243,12 @@ impl Locked<'_> {
         self.freeze(node);
         self.state(node).set_bounds(limit, cap);
         let state = self.look(node);
-        if state.used() > state.bound() && !state.tight {
-            self.recall(node);
+        if state.used() > state.bound() {
+            // No word below may go on charging as if there were room.
+            match state.tight {
+                false => self.recall(node),
+                true => drop(self.recall_soft(node)),
+            }
         }
         self.freed(node);
         self.thaw(node, node);

@@ -16,6 +16,7 @@ use super::super::heap;
 use super::mutex::SharedGuard;
 use super::retire::{Departures, free_all};
 use super::{Shared, SharedMutex, wake};
+use crate::events;
 use crate::sync::process::ProcessLock;
 use crate::sync::{Ordering, plain};
 
@@ -104,7 +105,8 @@ pub(crate) fn tend() {
         let wakes = shared.queue.has_wakes();
         drop(shared);
         departures.tell_quietly();
-        free_all(grave);
+        // A listener or policy of a node that panics when it is dropped must not keep the other trees from their turn.
+        events::catch(|| free_all(grave));
         heap::give_back_all(left);
         if wakes {
             wake::run(mutex);
