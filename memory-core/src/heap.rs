@@ -12,6 +12,7 @@ pub use crate::accounting::heap::{
 use crate::allocator::BufferAllocator;
 use crate::error::AllocError;
 use crate::outcome::{AllocatorInfo, Purpose};
+use crate::sync::current as thread;
 pub use crate::sync::current::unscoped;
 use crate::sync::{Ordering, plain};
 use crate::waiting;
@@ -42,10 +43,11 @@ impl Heap {
         })
     }
 
-    /// The account that the calling thread is to charge.
+    /// The account that the calling thread is to charge. A few loads; for a thread that is new to this scope, the
+    /// tree's lock.
     #[inline]
     pub fn account(&self) -> Account {
-        self.handle.account()
+        self.handle.account_of_thread(thread::identity())
     }
 
     /// The first level from the allocator's heap upwards that is over its limit, if a charge of its scopes was forced

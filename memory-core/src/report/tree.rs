@@ -35,16 +35,17 @@ pub struct MemoryReport {
     pub retained: RetainedHeap,
 }
 
-/// Blocks of the program's heap that outlived the scopes in which they were allocated, by scope. Finding the largest
-/// visits all of these scopes under the tree's mutex.
+/// Blocks of the program's heap that outlived the scopes in which they were allocated, by allocator. A scope has an
+/// account for each of its threads, up to eight; finding the largest visits all of them under the tree's mutex.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetainedHeap {
-    /// The name of the allocator of each scope and the bytes of its blocks: the 32 largest, largest first.
+    /// The names of the allocators and the bytes of the blocks: those of the 32 largest accounts, added up by name,
+    /// largest first.
     pub largest: Vec<(Arc<str>, usize)>,
-    /// The number of other scopes.
+    /// The number of other accounts.
     pub others: usize,
-    /// The bytes of their blocks.
+    /// The bytes of the blocks that they pay for.
     pub other_bytes: usize,
 }
 
@@ -58,7 +59,7 @@ impl fmt::Display for RetainedHeap {
             let (others, bytes) = (self.others, self.other_bytes);
             write!(
                 f,
-                "\n  (heap) of {others} other scopes that have ended: {bytes}"
+                "\n  (heap) of {others} other accounts of scopes that have ended: {bytes}"
             )?;
         }
         Ok(())

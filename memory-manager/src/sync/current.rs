@@ -18,6 +18,12 @@ pub fn current() -> *const () {
     CURRENT.get()
 }
 
+/// A number that no other living thread has, and that is not 0.
+#[inline]
+pub fn identity() -> usize {
+    CURRENT.with(|current| ptr::from_ref(current).addr())
+}
+
 /// Replaces the thread's current account and returns the one before.
 #[inline]
 pub fn replace(account: *const ()) -> *const () {

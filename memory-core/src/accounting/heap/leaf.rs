@@ -10,20 +10,22 @@ use super::super::handle::Handle;
 use super::super::node::{Accounts, Locked, Node, NodeConfig, NodeKind, NodePtr};
 use super::super::refusal::Refusal;
 use super::account::{Account, Taken};
+use super::lanes::Lanes;
 use super::table;
 use crate::outcome::AllocatorInfo;
 use crate::sync::current::unscoped;
 
-/// A scope's hold on its account.
+/// A scope's hold on its accounts.
 ///
 /// # Invariants
 ///
-/// 1. `account` has this owner alone, until it is dropped.
-/// 2. `leaf` is the leaf that the account began with, and `retained` the tree's node for retired accounts, which this
+/// 1. `account`, and those of `lanes`, have this owner alone, until it is dropped.
+/// 2. `leaf` is the leaf that the accounts began with, and `retained` the tree's node for retired accounts, which this
 ///    pins.
 pub(crate) struct HeapHandle {
     account: Account,
-    leaf: Handle,
+    pub(super) lanes: Lanes,
+    pub(super) leaf: Handle,
     retained: NodePtr,
 }
 
@@ -75,6 +77,7 @@ impl HeapHandle {
             match opened {
                 Ok((leaf, retained)) => Ok(Self {
                     account,
+                    lanes: Lanes::default(),
                     leaf,
                     retained,
                 }),
@@ -86,7 +89,7 @@ impl HeapHandle {
         })
     }
 
-    /// The account.
+    /// The first account.
     #[inline]
     pub(crate) fn account(&self) -> Account {
         self.account
@@ -106,7 +109,9 @@ impl HeapHandle {
 impl Drop for HeapHandle {
     fn drop(&mut self) {
         let mut locked = self.leaf.tree.lock();
-        locked.end_scope(self.account);
+        for account in self.accounts() {
+            locked.end_scope(account);
+        }
         let (departures, left) = (locked.take_departures(), locked.take_left());
         drop(locked);
         departures.tell_quietly();
@@ -145,10 +150,10 @@ impl Locked<'_> {
 
     /// Charges `bytes` to an account, whatever the limits say.
     pub(super) fn charge_heap(&mut self, account: Account, bytes: usize) -> Taken {
-        let Some(leaf) = account.leaf().filter(|&leaf| !self.look(leaf).closed) else {
-            return Taken::Ended;
-        };
-        self.charge_leaf(leaf, account, bytes)
+        match account.leaf() {
+            Some(leaf) => self.charge_leaf(leaf, account, bytes),
+            None => Taken::Ended, // the scope, or its allocator, has ended
+        }
     }
 
     /// Charges `bytes` for a block that an account already pays for and that grows.
@@ -180,7 +185,8 @@ impl Locked<'_> {
 
     /// Charges `bytes` of an account to a node, whatever the limits say. Only a sum that would overflow stops it.
     ///
-    /// A leaf that is shut gets some credit besides, as long as no level becomes tight for that.
+    /// A leaf that is shut gets some credit besides, as long as no level becomes tight for that. Over a limit it is
+    /// counted as forced, too: what is charged from it is not counted again.
     fn force_heap(&mut self, node: NodePtr, account: Account, bytes: usize) -> Taken {
         let softens = self.lane_of(node).is_some() && self.look(node).shut;
         let mut extra = if softens { self.soft_cap(node) / 2 } else { 0 };
@@ -211,7 +217,7 @@ impl Locked<'_> {
         if !over {
             return Taken::Charged;
         }
-        self.count_forced(node, bytes);
+        self.count_forced(node, bytes.saturating_add(extra));
         self.node(node).set_was_over(true);
         Taken::Over
     }

@@ -49,6 +49,7 @@
 //! [`tend`](super::node).
 
 mod account;
+mod lanes;
 mod leaf;
 mod retire;
 mod slow;

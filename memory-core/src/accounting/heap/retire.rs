@@ -1,12 +1,15 @@
 //! The end of a scope: its account retires, and its bytes move to the root's child `(retained)`.
 
+use std::cmp::Reverse;
+use std::sync::Arc;
+
 use super::super::charge::Mode;
 use super::super::handle::Handle;
 use super::super::node::{Accounts, Locked, NodeKind, NodePtr};
 use super::account::Account;
 use crate::report::RetainedHeap;
 
-/// How many scopes that have ended a report names.
+/// How many accounts of scopes that have ended a report names.
 const NAMED: usize = 32;
 
 impl Handle {
@@ -34,15 +37,21 @@ impl Handle {
             *name = one.map(|(bytes, account)| (bytes, account.origin()));
         }
         drop(locked);
-        let named = names.iter().rev().flatten();
-        let largest: Vec<_> = named
-            .map(|(bytes, origin)| (origin.name(), *bytes))
-            .collect();
-        let named: usize = largest.iter().map(|(_, bytes)| bytes).sum();
+        let (mut named, mut named_bytes) = (0, 0);
+        let mut largest: Vec<(Arc<str>, usize)> = Vec::new();
+        for (bytes, origin) in names.iter().rev().flatten() {
+            let name = origin.name();
+            (named, named_bytes) = (named + 1, named_bytes + bytes);
+            match largest.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += bytes,
+                None => largest.push((name, *bytes)),
+            }
+        }
+        largest.sort_by_key(|(_, bytes)| Reverse(*bytes));
         RetainedHeap {
-            others: count - largest.len(),
-            other_bytes: sum - named,
             largest,
+            others: count - named,
+            other_bytes: sum - named_bytes,
         }
     }
 }
@@ -88,6 +97,8 @@ impl Locked<'_> {
         let bytes = chosen.map(Account::granted).sum();
         if bytes > 0 && !self.move_to_retained(leaf, bytes) {
             // They stay with the leaf, which its bytes keep in the tree.
+            debug_assert!(false, "what moves within a tree overflows no sum");
+            self.settle(leaf);
             return;
         }
         let parent = self.look(leaf).parent;

@@ -5,11 +5,13 @@
 //!
 //! Each of these mutations makes some of them fail: retiring an account without shutting its word; a release that
 //! looks for the leaf before it has the mutex; giving an account back when its leaf has no bytes, and not when it has
-//! none itself; removing it before the last bytes are given back; a charge that does not look whether the leaf is
-//! closed; a recall that leaves the words of accounts open; opening a word without noting what is granted; what is
-//! loose counted without the caps; a refusal that does not recall soft leaves; soft leaves that are folded one after
-//! another without shutting all of them first; a soft word whose cap does not mind those that wait, and whose cap is
-//! not counted.
+//! none itself; removing it before the last bytes are given back; a recall that leaves the words of accounts open;
+//! opening a word without noting what is granted; what is loose counted without the caps; a refusal that does not
+//! recall soft leaves; soft leaves that are folded one after another without shutting all of them first; a soft word
+//! whose cap does not mind those that wait, and whose cap is not counted; two threads that open an account for the
+//! same lane; a lane that is opened though the allocator is closed; a scope that ends its first account only.
+
+use std::sync::Arc;
 
 use loom::thread;
 
@@ -106,6 +108,14 @@ fn a_block_that_is_freed_lets_a_waiter_in() {
     });
 }
 
+/// Checks a tree at rest: so many bytes are allocated, all of them by blocks whose scopes have ended.
+fn at_rest_retained(root: &Handle, bytes: usize) {
+    at_rest(root, bytes);
+    let retained = root.retained();
+    let named: usize = retained.largest.iter().map(|(_, bytes)| bytes).sum();
+    assert_eq!(named + retained.other_bytes, bytes);
+}
+
 /// Charges blocks over the limit of 64, and has a soft word opened there: 44 bytes are charged to the heap.
 fn soft(root: &Handle, account: Account) {
     assert!(allocate(account, 40));
@@ -194,7 +204,7 @@ fn a_block_is_freed_while_its_scope_ends_and_its_leaf_is_freed() {
         drop(query);
 
         thread.join().unwrap();
-        at_rest(&root, 4);
+        at_rest_retained(&root, 4);
         free(id, 4);
         at_rest(&root, 0);
     });
@@ -254,11 +264,62 @@ fn a_block_is_charged_before_a_close_or_not_at_all() {
         query.close().expect("what outlives it is not the query's");
 
         let charged = thread.join().unwrap();
-        at_rest(&root, if charged { 12 } else { 4 });
+        at_rest_retained(&root, if charged { 12 } else { 4 });
         assert_eq!(query.allocated(), 0);
         assert!(!allocate(account, 8));
         free(account.id(), if charged { 12 } else { 4 });
         drop(heap);
+        at_rest(&root, 0);
+    });
+}
+
+#[test]
+fn two_threads_of_a_scope_open_an_account_each_while_the_allocator_closes() {
+    check(|| {
+        let root = root(64);
+        let query = child(&root, 64, 0);
+        let heap = Arc::new(open(&query));
+        assert_eq!(heap.account_of_thread(1), heap.account());
+        let shared = Arc::clone(&heap);
+        let thread = thread::spawn(move || {
+            let account = shared.account_of_thread(2);
+            (account, allocate(account, 8))
+        });
+        let account = heap.account_of_thread(3);
+        let charged = allocate(account, 4);
+
+        query.close().expect("what outlives it is not the query's");
+
+        let (other, other_charged) = thread.join().unwrap();
+        assert_eq!(heap.account_of_thread(3), account);
+        assert!(charged && account != other && account != heap.account());
+        at_rest_retained(&root, if other_charged { 12 } else { 4 });
+        free(account.id(), 4);
+        if other_charged {
+            free(other.id(), 8);
+        }
+        drop(heap);
+        at_rest(&root, 0);
+    });
+}
+
+#[test]
+fn threads_that_share_a_lane_open_one_account() {
+    check(|| {
+        let root = root(64);
+        let heap = Arc::new(open(&child(&root, 64, 0)));
+        let _ = heap.account_of_thread(1);
+        let shared = Arc::clone(&heap);
+        // As if both had this number: that is what two threads without a lane of their own do.
+        let thread = thread::spawn(move || shared.account_of_thread(2).id());
+
+        let mine = heap.account_of_thread(2).id();
+
+        assert_eq!(thread.join().unwrap(), mine);
+        assert!(allocate(heap.account_of_thread(2), 8));
+        drop(heap);
+        at_rest_retained(&root, 8);
+        free(mine, 8);
         at_rest(&root, 0);
     });
 }
