@@ -2,7 +2,8 @@
 //! scope.
 #![expect(unsafe_code, reason = "stands in for a global allocator")]
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use arrow_memory_core::__private::heap::{Account, Heap, Taken};
@@ -332,4 +333,38 @@ fn accounts_are_used_again() {
     let mut ids = (0..3000).map(|_| Heap::open(&root).unwrap().account().id());
 
     assert!(ids.all(|id| id < 2048), "other tests have some");
+}
+
+#[test]
+fn threads_of_a_scope_have_accounts_of_their_own_which_end_with_it() {
+    const THREADS: usize = 20; // more than a scope has accounts
+    let root = RootAllocator::new(1 << 30);
+    let query = root.child("query").build().unwrap();
+    let heap = Heap::open(&query).unwrap();
+    let all_there = Barrier::new(THREADS);
+    let blocks: Vec<Block> = thread::scope(|scope| {
+        let allocate = || {
+            let made = block(&heap, 1000);
+            all_there.wait(); // so that no thread has the place of one that has gone
+            assert_eq!(made.id, heap.account().id(), "a thread keeps its account");
+            made
+        };
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(allocate)).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    let ids: HashSet<u32> = blocks.iter().map(|block| block.id).collect();
+    assert_eq!(ids.len(), 8);
+    at_rest(&root, THREADS * 1000);
+
+    drop(heap);
+
+    let retained = root.report().retained;
+    assert_eq!(retained.largest, [(Arc::from("query"), THREADS * 1000)]);
+    assert_eq!(retained.others, 0);
+    assert_eq!(query.allocated_memory(), 0);
+    drop(blocks);
+    at_rest(&root, 0);
 }
