@@ -68,7 +68,7 @@ fn a_scope_that_left_a_block_costs_64_bytes_and_slows_no_recall() {
     assert!(root.to_verbose_string().contains("(heap) of q"));
 
     let most = GLOBAL.inner().live();
-    drop(std::mem::take(&mut blocks));
+    blocks.clear();
     assert_eq!(root.allocated_memory(), 0);
     // The accounts are used again.
     for _ in 0..SCOPES {

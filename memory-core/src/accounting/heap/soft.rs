@@ -78,19 +78,14 @@ impl Locked<'_> {
     #[cold]
     fn recall_soft_below(&mut self, at: NodePtr) -> bool {
         let (mut next, mut found) = (self.first_soft(), false);
-        // All of them are shut before any is folded: bytes must not move from one that was read to one that was not.
         while let Some(leaf) = next {
             next = self.next_soft(leaf);
             if self.is_below(leaf, at) {
                 let was_open = self.look(leaf).caps > 0;
+                // What happens on the leaf from here on waits for the mutex. So the sums are those of the instant at
+                // which the last leaf is shut.
                 self.freeze(leaf);
                 found |= was_open || self.look(leaf).parked > 0;
-            }
-        }
-        next = self.first_soft();
-        while let Some(leaf) = next {
-            next = self.next_soft(leaf);
-            if self.is_below(leaf, at) {
                 self.make_hard(leaf);
                 self.fold_upwards(leaf);
             }

@@ -7,9 +7,8 @@
 //! looks for the leaf before it has the mutex; giving an account back when its leaf has no bytes, and not when it has
 //! none itself; removing it before the last bytes are given back; a recall that leaves the words of accounts open;
 //! opening a word without noting what is granted; what is loose counted without the caps; a refusal that does not
-//! recall soft leaves; soft leaves that are folded one after another without shutting all of them first; a soft word
-//! whose cap does not mind those that wait, and whose cap is not counted; two threads that open an account for the
-//! same lane; a lane that is opened though the allocator is closed; a scope that ends its first account only.
+//! recall soft leaves; two threads that open an account for the same lane; a lane that is opened though the allocator
+//! is closed; a scope that ends its first account only.
 
 use std::sync::Arc;
 
