@@ -17,6 +17,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use arrow_memory_arena::Arena;
 use arrow_memory_arrow::Accounted;
@@ -285,6 +286,8 @@ fn run(root: &RootAllocator) {
         }
     });
     Scope::new(&books).unwrap().run(|| contention(root));
+    // What the library keeps for itself is charged to no scope.
+    assert_eq!(books.allocated_memory(), 0, "{}", books.to_verbose_string());
 }
 
 /// A root with a listener.

@@ -17,13 +17,14 @@ const PAID_BY_A_LEDGER: u32 = 1;
 ///
 /// It hands every call on to the allocator that it wraps. A block of 512 bytes or more that is allocated in a scope is
 /// charged to the scope's allocator, at the size of its layout, until it is freed: by whichever thread, in whatever
-/// scope. A block that is reallocated stays with who allocated it. Blocks below 512 bytes, and those of threads that
-/// are in no scope, are not charged.
+/// scope. A block that is reallocated stays with who allocated it, unless it shrinks below 512 bytes. Blocks below 512
+/// bytes, and those of threads that are in no scope, are not charged.
 ///
 /// An allocation never fails because of a limit: it is charged by force. [`Scope::check`](crate::Scope::check) says so.
 ///
 /// Costs two compare-exchanges for a block and its release if it is attributed, a comparison for smaller ones, and
-/// a load for other ones. 4 bytes for each 512 bytes of the address space that attributed blocks have touched.
+/// a load for other ones. Takes 4 bytes for each 512 bytes of the address space that attributed blocks have touched, in
+/// pages of 4 KiB: one page for each 512 KiB.
 ///
 /// # Examples
 ///

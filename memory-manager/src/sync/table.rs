@@ -3,6 +3,8 @@
 //! Entries are boxes that the caller makes before it takes the lock and drops after it; the buckets
 //! grow by a [`Room`] that is made while the lock is free.
 
+use super::current::unscoped;
+
 /// Entries by a key, of which several may be equal.
 pub struct Table<T> {
     /// A power of two of them, or none.
@@ -24,11 +26,8 @@ pub struct Entry<T> {
 impl<T> Entry<T> {
     /// An entry that is in no table.
     pub fn new(key: usize, value: T) -> Box<Self> {
-        Box::new(Self {
-            key,
-            value,
-            next: None,
-        })
+        let next = None;
+        unscoped(|| Box::new(Self { key, value, next }))
     }
 }
 
@@ -197,7 +196,8 @@ impl<T> Room<T> {
     pub fn prepare(&mut self) {
         if self.fresh.len() < self.wanted {
             self.fresh.clear();
-            self.fresh.resize_with(self.wanted, || None);
+            // Tables are the library's own, and most stay for ever: no scope should pay for them.
+            unscoped(|| self.fresh.resize_with(self.wanted, || None));
         }
     }
 
