@@ -14,7 +14,7 @@ use super::leaf::HeapHandle;
 use super::table;
 use crate::sync::current::unscoped;
 use crate::sync::table::spread;
-use crate::sync::{Ordering, plain};
+use crate::sync::{AtomicUsize, Ordering};
 
 /// The number of accounts besides the first.
 const LANES: usize = 7;
@@ -23,23 +23,23 @@ const LANES: usize = 7;
 #[derive(Default)]
 pub(super) struct Lanes {
     /// The thread that has the first account, or 0.
-    first: plain::AtomicUsize,
+    first: AtomicUsize,
     others: [Lane; LANES],
 }
 
 #[derive(Default)]
 struct Lane {
     /// The thread that has the account, or 0.
-    thread: plain::AtomicUsize,
+    thread: AtomicUsize,
     /// The account's id, or 0 while it has not been opened. Written under the mutex.
-    account: plain::AtomicU32,
+    account: AtomicUsize,
 }
 
 impl Lane {
     fn account(&self) -> Option<Account> {
         // Acquire: partner of the Release in `open_lane`: what the account began with is seen.
         let id = self.account.load(Ordering::Acquire);
-        (id != 0).then(|| table::account(id))
+        (id != 0).then(|| table::account(id as u32))
     }
 }
 
@@ -58,7 +58,7 @@ impl HeapHandle {
     #[inline(never)]
     fn further_account(&self, thread: usize) -> Account {
         // Relaxed, all: as above; the accounts are reached by pointers of their own.
-        let take = |place: &plain::AtomicUsize| {
+        let take = |place: &AtomicUsize| {
             let taken = place.load(Ordering::Relaxed);
             taken == thread
                 || taken == 0
@@ -86,7 +86,7 @@ impl HeapHandle {
             let opened = found.is_none() && locked.add_lane(self.leaf.ptr(), account);
             if opened {
                 // Release: partner of the Acquire in `account`.
-                lane.account.store(account.id(), Ordering::Release);
+                lane.account.store(account.id() as usize, Ordering::Release);
             }
             drop(locked);
             if opened {

@@ -7,7 +7,7 @@
 //! looks for the leaf before it has the mutex; giving an account back when its leaf has no bytes, and not when it has
 //! none itself; removing it before the last bytes are given back; a recall that leaves the words of accounts open;
 //! opening a word without noting what is granted; what is loose counted without the caps; a refusal that does not
-//! recall soft leaves; two threads that open an account for the same lane; a lane that is opened though the allocator
+//! recall soft leaves; two threads that each open an account for the same lane; a lane that is opened though the allocator
 //! is closed; a scope that ends its first account only.
 
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use super::waiting::{at_rest_alone, datum, obtain_and_write};
 use super::{at_rest, check, child, root, uncharge};
 use crate::accounting::handle::Handle;
 use crate::accounting::heap::{Account, HeapHandle, Taken};
+use crate::sync::table::spread;
 
 fn open(of: &Handle) -> HeapHandle {
     match HeapHandle::open(of) {
@@ -307,18 +308,27 @@ fn threads_that_share_a_lane_open_one_account() {
     check(|| {
         let root = root(64);
         let heap = Arc::new(open(&child(&root, 64, 0)));
-        let _ = heap.account_of_thread(1);
+        // All lanes but the last have a thread.
+        for thread in 1..=7 {
+            let _ = heap.account_of_thread(thread);
+        }
+        // One that has none of its own uses the last.
+        let shares_last = (9..).find(|&thread| spread(thread) % 7 == 6).unwrap();
         let shared = Arc::clone(&heap);
-        // As if both had this number: that is what two threads without a lane of their own do.
-        let thread = thread::spawn(move || shared.account_of_thread(2).id());
+        let thread = thread::spawn(move || {
+            let account = shared.account_of_thread(8);
+            assert!(allocate(account, 8));
+            account.id()
+        });
 
-        let mine = heap.account_of_thread(2).id();
+        let account = heap.account_of_thread(shares_last);
+        assert!(allocate(account, 4));
 
-        assert_eq!(thread.join().unwrap(), mine);
-        assert!(allocate(heap.account_of_thread(2), 8));
+        let other = thread.join().unwrap();
         drop(heap);
-        at_rest_retained(&root, 8);
-        free(mine, 8);
+        at_rest_retained(&root, 12);
+        free(account.id(), 4);
+        free(other, 8);
         at_rest(&root, 0);
     });
 }
