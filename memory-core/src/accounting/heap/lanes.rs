@@ -8,9 +8,9 @@
 //! The accounts are opened when they are first needed, and end with the scope, all in one section. A thread that has
 //! gone keeps its place: the next thread with its identity gets it.
 
+use super::super::handle::Handle;
 use super::super::node::{Accounts, Locked, NodePtr};
 use super::account::Account;
-use super::leaf::HeapHandle;
 use super::table;
 use crate::sync::current::unscoped;
 use crate::sync::table::spread;
@@ -37,56 +37,22 @@ struct Lane {
 
 impl Lane {
     fn account(&self) -> Option<Account> {
-        // Acquire: partner of the Release in `open_lane`: what the account began with is seen.
+        // Acquire: partner of the Release in `open`: what the account began with is seen.
         let id = self.account.load(Ordering::Acquire);
         (id != 0).then(|| table::account(id as u32))
     }
-}
 
-impl HeapHandle {
-    /// The account for a thread, whose identity is not 0 and belongs to no other thread that is alive. Costs a load
-    /// for the first thread that came; the first call of another one may take the tree's mutex, and allocate.
-    #[inline]
-    pub(crate) fn account_of_thread(&self, thread: usize) -> Account {
-        // Relaxed: the thread itself wrote it, if it is equal.
-        if self.lanes.first.load(Ordering::Relaxed) == thread {
-            return self.account();
-        }
-        self.further_account(thread)
-    }
-
-    #[inline(never)]
-    fn further_account(&self, thread: usize) -> Account {
-        // Relaxed, all: as above; the accounts are reached by pointers of their own.
-        let take = |place: &AtomicUsize| {
-            let taken = place.load(Ordering::Relaxed);
-            taken == thread
-                || taken == 0
-                    && (place.compare_exchange(0, thread, Ordering::Relaxed, Ordering::Relaxed))
-                        .is_ok()
-        };
-        if take(&self.lanes.first) {
-            return self.account();
-        }
-        let others = &self.lanes.others;
-        let mine = others.iter().find(|lane| take(&lane.thread));
-        let lane = mine.unwrap_or_else(|| &others[spread(thread) as usize % LANES]);
-        lane.account()
-            .or_else(|| self.open_lane(lane))
-            .unwrap_or(self.account())
-    }
-
-    /// Opens the account of a lane. `None` if the allocator is closed, or there are no more accounts.
+    /// Opens the account. `None` if the allocator is closed, or there are no more accounts.
     #[cold]
-    fn open_lane(&self, lane: &Lane) -> Option<Account> {
+    fn open(&self, leaf: &Handle) -> Option<Account> {
         unscoped(|| {
             let account = table::take()?;
-            let mut locked = self.leaf.tree.lock();
-            let found = lane.account();
-            let opened = found.is_none() && locked.add_lane(self.leaf.ptr(), account);
+            let mut locked = leaf.tree.lock();
+            let found = self.account();
+            let opened = found.is_none() && locked.add_lane(leaf.ptr(), account);
             if opened {
                 // Release: partner of the Acquire in `account`.
-                lane.account.store(account.id() as usize, Ordering::Release);
+                self.account.store(account.id() as usize, Ordering::Release);
             }
             drop(locked);
             if opened {
@@ -96,11 +62,42 @@ impl HeapHandle {
             found
         })
     }
+}
 
-    /// All accounts of the scope.
-    pub(super) fn accounts(&self) -> impl Iterator<Item = Account> {
-        let others = self.lanes.others.iter().filter_map(Lane::account);
-        std::iter::once(self.account()).chain(others)
+impl Lanes {
+    /// The account for a thread, whose identity is not 0 and belongs to no other thread that is alive; `first` is the
+    /// scope's first account, and `leaf` the leaf of all. Costs a load for the first thread that came; the first call
+    /// of another one may take the tree's mutex, and allocate.
+    #[inline]
+    pub(super) fn account_of(&self, thread: usize, first: Account, leaf: &Handle) -> Account {
+        // Relaxed: the thread itself wrote it, if it is equal.
+        if self.first.load(Ordering::Relaxed) == thread {
+            return first;
+        }
+        self.further_account(thread, first, leaf)
+    }
+
+    #[inline(never)]
+    fn further_account(&self, thread: usize, first: Account, leaf: &Handle) -> Account {
+        // Relaxed, all: as above; the accounts are reached by ids of their own.
+        let take = |place: &AtomicUsize| {
+            let taken = place.load(Ordering::Relaxed);
+            taken == thread
+                || taken == 0
+                    && (place.compare_exchange(0, thread, Ordering::Relaxed, Ordering::Relaxed))
+                        .is_ok()
+        };
+        if take(&self.first) {
+            return first;
+        }
+        let mine = self.others.iter().find(|lane| take(&lane.thread));
+        let lane = mine.unwrap_or_else(|| &self.others[spread(thread) as usize % LANES]);
+        lane.account().or_else(|| lane.open(leaf)).unwrap_or(first)
+    }
+
+    /// The accounts that were opened besides the first.
+    pub(super) fn others(&self) -> impl Iterator<Item = Account> {
+        self.others.iter().filter_map(Lane::account)
     }
 }
 

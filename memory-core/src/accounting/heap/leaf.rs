@@ -24,8 +24,8 @@ use crate::sync::current::unscoped;
 ///    pins.
 pub(crate) struct HeapHandle {
     account: Account,
-    pub(super) lanes: Lanes,
-    pub(super) leaf: Handle,
+    lanes: Lanes,
+    leaf: Handle,
     retained: NodePtr,
 }
 
@@ -90,9 +90,15 @@ impl HeapHandle {
     }
 
     /// The first account.
-    #[inline]
+    #[cfg(all(test, loom))]
     pub(crate) fn account(&self) -> Account {
         self.account
+    }
+
+    /// The account for a thread: see [`Lanes::account_of`].
+    #[inline]
+    pub(crate) fn account_of_thread(&self, thread: usize) -> Account {
+        self.lanes.account_of(thread, self.account, &self.leaf)
     }
 
     /// The first level, from the leaf upwards, that is over its limit, if a charge of the allocator's scopes found
@@ -109,7 +115,8 @@ impl HeapHandle {
 impl Drop for HeapHandle {
     fn drop(&mut self) {
         let mut locked = self.leaf.tree.lock();
-        for account in self.accounts() {
+        locked.end_scope(self.account);
+        for account in self.lanes.others() {
             locked.end_scope(account);
         }
         let (departures, left) = (locked.take_departures(), locked.take_left());
