@@ -3,18 +3,16 @@
 //! See `accounting::heap` for how it works. All of it is for `arrow-memory-global` and for the crates that adopt
 //! memory; programs use scopes.
 
-use std::ptr::NonNull;
-
 use crate::accounting::heap::HeapHandle;
 pub use crate::accounting::heap::{
-    Account, LEDGER, Taken, attributed, current, is_installed, replace,
+    Account, ID_BITS, Label, Labels, Moved, Piece, Taken, attributed, current, is_installed,
+    labels, replace, set_labels,
 };
 use crate::allocator::BufferAllocator;
 use crate::error::AllocError;
 use crate::outcome::{AllocatorInfo, Purpose};
 use crate::sync::current as thread;
 pub use crate::sync::current::unscoped;
-use crate::sync::{Ordering, plain};
 use crate::waiting;
 
 /// A scope's hold on an allocator's heap: as long as it exists, heap blocks can be charged to the allocator.
@@ -83,50 +81,4 @@ pub struct Overdrawn {
     pub limit: usize,
     /// What is allocated there and below, in bytes.
     pub allocated: usize,
-}
-
-/// What a global allocator knows of a block that it has attributed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Label {
-    /// The id of the account that pays, or [`LEDGER`].
-    pub id: u32,
-    /// The first byte of the block.
-    pub start: NonNull<u8>,
-    /// Its size in bytes, which is what is charged for it.
-    pub size: usize,
-}
-
-/// The labels of a global allocator's blocks. Its functions take no lock and allocate nothing.
-pub trait Labels: Sync {
-    /// The label of the live block that `at` points into, if it was attributed.
-    fn find(&self, at: NonNull<u8>) -> Option<Label>;
-
-    /// Changes the id of the block that starts at `start` from `from` to `to`; `false`: it had another one.
-    fn relabel(&self, start: NonNull<u8>, from: u32, to: u32) -> bool;
-}
-
-static LABELS: plain::AtomicPtr<&'static dyn Labels> = plain::AtomicPtr::new(std::ptr::null_mut());
-
-/// Makes the labels of the program's global allocator known. The first ones stay.
-pub fn set_labels(labels: &'static dyn Labels) {
-    let made = unscoped(|| Box::leak(Box::new(labels)));
-    // Release: partner of the Acquire in `labels`. A second one is a program's mistake, and is leaked.
-    let _ = LABELS.compare_exchange(
-        std::ptr::null_mut(),
-        made,
-        Ordering::Release,
-        Ordering::Relaxed,
-    );
-}
-
-/// The labels of the program's global allocator, if it attributes blocks.
-#[expect(
-    unsafe_code,
-    reason = "kept as a pointer, so that it is read without a lock"
-)]
-pub fn labels() -> Option<&'static dyn Labels> {
-    // Acquire: partner of the Release in `set_labels`.
-    let labels = LABELS.load(Ordering::Acquire);
-    // SAFETY: null, or leaked by `set_labels`.
-    unsafe { labels.as_ref() }.copied()
 }

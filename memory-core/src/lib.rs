@@ -84,5 +84,6 @@ pub use waiting::{Admission, AdmissionFuture, GiveWay, Wait, WaitError, Waited};
 pub mod __private {
     pub use crate::buffer::ForeignRoom;
     pub use crate::heap;
+    pub use crate::raw::release::Payer;
     pub use arrow_memory_manager::__private::*;
 }

@@ -9,17 +9,22 @@ use arrow_memory_core::__private::heap::{self, Label, Labels};
 struct OfBlocks;
 
 impl Labels for OfBlocks {
-    fn find(&self, at: NonNull<u8>) -> Option<Label> {
-        let found = shadow::find(at.as_ptr())?;
+    fn find(&self, part: NonNull<u8>, size: usize) -> Option<Label> {
+        let found = shadow::find(part.as_ptr(), size)?;
         Some(Label {
             id: found.label,
-            start: NonNull::new(ptr::with_exposed_provenance_mut(found.start))?,
+            start: found.start,
             size: found.size,
         })
     }
 
-    fn relabel(&self, start: NonNull<u8>, from: u32, to: u32) -> bool {
-        shadow::relabel(start.as_ptr(), from, to)
+    fn id(&self, start: usize) -> u32 {
+        // Only the address counts.
+        shadow::get(ptr::without_provenance_mut(start))
+    }
+
+    fn relabel(&self, start: usize, from: u32, to: u32) -> bool {
+        shadow::relabel(start, from, to)
     }
 }
 

@@ -10,9 +10,6 @@ use arrow_memory_core::__private::heap::{self, Account, Taken};
 /// The smallest block that is attributed, in bytes.
 pub(crate) const THRESHOLD: usize = 512;
 
-/// The label of a block that a ledger pays for: memory that was adopted. No account has this number.
-const PAID_BY_A_LEDGER: u32 = 1;
-
 /// A global allocator that attributes what it allocates to the [`Scope`](crate::Scope) of the calling thread.
 ///
 /// It hands every call on to the allocator that it wraps. A block of 512 bytes or more that is allocated in a scope is
@@ -167,7 +164,7 @@ fn take_slowly(account: Account, size: usize) -> bool {
 /// Charges what a block grows by to whoever pays for the block, whose bytes are charged. Returns `false` if that
 /// cannot be: under a lock of the library.
 fn charge_more(label: u32, bytes: usize) -> bool {
-    if label == PAID_BY_A_LEDGER || fork::in_child() {
+    if fork::in_child() {
         return true;
     }
     // SAFETY: it was the label of a block, so it is the number of an account.
@@ -203,7 +200,7 @@ fn remove_label(block: *mut u8, size: usize) -> u32 {
 /// Gives bytes back to whom a label names.
 #[inline]
 fn give(label: u32, bytes: usize) {
-    if label == PAID_BY_A_LEDGER || bytes == 0 || fork::in_child() {
+    if bytes == 0 || fork::in_child() {
         return;
     }
     // SAFETY: it was the label of a block, or is about to be, so it is the number of an account.

@@ -1,12 +1,14 @@
 //! The trait that adopts, moves, measures and detaches arrays and batches as wholes.
 
 use arrow_memory_core::__private::ForeignRoom;
+use arrow_memory_core::__private::heap::Piece;
 use arrow_memory_core::{AllocError, AllocationReservation, BufferAllocator};
 use hashbrown::HashTable;
 
 use super::deps::arrow_buffer::Buffer;
-use super::known::{self, Region};
+use super::known;
 use super::parts::Parts;
+use super::region::Region;
 use super::regions::{Limits, Regions, mix};
 use crate::error::{MemoryError, Refused};
 
@@ -52,6 +54,9 @@ pub trait Accounted: Sized {
     /// charged at its capacity in bytes. Memory that the tree is charged for already is shared, as by
     /// [`ArrowBuf::retain_in`](arrow_memory_core::ArrowBuf::retain_in), and not charged again.
     ///
+    /// What the program's heap is charged for, since it was allocated in a scope of `arrow-memory-global`, is not charged
+    /// again either: the bytes move here in the same step, and back when the result is dropped.
+    ///
     /// The charge lasts as long as the result, its clones and slices do.
     ///
     /// # Errors
@@ -70,7 +75,8 @@ pub trait Accounted: Sized {
     /// the bytes for it out of the reservation. Use this for the output of a kernel, which exists before it
     /// can be charged: reserve room for it before the kernel runs.
     ///
-    /// The reservation shrinks by exactly the bytes that are charged. If it has fewer, all of it is used, and
+    /// The reservation shrinks by exactly the bytes that are charged, and what the program's heap was charged for the
+    /// same memory is released. If it has fewer, all of it is used, and
     /// the rest is charged besides. The bytes stay charged throughout, so no other request can take them in
     /// between. Memory that the tree is charged for already is shared, and takes nothing.
     ///
@@ -218,7 +224,9 @@ pub struct TransferResult<T> {
 impl<T: Parts> Accounted for T {
     #[track_caller]
     fn adopt(self, allocator: &BufferAllocator) -> Result<Self, Refused<Self>> {
-        match adopted(&self, allocator, |bytes| ForeignRoom::new(allocator, bytes)) {
+        match adopted(&self, allocator, |bytes, pieces| {
+            ForeignRoom::new(allocator, bytes, pieces)
+        }) {
             Ok(adopted) => Ok(adopted),
             Err(source) => Err(Refused {
                 value: self,
@@ -230,8 +238,8 @@ impl<T: Parts> Accounted for T {
     #[track_caller]
     fn adopt_from(self, reservation: &mut AllocationReservation) -> Result<Self, Refused<Self>> {
         let allocator = reservation.allocator().clone();
-        match adopted(&self, &allocator, |bytes| {
-            ForeignRoom::out_of(reservation, bytes)
+        match adopted(&self, &allocator, |bytes, pieces| {
+            ForeignRoom::out_of(reservation, bytes, pieces)
         }) {
             Ok(adopted) => Ok(adopted),
             Err(source) => Err(Refused {
@@ -322,9 +330,12 @@ fn transferred<T: Parts>(
     // Adopting comes first: a move can be undone if it fails, and after it nothing else can fail.
     let missing = regions.find(target);
     if missing.bytes > 0 {
+        let pieces = regions.pieces();
         let room = match limits {
-            Limits::Kept => ForeignRoom::new(target, missing.bytes).map(|room| (room, true)),
-            Limits::Ignored => ForeignRoom::forced(target, missing.bytes),
+            Limits::Kept => {
+                ForeignRoom::new(target, missing.bytes, pieces).map(|room| (room, true))
+            }
+            Limits::Ignored => ForeignRoom::forced(target, missing.bytes, pieces),
         };
         let (mut room, fit) = room.map_err(|error| missing.refused(error))?;
         adoption_fit = fit;
@@ -337,12 +348,12 @@ fn transferred<T: Parts>(
     })
 }
 
-/// `whole` under `allocator`. `room` charges the bytes of all memory that is not charged yet, at once.
+/// `whole` under `allocator`. `room` charges the bytes of all memory that no ledger is charged for yet, at once.
 #[track_caller]
 fn adopted<'r, T: Parts>(
     whole: &T,
     allocator: &BufferAllocator,
-    room: impl FnOnce(usize) -> Result<ForeignRoom<'r>, AllocError>,
+    room: impl FnOnce(usize, &mut [Piece]) -> Result<ForeignRoom<'r>, AllocError>,
 ) -> Result<T, MemoryError> {
     let parts = whole.parts();
     let mut regions = Regions::of(&parts);
@@ -350,7 +361,8 @@ fn adopted<'r, T: Parts>(
     // Sharing charges nothing. It comes first, so that its failure leaves no charge to be undone.
     regions.share(allocator)?;
     if missing.bytes > 0 {
-        let mut room = room(missing.bytes).map_err(|error| missing.refused(error))?;
+        let room = room(missing.bytes, regions.pieces());
+        let mut room = room.map_err(|error| missing.refused(error))?;
         let mut adopting = regions.adopt(allocator, &mut room)?;
         adopting.share(allocator)?;
         adopting.keep();

@@ -1,10 +1,11 @@
 //! Single buffers: into arrow's type and back.
 
-use arrow_memory_core::__private::ForeignRoom;
+use arrow_memory_core::__private::{ForeignRoom, heap};
 use arrow_memory_core::{ArrowBuf, BufferAllocator};
 
 use super::deps::arrow_buffer::{ArrowNativeType, Buffer, ScalarBuffer};
-use super::known::{self, Adoption, Region};
+use super::known::{self, Adoption};
+use super::region::Region;
 use crate::error::MemoryError;
 
 /// Makes a `Buffer` of arrow's on the same memory, which stays charged until the last `Buffer` on it is
@@ -110,9 +111,11 @@ pub fn adopt_buffer(buffer: &Buffer, allocator: &BufferAllocator) -> Result<Arro
         None => {
             let original = lookup.original.as_ref();
             let region = original.map_or(region, |original| region.on(original));
-            let room = ForeignRoom::new(allocator, region.size);
+            let mut piece = region.piece(heap::labels());
+            let room = ForeignRoom::new(allocator, region.size, piece.as_mut_slice());
             let mut room = room.map_err(|error| error.for_buffer(buffer.len(), region.size))?;
-            match known::adopt(allocator, &mut room, original.unwrap_or(buffer), region)? {
+            let original = original.unwrap_or(buffer);
+            match known::adopt(allocator, &mut room, original, region, piece.as_mut())? {
                 Adoption::Made(view) => view,
                 Adoption::Found(known) => known.view,
             }

@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use arrow_memory_core::__private::ForeignRoom;
+use arrow_memory_core::__private::heap::{Moved, Piece};
 use arrow_memory_core::{ArrowBuf, BufferAllocator, ForeignAllocation, ReleaseFn, WeakForeign};
 
 use super::deps::arrow_buffer::Buffer;
+use super::region::Region;
 use crate::error::MemoryError;
 use crate::registry::Registry;
 
@@ -32,6 +34,8 @@ enum Target {
         weak: WeakForeign,
         /// The buffer that was adopted. It keeps the memory until the entry is dropped.
         original: Buffer,
+        /// What the program's heap paid for the memory. The release returns it.
+        moved: Option<Box<Moved>>,
     },
 }
 
@@ -55,65 +59,23 @@ impl Drop for Wrapper {
     }
 }
 
-/// Ends an adoption: removes its entry, if it was inserted, and drops the adopted buffer with it.
-static RELEASE: ReleaseFn = ReleaseFn::new(|start, id| {
+/// Ends an adoption: removes its entry, if it was inserted, and drops the adopted buffer with it. Before that, what the
+/// program's heap paid for the memory is returned there: another buffer may keep the memory.
+static RELEASE: ReleaseFn = ReleaseFn::with_payer(|start, id, payer| {
     // A foreign allocation's identity is its own until it is released.
     let is_it = |target: &Target| match target {
         Target::Adopted { weak, .. } => Some(weak.id()) == id,
         Target::Wrapper { .. } => false,
     };
-    drop(REGISTRY.remove_first(start.addr().get(), is_it));
+    let mut entry = REGISTRY.remove_first(start.addr().get(), is_it);
+    if let Some(Target::Adopted { moved, .. }) = &mut entry
+        && let (Some(moved), Some(payer)) = (moved.take(), payer)
+    {
+        // SAFETY: the adoption was charged for these bytes; the entry keeps the block until it is dropped below.
+        unsafe { payer.return_to_heap(*moved) };
+    }
+    drop(entry);
 });
-
-/// The memory under a `Buffer`: its start and its sizes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Region {
-    pub(super) start: NonNull<u8>,
-    /// Bytes that are allocated there.
-    pub(super) size: usize,
-    /// Bytes from the start that `Buffer`s are known to view, so that are initialised.
-    pub(super) seen: usize,
-}
-
-impl Region {
-    /// The region under a buffer; `None` for an empty one, which no allocator is charged for.
-    #[inline]
-    pub(super) fn of(buffer: &Buffer) -> Option<Self> {
-        if buffer.is_empty() {
-            return None;
-        }
-        let seen = buffer.ptr_offset() + buffer.len();
-        Some(Self {
-            start: buffer.data_ptr(),
-            size: buffer.capacity().max(seen),
-            seen,
-        })
-    }
-
-    /// The region under a buffer, also under an empty slice, which keeps the memory that it is a slice of.
-    pub(super) fn held(buffer: &Buffer) -> Option<Self> {
-        Self::of(buffer).or_else(|| {
-            (buffer.capacity() > 0).then(|| Self {
-                start: buffer.data_ptr(),
-                size: buffer.capacity(),
-                seen: buffer.ptr_offset(),
-            })
-        })
-    }
-
-    /// The region as it is to be adopted by a second tree, where the first adopted `original`. The second adopts
-    /// `original`, too: a buffer that came of the first adoption would keep the first tree's charge, and may
-    /// have a smaller capacity.
-    pub(super) fn on(self, original: &Buffer) -> Self {
-        // This is no less than the size of the region, or `original` would not have been found.
-        let size = original.capacity();
-        Self { size, ..self }
-    }
-
-    pub(super) fn address(&self) -> usize {
-        self.start.addr().get()
-    }
-}
 
 /// Memory that a tree is charged for.
 pub(super) struct Known {
@@ -145,7 +107,7 @@ impl Target {
             Self::Wrapper { owner, len } if *len >= region.size => {
                 owner.upgrade().map(Found::Wrapper)
             }
-            Self::Adopted { weak, original } if original.capacity() >= region.size => {
+            Self::Adopted { weak, original, .. } if original.capacity() >= region.size => {
                 // SAFETY: the release removes this entry before it returns, and needs the lock for it,
                 // which this thread holds. The adopted buffer keeps `original.capacity()` bytes from
                 // `start`, so all of the region; `seen` bytes of it are initialised, since a
@@ -379,8 +341,35 @@ pub(super) enum Adoption {
     Found(Known),
 }
 
-/// Adopts a region that was not found, for `allocator` and out of `room`. `original` is a buffer that keeps
-/// all of the region.
+/// A piece that no entry is responsible for yet. What the program's heap paid for it is returned from the room when this
+/// is dropped.
+struct Unused<'s, 'r> {
+    room: &'s mut ForeignRoom<'r>,
+    piece: Option<&'s mut Piece>,
+    /// A buffer that keeps all of the piece.
+    _original: &'s Buffer,
+}
+
+impl Drop for Unused<'_, '_> {
+    fn drop(&mut self) {
+        if let Some(moved) = self.piece.as_mut().and_then(|piece| piece.take()) {
+            // SAFETY: the bytes moved when the room was created, and `_original` keeps the block.
+            unsafe { self.room.return_to_heap(moved) };
+        }
+    }
+}
+
+/// Returns what the program's heap paid for a piece that was not adopted. `original` is a buffer that keeps all of it.
+pub(super) fn return_piece(room: &mut ForeignRoom<'_>, piece: &mut Piece, original: &Buffer) {
+    drop(Unused {
+        room,
+        piece: Some(piece),
+        _original: original,
+    });
+}
+
+/// Adopts a region that was not found, for `allocator` and out of `room`, which was created with `piece`. `original`
+/// is a buffer that keeps all of the region.
 #[inline]
 #[track_caller]
 pub(super) fn adopt(
@@ -388,20 +377,32 @@ pub(super) fn adopt(
     room: &mut ForeignRoom<'_>,
     original: &Buffer,
     region: Region,
+    piece: Option<&mut Piece>,
 ) -> Result<Adoption, MemoryError> {
+    let mut unused = Unused {
+        room,
+        piece,
+        _original: original,
+    };
     // The clone keeps the memory until the entry has it, or until the allocation was released.
     let original = original.clone();
     // SAFETY: `original` keeps the memory; from the insertion below on, the entry has it, which the
     // release removes. The first `seen` bytes are initialised: a `Buffer` views up to there, and
     // those before it come from the same producer. No owner writes to memory that two `Buffer`s are on.
     let foreign = unsafe { ForeignAllocation::with_release(region.start, region.seen, &RELEASE) };
-    let view = room.wrap(foreign.charged_as(region.size))?;
+    let view = unused.room.wrap(foreign.charged_as(region.size))?;
     // Only an empty allocation has none, and a region is not empty.
     let Some(weak) = view.downgrade() else {
         let adopted = false;
         return Ok(Adoption::Found(Known { view, adopted }));
     };
-    let mut target = Target::Adopted { weak, original };
+    // From the insertion on, the release returns them.
+    let moved = unused.piece.as_mut().and_then(|piece| piece.take());
+    let mut target = Target::Adopted {
+        weak,
+        original,
+        moved: moved.map(Box::new),
+    };
     // Another thread may have adopted the region meanwhile; then this one gives way.
     let mut search = None;
     let found = loop {
@@ -421,7 +422,13 @@ pub(super) fn adopt(
     };
     // No entry leads to the view, so no other thread has it, and its bytes return to the room. The memory that
     // they were charged for is dropped after that.
-    room.take_back(view);
+    unused.room.take_back(view);
+    if let Target::Adopted { moved, .. } = &mut target
+        && let Some(moved) = moved.take()
+    {
+        // SAFETY: the bytes moved when the room was created, and the target keeps the block.
+        unsafe { unused.room.return_to_heap(*moved) };
+    }
     drop(target);
     Ok(Adoption::Found(found.into_known()))
 }

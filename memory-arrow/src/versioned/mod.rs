@@ -12,6 +12,7 @@ mod known;
 mod parts;
 #[cfg(feature = "pool")]
 mod pool;
+mod region;
 mod regions;
 
 pub use accounted::{Accounted, TransferResult};

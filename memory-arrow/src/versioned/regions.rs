@@ -1,11 +1,13 @@
 //! The memory under some arrays, as distinct regions, each of which is found, charged and replaced once.
 
-use arrow_memory_core::__private::ForeignRoom;
+use arrow_memory_core::__private::heap::Piece;
+use arrow_memory_core::__private::{ForeignRoom, heap};
 use arrow_memory_core::{ALIGNMENT, AllocError, ArrowBuf, BufferAllocator};
 
 use super::deps::arrow_buffer::{Buffer, MutableBuffer};
-use super::known::{self, Adoption, Known, Region};
+use super::known::{self, Adoption, Known};
 use super::parts::{Part, Whole};
+use super::region::Region;
 use crate::error::MemoryError;
 
 /// The distinct regions of memory of some arrays.
@@ -19,6 +21,8 @@ pub(super) struct Regions<'a> {
     order: Vec<u32>,
     /// Whether one of them is known and is to be shared.
     known: bool,
+    /// The regions that are to be adopted and that the program's heap pays for.
+    pieces: Vec<Piece>,
 }
 
 struct Slot<'a> {
@@ -28,6 +32,8 @@ struct Slot<'a> {
     widest: &'a Buffer,
     /// The number of buffers on it that were not replaced yet.
     uses: u32,
+    /// The index of its piece, or [`VACANT`].
+    piece: u32,
     state: State,
 }
 
@@ -83,6 +89,7 @@ impl<'a> Regions<'a> {
             places: vec![VACANT; (expected * 2).next_power_of_two()],
             order: Vec::with_capacity(expected),
             known: false,
+            pieces: Vec::new(),
         };
         for part in parts {
             part.visit(&mut |buffer| regions.note(buffer));
@@ -111,6 +118,7 @@ impl<'a> Regions<'a> {
             region,
             widest: buffer,
             uses: 1,
+            piece: VACANT,
             state: State::Nothing,
         });
     }
@@ -143,6 +151,7 @@ impl<'a> Regions<'a> {
     #[track_caller]
     pub(super) fn find(&mut self, allocator: &BufferAllocator) -> Missing {
         let mut missing = Missing::default();
+        let labels = heap::labels();
         for slot in &mut self.slots {
             let lookup = known::find(slot.region, Some(allocator));
             if let Some(known) = lookup.known {
@@ -154,13 +163,23 @@ impl<'a> Regions<'a> {
                 slot.region = slot.region.on(&original);
                 slot.state = State::Elsewhere(original);
             }
+            if let Some(piece) = slot.region.piece(labels) {
+                slot.piece = self.pieces.len() as u32;
+                self.pieces.push(piece);
+            }
             missing.bytes = missing.bytes.saturating_add(slot.region.size);
             missing.viewed = missing.viewed.saturating_add(slot.widest.len());
         }
         missing
     }
 
-    /// Adopts the regions that were not found, for `allocator` and out of `room`. A region that another thread
+    /// The parts of blocks of the program's heap that are to be adopted.
+    pub(super) fn pieces(&mut self) -> &mut [Piece] {
+        &mut self.pieces
+    }
+
+    /// Adopts the regions that were not found, for `allocator` and out of `room`, which was created with the pieces. A
+    /// region that another thread
     /// adopted meanwhile becomes known, and remains to be shared or moved.
     #[track_caller]
     pub(super) fn adopt<'s, 'r>(
@@ -360,7 +379,8 @@ impl Adopting<'_, '_, '_> {
                 State::Elsewhere(original) => original,
                 State::Known(_) | State::Adopted(_) | State::Ready(_) => continue,
             };
-            match known::adopt(allocator, self.room, original, slot.region)? {
+            let piece = self.regions.pieces.get_mut(slot.piece as usize);
+            match known::adopt(allocator, self.room, original, slot.region, piece)? {
                 Adoption::Made(view) => slot.state = State::Adopted(view),
                 Adoption::Found(known) => {
                     slot.state = State::Known(known);
@@ -391,7 +411,12 @@ impl Drop for Adopting<'_, '_, '_> {
                 State::Adopted(view) => {
                     self.room.take_back(view);
                 }
-                other => slot.state = other,
+                other => {
+                    if let Some(piece) = self.regions.pieces.get_mut(slot.piece as usize) {
+                        known::return_piece(self.room, piece, slot.widest);
+                    }
+                    slot.state = other;
+                }
             }
         }
     }

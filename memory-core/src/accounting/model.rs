@@ -18,6 +18,7 @@ use super::node::{ModelStripes as Stripes, NodeConfig, NodeKind, TreeConfig};
 use crate::testing::StdManager;
 use crate::thread::CHOSEN;
 
+mod adopt;
 mod external;
 mod heap;
 mod pairs;

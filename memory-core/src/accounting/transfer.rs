@@ -181,20 +181,7 @@ impl Locked<'_> {
         leaving: bool,
         charge: impl FnOnce(&mut Self, Freed) -> Result<bool, Refused>,
     ) -> Result<(), Refusal> {
-        let common = self.common_ancestor(from, to);
-        self.freeze(from);
-        self.state(from).parked += bytes;
-        let (mut at, mut freed) = (from, bytes);
-        while at != common {
-            let Some(parent) = self.look(at).parent else {
-                break;
-            };
-            self.freeze(parent);
-            freed = self.fold(at);
-            self.recount(at);
-            self.kept(at);
-            at = parent;
-        }
+        let (common, freed) = self.lift(from, to, bytes);
         if leaving && self.sum_fits(common, bytes) {
             self.hold = true;
             self.reconsider(from);
@@ -215,10 +202,35 @@ impl Locked<'_> {
                 self.commit(from, bytes, 0);
                 self.end(to, refused)
             });
+        self.settle_lifted(from, common);
+        result
+    }
+
+    /// Takes `bytes` from `from`, and returns them to the levels above, up to the common ancestor with `to`. Returns
+    /// that, and how many bytes came there. What it reaches is frozen, and stays so until `settle_lifted`.
+    pub(super) fn lift(&mut self, from: NodePtr, to: NodePtr, bytes: usize) -> (NodePtr, usize) {
+        let common = self.common_ancestor(from, to);
+        self.freeze(from);
+        self.state(from).parked += bytes;
+        let (mut at, mut freed) = (from, bytes);
+        while at != common {
+            let Some(parent) = self.look(at).parent else {
+                break;
+            };
+            self.freeze(parent);
+            freed = self.fold(at);
+            self.recount(at);
+            self.kept(at);
+            at = parent;
+        }
+        (common, freed)
+    }
+
+    /// Ends what `lift` began, after its bytes were charged elsewhere, or put back.
+    pub(super) fn settle_lifted(&mut self, from: NodePtr, common: NodePtr) {
         self.freeze(common);
         self.settle(common);
         self.thaw(from, common);
-        result
     }
 
     /// The level below `common` whose reservation keeps the largest part of `bytes` charged, which `from`
@@ -258,7 +270,7 @@ impl Locked<'_> {
     /// there; so an ancestor whose sum stays as it was is reached too, and what lies above a
     /// reservation that covers the charge is not. Over means tight, and all below a tight level is
     /// exact; where nothing is tight, nothing is over.
-    fn reaches_one_over(&self, node: NodePtr, bytes: usize) -> bool {
+    pub(super) fn reaches_one_over(&self, node: NodePtr, bytes: usize) -> bool {
         let (mut at, mut reaching) = (node, bytes);
         loop {
             let state = self.look(at);
@@ -298,7 +310,7 @@ impl Locked<'_> {
     }
 
     /// The deepest node that is at or above both.
-    fn common_ancestor(&self, a: NodePtr, b: NodePtr) -> NodePtr {
+    pub(super) fn common_ancestor(&self, a: NodePtr, b: NodePtr) -> NodePtr {
         let (mut a, mut b) = (a, b);
         while a != b {
             let (deeper, other) = if self.node(a).depth >= self.node(b).depth {

@@ -24,6 +24,7 @@ use crate::size::{ALIGNMENT, MAX_SIZE};
 use crate::sync::Ordering;
 
 mod error;
+mod pieces;
 mod room;
 
 pub use error::ForeignError;
@@ -266,7 +267,9 @@ impl<T> Drop for Owner<T> {
 impl Drop for ForeignAllocation {
     fn drop(&mut self) {
         if let Some(release) = self.release.take() {
-            quietly(&AllocatorInfo::nobody(), || release.call(self.ptr, None));
+            quietly(&AllocatorInfo::nobody(), || {
+                release.call(self.ptr, None, None)
+            });
         }
     }
 }

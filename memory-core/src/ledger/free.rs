@@ -18,7 +18,7 @@ use crate::accounting::{Node, NodePtr, hooks};
 use crate::events::quietly;
 use crate::probes;
 use crate::raw::pool;
-use crate::raw::release::ForeignId;
+use crate::raw::release::{ForeignId, Payer};
 use crate::raw::slot::Slot;
 use crate::sampling;
 use crate::size::MAX_SIZE;
@@ -127,21 +127,23 @@ unsafe fn free_any(slot: NonNull<Slot>) {
 }
 
 /// Frees an allocation, whose bytes stay charged to the ledger's node, for the caller. No listener is
-/// told. Returns how many bytes they are.
+/// told. Returns its size, and how many bytes are charged: the others went back to the program's heap.
 ///
 /// # Safety
 ///
 /// The conditions of `free`.
-pub(super) unsafe fn free_uncharged(slot: NonNull<Slot>) -> usize {
-    let mut size = 0;
+pub(super) unsafe fn free_uncharged(slot: NonNull<Slot>) -> (usize, usize) {
+    let mut freed = (0, 0);
     let free = |home: &Slot, node: NodePtr| {
-        size = home.size();
+        let mut payer = Payer::new(node);
+        let size = home.size();
         // SAFETY: the charge keeps the node alive; nobody can reach the allocation.
-        unsafe { free_bytes(home, node.node()) }
+        unsafe { free_bytes(home, node.node(), &mut payer) }
+        freed = (size, size - payer.returned());
     };
     // SAFETY: the caller's promise is the same.
     unsafe { free_with(slot, free) };
-    size
+    freed
 }
 
 /// Returns the slots of an allocation with one ledger to the pool, after `free_memory` has freed its
@@ -177,25 +179,27 @@ pub(super) unsafe fn free_memory(home: &Slot, node: NodePtr) {
     // SAFETY: the charge keeps the node alive.
     let owner = unsafe { node.node() };
     let size = home.size();
+    let mut payer = Payer::new(node);
     // SAFETY: the caller's promise is the same.
-    unsafe { free_bytes(home, owner) };
+    unsafe { free_bytes(home, owner, &mut payer) };
+    let charged = size - payer.returned();
     if owner.hearing().is_none() {
-        // SAFETY: these bytes were charged for the memory, which is free.
-        return unsafe { node.uncharge(size) };
+        // SAFETY: these bytes were charged for the memory, which is free. Without any, the payer keeps the node.
+        return unsafe { node.uncharge(charged) };
     }
     // The listener is told once the bytes are free again.
     // SAFETY: as above.
-    unsafe { node.uncharge_and_tell(size, |node| tell_release(node, size)) };
+    unsafe { node.uncharge_and_tell(charged, |node| tell_release(node, size)) };
 }
 
 /// Frees an allocation's memory, and takes it out of the sampler and the side counters of `owner`,
-/// where it is charged. The charge is left to the caller.
+/// where it is charged. The charge is left to the caller, but for what the payer has returned, if `home` is foreign.
 ///
 /// # Safety
 ///
-/// `home` is the home slot of an allocation that nobody can reach.
+/// `home` is the home slot of an allocation that nobody can reach, and is charged to `owner`, the payer's node.
 #[inline] // Into `free_memory`.
-unsafe fn free_bytes(home: &Slot, owner: &Node) {
+unsafe fn free_bytes(home: &Slot, owner: &Node, payer: &mut Payer) {
     let size = home.size();
     if home.is_sampled() {
         // Before the slot can be used again.
@@ -207,7 +211,9 @@ unsafe fn free_bytes(home: &Slot, owner: &Node) {
     // SAFETY: as above.
     if let Some(release) = unsafe { home.take_foreign() } {
         let id = ForeignId::of(home.home_ptr());
-        quietly(&owner.info, || release.call(start, Some(id)));
+        quietly(&owner.info, || {
+            release.call(start, Some(id), Some(payer));
+        });
         // Relaxed: a number for readers.
         owner.foreign.fetch_sub(size, Ordering::Relaxed);
     } else {

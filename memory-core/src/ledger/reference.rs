@@ -255,11 +255,11 @@ impl LedgerRef {
     }
 
     /// Drops the reference. If it was the only way to the allocation, the memory is freed, but its bytes
-    /// stay charged to the ledger's node, for the caller, and no listener is told. Returns how many
-    /// bytes the caller has then: none, if the allocation lives on.
-    pub(crate) fn free_uncharged(self) -> usize {
+    /// stay charged to the ledger's node, for the caller, and no listener is told. Returns its size, 0
+    /// if the allocation lives on, and how many bytes are charged for the caller.
+    pub(crate) fn free_uncharged(self) -> (usize, usize) {
         if let Target::Pin(_) = self.target() {
-            return 0;
+            return (0, 0);
         }
         let this = ManuallyDrop::new(self);
         let slot = match this.target() {

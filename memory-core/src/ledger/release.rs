@@ -82,16 +82,16 @@ pub(super) unsafe fn drop_clone(slot: NonNull<Slot>) {
 
 /// Drops a reference, as `drop_clone` does. If it was the only way to the allocation, the memory is
 /// freed, but its bytes stay charged to the ledger's node, for the caller, and no listener is told.
-/// Returns how many bytes the caller has then: none, if the allocation lives on.
+/// Returns its size, 0 if the allocation lives on, and how many bytes are charged for the caller.
 ///
 /// # Safety
 ///
 /// The caller has that reference of the slot's ledger, and gives it up.
-pub(super) unsafe fn drop_uncharged(slot: NonNull<Slot>) -> usize {
+pub(super) unsafe fn drop_uncharged(slot: NonNull<Slot>) -> (usize, usize) {
     // SAFETY: the reference keeps the slot.
     let count = unsafe { slot.as_ref() }.count();
     if !count.release() {
-        return 0;
+        return (0, 0);
     }
     match count.last_left() {
         // SAFETY: the last reference of the only ledger was the only way to the allocation.
@@ -99,7 +99,7 @@ pub(super) unsafe fn drop_uncharged(slot: NonNull<Slot>) -> usize {
         Left::Ledgers => {
             // SAFETY: this reference was the ledger's last one.
             unsafe { unlink_left(slot) };
-            0
+            (0, 0)
         }
     }
 }

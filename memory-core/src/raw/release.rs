@@ -6,6 +6,9 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 
+use crate::accounting::NodePtr;
+use crate::accounting::heap::{Moved, labels, return_to_heap};
+
 /// Gives foreign memory back, once: by [`call`](Self::call), without which it stays.
 ///
 /// # Invariants
@@ -17,8 +20,58 @@ pub(crate) struct Release(NonNull<Head>);
 
 /// The head of a release of any kind.
 struct Head {
-    /// Gives the memory at an address back, which was that allocation if it was wrapped.
-    run: unsafe fn(NonNull<Head>, NonNull<u8>, Option<ForeignId>),
+    /// Gives the memory at an address back, which was that allocation, charged to that payer, if it was wrapped.
+    run: Run,
+}
+
+type Run = unsafe fn(NonNull<Head>, NonNull<u8>, Option<ForeignId>, Option<&mut Payer>);
+
+/// The node that is charged for foreign memory which is being released. A release may return bytes from there to
+/// the program's heap.
+#[derive(Debug)]
+pub struct Payer {
+    node: NodePtr,
+    /// The bytes that were returned, and are the node's charge no longer. If there are any, this has a pin of the node.
+    returned: usize,
+}
+
+impl Payer {
+    #[inline]
+    pub(crate) fn new(node: NodePtr) -> Self {
+        Self { node, returned: 0 }
+    }
+
+    /// The bytes that were returned.
+    #[inline]
+    pub(crate) fn returned(&self) -> usize {
+        self.returned
+    }
+
+    /// Returns bytes that moved from a block of the program's heap when the memory was adopted.
+    ///
+    /// # Safety
+    ///
+    /// The memory that is being released was charged for these bytes, and the block is live until this returns.
+    pub unsafe fn return_to_heap(&mut self, moved: Moved) {
+        let Some(labels) = labels() else { return };
+        if self.returned == 0 {
+            // SAFETY: the memory's bytes are charged to the node, and keep it, until they are given up below.
+            unsafe { self.node.node() }.add_pin();
+        }
+        self.returned += moved.bytes();
+        // SAFETY: the pin keeps the node; the rest is the caller's promise.
+        unsafe { return_to_heap(self.node, &moved, labels) };
+    }
+}
+
+impl Drop for Payer {
+    #[inline]
+    fn drop(&mut self) {
+        if self.returned > 0 {
+            // SAFETY: `return_to_heap` added the pin.
+            unsafe { self.node.unpin() };
+        }
+    }
 }
 
 #[repr(C)]
@@ -55,24 +108,51 @@ impl ForeignId {
 pub struct ReleaseFn {
     /// First, as in `Boxed`.
     head: Head,
-    function: fn(NonNull<u8>, Option<ForeignId>),
+    function: Function,
+}
+
+#[derive(Clone, Copy)]
+enum Function {
+    Plain(fn(NonNull<u8>, Option<ForeignId>)),
+    WithPayer(fn(NonNull<u8>, Option<ForeignId>, Option<&mut Payer>)),
 }
 
 impl ReleaseFn {
     /// A release by `function`, which is told where an allocation starts, and which one it was,
     /// unless it was never wrapped.
     pub const fn new(function: fn(NonNull<u8>, Option<ForeignId>)) -> Self {
-        let head = Head { run: Self::run };
-        Self { head, function }
+        Self {
+            head: Head { run: Self::run },
+            function: Function::Plain(function),
+        }
+    }
+
+    /// A release by `function`, which also learns who pays, unless the memory was never wrapped.
+    #[doc(hidden)]
+    pub const fn with_payer(
+        function: fn(NonNull<u8>, Option<ForeignId>, Option<&mut Payer>),
+    ) -> Self {
+        Self {
+            head: Head { run: Self::run },
+            function: Function::WithPayer(function),
+        }
     }
 
     /// # Safety
     ///
     /// `head` is of a `ReleaseFn`.
-    unsafe fn run(head: NonNull<Head>, start: NonNull<u8>, id: Option<ForeignId>) {
+    unsafe fn run(
+        head: NonNull<Head>,
+        start: NonNull<u8>,
+        id: Option<ForeignId>,
+        payer: Option<&mut Payer>,
+    ) {
         // SAFETY: the caller's promise.
         let this = unsafe { head.cast::<Self>().as_ref() };
-        (this.function)(start, id);
+        match this.function {
+            Function::Plain(function) => function(start, id),
+            Function::WithPayer(function) => function(start, id, payer),
+        }
     }
 }
 
@@ -97,13 +177,13 @@ impl Release {
         Self(NonNull::from(release).cast())
     }
 
-    /// Gives back the memory at `start`, which was the allocation `id` if it was wrapped.
+    /// Gives back the memory at `start`, which was the allocation `id`, charged to `payer`, if it was wrapped.
     #[inline]
-    pub(crate) fn call(self, start: NonNull<u8>, id: Option<ForeignId>) {
+    pub(crate) fn call(self, start: NonNull<u8>, id: Option<ForeignId>, payer: Option<&mut Payer>) {
         // SAFETY: alive by invariant 1.
         let run = unsafe { self.0.as_ref() }.run;
         // SAFETY: by invariant 1 this is what `run` is for; it is not touched again.
-        unsafe { run(self.0, start, id) };
+        unsafe { run(self.0, start, id, payer) };
     }
 }
 
@@ -113,7 +193,12 @@ impl<F: FnOnce()> Boxed<F> {
     /// # Safety
     ///
     /// `head` is of a leaked `Box<Boxed<F>>`, which is used up.
-    unsafe fn run(head: NonNull<Head>, _start: NonNull<u8>, _id: Option<ForeignId>) {
+    unsafe fn run(
+        head: NonNull<Head>,
+        _start: NonNull<u8>,
+        _id: Option<ForeignId>,
+        _payer: Option<&mut Payer>,
+    ) {
         // SAFETY: the caller's promise.
         let boxed = unsafe { Box::from_raw(head.cast::<Self>().as_ptr()) };
         let Self { closure, .. } = *boxed;
@@ -141,7 +226,7 @@ mod tests {
             (size_of::<Option<Release>>(), Arc::strong_count(&held)),
             (8, 2)
         );
-        release.call(NonNull::dangling(), None);
+        release.call(NonNull::dangling(), None, None);
 
         assert_eq!((calls.iter().count(), Arc::strong_count(&held)), (1, 1));
     }
@@ -153,7 +238,12 @@ mod tests {
         let release = Release::new(move || panic!("with {inside:?}"));
 
         assert!(
-            catch_unwind(AssertUnwindSafe(|| release.call(NonNull::dangling(), None))).is_err()
+            catch_unwind(AssertUnwindSafe(|| release.call(
+                NonNull::dangling(),
+                None,
+                None
+            )))
+            .is_err()
         );
         assert_eq!(Arc::strong_count(&held), 1);
     }

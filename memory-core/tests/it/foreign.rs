@@ -251,7 +251,7 @@ fn a_release_function_is_told_which_allocation_it_was_or_that_it_was_none() {
 #[test]
 fn foreign_memory_charged_as_more_than_any_address_space_is_refused_and_handed_back() {
     let (_, root) = tracked(usize::MAX);
-    let mut room = ForeignRoom::new(&root, 1 << 61).unwrap();
+    let mut room = ForeignRoom::new(&root, 1 << 61, &mut []).unwrap();
     let mut reservation = root.new_reservation();
     reservation.add(1 << 61).unwrap();
     for bytes in [1 << 61, isize::MAX.unsigned_abs(), usize::MAX] {

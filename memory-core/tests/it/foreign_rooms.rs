@@ -15,8 +15,8 @@ fn room_for_foreign_memory_is_charged_as_a_whole_used_piece_by_piece_and_given_b
     let (small, small_drops) = counted(40);
     let (large, large_drops) = counted(70);
 
-    assert!(ForeignRoom::new(&root, 101).is_err());
-    let mut room = ForeignRoom::new(&root, 60).unwrap();
+    assert!(ForeignRoom::new(&root, 101, &mut []).is_err());
+    let mut room = ForeignRoom::new(&root, 60, &mut []).unwrap();
     let small = room.wrap(small).unwrap();
     assert_eq!((room.size(), root.allocated_memory()), (20, 60));
     let refused = room.wrap(large).unwrap_err();
@@ -25,7 +25,7 @@ fn room_for_foreign_memory_is_charged_as_a_whole_used_piece_by_piece_and_given_b
     let large = room.wrap(refused.allocation).unwrap();
     assert_eq!((room.size(), root.allocated_memory()), (0, 70));
     drop(room);
-    drop(ForeignRoom::new(&root, 30).unwrap());
+    drop(ForeignRoom::new(&root, 30, &mut []).unwrap());
     assert_eq!(
         (root.allocated_memory(), root.stats().foreign_bytes),
         (70, 70)
@@ -44,7 +44,7 @@ fn room_out_of_a_reservation_is_charged_throughout_and_what_is_left_goes_back_th
     let (small, small_drops) = counted(40);
     let (large, large_drops) = counted(55);
 
-    let mut room = ForeignRoom::out_of(&mut reservation, 80).unwrap();
+    let mut room = ForeignRoom::out_of(&mut reservation, 80, &mut []).unwrap();
     assert_eq!((room.size(), root.allocated_memory()), (80, 90));
     let small = room.wrap(small).unwrap();
     assert_eq!((room.size(), root.allocated_memory()), (40, 90));
@@ -53,11 +53,11 @@ fn room_out_of_a_reservation_is_charged_throughout_and_what_is_left_goes_back_th
 
     // 60 is more than the reservation has: the room charges 10 bytes more, and releases them to the allocator
     // if unused.
-    let room = ForeignRoom::out_of(&mut reservation, 60).unwrap();
+    let room = ForeignRoom::out_of(&mut reservation, 60, &mut []).unwrap();
     assert_eq!((room.size(), root.allocated_memory()), (60, 100));
     drop(room);
     assert_eq!((reservation.size(), root.allocated_memory()), (50, 90));
-    let mut room = ForeignRoom::out_of(&mut reservation, 60).unwrap();
+    let mut room = ForeignRoom::out_of(&mut reservation, 60, &mut []).unwrap();
     let large = room.wrap(large).unwrap();
     drop(room);
     assert_eq!((reservation.size(), root.allocated_memory()), (0, 95));
@@ -75,15 +75,15 @@ fn room_out_of_a_reservation_is_refused_as_a_whole() {
     reservation.add(50).unwrap();
     root.allocate_bytes(41).unwrap();
 
-    let refused = ForeignRoom::out_of(&mut reservation, 60).unwrap_err();
+    let refused = ForeignRoom::out_of(&mut reservation, 60, &mut []).unwrap_err();
     assert!(matches!(refused, AllocError::OutOfMemory { .. }));
-    let refused = ForeignRoom::out_of(&mut reservation, usize::MAX).unwrap_err();
+    let refused = ForeignRoom::out_of(&mut reservation, usize::MAX, &mut []).unwrap_err();
     assert!(matches!(refused, AllocError::SizeOverflow { .. }));
     assert_eq!((reservation.size(), root.allocated_memory()), (50, 91));
 
     // A piece larger than its room is charged for the difference, or refused.
     let (piece, _) = counted(60);
-    let mut room = ForeignRoom::out_of(&mut reservation, 50).unwrap();
+    let mut room = ForeignRoom::out_of(&mut reservation, 50, &mut []).unwrap();
     let refused = room.wrap(piece).unwrap_err();
     root.release_bytes(41);
     let piece = room.wrap(refused.allocation).unwrap();
@@ -100,7 +100,7 @@ fn a_listener_hears_of_each_piece_that_a_room_takes_in_and_may_veto_it() {
     let root = over(&Arc::new(TrackingManager::new())).limit(100);
     let root = root.listener(listener.clone()).build().unwrap();
     let (piece, drops) = counted(40);
-    let mut room = ForeignRoom::new(&root, 60).unwrap();
+    let mut room = ForeignRoom::new(&root, 60, &mut []).unwrap();
     assert_eq!(listener.take().len(), 0);
 
     listener.veto(true);
@@ -120,7 +120,7 @@ fn the_bytes_of_a_buffer_that_is_taken_back_are_the_rooms_again() {
     let (_, root) = tracked(100);
     let mut reservation = root.new_reservation();
     reservation.add(90).unwrap();
-    let mut room = ForeignRoom::out_of(&mut reservation, 60).unwrap();
+    let mut room = ForeignRoom::out_of(&mut reservation, 60, &mut []).unwrap();
 
     let buffer = room
         .wrap(ForeignAllocation::from_owner(vec![7; 60]))
@@ -140,7 +140,7 @@ fn a_room_that_had_more_in_all_than_a_number_can_say_returns_nothing_that_is_in_
     reservation.add(10).unwrap();
     let (kept, _) = counted(10);
 
-    let mut room = ForeignRoom::out_of(&mut reservation, 10).unwrap();
+    let mut room = ForeignRoom::out_of(&mut reservation, 10, &mut []).unwrap();
     let kept = room.wrap(kept).unwrap();
     for _ in 0..8 {
         let (huge, _) = counted(1);
@@ -163,7 +163,7 @@ fn a_buffer_of_another_allocator_or_one_that_is_shared_is_not_taken_back() {
     let elsewhere = counted(40).0;
     let elsewhere = other.wrap_foreign_allocation(elsewhere).unwrap();
 
-    let mut room = ForeignRoom::out_of(&mut reservation, 50).unwrap();
+    let mut room = ForeignRoom::out_of(&mut reservation, 50, &mut []).unwrap();
     assert!(!room.take_back(elsewhere));
     assert_eq!((room.size(), other.allocated_memory()), (50, 0));
     let shared = room.wrap(counted(30).0).unwrap();

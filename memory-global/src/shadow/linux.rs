@@ -10,14 +10,14 @@
 //! an address inside the block to its start, its size and its label:
 //!
 //! ```text
-//! first granule      label
+//! first granule      0 size - 512 of a block of less than 1,024 bytes, else 0 (9 bits), label (22 bits)
 //! the next one       1 0 start / 16 within the first granule (5 bits), size (the lower 25 bits)
 //! the one after it   1 1 the upper bits of the size, for a block of 32 MiB or more
 //! every MiB          1 1 how many MiB back the granule after the first one is, for a block that reaches so far
 //! ```
 //!
 //! So a search from inside a block visits 2,049 cells at most. Blocks of less than 1,024 bytes are found by their start
-//! only.
+//! and size only.
 //!
 //! # Invariants
 //!
@@ -36,6 +36,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use super::Found;
+use arrow_memory_core::__private::heap::ID_BITS;
 
 /// Whether blocks can have labels.
 pub(crate) const SUPPORTED: bool = true;
@@ -71,6 +72,12 @@ const MARK_EVERY: usize = (1 << 20) >> GRANULE_BITS;
 /// The smallest block that may have marks, or upper bits of its size.
 const LARGE: usize = MARK_EVERY << GRANULE_BITS;
 
+/// The bits of a label in a cell.
+const LABEL: u32 = (1 << ID_BITS) - 1;
+/// The smallest block that has a label, in bytes.
+const SMALLEST: usize = 1 << GRANULE_BITS;
+const _: () = assert!(WITH_EXTENT - SMALLEST <= 1 << (31 - ID_BITS));
+
 const EXTENT: u32 = 1 << 31;
 const FURTHER: u32 = 1 << 30;
 const SIZE_BITS: u32 = 25;
@@ -83,13 +90,13 @@ const UNIT: usize = 16;
 pub(crate) fn get(start: *mut u8) -> u32 {
     match cell(granule(address(start))) {
         // Relaxed: by invariant 2.
-        Some(cell) => cell.load(Ordering::Relaxed),
+        Some(cell) => cell.load(Ordering::Relaxed) & LABEL,
         None => 0,
     }
 }
 
 /// Labels a block of at least 512 bytes, which has none yet, or returns `false` if it cannot have one: its
-/// address is out of the ordinary, or there is no memory for cells. `label` is in `1..1 << 31`.
+/// address is out of the ordinary, or there is no memory for cells. `label` is in `1..1 << ID_BITS`.
 #[inline]
 pub(crate) fn set(start: *mut u8, size: usize, label: u32) -> bool {
     let address = address(start);
@@ -100,6 +107,7 @@ pub(crate) fn set(start: *mut u8, size: usize, label: u32) -> bool {
     let Some(cell) = cell_or_map(first) else {
         return refuse();
     };
+    let mut first_cell = label;
     if size >= WITH_EXTENT {
         if size >= LARGE && !set_marks(address, size) {
             return refuse();
@@ -112,9 +120,11 @@ pub(crate) fn set(start: *mut u8, size: usize, label: u32) -> bool {
         let lower = (size % (1 << SIZE_BITS)) as u32;
         // Release: partner of the Acquire in `extent`, which must see the upper bits of this block.
         next.store(EXTENT | start << START_SHIFT | lower, Ordering::Release);
+    } else {
+        first_cell |= ((size - SMALLEST) as u32) << ID_BITS;
     }
     // Relaxed: by invariant 2.
-    cell.store(label, Ordering::Relaxed);
+    cell.store(first_cell, Ordering::Relaxed);
     true
 }
 
@@ -138,12 +148,39 @@ pub(crate) fn clear(start: *mut u8, size: usize) {
     }
 }
 
-/// Finds the labelled block of at least 1,024 bytes that contains `inside`, the address of memory of a live block.
+/// Finds the labelled block that contains `size` bytes at `part`, memory of a live block. A block of less than 1,024
+/// bytes is found by the whole of it only.
 ///
-/// A block whose label is being changed or that is being freed by another thread is found or not. The caller's
-/// block is neither, so the answer for it is right: its label and extent, or `None` if it has no label.
-pub(crate) fn find(inside: *mut u8) -> Option<Found> {
-    let inside = address(inside);
+/// A block that is being freed by another thread is found or not. The caller's block is not freed meanwhile, so the
+/// answer for it is right: its extent, and a label that it has at some instant of the call; or `None` if it has no
+/// label.
+pub(crate) fn find(part: *mut u8, size: usize) -> Option<Found> {
+    let at = address(part);
+    if let Some(label) = label_of_small(at, size) {
+        let start = at;
+        return Some(Found { label, start, size });
+    }
+    let found = containing(at)?;
+    let fits = at - found.start + size <= found.size;
+    fits.then_some(found)
+}
+
+/// The label of the block of less than 1,024 bytes that starts at an address and has this size.
+///
+/// The caller's block contains the bytes. If they are 512 or more, no other labelled block starts in their first
+/// granule. So if a label there comes with their size, the block of that label consists of them.
+fn label_of_small(at: usize, size: usize) -> Option<u32> {
+    if !(SMALLEST..WITH_EXTENT).contains(&size) {
+        return None;
+    }
+    let first = load(granule(at));
+    let is_small = first & EXTENT == 0 && !is_lower(load(granule(at) + 1));
+    let is_whole = first >> ID_BITS == (size - SMALLEST) as u32;
+    (is_small && is_whole && first != 0).then_some(first & LABEL)
+}
+
+/// Finds the labelled block of at least 1,024 bytes that contains an address.
+fn containing(inside: usize) -> Option<Found> {
     let last = granule(inside);
     for back in 0..=MARK_EVERY + 1 {
         let at = last.checked_sub(back)?;
@@ -205,6 +242,7 @@ fn extent_by(
     }
     let label = load(at - 1);
     let contains = inside - start < size && label != 0 && label & EXTENT == 0;
+    let label = label & LABEL;
     Ok(contains.then_some(Found { label, start, size }))
 }
 
@@ -212,14 +250,19 @@ fn is_lower(cell: u32) -> bool {
     cell & EXTENT != 0 && cell & FURTHER == 0
 }
 
-/// Changes the label of the block that starts at `start` from `from` to `to`, or returns `false` if it has another one.
-pub(crate) fn relabel(start: *mut u8, from: u32, to: u32) -> bool {
-    let Some(cell) = cell(granule(address(start))) else {
+/// Changes the label of the block that starts at the address `start` from `from` to `to`, or returns `false` if it has
+/// another one. Only one thread at a time changes the label of a block.
+pub(crate) fn relabel(start: usize, from: u32, to: u32) -> bool {
+    let Some(cell) = cell(granule(start)) else {
         return false;
     };
-    // Relaxed, both: a label guards no memory; what moves with it, the mutex of its tree guards.
-    cell.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
-        .is_ok()
+    // Relaxed, all: a label guards no memory; what moves with it, the mutex of its tree guards.
+    let before = cell.load(Ordering::Relaxed);
+    let after = before & !LABEL | to;
+    before & LABEL == from
+        && cell
+            .compare_exchange(before, after, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
 }
 
 /// Returns how many blocks were not labelled because of their address or for lack of cells.

@@ -21,13 +21,13 @@ pub(crate) fn set(_start: *mut u8, _size: usize, _label: u32) -> bool {
 #[inline]
 pub(crate) fn clear(_start: *mut u8, _size: usize) {}
 
-/// Finds the labelled block that contains an address.
-pub(crate) fn find(_inside: *mut u8) -> Option<Found> {
+/// Finds the labelled block that contains some memory.
+pub(crate) fn find(_part: *mut u8, _size: usize) -> Option<Found> {
     None
 }
 
 /// Changes the label of a block, or returns `false` if it has another one.
-pub(crate) fn relabel(_start: *mut u8, _from: u32, _to: u32) -> bool {
+pub(crate) fn relabel(_start: usize, _from: u32, _to: u32) -> bool {
     false
 }
 

@@ -28,14 +28,18 @@ pub enum Taken {
 #[derive(Clone, Copy)]
 pub struct Account(&'static Slot);
 
+/// The two bits that say what the account is, if anything.
+const STATE: u64 = 3;
 /// The account is live: `node` is its leaf, and its word may be open.
 const LIVE: u64 = 1;
+/// The account is retired: the rest of the tail, and `node`, have its name.
+const RETIRED: u64 = 2;
+/// The account is retired, and its name is an `Arc<str>`: `node` is its address, and the rest of the tail its length.
+const SHARED: u64 = LIVE | RETIRED;
 /// A scope has the account.
-const HELD: u64 = 2;
-/// The account is retired, and has bytes: the rest of the tail, and `node`, have its name.
-const RETIRED: u64 = 4;
-/// The name is an `Arc<str>`: `node` is its address, and the rest of the tail its length.
-const SHARED: u64 = 8;
+const HELD: u64 = 4;
+/// The account is that of one block. Its word stays shut.
+const OF_BLOCK: u64 = 8;
 /// Where the length of a name that is stored in place is.
 const LENGTH_SHIFT: u32 = 4;
 /// Where the rest of the tail is.
@@ -148,7 +152,7 @@ impl Account {
         self.0.word.give(bytes, 0, Kind::Heap)
     }
 
-    /// The account's number: at least 1, and below 2^31.
+    /// The account's number: at least 1, and below `1 << ID_BITS`.
     #[inline]
     pub fn id(self) -> u32 {
         self.0.id
@@ -197,19 +201,42 @@ impl Account {
         self.0.tree.load(Ordering::Relaxed)
     }
 
+    /// Begins the life of a free account for one block of `payer`, in the state that `payer` is in.
+    pub(super) fn begin_for_block(self, payer: Self) {
+        let slot = self.0;
+        debug_assert!(slot.word.is_shut() && self.granted() == 0);
+        slot.tree.store(payer.tree().cast_mut(), Ordering::Relaxed);
+        if let Some(Origin::Shared(name)) = payer.is_retired().then(|| payer.origin()) {
+            // `take_name` gives up this count.
+            std::mem::forget(name);
+        }
+        let node = payer.0.node.load(Ordering::Relaxed);
+        slot.node.store(node, Ordering::Relaxed);
+        let tail = payer.0.tail.load(Ordering::Relaxed) & !HELD;
+        slot.tail.store(tail | OF_BLOCK, Ordering::Relaxed);
+    }
+
     fn has(self, flag: u64) -> bool {
         self.0.tail.load(Ordering::Relaxed) & flag != 0
     }
 
+    fn state(self) -> u64 {
+        self.0.tail.load(Ordering::Relaxed) & STATE
+    }
+
     /// The leaf, unless the account has retired or ended.
     pub(in crate::accounting) fn leaf(self) -> Option<NodePtr> {
-        let node = self
-            .has(LIVE)
-            .then(|| self.0.node.load(Ordering::Relaxed))?;
+        let is_live = self.state() == LIVE;
+        let node = is_live.then(|| self.0.node.load(Ordering::Relaxed))?;
         NonNull::new(node).map(NodePtr::from_ptr)
     }
 
-    /// Whether the account has bytes in `(retained)`.
+    /// Whether the account is that of one block: see [`adopt`](super::adopt).
+    pub(in crate::accounting) fn is_of_block(self) -> bool {
+        self.has(OF_BLOCK)
+    }
+
+    /// Whether the account's bytes are in `(retained)`.
     pub(in crate::accounting) fn is_retired(self) -> bool {
         self.has(RETIRED)
     }
@@ -233,7 +260,7 @@ impl Account {
 
     /// Notes that the account's bytes are in `(retained)`, and the name of the allocator that it came from.
     pub(in crate::accounting) fn retire(self, name: &Arc<str>) {
-        debug_assert!(self.0.word.is_shut() && self.granted() > 0);
+        debug_assert!(self.0.word.is_shut() && (self.granted() > 0 || self.is_of_block()));
         let (node, flags, rest) = if name.len() <= IN_PLACE {
             let mut bytes = [0; 16];
             bytes[..name.len()].copy_from_slice(name.as_bytes());
@@ -250,15 +277,15 @@ impl Account {
             (address.cast::<Node>().cast_mut(), SHARED, name.len() as u64)
         };
         self.0.node.store(node, Ordering::Relaxed);
-        let held = self.0.tail.load(Ordering::Relaxed) & HELD;
-        let tail = held | RETIRED | flags | rest << REST_SHIFT;
+        let kept = self.0.tail.load(Ordering::Relaxed) & (HELD | OF_BLOCK);
+        let tail = kept | RETIRED | flags | rest << REST_SHIFT;
         self.0.tail.store(tail, Ordering::Relaxed);
     }
 
     /// The name of a retired account, if it is shared: to be dropped with no lock held. The account ends with it.
     pub(in crate::accounting) fn take_name(self) -> Option<Arc<str>> {
         let tail = self.0.tail.load(Ordering::Relaxed);
-        let name = (tail & SHARED != 0).then(|| {
+        let name = (tail & STATE == SHARED).then(|| {
             let length = (tail >> REST_SHIFT) as usize;
             let start = self
                 .0
@@ -275,14 +302,14 @@ impl Account {
 
     /// Whether the name of a retired account is shared.
     pub(in crate::accounting) fn shares_name(self) -> bool {
-        self.has(SHARED)
+        self.state() == SHARED
     }
 
     /// A copy of the name of a retired account. Allocates nothing.
     pub(in crate::accounting) fn origin(self) -> Origin {
         let tail = self.0.tail.load(Ordering::Relaxed);
         let node = self.0.node.load(Ordering::Relaxed);
-        if tail & SHARED != 0 {
+        if tail & STATE == SHARED {
             let length = (tail >> REST_SHIFT) as usize;
             let name =
                 ptr::slice_from_raw_parts(node.cast::<u8>().cast_const(), length) as *const str;

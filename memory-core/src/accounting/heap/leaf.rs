@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::super::charge::{Mode, Plan};
 use super::super::handle::Handle;
 use super::super::node::{Accounts, Locked, Node, NodeConfig, NodeKind, NodePtr};
+use super::super::paths::NodePath;
 use super::super::refusal::Refusal;
 use super::account::{Account, Taken};
 use super::lanes::Lanes;
@@ -35,34 +36,36 @@ struct Spare {
     retained: Handle,
 }
 
-impl Spare {
-    fn new(of: &Handle) -> Self {
-        let paths = of.tree.paths();
-        let config = |kind, name: &str| NodeConfig {
-            kind,
-            name: Arc::from(name),
-            group: None,
-            limit: usize::MAX,
-            reservation: 0,
-            priority: 0,
-            in_reserve: kind == NodeKind::Heap && of.is_in_reserve(),
-            listener: None,
-            policy: None,
-        };
-        let boxed = |config: NodeConfig, depth, parent| {
-            let path = paths.child(parent, &config.name);
-            Handle(NodePtr::leak(Node::boxed(
-                config,
-                of.tree.clone(),
-                depth,
-                path,
-            )))
-        };
-        Self {
-            leaf: boxed(config(NodeKind::Heap, "(heap)"), of.depth + 1, &of.path),
-            retained: boxed(config(NodeKind::Retained, "(retained)"), 1, &paths.root()),
-        }
-    }
+/// A heap leaf for an allocator, in no tree yet.
+fn spare_leaf(of: &Node) -> Handle {
+    boxed(of, NodeKind::Heap, "(heap)", of.depth + 1, &of.path)
+}
+
+/// A node for the retired accounts of the tree of a node, in no tree yet.
+pub(super) fn spare_retained(of: &Node) -> Handle {
+    let root = of.tree.paths().root();
+    boxed(of, NodeKind::Retained, "(retained)", 1, &root)
+}
+
+fn boxed(of: &Node, kind: NodeKind, name: &str, depth: usize, above: &NodePath) -> Handle {
+    let config = NodeConfig {
+        kind,
+        name: Arc::from(name),
+        group: None,
+        limit: usize::MAX,
+        reservation: 0,
+        priority: 0,
+        in_reserve: kind == NodeKind::Heap && of.in_reserve,
+        listener: None,
+        policy: None,
+    };
+    let path = of.tree.paths().child(above, &config.name);
+    Handle(NodePtr::leak(Node::boxed(
+        config,
+        of.tree.clone(),
+        depth,
+        path,
+    )))
 }
 
 impl HeapHandle {
@@ -72,7 +75,10 @@ impl HeapHandle {
             let Some(account) = table::take() else {
                 return Err(Box::new(Refusal::Overflow(of.info.clone())));
             };
-            let spare = Spare::new(of);
+            let spare = Spare {
+                leaf: spare_leaf(of),
+                retained: spare_retained(of),
+            };
             let opened = of.tree.lock().open_heap(of.ptr(), account, &spare);
             match opened {
                 Ok((leaf, retained)) => Ok(Self {
@@ -239,6 +245,19 @@ impl Locked<'_> {
             return;
         };
         account.set_granted(account.granted() - bytes);
+        // A section that is for an account of a block looks at it, so before it ends.
+        self.freeze_mine(node);
+        self.end_if_empty(list, account);
+        self.state(node).parked += bytes;
+        if leaf.is_some() {
+            self.open_soft(node);
+        }
+        self.settle(node);
+        self.reconsider(node);
+    }
+
+    /// Takes an account off its list if it has no bytes, and no scope may charge more to it.
+    pub(super) fn end_if_empty(&mut self, list: Accounts, account: Account) {
         if account.granted() == 0 && (account.is_retired() || !account.is_held()) {
             self.remove_account(list, account);
             if !account.is_held() {
@@ -246,13 +265,6 @@ impl Locked<'_> {
                 self.give_up(account);
             }
         }
-        self.freeze_mine(node);
-        self.state(node).parked += bytes;
-        if leaf.is_some() {
-            self.open_soft(node);
-        }
-        self.settle(node);
-        self.reconsider(node);
     }
 
     /// Gives back an account that has no bytes, no list and no scope.

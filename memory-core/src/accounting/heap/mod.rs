@@ -35,6 +35,10 @@
 //! with the name of the allocator it came from, and no recall or walk visits it. Blocks that are freed later release
 //! their bytes from `(retained)`, under the mutex. The last of them gives the account back.
 //!
+//! # Adoption
+//!
+//! A ledger may pay for a part of a block: see [`adopt`].
+//!
 //! # Below a tight level
 //!
 //! Heap leaves stay open there, with a little credit that is charged by force: see [`soft`].
@@ -49,6 +53,8 @@
 //! [`tend`](super::node).
 
 mod account;
+mod adopt;
+mod labels;
 mod lanes;
 mod leaf;
 mod retire;
@@ -57,10 +63,13 @@ mod soft;
 mod table;
 
 pub use self::account::{Account, Taken};
+pub(crate) use self::adopt::return_to_heap;
+pub use self::adopt::{Moved, Piece};
+pub use self::labels::{Label, Labels, labels, set_labels};
 pub(crate) use self::leaf::HeapHandle;
 #[cfg(not(loom))]
 pub(in crate::accounting) use self::slow::is_owed;
 pub(in crate::accounting) use self::slow::pay_owed;
 pub use self::slow::{current, is_installed, replace};
-pub use self::table::{LEDGER, attributed};
+pub use self::table::{ID_BITS, attributed};
 pub(in crate::accounting) use self::table::{account as account_of, give_back_all};

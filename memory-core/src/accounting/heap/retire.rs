@@ -25,6 +25,10 @@ impl Handle {
         let locked = self.tree.lock();
         for account in locked.accounts(Accounts::Retired) {
             let bytes = account.granted();
+            if bytes == 0 {
+                // All bytes of its block are a ledger's.
+                continue;
+            }
             count += 1;
             sum += bytes;
             let above = largest.partition_point(|one| one.is_none_or(|(less, _)| less < bytes));
@@ -61,7 +65,9 @@ impl Locked<'_> {
     pub(super) fn end_scope(&mut self, account: Account) {
         account.drop_scope();
         if let Some(leaf) = account.leaf() {
-            self.retire(leaf, Some(account));
+            // The accounts of blocks stay as long as the allocator has a scope.
+            let others = self.accounts(Accounts::Of(leaf)).any(Account::is_held);
+            self.retire(leaf, others.then_some(account));
         } else if account.granted() == 0 {
             self.give_up(account);
         }
@@ -104,7 +110,7 @@ impl Locked<'_> {
         let parent = self.look(leaf).parent;
         for account in self.accounts(Accounts::Of(leaf)).filter(is_chosen) {
             self.remove_account(Accounts::Of(leaf), account);
-            if account.granted() > 0 {
+            if account.granted() > 0 || account.is_of_block() {
                 let of = &self.node(parent.unwrap_or(leaf)).info.name;
                 account.retire(of);
                 self.add_account(Accounts::Retired, account);
@@ -124,15 +130,20 @@ impl Locked<'_> {
         let Some(retained) = self.retained() else {
             return false;
         };
-        if !self.look(retained).linked {
-            let root = self.root_of(leaf);
-            self.link(root, retained);
-            self.freeze(retained);
-            self.state(retained).shut = true;
-        }
+        self.link_retained(leaf, retained);
         let moved = self.move_through_ancestor(leaf, retained, bytes, false, |locked, freed| {
             locked.charge_exactly(retained, bytes, Mode::Forced, freed)
         });
         moved.is_ok()
+    }
+
+    /// Links the node for retired accounts below the root of a node, if it is not linked yet.
+    pub(super) fn link_retained(&mut self, node: NodePtr, retained: NodePtr) {
+        if !self.look(retained).linked {
+            let root = self.root_of(node);
+            self.link(root, retained);
+            self.freeze(retained);
+            self.state(retained).shut = true;
+        }
     }
 }

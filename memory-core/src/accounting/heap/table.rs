@@ -12,14 +12,14 @@ use super::account::{Account, Slot};
 use crate::sync::process::{Order, ProcessLock};
 use crate::sync::{Ordering, plain};
 
-/// The id for a block that a ledger pays for, not an account.
-pub const LEDGER: u32 = 1;
-
 /// The id of the account by which a program asks whether its global allocator attributes.
-pub(super) const PROBE: u32 = 2;
+pub(super) const PROBE: u32 = 1;
 
-/// The first id of a scope's account.
-const FIRST: u32 = 3;
+/// The first id of another account.
+const FIRST: u32 = 2;
+
+/// The bits of an id.
+pub const ID_BITS: u32 = 22;
 
 /// The free accounts.
 struct Free {
@@ -32,6 +32,7 @@ struct Free {
 const SHIFT: u32 = 10;
 const CHUNK: usize = if cfg!(loom) { 8 } else { 1 << SHIFT };
 const CHUNKS: usize = 4096;
+const _: () = assert!(CHUNKS << SHIFT <= 1 << ID_BITS);
 
 #[cfg(not(loom))]
 mod place {

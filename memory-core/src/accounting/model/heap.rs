@@ -20,7 +20,7 @@ use crate::accounting::handle::Handle;
 use crate::accounting::heap::{Account, HeapHandle, Taken};
 use crate::sync::table::spread;
 
-fn open(of: &Handle) -> HeapHandle {
+pub(super) fn open(of: &Handle) -> HeapHandle {
     match HeapHandle::open(of) {
         Ok(heap) => heap,
         Err(_) => panic!("it is open"),
@@ -28,13 +28,13 @@ fn open(of: &Handle) -> HeapHandle {
 }
 
 /// Charges a block; `false`: the scope has ended. The caller keeps the scope.
-fn allocate(account: Account, bytes: usize) -> bool {
+pub(super) fn allocate(account: Account, bytes: usize) -> bool {
     // SAFETY: the scopes of the models are dropped after their threads have ended, or allocate nothing.
     account.take(bytes) || unsafe { account.take_slowly(bytes) } != Taken::Ended
 }
 
 /// Frees a block that `allocate` charged.
-fn free(id: u32, bytes: usize) {
+pub(super) fn free(id: u32, bytes: usize) {
     // SAFETY: the models' ids are of accounts.
     let account = unsafe { Account::of(id) };
     // SAFETY: the models give back what they charged.

@@ -45,17 +45,37 @@ impl Locked<'_> {
         })
     }
 
-    /// Adds an account to a list.
+    /// Adds an account to a list. In that of a leaf the accounts of blocks stand behind the others: O(scopes) for one
+    /// of a block.
     pub(in crate::accounting) fn add_account(&mut self, list: Accounts, account: Account) {
-        let next = std::mem::replace(self.head(list), account.id());
+        let behind = match list {
+            Accounts::Of(_) if account.is_of_block() => self.lanes(list).last(),
+            _ => None,
+        };
+        let next = match behind {
+            Some(behind) => {
+                let next = behind.next();
+                behind.set_next(account.id());
+                next
+            }
+            None => std::mem::replace(self.head(list), account.id()),
+        };
         account.set_next(next);
-        account.set_previous(0);
+        account.set_previous(behind.map_or(0, Account::id));
         if next != 0 {
             account_of(next).set_previous(account.id());
         }
-        if let Accounts::Of(leaf) = list {
+        if let Accounts::Of(leaf) = list
+            && !account.is_of_block()
+        {
             self.state(leaf).lanes += 1;
         }
+    }
+
+    /// The accounts of a list whose words may be open: those of scopes.
+    fn lanes(&self, list: Accounts) -> impl Iterator<Item = Account> + use<> {
+        self.accounts(list)
+            .take_while(|account| !account.is_of_block())
     }
 
     /// Takes an account off its list.
@@ -68,7 +88,9 @@ impl Locked<'_> {
         if next != 0 {
             account_of(next).set_previous(previous);
         }
-        if let Accounts::Of(leaf) = list {
+        if let Accounts::Of(leaf) = list
+            && !account.is_of_block()
+        {
             self.state(leaf).lanes -= 1;
         }
     }
@@ -87,14 +109,18 @@ impl Locked<'_> {
     /// Shuts the words of all accounts of a leaf.
     pub(super) fn shut_accounts(&mut self, leaf: NodePtr) -> Held {
         let mut sum = Held::default();
-        for account in self.accounts(Accounts::Of(leaf)) {
+        for account in self.lanes(Accounts::Of(leaf)) {
             sum = sum + self.shut_account(leaf, account);
         }
         sum
     }
 
-    /// Shuts the word of the account of a leaf that the section is for; all, if it is for none of them.
+    /// Shuts the word of the account of a leaf that the section is for; all, if it is for none of them. That of a block
+    /// is shut.
     pub(super) fn shut_mine(&mut self, leaf: NodePtr) -> Held {
+        if self.lane.is_some_and(Account::is_of_block) {
+            return Held::default();
+        }
         match self.lane_of(leaf) {
             Some(account) => self.shut_account(leaf, account),
             None => self.shut_accounts(leaf),
@@ -203,6 +229,11 @@ impl Locked<'_> {
     #[cold]
     fn forget(&mut self, node: NodePtr, parent: Option<NodePtr>) {
         self.make_hard(node);
+        debug_assert_eq!(
+            self.look(node).accounts,
+            0,
+            "an account is left in the leaf"
+        );
         match parent {
             Some(parent) if self.look(parent).heap == Some(node) => self.state(parent).heap = None,
             _ if self.retained() == Some(node) => self.set_retained(None),
@@ -243,7 +274,7 @@ impl Locked<'_> {
             }
             granted += account.granted();
             caps += held.external;
-            lanes += 1;
+            lanes += u32::from(!account.is_of_block());
         }
         let state = self.look(node);
         if self.node(node).kind == NodeKind::Retained {

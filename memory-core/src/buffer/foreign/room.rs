@@ -1,8 +1,11 @@
 //! Foreign memory for which the bytes are charged in advance, by a reservation or a room.
+#![expect(unsafe_code, reason = "gives bytes back to where they came from")]
 
 use std::fmt;
 
+use super::pieces::{charge_with, force_with};
 use super::{ForeignAllocation, ForeignError};
+use crate::accounting::heap::{Moved, Piece, labels, return_to_heap};
 use crate::allocator::BufferAllocator;
 use crate::buffer::ArrowBuf;
 use crate::buffer::charge::{Charge, Request, rounded};
@@ -122,12 +125,39 @@ impl ForeignRoom<'_> {
         if !buffer.belongs_to(self.allocator) {
             return false;
         }
-        let size = buffer.into_ledger().free_uncharged();
-        self.charge.take_over(size);
+        let (size, charged) = buffer.into_ledger().free_uncharged();
+        self.charge.take_over(charged);
+        self.restore(size - charged);
         if size > 0 {
             tell_release(self.allocator.node(), size);
         }
         size > 0
+    }
+
+    /// Returns bytes of a piece, which this room has, to the program's heap, since no buffer has taken them.
+    ///
+    /// # Safety
+    ///
+    /// The bytes moved when this room was created, and the block that they moved from is live until this returns.
+    pub unsafe fn return_to_heap(&mut self, moved: Moved) {
+        let Some(labels) = labels() else { return };
+        let bytes = moved.bytes();
+        self.charge.keep_some(bytes);
+        // SAFETY: the bytes are charged to the allocator's node, and are the room's no longer; the handle keeps the
+        // node. The rest is the caller's promise.
+        unsafe { return_to_heap(self.allocator.handle.ptr(), &moved, labels) };
+        self.restore(bytes);
+    }
+
+    /// Makes up for bytes that went from this room to the program's heap. If a reservation lends the room's bytes, it
+    /// gets them back: they are charged, whatever the limits say, as they were before the room was created.
+    fn restore(&mut self, bytes: usize) {
+        if bytes > 0
+            && matches!(self.source, Source::Lent(_))
+            && self.allocator.handle.force_block(bytes).is_ok()
+        {
+            self.charge.take_over(bytes);
+        }
     }
 
     /// Makes room for an allocation, if the listener and the limits permit it.
@@ -158,17 +188,23 @@ impl ForeignRoom<'_> {
 
 impl<'a> ForeignRoom<'a> {
     /// Charges `bytes` to `allocator` for several pieces of foreign memory, which are wrapped one by one
-    /// afterwards. So they are accepted or refused as a whole.
+    /// afterwards. So they are accepted or refused as a whole. What the program's heap pays for `pieces`, parts of
+    /// this memory, moves to the allocator in the same step.
     ///
     /// # Errors
     ///
     /// * [`AllocError::OutOfMemory`] if a limit between the allocator and the root would be passed.
     /// * [`AllocError::Closed`] if the allocator, or one whose memory it would need, is closed.
     /// * [`AllocError::SizeOverflow`] if a sum would pass `isize::MAX`.
-    pub fn new(allocator: &'a BufferAllocator, bytes: usize) -> Result<Self, AllocError> {
+    pub fn new(
+        allocator: &'a BufferAllocator,
+        bytes: usize,
+        pieces: &mut [Piece],
+    ) -> Result<Self, AllocError> {
+        let request = rounded(bytes, bytes);
         Ok(Self {
             allocator,
-            charge: Charge::silently(&allocator.handle, bytes, rounded(bytes, bytes))?,
+            charge: charge_with(&allocator.handle, bytes, pieces, request)?,
             source: Source::Charged,
         })
     }
@@ -183,6 +219,7 @@ impl<'a> ForeignRoom<'a> {
     pub fn forced(
         allocator: &'a BufferAllocator,
         bytes: usize,
+        pieces: &mut [Piece],
     ) -> Result<(Self, bool), AllocError> {
         let handle = &allocator.handle;
         let (requested, purpose) = rounded(bytes, bytes)();
@@ -192,7 +229,7 @@ impl<'a> ForeignRoom<'a> {
         let mut charge = Charge::silently(handle, 0, rounded(0, 0))?;
         let mut fits = true;
         if bytes > 0 {
-            let forced = handle.force_block(bytes);
+            let forced = force_with(handle, bytes, pieces);
             fits = forced.map_err(|refusal| refusal.to_error(requested, purpose))?;
             charge.take_over(bytes);
         }
@@ -207,7 +244,7 @@ impl<'a> ForeignRoom<'a> {
 
     /// Creates a room of `bytes` that `reservation` lends. If the reservation has fewer, it lends all of
     /// its bytes, and the rest is charged. The bytes stay charged, so no other code can obtain them in
-    /// between.
+    /// between. What the program's heap pays for `pieces` is the rest then, as far as it goes, and is given back beyond.
     ///
     /// When the room is dropped, the unused bytes return to the reservation, as far as it lent them, and
     /// otherwise to the allocator.
@@ -223,8 +260,9 @@ impl<'a> ForeignRoom<'a> {
     pub fn out_of(
         reservation: &'a mut AllocationReservation,
         bytes: usize,
+        pieces: &mut [Piece],
     ) -> Result<Self, AllocError> {
-        Self::lent(reservation, bytes, rounded(bytes, bytes))
+        Self::lent(reservation, bytes, pieces, rounded(bytes, bytes))
     }
 
     /// Creates a room of `bytes`, as many as possible lent by the reservation. An error describes
@@ -232,6 +270,7 @@ impl<'a> ForeignRoom<'a> {
     fn lent(
         reservation: &'a mut AllocationReservation,
         bytes: usize,
+        pieces: &mut [Piece],
         request: impl Request + Copy,
     ) -> Result<Self, AllocError> {
         let reservation = &*reservation;
@@ -248,7 +287,7 @@ impl<'a> ForeignRoom<'a> {
             return Err(closed(handle, requested, purpose));
         }
         let lent = bytes.min(reservation.size());
-        let mut charge = Charge::silently(handle, bytes - lent, request)?;
+        let mut charge = charge_with(handle, bytes - lent, pieces, request)?;
         reservation.lend(lent);
         charge.take_over(lent);
         Ok(Self {
@@ -359,7 +398,7 @@ impl AllocationReservation {
             return Ok(self.allocator().empty());
         }
         let (bytes, request) = (allocation.charge, allocation.request());
-        let room = ForeignRoom::lent(self, bytes, || request.clone());
+        let room = ForeignRoom::lent(self, bytes, &mut [], || request.clone());
         match room {
             // The room has enough bytes, so it is dropped with bytes in it only if the listener panics.
             Ok(mut room) => room.wrap(allocation),

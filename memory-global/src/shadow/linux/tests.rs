@@ -24,8 +24,21 @@ fn containing(blocks: &Blocks, inside: usize) -> Option<Found> {
 
 /// Whether the search is for memory of a live block, as it has to be, or near the end of one.
 fn check(blocks: &Blocks, inside: usize) {
-    let found = find(at(inside));
+    let found = find(at(inside), 1);
     assert_eq!(found, containing(blocks, inside), "{inside:#x}");
+}
+
+/// A block is found by the whole of it, and a large one by each part, but none by more than it has.
+fn check_whole(start: usize, size: usize, label: u32) {
+    let whole = Some(Found { label, start, size });
+    assert_eq!(find(at(start), size), whole);
+    let part = size.min(fastrand::usize(1..size + 1));
+    let found = find(at(start + size - part), part);
+    assert_eq!(
+        found,
+        whole.filter(|_| size >= WITH_EXTENT || part == size),
+        "{part} of {size}"
+    );
 }
 
 fn all_empty(addresses: Range<usize>) -> bool {
@@ -61,6 +74,7 @@ fn random_blocks_are_found_from_every_address_inside() {
         for inside in [start, start + size / 2, start + size - 1] {
             check(&blocks, inside);
         }
+        check_whole(start, size, round + 1);
         check(&blocks, base + fastrand::usize(..span));
     }
     assert!(blocks.len() > 100);
@@ -83,9 +97,9 @@ fn a_block_of_several_gib_is_found_from_every_mib_and_leaves_nothing() {
         });
         let steps = (0..size).step_by(987_654);
         for inside in steps.chain([1, 511, 512, 1024, 1536, size - 1]) {
-            assert_eq!(find(at(start + inside)), found, "{inside} of {size}");
+            assert_eq!(find(at(start + inside), 1), found, "{inside} of {size}");
         }
-        assert_eq!(find(at(start + size + 1024)), None);
+        assert_eq!(find(at(start + size + 1024), 1), None);
         clear(at(start), size);
         assert!(all_empty(start..start + size));
     }
@@ -102,7 +116,7 @@ fn a_block_that_starts_at_the_end_of_a_table_is_found() {
                 start,
                 size,
             });
-            assert_eq!(find(at(start + inside)), found, "{inside} of {size}");
+            assert_eq!(find(at(start + inside), 1), found, "{inside} of {size}");
         }
         clear(at(start), size);
         assert!(all_empty(start..start + size));
@@ -110,13 +124,25 @@ fn a_block_that_starts_at_the_end_of_a_table_is_found() {
 }
 
 #[test]
-fn the_smallest_blocks_are_found_by_their_start_only() {
+fn the_smallest_blocks_are_found_by_the_whole_of_them_only() {
     let start = near_the_end_of_a_table(20);
-    assert!(set(at(start), 1023, 3));
-    assert_eq!((get(at(start)), find(at(start + 600))), (3, None));
-    clear(at(start), 1023);
+    for size in [512, 513, 700, 1023] {
+        assert!(set(at(start), size, 3));
+        assert_eq!((get(at(start)), find(at(start + 500), 1)), (3, None));
+        assert_eq!(find(at(start), size).map(|found| found.size), Some(size));
+        assert_eq!(find(at(start), size - 1), None);
+        assert_eq!(find(at(start), size + 1), None);
+        assert!(relabel(start, 3, (1 << ID_BITS) - 1));
+        assert_eq!(get(at(start)), (1 << ID_BITS) - 1);
+        assert_eq!(find(at(start), size).map(|found| found.size), Some(size));
+        clear(at(start), size);
+    }
     assert!(set(at(start), 1024, 3));
-    assert_eq!(find(at(start + 600)).map(|found| found.size), Some(1024));
+    for part in [1, 512, 600, 1024] {
+        assert_eq!(find(at(start), part).map(|found| found.size), Some(1024));
+    }
+    assert_eq!(find(at(start), 1025), None);
+    assert_eq!(find(at(start + 600), 425), None);
     clear(at(start), 1024);
 }
 
@@ -124,11 +150,11 @@ fn the_smallest_blocks_are_found_by_their_start_only() {
 fn a_label_changes_only_from_the_expected_one() {
     let start = near_the_end_of_a_table(30);
     assert!(set(at(start), 2000, 3));
-    assert!(!relabel(at(start), 4, 5));
-    assert!(relabel(at(start), 3, 5));
+    assert!(!relabel(start, 4, 5));
+    assert!(relabel(start, 3, 5));
     assert_eq!(get(at(start)), 5);
     clear(at(start), 2000);
-    assert!(!relabel(at(start), 3, 5));
+    assert!(!relabel(start, 3, 5));
 }
 
 #[test]
@@ -182,8 +208,8 @@ fn a_search_in_memory_without_a_label_finds_no_neighbour() {
             }
         });
         while !changing.is_finished() {
-            assert_eq!(find(at(unlabelled)), None);
-            assert_eq!(find(at(unlabelled + 1000)), None);
+            assert_eq!(find(at(unlabelled), 1), None);
+            assert_eq!(find(at(unlabelled + 1000), 1), None);
         }
     });
 }
