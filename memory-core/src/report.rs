@@ -83,6 +83,14 @@ pub struct SnapshotEntry {
     pub reservations: Vec<usize>,
 }
 
+impl SnapshotEntry {
+    /// Returns how many bytes are allocated here and below beyond the live reservation, as
+    /// [`ReportEntry::undeclared`] does. `None` if the allocator has no reservation.
+    pub fn undeclared(&self) -> Option<usize> {
+        tree::undeclared(self.allocated, self.reservation)
+    }
+}
+
 /// An allocator and all below it, parents before children, at one instant.
 ///
 /// ```

@@ -57,7 +57,7 @@ fn report(query: &BufferAllocator) -> Vec<Guilty> {
     let of = |parent| (books.entries.iter()).filter(move |entry| entry.parent == Some(parent));
     for operator in of(query.id()) {
         let (used, declared) = (operator.allocated, operator.reservation);
-        let undeclared = used.saturating_sub(declared);
+        let undeclared = operator.undeclared().unwrap_or(0);
         let heap = of(operator.allocator.id).filter(|child| &*child.allocator.name == "(heap)");
         println!(
             "{:<8} {:>10.1} {:>19.1} {:>10.1} {:>12.1}",

@@ -128,7 +128,55 @@ pub struct OutstandingReservation {
 /// of n².
 const DEEPEST_INDENT: usize = 20;
 
+/// Bytes in use beyond a reservation; `None` without one.
+pub(super) fn undeclared(allocated: usize, reservation: usize) -> Option<usize> {
+    (reservation > 0).then(|| allocated.saturating_sub(reservation))
+}
+
+impl ReportEntry {
+    /// Returns how many bytes are allocated here and below beyond the live reservation: what the allocator uses and has
+    /// not declared, its part of the program's heap included. `None` if it has no reservation, and so declares nothing.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let sort = root.child("sort").reservation(1000).build()?;
+    /// let _buffer = sort.buffer(4096)?;
+    /// let report = root.report();
+    /// assert_eq!(report.entries[0].undeclared(), None); // the root has no reservation
+    /// assert_eq!(report.entries[1].undeclared(), Some(3096));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    pub fn undeclared(&self) -> Option<usize> {
+        undeclared(self.allocated, self.reservation)
+    }
+}
+
 impl MemoryReport {
+    /// Returns the allocators that use more than they have declared, with the bytes of
+    /// [`undeclared`](ReportEntry::undeclared), the largest first. An allocator and one below it may both be there for the
+    /// same bytes.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let scan = root.child("scan").reservation(8192).build()?;
+    /// let join = root.child("join").reservation(1000).build()?;
+    /// let _buffers = [scan.buffer(4096)?, join.buffer(4096)?];
+    /// let report = root.report();
+    /// let guilty: Vec<_> = report.undeclared().collect();
+    /// assert_eq!((guilty.len(), &*guilty[0].0.name, guilty[0].1), (1, "join", 3096));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    pub fn undeclared(&self) -> impl Iterator<Item = (&AllocatorInfo, usize)> {
+        let mut guilty: Vec<_> = (self.entries.iter())
+            .filter_map(|entry| Some((&entry.allocator, entry.undeclared()?)))
+            .filter(|&(_, bytes)| bytes > 0)
+            .collect();
+        guilty.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+        guilty.into_iter()
+    }
+
     /// Returns the number of children of each entry.
     fn children(&self) -> Vec<usize> {
         let mut counts = vec![0; self.entries.len()];
@@ -212,6 +260,9 @@ impl ReportEntry {
         }
         if self.external_bytes > 0 {
             write!(f, "\n{indent}  external bytes: {}", self.external_bytes)?;
+        }
+        if let Some(bytes) = self.undeclared().filter(|&bytes| bytes > 0) {
+            write!(f, "\n{indent}  undeclared bytes: {bytes}")?;
         }
         Ok(())
     }

@@ -68,6 +68,21 @@ fn at_rest(root: &BufferAllocator, allocated: usize) {
 }
 
 #[test]
+fn what_a_scope_allocates_beyond_the_reservation_is_undeclared() {
+    let (_, root) = tracked(1 << 20);
+    let query = root.child("query").reservation(1000).build().unwrap();
+    let heap = Heap::open(&query).unwrap();
+
+    let block = block(&heap, 5000);
+
+    let report = root.report();
+    let guilty: Vec<_> = report.undeclared().collect();
+    assert_eq!(guilty, [(query.info(), 4000)]);
+    drop(block);
+    assert_eq!(root.report().undeclared().count(), 0);
+}
+
+#[test]
 fn heap_blocks_stand_in_a_child_of_the_allocator_until_they_are_freed() {
     let (_, root) = tracked(1 << 20);
     let query = child(&root, "query");

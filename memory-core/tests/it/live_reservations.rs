@@ -313,3 +313,50 @@ fn the_message_says_whose_reservation_was_to_rise() {
     );
     join.release_bytes(500);
 }
+
+#[test]
+fn what_is_used_beyond_the_live_reservation_is_undeclared() {
+    let root = RootAllocator::new(1 << 20);
+    let query = root.child("query").reservation(1000).build().unwrap();
+    let [scan, join] = ["scan", "join"].map(|name| query.child(name).build().unwrap());
+    let buffers = [scan.buffer(2048).unwrap(), join.buffer(4096).unwrap()];
+    let undeclared = || {
+        let (report, books) = (root.report(), root.snapshot());
+        let of = |name: &str| {
+            let entry = report.entries.iter().find(|it| &*it.allocator.name == name);
+            let known = books.entries.iter().find(|it| &*it.allocator.name == name);
+            let undeclared = entry.unwrap().undeclared();
+            assert_eq!(known.unwrap().undeclared(), undeclared);
+            undeclared
+        };
+        let guilty = report.undeclared();
+        let guilty: Vec<_> = guilty.map(|(of, bytes)| format!("{of} {bytes}")).collect();
+        let all = ["query", "scan", "join"].map(of);
+        (all, guilty.join(", "))
+    };
+
+    assert_eq!(
+        undeclared(),
+        ([Some(5144), None, None], "query 5144".to_owned())
+    );
+    scan.set_reservation(2048).unwrap();
+    join.set_reservation(1).unwrap();
+    let all = [Some(5144), Some(0), Some(4095)];
+    assert_eq!(undeclared(), (all, "query 5144, join 4095".to_owned()));
+    let text = root.report().to_string();
+    assert_eq!(text.matches("undeclared bytes").count(), 2, "{text}");
+    assert!(
+        text.contains("\n          undeclared bytes: 4095"),
+        "{text}"
+    );
+    query.set_reservation(6143).unwrap();
+    join.set_reservation(0).unwrap();
+    assert_eq!(
+        undeclared(),
+        ([Some(1), Some(0), None], "query 1".to_owned())
+    );
+    query.set_reservation(6144).unwrap();
+    assert_eq!(undeclared().1, "");
+    drop(buffers);
+    assert_eq!(undeclared().0, [Some(0), Some(0), None]);
+}
