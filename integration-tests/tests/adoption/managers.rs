@@ -4,7 +4,7 @@ use std::alloc::System;
 use std::sync::Arc;
 
 use arrow_memory_arrow::{Accounted, into_buffer};
-use arrow_memory_core::{AllocationManager, GlobalAllocManager, RootAllocator};
+use arrow_memory_core::{AllocError, AllocationManager, GlobalAllocManager, RootAllocator};
 use arrow_memory_global::Attributed;
 use arrow_memory_jemalloc::{Jemalloc, JemallocManager};
 use arrow_memory_mimalloc::{MiMalloc, MimallocManager};
@@ -17,8 +17,22 @@ fn check(manager: Arc<dyn AllocationManager>) {
     let name = manager.name().to_owned();
     let builder = RootAllocator::builder().allocation_manager(manager);
     let books = Books::with_root(builder.build().unwrap());
-    for bytes in [512, 1000, 64 << 10, 8 << 20] {
-        let buffer = books.run(|| books.join.buffer_zeroed(bytes).unwrap().freeze());
+    for (round, bytes) in [512, 1000, 64 << 10, 8 << 20]
+        .repeat(3)
+        .into_iter()
+        .enumerate()
+    {
+        let resized = |size| {
+            let mut buffer = books.join.buffer(size)?;
+            buffer.resize(bytes, 7)?;
+            Ok(buffer)
+        };
+        let buffer: Result<_, AllocError> = books.run(|| match round / 4 {
+            0 => books.join.buffer_zeroed(bytes),
+            1 => resized(bytes),
+            _ => resized(64), // which grows
+        });
+        let buffer = buffer.unwrap().freeze();
         let size = buffer.allocation_size();
         assert_eq!(books.charged(), [size, 0, 0, size], "{bytes} by {name}");
 
