@@ -52,8 +52,8 @@ impl HostExt for BufferAllocator {
 pub struct Reconciliation {
     /// Bytes charged to the tree. Reservations and external bytes are part of it, and need not exist as memory.
     pub accounted_bytes: usize,
-    /// Bytes of the program's own heap that scopes of `arrow-memory-global` are charged, in all trees. Those of this tree are
-    /// accounted bytes.
+    /// Bytes of the program's own heap that scopes of `arrow-memory-global` have allocated, in all trees: those that their
+    /// allocators are charged for, and those of arrays that were adopted since. Those of this tree are accounted bytes.
     pub attributed_bytes: usize,
     /// Bytes that the backend has lent and not got back, to all trees.
     pub live_bytes: Option<usize>,

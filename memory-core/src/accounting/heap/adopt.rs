@@ -45,6 +45,18 @@ use super::labels::{Label, Labels};
 use super::leaf::spare_retained;
 use super::table::{self, account as account_of};
 use crate::sync::current::unscoped;
+use crate::sync::{Ordering, plain};
+
+/// Bytes of blocks that ledgers are charged for, in all trees.
+static MOVED: plain::AtomicUsize = plain::AtomicUsize::new(0);
+
+/// Bytes of live blocks that were charged to scopes: to all accounts of the process, and to the ledgers that have
+/// adopted parts of blocks. Each account is read at another instant.
+pub fn attributed() -> usize {
+    // Relaxed: a number for readers.
+    let moved = MOVED.load(Ordering::Relaxed);
+    table::charged().saturating_add(moved)
+}
 
 /// A part of an attributed block that is to be adopted.
 #[derive(Debug)]
@@ -59,9 +71,6 @@ pub struct Piece {
     /// The account of the block, and the node that was charged for it, in the section that moves the bytes.
     source: Option<(Account, NodePtr)>,
 }
-
-// SAFETY: the node is looked at only under the mutex, in the section that noted it.
-unsafe impl Send for Piece {}
 
 /// Bytes that have moved from a block to the node of a ledger, and that are to be returned before the block is freed.
 #[derive(Debug)]
@@ -249,7 +258,10 @@ impl Locked<'_> {
         let Some((account, node)) = piece.source.take() else {
             return;
         };
-        if !adopted {
+        if adopted {
+            // Relaxed: a number for readers.
+            MOVED.fetch_add(piece.moved, Ordering::Relaxed);
+        } else {
             account.set_granted(account.granted() + piece.moved);
             piece.moved = 0;
         }
@@ -271,6 +283,8 @@ impl Locked<'_> {
         };
         let bytes = moved.bytes;
         account.set_granted(account.granted() + bytes);
+        // Relaxed: a number for readers.
+        MOVED.fetch_sub(bytes, Ordering::Relaxed);
         let result = self.move_through_ancestor(node, to, bytes, false, |locked, freed| {
             locked.charge_exactly(to, bytes, Mode::Forced, freed)
         });

@@ -64,12 +64,12 @@ mod table;
 
 pub use self::account::{Account, Taken};
 pub(crate) use self::adopt::return_to_heap;
-pub use self::adopt::{Moved, Piece};
+pub use self::adopt::{Moved, Piece, attributed};
 pub use self::labels::{Label, Labels, labels, set_labels};
 pub(crate) use self::leaf::HeapHandle;
 #[cfg(not(loom))]
 pub(in crate::accounting) use self::slow::is_owed;
 pub(in crate::accounting) use self::slow::pay_owed;
 pub use self::slow::{current, is_installed, replace};
-pub use self::table::{ID_BITS, attributed};
+pub use self::table::ID_BITS;
 pub(in crate::accounting) use self::table::{account as account_of, give_back_all};

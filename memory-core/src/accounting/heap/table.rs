@@ -150,7 +150,7 @@ pub(super) fn take() -> Option<Account> {
             continue;
         }
         free.chunks += 1;
-        // Release: partner of the Acquire in `attributed`. Others learn the ids by other ways.
+        // Release: partner of the Acquire in `charged`. Others learn the ids by other ways.
         place.store(slots.as_mut_ptr(), Ordering::Release);
         for slot in slots.iter().rev() {
             let account = Account::from_slot(slot);
@@ -191,7 +191,7 @@ pub(in crate::accounting) fn give_back(account: Account) {
 }
 
 /// Bytes that are charged to all accounts of the process. Each account is read at another instant.
-pub fn attributed() -> usize {
+pub(super) fn charged() -> usize {
     let chunks = 0..place::directory().len();
     let mut sum = 0_usize;
     for id in chunks.map(|chunk| (chunk * CHUNK) as u32) {
