@@ -2,12 +2,16 @@
 //!
 //! `cargo run --release -p arrow-memory-integration-tests --example fuzz_waiting -- SECONDS SEED`
 //!
-//! 72 threads share a tree of 256 MiB. Each takes and releases buffers and reservations, waits on the thread and by
+//! 72 threads share a tree of 256 MiB with a spill reserve. Each takes and releases buffers and reservations, waits on the thread and by
 //! futures, is admitted, cancels, closes allocators, changes limits, caps and reservations, and hands buffers on.
+//! Caches that can be dropped are registered and end; a few of them panic, block, ask others, end their registration while
+//! they are asked, or free nothing. Eight more threads hold memory and spill when their inbox says so.
 //! Some wakers panic, and some use the tree. The program exits with 1 unless each call ends as its docs say, the
 //! sums of the tree are right each time that it is verified, and nothing is charged in the end. The last line has
 //! the totals.
 
+mod reclaimers;
+mod spillers;
 mod totals;
 mod wakers;
 mod worker;
@@ -19,13 +23,17 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arrow_memory_core::{ArrowBufMut, BufferAllocator, RootAllocator};
+use arrow_memory_core::{ArrowBufMut, Ask, BufferAllocator, RootAllocator};
 use arrow_memory_system as _;
 
+use reclaimers::Cache;
 use totals::Totals;
 use worker::Worker;
 
 const THREADS: usize = 72;
+const SPILLERS: u64 = 8;
+/// What one ask to spill comes with: a quarter of the reserve.
+const SHARE: usize = 1 << 20;
 const LIMIT: usize = 256 << 20;
 const QUERIES: usize = 12;
 
@@ -36,6 +44,9 @@ struct World {
     queries: Vec<RwLock<BufferAllocator>>,
     /// Buffers that wakers drop.
     pool: Mutex<Vec<ArrowBufMut>>,
+    caches: Vec<Mutex<Option<Arc<Cache>>>>,
+    /// An ask that a reclaimer kept, to be answered when it keeps the next one.
+    kept: Mutex<Option<Ask>>,
     stop: AtomicBool,
     totals: Totals,
 }
@@ -45,6 +56,7 @@ impl World {
         let root = RootAllocator::builder()
             .limit(LIMIT)
             .patience(Duration::from_millis(20))
+            .spill_reserve(4 * SHARE)
             .build()
             .expect("a backend is linked");
         let query = |index| root.child(&format!("query-{index}")).build();
@@ -54,6 +66,8 @@ impl World {
             queries: queries.collect(),
             root,
             pool: Mutex::default(),
+            caches: (0..16).map(|_| Mutex::default()).collect(),
+            kept: Mutex::default(),
             stop: AtomicBool::new(false),
             totals: Totals::default(),
         }
@@ -72,16 +86,50 @@ impl World {
         self.root.set_cap(None);
         self.root.set_limit(LIMIT);
         self.pool.lock().expect("no thread panics under it").clear();
+        for cache in &self.caches {
+            let cache = cache.lock().expect("no thread panics under it").take();
+            drop(cache);
+        }
+        let kept = self.kept.lock().expect("no thread panics under it").take();
+        drop(kept);
+    }
+
+    fn any_query(&self) -> BufferAllocator {
+        let query = self.queries[fastrand::usize(..self.queries.len())].read();
+        query.expect("no thread panics under it").clone()
+    }
+
+    /// Replaces a cache, or ends it, or has it take memory.
+    fn change_cache(self: &Arc<Self>) {
+        let place = &self.caches[fastrand::usize(..self.caches.len())];
+        let cache = place.lock().expect("no thread panics under it").clone();
+        let stays = cache.is_some_and(|cache| fastrand::u32(..32) > 0 && cache.fill());
+        if stays {
+            return;
+        }
+        let new = match fastrand::u32(..8) {
+            0 => None,
+            1..4 => Cache::new(self, &self.any_query()),
+            _ => Cache::new(self, &self.root),
+        };
+        let mut place = place.lock().expect("no thread panics under it");
+        let old = std::mem::replace(&mut *place, new);
+        drop(place);
+        drop(old);
     }
 
     /// Drops everything, and checks that nothing is left.
     fn end(mut self) {
         self.queries.clear();
         self.pool = Mutex::default();
+        self.caches.clear();
+        self.kept = Mutex::default();
         self.root.verify().expect("the sums are right");
         let snapshot = self.root.snapshot();
         assert_eq!(snapshot.waiters.len(), 0, "{snapshot:?}");
         assert_eq!(self.root.allocated_memory(), 0, "{}", self.root.report());
+        // All of it can be had again, and all shares of the spill reserve.
+        assert_eq!(self.root.headroom(), (LIMIT - 4 * SHARE) as isize);
         self.root.close().expect("nothing is left");
     }
 }
@@ -148,6 +196,11 @@ fn run(world: &Arc<World>, time: Duration, seed: u64) {
             thread::spawn(move || worker.run())
         })
         .collect();
+    let spillers = (0..SPILLERS).map(|index| {
+        let world = Arc::clone(world);
+        thread::spawn(move || spillers::run(&world, seed.wrapping_mul(1000) + 500 + index))
+    });
+    let threads: Vec<_> = threads.into_iter().chain(spillers).collect();
     while began.elapsed() < time {
         thread::park_timeout(Duration::from_millis(200));
         world.root.verify().expect("the sums are right");

@@ -18,6 +18,8 @@ pub(crate) struct Totals {
     pub(crate) told: AtomicU64,
     pub(crate) cancelled: AtomicU64,
     pub(crate) woken: AtomicU64,
+    pub(crate) asked: AtomicU64,
+    pub(crate) spilled: AtomicU64,
     pub(crate) verified: AtomicU64,
     failures: Mutex<Vec<String>>,
 }
@@ -54,6 +56,8 @@ impl fmt::Display for Totals {
             (&self.told, "gave way"),
             (&self.cancelled, "cancelled"),
             (&self.woken, "woken"),
+            (&self.asked, "caches asked"),
+            (&self.spilled, "spilled"),
             (&self.verified, "verified"),
         ];
         for (index, (count, name)) in counts.into_iter().enumerate() {

@@ -60,7 +60,7 @@ impl Worker {
     }
 
     fn step(&mut self) {
-        match fastrand::u32(..100) {
+        match fastrand::u32(..106) {
             0..25 => self.hold(),
             25..45 => self.release(),
             45..50 => self.grow(),
@@ -73,6 +73,8 @@ impl Worker {
             92..96 => self.hand_on(),
             96..98 => self.change_bounds(),
             98 => self.change_reservation(),
+            100..105 => self.world.change_cache(),
+            105 => self.ask_for_nothing(),
             _ => self.replace_query(),
         }
         // So that the tree is nearly full and things move.
@@ -82,12 +84,19 @@ impl Worker {
     }
 
     fn query(&self) -> BufferAllocator {
-        let queries = &self.world.queries;
-        let query = queries[fastrand::usize(..queries.len())].read();
-        let query = query.expect("no thread panics under it").clone();
+        let query = self.world.any_query();
         match fastrand::u32(..4) {
             0 => query.child("operator").build().unwrap_or(query),
             _ => query,
+        }
+    }
+
+    /// Has others give back memory that nobody needs.
+    fn ask_for_nothing(&self) {
+        if fastrand::u32(..8) == 0 {
+            self.world.root.reclaim(size());
+        } else {
+            self.query().reclaim(size());
         }
     }
 
