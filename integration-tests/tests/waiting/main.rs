@@ -11,6 +11,7 @@ mod executors;
 mod hostile;
 mod load;
 mod queries;
+mod shortage;
 mod support;
 mod wakers;
 

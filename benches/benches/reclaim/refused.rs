@@ -1,32 +1,10 @@
-//! What asking others for memory costs: a request that is refused, by the number of registrations in its tree.
-//!
-//!     cargo bench -p arrow-memory-benches --bench reclaim -- [--quick] [filter]
+//! A request that is refused, by the number of registrations in its tree.
 
-use arrow_memory_benches::harness::{self, Group, Settings};
-use arrow_memory_benches::{raw, trees};
+use arrow_memory_benches::harness::{Group, Settings};
+use arrow_memory_benches::trees;
 use arrow_memory_core::{AllocationReservation, Ask, BufferAllocator, Cost, Reclaim, ReclaimGuard};
 
-#[global_allocator]
-static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-const KIB: usize = 1024;
-const MIB: usize = 1024 * KIB;
-
-/// Measures a group of cases.
-type Run = fn(&Settings);
-
-fn main() {
-    harness::start();
-    raw::assert_global_is_mimalloc();
-    let (settings, filter) = Settings::from_arguments();
-    println!("| case | |\n|---|---|");
-    let groups: [(&str, Run); 1] = [("refused", refused)];
-    for (name, run) in groups {
-        if name.contains(&filter) {
-            run(&settings);
-        }
-    }
-}
+use crate::{KIB, MIB};
 
 /// Frees nothing, so that the request is refused.
 struct Keeps;
@@ -73,7 +51,7 @@ impl Full {
 }
 
 /// A request for 4 KiB that is refused.
-fn refused(settings: &Settings) {
+pub(crate) fn run(settings: &Settings) {
     let cases = [
         ("nobody registered", Full::new(1, false, false)),
         (

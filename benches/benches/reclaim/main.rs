@@ -1,0 +1,31 @@
+//! What asking others for memory costs, and what it is worth.
+//!
+//!     cargo bench -p arrow-memory-benches --bench reclaim -- [--quick] [filter]
+
+mod refused;
+mod shortage;
+
+use arrow_memory_benches::harness::{self, Settings};
+use arrow_memory_benches::raw;
+
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Measures a group of cases.
+type Run = fn(&Settings);
+
+fn main() {
+    harness::start();
+    raw::assert_global_is_mimalloc();
+    let (settings, filter) = Settings::from_arguments();
+    println!("| case | |\n|---|---|");
+    let groups: [(&str, Run); 2] = [("refused", refused::run), ("shortage", shortage::run)];
+    for (name, run) in groups {
+        if name.contains(&filter) {
+            run(&settings);
+        }
+    }
+}
