@@ -35,13 +35,19 @@ pub(crate) fn retry_after_asking<T>(
     if !matches!(*refusal, Refusal::Limit(_)) || !may_ask(handle) {
         return Err(refusal);
     }
-    let shortage = Shortage::new(handle.info.clone(), false);
+    /// Ends the shortage, also if an attempt unwinds.
+    struct Ends(Arc<Shortage>);
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            self.0.end();
+        }
+    }
+    let shortage = Ends(Shortage::new(handle.info.clone(), false));
     let mut result = Err(refusal);
-    make_room(handle, bytes, Turn::TRY, &shortage, false, || {
+    make_room(handle, bytes, Turn::TRY, &shortage.0, false, || {
         result = attempt();
         result.is_ok()
     });
-    shortage.end();
     result
 }
 
@@ -93,5 +99,36 @@ pub(crate) fn make_room(
         if answer.out {
             expected = expected.saturating_add(estimate.min(freeable));
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::testing::TrackingManager;
+    use crate::{Cost, RootAllocator};
+
+    /// Requests do not panic by themselves, but users' code may run in the sections that they take.
+    #[test]
+    fn an_ask_is_over_once_its_request_has_unwound() {
+        let manager = Arc::new(TrackingManager::new());
+        let builder = RootAllocator::builder().allocation_manager(manager);
+        let root = builder.limit(64).build().unwrap();
+        let sort = root.child("sort").build().unwrap();
+        let held = sort.buffer(64).unwrap();
+        let inbox = sort.reclaim_inbox(Cost::Drop);
+        let query = root.child("query").build().unwrap();
+        let refusal = query.handle.charge(64).unwrap_err();
+
+        let unwound = catch_unwind(AssertUnwindSafe(|| {
+            let attempt = || -> Result<(), Box<Refusal>> { panic!("as wished") };
+            retry_after_asking(&query.handle, 64, refusal, attempt)
+        }));
+
+        assert!(unwound.is_err());
+        assert!(inbox.try_ask().unwrap().is_over());
+        drop(held);
     }
 }
