@@ -210,7 +210,7 @@ impl Registration {
         }
     }
 
-    /// Has no further call of the [`Reclaim`] begin.
+    /// Has no further call of the [`Reclaim`] begin, except where another thread has looked already.
     pub(super) fn end(&self) {
         // Relaxed: it guards no memory, and whoever knows that the guard was dropped sees this store, too.
         self.ended.store(true, Ordering::Relaxed);

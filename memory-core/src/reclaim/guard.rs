@@ -9,8 +9,9 @@ use crate::allocator::BufferAllocator;
 
 /// Has a [`Reclaim`] asked for memory until this is dropped.
 ///
-/// Once this is dropped no further call of the [`Reclaim`] begins. Dropping it does not wait for calls on other threads
-/// that have begun before, so they may still run afterwards; the last of them drops the [`Reclaim`].
+/// Dropping it does not wait for other threads: a call of the [`Reclaim`] that has begun there, or is about to begin, may
+/// still run afterwards, and the last one drops the [`Reclaim`]. Nobody else calls it any more, and on the thread that
+/// dropped this no further call begins.
 #[must_use = "nobody is asked any more once this is dropped"]
 pub struct ReclaimGuard {
     registration: Arc<Registration>,

@@ -34,8 +34,9 @@ use crate::host::Machine;
 /// reached. Of a cgroup, anonymous and shared memory, sockets and the kernel's memory are used, by all its processes. The
 /// memory of the machine is a limit where no other one is smaller.
 ///
-/// The cap is lowered once a second at most, and raised at once; it moves by more than 1/32 of the smallest limit, or not at
-/// all. It never falls below 1/32 of the smallest limit. The configured limit and the books stay as they are.
+/// The first measurement sets the cap. From then on it is lowered once a second at most, and raised at once; it moves by
+/// more than 1/32 of the smallest limit, or not at all. It never falls below 1/32 of the smallest limit, or below `host ×
+/// target` where that is less. The configured limit and the books stay as they are.
 ///
 /// **What it cannot do.** Lowering a cap revokes nothing: the program has to give memory back: when it is asked
 /// ([`on_shortage`](BufferAllocator::on_shortage) or the hook), when it is refused, or by finishing. What grows outside the tree within a second has to fit in the rest, `1 −
