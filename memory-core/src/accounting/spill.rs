@@ -50,15 +50,15 @@ impl Handle {
     }
 
     /// Has a spiller woken once a share is free. It looks whether one is free after it was listed: a share that is
-    /// returned before that wakes nobody.
-    pub(crate) fn list_spiller(&self, spiller: &Arc<dyn Spiller>) {
+    /// returned before that wakes nobody. False if it is listed already.
+    pub(crate) fn list_spiller(&self, spiller: &Arc<dyn Spiller>) -> bool {
         let mut spare = Vec::new();
         loop {
             let mut locked = self.tree.lock();
             let listed = locked.queue_mut().add_spiller(spiller, &mut spare);
             drop(locked);
             match listed {
-                Ok(()) => return,
+                Ok(new) => return new,
                 Err(capacity) => spare = unscoped(|| Vec::with_capacity(capacity)),
             }
         }

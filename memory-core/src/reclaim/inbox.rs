@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::ask::{Ask, Cost, Reclaim};
 use super::guard::ReclaimGuard;
-use crate::accounting::{AllShares, Spiller};
+use crate::accounting::Spiller;
 use crate::allocator::BufferAllocator;
 use crate::events;
 use crate::sync::Ordering;
@@ -66,11 +66,18 @@ impl ReclaimInbox {
     /// Returns the ask that has arrived, if any. One of [`Cost::Spill`] stays where it is as long as all shares of the
     /// spill reserve are taken.
     pub fn try_ask(&self) -> Option<Ask> {
-        self.take().unwrap_or(None)
+        loop {
+            match self.take() {
+                Ok(ask) => return ask,
+                // Looks again, since nobody was woken by what became free before.
+                Err(PutBack { polled: true }) if self.wait_for_share() => {}
+                Err(PutBack { .. }) => return None,
+            }
+        }
     }
 
     /// Returns the next ask, or has the task woken when one arrives. If one has arrived and all shares of the spill
-    /// reserve are taken, the task is woken when one of them is free.
+    /// reserve are taken, the task is woken when one of them is free. If several tasks poll, the latest one is woken.
     pub fn poll_ask(&self, context: &mut Context<'_>) -> Poll<Ask> {
         if let Some(ask) = self.try_ask() {
             return Poll::Ready(ask);
@@ -80,18 +87,13 @@ impl ReclaimInbox {
             std::mem::replace(&mut waiting.waker, waker)
         });
         events::quietly(self.guard.allocator().info(), || drop(replaced));
-        // Looks again, since nobody was woken by what arrived, or became free, before.
-        let ask = self.take().unwrap_or_else(|AllShares| {
-            let spiller: Arc<dyn Spiller> = self.shared.clone();
-            self.guard.allocator().handle.list_spiller(&spiller);
-            self.try_ask()
-        });
-        ask.map_or(Poll::Pending, Poll::Ready)
+        // Looks again, since nobody was woken by what arrived before.
+        self.try_ask().map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Takes the ask that has arrived, if any, with a share of the spill reserve. If all shares are taken, the ask goes
     /// back, unless another one has arrived.
-    fn take(&self) -> Result<Option<Ask>, AllShares> {
+    fn take(&self) -> Result<Option<Ask>, PutBack> {
         let ask = LOCKS.with(&self.shared.waiting, |waiting| waiting.ask.take());
         let Some(mut ask) = ask else {
             return Ok(None);
@@ -99,16 +101,30 @@ impl ReclaimInbox {
         if ask.take_share().is_ok() {
             return Ok(Some(ask));
         }
-        let surplus = LOCKS.with(&self.shared.waiting, |waiting| {
+        let (surplus, polled) = LOCKS.with(&self.shared.waiting, |waiting| {
+            let polled = waiting.waker.is_some();
             if waiting.ask.is_some() {
-                return Some(ask);
+                return (Some(ask), polled);
             }
             waiting.ask = Some(ask);
-            None
+            (None, polled)
         });
         drop(surplus);
-        Err(AllShares)
+        Err(PutBack { polled })
     }
+
+    /// Has the task that polled last woken when a share of the spill reserve is free. False if that was arranged for
+    /// before.
+    fn wait_for_share(&self) -> bool {
+        let spiller: Arc<dyn Spiller> = self.shared.clone();
+        self.guard.allocator().handle.list_spiller(&spiller)
+    }
+}
+
+/// All shares of the spill reserve were taken, so an ask went back.
+struct PutBack {
+    /// Whether a task is to be woken. It may have looked while the ask was out, and so be the only one that can read it.
+    polled: bool,
 }
 
 #[cfg(feature = "futures")]
@@ -179,3 +195,6 @@ impl Reclaim for Post {
         drop(old);
     }
 }
+
+#[cfg(all(test, loom))]
+mod model;

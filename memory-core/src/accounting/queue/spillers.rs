@@ -26,7 +26,7 @@ pub(super) struct Spillers {
 }
 
 impl Spillers {
-    /// Lists a spiller that is not listed yet.
+    /// Lists a spiller; false if it is listed already.
     ///
     /// # Errors
     ///
@@ -35,15 +35,15 @@ impl Spillers {
         &mut self,
         spiller: &Arc<dyn Spiller>,
         spare: &mut Vec<Arc<dyn Spiller>>,
-    ) -> Result<(), usize> {
+    ) -> Result<bool, usize> {
         // Relaxed, here and below: the mutex orders it.
         if spiller.listed().load(Ordering::Relaxed) {
-            return Ok(());
+            return Ok(false);
         }
         make_room(&mut self.list, spare)?;
         spiller.listed().store(true, Ordering::Relaxed);
         self.list.push(Arc::clone(spiller));
-        Ok(())
+        Ok(true)
     }
 
     /// Takes a spiller off the list, and says whether it was to be told. What is returned is dropped with the mutex free.

@@ -69,7 +69,7 @@ impl<N: Copy + PartialEq> Queue<N> {
         Some(Wake::Spiller(spiller))
     }
 
-    /// Lists somebody that waits for a share of the spill reserve, unless it is listed.
+    /// Lists somebody that waits for a share of the spill reserve; false if it is listed.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl<N: Copy + PartialEq> Queue<N> {
         &mut self,
         spiller: &Arc<dyn Spiller>,
         spare: &mut Vec<Arc<dyn Spiller>>,
-    ) -> Result<(), usize> {
+    ) -> Result<bool, usize> {
         self.spillers.add(spiller, spare)
     }
 
