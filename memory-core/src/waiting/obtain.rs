@@ -85,7 +85,7 @@ impl Obtain {
                 }
                 continue;
             }
-            if queued.asks_again() {
+            if may_ask(&self.allocator.handle) && queued.asks_again() {
                 self.ask_others(true);
                 continue;
             }
@@ -220,7 +220,8 @@ impl Obtain {
                 continue;
             };
             let Some((verdict, age)) = queued.poll(waker) else {
-                if queued.asks_again() {
+                // In a callback it stays told: it asks when it is polled elsewhere.
+                if may_ask(&self.allocator.handle) && queued.asks_again() {
                     self.ask_others(true);
                     continue;
                 }

@@ -1,6 +1,7 @@
 //! The behaviour of the allocator tree and its buffers, by every promise in the docs.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod asking_again;
 mod buffers;
 mod builders;
 mod charges;

@@ -17,7 +17,7 @@ pub(crate) struct Queued {
     handle: Handle,
     /// The slot; `None` once the verdict was taken.
     id: Option<u32>,
-    /// Whether the request is to ask others for memory once more.
+    /// Whether the last look found that the request is to ask others for memory once more.
     asks: bool,
 }
 
@@ -122,9 +122,13 @@ impl Queued {
         self.look(|_| true).flatten()
     }
 
-    /// Whether the request is to ask others for memory once more, as the last look found. It is told so once.
+    /// Whether the request is to ask others for memory once more, as the last look found. The caller does so now.
     pub(crate) fn asks_again(&mut self) -> bool {
-        std::mem::take(&mut self.asks)
+        let asks = std::mem::take(&mut self.asks);
+        if let Some(id) = self.id.filter(|_| asks) {
+            self.handle.tree.lock().queue_mut().waiter_mut(id).asks = false;
+        }
+        asks
     }
 
     /// The place of the request among those that wait.
@@ -145,7 +149,7 @@ impl Queued {
         let id = self.id?;
         let mut locked = self.handle.tree.lock();
         let waiter = locked.queue_mut().waiter_mut(id);
-        self.asks |= std::mem::take(&mut waiter.asks);
+        self.asks = waiter.asks;
         if let Some(verdict) = waiter.verdict {
             let age = waiter.age();
             let wake = locked.queue_mut().free(id);
@@ -164,7 +168,7 @@ impl Queued {
         let waiter = locked.queue_mut().waiter_mut(id);
         if waiter.verdict.is_none() {
             // The old one, which may have been called to have others asked, is dropped by the caller.
-            self.asks |= std::mem::take(&mut waiter.asks);
+            self.asks = waiter.asks;
             std::mem::swap(&mut waiter.wake, wake);
             return None;
         }
