@@ -73,3 +73,24 @@ fn a_task_that_is_polled_in_a_callback_asks_when_it_is_polled_outside() {
     drop((query, sort, polls));
     balanced(&root);
 }
+
+/// A regression: where a level had none left to be looked at, `expire_waits` said that nobody waits.
+#[test]
+fn a_waiter_that_has_moved_to_another_level_is_looked_at_again() {
+    let root = root(1000);
+    let held = child(&root, "held").wait().reserve(1000).unwrap();
+    let query = root.child("query").limit(600).build().unwrap();
+    let mut scan = Box::pin(query.wait().buffer_async(512));
+    let woken = Arc::new(Woken::default());
+    assert!(poll(scan.as_mut(), &woken).is_pending());
+    let mut forced = query.child("forced").build().unwrap().new_reservation();
+    forced.force_add(200);
+
+    let mut clock = Clock::start();
+    clock.stuck(&root);
+    clock.stuck(&root);
+
+    let _ = poll(scan.as_mut(), &woken);
+    drop((scan, forced, held, query));
+    balanced(&root);
+}

@@ -65,7 +65,8 @@ impl Locked<'_> {
         self.queue_mut().mark(level);
         self.serve();
         if self.level_of(node) != Some(level) {
-            return None;
+            // Those that still wait are at other levels, which may have been looked at before.
+            return (self.queue().waiting() > 0).then_some(now);
         }
         if self.look(node).registrations > 0 && self.asks_again(level) {
             // Others are asked first.
