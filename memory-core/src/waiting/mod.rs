@@ -92,9 +92,8 @@ impl BufferAllocator {
 
     /// Ends the waits of this tree whose deadline has passed by `now`. Where waiters come no nearer to being granted, it
     /// has one of them [ask others](crate::Reclaim) once more, on the thread or in the task that waits, and then tells
-    /// one to [give way](GiveWay). Returns when to call it again; `None` if nothing
-    /// happens by itself: no request waits, or only admissions without a deadline. It also does what the program's
-    /// global allocator leaves to be done, if that charges blocks to trees.
+    /// one to [give way](GiveWay). Returns when to call it again; `None` if no request waits. It also does what the
+    /// program's global allocator leaves to be done, if that charges blocks to trees.
     ///
     /// Only for a tree that was built with [`own_timer`](crate::RootAllocatorBuilder::own_timer); otherwise a
     /// thread of this crate calls it. A request that begins to wait later may have an earlier deadline, so call it

@@ -24,6 +24,11 @@ pub(in crate::accounting) struct Level<N> {
     pub(super) next_barrier: u64,
     /// Barriers in the queue: those of plain waits, and those of admissions.
     pub(super) barriers: [u32; 2],
+    /// Whether a waiter was told to ask others when the level was last found to be stuck, and nobody to give way, while
+    /// the oldest waiter came no nearer.
+    pub(super) asked: bool,
+    /// The ticket from which on a waiter is told to ask others next.
+    pub(super) next_to_ask: u64,
     pub(super) dirty: bool,
     /// The next dirty level, or the next free place.
     pub(super) next: u32,
@@ -44,6 +49,8 @@ impl<N> Level<N> {
             grown: 0,
             next_barrier: u64::MAX,
             barriers: [0; 2],
+            asked: false,
+            next_to_ask: 0,
             dirty: false,
             next: NONE,
         }

@@ -167,7 +167,6 @@ impl<N: Copy + PartialEq> Queue<N> {
             since: ask.age.map_or(now, |age| age.since),
             told: ask.age.and_then(|age| age.told),
             level: NONE,
-            asked: false,
             asks: false,
             verdict: None,
             wake: Some(wake),

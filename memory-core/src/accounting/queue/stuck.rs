@@ -1,9 +1,14 @@
-//! Deadlines, and waiters that hold memory and wait for one another.
+//! Deadlines, and waiters that come no nearer to being granted.
 //!
-//! A level is stuck, as far as one can tell, if a waiter's missing bytes have not fallen below their minimum
-//! for the tree's *patience*. Then the youngest waiter whose branch holds bytes is told to give way: it releases
-//! what it can and comes back with its age. It is told once between two grants. When the waiters that were told
-//! hold all that is used, nobody else can release anything: then the youngest of them is refused.
+//! A waiter is stuck, as far as one can tell, if its missing bytes have not fallen below their minimum for the
+//! tree's *patience*. Then a waiter of its level is told to ask others for memory once more, if any are registered below
+//! the level: each time another one, since it may be that nobody can help the oldest. If a waiter is stuck for that long
+//! again, the youngest waiter whose branch holds bytes is told to give way: it releases what it can and comes back with
+//! its age. It is told once between two grants. When the waiters that were told hold all that is used, nobody else can
+//! release anything: then the youngest of them is refused.
+//!
+//! An admission asks, too. But nobody gives way for it, and it does not give way: it holds nothing, and what runs already
+//! is not stopped for what has not begun.
 
 use std::time::{Duration, Instant};
 
@@ -48,9 +53,9 @@ impl Locked<'_> {
     /// Resolves a level that is stuck. The answer says when to look again.
     fn check_level(&mut self, level: u32, now: Instant, patience: Duration) -> Option<Instant> {
         let node = self.queue().level(level).node;
-        let (stuck, due) = self.is_stuck(node, level, now, patience);
-        if !stuck {
-            return due;
+        let stuck = self.stuck(node, level, now, patience);
+        if !stuck.waits && !stuck.admissions {
+            return stuck.due;
         }
         if self.queue().is_to_ask() {
             // A waiter of another level is woken first.
@@ -68,70 +73,102 @@ impl Locked<'_> {
             // Those that still wait are at other levels, which may have been looked at before.
             return (self.queue().waiting() > 0).then_some(now);
         }
-        if self.look(node).registrations > 0 && self.asks_again(level) {
-            // Others are asked first.
-        } else if let Some((id, verdict)) = self.choose(node, level) {
-            let grants = self.queue().grants();
-            self.queue_mut().waiter_mut(id).told = Some(grants);
-            self.end_wait(id, verdict);
-        }
+        self.resolve(node, level, stuck.waits);
         let mut next = self
             .level_of(node)
             .and_then(|level| self.queue().first(level));
         while let Some(id) = next {
             next = self.queue().next(id);
-            self.queue_mut().waiter_mut(id).missing_since = now;
+            let waiter = self.queue_mut().waiter_mut(id);
+            if stuck.waits || waiter.turn.is_admission() {
+                waiter.missing_since = now;
+            }
         }
-        now.checked_add(patience)
+        let due = stuck.due.filter(|_| !stuck.waits);
+        earlier(due, now.checked_add(patience))
     }
 
-    /// Whether a waiter of a level has not come nearer for the patience, and when to look again if not.
-    fn is_stuck(
-        &mut self,
-        node: NodePtr,
-        level: u32,
-        now: Instant,
-        patience: Duration,
-    ) -> (bool, Option<Instant>) {
-        let (mut stuck, mut due) = (false, None);
+    /// Has a waiter of a level that is stuck ask others, and the next time one give way. If only admissions are stuck, or
+    /// nobody can give way, one asks each time.
+    fn resolve(&mut self, node: NodePtr, level: u32, waits: bool) {
+        let helps = self.look(node).registrations > 0;
+        if waits {
+            let at = self.queue_mut().level_mut(level);
+            let asks = !std::mem::take(&mut at.asked) && helps;
+            if asks && self.have_one_ask(level, waits, false) {
+                self.queue_mut().level_mut(level).asked = true;
+                return;
+            }
+            if let Some((id, verdict)) = self.choose(node, level) {
+                let grants = self.queue().grants();
+                self.queue_mut().waiter_mut(id).told = Some(grants);
+                return self.end_wait(id, verdict);
+            }
+        }
+        if helps && !self.have_one_ask(level, waits, false) {
+            self.have_one_ask(level, waits, true);
+        }
+    }
+
+    /// Looks which waiters of a level have not come nearer for the patience, and when to look for the others.
+    fn stuck(&mut self, node: NodePtr, level: u32, now: Instant, patience: Duration) -> Standstill {
+        let helps = self.look(node).registrations > 0;
+        let mut stuck = Standstill::default();
+        let mut is_oldest = true;
         let mut next = self.queue().first(level);
         while let Some(id) = next {
             next = self.queue().next(id);
             let missing = self.missing_for(id, node);
             let waiter = self.queue_mut().waiter_mut(id);
-            if waiter.turn.is_admission() {
-                continue;
-            }
-            if missing < waiter.missing {
+            let admission = waiter.turn.is_admission();
+            let nearer = missing < waiter.missing;
+            if nearer {
                 (waiter.missing, waiter.missing_since) = (missing, now);
-                waiter.asked = false;
             }
+            // Whoever registers later is asked at the next look.
+            let since = if admission && !helps {
+                now
+            } else {
+                waiter.missing_since
+            };
             // None: longer than the clock can tell.
-            let at = waiter.missing_since.checked_add(patience);
-            stuck |= at.is_some_and(|at| at <= now);
-            due = earlier(due, at.map(|at| at.max(now)));
+            match since.checked_add(patience) {
+                Some(at) if at <= now && admission => stuck.admissions = true,
+                Some(at) if at <= now => stuck.waits = true,
+                at => stuck.due = earlier(stuck.due, at),
+            }
+            // Of the oldest only, so that those who come do not put off that one gives way.
+            if nearer && !admission && is_oldest {
+                self.queue_mut().level_mut(level).asked = false;
+            }
+            is_oldest &= admission;
         }
-        (stuck, due)
+        stuck
     }
 
-    /// Has the oldest waiter of a level ask others, every other time that the level is stuck. A waiter that was told to
-    /// and has not looked since is passed over: perhaps nobody polls its future.
-    fn asks_again(&mut self, level: u32) -> bool {
-        let mut next = self.queue().first(level);
+    /// Tells one waiter of a level to ask others: the oldest that is younger than the one that was told last, or the
+    /// oldest; an admission if nobody else `waits` for too long. Those that were told and have not done so yet are passed
+    /// over unless `again`: perhaps nobody polls their futures. False if nobody is left.
+    fn have_one_ask(&mut self, level: u32, waits: bool, again: bool) -> bool {
+        let turn = self.queue().level(level).next_to_ask;
+        let (mut chosen, mut next) = (None, self.queue().first(level));
         while let Some(id) = next {
             next = self.queue().next(id);
-            let waiter = self.queue_mut().waiter_mut(id);
-            if waiter.turn.is_admission() || waiter.asks {
+            let waiter = self.queue().waiter(id);
+            if waiter.asks && !again || !waits && !waiter.turn.is_admission() {
                 continue;
             }
-            let asks = !waiter.asked;
-            waiter.asked = asks;
-            if asks {
-                self.queue_mut().have_ask(id);
+            if waiter.turn.ticket >= turn {
+                chosen = Some(id);
+                break;
             }
-            return asks;
+            chosen = chosen.or(Some(id));
         }
-        false
+        let Some(id) = chosen else { return false };
+        let ticket = self.queue().waiter(id).turn.ticket;
+        self.queue_mut().level_mut(level).next_to_ask = ticket + 1;
+        self.queue_mut().have_ask(id);
+        true
     }
 
     /// Bytes that a waiter lacks at its level, as far as the numbers say.
@@ -206,6 +243,16 @@ impl Locked<'_> {
             }
         }
     }
+}
+
+/// What was found at a level.
+#[derive(Default)]
+struct Standstill {
+    /// Whether a waiter is stuck that is no admission, and whether an admission is that could ask others.
+    waits: bool,
+    admissions: bool,
+    /// When to look for those that are not.
+    due: Option<Instant>,
 }
 
 fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {

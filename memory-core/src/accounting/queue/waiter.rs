@@ -158,9 +158,7 @@ pub(in crate::accounting) struct Waiter<N> {
     /// The minimum of the bytes that were missing, and when they fell to it.
     pub(in crate::accounting) missing: usize,
     pub(in crate::accounting) missing_since: Instant,
-    /// Whether it was told to ask others once more since its missing bytes last fell, or it was last passed over.
-    pub(in crate::accounting) asked: bool,
-    /// Whether it was told so and its owner has not done so yet.
+    /// Whether it was told to ask others once more, and its owner has not done so yet.
     pub(in crate::accounting) asks: bool,
     /// The number of grants in the tree when it was told to give way.
     pub(in crate::accounting) told: Option<u64>,
