@@ -24,6 +24,8 @@ use arrow_memory_host::{Governor, HostExt, HostLimit};
 use arrow_memory_system as _;
 
 const MIB: usize = 1 << 20;
+/// The time between two looks of a thread.
+const STEP: Duration = Duration::from_millis(10);
 /// What the child says before memory grows.
 const BEFORE: &str = "before:";
 const MODE: &str = "ARROW_MEMORY_HOST_MODE";
@@ -170,9 +172,13 @@ fn grow(root: &BufferAllocator) -> (usize, usize) {
         true
     };
     let start = Instant::now();
+    let (mut due, mut before) = (0.0, Duration::ZERO);
     pace(Duration::from_secs(60), |passed| {
-        let due = rate().saturating_mul(passed.as_millis() as usize) / 1000;
-        while unaccounted.len() * MIB < due.min(size() / 2) {
+        // What a busy machine has held up is not made up for: then memory would grow faster.
+        let step = (passed - before).min(2 * STEP);
+        before = passed;
+        due += rate() as f64 * step.as_secs_f64();
+        while ((unaccounted.len() * MIB) as f64) < due.min(size() as f64 / 2.0) {
             unaccounted.push(vec![1; MIB]);
         }
         look() && unaccounted.len() * MIB < size() / 2
@@ -183,12 +189,12 @@ fn grow(root: &BufferAllocator) -> (usize, usize) {
     (least, most)
 }
 
-/// Calls `each` every ten milliseconds, with the time that has passed, while it returns true.
+/// Calls `each` every `STEP`, with the time that has passed, while it returns true.
 fn pace(time: Duration, mut each: impl FnMut(Duration) -> bool) {
     let (_never, clock) = mpsc::channel::<()>();
     let start = Instant::now();
     while start.elapsed() < time && each(start.elapsed()) {
-        let _ = clock.recv_timeout(Duration::from_millis(10));
+        let _ = clock.recv_timeout(STEP);
     }
 }
 
