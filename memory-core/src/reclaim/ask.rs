@@ -109,8 +109,9 @@ impl Ask {
         self.shortage.is_over()
     }
 
-    /// Returns whether [`Reclaim::reclaim`] may block: then the request comes from a blocking
-    /// [`wait`](BufferAllocator::wait). It is false wherever that cannot be known.
+    /// Returns whether [`Reclaim::reclaim`] may block: then a thread blocks for the request, in a
+    /// [`wait`](BufferAllocator::wait) or an [admission](crate::Admission::blocking). It is false wherever that cannot be
+    /// known.
     pub fn may_block(&self) -> bool {
         self.shortage.may_block
     }

@@ -1,4 +1,5 @@
-//! Requests that wait and ask others again: whose turn it is, and who gives way meanwhile.
+//! Requests that wait and ask others again: whose turn it is, and who gives way meanwhile; and what an ask says of who
+//! asks.
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
@@ -7,9 +8,12 @@ use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arrow_memory_core::{ArrowBufMut, BufferAllocator, Cost, RootAllocator, WaitError};
+use arrow_memory_core::{
+    AllocationListener, AllocationOutcome, AllocatorInfo, ArrowBufMut, Ask, BufferAllocator, Cost,
+    RootAllocator, WaitError,
+};
 
-use crate::reclaim::{Asked, Cache, Log, asked, balanced, child};
+use crate::reclaim::{Asked, Cache, LONG, Log, asked, balanced, child};
 use crate::support::{Woken, poll};
 
 type Waits = Pin<Box<dyn Future<Output = Result<ArrowBufMut, WaitError>> + Send>>;
@@ -249,18 +253,29 @@ fn a_task_that_is_polled_in_a_callback_asks_when_it_is_polled_outside() {
     let outside = || poll(waiting.lock().unwrap().as_mut(), &woken).is_pending();
     assert!(outside());
     drop(inbox.try_ask().unwrap());
-    Clock::start().stuck(&root);
+    let inside = || {
+        // It is left alone for a while each time.
+        for _ in 0..70 {
+            let _ = root.reclaim(1);
+            drop(inbox.try_ask());
+        }
+    };
+    let mut clock = Clock::start();
+    clock.stuck(&root);
     assert_eq!(woken.count(), 1, "it is to ask");
-    for _ in 0..4 {
-        let _ = root.reclaim(1);
-        drop(inbox.try_ask());
-    }
+    inside();
 
     assert!(outside());
 
     let ask = inbox.try_ask().expect("it asks now");
     assert_eq!(&*ask.requester().name, "query");
-    drop((ask, inbox, held, some, guard, waiting));
+    drop(ask);
+    clock.stuck(&root);
+    assert_eq!(woken.count(), 2, "it is to ask again");
+    inside();
+    clock.stuck(&root);
+    assert_eq!(woken.count(), 3, "nobody else could ask");
+    drop((inbox, held, some, guard, waiting));
     drop((query, sort, polls));
     balanced(&root);
 }
@@ -283,5 +298,74 @@ fn a_waiter_that_has_moved_to_another_level_is_looked_at_again() {
 
     let _ = poll(scan.as_mut(), &woken);
     drop((scan, forced, held, query));
+    balanced(&root);
+}
+
+#[test]
+fn an_ask_may_block_only_if_a_thread_blocks_for_the_request() {
+    let root = RootAllocator::builder()
+        .limit(1000)
+        .patience(Duration::from_secs(3600))
+        .build()
+        .unwrap();
+    let cache = child(&root, "cache");
+    let held = Arc::new(Mutex::new(None));
+    let fill = || *held.lock().unwrap() = Some(cache.wait().reserve(1000).unwrap());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (drops, notes) = (Arc::clone(&held), Arc::clone(&seen));
+    let guard = cache.on_shortage(
+        Cost::Drop,
+        Asked(move |ask: Ask| {
+            notes.lock().unwrap().push(ask.may_block());
+            drop(drops.lock().unwrap().take());
+        }),
+    );
+    let query = child(&root, "query");
+    let woken = Arc::new(Woken::default());
+    fill();
+    drop(query.buffer(64).unwrap());
+    fill();
+    assert!(poll(waits(&query).as_mut(), &woken).is_ready());
+    fill();
+    let mut admitted = Box::pin(root.admit("a").reservation(64).into_future());
+    assert!(poll(admitted.as_mut(), &woken).is_ready());
+    drop(admitted);
+    fill();
+    assert_eq!(root.reclaim(1), 1000);
+    assert_eq!(seen.lock().unwrap()[..], [false; 4]);
+    fill();
+    drop(query.wait().buffer(64).unwrap());
+    fill();
+    drop(root.admit("b").reservation(64).blocking(LONG).unwrap());
+
+    assert_eq!(seen.lock().unwrap()[4..], [true; 2]);
+    drop((guard, query, cache, held));
+    balanced(&root);
+}
+
+#[test]
+fn the_listener_is_asked_first_and_others_only_if_it_makes_no_room() {
+    struct Makes(Log, Mutex<Option<ArrowBufMut>>);
+    impl AllocationListener for Makes {
+        fn hears_allocations(&self) -> bool {
+            false
+        }
+        fn on_failed_allocation(&self, _: &AllocatorInfo, _: usize, _: &AllocationOutcome) -> bool {
+            self.0.lock().unwrap().push("listener".to_owned());
+            self.1.lock().unwrap().take().is_some()
+        }
+    }
+    let (root, log) = (RootAllocator::new(1024), Log::default());
+    let cache = Cache::new(child(&root, "cache"), Cost::Drop, 512, &log);
+    let own = child(&root, "own").buffer(512).unwrap();
+    let listener = Arc::new(Makes(Arc::clone(&log), Mutex::new(Some(own))));
+    let query = root.child("query").listener(listener).build().unwrap();
+
+    let first = query.buffer(512).unwrap();
+    assert_eq!(asked(&log), ["listener"]);
+    let second = query.buffer(512).unwrap();
+    assert_eq!(asked(&log), ["listener", "cache"]);
+
+    drop((first, second, cache, query));
     balanced(&root);
 }
