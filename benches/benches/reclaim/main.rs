@@ -2,6 +2,7 @@
 //!
 //!     cargo bench -p arrow-memory-benches --bench reclaim -- [--quick] [filter]
 
+mod granted;
 mod refused;
 mod shortage;
 
@@ -22,7 +23,11 @@ fn main() {
     raw::assert_global_is_mimalloc();
     let (settings, filter) = Settings::from_arguments();
     println!("| case | |\n|---|---|");
-    let groups: [(&str, Run); 2] = [("refused", refused::run), ("shortage", shortage::run)];
+    let groups: [(&str, Run); 3] = [
+        ("granted", granted::run),
+        ("refused", refused::run),
+        ("shortage", shortage::run),
+    ];
     for (name, run) in groups {
         if name.contains(&filter) {
             run(&settings);

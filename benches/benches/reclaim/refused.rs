@@ -7,7 +7,7 @@ use arrow_memory_core::{AllocationReservation, Ask, BufferAllocator, Cost, Recla
 use crate::{KIB, MIB};
 
 /// Frees nothing, so that the request is refused.
-struct Keeps;
+pub(crate) struct Keeps;
 
 impl Reclaim for Keeps {
     fn reclaimable(&self) -> usize {
