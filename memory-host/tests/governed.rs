@@ -175,7 +175,7 @@ fn grow(root: &BufferAllocator) -> (usize, usize) {
     let (mut due, mut before) = (0.0, Duration::ZERO);
     pace(Duration::from_secs(60), |passed| {
         // What a busy machine has held up is not made up for: then memory would grow faster.
-        let step = (passed - before).min(2 * STEP);
+        let step = (passed - before).min(10 * STEP);
         before = passed;
         due += rate() as f64 * step.as_secs_f64();
         while ((unaccounted.len() * MIB) as f64) < due.min(size() as f64 / 2.0) {
