@@ -18,6 +18,8 @@ mod handles;
 mod heap;
 mod heap_quiet;
 mod heap_random;
+#[cfg(feature = "futures")]
+mod inbox_stream;
 mod kept;
 mod leak_check;
 mod leaks;
