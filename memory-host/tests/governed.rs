@@ -138,7 +138,10 @@ fn live(mode: &str) {
     let cache = Arc::new(Cache::default());
     let evicted = cache.clone();
     let governor = (mode == "governed").then(|| {
+        // What grows within a second, and what the backend keeps of the blocks of one size while another is needed,
+        // has to fit in the rest.
         Governor::over(&root)
+            .target(0.85)
             .on_pressure(move |bytes| evicted.evict(bytes))
             .start()
             .unwrap()

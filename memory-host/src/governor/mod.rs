@@ -39,9 +39,11 @@ use crate::host::Machine;
 /// target` where that is less. The configured limit and the books stay as they are.
 ///
 /// **What it cannot do.** Lowering a cap revokes nothing: the program has to give memory back: when it is asked
-/// ([`on_shortage`](BufferAllocator::on_shortage) or the hook), when it is refused, or by finishing. What grows outside the tree within a second has to fit in the rest, `1 −
-/// target` of the host's limit: with a limit of 16 GiB and the default target, 1.6 GiB. Reservations that are not
-/// used yet count as accounted, so they hide as much overhead until they are used.
+/// ([`on_shortage`](BufferAllocator::on_shortage) or the hook), when it is refused, or by finishing. What grows outside the
+/// tree within a second has to fit in the rest, `1 − target` of the host's limit: with a limit of 16 GiB and the default
+/// target, 1.6 GiB. So does what the backend keeps and cannot lend, since blocks of another size are needed, until it is
+/// told to give that back, once a second. Reservations that are not used yet count as accounted, so they hide as much
+/// overhead until they are used.
 ///
 /// There may be one governor for each root, and nothing else may set the root's cap. If a process has several roots, or
 /// a cgroup several processes, each governor counts the others' memory as overhead; so all of them together stay
