@@ -20,8 +20,8 @@ pub(crate) const THRESHOLD: usize = 512;
 /// An allocation never fails because of a limit: it is charged by force. [`Scope::check`](crate::Scope::check) says so.
 ///
 /// Costs two compare-exchanges for a block and its release if it is attributed, a comparison for smaller ones, and
-/// a load for other ones. Takes 4 bytes for each 512 bytes of the address space that attributed blocks have touched, in
-/// pages of 4 KiB: one page for each 512 KiB.
+/// a load for other ones. Takes 4 bytes for each 512 bytes of the address space that attributed blocks have touched, and
+/// 2 more where they have less than 1,024 bytes, in pages of 4 KiB.
 ///
 /// # Examples
 ///

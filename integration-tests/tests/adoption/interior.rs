@@ -47,6 +47,22 @@ fn slices_of_a_page_take_their_bytes_and_leave_the_rest_to_the_heap() {
 }
 
 #[test]
+fn slices_of_the_smallest_pages_are_found() {
+    let books = Books::new();
+    for size in [512, 1000, 1023] {
+        let page = books.run(|| Bytes::from(vec![7; size]));
+        let adopted = Buffer::from(page.slice(100..400))
+            .adopt(&books.join)
+            .unwrap();
+        assert_eq!(books.charged(), [size, size - 300, size - 300, 300]);
+        drop(page);
+        assert_eq!(books.charged(), [size, size - 300, size - 300, 300]);
+        drop(adopted);
+    }
+    books.close();
+}
+
+#[test]
 fn what_slices_share_is_charged_to_each_of_their_ledgers() {
     let books = Books::new();
     let page = page(&books);

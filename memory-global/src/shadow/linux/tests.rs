@@ -19,7 +19,7 @@ fn at(address: usize) -> *mut u8 {
 
 fn containing(blocks: &Blocks, inside: usize) -> Option<Found> {
     let (&start, &(size, label)) = blocks.range(..=inside).next_back()?;
-    (size >= WITH_EXTENT && inside < start + size).then_some(Found { label, start, size })
+    (inside < start + size).then_some(Found { label, start, size })
 }
 
 /// Whether the search is for memory of a live block, as it has to be, or near the end of one.
@@ -28,17 +28,14 @@ fn check(blocks: &Blocks, inside: usize) {
     assert_eq!(found, containing(blocks, inside), "{inside:#x}");
 }
 
-/// A block is found by the whole of it, and a large one by each part, but none by more than it has.
+/// A block is found by the whole of it and by each part, but by no more than it has.
 fn check_whole(start: usize, size: usize, label: u32) {
     let whole = Some(Found { label, start, size });
     assert_eq!(find(at(start), size), whole);
     let part = size.min(fastrand::usize(1..size + 1));
     let found = find(at(start + size - part), part);
-    assert_eq!(
-        found,
-        whole.filter(|_| size >= WITH_EXTENT || part == size),
-        "{part} of {size}"
-    );
+    assert_eq!(found, whole, "{part} of {size}");
+    assert_eq!(find(at(start + size - part), part + 1), None);
 }
 
 fn all_empty(addresses: Range<usize>) -> bool {
@@ -124,26 +121,51 @@ fn a_block_that_starts_at_the_end_of_a_table_is_found() {
 }
 
 #[test]
-fn the_smallest_blocks_are_found_by_the_whole_of_them_only() {
-    let start = near_the_end_of_a_table(20);
-    for size in [512, 513, 700, 1023] {
+fn the_smallest_blocks_are_found_by_each_part() {
+    for (offset, size) in [(0, 512), (16, 513), (496, 700), (496, 1023), (0, 1024)] {
+        let start = near_the_end_of_a_table(20) + offset;
         assert!(set(at(start), size, 3));
-        assert_eq!((get(at(start)), find(at(start + 500), 1)), (3, None));
-        assert_eq!(find(at(start), size).map(|found| found.size), Some(size));
-        assert_eq!(find(at(start), size - 1), None);
+        let found = |label| Some(Found { label, start, size });
+        for inside in [0, 1, 15, 511, size - 1] {
+            assert_eq!(find(at(start + inside), 1), found(3));
+        }
+        assert_eq!(find(at(start), size), found(3));
         assert_eq!(find(at(start), size + 1), None);
-        assert!(relabel(start, 3, (1 << ID_BITS) - 1));
-        assert_eq!(get(at(start)), (1 << ID_BITS) - 1);
-        assert_eq!(find(at(start), size).map(|found| found.size), Some(size));
+        assert_eq!(find(at(start + size), 1), None);
+        assert_eq!((get(at(start)), find(at(start - 1), 1)), (3, None));
+        assert!(relabel(start, 3, LABEL));
+        assert_eq!(
+            (get(at(start)), find(at(start + 500), 12)),
+            (LABEL, found(LABEL))
+        );
         clear(at(start), size);
+        assert_eq!(find(at(start), 1), None);
     }
-    assert!(set(at(start), 1024, 3));
-    for part in [1, 512, 600, 1024] {
-        assert_eq!(find(at(start), part).map(|found| found.size), Some(1024));
-    }
-    assert_eq!(find(at(start), 1025), None);
-    assert_eq!(find(at(start + 600), 425), None);
-    clear(at(start), 1024);
+}
+
+/// Another thread frees and allocates small blocks in the granules of a block without a label.
+#[test]
+fn a_search_in_memory_without_a_label_finds_no_small_neighbour() {
+    let base = near_the_end_of_a_table(70);
+    // The unlabelled block is [1008, 1520): it has no granule of its own.
+    let (before, behind) = ([(0, 1008), (480, 528)], [(1520, 600), (1520, 1000)]);
+    std::thread::scope(|scope| {
+        let changing = scope.spawn(|| {
+            for round in 0..100_000 {
+                for (offset, size) in [before[round % 2], behind[round % 2]] {
+                    assert!(set(at(base + offset), size, 1));
+                }
+                for (offset, size) in [before[round % 2], behind[round % 2]] {
+                    clear(at(base + offset), size);
+                }
+            }
+        });
+        while !changing.is_finished() {
+            for inside in [1008, 1023, 1024, 1200, 1519] {
+                assert_eq!(find(at(base + inside), 1), None);
+            }
+        }
+    });
 }
 
 #[test]
