@@ -104,7 +104,7 @@ impl<A: GlobalAlloc> Live<A> {
         // SAFETY: the alignment is a power of two, and the size is small.
         let layout = unsafe { Layout::from_size_align_unchecked(size, 16) };
         // SAFETY: the size is not zero.
-        let block = unsafe { self.allocator.alloc(layout) };
+        let block = unsafe { allocate(self.allocator, layout) };
         // SAFETY: the block has a byte; nothing here runs out of memory.
         unsafe { block.write(1) };
         (block, layout)
@@ -120,10 +120,30 @@ impl<A: GlobalAlloc> Live<A> {
             self.at = (at + 1) % self.blocks.len();
             let (block, layout) = self.blocks[at];
             // SAFETY: the block is of this allocator, with this layout, and is replaced below.
-            unsafe { self.allocator.dealloc(black_box(block), layout) };
+            unsafe { free(self.allocator, block, layout) };
             self.blocks[at] = self.allocate();
         }
     }
+}
+
+/// Calls an allocator as a program calls its global one: by a function that is not inline, which the compiler makes.
+///
+/// # Safety
+///
+/// As for `alloc`.
+#[inline(never)]
+unsafe fn allocate<A: GlobalAlloc>(allocator: &A, layout: Layout) -> *mut u8 {
+    // SAFETY: the caller's promise.
+    unsafe { allocator.alloc(layout) }
+}
+
+/// # Safety
+///
+/// As for `dealloc`.
+#[inline(never)]
+unsafe fn free<A: GlobalAlloc>(allocator: &A, block: *mut u8, layout: Layout) {
+    // SAFETY: the caller's promise.
+    unsafe { allocator.dealloc(block, layout) };
 }
 
 impl<A: GlobalAlloc> Drop for Live<A> {

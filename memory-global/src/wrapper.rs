@@ -65,57 +65,62 @@ impl<A> fmt::Debug for Attributed<A> {
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Attributed<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let payer = charge(layout.size());
-        // SAFETY: the caller's promises are the same.
-        let block = unsafe { self.inner.alloc(layout) };
-        settle(payer, block, layout.size());
-        block
+        match payer(layout.size()) {
+            // SAFETY: the caller's promises are the same.
+            None => unsafe { self.inner.alloc(layout) },
+            // SAFETY: the caller's promises are the same.
+            Some(payer) => charged(payer, layout.size(), || unsafe { self.inner.alloc(layout) }),
+        }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        let payer = charge(layout.size());
-        // SAFETY: the caller's promises are the same.
-        let block = unsafe { self.inner.alloc_zeroed(layout) };
-        settle(payer, block, layout.size());
-        block
+        match payer(layout.size()) {
+            // SAFETY: the caller's promises are the same.
+            None => unsafe { self.inner.alloc_zeroed(layout) },
+            Some(payer) => charged(payer, layout.size(), || {
+                // SAFETY: the caller's promises are the same.
+                unsafe { self.inner.alloc_zeroed(layout) }
+            }),
+        }
     }
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        let label = remove_label(block, layout.size());
-        // SAFETY: the caller's promises are the same.
-        unsafe { self.inner.dealloc(block, layout) };
-        if label != 0 {
-            give(label, layout.size());
+        match label(block, layout.size()) {
+            // SAFETY: the caller's promises are the same.
+            0 => unsafe { self.inner.dealloc(block, layout) },
+            label => released(label, block, layout.size(), || {
+                // SAFETY: the caller's promises are the same.
+                unsafe { self.inner.dealloc(block, layout) };
+            }),
         }
     }
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        let label = remove_label(block, layout.size());
+        let label = label(block, layout.size());
         if label != 0 {
-            // SAFETY: the caller's promises are the same; the block had this label.
+            // SAFETY: the caller's promises are the same; the block has this label.
             return unsafe { self.realloc_labelled(block, layout, new_size, label) };
         }
-        // A larger block that nobody pays for stays so.
-        let payer = match layout.size() < THRESHOLD {
-            true => charge(new_size),
-            false => None,
-        };
         // SAFETY: the caller's promises are the same.
-        let moved = unsafe { self.inner.realloc(block, layout, new_size) };
-        settle(payer, moved, new_size);
-        moved
+        let realloc = || unsafe { self.inner.realloc(block, layout, new_size) };
+        // A larger block that nobody pays for stays so.
+        match payer(new_size).filter(|_| layout.size() < THRESHOLD) {
+            None => realloc(),
+            Some(payer) => charged(payer, new_size, realloc),
+        }
     }
 }
 
 impl<A: GlobalAlloc> Attributed<A> {
-    /// Reallocates a block whose label was just removed. Whoever paid for it pays for what comes.
+    /// Reallocates a block that has a label. Whoever paid for it pays for what comes.
     ///
     /// # Safety
     ///
     /// As for `realloc`. The block's size is charged to whom `label` names.
+    #[inline(never)]
     unsafe fn realloc_labelled(
         &self,
         block: *mut u8,
@@ -124,6 +129,7 @@ impl<A: GlobalAlloc> Attributed<A> {
         label: u32,
     ) -> *mut u8 {
         let old_size = layout.size();
+        shadow::clear(block, old_size);
         let grown = new_size.saturating_sub(old_size);
         let charged = grown == 0 || charge_more(label, grown);
         // SAFETY: the caller's promises are the same.
@@ -143,14 +149,25 @@ impl<A: GlobalAlloc> Attributed<A> {
     }
 }
 
-/// Charges a block that is about to be allocated to the thread's scope. Returns who paid, if anybody has to.
+/// The account that is to pay for a block of this size that the thread allocates.
 #[inline]
-fn charge(size: usize) -> Option<Account> {
+fn payer(size: usize) -> Option<Account> {
     if !shadow::SUPPORTED || size < THRESHOLD {
         return None;
     }
-    let account = heap::current()?;
-    (account.take(size) || take_slowly(account, size)).then_some(account)
+    heap::current()
+}
+
+/// Allocates a block by `allocate`, charges it, and labels it. Not inline, so that a call for a block that nobody pays
+/// for saves no registers.
+#[inline(never)]
+fn charged(account: Account, size: usize, allocate: impl FnOnce() -> *mut u8) -> *mut u8 {
+    let paid = account.take(size) || take_slowly(account, size);
+    let block = allocate();
+    if paid {
+        settle(account, block, size);
+    }
+    block
 }
 
 #[cold]
@@ -176,25 +193,27 @@ fn charge_more(label: u32, bytes: usize) -> bool {
 
 /// Labels a block that was charged. If there is none, or it cannot have a label, the charge is given back.
 #[inline]
-fn settle(payer: Option<Account>, block: *mut u8, size: usize) {
-    if let Some(account) = payer
-        && (block.is_null() || !shadow::set(block, size, account.id()))
-    {
+fn settle(account: Account, block: *mut u8, size: usize) {
+    if block.is_null() || !shadow::set(block, size, account.id()) {
         give(account.id(), size);
     }
 }
 
-/// Removes the label of a block that is about to be freed or moved, and returns it; 0 is none.
+/// The label of a block; 0 is none.
 #[inline]
-fn remove_label(block: *mut u8, size: usize) -> u32 {
+fn label(block: *mut u8, size: usize) -> u32 {
     if !shadow::SUPPORTED || size < THRESHOLD {
         return 0;
     }
-    let label = shadow::get(block);
-    if label != 0 {
-        shadow::clear(block, size);
-    }
-    label
+    shadow::get(block)
+}
+
+/// Frees a block that has a label, by `free`, and gives its bytes back. Not inline, as `charged`.
+#[inline(never)]
+fn released(label: u32, block: *mut u8, size: usize, free: impl FnOnce()) {
+    shadow::clear(block, size);
+    free();
+    give(label, size);
 }
 
 /// Gives bytes back to whom a label names.
