@@ -68,8 +68,8 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Attributed<A> {
         match payer(layout.size()) {
             // SAFETY: the caller's promises are the same.
             None => unsafe { self.inner.alloc(layout) },
-            // SAFETY: the caller's promises are the same.
-            Some(payer) => charged(payer, layout.size(), || unsafe { self.inner.alloc(layout) }),
+            // SAFETY: as above.
+            Some(payer) => unsafe { self.alloc_charged(layout, payer) },
         }
     }
 
@@ -78,10 +78,8 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Attributed<A> {
         match payer(layout.size()) {
             // SAFETY: the caller's promises are the same.
             None => unsafe { self.inner.alloc_zeroed(layout) },
-            Some(payer) => charged(payer, layout.size(), || {
-                // SAFETY: the caller's promises are the same.
-                unsafe { self.inner.alloc_zeroed(layout) }
-            }),
+            // SAFETY: as above.
+            Some(payer) => unsafe { self.alloc_zeroed_charged(layout, payer) },
         }
     }
 
@@ -90,10 +88,8 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Attributed<A> {
         match label(block, layout.size()) {
             // SAFETY: the caller's promises are the same.
             0 => unsafe { self.inner.dealloc(block, layout) },
-            label => released(label, block, layout.size(), || {
-                // SAFETY: the caller's promises are the same.
-                unsafe { self.inner.dealloc(block, layout) };
-            }),
+            // SAFETY: as above; the block has this label.
+            label => unsafe { self.dealloc_labelled(block, layout, label) },
         }
     }
 
@@ -114,7 +110,38 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Attributed<A> {
     }
 }
 
+/// What is done for blocks that somebody pays for. Not inline, so that a call for another block saves no registers.
 impl<A: GlobalAlloc> Attributed<A> {
+    /// # Safety
+    ///
+    /// As for `alloc`.
+    #[inline(never)]
+    unsafe fn alloc_charged(&self, layout: Layout, payer: Account) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        charged(payer, layout.size(), || unsafe { self.inner.alloc(layout) })
+    }
+
+    /// # Safety
+    ///
+    /// As for `alloc_zeroed`.
+    #[inline(never)]
+    unsafe fn alloc_zeroed_charged(&self, layout: Layout, payer: Account) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        let allocate = || unsafe { self.inner.alloc_zeroed(layout) };
+        charged(payer, layout.size(), allocate)
+    }
+
+    /// # Safety
+    ///
+    /// As for `dealloc`. The block has this label.
+    #[inline(never)]
+    unsafe fn dealloc_labelled(&self, block: *mut u8, layout: Layout, label: u32) {
+        shadow::clear(block, layout.size());
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.dealloc(block, layout) };
+        give(label, layout.size());
+    }
+
     /// Reallocates a block that has a label. Whoever paid for it pays for what comes.
     ///
     /// # Safety
@@ -158,9 +185,8 @@ fn payer(size: usize) -> Option<Account> {
     heap::current()
 }
 
-/// Allocates a block by `allocate`, charges it, and labels it. Not inline, so that a call for a block that nobody pays
-/// for saves no registers.
-#[inline(never)]
+/// Allocates a block by `allocate`, charges it, and labels it.
+#[inline(always)]
 fn charged(account: Account, size: usize, allocate: impl FnOnce() -> *mut u8) -> *mut u8 {
     let paid = account.take(size) || take_slowly(account, size);
     let block = allocate();
@@ -206,14 +232,6 @@ fn label(block: *mut u8, size: usize) -> u32 {
         return 0;
     }
     shadow::get(block)
-}
-
-/// Frees a block that has a label, by `free`, and gives its bytes back. Not inline, as `charged`.
-#[inline(never)]
-fn released(label: u32, block: *mut u8, size: usize, free: impl FnOnce()) {
-    shadow::clear(block, size);
-    free();
-    give(label, size);
 }
 
 /// Gives bytes back to whom a label names.
