@@ -111,7 +111,7 @@ pub fn adopt_buffer(buffer: &Buffer, allocator: &BufferAllocator) -> Result<Arro
         None => {
             let original = lookup.original.as_ref();
             let region = original.map_or(region, |original| region.on(original));
-            let mut piece = region.piece(heap::labels());
+            let mut piece = heap::labels().and_then(|labels| region.piece(labels));
             let room = ForeignRoom::new(allocator, region.size, piece.as_mut_slice());
             let mut room = room.map_err(|error| error.for_buffer(buffer.len(), region.size))?;
             let original = original.unwrap_or(buffer);

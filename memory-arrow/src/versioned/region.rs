@@ -56,8 +56,8 @@ impl Region {
     }
 
     /// The region as a part of a block of the program's heap, if that pays for it.
-    pub(super) fn piece(&self, labels: Option<&dyn Labels>) -> Option<Piece> {
-        let label = labels?.find(self.start, self.size)?;
+    pub(super) fn piece(&self, labels: &dyn Labels) -> Option<Piece> {
+        let label = labels.find(self.start, self.size)?;
         Some(Piece::new(label, self.size))
     }
 }

@@ -1,6 +1,6 @@
 //! The memory under some arrays, as distinct regions, each of which is found, charged and replaced once.
 
-use arrow_memory_core::__private::heap::Piece;
+use arrow_memory_core::__private::heap::{Labels, Piece};
 use arrow_memory_core::__private::{ForeignRoom, heap};
 use arrow_memory_core::{ALIGNMENT, AllocError, ArrowBuf, BufferAllocator};
 
@@ -163,9 +163,8 @@ impl<'a> Regions<'a> {
                 slot.region = slot.region.on(&original);
                 slot.state = State::Elsewhere(original);
             }
-            if let Some(piece) = slot.region.piece(labels) {
-                slot.piece = self.pieces.len() as u32;
-                self.pieces.push(piece);
+            if let Some(labels) = labels {
+                slot.find_piece(labels, &mut self.pieces);
             }
             missing.bytes = missing.bytes.saturating_add(slot.region.size);
             missing.viewed = missing.viewed.saturating_add(slot.widest.len());
@@ -327,6 +326,15 @@ impl<'a> Slot<'a> {
         }
         known.size = known.size.max(region.size);
         known.seen = known.seen.max(region.seen);
+    }
+
+    /// Adds the region to the pieces if the program's heap pays for it.
+    #[cold]
+    fn find_piece(&mut self, labels: &dyn Labels, pieces: &mut Vec<Piece>) {
+        if let Some(piece) = self.region.piece(labels) {
+            self.piece = pieces.len() as u32;
+            pieces.push(piece);
+        }
     }
 
     /// The known memory, of which nothing is known any more afterwards. Any other state stays.

@@ -196,9 +196,12 @@ fn small(granule: usize, first: u32, inside: usize) -> Result<Option<Found>, Beh
 /// Finds the labelled block that contains an address.
 fn containing(inside: usize) -> Option<Found> {
     let last = granule(inside);
-    for back in 0..=MARK_EVERY + 1 {
-        let at = last.checked_sub(back)?;
+    let first = last.saturating_sub(MARK_EVERY + 1);
+    let mut next = Some(last);
+    while let Some(at) = next.and_then(|at| last_used(first, at)) {
+        next = at.checked_sub(1).filter(|&before| before >= first);
         match load(at) {
+            // It was another block's.
             0 => {}
             // Another block may start behind `inside` in the same granule, where the one that is looked for ends.
             label if label & EXTENT == 0 => {
@@ -208,7 +211,7 @@ fn containing(inside: usize) -> Option<Found> {
                 };
                 match found {
                     Ok(found) => return found,
-                    Err(Behind) if back == 0 => {}
+                    Err(Behind) if at == last => {}
                     Err(Behind) => return None,
                 }
             }
@@ -224,6 +227,37 @@ fn containing(inside: usize) -> Option<Found> {
             }
             _ => return extent(at, inside).unwrap_or(None),
         }
+    }
+    None
+}
+
+/// The last granule from `first` to `last` whose cell seems not to be 0.
+fn last_used(first: usize, last: usize) -> Option<usize> {
+    let mut end = last + 1;
+    while end > first {
+        // The part in the table of the last of them.
+        let table_start = (end - 1) & !(CELLS - 1);
+        let start = first.max(table_start);
+        // Acquire: partner of the Release in `map_table`; the pages are zero.
+        let table = MAP.get(start >> TABLE_BITS)?.load(Ordering::Acquire);
+        if !table.is_null() {
+            // SAFETY: a table has `CELLS` cells, so the cell is in it.
+            let cell = unsafe { table.add(start % CELLS) };
+            // SAFETY: the cells from `start` to `end` are in this table, which by invariant 3 stays.
+            let cells = unsafe { std::slice::from_raw_parts(cell, end - start) };
+            // Relaxed: a hint; what is found is read again.
+            let value = |cell: &AtomicU32| cell.load(Ordering::Relaxed);
+            let mut before = cells.len();
+            for some in cells.rchunks(8) {
+                before -= some.len();
+                if some.iter().fold(0, |all, cell| all | value(cell)) != 0
+                    && let Some(used) = some.iter().rposition(|cell| value(cell) != 0)
+                {
+                    return Some(start + before + used);
+                }
+            }
+        }
+        end = start;
     }
     None
 }
