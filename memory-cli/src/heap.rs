@@ -1,4 +1,5 @@
-//! The program's allocator: the system's, which ends the program with one line when memory runs out.
+//! The program's allocator: the system's, which ends the program with one line when memory runs out. What a scan's
+//! decoder allocates there is attributed.
 #![expect(
     unsafe_code,
     reason = "a global allocator is an unsafe trait; it hands every call on"
@@ -6,6 +7,8 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write as _;
+
+use arrow_memory_global::Attributed;
 
 /// The system's allocator. A refused request ends the program with one line and exit code 1, where
 /// the standard library would abort.
@@ -15,7 +18,7 @@ use std::io::Write as _;
 struct Heap;
 
 #[global_allocator]
-static HEAP: Heap = Heap;
+static HEAP: Attributed<Heap> = Attributed::new(Heap);
 
 // SAFETY: every method passes its arguments to `System`, which implements the trait, and returns its result;
 // if that is null, the process ends.

@@ -57,7 +57,8 @@ pub(crate) fn rows(snapshot: &AllocatorSnapshot, parts: &HashMap<AllocatorId, us
         });
     }
     let whole = snapshot.entries.first().map_or(0, |root| root.allocated);
-    let mut open: Vec<&SnapshotEntry> = children.remove(&None).unwrap_or_default();
+    let above = snapshot.entries.first().and_then(|root| root.parent);
+    let mut open: Vec<&SnapshotEntry> = children.remove(&above).unwrap_or_default();
     let mut rows = Vec::with_capacity(snapshot.entries.len());
     while let Some(entry) = open.pop() {
         let id = entry.allocator.id;

@@ -26,7 +26,7 @@ pub(crate) fn scan(options: &Options) -> Result<Report, Failure> {
     let glances = options
         .files
         .iter()
-        .map(|source| Glance::at(source, &options.reading))
+        .map(|source| trees.decode(|| Glance::at(source, &options.reading)))
         .collect::<Result<Vec<_>, _>>();
     let scanned = glances.and_then(|glances| Scan::new(&trees, options).run(&glances, before));
     // Even after a failure, everything has to be released.

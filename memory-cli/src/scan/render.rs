@@ -78,6 +78,10 @@ impl Report {
         notes.extend(blocks.map(|blocks| counted(blocks, "block")));
         notes.extend(resident.map(|bytes| format!("{} of pages", human(bytes))));
         line("backend", *live, *peak, &notes)?;
+        if let Some(Accounted { used, peak }) = self.decoder {
+            let what = "its pages and scratch, not accounted above";
+            line("decoder", Some(used), Some(peak), &[what.to_owned()])?;
+        }
         let Resident {
             before,
             used: Some(used),
@@ -151,14 +155,18 @@ impl Report {
             bounded.push("the batch as it was decoded".to_owned());
         }
         let process = match self.need.process {
-            Some(process) => format!(
-                "the process, which had {} at most, decoder and all",
-                human(process)
-            ),
+            Some(process) => format!("the process, which had {} at most", human(process)),
             None => "the memory of the decoder".to_owned(),
         };
+        let decoder = match &self.decoder {
+            Some(decoder) => format!(
+                ", nor the pages and scratch of the decoder in it, {} at most",
+                human(decoder.peak)
+            ),
+            None => String::new(),
+        };
         format!(
-            "{limit} {}; it does not bound {process}.",
+            "{limit} {}; it does not bound {process}{decoder}.",
             bounded.join(" and ")
         )
     }

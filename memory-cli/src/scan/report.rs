@@ -21,6 +21,8 @@ pub(crate) struct Report {
     pub(crate) seconds: f64,
     pub(crate) accounted: Accounted,
     pub(crate) backend: BackendReport,
+    /// What the decoder has allocated besides, in the program's heap; `None` if it is not known on this platform.
+    pub(crate) decoder: Option<Accounted>,
     pub(crate) resident: Resident,
     pub(crate) need: NeedReport,
     pub(crate) refusal: Option<Refusal>,
@@ -29,7 +31,7 @@ pub(crate) struct Report {
     pub(crate) files: Vec<FileReport>,
 }
 
-/// The bytes that the tree was charged for.
+/// Bytes that were charged: at the time of the tree that is shown, and the maximum.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct Accounted {
     pub(crate) used: usize,

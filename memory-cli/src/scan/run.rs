@@ -128,11 +128,14 @@ impl<'a> Scan<'a> {
         let messages = in_messages.then(|| place::messages(&file)).transpose()?;
         // Files of other formats charge nothing to it.
         let allocator = messages.as_ref().unwrap_or(&self.trees.measure);
-        let input = match Input::open(source, &self.options.reading, allocator) {
+        let trees = self.trees;
+        let open = || trees.decode(|| Input::open(source, &self.options.reading, allocator));
+        let input = match open() {
             Err(Stop::Refused(error)) => {
                 self.shown = Moment::of(self.trees, &self.parts);
                 self.refuse(&error, || Ok(None))?;
-                Input::open(source, &self.options.reading, allocator).map_err(Stop::into_failure)?
+                let opened = trees.decode(|| Input::open(source, &self.options.reading, allocator));
+                opened.map_err(Stop::into_failure)?
             }
             opened => opened.map_err(Stop::into_failure)?,
         };
@@ -147,15 +150,20 @@ impl<'a> Scan<'a> {
     /// Reads the next batch. One whose message is refused is read again without a limit, to measure it.
     fn next_batch(&mut self, open: &mut Open) -> Result<Option<RecordBatch>, Failure> {
         self.mark_after_refusal();
-        match open.input.next_batch() {
+        let trees = self.trees;
+        match trees.decode(|| open.input.next_batch()) {
             Err(Stop::Refused(error)) => {
                 self.shown = Moment::of(self.trees, &self.parts);
-                let recover = || open.input.recover().map_err(Stop::into_failure);
+                let recover = || {
+                    let recovered = trees.decode(|| open.input.recover());
+                    recovered.map_err(Stop::into_failure)
+                };
                 self.refuse(&error, recover)?;
                 if let Some(messages) = &open.branch.messages {
                     messages.reset_peak();
                 }
-                open.input.next_batch().map_err(Stop::into_failure)
+                let next = trees.decode(|| open.input.next_batch());
+                next.map_err(Stop::into_failure)
             }
             next => next.map_err(Stop::into_failure),
         }
@@ -411,6 +419,10 @@ impl Scan<'_> {
                 resident: shown.own.resident_bytes,
                 cached: shown.own.cached_bytes,
             },
+            decoder: self.trees.decoder().map(|(now, peak)| Accounted {
+                used: shown.decoder.unwrap_or(now),
+                peak,
+            }),
             resident: Resident {
                 before: before.resident,
                 used: shown.process.resident,

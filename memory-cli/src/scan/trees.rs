@@ -4,17 +4,24 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow_memory_core::{
-    AllocationManager, AllocatorId, AllocatorSnapshot, ManagerStats, ProxyManager, RootAllocator,
-    backend,
+    AllocError, AllocationManager, AllocatorId, AllocatorSnapshot, BufferAllocator, ManagerStats,
+    ProxyManager, RootAllocator, backend,
 };
+use arrow_memory_global::Scope;
 
 use super::options::Options;
 use crate::failure::Failure;
 use crate::process::ProcessMemory;
 
-/// The tree of the scan, and two further trees for measuring.
+/// The tree of the program with the scan and its decoder, and two further trees for measuring.
 pub(super) struct Trees {
-    pub(super) root: RootAllocator,
+    /// Of the program, unlimited.
+    program: RootAllocator,
+    /// Of the scan, below that.
+    pub(super) root: BufferAllocator,
+    /// Charged for what the decoder allocates, until the scan adopts it.
+    decoder: BufferAllocator,
+    scope: Scope,
     /// Unlimited. Holds one decoded batch at a time, adopted.
     pub(super) measure: RootAllocator,
     /// Unlimited. Holds the buffers that decoders may return again, to measure the need of keeping everything
@@ -33,23 +40,48 @@ impl Trees {
         };
         let backend = backend.map_err(|error| Failure::usage(error.to_string()))?;
         let counted = Arc::new(ProxyManager::new(Arc::clone(&backend)));
-        let plant = |name, limit| {
+        let plant = |name| {
             let manager: Arc<dyn AllocationManager> = Arc::clone(&counted) as _;
             RootAllocator::builder()
                 .name(name)
-                .limit(limit)
+                .limit(usize::MAX)
                 // Without credit, the peaks are exact at every level.
                 .credit(0)
                 .allocation_manager(manager)
                 .build()
                 .map_err(|error| Failure::new(error.to_string()))
         };
+        let program = plant("program")?;
+        let failure = |error: AllocError| Failure::new(error.to_string());
+        let limit = options.limit.unwrap_or(usize::MAX);
+        let root = program.child("scan").limit(limit).build();
+        let decoder = program.child("decoder").build().map_err(failure)?;
         Ok(Self {
-            root: plant("scan", options.limit.unwrap_or(usize::MAX))?,
-            measure: plant("measure", usize::MAX)?,
-            keeping: plant("keeping", usize::MAX)?,
+            root: root.map_err(failure)?,
+            scope: Scope::new(&decoder).map_err(failure)?,
+            program,
+            decoder,
+            measure: plant("measure")?,
+            keeping: plant("keeping")?,
             counted,
             backend,
+        })
+    }
+
+    /// Calls `work`, which reads from files. What it allocates from the program's heap is the decoder's.
+    pub(super) fn decode<R>(&self, work: impl FnOnce() -> R) -> R {
+        self.scope.run(work)
+    }
+
+    /// The bytes of the decoder that no allocator of the scan is charged for, now and at most; `None` if that cannot be
+    /// known here.
+    pub(super) fn decoder(&self) -> Option<(usize, usize)> {
+        let known = arrow_memory_global::is_installed();
+        known.then(|| {
+            (
+                self.decoder.allocated_memory(),
+                self.decoder.peak_memory_allocation(),
+            )
         })
     }
 
@@ -64,10 +96,13 @@ impl Trees {
 
     /// Closes the trees, and returns the process's memory after that.
     pub(super) fn close(self) -> Result<ProcessMemory, Failure> {
-        for root in [&self.root, &self.measure, &self.keeping] {
-            root.close()
+        for allocator in [&self.root, &self.decoder, &*self.measure, &*self.keeping] {
+            allocator
+                .close()
                 .map_err(|error| Failure::bug(format!("memory was not given back: {error}")))?;
         }
+        // A library may keep what it allocated once, so the root of the program may have retained memory.
+        drop((self.scope, self.program));
         match self.counted.stats().live_bytes {
             Some(0) | None => {}
             Some(left) => {
@@ -101,6 +136,8 @@ pub(super) struct Moment {
     /// The backend's own statistics.
     pub(super) own: ManagerStats,
     pub(super) process: ProcessMemory,
+    /// The bytes of the decoder that the tree does not have.
+    pub(super) decoder: Option<usize>,
 }
 
 impl Moment {
@@ -111,6 +148,7 @@ impl Moment {
             counted: trees.counted.stats(),
             own: trees.backend.stats(),
             process: ProcessMemory::now(),
+            decoder: trees.decoder().map(|(now, _)| now),
         }
     }
 

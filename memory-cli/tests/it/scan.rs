@@ -50,6 +50,53 @@ fn the_text_has_the_tree_the_totals_and_the_verdict() {
     assert!(!ran.out.contains('\u{1b}'), "a pipe gets no colours");
 }
 
+/// Whether this platform tells what a decoder allocates.
+const ATTRIBUTES: bool = cfg!(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+));
+
+#[test]
+fn what_the_decoder_allocates_besides_is_reported() {
+    for format in FORMATS {
+        let file = table(format);
+        let report = run(["--json", "scan", text(&file)]).json();
+        let decoder = &report["decoder"];
+        if !ATTRIBUTES {
+            assert!(decoder.is_null(), "{report}");
+            continue;
+        }
+        let peak = decoder["peak"].as_u64().unwrap();
+        let process = report["resident"]["peak"].as_u64().unwrap();
+        assert!((1..process).contains(&peak), "{format}: {peak}");
+        assert!(decoder["used"].as_u64().unwrap() <= peak);
+    }
+}
+
+#[test]
+fn what_the_scan_adopts_is_not_the_decoders_any_more() {
+    let file = table("parquet");
+    let arguments = ["--json", "scan", "--adopt", "--keep", text(&file)];
+    let report = run(arguments).json();
+
+    let kept = report["accounted"]["used"].as_u64().unwrap();
+    assert!(kept > 100_000, "{report}");
+    if ATTRIBUTES {
+        let used = report["decoder"]["used"].as_u64().unwrap();
+        assert!(used < kept / 4, "{used} beside {kept}");
+    }
+}
+
+#[test]
+fn the_text_says_that_the_limit_does_not_bound_the_decoder() {
+    let ran = run(["scan", "--limit", "1GiB", text(&table("parquet"))]);
+
+    let words = ran.out.split_whitespace().collect::<Vec<_>>().join(" ");
+    let bounds = "nor the pages and scratch of the decoder in it";
+    assert_eq!(words.contains(bounds), ATTRIBUTES, "{words}");
+    assert_eq!(ran.out.contains("\n  decoder "), ATTRIBUTES, "{words}");
+}
+
 #[test]
 fn what_it_says_it_needs_is_the_least_limit_that_does() {
     for format in FORMATS {
