@@ -1,9 +1,16 @@
 //! One array, adopted and released.
 
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use arrow_memory_arrow::Accounted;
 use arrow_memory_arrow::deps::arrow_array::Int64Array;
 use arrow_memory_core::RootAllocator;
 use arrow_memory_global::Scope;
+use tracing::field::Field;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
 
 use crate::Books;
 
@@ -81,6 +88,55 @@ fn a_clone_that_outlives_an_adopter_is_charged_to_who_allocated_it() {
     assert_eq!(*report.retained.largest, [("scan".into(), 8000)]);
     drop(array);
     books.close();
+}
+
+/// Counts the events of allocators that outlived their handles.
+#[derive(Clone, Default)]
+struct Counting(Arc<AtomicUsize>);
+
+impl Subscriber for Counting {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut |_: &Field, value: &dyn Debug| {
+            if format!("{value:?}") == "last handle dropped with memory outstanding" {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// The node for what is retained is made for these bytes, and has no handle: nobody is told that it outlived one.
+#[test]
+fn memory_that_comes_back_to_an_ended_scope_is_no_event() {
+    let events = Counting::default();
+    tracing::subscriber::with_default(events.clone(), || {
+        let mut books = Books::new();
+        let array = books.array(8000);
+        let adopted = array.clone().adopt(&books.join).unwrap();
+        books.scope = None;
+
+        drop(adopted);
+
+        assert_eq!(books.retained(), 8000);
+        drop(array);
+        books.close();
+    });
+    assert_eq!(events.0.load(Ordering::Relaxed), 0);
 }
 
 #[test]
