@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::super::Found;
+use super::find::extent_by;
 use super::*;
 
 /// A block: its size and label.
