@@ -28,9 +28,10 @@ impl Labels for OfBlocks {
     }
 }
 
-/// Makes the labels known to the other crates. If two threads come first, both do, and one of them leaks a pointer.
+/// Makes the labels known to the other crates.
 pub(crate) fn publish() {
+    static LABELS: &dyn Labels = &OfBlocks;
     if shadow::SUPPORTED && heap::labels().is_none() {
-        heap::set_labels(&OfBlocks);
+        heap::set_labels(&LABELS);
     }
 }

@@ -4,9 +4,8 @@
     reason = "the labels are kept as a pointer, so that they are read without a lock"
 )]
 
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
-use crate::sync::current::unscoped;
 use crate::sync::{Ordering, plain};
 
 /// What a global allocator knows of a block that it has attributed.
@@ -32,18 +31,12 @@ pub trait Labels: Sync {
     fn relabel(&self, start: usize, from: u32, to: u32) -> bool;
 }
 
-static LABELS: plain::AtomicPtr<&'static dyn Labels> = plain::AtomicPtr::new(std::ptr::null_mut());
+static LABELS: plain::AtomicPtr<&'static dyn Labels> = plain::AtomicPtr::new(ptr::null_mut());
 
-/// Makes the labels of the program's global allocator known. The first ones stay.
-pub fn set_labels(labels: &'static dyn Labels) {
-    let made = unscoped(|| Box::leak(Box::new(labels)));
-    // Release: partner of the Acquire in `labels`. A second one is a program's mistake, and is leaked.
-    let _ = LABELS.compare_exchange(
-        std::ptr::null_mut(),
-        made,
-        Ordering::Release,
-        Ordering::Relaxed,
-    );
+/// Makes the labels of the program's global allocator known. Those of the last call count.
+pub fn set_labels(labels: &'static &'static dyn Labels) {
+    // Release: partner of the Acquire in `labels`.
+    LABELS.store(ptr::from_ref(labels).cast_mut(), Ordering::Release);
 }
 
 /// The labels of the program's global allocator, if it attributes blocks.
@@ -51,6 +44,6 @@ pub fn set_labels(labels: &'static dyn Labels) {
 pub fn labels() -> Option<&'static dyn Labels> {
     // Acquire: partner of the Release in `set_labels`.
     let labels = LABELS.load(Ordering::Acquire);
-    // SAFETY: null, or leaked by `set_labels`.
+    // SAFETY: null, or a reference that `set_labels` was given.
     unsafe { labels.as_ref() }.copied()
 }
