@@ -1,6 +1,6 @@
 //! The labels of blocks, for crates that adopt memory: they find who pays for a block, and move its bytes.
 
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
 use crate::shadow;
 use arrow_memory_core::__private::heap::{self, Label, Labels};
@@ -19,8 +19,7 @@ impl Labels for OfBlocks {
     }
 
     fn id(&self, start: usize) -> u32 {
-        // Only the address counts.
-        shadow::get(ptr::without_provenance_mut(start))
+        shadow::get_acquire(start)
     }
 
     fn relabel(&self, start: usize, from: u32, to: u32) -> bool {

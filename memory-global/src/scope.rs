@@ -101,7 +101,7 @@ impl Scope {
     /// Calls `work` in no scope, so that what it allocates is charged to nobody: a cache for all queries, for example.
     pub fn suspend<R>(work: impl FnOnce() -> R) -> R {
         // SAFETY: there is no scope to be kept.
-        let _back = unsafe { enter(ptr::null(), None) };
+        let _back = unsafe { enter(ptr::null(), || None) };
         work()
     }
 
@@ -138,7 +138,7 @@ impl Scope {
     #[inline]
     pub(crate) fn enter(&self) -> Back<'_> {
         // SAFETY: the result borrows the scope.
-        unsafe { enter(&raw const self.heap, Some(self.heap.account())) }
+        unsafe { enter(&raw const self.heap, || Some(self.heap.account())) }
     }
 }
 
@@ -162,8 +162,12 @@ pub(crate) struct Back<'a> {
 ///
 /// The scope that has the heap and the account lives as long as the result.
 #[inline]
-unsafe fn enter<'a>(heap: *const Arc<Heap>, account: Option<Account>) -> Back<'a> {
-    let account = account.filter(|_| !fork::in_child());
+unsafe fn enter<'a>(heap: *const Arc<Heap>, account: impl FnOnce() -> Option<Account>) -> Back<'a> {
+    // Not asked for in a forked child: it may take the tree's mutex, which another thread of the parent may have had.
+    let account = match fork::in_child() {
+        true => None,
+        false => account(),
+    };
     Back {
         heap: CURRENT.replace(heap),
         // SAFETY: the caller's promise. The result sets the one before again.

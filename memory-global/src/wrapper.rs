@@ -162,14 +162,18 @@ impl<A: GlobalAlloc> Attributed<A> {
         // SAFETY: the caller's promises are the same.
         let moved = unsafe { self.inner.realloc(block, layout, new_size) };
         if moved.is_null() {
-            // The cells of this block are there, so it gets its label again.
+            // The cells of this block are there, so it gets its label again: the size that the account pays for is its.
             shadow::set(block, old_size, label);
             if charged {
                 give(label, grown);
             }
             return moved;
         }
-        let labelled = charged && new_size >= THRESHOLD && shadow::set(moved, new_size, label);
+        // In a forked child nothing was charged, so that the account does not pay for the new size.
+        let labelled = charged
+            && new_size >= THRESHOLD
+            && !fork::in_child()
+            && shadow::set(moved, new_size, label);
         let paid = old_size + if charged { grown } else { 0 };
         give(label, if labelled { paid - new_size } else { paid });
         moved

@@ -49,10 +49,18 @@ mod linux {
     }
 
     /// What the child does, in a call of `run` of the parent.
-    fn child(scope: &Scope, inherited: Vec<Vec<u8>>, allocator: &BufferAllocator) {
+    fn child(scope: &Scope, mut inherited: Vec<Vec<u8>>, allocator: &BufferAllocator) {
         let before = allocator.allocated_memory();
         assert!(before >= 100 * 1000);
-        drop(inherited);
+        let mut grown = inherited.pop().unwrap();
+        grown.reserve_exact(1 << 20);
+        let labels = heap::labels().unwrap();
+        assert_eq!(
+            labels.id(grown.as_ptr().addr()),
+            0,
+            "who pays for 1,000 bytes pays for more"
+        );
+        drop((grown, inherited));
         let in_scope = bytes(50_000);
         let again = scope.run(|| bytes(60_000));
         assert_eq!(

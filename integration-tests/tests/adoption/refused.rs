@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow_memory_arrow::Accounted;
-use arrow_memory_core::{AllocationListener, AllocatorInfo, RootAllocator, Veto};
+use arrow_memory_arrow::deps::arrow_array::Int64Array;
+use arrow_memory_arrow::{Accounted, MemoryError};
+use arrow_memory_core::{AllocError, AllocationListener, AllocatorInfo, RootAllocator, Veto};
 
 use crate::Books;
 
@@ -167,4 +168,26 @@ fn a_listener_that_panics_in_the_middle_leaves_reservation_and_heap_as_they_were
         drop((batch, room, query));
         books.close();
     }
+}
+
+#[test]
+fn a_closed_allocator_adopts_nothing_that_outlived_its_scope_either() {
+    let mut books = Books::new();
+    let array = books.array(8000);
+    books.scope = None;
+    books.root.close().unwrap_err();
+    let before = books.charged();
+
+    Int64Array::from(vec![7; 1000])
+        .adopt(&books.root)
+        .unwrap_err();
+    let error = array.clone().adopt(&books.root).unwrap_err();
+
+    assert!(
+        matches!(error.source, MemoryError::Alloc(AllocError::Closed { .. })),
+        "{error:?}"
+    );
+    assert_eq!((books.charged(), books.retained()), (before, 8000));
+    drop((array, error)); // the error has the array, too
+    assert_eq!(books.charged(), [0; 4]);
 }

@@ -264,3 +264,20 @@ fn two_trees_are_charged_each() {
     other.close().unwrap();
     books.close();
 }
+
+#[test]
+fn a_closed_allocator_leaves_when_its_bytes_go_back_to_the_heap() {
+    let books = Books::new();
+    let array = books.array(8000);
+    let query = books.root.child("query").build().unwrap();
+    let adopted = array.clone().adopt(&query).unwrap();
+    let empty = query.empty(); // keeps the allocator's memory, but not a closed allocator in its tree
+    query.close().unwrap_err();
+
+    drop(adopted);
+
+    let children = books.root.child_allocators();
+    assert!(children.iter().all(|child| child.name() != "query"));
+    drop((children, empty, array, query));
+    books.close();
+}

@@ -106,6 +106,11 @@ pub(crate) fn get(start: *mut u8) -> u32 {
     }
 }
 
+/// The same for a live block of another thread, whose label may change meanwhile.
+pub(crate) fn get_acquire(start: usize) -> u32 {
+    load(granule(start)) & LABEL
+}
+
 /// Labels a block of at least 512 bytes, which has none yet, or returns `false` if it cannot have one: its
 /// address is out of the ordinary, or there is no memory for cells. `label` is in `1..1 << ID_BITS`.
 #[inline(always)] // Every attributed allocation takes this path.
@@ -169,12 +174,13 @@ pub(crate) fn relabel(start: usize, from: u32, to: u32) -> bool {
     let Some(cell) = cell(granule(start)) else {
         return false;
     };
-    // Relaxed, all: a label guards no memory; what moves with it, the mutex of its tree guards.
+    // Relaxed: a hint for the exchange below.
     let before = cell.load(Ordering::Relaxed);
     let after = before & !LABEL | to;
     before & LABEL == from
+        // Release: partner of the Acquire in `load`: whoever sees the label sees what its account is.
         && cell
-            .compare_exchange(before, after, Ordering::Relaxed, Ordering::Relaxed)
+            .compare_exchange(before, after, Ordering::Release, Ordering::Relaxed)
             .is_ok()
 }
 

@@ -18,13 +18,17 @@ mod none;
     any(target_arch = "x86_64", target_arch = "aarch64"),
     not(any(loom, miri))
 ))]
-pub(crate) use linux::{SUPPORTED, clear, find, get, keep_errno, relabel, set, unattributable};
+pub(crate) use linux::{
+    SUPPORTED, clear, find, get, get_acquire, keep_errno, relabel, set, unattributable,
+};
 #[cfg(not(all(
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64"),
     not(any(loom, miri))
 )))]
-pub(crate) use none::{SUPPORTED, clear, find, get, keep_errno, relabel, set, unattributable};
+pub(crate) use none::{
+    SUPPORTED, clear, find, get, get_acquire, keep_errno, relabel, set, unattributable,
+};
 
 /// Where a labelled block lies, and its label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

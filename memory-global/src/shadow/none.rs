@@ -11,6 +11,11 @@ pub(crate) fn get(_start: *mut u8) -> u32 {
     0
 }
 
+/// The same.
+pub(crate) fn get_acquire(_start: usize) -> u32 {
+    0
+}
+
 /// Labels a block, or returns `false` if it cannot have a label.
 #[inline]
 pub(crate) fn set(_start: *mut u8, _size: usize, _label: u32) -> bool {

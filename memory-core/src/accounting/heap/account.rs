@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::super::node::{Node, NodePtr, Tree};
 use super::super::word::{Held, Kind, Slow, Word};
-use crate::sync::{Ordering, plain};
+use crate::sync::{AtomicPtr, Ordering, plain};
 
 /// Outcome of a charge to an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub(super) struct Slot {
     /// Bytes that are in the word or with its users.
     granted: plain::AtomicUsize,
     /// The tree; valid while a scope has the account or bytes are charged to it.
-    tree: plain::AtomicPtr<Tree>,
+    tree: AtomicPtr<Tree>,
     /// The leaf while live; a part of the name while retired.
     node: plain::AtomicPtr<Node>,
     /// The neighbours in the list of the leaf, of the retired, or (`next` alone) of free accounts.
@@ -83,7 +83,7 @@ impl Slot {
         Self {
             word: Word::shut(),
             granted: plain::AtomicUsize::new(0),
-            tree: plain::AtomicPtr::new(ptr::null_mut()),
+            tree: AtomicPtr::new(ptr::null_mut()),
             node: plain::AtomicPtr::new(ptr::null_mut()),
             next: plain::AtomicU32::new(0),
             previous: plain::AtomicU32::new(0),

@@ -24,10 +24,12 @@ pub trait Labels: Sync {
     /// The label of the attributed block that contains `size` bytes at `part`, which are memory of a live block.
     fn find(&self, part: NonNull<u8>, size: usize) -> Option<Label>;
 
-    /// The id of the account that pays for the live block that starts at `start`; 0 for none.
+    /// The id of the account that pays for the live block that starts at `start`; 0 for none. Acquire: whoever learns
+    /// the id of an account from here sees to which tree the account belonged when it got the block, or later.
     fn id(&self, start: usize) -> u32;
 
-    /// Changes the id of the live block that starts at `start` from `from` to `to`; `false`: it had another one.
+    /// Changes the id of the live block that starts at `start` from `from` to `to`; `false`: it had another one. Release:
+    /// partner of the Acquire in `id`.
     fn relabel(&self, start: usize, from: u32, to: u32) -> bool;
 }
 

@@ -16,12 +16,12 @@ use super::heap::{allocate, free, open};
 use super::{at_rest, check, child, root, uncharge};
 use crate::accounting::handle::Handle;
 use crate::accounting::heap::{HeapHandle, Label, Labels, Piece, return_to_heap};
-use crate::sync::{AtomicUsize, Ordering, plain};
+use crate::sync::{AtomicUsize, Ordering};
 
 /// The only block of a model, and its label.
 struct Block {
     size: usize,
-    label: plain::AtomicU32,
+    label: AtomicUsize,
     owners: AtomicUsize,
     memory: UnsafeCell<usize>,
 }
@@ -37,14 +37,19 @@ impl Labels for Block {
     }
 
     fn id(&self, _: usize) -> u32 {
-        // Relaxed: by the tree's mutex, or by the owners.
-        self.label.load(Ordering::Relaxed)
+        // Acquire: as the trait asks.
+        self.label.load(Ordering::Acquire) as u32
     }
 
     fn relabel(&self, _: usize, from: u32, to: u32) -> bool {
-        // Relaxed, both: as above.
+        // Release: as the trait asks.
         self.label
-            .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
+            .compare_exchange(
+                from as usize,
+                to as usize,
+                Ordering::Release,
+                Ordering::Relaxed,
+            )
             .is_ok()
     }
 }
@@ -55,7 +60,7 @@ impl Block {
         assert!(allocate(heap.account(), size));
         Arc::new(Self {
             size,
-            label: plain::AtomicU32::new(heap.account().id()),
+            label: AtomicUsize::new(heap.account().id() as usize),
             owners: AtomicUsize::new(owners),
             memory: UnsafeCell::new(0),
         })
@@ -238,5 +243,31 @@ fn an_adoption_and_a_buffer_see_each_other() {
         block.end(&b, 40, piece);
         block.drop_owner();
         at_rest(&root, 24);
+    });
+}
+
+#[test]
+fn another_tree_reads_a_label_that_changes() {
+    check(|| {
+        let (one, two) = (root(64), root(64));
+        let (a, c) = (child(&one, 64, 0), child(&two, 64, 0));
+        let heap = open(&a);
+        // The account of this scope is the next one that is taken: for the block.
+        drop(open(&c));
+        let block = Block::new(&heap, 24, 1);
+        let (there, other) = (block.clone(), c.clone());
+        let thread = thread::spawn(move || {
+            let mut piece = there.adopt(&other, 8).expect("it fits");
+            assert!(piece.take().is_none(), "another tree pays");
+            uncharge(&other, 8);
+        });
+
+        let piece = block.adopt(&a, 16).expect("it moves");
+
+        thread.join().unwrap();
+        block.end(&a, 16, piece);
+        block.drop_owner();
+        at_rest(&one, 0);
+        at_rest(&two, 0);
     });
 }
