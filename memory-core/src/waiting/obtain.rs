@@ -85,7 +85,7 @@ impl Obtain {
                 }
                 continue;
             }
-            if may_ask(&self.allocator.handle) && queued.asks_again() {
+            if may_call_others() && queued.asks_again() {
                 self.ask_others(true);
                 continue;
             }
@@ -110,7 +110,7 @@ impl Obtain {
             bytes, admission, ..
         } = self.ask;
         // In a callback nobody waits: the thread may be about to release what others wait for.
-        let waits = !is_in_callback() && !std::thread::panicking() && !handle.is_in_reserve();
+        let waits = may_call_others() && !handle.is_in_reserve();
         if let Some(listener) = handle.listener.as_deref().filter(|_| !admission) {
             match handle.charge_or_queue(self.ask, &mut None) {
                 Ok(_) => return Ok(true),
@@ -142,7 +142,12 @@ impl Obtain {
     /// in the section that releases it. If the level is stuck it insists.
     fn ask_others(&mut self, insist: bool) {
         let handle = &self.allocator.handle;
-        if !may_ask(handle) {
+        // Whoever was told to ask does so whatever the hint says that there is nobody to be asked: it may be old.
+        let asks = match insist {
+            true => !handle.is_in_reserve(),
+            false => may_ask(handle),
+        };
+        if !asks {
             return;
         }
         let shortage = self
@@ -221,7 +226,7 @@ impl Obtain {
             };
             let Some((verdict, age)) = queued.poll(waker) else {
                 // In a callback it stays told: it asks when it is polled elsewhere.
-                if may_ask(&self.allocator.handle) && queued.asks_again() {
+                if may_call_others() && queued.asks_again() {
                     self.ask_others(true);
                     continue;
                 }
@@ -261,4 +266,9 @@ use thread::park_timeout;
 #[cfg(loom)]
 fn park_timeout(_: std::time::Duration) {
     thread::park();
+}
+
+/// Whether this thread may call code of others: not in a callback, nor in a `Drop` while it unwinds.
+fn may_call_others() -> bool {
+    !is_in_callback() && !std::thread::panicking()
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod asking_again;
+mod asking_turns;
 mod buffers;
 mod builders;
 mod charges;

@@ -72,7 +72,7 @@ pub(crate) fn asked(log: &Log) -> Vec<String> {
     mem::take(&mut *log.lock().unwrap())
 }
 
-pub(crate) fn child(root: &RootAllocator, name: &str) -> BufferAllocator {
+pub(crate) fn child(root: &BufferAllocator, name: &str) -> BufferAllocator {
     root.child(name).build().unwrap()
 }
 

@@ -27,8 +27,6 @@ pub(in crate::accounting) struct Level<N> {
     /// Whether a waiter was told to ask others when the level was last found to be stuck, and nobody to give way, while
     /// the oldest waiter came no nearer.
     pub(super) asked: bool,
-    /// The ticket from which on a waiter is told to ask others next.
-    pub(super) next_to_ask: u64,
     pub(super) dirty: bool,
     /// The next dirty level, or the next free place.
     pub(super) next: u32,
@@ -50,7 +48,6 @@ impl<N> Level<N> {
             next_barrier: u64::MAX,
             barriers: [0; 2],
             asked: false,
-            next_to_ask: 0,
             dirty: false,
             next: NONE,
         }

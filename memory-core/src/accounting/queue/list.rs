@@ -53,6 +53,11 @@ pub(in crate::accounting) struct Queue<N> {
     /// A waiter that is to be woken without a verdict, to ask others for memory; or `NONE`.
     pub(super) to_ask: u32,
     tickets: u64,
+    /// The slot from which levels are looked at for waiters that come no nearer: behind the one whose level had somebody
+    /// ask last. Each look has one waiter ask, and no level should always be the one that comes too late.
+    pub(super) look_from: u32,
+    /// How often a waiter was told to ask others.
+    pub(super) asked: u64,
     grants: u64,
     /// Those that wait for a share of the spill reserve. They are no requests, and at no level.
     pub(super) spillers: Spillers,
@@ -78,6 +83,8 @@ impl<N> Default for Queue<N> {
             last_wake: NONE,
             to_ask: NONE,
             tickets: 0,
+            look_from: 0,
+            asked: 0,
             grants: 0,
             spillers: Spillers::default(),
             ghosts: 0,
@@ -168,6 +175,8 @@ impl<N: Copy + PartialEq> Queue<N> {
             told: ask.age.and_then(|age| age.told),
             level: NONE,
             asks: false,
+            told_to_ask: self.asked,
+            level_asked: false,
             verdict: None,
             wake: Some(wake),
             barrier: false,
@@ -236,8 +245,11 @@ impl<N: Copy + PartialEq> Queue<N> {
         waiter.grown = grown;
         let left = allowed.saturating_sub(waiter.passed);
         let (barrier, place) = (waiter.barrier, usize::from(waiter.turn.admission));
+        let level_asked = waiter.level_asked;
         let at = self.level_mut(level);
         at.waiters += 1;
+        // The only waiter takes along whose turn it is.
+        at.asked |= level_asked && at.waiters == 1;
         if barrier {
             at.barriers[place] += 1;
         } else {
@@ -251,9 +263,10 @@ impl<N: Copy + PartialEq> Queue<N> {
         let level = mem::replace(&mut waiter.level, NONE);
         let (next, previous) = (waiter.next, waiter.previous);
         let (barrier, place) = (waiter.barrier, usize::from(waiter.turn.admission));
-        let grown = self.level(level).grown;
+        let (grown, asked) = (self.level(level).grown, self.level(level).asked);
         let waiter = self.waiter_mut(id);
         waiter.passed += grown - waiter.grown;
+        waiter.level_asked = asked;
         match previous {
             NONE => self.level_mut(level).first = next,
             _ => self.waiter_mut(previous).next = next,

@@ -40,11 +40,17 @@ impl Locked<'_> {
                 deadline => next = earlier(next, deadline),
             }
         }
-        for id in 0..self.queue().slots() {
+        let (slots, from) = (self.queue().slots(), self.queue().look_from);
+        for offset in 0..slots {
+            let id = (from + offset) % slots;
+            let told = self.queue().is_to_ask();
             let level = self.queue().waiter(id).level;
             // Once for each level.
             if level != NONE && self.queue().first(level) == Some(id) {
                 next = earlier(next, self.check_level(level, now, patience));
+                if !told && self.queue().is_to_ask() {
+                    self.queue_mut().look_from = id + 1;
+                }
             }
         }
         next
@@ -57,7 +63,8 @@ impl Locked<'_> {
         if !stuck.waits && !stuck.admissions {
             return stuck.due;
         }
-        if self.queue().is_to_ask() {
+        let gives_way = stuck.waits && self.queue().level(level).asked;
+        if self.queue().is_to_ask() && !gives_way {
             // A waiter of another level is woken first.
             return Some(now);
         }
@@ -94,10 +101,9 @@ impl Locked<'_> {
         let helps = self.look(node).registrations > 0;
         if waits {
             let at = self.queue_mut().level_mut(level);
-            let asks = !std::mem::take(&mut at.asked) && helps;
-            if asks && self.have_one_ask(level, waits, false) {
-                self.queue_mut().level_mut(level).asked = true;
-                return;
+            if !std::mem::take(&mut at.asked) && helps {
+                at.asked = true;
+                return self.have_one_ask(level, waits);
             }
             if let Some((id, verdict)) = self.choose(node, level) {
                 let grants = self.queue().grants();
@@ -105,8 +111,8 @@ impl Locked<'_> {
                 return self.end_wait(id, verdict);
             }
         }
-        if helps && !self.have_one_ask(level, waits, false) {
-            self.have_one_ask(level, waits, true);
+        if helps && !self.queue().is_to_ask() {
+            self.have_one_ask(level, waits);
         }
     }
 
@@ -146,29 +152,22 @@ impl Locked<'_> {
         stuck
     }
 
-    /// Tells one waiter of a level to ask others: the oldest that is younger than the one that was told last, or the
-    /// oldest; an admission if nobody else `waits` for too long. Those that were told and have not done so yet are passed
-    /// over unless `again`: perhaps nobody polls their futures. False if nobody is left.
-    fn have_one_ask(&mut self, level: u32, waits: bool, again: bool) -> bool {
-        let turn = self.queue().level(level).next_to_ask;
+    /// Tells one waiter of a level to ask others: the one that has not been told for longest, the oldest of several; an
+    /// admission if nobody else `waits` for too long. So those that come later do not put off the turn of one that
+    /// waits, and one whose future nobody polls costs a turn.
+    fn have_one_ask(&mut self, level: u32, waits: bool) {
         let (mut chosen, mut next) = (None, self.queue().first(level));
         while let Some(id) = next {
             next = self.queue().next(id);
             let waiter = self.queue().waiter(id);
-            if waiter.asks && !again || !waits && !waiter.turn.is_admission() {
-                continue;
+            let is_before = |&(told, _): &(u64, u32)| told <= waiter.told_to_ask;
+            if (waits || waiter.turn.is_admission()) && !chosen.as_ref().is_some_and(is_before) {
+                chosen = Some((waiter.told_to_ask, id));
             }
-            if waiter.turn.ticket >= turn {
-                chosen = Some(id);
-                break;
-            }
-            chosen = chosen.or(Some(id));
         }
-        let Some(id) = chosen else { return false };
-        let ticket = self.queue().waiter(id).turn.ticket;
-        self.queue_mut().level_mut(level).next_to_ask = ticket + 1;
-        self.queue_mut().have_ask(id);
-        true
+        if let Some((_, id)) = chosen {
+            self.queue_mut().have_ask(id);
+        }
     }
 
     /// Bytes that a waiter lacks at its level, as far as the numbers say.

@@ -160,6 +160,11 @@ pub(in crate::accounting) struct Waiter<N> {
     pub(in crate::accounting) missing_since: Instant,
     /// Whether it was told to ask others once more, and its owner has not done so yet.
     pub(in crate::accounting) asks: bool,
+    /// The number of times that a waiter of the tree had been told to, when this one was told last or began to wait: the
+    /// one with the smallest is told next.
+    pub(super) told_to_ask: u64,
+    /// Whether somebody asked last at the level where it waited before, and somebody is to give way next.
+    pub(super) level_asked: bool,
     /// The number of grants in the tree when it was told to give way.
     pub(in crate::accounting) told: Option<u64>,
     /// Bytes that passed it at the levels where it waited before.

@@ -19,7 +19,10 @@ impl<N: Copy + PartialEq> Queue<N> {
     pub(in crate::accounting) fn have_ask(&mut self, id: u32) {
         debug_assert!(!self.is_to_ask());
         self.to_ask = id;
-        self.waiter_mut(id).asks = true;
+        self.asked += 1;
+        let asked = self.asked;
+        let waiter = self.waiter_mut(id);
+        (waiter.asks, waiter.told_to_ask) = (true, asked);
     }
 
     /// Whether a waiter is to be woken to ask others.
