@@ -99,12 +99,15 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// Returns how many bytes were missing when this was asked. Less, or more, may be given back.
+    /// Returns how many bytes were missing when the request began to ask. Less, or more, may be given back: others that
+    /// are asked may give some, and an inbox may hand the ask out later. [`is_over`](Self::is_over) says whether it is
+    /// still worth while.
     pub fn bytes(&self) -> usize {
         self.missing
     }
 
-    /// Returns whether the bytes are not needed any more: the request was granted, or has given up.
+    /// Returns whether the bytes are not needed any more: the request was granted, or has given up. For one that waits
+    /// this is known once its thread or task has run again, so count what you release against [`bytes`](Self::bytes), too.
     pub fn is_over(&self) -> bool {
         self.shortage.is_over()
     }
