@@ -42,7 +42,8 @@
 //!    drop may run on a thread that found the memory before the inserting thread had stored the place. The
 //!    count orders the two: the inserting thread drops its own reference after it has stored the place.
 //! 4. An address that is not found may be adopted anew although D5 has not run. The old adoption and the new one
-//!    are charged each for its own time, as if one had come after the other.
+//!    are charged each for its own time: until D5, both are. Of what the program's heap paid for the memory, the old
+//!    one returns then only what the new one is not charged for.
 //! 5. Two threads that both found nothing and adopt the same memory meet again when they insert,
 //!    under the lock: [`insert_unless`](Registry::insert_unless) gives the second the first's.
 //! 6. A lookup that reads a count of zero skips L1 to L3, as if it had come before the insertions that it does

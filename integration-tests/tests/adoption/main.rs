@@ -2,10 +2,11 @@
 //!
 //! The program's allocator attributes. What a test allocates outside its scopes is no part of the books.
 //!
-//! Each of these mutations makes some of them fail: a release, a veto or a panic that does not return what moved; a
-//! refusal that does not put it back; a reservation that does not get its bytes back then; an adoption that does not look
-//! whose tree pays; a scope that ends without the accounts of blocks; a shared name whose count is not kept; a release
-//! that keeps no pin of the node that it empties; a manager that allocates, clears or grows a block in the scope.
+//! Each of these mutations makes some of them fail: a release, a veto or a panic that does not return what moved, or
+//! returns what another ledger is charged for; a refusal that does not put it back; a reservation that does not get its
+//! bytes back then; an adoption that does not look whose tree pays; a scope that ends without the accounts of blocks; a
+//! shared name whose count is not kept; a release that keeps no pin of the node that it empties; a manager that
+//! allocates, clears or grows a block in the scope.
 #![cfg(all(
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64")
@@ -24,6 +25,7 @@ use arrow_memory_core::{BufferAllocator, RootAllocator};
 use arrow_memory_global::{Attributed, Scope};
 use arrow_memory_system as _;
 
+mod anew;
 mod interior;
 mod managers;
 mod random;

@@ -27,7 +27,8 @@ struct Block {
 }
 
 impl Block {
-    /// Of a block of a scope: the bytes that somebody pays for; of others: those that ledgers pay for.
+    /// Of a block of a scope: its bytes, or those that ledgers pay for, if they are more, as parts may overlap; of
+    /// others: those that ledgers pay for.
     fn charged(&self) -> usize {
         let parts: usize = self.parts.iter().map(|(_, bytes)| bytes).sum();
         if self.attributed {
@@ -63,7 +64,7 @@ impl Script {
         }
     }
 
-    /// Allocates a block of 8-byte values. It has no overlapping parts: each is a slice of its own.
+    /// Allocates a block of 8-byte values.
     fn allocate(&mut self) {
         let size = 8 * [64, 65, 100, 127, 128, 1000, 5000, 200_000][fastrand::usize(..8)];
         let make = || Bytes::from(vec![7_u8; size]);
@@ -76,11 +77,11 @@ impl Script {
         self.blocks.push(Block {
             size,
             attributed: scope.is_some(),
-            // Parts that do not overlap: the whole block, or four quarters of a large one.
+            // The whole block, or four parts of a large one. Of these, each overlaps the next one by a half.
             pages: match size {
                 0..8192 => vec![page],
                 _ => (0..4)
-                    .map(|quarter| page.slice(quarter * size / 4..(quarter + 1) * size / 4))
+                    .map(|part| page.slice(part * size / 5..(part + 2) * size / 5))
                     .collect(),
             },
             parts: Vec::new(),

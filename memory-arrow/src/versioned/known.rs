@@ -34,7 +34,7 @@ enum Target {
         weak: WeakForeign,
         /// The buffer that was adopted. It keeps the memory until the entry is dropped.
         original: Buffer,
-        /// What the program's heap paid for the memory. The release returns it.
+        /// The part of a block that the program's heap paid for. The release returns it.
         moved: Option<Box<Moved>>,
     },
 }

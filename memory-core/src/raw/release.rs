@@ -47,20 +47,24 @@ impl Payer {
         self.returned
     }
 
-    /// Returns bytes that moved from a block of the program's heap when the memory was adopted.
+    /// Returns the part of a block of the program's heap that moved when the memory was adopted.
     ///
     /// # Safety
     ///
-    /// The memory that is being released was charged for these bytes, and the block is live until this returns.
+    /// The memory that is being released was charged for this part, and the block is live until this returns.
     pub unsafe fn return_to_heap(&mut self, moved: Moved) {
         let Some(labels) = labels() else { return };
-        if self.returned == 0 {
-            // SAFETY: the memory's bytes are charged to the node, and keep it, until they are given up below.
-            unsafe { self.node.node() }.add_pin();
-        }
-        self.returned += moved.bytes();
+        // SAFETY: the memory's bytes are charged to the node, and keep it, until they are given up below.
+        let node = unsafe { self.node.node() };
+        node.add_pin();
         // SAFETY: the pin keeps the node; the rest is the caller's promise.
-        unsafe { return_to_heap(self.node, &moved, labels) };
+        let returned = unsafe { return_to_heap(self.node, &moved, labels) };
+        if self.returned > 0 || returned == 0 {
+            // One pin is enough, and where nothing was returned, the bytes keep the node.
+            // SAFETY: the pin of above.
+            unsafe { self.node.unpin() };
+        }
+        self.returned += returned;
     }
 }
 

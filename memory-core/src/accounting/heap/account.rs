@@ -57,7 +57,8 @@ const IN_PLACE: usize = IN_POINTER + 7;
 #[repr(C, align(64))]
 pub(super) struct Slot {
     word: Word,
-    /// Bytes that are in the word or with its users.
+    /// Bytes that are in the word or with its users. In the account of a block it is negative, in two's complement,
+    /// while ledgers are charged for more bytes of the block than it has.
     granted: plain::AtomicUsize,
     /// The tree; valid while a scope has the account or bytes are charged to it.
     tree: AtomicPtr<Tree>,
@@ -329,7 +330,19 @@ impl Account {
 
     /// Bytes that are in the word or with its users.
     pub(in crate::accounting) fn granted(self) -> usize {
-        self.0.granted.load(Ordering::Relaxed)
+        let granted = self.0.granted.load(Ordering::Relaxed).cast_signed();
+        granted.max(0).cast_unsigned()
+    }
+
+    /// Changes the number of bytes of the account's block that no ledger is charged for. Returns by how many bytes
+    /// `granted` has changed.
+    pub(super) fn change_uncovered(self, change: isize) -> usize {
+        let before = self.granted();
+        // No sum of charges passes `isize::MAX`, so this does not pass `isize::MIN`.
+        let uncovered = self.0.granted.load(Ordering::Relaxed);
+        let uncovered = uncovered.wrapping_add_signed(change);
+        self.set_granted(uncovered);
+        self.granted().abs_diff(before)
     }
 
     /// Changes `granted`, under the mutex.

@@ -9,7 +9,9 @@
 //!
 //! Several buffers may lie in one block, such as slices of a page, and each has a ledger that can be transferred by
 //! itself. So each ledger takes the bytes of its part. What is left of the block stays with the account: of parts
-//! that overlap, the later ones find fewer bytes, and the rest of their size is charged anew.
+//! that overlap, the later ones find fewer bytes, and the rest of their size is charged anew. When a ledger ends, the
+//! account gets back only what the other ledgers are not charged for: for a block of N bytes, of which ledgers are
+//! charged for S, the tree is charged for the larger of the two, in whatever order the ledgers began and end.
 //!
 //! Therefore a block gets an account of its own when a part of it is first adopted: what that has is what no ledger
 //! has. Only the label changes. The new account stands where the one stood that paid before: in its leaf, behind the
@@ -19,12 +21,13 @@
 //!
 //! Of a block of N bytes:
 //!
-//! * **P1** What its account has for it and what moved to ledgers from it is N. After the first adoption the account has
-//!   the bytes of no other block.
+//! * **P1** While ledgers are charged for S bytes of it, its account has N - S, or none if S is larger. After the first
+//!   adoption the account has the bytes of no other block.
 //! * **P2** The bytes, the label and the numbers of the nodes on both sides change in one section under the mutex. So
-//!   no reader, limit or request sees a byte twice, or misses one.
-//! * **P3** What moved to a ledger comes back before the adoption drops what keeps the block. So whoever frees the
-//!   block gives N bytes to the account that the label names, which has them.
+//!   no reader, limit or request misses a byte, and none sees one twice but where S is larger than N.
+//! * **P3** Each part is returned before the adoption drops what keeps the block, also one for which no bytes moved. So
+//!   S is 0 when the block is freed, and whoever frees it gives N bytes to the account that the label names, which has
+//!   them.
 //! * **P4** The account of a block is given back when the block is freed, and not before. It stays where it is while it has
 //!   no bytes, too. When the last scope of a leaf ends, all accounts there retire, so none is left in a leaf that leaves
 //!   the tree; and one that is retired keeps its name. So bytes come back to where they would be if nobody had adopted
@@ -32,6 +35,13 @@
 //! * **P5** The tree that pays for a block is always the same. So while this tree's mutex is held, a label of one of its
 //!   accounts does not change, and no label of another tree's account comes to look like one.
 //! * **P6** An adoption that is refused moves nothing. The blocks may have accounts of their own by then.
+//!
+//! # The same memory twice
+//!
+//! S is larger than N where parts overlap that are not known to be the same memory: slices of one block that start at
+//! different addresses. It is so also for an instant, where a thread adopts memory anew while an adoption of it ends on
+//! another thread. Both charges then count until the one that ends is given up, and a limit may refuse the new one,
+//! although it would fit an instant later. At rest, memory that is adopted once is charged once.
 #![expect(unsafe_code, reason = "gives bytes back to where they came from")]
 
 use std::ptr;
@@ -64,15 +74,18 @@ pub struct Piece {
     block: Label,
     /// The size of the part in bytes.
     size: usize,
-    /// How many bytes have moved from the block's account.
+    /// The account of the block, once a ledger is charged for the part.
+    account: Option<Account>,
+    /// How many bytes have moved from the account, and the node that was charged for them, in the section that moves
+    /// them.
     moved: usize,
+    source: Option<NodePtr>,
     /// An account for the block, if it has none of its own yet.
     spare: Option<Account>,
-    /// The account of the block, and the node that was charged for it, in the section that moves the bytes.
-    source: Option<(Account, NodePtr)>,
 }
 
-/// Bytes that have moved from a block to the node of a ledger, and that are to be returned before the block is freed.
+/// A part of a block that a ledger is charged for: to be returned before the block is freed. Its bytes have moved from
+/// the block to the ledger's node, but for those that other ledgers were charged for already.
 #[derive(Debug)]
 #[must_use = "these bytes are to be returned"]
 pub struct Moved {
@@ -87,17 +100,17 @@ impl Piece {
         Self {
             block,
             size,
+            account: None,
             moved: 0,
-            spare: None,
             source: None,
+            spare: None,
         }
     }
 
-    /// The bytes that have moved, for whoever returns them.
+    /// The part, for whoever returns it, if its block's account knows of it.
     pub fn take(&mut self) -> Option<Moved> {
-        let bytes = std::mem::take(&mut self.moved);
-        let start = self.block.start;
-        (bytes > 0).then_some(Moved { start, bytes })
+        let (start, bytes) = (self.block.start, self.size);
+        self.account.take().map(|_| Moved { start, bytes })
     }
 }
 
@@ -110,7 +123,10 @@ impl Moved {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        debug_assert_eq!(self.moved, 0, "bytes that moved were not taken");
+        debug_assert!(
+            self.account.is_none(),
+            "a part that was adopted was not taken"
+        );
         if let Some(spare) = self.spare.take() {
             table::give_back(spare);
         }
@@ -144,28 +160,29 @@ impl Handle {
     }
 }
 
-/// Returns bytes that moved from a block and are charged to `node` to the block's account.
+/// Returns a part of a block, which is charged to `node`, to the block's account. The answer is how many bytes went
+/// there. The others were charged for other ledgers too, and stay charged to the node, for the caller.
 ///
 /// # Safety
 ///
-/// The bytes are charged to the node, for the caller, who gives them up and keeps the node by other means. The block
-/// is live until this returns.
-pub(crate) unsafe fn return_to_heap(node: NodePtr, moved: &Moved, labels: &dyn Labels) {
+/// The bytes are charged to the node, for the caller, who gives up those that go and keeps the node by other means. The
+/// block is live until this returns.
+pub(crate) unsafe fn return_to_heap(node: NodePtr, moved: &Moved, labels: &dyn Labels) -> usize {
     // SAFETY: the caller keeps the node.
     let this = unsafe { node.node() };
     let mut spare = None;
     loop {
         let mut locked = this.tree.lock();
         let returned = locked.return_to_heap(node, moved, labels, spare.as_ref());
-        if returned {
+        if returned.is_some() {
             // A closed node may leave with these bytes, although the caller keeps it in memory.
             locked.reconsider(node);
         }
         let departures = locked.take_departures();
         drop(locked);
         departures.tell_quietly();
-        if returned {
-            return;
+        if let Some(returned) = returned {
+            return returned;
         }
         spare = Some(unscoped(|| spare_retained(this)));
     }
@@ -251,13 +268,13 @@ impl Locked<'_> {
             debug_assert!(relabelled, "a label has changed without the mutex");
             account = own;
         }
-        let moved = account.granted().min(piece.size);
+        // If the account has bytes, it has a node (H2).
         let node = account.leaf().or_else(|| self.retained());
-        if let Some(node) = node.filter(|_| moved > 0) {
-            account.set_granted(account.granted() - moved);
-            piece.moved = moved;
-            piece.source = Some((account, node));
-        }
+        let moved = account.change_uncovered(-piece.size.cast_signed());
+        debug_assert!(moved == 0 || node.is_some());
+        piece.account = Some(account);
+        piece.moved = moved;
+        piece.source = node.filter(|_| moved > 0);
     }
 
     /// Gives a block of `size` bytes, which `payer` pays for, the account `own`, in the same place.
@@ -272,34 +289,39 @@ impl Locked<'_> {
 
     /// Ends the move of a piece, and undoes it if it was refused.
     fn end_piece(&mut self, piece: &mut Piece, adopted: bool) {
-        let Some((account, node)) = piece.source.take() else {
-            return;
-        };
+        let moved = std::mem::take(&mut piece.moved);
         if adopted {
             // Relaxed: a number for readers.
-            MOVED.fetch_add(piece.moved, Ordering::Relaxed);
-        } else {
-            account.set_granted(account.granted() + piece.moved);
-            piece.moved = 0;
+            MOVED.fetch_add(moved, Ordering::Relaxed);
+        } else if let Some(account) = piece.account.take() {
+            // Of several pieces of a block, one may put back what another one took; the sum is the same.
+            account.change_uncovered(piece.size.cast_signed());
         }
-        self.reconsider(node);
+        if let Some(node) = piece.source.take() {
+            self.reconsider(node);
+        }
     }
 
-    /// Returns bytes to the account of a block. `false`: nothing has changed, and a spare node is needed.
+    /// Returns a part of a block to the block's account, and how many bytes went there. `None`: nothing has changed,
+    /// and a spare node is needed.
     fn return_to_heap(
         &mut self,
         node: NodePtr,
         moved: &Moved,
         labels: &dyn Labels,
         spare: Option<&Handle>,
-    ) -> bool {
+    ) -> Option<usize> {
         let account = account_of(labels.id(moved.start));
         debug_assert!(account.is_of_block());
+        let part = moved.bytes.cast_signed();
+        let bytes = account.change_uncovered(part);
+        if bytes == 0 {
+            return Some(0);
+        }
         let Some(to) = self.home_of(account, node, spare) else {
-            return false;
+            account.change_uncovered(-part);
+            return None;
         };
-        let bytes = moved.bytes;
-        account.set_granted(account.granted() + bytes);
         // Relaxed: a number for readers.
         MOVED.fetch_sub(bytes, Ordering::Relaxed);
         let result = self.move_through_ancestor(node, to, bytes, false, |locked, freed| {
@@ -309,7 +331,7 @@ impl Locked<'_> {
         if self.reaches_one_over(to, bytes) {
             self.node(to).set_was_over(true);
         }
-        true
+        Some(bytes)
     }
 
     /// The node for bytes that come back to the account of a block; `None`: there is none, and none to spare.
@@ -340,10 +362,9 @@ impl Locked<'_> {
 
 /// The nodes that bytes of the pieces come from, and how many; a node may come more than once.
 fn sources(pieces: &[Piece]) -> impl Iterator<Item = (NodePtr, usize)> {
-    let node = |piece: &Piece| piece.source.map(|(_, node)| node);
-    let runs = pieces.chunk_by(move |a, b| node(a) == node(b));
-    runs.filter_map(move |run| {
+    let runs = pieces.chunk_by(|a, b| a.source == b.source);
+    runs.filter_map(|run| {
         let bytes = run.iter().map(|piece| piece.moved).sum();
-        Some((node(run.first()?)?, bytes))
+        Some((run.first()?.source?, bytes))
     })
 }

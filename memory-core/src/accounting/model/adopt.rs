@@ -5,7 +5,8 @@
 //!
 //! Each of these mutations makes some of them fail: bytes that are returned after the owner was dropped; an account of a
 //! block that is given back when it has no bytes; a scope that ends without the accounts of blocks; a label that changes
-//! without the bytes; two adoptions that both take all the bytes of a block.
+//! without the bytes; two adoptions that both take all the bytes of a block; an adoption that returns bytes that another
+//! one is charged for.
 
 use std::sync::Arc;
 
@@ -85,9 +86,8 @@ impl Block {
         if let Some(moved) = piece.take() {
             // SAFETY: the model's block is read; nobody writes before the last owner.
             self.memory.with(|memory| assert_eq!(unsafe { *memory }, 0));
-            charged -= moved.bytes();
             // SAFETY: the bytes moved, and the handle keeps the node.
-            unsafe { return_to_heap(of.ptr(), &moved, self) };
+            charged -= unsafe { return_to_heap(of.ptr(), &moved, self) };
         }
         if charged > 0 {
             uncharge(of, charged);
@@ -146,6 +146,60 @@ fn an_adoption_ends_while_the_last_other_owner_frees() {
         block.drop_owner();
 
         thread.join().unwrap();
+        at_rest(&root, 0);
+    });
+}
+
+#[test]
+fn a_block_is_adopted_anew_while_its_last_adoption_ends() {
+    check(|| {
+        let root = root(64);
+        let (a, b) = (child(&root, 64, 0), child(&root, 64, 0));
+        let heap = open(&a);
+        let block = Block::new(&heap, 24, 2);
+        let first = block.adopt(&b, 24).expect("it moves");
+        let (there, other) = (block.clone(), b.clone());
+        let thread = thread::spawn(move || {
+            there.end(&other, 24, first);
+            there.drop_owner();
+        });
+
+        let second = block.adopt(&a, 24).expect("24 of 64 bytes fit beside 24");
+
+        thread.join().unwrap();
+        at_rest(&root, 24);
+        assert_eq!((a.allocated(), b.allocated()), (24, 0));
+        block.end(&a, 24, second);
+        at_rest(&root, 24);
+        block.drop_owner();
+        at_rest(&root, 0);
+    });
+}
+
+#[test]
+fn of_three_adoptions_of_a_block_one_gives_way() {
+    check(|| {
+        let root = root(64);
+        let (a, b) = (child(&root, 64, 0), child(&root, 64, 0));
+        let heap = open(&a);
+        let block = Block::new(&heap, 24, 1);
+        let (there, other) = (block.clone(), b.clone());
+        let thread = thread::spawn(move || {
+            let piece = there.adopt(&other, 24);
+            let piece = piece.expect("24 of 64 bytes fit beside 24 and 16");
+            there.end(&other, 24, piece);
+        });
+
+        let first = block.adopt(&b, 16).expect("16 fit beside 24 and 24");
+        let second = block.adopt(&a, 8).expect("it fits beside 24 and 16");
+
+        thread.join().unwrap();
+        at_rest(&root, 24);
+        assert_eq!((a.allocated(), b.allocated()), (8, 16));
+        block.end(&b, 16, first);
+        block.end(&a, 8, second);
+        at_rest(&root, 24);
+        block.drop_owner();
         at_rest(&root, 0);
     });
 }

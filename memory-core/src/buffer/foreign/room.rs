@@ -134,19 +134,21 @@ impl ForeignRoom<'_> {
         size > 0
     }
 
-    /// Returns bytes of a piece, which this room has, to the program's heap, since no buffer has taken them.
+    /// Returns a piece, whose bytes this room has, to the program's heap, since no buffer has taken them. Bytes that
+    /// did not move from there, since other buffers had taken them, stay with the room.
     ///
     /// # Safety
     ///
-    /// The bytes moved when this room was created, and the block that they moved from is live until this returns.
+    /// The piece moved when this room was created, and the block that it is a part of is live until this returns.
     pub unsafe fn return_to_heap(&mut self, moved: Moved) {
         let Some(labels) = labels() else { return };
         let bytes = moved.bytes();
         self.charge.keep_some(bytes);
         // SAFETY: the bytes are charged to the allocator's node, and are the room's no longer; the handle keeps the
         // node. The rest is the caller's promise.
-        unsafe { return_to_heap(self.allocator.handle.ptr(), &moved, labels) };
-        self.restore(bytes);
+        let returned = unsafe { return_to_heap(self.allocator.handle.ptr(), &moved, labels) };
+        self.charge.take_over(bytes - returned);
+        self.restore(returned);
     }
 
     /// Makes up for bytes that went from this room to the program's heap. If a reservation lends the room's bytes, it
