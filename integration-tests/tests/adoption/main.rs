@@ -32,6 +32,7 @@ mod random;
 mod refused;
 mod single;
 mod together;
+mod withheld;
 
 #[global_allocator]
 static GLOBAL: Attributed<System> = Attributed::new(System);

@@ -47,9 +47,15 @@ impl Mode {
     pub(super) const TRY: Self = Self::Refusable(Turn::TRY);
 }
 
-/// For a transfer: the common ancestor, and the bytes that the source set free there. To use them
-/// again is no new work, even if that ancestor is closed.
-pub(super) type Freed = Option<(NodePtr, usize)>;
+/// For a transfer: the common ancestors with the sources, each once, and the bytes that those set free there. To use
+/// them again is no new work, even if that ancestor is closed.
+pub(super) type Freed<'a> = &'a [(NodePtr, usize)];
+
+/// The bytes that were set free at a level.
+pub(super) fn freed_at(freed: Freed<'_>, at: NodePtr) -> usize {
+    let place = freed.iter().find(|&&(place, _)| place == at);
+    place.map_or(0, |&(_, bytes)| bytes)
+}
 
 impl Locked<'_> {
     /// Charges `bytes` to `node`, or refuses; the caller has a handle or bytes of it.
@@ -59,7 +65,7 @@ impl Locked<'_> {
         if !withholds && !self.look(node).shut && self.charge_with_quantum(node, bytes) {
             return Ok(());
         }
-        self.charge_exactly(node, bytes, Mode::TRY, None)
+        self.charge_exactly(node, bytes, Mode::TRY, &[])
             .map_err(|refused| self.end(node, refused))?;
         Ok(())
     }
@@ -68,7 +74,7 @@ impl Locked<'_> {
     /// is over its limit afterwards.
     pub(super) fn force(&mut self, node: NodePtr, bytes: usize) -> Result<bool, Refusal> {
         self.look_closely(node, bytes);
-        let forced = self.charge_exactly(node, bytes, Mode::Forced, None);
+        let forced = self.charge_exactly(node, bytes, Mode::Forced, &[]);
         let over = forced.map_err(|refused| self.end(node, refused))?;
         self.count_forced(node, bytes);
         Ok(!over)
@@ -114,7 +120,7 @@ impl Locked<'_> {
         };
         if granted {
             if self.waits {
-                self.note_passing(node, bytes, quantum, None);
+                self.note_passing(node, bytes, quantum, &[]);
             }
             self.commit(node, bytes, quantum);
         }
@@ -138,7 +144,7 @@ impl Locked<'_> {
         node: NodePtr,
         bytes: usize,
         mode: Mode,
-        freed: Freed,
+        freed: Freed<'_>,
     ) -> Result<bool, Refused> {
         self.charge_exactly_by(node, |_| bytes, mode, freed)
     }
@@ -149,7 +155,7 @@ impl Locked<'_> {
         node: NodePtr,
         bytes: impl Fn(&Self) -> usize,
         mode: Mode,
-        freed: Freed,
+        freed: Freed<'_>,
     ) -> Result<bool, Refused> {
         self.decide(node, &bytes, mode, freed)
             .map_err(|obstacle| self.refused(node, bytes(self), obstacle, Turn::TRY))
@@ -161,7 +167,7 @@ impl Locked<'_> {
         node: NodePtr,
         bytes: impl Fn(&Self) -> usize,
         mode: Mode,
-        freed: Freed,
+        freed: Freed<'_>,
     ) -> Result<bool, Obstacle> {
         match self.plan_exactly(node, bytes, mode, freed) {
             (bytes, Plan::Fits { top, over }) => {
@@ -194,7 +200,7 @@ impl Locked<'_> {
         bytes: usize,
         mode: Mode,
     ) -> Option<(NodePtr, usize)> {
-        let (top, short) = match self.plan_exactly(node, |_| bytes, mode, None).1 {
+        let (top, short) = match self.plan_exactly(node, |_| bytes, mode, &[]).1 {
             Plan::Short { at, needed } => (at, Some((at, needed))),
             Plan::Fits { top: at, .. } | Plan::Closed { at } => (at, None),
         };
@@ -240,7 +246,7 @@ impl Locked<'_> {
         node: NodePtr,
         bytes: impl Fn(&Self) -> usize,
         mode: Mode,
-        freed: Freed,
+        freed: Freed<'_>,
     ) -> (usize, Plan) {
         // Up to here all is exact, by a recall of this very call.
         let mut exact = None;
@@ -267,10 +273,12 @@ impl Locked<'_> {
         node: NodePtr,
         bytes: usize,
         mode: Mode,
-        freed: Freed,
+        freed: Freed<'_>,
         mut exact: Option<NodePtr>,
     ) -> Plan {
         let (mut at, mut need, mut over, mut highest) = (node, bytes, false, None);
+        // What was freed at or below the level, and is not there any more: a recall has returned it to the level above.
+        let mut moved = 0;
         loop {
             if at == node && self.lane.is_some() {
                 // A charge of the heap is refused nowhere, so the words of other accounts need not be shut for it.
@@ -279,7 +287,8 @@ impl Locked<'_> {
                 self.freeze(at);
             }
             let state = self.look(at);
-            let moves = freed.is_some_and(|(place, freed)| place == at && need <= freed);
+            moved += freed_at(freed, at);
+            let moves = moved > 0 && need <= moved;
             if state.closed && mode != Mode::Forced && !moves {
                 return Plan::Closed { at };
             }
@@ -307,6 +316,7 @@ impl Locked<'_> {
             let state = self.look(at);
             let parent = state.parent.filter(|_| need > state.parked);
             need = need.saturating_sub(state.parked);
+            moved = moved.saturating_sub(state.parked);
             match (parent, highest) {
                 (Some(parent), _) => at = parent,
                 (None, Some(at)) => return Plan::Short { at, needed: 0 },

@@ -104,7 +104,7 @@ impl Locked<'_> {
         let missing = |locked: &Self| bytes.saturating_sub(locked.look(node).obtained);
         let mut over = false;
         if missing(self) > 0 {
-            let charged = self.charge_exactly_by(parent, missing, mode, None);
+            let charged = self.charge_exactly_by(parent, missing, mode, &[]);
             match charged.map_err(|refused| self.end(parent, refused)) {
                 Ok(passed) => over = passed,
                 Err(refusal) => {

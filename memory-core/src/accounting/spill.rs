@@ -91,7 +91,7 @@ impl Locked<'_> {
         let left = state.set_aside.checked_sub(bytes).ok_or(AllShares)?;
         state.set_aside(left);
         // The room was kept free for it, unless forced bytes have taken it.
-        let charged = self.charge_exactly(root, bytes, Mode::Forced, None);
+        let charged = self.charge_exactly(root, bytes, Mode::Forced, &[]);
         charged.map(drop).map_err(|refused| {
             self.end(root, refused);
             let state = self.state(root);

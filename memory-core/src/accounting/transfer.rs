@@ -179,7 +179,7 @@ impl Locked<'_> {
         to: NodePtr,
         bytes: usize,
         leaving: bool,
-        charge: impl FnOnce(&mut Self, Freed) -> Result<bool, Refused>,
+        charge: impl FnOnce(&mut Self, Freed<'_>) -> Result<bool, Refused>,
     ) -> Result<(), Refusal> {
         let (common, freed) = self.lift(from, to, bytes);
         if leaving && self.sum_fits(common, bytes) {
@@ -187,7 +187,7 @@ impl Locked<'_> {
             self.reconsider(from);
             self.hold = false;
         }
-        let result = charge(self, Some((common, freed)))
+        let result = charge(self, &[(common, freed)])
             .map(drop)
             .map_err(|mut refused| {
                 if let Refusal::Limit(levels) = &mut refused.refusal
@@ -287,7 +287,7 @@ impl Locked<'_> {
 
     /// The first level above the common ancestor that would be over its limit after a charge of
     /// `bytes` to `node` that reaches it. `None` too if it would not even fit up to there.
-    fn over_above(&self, node: NodePtr, bytes: usize, freed: Freed) -> Option<NodePtr> {
+    fn over_above(&self, node: NodePtr, bytes: usize, freed: Freed<'_>) -> Option<NodePtr> {
         let (mut at, mut reaching) = (node, bytes);
         // From the common ancestor upwards: what the level below will be charged less.
         let mut returned = None;
@@ -302,7 +302,7 @@ impl Locked<'_> {
             }
             let reservation = self.look(at).reservation;
             reaching = reaching.min(after.saturating_sub(reservation));
-            if returned.is_some() || freed.is_some_and(|(common, _)| common == at) {
+            if returned.is_some() || freed.iter().any(|&(common, _)| common == at) {
                 returned = Some(state.obtained.saturating_sub(after.max(reservation)));
             }
             at = state.parent.filter(|_| reaching > 0)?;

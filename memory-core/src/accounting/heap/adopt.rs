@@ -149,8 +149,10 @@ impl Handle {
             piece.spare = piece.spare.take().or_else(|| unscoped(table::take));
         }
         let mode = if forced { Mode::Forced } else { Mode::TRY };
+        // Room for each level of the path, so that it does not grow under the mutex.
+        let mut freed = unscoped(|| Vec::with_capacity(self.depth + 1));
         let mut locked = self.tree.lock();
-        let adopted = locked.adopt_pieces(self.ptr(), bytes, pieces, labels, mode);
+        let adopted = locked.adopt_pieces(self.ptr(), bytes, pieces, labels, mode, &mut freed);
         let (departures, left) = (locked.take_departures(), locked.take_left());
         drop(locked);
         departures.tell_quietly();
@@ -196,6 +198,7 @@ impl Locked<'_> {
         pieces: &mut [Piece],
         labels: &dyn Labels,
         mode: Mode,
+        freed: &mut Vec<(NodePtr, usize)>,
     ) -> Result<bool, Refusal> {
         // Forced bytes may come to a closed allocator, as elsewhere.
         let state = self.look(to);
@@ -210,13 +213,16 @@ impl Locked<'_> {
         for piece in &mut *pieces {
             self.take_bytes(piece, labels);
         }
-        // A request that uses what one source has freed is no new work: see `Freed`.
-        let (mut freed, mut lifted) = (None, 0);
         for (from, bytes) in sources(pieces) {
-            freed = Some(self.lift(from, to, bytes));
-            lifted += 1;
+            let (common, bytes) = self.lift(from, to, bytes);
+            // A request that uses what the sources have freed is no new work: see `Freed`.
+            let known = freed.iter().position(|&(place, _)| place == common);
+            match known {
+                Some(known) => freed[known].1 += bytes,
+                None if freed.len() < freed.capacity() => freed.push((common, bytes)),
+                None => debug_assert!(false, "more common ancestors than levels"),
+            }
         }
-        let freed = freed.filter(|_| lifted == 1);
         let charged = match bytes {
             0 => Ok(false),
             _ => self.charge_exactly(to, bytes, mode, freed),

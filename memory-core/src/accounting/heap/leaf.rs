@@ -206,10 +206,10 @@ impl Locked<'_> {
         let mut exact = None;
         let over = loop {
             let wanted = bytes.saturating_add(extra);
-            match self.plan(node, wanted, Mode::Forced, None, exact) {
+            match self.plan(node, wanted, Mode::Forced, &[], exact) {
                 Plan::Fits { top, over } => {
                     if self.waits {
-                        self.note_passing(node, bytes, extra, None);
+                        self.note_passing(node, bytes, extra, &[]);
                     }
                     self.commit(node, bytes, extra);
                     account.set_granted(account.granted() + bytes);

@@ -73,7 +73,7 @@ impl Locked<'_> {
     ) -> Result<Entered, Refusal> {
         let turn = self.queue().turn(ask.age, ask.admission);
         let bytes = ask.bytes;
-        let (at, needed) = match self.decide(node, |_| bytes, Mode::Refusable(turn), None) {
+        let (at, needed) = match self.decide(node, |_| bytes, Mode::Refusable(turn), &[]) {
             Ok(_) => return Ok(Entered::Granted),
             Err(Obstacle::Short { at, needed })
                 if !self.never(node, bytes, ask.kept) && wake.is_some() =>

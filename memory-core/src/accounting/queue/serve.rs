@@ -55,7 +55,7 @@ impl Locked<'_> {
         let (at, bytes, turn) = (waiter.node, waiter.ask.bytes, waiter.turn);
         let before = self.look(node).used();
         self.queue_mut().serving = level;
-        let decided = self.decide(at, |_| bytes, Mode::Refusable(turn), None);
+        let decided = self.decide(at, |_| bytes, Mode::Refusable(turn), &[]);
         self.queue_mut().serving = NONE;
         match decided {
             Ok(_) => {

@@ -1,7 +1,7 @@
 //! Room that is withheld for waiters. It is derived from the queue whenever a request is decided: no byte is
 //! charged for it.
 
-use super::super::charge::Freed;
+use super::super::charge::{Freed, freed_at};
 use super::super::node::{Locked, NodePtr};
 use super::waiter::{Turn, Waiter};
 
@@ -66,15 +66,11 @@ impl Locked<'_> {
         node: NodePtr,
         bytes: usize,
         extra: usize,
-        freed: Freed,
+        freed: Freed<'_>,
     ) {
         let (mut at, mut need, mut kept, mut moved) = (node, bytes + extra, extra, 0);
         loop {
-            if let Some((place, freed)) = freed
-                && place == at
-            {
-                moved = freed;
-            }
+            moved += freed_at(freed, at);
             let grows = (need - kept).saturating_sub(moved);
             if let Some(level) = self.level_of(at)
                 && self.queue().serving != level
