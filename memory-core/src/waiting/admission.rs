@@ -69,6 +69,13 @@ impl Admission {
         self
     }
 
+    /// Sets the number that orders who is asked first when memory is short: see [`ChildAllocatorBuilder::priority`].
+    /// Admissions are served in the order of their age, whatever it is.
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.child = self.child.priority(priority);
+        self
+    }
+
     /// Sets the group of allocators that the child belongs to: see [`ChildAllocatorBuilder::group`].
     pub fn group(mut self, group: &str) -> Self {
         self.child = self.child.group(group);
