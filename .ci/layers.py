@@ -47,7 +47,7 @@ def tracked(pattern):
 
 
 def sources():
-    return [path for path in tracked("*.rs") if "src" in path.relative_to(ROOT).parts[:2]]
+    return [path for path in tracked("*.rs") if "src" in path.relative_to(ROOT).parts[:3]]
 
 
 def is_test(path):

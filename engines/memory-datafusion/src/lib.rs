@@ -1,0 +1,27 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "system")]
+use arrow_memory_system as _;
+
+mod error;
+mod handle;
+mod memory;
+mod open;
+mod port;
+mod queries;
+mod query;
+mod refusal;
+mod report;
+mod text;
+
+pub use arrow_memory_core::{BufferAllocator, RootAllocator};
+pub use error::{AdmitError, StillHeld};
+pub use handle::QueryMemory;
+pub use memory::{DataFusionMemory, DataFusionMemoryBuilder, QueryBuilder};
+pub use report::{OperatorReport, QueryReport};
+
+/// The page of the guide, whose program is tested as it stands.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/datafusion.md")]
+struct Guide;

@@ -1,0 +1,225 @@
+//! Servers that only call `ctx.sql`.
+
+use std::sync::Arc;
+
+use arrow_memory_datafusion::{DataFusionMemory, RootAllocator};
+use datafusion::arrow::util::pretty::pretty_format_batches;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::prelude::SessionContext;
+use futures::StreamExt;
+
+use crate::support::{
+    JOIN, KIB, MIB, SORT, assert_sorted, balanced, config, count, refused, session, settled,
+};
+
+async fn rows(session: &SessionContext, sql: &str) -> String {
+    let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
+    pretty_format_batches(&batches).unwrap().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_query_of_a_session_has_a_node_as_long_as_its_stream_lives() {
+    let root = RootAllocator::unlimited();
+    let (memory, session) = session(&root);
+    let mut one = session
+        .sql(SORT)
+        .await
+        .unwrap()
+        .execute_stream()
+        .await
+        .unwrap();
+    let mut two = session
+        .sql(SORT)
+        .await
+        .unwrap()
+        .execute_stream()
+        .await
+        .unwrap();
+    assert!(one.next().await.unwrap().is_ok() && two.next().await.unwrap().is_ok());
+
+    let reports = memory.queries();
+
+    assert_eq!(
+        reports
+            .iter()
+            .map(|report| &*report.name)
+            .collect::<Vec<_>>(),
+        ["query#1", "query#2"]
+    );
+    assert!(
+        reports.iter().all(|report| report.declared > 0),
+        "{reports:?}"
+    );
+    drop((one, two));
+    settled(&memory, &root).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_partitions_of_one_execution_share_a_node() {
+    let root = RootAllocator::unlimited();
+    let memory = DataFusionMemory::new(&root);
+    let session = memory.session(config().with_target_partitions(2)).unwrap();
+    let sql = "SELECT value % 10, count(*) FROM generate_series(1, 100000) GROUP BY 1";
+    let streams = session
+        .sql(sql)
+        .await
+        .unwrap()
+        .execute_stream_partitioned()
+        .await
+        .unwrap();
+
+    assert_eq!((streams.len(), memory.queries().len()), (2, 1));
+
+    let mut rows = 0;
+    for mut stream in streams {
+        while let Some(batch) = stream.next().await {
+            rows += batch.unwrap().num_rows();
+        }
+    }
+    assert_eq!(rows, 10);
+    settled(&memory, &root).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_limit_of_queries_holds_for_those_that_nobody_admits() {
+    let root = RootAllocator::builder().credit(0).build().unwrap(); // exact peaks
+    let memory = DataFusionMemory::builder(&root)
+        .query_limit(8 * MIB)
+        .build();
+    let session = memory.session(config()).unwrap();
+    assert_sorted(&session.sql(SORT).await.unwrap().collect().await.unwrap());
+    settled(&memory, &root).await;
+    assert!(
+        root.peak_memory_allocation() <= 8 * MIB,
+        "it spilled: {root}"
+    );
+
+    let memory = DataFusionMemory::builder(&root)
+        .query_limit(512 * KIB)
+        .build();
+    let session = memory.session(config()).unwrap();
+    let error = session
+        .sql(JOIN)
+        .await
+        .unwrap()
+        .collect()
+        .await
+        .unwrap_err();
+
+    assert!(
+        refused(&error).contains("of query `query#1` was refused"),
+        "{error}"
+    );
+    settled(&memory, &root).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_that_is_set_by_sql_is_that_of_the_next_queries_and_the_tree_still_counts_them() {
+    let root = RootAllocator::new(256 * MIB);
+    let (memory, session) = session(&root);
+
+    session
+        .sql("SET datafusion.runtime.memory_limit = '512K'")
+        .await
+        .unwrap()
+        .collect()
+        .await
+        .unwrap();
+    let stream = session
+        .sql(JOIN)
+        .await
+        .unwrap()
+        .execute_stream()
+        .await
+        .unwrap();
+    assert_eq!(memory.queries()[0].limit, Some(512 * KIB));
+    drop(stream);
+    let error = session
+        .sql(JOIN)
+        .await
+        .unwrap()
+        .collect()
+        .await
+        .unwrap_err();
+    assert!(
+        refused(&error).contains("HashJoinInput of query `query#"),
+        "{error}"
+    );
+
+    session
+        .sql("SET datafusion.runtime.memory_limit = '100G'")
+        .await
+        .unwrap()
+        .collect()
+        .await
+        .unwrap();
+    let batches = session.sql(JOIN).await.unwrap().collect().await.unwrap();
+    assert_eq!(count(&batches), 300_000);
+    assert!(root.peak_memory_allocation() > MIB, "the tree counted it");
+    settled(&memory, &root).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plans_print_as_they_do_without_the_node_at_their_root() {
+    let root = RootAllocator::new(256 * MIB);
+    let (memory, session) = session(&root);
+    let plain = SessionContext::new_with_config(config());
+    for sql in [
+        SORT,
+        JOIN,
+        "SELECT 1",
+        "SELECT value FROM generate_series(1, 9) LIMIT 3",
+    ] {
+        let explain = format!("EXPLAIN {sql}");
+        assert_eq!(rows(&session, &explain).await, rows(&plain, &explain).await);
+    }
+    let analyzed = rows(&session, &format!("EXPLAIN ANALYZE {SORT}")).await;
+    assert!(analyzed.contains("SortExec"), "{analyzed}");
+    assert_eq!(
+        rows(&session, "SELECT sum(value) FROM generate_series(1, 1000)").await,
+        rows(&plain, "SELECT sum(value) FROM generate_series(1, 1000)").await,
+    );
+    settled(&memory, &root).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statements_that_write_tables_and_plans_that_recurse_work() {
+    let root = RootAllocator::new(256 * MIB);
+    let (memory, session) = session(&root);
+    rows(
+        &session,
+        "CREATE TABLE t AS SELECT value AS a FROM generate_series(1, 1000)",
+    )
+    .await;
+    rows(&session, "INSERT INTO t SELECT a + 1000 FROM t").await;
+    let sum = rows(&session, "SELECT sum(a) FROM t").await;
+    assert!(sum.contains("2001000"), "{sum}");
+    let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100) SELECT sum(i) FROM n";
+    let sum = rows(&session, sql).await;
+    assert!(sum.contains("5050"), "{sum}");
+    settled(&memory, &root).await;
+}
+
+#[test]
+fn what_runs_beside_the_queries_is_counted_too() {
+    let root = RootAllocator::new(1000);
+    let memory = DataFusionMemory::new(&root);
+    let state = memory.configure(SessionStateBuilder::new()).build();
+    let pool = Arc::clone(&state.runtime_env().memory_pool);
+    let (one, two) = (
+        MemoryConsumer::new("Load[0]").register(&pool),
+        MemoryConsumer::new("Load[1]").register(&pool),
+    );
+    one.try_grow(600).unwrap();
+    assert!(two.try_grow(401).is_err());
+    assert_eq!(root.child_allocators()[0].name(), "Load");
+    drop(one);
+    assert_eq!(
+        root.child_allocators().len(),
+        1,
+        "the other partition is alive"
+    );
+    drop(two);
+    balanced(&root);
+}
