@@ -376,11 +376,15 @@ fn threads(settings: &Settings) {
     let full = allocator("full");
     full.set_limit(1000);
     let over = Scope::new(&full).expect("it is open");
+    let waited_for = trees::root_with("mimalloc", |builder| builder.limit(64 * KIB * KIB));
+    let _waits = Waiting::new(&waited_for);
+    let beside = Scope::new(&waited_for).expect("it is open");
     let mut rows = vec![
         ("mimalloc", Vec::new()),
         ("a scope each", Vec::new()),
         ("one scope", Vec::new()),
         ("one scope, over the limit", Vec::new()),
+        ("one scope, beside a waiter", Vec::new()),
     ];
     for _ in 0..settings.rounds {
         rows[0].1.push(on_two_threads(&BARE, [None, None]));
@@ -393,6 +397,9 @@ fn threads(settings: &Settings) {
         rows[3]
             .1
             .push(on_two_threads(&ATTRIBUTED, [Some(&over), Some(&over)]));
+        rows[4]
+            .1
+            .push(on_two_threads(&ATTRIBUTED, [Some(&beside), Some(&beside)]));
     }
     for (name, times) in rows {
         println!("| {name} | {} |", Estimate::of(times));
