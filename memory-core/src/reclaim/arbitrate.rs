@@ -54,10 +54,12 @@ pub(crate) fn retry_after_asking<T>(
 /// Whether a request of this node may ask others: not in a callback, which may be that of one who is asked, nor
 /// for what spilling itself needs.
 pub(crate) fn may_ask(handle: &Handle) -> bool {
-    handle.has_reclaimers()
-        && !handle.is_in_reserve()
-        && !is_in_callback()
-        && !std::thread::panicking()
+    handle.has_reclaimers() && !handle.is_in_reserve() && may_call_others()
+}
+
+/// Whether this thread may call code of others, or wait: not in a callback, nor in a `Drop` while it unwinds.
+pub(crate) fn may_call_others() -> bool {
+    !is_in_callback() && !std::thread::panicking()
 }
 
 /// Asks those that could make room for a request of the handle's node, one after another. After each, `granted`

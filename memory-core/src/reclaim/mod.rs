@@ -8,7 +8,7 @@ mod inbox;
 use std::sync::Arc;
 
 pub(crate) use self::arbitrate::{
-    charge, charge_after_asking, make_room, may_ask, retry_after_asking,
+    charge, charge_after_asking, make_room, may_ask, may_call_others, retry_after_asking,
 };
 pub use self::ask::{Ask, Cost, Reclaim};
 pub use self::guard::ReclaimGuard;

@@ -13,13 +13,13 @@ use loom::thread;
 
 use super::error::{GiveWay, WaitError, Waited};
 use super::timer;
-use crate::accounting::{Age, Ask, Queued, Refusal, Shortage, Verdict, Wake, is_in_callback};
+use crate::accounting::{Age, Ask, Queued, Refusal, Shortage, Verdict, Wake};
 use crate::allocator::BufferAllocator;
 use crate::buffer::charge::Charge;
 use crate::error::AllocError;
 use crate::events;
 use crate::outcome::Purpose;
-use crate::reclaim::{make_room, may_ask};
+use crate::reclaim::{make_room, may_ask, may_call_others};
 
 /// A request until its bytes are charged to the allocator. Dropping it ends the wait, and gives back what was
 /// granted and not taken.
@@ -142,7 +142,7 @@ impl Obtain {
     /// in the section that releases it. If the level is stuck it insists.
     fn ask_others(&mut self, insist: bool) {
         let handle = &self.allocator.handle;
-        // Whoever was told to ask does so whatever the hint says that there is nobody to be asked: it may be old.
+        // A request that was told to ask does so even if the hint says that there is nobody to be asked: it may be old.
         let asks = match insist {
             true => !handle.is_in_reserve(),
             false => may_ask(handle),
@@ -266,9 +266,4 @@ use thread::park_timeout;
 #[cfg(loom)]
 fn park_timeout(_: std::time::Duration) {
     thread::park();
-}
-
-/// Whether this thread may call code of others: not in a callback, nor in a `Drop` while it unwinds.
-fn may_call_others() -> bool {
-    !is_in_callback() && !std::thread::panicking()
 }

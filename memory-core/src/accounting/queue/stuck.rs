@@ -131,7 +131,7 @@ impl Locked<'_> {
             if nearer {
                 (waiter.missing, waiter.missing_since) = (missing, now);
             }
-            // Whoever registers later is asked at the next look.
+            // Reclaimers that are registered later are asked at the next look.
             let since = if admission && !helps {
                 now
             } else {
