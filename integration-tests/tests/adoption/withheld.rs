@@ -58,6 +58,9 @@ impl Queries {
     }
 }
 
+/// The scopes that the columns of a batch come from.
+const ORDERS: [&[usize]; 5] = [&[0, 0, 0], &[0, 1, 0], &[0, 2, 0], &[2, 1, 0], &[2, 0, 2]];
+
 fn assert_waits(mut request: Pin<&mut impl Future>) {
     let mut context = Context::from_waker(Waker::noop());
     assert!(request.as_mut().poll(&mut context).is_pending());
@@ -65,13 +68,7 @@ fn assert_waits(mut request: Pin<&mut impl Future>) {
 
 #[test]
 fn a_batch_moves_past_a_waiter_from_as_many_heaps_as_it_comes_from() {
-    for scopes in [
-        &[0, 0, 0][..],
-        &[0, 1, 0],
-        &[0, 2, 0],
-        &[2, 1, 0],
-        &[2, 0, 2],
-    ] {
+    for scopes in ORDERS {
         let queries = Queries::new();
         let batch = queries.batch(scopes);
         let mut request = pin!(queries.waiting.wait().buffer_async(90_000));
@@ -138,13 +135,7 @@ fn a_reservation_pays_for_what_is_new_in_a_batch_where_room_is_withheld() {
 
 #[test]
 fn a_batch_that_moves_passes_no_waiter() {
-    for scopes in [
-        &[0, 0, 0][..],
-        &[0, 1, 0],
-        &[0, 2, 0],
-        &[2, 1, 0],
-        &[2, 0, 2],
-    ] {
+    for scopes in ORDERS {
         let queries = Queries::new();
         let batch = queries.batch(scopes);
         let mut request = pin!(queries.waiting.wait().buffer_async(90_000));

@@ -144,24 +144,6 @@ fn those_are_asked_by_cost_then_priority_then_overuse_until_it_is_enough() {
 }
 
 #[test]
-fn an_admission_gives_its_child_the_priority() {
-    let (root, log) = (RootAllocator::new(1000), Log::default());
-    let admitted = |name: &str, priority, bytes| {
-        let admission = root.admit(name).priority(priority);
-        Cache::new(admission.blocking(LONG).unwrap(), Cost::Drop, bytes, &log)
-    };
-    // With equal priorities the larger one would be asked first.
-    let caches = [admitted("later", 1, 600), admitted("first", 0, 400)];
-    let query = child(&root, "query");
-
-    let held = query.wait().reserve(300).unwrap();
-
-    assert_eq!(asked(&log), ["first"]);
-    drop((held, query, caches));
-    balanced(&root);
-}
-
-#[test]
 fn what_a_reservation_covers_and_the_requesters_own_bytes_are_not_asked_for() {
     let (root, log) = (RootAllocator::new(1000), Log::default());
     let reserved = root.child("reserved").reservation(500).build().unwrap();

@@ -8,7 +8,7 @@ use arrow_memory_core::{
 };
 use arrow_memory_system as _;
 
-use crate::reclaim::balanced;
+use crate::reclaim::{Cache, LONG, Log, asked, balanced, child};
 
 type Asked = Arc<Mutex<BTreeSet<usize>>>;
 type Held = Arc<Mutex<Option<AllocationReservation>>>;
@@ -142,4 +142,22 @@ fn all_that_are_registered_at_or_below_an_allocator_are_found_and_no_others() {
         drop(family);
         balanced(&root);
     }
+}
+
+#[test]
+fn an_admission_gives_its_child_the_priority() {
+    let (root, log) = (RootAllocator::new(1000), Log::default());
+    let admitted = |name: &str, priority, bytes| {
+        let admission = root.admit(name).priority(priority);
+        Cache::new(admission.blocking(LONG).unwrap(), Cost::Drop, bytes, &log)
+    };
+    // With equal priorities the larger one would be asked first.
+    let caches = [admitted("later", 1, 600), admitted("first", 0, 400)];
+    let query = child(&root, "query");
+
+    let held = query.wait().reserve(300).unwrap();
+
+    assert_eq!(asked(&log), ["first"]);
+    drop((held, query, caches));
+    balanced(&root);
 }
