@@ -23,26 +23,18 @@ static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// Measures a group of cases.
-type Run = fn(&Settings);
-
 fn main() {
     harness::start();
     raw::assert_global_is_mimalloc();
-    let (settings, filter) = Settings::from_arguments();
     println!("| case | |\n|---|---|");
-    let groups: [(&str, Run); 5] = [
+    let groups: [(&str, harness::RunGroup); 5] = [
         ("uncontended", uncontended),
         ("hand-over", hand_over),
         ("beside admission", beside_admission),
         ("beside near", beside_near),
         ("waits by size", waits_by_size),
     ];
-    for (name, run) in groups {
-        if name.contains(&filter) {
-            run(&settings);
-        }
-    }
+    harness::run_groups(&groups);
 }
 
 fn print(name: &str, estimate: Estimate, unit: &str) {

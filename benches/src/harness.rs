@@ -67,6 +67,19 @@ pub fn start() {
 /// A sample: a function that runs an operation this many times.
 type Run<'a> = Box<dyn FnMut(u64) + 'a>;
 
+/// A group of cases that is measured, and printed, by itself.
+pub type RunGroup = fn(&Settings);
+
+/// Runs those groups whose names contain what the command line names.
+pub fn run_groups(groups: &[(&str, RunGroup)]) {
+    let (settings, filter) = Settings::from_arguments();
+    for (name, run) in groups {
+        if name.contains(&filter) {
+            run(&settings);
+        }
+    }
+}
+
 /// Cases that are compared, and so are measured in turns.
 #[derive(Default)]
 pub struct Group<'a> {

@@ -16,7 +16,7 @@ use arrow_memory_core::__private::heap::Overdrawn;
 pub struct Overdraft {
     /// The allocator of the scope.
     pub scope: AllocatorInfo,
-    /// Who is over its limit: the scope's allocator, or one above it.
+    /// The allocator that is over its limit: the scope's, or one above it.
     pub allocator: AllocatorInfo,
     /// The limit in bytes.
     pub limit: usize,

@@ -6,7 +6,7 @@ mod granted;
 mod refused;
 mod shortage;
 
-use arrow_memory_benches::harness::{self, Settings};
+use arrow_memory_benches::harness;
 use arrow_memory_benches::raw;
 
 #[global_allocator]
@@ -15,22 +15,14 @@ static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// Measures a group of cases.
-type Run = fn(&Settings);
-
 fn main() {
     harness::start();
     raw::assert_global_is_mimalloc();
-    let (settings, filter) = Settings::from_arguments();
     println!("| case | |\n|---|---|");
-    let groups: [(&str, Run); 3] = [
+    let groups: [(&str, harness::RunGroup); 3] = [
         ("granted", granted::run),
         ("refused", refused::run),
         ("shortage", shortage::run),
     ];
-    for (name, run) in groups {
-        if name.contains(&filter) {
-            run(&settings);
-        }
-    }
+    harness::run_groups(&groups);
 }

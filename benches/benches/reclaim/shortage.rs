@@ -236,7 +236,7 @@ impl Cache {
     }
 
     fn evict(&self, bytes: usize) {
-        // Whoever asks may have the lock.
+        // The thread that asks may have the lock.
         let Ok(mut entries) = self.entries.try_lock() else {
             return;
         };
