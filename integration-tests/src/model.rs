@@ -316,6 +316,11 @@ impl Model {
         (references, narrow(accounted))
     }
 
+    /// The live reservation of an allocator.
+    pub fn live_reservation(&self, allocator: Key) -> usize {
+        narrow(self.node(allocator).reservation)
+    }
+
     /// The bytes of a reservation.
     pub fn reserved(&self, reservation: Key) -> usize {
         narrow(self.reservations[&reservation].bytes)

@@ -164,6 +164,27 @@ pub enum Operation {
         /// The new reservation in bytes.
         bytes: usize,
     },
+    /// Raises a live reservation.
+    RaiseReservation {
+        /// The key of the allocator.
+        allocator: Key,
+        /// The number of bytes.
+        bytes: usize,
+    },
+    /// Raises a live reservation even if it does not fit.
+    ForceRaiseReservation {
+        /// The key of the allocator.
+        allocator: Key,
+        /// The number of bytes.
+        bytes: usize,
+    },
+    /// Lowers a live reservation.
+    LowerReservation {
+        /// The key of the allocator.
+        allocator: Key,
+        /// The number of bytes; no more than the reservation has.
+        bytes: usize,
+    },
     /// Closes an allocator.
     Close {
         /// The key of the object.

@@ -125,6 +125,26 @@ impl Tree {
             }
             Operation::Limit { allocator, limit } => self.allocator(allocator).set_limit(limit),
             Operation::Cap { allocator, cap } => self.allocator(allocator).set_cap(cap),
+            Operation::SetReservation { .. }
+            | Operation::ForceReservation { .. }
+            | Operation::RaiseReservation { .. }
+            | Operation::ForceRaiseReservation { .. }
+            | Operation::LowerReservation { .. } => {
+                return self.step_of_live_reservation(operation);
+            }
+            Operation::Close { allocator } => {
+                if self.allocator(allocator).close().is_err() {
+                    return Ok(Outcome::Outstanding);
+                }
+                self.allocators.remove(&allocator);
+            }
+            ref other => unreachable!("{other:?} is of another kind"),
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn step_of_live_reservation(&self, operation: &Operation) -> Result<Outcome, Refusal> {
+        match *operation {
             Operation::SetReservation { allocator, bytes } => {
                 let set = self.allocator(allocator).set_reservation(bytes);
                 set.map_err(|error| refusal(&error))?;
@@ -133,11 +153,16 @@ impl Tree {
                 let fit = self.allocator(allocator).force_reservation(bytes);
                 return Ok(Outcome::Forced { fit });
             }
-            Operation::Close { allocator } => {
-                if self.allocator(allocator).close().is_err() {
-                    return Ok(Outcome::Outstanding);
-                }
-                self.allocators.remove(&allocator);
+            Operation::RaiseReservation { allocator, bytes } => {
+                let raised = self.allocator(allocator).raise_reservation(bytes);
+                raised.map_err(|error| refusal(&error))?;
+            }
+            Operation::ForceRaiseReservation { allocator, bytes } => {
+                let fit = self.allocator(allocator).force_raise_reservation(bytes);
+                return Ok(Outcome::Forced { fit });
+            }
+            Operation::LowerReservation { allocator, bytes } => {
+                self.allocator(allocator).lower_reservation(bytes);
             }
             ref other => unreachable!("{other:?} is of another kind"),
         }

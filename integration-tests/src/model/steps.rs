@@ -67,6 +67,18 @@ impl Model {
             Operation::ForceReservation { allocator, bytes } => {
                 Ok(self.force_reservation(allocator, size(bytes)))
             }
+            Operation::RaiseReservation { allocator, bytes } => {
+                let raised = self.node(allocator).reservation + size(bytes);
+                self.set_reservation(allocator, raised)
+            }
+            Operation::ForceRaiseReservation { allocator, bytes } => {
+                let raised = self.node(allocator).reservation + size(bytes);
+                Ok(self.force_reservation(allocator, raised))
+            }
+            Operation::LowerReservation { allocator, bytes } => {
+                let lowered = self.node(allocator).reservation - size(bytes);
+                self.set_reservation(allocator, lowered)
+            }
             Operation::Close { allocator } => Ok(self.close(allocator)),
             ref other => unreachable!("{other:?} is of another kind"),
         }

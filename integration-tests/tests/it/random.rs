@@ -228,8 +228,8 @@ impl Case {
         }
     }
 
-    /// Releases everything, external bytes first: there may be so many that a buffer's ownership could
-    /// not move. Then closes every allocator, the root last.
+    /// Releases everything, external bytes and reservations first: there may be so many that a buffer's
+    /// ownership could not move. Then closes every allocator, the root last.
     fn release_all(&mut self) {
         for wait in self.pair.model.waits() {
             self.step(&Operation::Cancel { wait });
@@ -237,14 +237,25 @@ impl Case {
         for allocator in self.pair.model.allocators().into_iter().rev() {
             self.release_external(allocator);
         }
-        for buffer in self.pair.model.buffers() {
-            self.step(&Operation::Release { buffer });
+        for allocator in self.pair.model.allocators() {
+            self.lower_reservation(allocator);
         }
         for reservation in self.pair.model.reservations() {
             self.step(&Operation::Unreserve { reservation });
         }
+        for buffer in self.pair.model.buffers() {
+            self.step(&Operation::Release { buffer });
+        }
         while let Some(&allocator) = self.pair.model.allocators().last() {
             self.step(&Operation::Close { allocator });
+        }
+    }
+
+    /// Lowers the live reservation of an allocator to 0.
+    fn lower_reservation(&mut self, allocator: Key) {
+        let bytes = self.pair.model.live_reservation(allocator);
+        if bytes > 0 {
+            self.step(&Operation::LowerReservation { allocator, bytes });
         }
     }
 

@@ -74,32 +74,6 @@ impl Handle {
         forced.map_err(Box::new)
     }
 
-    /// Sets the node's reservation. A refusal comes with the one that it has.
-    pub(crate) fn set_reservation(&self, bytes: usize) -> Result<(), (Box<Refusal>, usize)> {
-        let mut locked = self.tree.lock();
-        let before = locked.reservation(self.0);
-        let set = locked.set_reservation(self.0, bytes);
-        drop(locked);
-        // Boxed with the mutex released.
-        set.map_err(|refusal| (Box::new(refusal), before))
-    }
-
-    /// Sets the node's reservation, whatever the limits say. The answer says whether it fits; a refusal comes
-    /// with the reservation that it has.
-    pub(crate) fn force_reservation(&self, bytes: usize) -> Result<bool, (Box<Refusal>, usize)> {
-        let mut locked = self.tree.lock();
-        let before = locked.reservation(self.0);
-        let forced = locked.force_reservation(self.0, bytes);
-        drop(locked);
-        // Boxed with the mutex released.
-        forced.map_err(|refusal| (Box::new(refusal), before))
-    }
-
-    /// The node's live reservation.
-    pub(crate) fn reservation(&self) -> usize {
-        self.tree.lock().reservation(self.0)
-    }
-
     /// Gives `bytes` back that are charged to this node.
     ///
     /// # Safety

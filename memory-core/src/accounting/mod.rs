@@ -144,3 +144,4 @@ pub(crate) use queue::{Age, Ask, Queued, Spiller, Turn, Verdict, Wake};
 pub(crate) use reclaimer::{AllShares, Answer, Candidate, Reclaimer, Shortage};
 pub(crate) use refusal::Refusal;
 pub(crate) use report::{Census, Counted};
+pub(crate) use reserve::NewReservation;

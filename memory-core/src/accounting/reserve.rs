@@ -6,10 +6,81 @@
 //! anything is charged.
 
 use super::charge::{Mode, Refused};
+use super::handle::Handle;
 use super::node::{Locked, NodePtr};
 use super::queue::Turn;
 use super::refusal::Refusal;
 use crate::size::MAX_SIZE;
+
+/// A new value for a reservation, which may depend on the present one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum NewReservation {
+    /// This many bytes.
+    Exactly(usize),
+    /// This many bytes more than the node has.
+    Higher(usize),
+}
+
+impl NewReservation {
+    /// The new value, for a node that has `present`. A sum that overflows is `usize::MAX`, which is refused.
+    pub(crate) fn value(self, present: usize) -> usize {
+        match self {
+            Self::Exactly(bytes) => bytes,
+            Self::Higher(bytes) => present.saturating_add(bytes),
+        }
+    }
+}
+
+impl Handle {
+    /// Sets the node's reservation, and returns its value; `None` if it stays 0, as a root's does. A refusal
+    /// comes with the present value.
+    pub(crate) fn set_reservation(
+        &self,
+        new: NewReservation,
+    ) -> Result<Option<usize>, (Box<Refusal>, usize)> {
+        let mut locked = self.tree.lock();
+        let before = locked.reservation(self.0);
+        let value = new.value(before);
+        let set = locked.set_reservation(self.0, value);
+        let is_set = locked.reservation(self.0) == value;
+        drop(locked);
+        // Boxed with the mutex released.
+        set.map(|()| is_set.then_some(value))
+            .map_err(|refusal| (Box::new(refusal), before))
+    }
+
+    /// Sets the node's reservation, whatever the limits say. The answer says whether it fits, and has the
+    /// value as `set_reservation` has it; a refusal comes with the present value.
+    pub(crate) fn force_reservation(
+        &self,
+        new: NewReservation,
+    ) -> Result<(bool, Option<usize>), (Box<Refusal>, usize)> {
+        let mut locked = self.tree.lock();
+        let before = locked.reservation(self.0);
+        let value = new.value(before);
+        let forced = locked.force_reservation(self.0, value);
+        let is_set = locked.reservation(self.0) == value;
+        drop(locked);
+        // Boxed with the mutex released.
+        forced
+            .map(|fits| (fits, is_set.then_some(value)))
+            .map_err(|refusal| (Box::new(refusal), before))
+    }
+
+    /// Takes `bytes` off the node's reservation, and returns what is left; `None` if it stays 0, as a root's
+    /// does. A reservation of fewer bytes is returned as the error.
+    pub(crate) fn lower_reservation(&self, bytes: usize) -> Result<Option<usize>, usize> {
+        let mut locked = self.tree.lock();
+        let lowered = locked.take_off_reservation(self.0, bytes);
+        drop(locked);
+        lowered
+    }
+
+    /// The node's live reservation.
+    pub(crate) fn reservation(&self) -> usize {
+        self.tree.lock().reservation(self.0)
+    }
+}
 
 impl Locked<'_> {
     /// Sets the node's reservation. Raising it may be refused, and then changes nothing. That of a root, which
@@ -50,6 +121,23 @@ impl Locked<'_> {
         let raised = self.raise_reservation(node, bytes, Mode::Forced)?;
         self.count_forced(node, raised.charged);
         Ok(within && !raised.over)
+    }
+
+    /// Takes `bytes` off the node's reservation, and returns what is left; or the reservation, if it is less.
+    /// `None`: the node has none, since it is a root or has left its tree; or it is a share.
+    fn take_off_reservation(
+        &mut self,
+        node: NodePtr,
+        bytes: usize,
+    ) -> Result<Option<usize>, usize> {
+        let state = self.look(node);
+        let reservation = state.reservation;
+        if state.parent.is_none() || self.is_share(node) {
+            return Ok(None);
+        }
+        let left = reservation.checked_sub(bytes).ok_or(reservation)?;
+        self.lower_reservation(node, left);
+        Ok(Some(left))
     }
 
     /// Why the node may not reserve as much, whatever its parent says, and who says so.

@@ -32,6 +32,7 @@ mod metrics;
 mod moved;
 mod numbers;
 mod probes;
+mod raised_reservations;
 mod reclaim;
 mod reclaim_regressions;
 mod registrations;

@@ -55,6 +55,9 @@ enum Kind {
     Limit,
     SetReservation,
     ForceReservation,
+    RaiseReservation,
+    ForceRaiseReservation,
+    LowerReservation,
     Close,
     CloseIdle,
     Cap,
@@ -101,6 +104,9 @@ const KINDS: &[(u32, Kind)] = &[
     (6, Kind::Limit),
     (5, Kind::SetReservation),
     (2, Kind::ForceReservation),
+    (4, Kind::RaiseReservation),
+    (1, Kind::ForceRaiseReservation),
+    (4, Kind::LowerReservation),
     (1, Kind::Close),
     (3, Kind::CloseIdle),
 ];
@@ -341,6 +347,15 @@ impl Script {
                 allocator,
                 bytes: small,
             },
+            Kind::RaiseReservation => Operation::RaiseReservation { allocator, bytes },
+            Kind::ForceRaiseReservation => Operation::ForceRaiseReservation {
+                allocator,
+                bytes: small,
+            },
+            Kind::LowerReservation => Operation::LowerReservation {
+                allocator,
+                bytes: bytes.min(model.live_reservation(allocator)),
+            },
             Kind::Close => {
                 if allocator == allocators[0] {
                     return None;
@@ -401,6 +416,7 @@ pub(super) fn overflows(model: &Model, operation: &Operation) -> bool {
         operation,
         Operation::Force { .. }
             | Operation::ForceReservation { .. }
+            | Operation::ForceRaiseReservation { .. }
             | Operation::Transfer { .. }
             | Operation::Release { .. }
     ) {

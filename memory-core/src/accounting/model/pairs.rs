@@ -3,6 +3,7 @@
 use loom::thread;
 
 use super::{at_rest, check, child, root, uncharge};
+use crate::accounting::NewReservation::Exactly;
 use crate::accounting::handle::Handle;
 
 /// What may race, on a tree with a limit of 64: `a` has 16 bytes charged and some credit, `b` and `c` nothing.
@@ -51,7 +52,7 @@ impl Operation {
             Self::Force => drop(root.force_external(60).unwrap()),
             Self::SetLimit => root.set_limit(48),
             Self::Close => drop(a.close()),
-            Self::Reserve => return c.set_reservation(24).is_ok(),
+            Self::Reserve => return c.set_reservation(Exactly(24)).is_ok(),
             Self::Transfer => drop(a.tree.lock().transfer(a.ptr(), b.ptr(), 8).unwrap()),
         }
         true
