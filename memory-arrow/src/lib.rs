@@ -13,6 +13,7 @@ mod c_data;
 mod error;
 #[cfg(any(feature = "arrow-59", feature = "arrow-60"))]
 mod guard;
+mod hand_over;
 #[cfg(any(test, feature = "arrow-59", feature = "arrow-60"))]
 mod registry;
 #[cfg(any(test, feature = "arrow-59", feature = "arrow-60"))]
@@ -24,6 +25,7 @@ pub mod arrow_59;
 pub mod arrow_60;
 
 pub use error::{MemoryError, Refused};
+pub use hand_over::HandOver;
 
 #[cfg(all(feature = "arrow-59", not(feature = "arrow-60")))]
 pub use arrow_59::*;

@@ -4,8 +4,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow_memory_arrow::Accounted;
 use arrow_memory_arrow::deps::arrow_array::Int64Array;
+use arrow_memory_arrow::{Accounted, HandOver};
 use arrow_memory_core::RootAllocator;
 use arrow_memory_global::Scope;
 use tracing::field::Field;
@@ -279,5 +279,41 @@ fn a_closed_allocator_leaves_when_its_bytes_go_back_to_the_heap() {
     let children = books.root.child_allocators();
     assert!(children.iter().all(|child| child.name() != "query"));
     drop((children, empty, array, query));
+    books.close();
+}
+
+/// Who hands it over is not asked: the heap pays, so that the bytes move to the receiver.
+#[test]
+fn an_array_of_a_scope_is_handed_over_and_charged_to_the_receiver_alone() {
+    for forced in [false, true] {
+        let books = Books::without_credit();
+        let array = books.array(8000);
+        let by = HandOver::new(&books.scan, &books.join);
+        let by = if forced { by.forced() } else { by };
+
+        let handed = array.hand_over(&by).unwrap();
+
+        assert!(handed.allocation_fit);
+        assert_eq!(books.charged(), [8000, 0, 0, 8000]);
+        assert_eq!(books.root.peak_memory_allocation(), 8000);
+        let back = HandOver::new(&books.join, &books.scan);
+        let back = handed.value.hand_over(&back).unwrap().value;
+        assert_eq!(books.charged(), [8000, 8000, 0, 0]);
+        drop(back);
+        books.close();
+    }
+}
+
+#[test]
+fn an_array_of_a_scope_that_is_left_alone_stays_charged_to_the_heap() {
+    let books = Books::without_credit();
+    let array = books.array(8000);
+    let all = |_| true;
+
+    let by = HandOver::new(&books.scan, &books.join).except(&all);
+    let handed = array.hand_over(&by).unwrap().value;
+
+    assert_eq!(books.charged(), [8000, 8000, 8000, 0]);
+    drop(handed);
     books.close();
 }

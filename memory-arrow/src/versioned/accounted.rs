@@ -9,8 +9,10 @@ use super::deps::arrow_buffer::Buffer;
 use super::known;
 use super::parts::Parts;
 use super::region::Region;
-use super::regions::{Limits, Regions, mix};
+use super::regions::{Regions, mix};
+use super::transfer::{Limits, Transfer};
 use crate::error::{MemoryError, Refused};
+use crate::hand_over::HandOver;
 
 /// A value that owns buffers of arrow's: a buffer, an array of any type, a batch.
 ///
@@ -200,6 +202,59 @@ pub trait Accounted: Sized {
     #[track_caller]
     fn try_transfer_ownership(&self, target: &BufferAllocator) -> Result<Self, MemoryError>;
 
+    /// Hands this value over from one allocator to another as a whole: from the operator that produced it, for
+    /// example, to the one that holds it next.
+    ///
+    /// | memory that | |
+    /// |---|---|
+    /// | no allocator of the receiver's tree is charged for | is adopted by the receiver, as by [`adopt`](Self::adopt) |
+    /// | the tree charges to the giver | moves: the receiver is charged for it from now on |
+    /// | the tree charges to any other allocator, such as a cache or an operator that shares the buffer | stays charged there while it has a buffer, and is shared with the receiver |
+    /// | the hand-over [excepts](HandOver::except) | is left alone |
+    ///
+    /// Each allocation counts once, and as a whole, however many buffers and slices are on it. The value is
+    /// consumed, so its handles on the giver are dropped. Clones and slices of it stay valid, at the receiver's
+    /// expense.
+    ///
+    /// Within the limits, the listener is asked for what is adopted. A [forced](HandOver::forced) hand-over is
+    /// never refused for a limit: the listener is told and not asked, and
+    /// [`allocation_fit`](TransferResult::allocation_fit) says whether all fitted.
+    ///
+    /// # Errors
+    ///
+    /// The value is refused as a whole, and handed back in the error. Allocations that had moved by then are moved
+    /// back; other threads may have seen them at the receiver.
+    ///
+    /// * [`MemoryError::Transfer`] or [`MemoryError::Alloc`] if the value does not fit, and the hand-over is not
+    ///   forced.
+    /// * The same, if the receiver is closed, or if a sum would pass `isize::MAX`.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// use std::sync::Arc;
+    ///
+    /// use arrow_memory_arrow::deps::arrow_array::{ArrayRef, Int64Array, RecordBatch};
+    /// use arrow_memory_arrow::{Accounted, HandOver};
+    /// use arrow_memory_core::RootAllocator;
+    ///
+    /// let root = RootAllocator::new(1 << 20);
+    /// let [cache, scan, sort] = ["cache", "scan", "sort"].map(|name| root.child(name).build().unwrap());
+    /// let cached: ArrayRef = Arc::new(Int64Array::from(vec![7; 100]).adopt(&cache)?);
+    /// let sum: ArrayRef = Arc::new(Int64Array::from(vec![1; 100]).adopt(&scan)?);
+    /// let rank: ArrayRef = Arc::new(Int64Array::from(vec![2; 100]));
+    /// let columns = [("key", cached.clone()), ("sum", sum), ("rank", rank)];
+    /// let batch = RecordBatch::try_from_iter(columns)?;
+    ///
+    /// let held = batch.hand_over(&HandOver::new(&scan, &sort))?.value;
+    /// let allocated = [&cache, &scan, &sort].map(|it| it.allocated_memory());
+    /// assert_eq!(allocated, [800, 0, 1600]); // the key is only shared
+    /// scan.close()?; // nothing was left behind
+    /// # drop((cached, held));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[track_caller]
+    fn hand_over(self, by: &HandOver<'_>) -> Result<TransferResult<Self>, Refused<Self>>;
+
     /// The bytes that trees are charged for the memory of this value. Each allocation counts once, and as a
     /// whole, even if other values share it. (Null masks without nulls are not seen where arrow-rs does
     /// not show them.)
@@ -211,7 +266,7 @@ pub trait Accounted: Sized {
     fn detach(&self) -> Self;
 }
 
-/// What [`Accounted::transfer_ownership`] returns.
+/// What [`Accounted::transfer_ownership`] and [`Accounted::hand_over`] return.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TransferResult<T> {
@@ -265,12 +320,23 @@ impl<T: Parts> Accounted for T {
         &self,
         target: &BufferAllocator,
     ) -> Result<TransferResult<Self>, MemoryError> {
-        transferred(self, target, None, Limits::Ignored)
+        transferred(self, &Transfer::forced(target))
     }
 
     #[track_caller]
     fn try_transfer_ownership(&self, target: &BufferAllocator) -> Result<Self, MemoryError> {
         moved(self, target, None)
+    }
+
+    #[track_caller]
+    fn hand_over(self, by: &HandOver<'_>) -> Result<TransferResult<Self>, Refused<Self>> {
+        match transferred(&self, &Transfer::from(by)) {
+            Ok(handed) => Ok(handed),
+            Err(source) => Err(Refused {
+                value: self,
+                source,
+            }),
+        }
     }
 
     fn accounted_size(&self) -> usize {
@@ -312,26 +378,35 @@ pub(super) fn moved<T: Parts>(
     target: &BufferAllocator,
     from: Option<&BufferAllocator>,
 ) -> Result<T, MemoryError> {
-    let moved = transferred(whole, target, from, Limits::Kept)?;
+    let transfer = Transfer {
+        target,
+        from,
+        limits: Limits::Kept,
+        except: None,
+    };
+    let moved = transferred(whole, &transfer)?;
     Ok(moved.value)
 }
 
-/// What `whole` is under `target`, as for `moved`, within the limits or whatever they say.
+/// `whole` under the target, as for `moved`, within the limits or whatever they say, except for what is left
+/// alone.
 #[track_caller]
 fn transferred<T: Parts>(
     whole: &T,
-    target: &BufferAllocator,
-    from: Option<&BufferAllocator>,
-    limits: Limits,
+    transfer: &Transfer<'_>,
 ) -> Result<TransferResult<T>, MemoryError> {
     let parts = whole.parts();
     let mut regions = Regions::of(&parts);
+    if let Some(except) = transfer.except {
+        regions.leave(except);
+    }
+    let target = transfer.target;
     let mut adoption_fit = true;
     // Adopting comes first: a move can be undone if it fails, and after it nothing else can fail.
     let missing = regions.find(target);
     if missing.bytes > 0 {
         let pieces = regions.pieces();
-        let room = match limits {
+        let room = match transfer.limits {
             Limits::Kept => {
                 ForeignRoom::new(target, missing.bytes, pieces).map(|room| (room, true))
             }
@@ -341,7 +416,7 @@ fn transferred<T: Parts>(
         adoption_fit = fit;
         regions.adopt(target, &mut room)?.keep();
     }
-    let transfer_fit = regions.transfer(target, from, limits)?;
+    let transfer_fit = regions.transfer(transfer)?;
     Ok(TransferResult {
         value: whole.assemble(regions.rebuild(&parts)),
         allocation_fit: adoption_fit && transfer_fit,

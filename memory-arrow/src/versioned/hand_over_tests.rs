@@ -13,6 +13,9 @@ use super::deps::arrow_schema::ArrowError;
 use super::{Accounted, arrow_buf, into_buffer, known};
 use crate::error::MemoryError;
 
+mod random;
+mod rules;
+
 /// 800 bytes.
 pub(super) fn array() -> Int64Array {
     Int64Array::from(vec![7; 100])

@@ -129,11 +129,11 @@ impl Found {
         }
     }
 
-    /// The rank of this find for `allocator`.
-    fn rank(&self, allocator: Option<&BufferAllocator>) -> Rank {
+    /// The rank of this find for `allocator`, whose own ledger is no better than another one unless `own` is set.
+    fn rank(&self, allocator: Option<&BufferAllocator>, own: bool) -> Rank {
         let held = self.held();
         match allocator {
-            Some(allocator) if held.belongs_to(allocator) => Rank::Own,
+            Some(allocator) if own && held.belongs_to(allocator) => Rank::Own,
             Some(allocator) if !held.shares_root(allocator) => Rank::Elsewhere,
             _ if held.accounted_size() > 0 => Rank::Owner,
             _ => Rank::Tree,
@@ -223,7 +223,7 @@ impl<'a> Search<'a> {
         if let (Found::Adopted(_, original), None) = (&found, &self.original) {
             self.original = Some(original.clone());
         }
-        let rank = found.rank(self.allocator);
+        let rank = found.rank(self.allocator, self.enough == Rank::Own);
         let best = match &self.best {
             Some((best, _)) if *best >= rank => {
                 self.passed.push(found);
@@ -324,11 +324,11 @@ pub(super) fn find(region: Region, allocator: Option<&BufferAllocator>) -> Looku
     Search::new(region, allocator, enough, ENOUGH).run()
 }
 
-/// Looks up `region` on the ledger that is charged for it, or on another one if no entry is on that. This may
-/// look at all entries, but a wrapper on the ledger that is charged stands in front.
+/// Looks up `region` on the ledger that the tree of `allocator` charges for it, or on another one of the tree if no
+/// entry is on that. This may look at all entries, but a wrapper on the ledger that is charged stands in front.
 #[track_caller]
-pub(super) fn find_owner(region: Region) -> Option<Known> {
-    Search::new(region, None, Rank::Owner, usize::MAX)
+pub(super) fn find_owner(region: Region, allocator: &BufferAllocator) -> Option<Known> {
+    Search::new(region, Some(allocator), Rank::Owner, usize::MAX)
         .run()
         .known
 }

@@ -14,6 +14,7 @@ mod parts;
 mod pool;
 mod region;
 mod regions;
+mod transfer;
 
 pub use accounted::{Accounted, TransferResult};
 pub use buffers::{adopt_buffer, arrow_buf, into_buffer, into_scalar_buffer};

@@ -1,5 +1,7 @@
 //! The memory under some arrays, as distinct regions, each of which is found, charged and replaced once.
 
+use std::ptr::NonNull;
+
 use arrow_memory_core::__private::heap::{Labels, Piece};
 use arrow_memory_core::__private::{ForeignRoom, heap};
 use arrow_memory_core::{ALIGNMENT, AllocError, ArrowBuf, BufferAllocator};
@@ -12,7 +14,7 @@ use crate::error::MemoryError;
 
 /// The distinct regions of memory of some arrays.
 pub(super) struct Regions<'a> {
-    slots: Vec<Slot<'a>>,
+    pub(super) slots: Vec<Slot<'a>>,
     /// The slots' indices by the hashes of their addresses, or [`VACANT`]. An index stands at its hash or, if that
     /// place is taken, at the next free one behind it. The number of places is a power of two, and no more than
     /// half of them are taken.
@@ -25,8 +27,8 @@ pub(super) struct Regions<'a> {
     pieces: Vec<Piece>,
 }
 
-struct Slot<'a> {
-    region: Region,
+pub(super) struct Slot<'a> {
+    pub(super) region: Region,
     /// The buffer that keeps the largest part of the memory, and among several of those the one that views the
     /// largest part.
     widest: &'a Buffer,
@@ -34,11 +36,11 @@ struct Slot<'a> {
     uses: u32,
     /// The index of its piece, or [`VACANT`].
     piece: u32,
-    state: State,
+    pub(super) state: State,
 }
 
 /// What is known of a region. Only a region that is adopted or ready gets new buffers.
-enum State {
+pub(super) enum State {
     /// No allocator of the tree is charged for it.
     Nothing,
     /// No allocator of the tree is charged for it, but another tree has adopted this buffer.
@@ -50,19 +52,12 @@ enum State {
     Adopted(ArrowBuf),
     /// The new buffer on all of it, which the results are slices of.
     Ready(Buffer),
+    /// It is left alone: the results are on it as the sources are.
+    Left,
 }
 
 /// The content of a place that has no index.
 const VACANT: u32 = u32::MAX;
-
-/// What a transfer does about limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Limits {
-    /// It is refused where it does not fit.
-    Kept,
-    /// It goes over them.
-    Ignored,
-}
 
 /// The regions that a tree is not charged for yet, added up.
 #[derive(Default)]
@@ -147,12 +142,24 @@ impl<'a> Regions<'a> {
         }
     }
 
+    /// Leaves the regions alone that start where `except` returns `true`.
+    pub(super) fn leave(&mut self, except: &dyn Fn(NonNull<u8>) -> bool) {
+        for slot in &mut self.slots {
+            if except(slot.region.start) {
+                slot.state = State::Left;
+            }
+        }
+    }
+
     /// Finds the regions that the tree of `allocator` is charged for already, and adds up the others.
     #[track_caller]
     pub(super) fn find(&mut self, allocator: &BufferAllocator) -> Missing {
         let mut missing = Missing::default();
         let labels = heap::labels();
         for slot in &mut self.slots {
+            if matches!(slot.state, State::Left) {
+                continue;
+            }
             let lookup = known::find(slot.region, Some(allocator));
             if let Some(known) = lookup.known {
                 slot.state = State::Known(known);
@@ -209,69 +216,6 @@ impl<'a> Regions<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Moves the known regions and their charges to `target`, all of them or none. With `from`, only the
-    /// charges of that allocator move, and the other regions are shared. Returns whether no charge that moved
-    /// went over a limit.
-    #[track_caller]
-    pub(super) fn transfer(
-        &mut self,
-        target: &BufferAllocator,
-        from: Option<&BufferAllocator>,
-        limits: Limits,
-    ) -> Result<bool, MemoryError> {
-        let mut fit = true;
-        let moves = |view: &ArrowBuf| from.is_none_or(|from| view.belongs_to(from));
-        let mut moved: Vec<(ArrowBuf, BufferAllocator)> = Vec::new();
-        for slot in &mut self.slots {
-            let Some(mut known) = slot.take_known() else {
-                continue;
-            };
-            // The charge moves, so take the buffer on the ledger that owns it, if there is one.
-            if known.view.accounted_size() == 0
-                && let Some(owner) = known::find_owner(slot.region)
-                && owner.view.shares_root(target)
-                && moves(&owner.view)
-                && owner.view.allocation_id() == known.view.allocation_id()
-            {
-                known.view = owner.view;
-            }
-            if known.view.belongs_to(target) {
-                slot.state = State::Ready(known.into_buffer());
-                continue;
-            }
-            let owns = known.view.accounted_size() > 0;
-            let owns = owns && moves(&known.view);
-            let view = match limits {
-                _ if !moves(&known.view) => known.view.retain_in(target),
-                Limits::Kept => known.view.try_transfer_ownership(target),
-                Limits::Ignored => known.view.transfer_ownership(target).map(|moved| {
-                    fit &= moved.allocation_fit;
-                    moved.buffer
-                }),
-            };
-            match view {
-                Ok(view) => {
-                    if owns {
-                        moved.push((view.clone(), known.view.allocator()));
-                    }
-                    known.view = view;
-                    slot.state = State::Ready(known.into_buffer());
-                }
-                Err(error) => {
-                    for (view, from) in moved {
-                        // This may pass the limit: the charge was there before. Only a closed allocator
-                        // refuses it.
-                        if let Err(error) = view.transfer_ownership(&from) {
-                            tracing::warn!(%error, "a transfer could not be undone");
-                        }
-                    }
-                    return Err(error.into());
-                }
-            }
-        }
-        Ok(fit)
     }
 
     /// Replaces the regions that trees are charged for by memory that no tree is charged for.
@@ -338,7 +282,7 @@ impl<'a> Slot<'a> {
     }
 
     /// The known memory, of which nothing is known any more afterwards. Any other state stays.
-    fn take_known(&mut self) -> Option<Known> {
+    pub(super) fn take_known(&mut self) -> Option<Known> {
         match std::mem::replace(&mut self.state, State::Nothing) {
             State::Known(known) => Some(known),
             other => {
@@ -385,7 +329,7 @@ impl Adopting<'_, '_, '_> {
             let original = match &slot.state {
                 State::Nothing => slot.widest,
                 State::Elsewhere(original) => original,
-                State::Known(_) | State::Adopted(_) | State::Ready(_) => continue,
+                State::Known(_) | State::Adopted(_) | State::Ready(_) | State::Left => continue,
             };
             let piece = self.regions.pieces.get_mut(slot.piece as usize);
             match known::adopt(allocator, self.room, original, slot.region, piece)? {

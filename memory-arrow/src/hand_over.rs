@@ -1,0 +1,76 @@
+//! [`HandOver`]: the two allocators of a hand-over, and how it treats limits and memory of others.
+
+use std::fmt;
+use std::ptr::NonNull;
+
+use arrow_memory_core::BufferAllocator;
+
+/// A hand-over from one allocator to another, such as from the operator that produced a batch to the one that
+/// holds it next. See `Accounted::hand_over`.
+///
+/// ```
+/// # use arrow_memory_system as _;
+/// use arrow_memory_arrow::deps::arrow_array::Int64Array;
+/// use arrow_memory_arrow::{Accounted, HandOver};
+/// use arrow_memory_core::RootAllocator;
+///
+/// let root = RootAllocator::new(1 << 20);
+/// let (scan, small) = (root.child("scan").build()?, root.child("small").limit(100).build()?);
+/// let batch = Int64Array::from(vec![7; 100]).adopt(&scan)?;
+///
+/// let refused = batch.hand_over(&HandOver::new(&scan, &small)).unwrap_err();
+/// let moved = refused.value.hand_over(&HandOver::new(&scan, &small).forced())?;
+/// assert!(!moved.allocation_fit && small.is_over_limit());
+/// assert_eq!((scan.allocated_memory(), small.allocated_memory()), (0, 800));
+/// # drop(moved);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct HandOver<'a> {
+    pub(crate) from: &'a BufferAllocator,
+    pub(crate) to: &'a BufferAllocator,
+    pub(crate) forced: bool,
+    pub(crate) except: Option<&'a dyn Fn(NonNull<u8>) -> bool>,
+}
+
+impl<'a> HandOver<'a> {
+    /// Creates a hand-over from `from` to `to`, which is refused where a value does not fit.
+    pub fn new(from: &'a BufferAllocator, to: &'a BufferAllocator) -> Self {
+        Self {
+            from,
+            to,
+            forced: false,
+            except: None,
+        }
+    }
+
+    /// Hands values over whatever the limits say. What is charged to the receiver then counts as
+    /// [forced](arrow_memory_core::AllocatorStats::forced_bytes).
+    #[must_use]
+    pub fn forced(mut self) -> Self {
+        self.forced = true;
+        self
+    }
+
+    /// Leaves the memory alone for which `except` returns `true`: it is neither adopted nor moved nor shared, and
+    /// its buffers are in the result as they were. This is for memory that the program accounts for in another
+    /// way, such as the batches of a table that is cached outside of the tree.
+    ///
+    /// `except` gets the address where an allocation starts: what arrow's `Buffer::data_ptr` returns, for all
+    /// slices of a buffer alike. It is called once for each allocation, with no lock held.
+    #[must_use]
+    pub fn except(mut self, except: &'a dyn Fn(NonNull<u8>) -> bool) -> Self {
+        self.except = Some(except);
+        self
+    }
+}
+
+impl fmt::Debug for HandOver<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandOver")
+            .field("from", self.from)
+            .field("to", self.to)
+            .field("forced", &self.forced)
+            .finish_non_exhaustive()
+    }
+}
