@@ -1,5 +1,6 @@
 //! The live reservation of an allocator.
 
+use std::cell::Cell;
 use std::panic::Location;
 
 use super::BufferAllocator;
@@ -7,6 +8,7 @@ use crate::accounting::{NewReservation, Refusal};
 use crate::debug::Operation;
 use crate::error::AllocError;
 use crate::outcome::Purpose;
+use crate::reclaim::retry_after_asking;
 
 impl BufferAllocator {
     /// Returns the live reservation in bytes: the parent is charged for at least that, whether it is used or
@@ -22,7 +24,7 @@ impl BufferAllocator {
     /// difference; lowering it gives back what is not in use, and is never refused.
     /// [`init_reservation`](Self::init_reservation) stays as it was. A root has no parent that could be charged:
     /// its reservation stays 0. Takes the tree's lock; costs what an allocation costs that needs more credit.
-    /// The listener is not asked.
+    /// The listener is not asked; those who could make room ([`Reclaim`](crate::Reclaim)) are, before it is refused.
     ///
     /// # Errors
     ///
@@ -94,9 +96,33 @@ impl BufferAllocator {
         caller: &'static Location<'static>,
     ) -> Result<(), AllocError> {
         let set = self.handle.set_reservation(new);
+        let set = set.or_else(|(refusal, from)| self.set_after_asking(refusal, from, new));
         let value = set.map_err(|(refusal, from)| self.reservation_refused(&refusal, from, new))?;
         self.note_reservation(value, caller);
         Ok(())
+    }
+
+    /// Asks others for memory after a refusal, and sets the reservation once more.
+    #[cold]
+    fn set_after_asking(
+        &self,
+        refusal: Box<Refusal>,
+        from: usize,
+        new: NewReservation,
+    ) -> Result<Option<usize>, (Box<Refusal>, usize)> {
+        let bytes = match new {
+            NewReservation::Exactly(bytes) => bytes.saturating_sub(from),
+            NewReservation::Higher(bytes) => bytes,
+        };
+        let from = Cell::new(from);
+        let set = || {
+            self.handle.set_reservation(new).map_err(|(refusal, now)| {
+                from.set(now);
+                refusal
+            })
+        };
+        retry_after_asking(&self.handle, bytes, refusal, set)
+            .map_err(|refusal| (refusal, from.get()))
     }
 
     /// Sets the live reservation, in bytes, whatever the limits say; returns `true` if it fits.

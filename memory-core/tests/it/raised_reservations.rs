@@ -228,3 +228,27 @@ fn churn(sort: &BufferAllocator, seed: u64, largest: usize) -> usize {
     }
     held
 }
+
+/// Those who could make room are asked before a reservation is refused, as before an allocation is.
+#[test]
+fn others_are_asked_before_a_reservation_is_refused() {
+    use crate::reclaim::{Cache, Log};
+    use arrow_memory_core::Cost;
+
+    let log = Log::default();
+    let root = RootAllocator::new(1000);
+    for raise in [true, false] {
+        let cache = root.child("cache").build().unwrap();
+        let cache = Cache::new(cache, Cost::Drop, 900, &log);
+        let sort = root.child("sort").build().unwrap();
+        let raised = if raise {
+            sort.raise_reservation(300)
+        } else {
+            sort.set_reservation(300)
+        };
+        raised.unwrap();
+        assert_eq!((sort.reservation(), root.allocated_memory()), (300, 300));
+        drop((sort, cache));
+    }
+    assert_eq!(*log.lock().unwrap(), ["cache", "cache"]);
+}
