@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_memory_core::BufferAllocator;
-use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::error::Result;
-use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::ExecutionPlan;
+#[cfg(feature = "session")]
 use datafusion::prelude::DataFrame;
+#[cfg(feature = "session")]
+use datafusion_common::arrow::record_batch::RecordBatch;
+use datafusion_common::error::Result;
+use datafusion_execution::runtime_env::RuntimeEnv;
+use datafusion_execution::{SendableRecordBatchStream, TaskContext};
+use datafusion_physical_plan::ExecutionPlan;
+#[cfg(feature = "session")]
 use futures::TryStreamExt;
 
 use crate::error::StillHeld;
@@ -35,13 +38,16 @@ impl QueryMemory {
 
     /// Runs a data frame within this query, and returns all its batches.
     ///
-    /// The batches are not charged: nothing declares them.
+    /// The batches stay charged to the query's allocator `result` until they are dropped, unless what is charged is only
+    /// what operators declare ([`Charge`](crate::Charge)).
     ///
     /// # Errors
     ///
-    /// Those of DataFusion; [`ResourcesExhausted`](datafusion::error::DataFusionError::ResourcesExhausted) if an
+    /// Those of DataFusion; [`ResourcesExhausted`](datafusion_common::error::DataFusionError::ResourcesExhausted) if an
     /// operator that cannot spill, or not enough, was refused memory; an execution error once the query was cancelled
     /// or has finished.
+    #[cfg(feature = "session")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "session")))]
     pub async fn collect(&self, frame: DataFrame) -> Result<Vec<RecordBatch>> {
         self.execute_stream(frame).await?.try_collect().await
     }
@@ -52,6 +58,8 @@ impl QueryMemory {
     /// # Errors
     ///
     /// Those of [`collect`](Self::collect), while the frame is planned.
+    #[cfg(feature = "session")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "session")))]
     pub async fn execute_stream(&self, frame: DataFrame) -> Result<SendableRecordBatchStream> {
         let plan = frame.create_physical_plan().await?;
         self.execute_plan(plan, frame.task_ctx())
@@ -67,6 +75,7 @@ impl QueryMemory {
         plan: Arc<dyn ExecutionPlan>,
         context: TaskContext,
     ) -> Result<SendableRecordBatchStream> {
+        let plan = port::counted(plan, self.query.options())?;
         port::execute(plan, self.task_context(context), &self.query)
     }
 
@@ -129,7 +138,7 @@ impl QueryMemory {
         let begun = Instant::now();
         let (mut pause, longest) = PAUSES;
         // Tasks that were aborted drop what they hold when a worker comes to them, and tell nobody: so this looks.
-        while self.query.open_streams() > 0 || self.query.allocator().allocated_memory() > 0 {
+        while self.query.open_streams() > 0 || self.query.outstanding() > 0 {
             let waited = begun.elapsed();
             let Some(left) = deadline.checked_sub(waited).filter(|left| !left.is_zero()) else {
                 return Err(StillHeld {

@@ -4,21 +4,29 @@
 #[cfg(feature = "system")]
 use arrow_memory_system as _;
 
+mod charge;
 mod error;
 mod handle;
+mod lent;
 mod memory;
 mod open;
+mod operator;
+mod options;
+mod policy;
 mod port;
 mod queries;
 mod query;
 mod refusal;
 mod report;
+#[cfg(feature = "sql")]
+mod table;
 mod text;
 
 pub use arrow_memory_core::{BufferAllocator, RootAllocator};
 pub use error::{AdmitError, StillHeld};
 pub use handle::QueryMemory;
 pub use memory::{DataFusionMemory, DataFusionMemoryBuilder, QueryBuilder};
+pub use options::{Charge, Granularity, Policy, Wait};
 pub use report::{OperatorReport, QueryReport};
 
 /// The page of the guide, whose program is tested as it stands.

@@ -5,17 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_memory_core::{BufferAllocator, WaitError};
-use datafusion::error::Result;
+#[cfg(feature = "sql")]
+use datafusion::catalog::TableFunctionImpl;
+#[cfg(feature = "session")]
 use datafusion::execution::SessionStateBuilder;
-use datafusion::execution::memory_pool::MemoryPool;
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
+#[cfg(feature = "session")]
 use datafusion::prelude::{SessionConfig, SessionContext};
+#[cfg(feature = "session")]
+use datafusion_common::error::Result;
+use datafusion_execution::memory_pool::MemoryPool;
+use datafusion_physical_optimizer::PhysicalOptimizerRule;
 
 use crate::error::AdmitError;
 use crate::handle::QueryMemory;
+use crate::options::{Charge, Granularity, Options, Policy, Wait};
 use crate::port::{self, QueryPool, QueryRule};
 use crate::queries::Queries;
 use crate::report::QueryReport;
+#[cfg(feature = "sql")]
+use crate::table::MemoryTable;
 
 /// DataFusion's memory in an allocator's tree. Clones are handles of the same.
 #[derive(Clone, Debug)]
@@ -28,21 +36,84 @@ pub struct DataFusionMemory {
 #[must_use = "a builder does nothing until `build`"]
 pub struct DataFusionMemoryBuilder {
     allocator: BufferAllocator,
-    query_limit: usize,
+    options: Options,
 }
 
 impl DataFusionMemoryBuilder {
     /// Sets the limit in bytes of queries that set none themselves, and of those that nobody admits. Without this call
     /// they have none of their own.
     pub fn query_limit(mut self, bytes: usize) -> Self {
-        self.query_limit = bytes;
+        self.options.query_limit = bytes;
+        self
+    }
+
+    /// Allows `SET datafusion.runtime.memory_limit` to give the session's later queries a limit of at most so many
+    /// bytes. Without this call it can lower the limit of [`query_limit`](Self::query_limit), and not raise it. The
+    /// limits above hold in any case.
+    pub fn allow_set(mut self, max_bytes: usize) -> Self {
+        self.options.allow_set = Some(max_bytes);
+        self
+    }
+
+    /// Sets which bytes operators are charged for: [`Charge::Larger`] by default.
+    pub fn charge(mut self, charge: Charge) -> Self {
+        self.options.charge = charge;
+        self
+    }
+
+    /// Sets at which operators batches are counted: [`Granularity::Holders`] by default.
+    pub fn granularity(mut self, granularity: Granularity) -> Self {
+        self.options.granularity = granularity;
+        self
+    }
+
+    /// Sets how operators that can spill share what there is: [`Policy::Greedy`] by default.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.options.policy = policy;
+        self
+    }
+
+    /// Sets whether requests of operators that cannot spill wait for memory of other queries: [`Wait::Never`] by default.
+    pub fn wait(mut self, wait: Wait) -> Self {
+        self.options.wait = wait;
+        self
+    }
+
+    /// Sets the part of each limit that operators that can spill leave to those that cannot: 0.1 by default.
+    ///
+    /// # Panics
+    ///
+    /// If it is not between 0 and 1.
+    pub fn unspillable_headroom(mut self, share: f64) -> Self {
+        assert!(
+            (0.0..=1.0).contains(&share),
+            "a headroom of {share}: it is a share of a limit, between 0 and 1"
+        );
+        self.options.headroom = share;
+        self
+    }
+
+    /// Sets the part of a limit by which batches on their way between operators may pass it: 0.1 by default. They
+    /// exist already, so that a refusal would free nothing by itself. While a limit is passed, what operators declare
+    /// is refused, so that those that can spill do so. A batch that would pass the limit by more is refused, and its
+    /// query fails.
+    ///
+    /// # Panics
+    ///
+    /// If it is negative, or no number.
+    pub fn overdraft(mut self, share: f64) -> Self {
+        assert!(
+            share >= 0.0,
+            "an overdraft of {share}: it is a share of a limit, and not negative"
+        );
+        self.options.overdraft = share;
         self
     }
 
     /// Builds it.
     pub fn build(self) -> DataFusionMemory {
         DataFusionMemory {
-            queries: Arc::new(Queries::new(self.allocator, self.query_limit)),
+            queries: Arc::new(Queries::new(self.allocator, self.options)),
         }
     }
 }
@@ -57,38 +128,54 @@ impl DataFusionMemory {
     pub fn builder(allocator: &BufferAllocator) -> DataFusionMemoryBuilder {
         DataFusionMemoryBuilder {
             allocator: allocator.clone(),
-            query_limit: usize::MAX,
+            options: Options::default(),
         }
     }
 
-    /// Returns a session with DataFusion's default features, whose queries are under the allocator.
+    /// Returns a session with DataFusion's default features, whose queries are under the allocator. With the feature
+    /// `sql` of this crate it has the table function `memory()`.
     ///
     /// # Errors
     ///
     /// None today; what a session needs may fail in a later version.
+    #[cfg(feature = "session")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "session")))]
     pub fn session(&self, config: SessionConfig) -> Result<SessionContext> {
         let builder = SessionStateBuilder::new()
             .with_config(config)
             .with_default_features();
-        Ok(SessionContext::new_with_state(
-            self.configure(builder).build(),
-        ))
+        let session = SessionContext::new_with_state(self.configure(builder).build());
+        #[cfg(feature = "sql")]
+        session.register_udtf("memory", self.table());
+        Ok(session)
     }
 
     /// Puts the session that a builder will build under the allocator: replaces its pool, and adds a rule after those
     /// that are there. The disk manager, the caches and the object stores of its runtime stay.
+    #[cfg(feature = "session")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "session")))]
     pub fn configure(&self, builder: SessionStateBuilder) -> SessionStateBuilder {
         port::configure(builder, self.queries.shared(), self.query_rule())
     }
 
     /// Returns the pool of what runs in a session without a query.
     pub fn pool(&self) -> Arc<dyn MemoryPool> {
-        QueryPool::of(self.queries.shared())
+        QueryPool::of(self.queries.shared(), None, true)
     }
 
     /// Returns the rule that [`configure`](Self::configure) adds, for a list of rules of your own. It must be the last.
     pub fn rule(&self) -> Arc<dyn PhysicalOptimizerRule + Send + Sync> {
         self.query_rule()
+    }
+
+    /// Returns the table function that [`session`](Self::session) registers as `memory()`, for a session of your own:
+    /// `SELECT * FROM memory()` has a row for each operator of each query that is alive, the query that asks included.
+    /// The columns are `query`, `operator`, `declared`, `held`, `charged`, `peak`, `spilled`, `refused`, `forced`,
+    /// `revoked` and `consumers`, as [`OperatorReport`](crate::OperatorReport) explains them.
+    #[cfg(feature = "sql")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "sql")))]
+    pub fn table(&self) -> Arc<dyn TableFunctionImpl> {
+        Arc::new(MemoryTable::new(&self.queries))
     }
 
     fn query_rule(&self) -> Arc<QueryRule> {
@@ -100,7 +187,7 @@ impl DataFusionMemory {
         QueryBuilder {
             queries: Arc::clone(&self.queries),
             name: name.to_owned(),
-            limit: self.queries.query_limit(),
+            limit: self.queries.options().query_limit,
             reservation: 0,
             priority: None,
             deadline: None,
@@ -185,7 +272,9 @@ impl QueryBuilder {
             let allocator = admitted
                 .await
                 .map_err(|error| AdmitError::of(&self.name, error))?;
-            Ok(QueryMemory::new(self.queries.add(allocator)))
+            Ok(QueryMemory::new(
+                self.queries.add(allocator, self.priority.unwrap_or(0)),
+            ))
         }
     }
 
@@ -207,6 +296,8 @@ impl QueryBuilder {
         let allocator = child
             .build()
             .map_err(|error| AdmitError::of(&self.name, WaitError::Refused(error)))?;
-        Ok(QueryMemory::new(self.queries.add(allocator)))
+        Ok(QueryMemory::new(
+            self.queries.add(allocator, self.priority.unwrap_or(0)),
+        ))
     }
 }

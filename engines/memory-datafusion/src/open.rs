@@ -4,44 +4,33 @@ use std::sync::Arc;
 
 use futures::stream::AbortHandle;
 
-/// A stream that is open.
-pub(crate) struct Open {
-    pub(crate) abort: AbortHandle,
-    pub(crate) plan: Arc<dyn Spills>,
-}
-
-/// A plan that runs. It is not kept alive by this: a plan may hold what its operators have built.
-pub(crate) trait Spills: Send + Sync {
-    /// Returns the bytes that the plan's operators have spilled, unless it has ended.
-    fn spilled(&self) -> Option<usize>;
-}
-
 /// The open streams of a query, or why there are none any more.
 #[derive(Default)]
 pub(crate) struct OpenStreams {
-    streams: Vec<(u64, Open)>,
+    streams: Vec<(u64, AbortHandle)>,
     opened: u64,
     ended: Option<Arc<str>>,
 }
 
 impl OpenStreams {
     /// Adds a stream and returns its number, or says why the query has ended.
-    pub(crate) fn open(&mut self, open: Open) -> Result<u64, Arc<str>> {
+    pub(crate) fn open(&mut self, stream: AbortHandle) -> Result<u64, Arc<str>> {
         if let Some(reason) = &self.ended {
             return Err(Arc::clone(reason));
         }
         self.opened += 1;
-        self.streams.push((self.opened, open));
+        self.streams.push((self.opened, stream));
         Ok(self.opened)
     }
 
-    /// Takes a stream out, to be dropped by the caller.
-    pub(crate) fn close(&mut self, stream: u64) -> Option<Open> {
+    /// Takes a stream out, to be dropped by the caller, and says whether none is left.
+    pub(crate) fn close(&mut self, stream: u64) -> (Option<AbortHandle>, bool) {
         let index = self
             .streams
             .iter()
-            .position(|(number, _)| *number == stream)?;
-        Some(self.streams.swap_remove(index).1)
+            .position(|(number, _)| *number == stream);
+        let closed = index.map(|index| self.streams.swap_remove(index).1);
+        (closed, self.streams.is_empty())
     }
 
     /// Lets no further stream in, and returns those that are open, to be ended. `None` if that was done before.
@@ -53,7 +42,7 @@ impl OpenStreams {
         Some(
             self.streams
                 .iter()
-                .map(|(_, open)| open.abort.clone())
+                .map(|(_, stream)| stream.clone())
                 .collect(),
         )
     }
@@ -64,12 +53,5 @@ impl OpenStreams {
 
     pub(crate) fn len(&self) -> usize {
         self.streams.len()
-    }
-
-    pub(crate) fn plans(&self) -> Vec<Arc<dyn Spills>> {
-        self.streams
-            .iter()
-            .map(|(_, open)| Arc::clone(&open.plan))
-            .collect()
     }
 }

@@ -8,32 +8,35 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arrow_memory_core::BufferAllocator;
-use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::memory_pool::{
+#[cfg(feature = "session")]
+use datafusion::execution::SessionStateBuilder;
+use datafusion_common::arrow::datatypes::SchemaRef;
+use datafusion_common::arrow::record_batch::RecordBatch;
+use datafusion_common::error::{DataFusionError, Result};
+use datafusion_execution::memory_pool::{
     MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
 };
-use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::execution::{
-    RecordBatchStream, SendableRecordBatchStream, SessionStateBuilder, TaskContext,
-};
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion_execution::runtime_env::RuntimeEnv;
+use datafusion_execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
+use datafusion_physical_plan::{ExecutionPlan, execute_stream};
 use futures::Stream;
 use futures::stream::{AbortHandle, Abortable};
 
-use crate::open::{Open, Spills};
-use crate::query::{Query, Seen};
-use crate::refusal;
+use crate::operator::{Consumer, Operator, Seen};
+use crate::policy::bound;
+use crate::query::Query;
 use crate::text::Size;
 
+mod batches;
 mod root;
+mod rule;
+mod wrapper;
 
-pub(crate) use root::QueryRule;
+pub(crate) use rule::{QueryRule, counted};
 
 // ---- the pool -------------------------------------------------------------------------------
 
@@ -41,21 +44,39 @@ pub(crate) use root::QueryRule;
 #[derive(Debug)]
 pub(crate) struct QueryPool {
     query: Arc<Query>,
+    /// Whom its consumers belong to. `None`: to the operators of their names.
+    operator: Option<Arc<Operator>>,
+    /// Whether there is a disk to spill to.
+    disk: bool,
 }
 
 impl QueryPool {
-    pub(crate) fn of(query: &Arc<Query>) -> Arc<dyn MemoryPool> {
+    /// Returns the pool of a query, or of one of its operators, in which there is a disk to spill to or not.
+    pub(crate) fn of(
+        query: &Arc<Query>,
+        operator: Option<&Arc<Operator>>,
+        disk: bool,
+    ) -> Arc<dyn MemoryPool> {
         Arc::new(Self {
             query: Arc::clone(query),
+            operator: operator.map(Arc::clone),
+            disk,
         })
     }
-}
 
-fn seen(consumer: &MemoryConsumer) -> Seen<'_> {
-    Seen {
-        id: consumer.id(),
-        name: consumer.name(),
-        can_spill: consumer.can_spill(),
+    fn consumer(&self, consumer: &MemoryConsumer) -> Arc<Consumer> {
+        let name = consumer.name();
+        // In this version, those register as if they could not, and do spill when they are refused; these register as if
+        // they could, and fail when they are.
+        let can_spill = (consumer.can_spill() || name.starts_with("SMJStream"))
+            && !name.starts_with("OrderedFinal");
+        let seen = Seen {
+            id: consumer.id(),
+            name,
+            can_spill: can_spill && self.disk,
+            frees_by_spilling: !name.starts_with("RepartitionExec"),
+        };
+        self.query.consumer(seen, self.operator.as_ref())
     }
 }
 
@@ -65,7 +86,7 @@ impl MemoryPool for QueryPool {
     }
 
     fn register(&self, consumer: &MemoryConsumer) {
-        self.query.consumer(seen(consumer));
+        self.consumer(consumer);
     }
 
     fn unregister(&self, consumer: &MemoryConsumer) {
@@ -73,23 +94,17 @@ impl MemoryPool for QueryPool {
     }
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
-        self.query
-            .consumer(seen(reservation.consumer()))
-            .grow(additional);
+        self.consumer(reservation.consumer()).grow(additional);
     }
 
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
-        self.query
-            .consumer(seen(reservation.consumer()))
-            .shrink(shrink);
+        self.consumer(reservation.consumer()).shrink(shrink);
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
-        let consumer = self.query.consumer(seen(reservation.consumer()));
-        consumer.try_grow(additional).map_err(|error| {
-            let text = refusal::text(&self.query, &consumer, additional, &error);
-            DataFusionError::ResourcesExhausted(text)
-        })
+        let consumer = self.consumer(reservation.consumer());
+        let grown = self.query.try_grow(&consumer, additional);
+        grown.map_err(DataFusionError::ResourcesExhausted)
     }
 
     fn reserved(&self) -> usize {
@@ -124,7 +139,7 @@ impl fmt::Display for QueryPool {
 fn smallest_limit(allocator: &BufferAllocator) -> Option<usize> {
     let levels = std::iter::successors(Some(allocator.clone()), BufferAllocator::parent_allocator);
     levels
-        .map(|level| level.limit())
+        .map(|level| bound(&level))
         .min()
         .filter(|&limit| limit <= isize::MAX as usize)
 }
@@ -133,10 +148,34 @@ fn smallest_limit(allocator: &BufferAllocator) -> Option<usize> {
 
 /// Returns a runtime that has the query's pool, and shares everything else with `runtime`.
 pub(crate) fn runtime(runtime: &RuntimeEnv, query: &Arc<Query>) -> Arc<RuntimeEnv> {
+    runtime_of(runtime, query, None)
+}
+
+/// Returns a runtime with the pool of a query, or of one of its operators.
+fn runtime_of(
+    runtime: &RuntimeEnv,
+    query: &Arc<Query>,
+    operator: Option<&Arc<Operator>>,
+) -> Arc<RuntimeEnv> {
+    let disk = runtime.disk_manager.tmp_files_enabled();
     Arc::new(RuntimeEnv {
-        memory_pool: QueryPool::of(query),
+        memory_pool: QueryPool::of(query, operator, disk),
         ..runtime.clone()
     })
+}
+
+/// A context can only be copied by naming its parts.
+fn with_runtime(context: &TaskContext, runtime: Arc<RuntimeEnv>) -> TaskContext {
+    TaskContext::new(
+        context.task_id(),
+        context.session_id(),
+        context.session_config().clone(),
+        context.scalar_functions().clone(),
+        context.higher_order_functions().clone(),
+        context.aggregate_functions().clone(),
+        context.window_functions().clone(),
+        runtime,
+    )
 }
 
 /// Returns the same context, in which operators register with the query's pool.
@@ -145,6 +184,7 @@ pub(crate) fn task_context(context: TaskContext, query: &Arc<Query>) -> TaskCont
     context.with_runtime(runtime)
 }
 
+#[cfg(feature = "session")]
 /// Gives a session the pool of `shared`, and the rule that gives each of its queries a pool of its own.
 pub(crate) fn configure(
     mut builder: SessionStateBuilder,
@@ -159,34 +199,6 @@ pub(crate) fn configure(
 
 // ---- streams --------------------------------------------------------------------------------
 
-struct RunningPlan(Weak<dyn ExecutionPlan>);
-
-impl Spills for RunningPlan {
-    fn spilled(&self) -> Option<usize> {
-        Some(spilled(&self.0.upgrade()?))
-    }
-}
-
-/// Returns what a query keeps of a stream, or of several that one handle ends.
-fn open(plan: &Arc<dyn ExecutionPlan>, abort: AbortHandle) -> Open {
-    Open {
-        abort,
-        plan: Arc::new(RunningPlan(Arc::downgrade(plan))),
-    }
-}
-
-fn spilled(plan: &Arc<dyn ExecutionPlan>) -> usize {
-    let (mut bytes, mut plans) = (0, vec![plan]);
-    while let Some(plan) = plans.pop() {
-        bytes += plan
-            .metrics()
-            .and_then(|metrics| metrics.spilled_bytes())
-            .unwrap_or(0);
-        plans.extend(plan.children());
-    }
-    bytes
-}
-
 /// Executes a plan in `context`, which has the query's pool.
 pub(crate) fn execute(
     plan: Arc<dyn ExecutionPlan>,
@@ -194,14 +206,11 @@ pub(crate) fn execute(
     query: &Arc<Query>,
 ) -> Result<SendableRecordBatchStream> {
     let (abort, registration) = AbortHandle::new_pair();
-    let number = query
-        .open(open(&plan, abort))
-        .map_err(|reason| ended(query, &reason))?;
+    let number = query.open(abort).map_err(|reason| ended(query, &reason))?;
     // From here on its drop closes the stream, also if `execute_stream` fails or panics.
     let mut stream = QueryStream {
         schema: plan.schema(),
         inner: None,
-        plan: Some(Arc::clone(&plan)),
         number,
         query: Arc::clone(query),
     };
@@ -221,20 +230,15 @@ fn ended(query: &Query, reason: &str) -> DataFusionError {
 struct QueryStream {
     schema: SchemaRef,
     inner: Option<Abortable<SendableRecordBatchStream>>,
-    plan: Option<Arc<dyn ExecutionPlan>>,
     number: u64,
     query: Arc<Query>,
 }
 
 impl QueryStream {
-    /// Drops the operators, then notes what they have spilled.
+    /// Drops the operators.
     fn end(&mut self) {
         self.inner = None;
-        if let Some(plan) = self.plan.take() {
-            let spilled = spilled(&plan);
-            drop(plan);
-            self.query.ended(self.number, spilled);
-        }
+        self.query.ended(self.number);
     }
 }
 

@@ -1,28 +1,40 @@
 //! The queries under one allocator.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use arrow_memory_core::{AllocError, BufferAllocator};
+use arrow_memory_core::{AllocError, BufferAllocator, RootAllocator};
 
-use crate::query::Query;
+use crate::options::{Charge, Options};
+use crate::query::{Alive, Query};
 
 /// All queries under an allocator.
 pub(crate) struct Queries {
     shared: Arc<Query>,
-    query_limit: usize,
+    /// Under [`Charge::Observed`], the root of the tree in which batches are counted.
+    observed: Option<RootAllocator>,
+    options: Options,
     begun: AtomicU64,
-    alive: Mutex<Vec<Weak<Query>>>,
+    alive: Arc<Alive>,
 }
 
 impl Queries {
-    pub(crate) fn new(allocator: BufferAllocator, query_limit: usize) -> Self {
+    pub(crate) fn new(allocator: BufferAllocator, options: Options) -> Self {
+        let observed = || {
+            let builder = RootAllocator::builder()
+                .name("observed batches")
+                .allocation_manager(Arc::clone(allocator.allocation_manager()));
+            // Only a manager that is not there is an error.
+            builder.build().expect("the manager was given")
+        };
+        let alive = Arc::default();
         Self {
-            shared: Query::shared(allocator),
-            query_limit,
+            observed: (options.charge == Charge::Observed).then(observed),
+            shared: Query::shared(allocator, options, &alive),
+            options,
             begun: AtomicU64::new(0),
-            alive: Mutex::default(),
+            alive,
         }
     }
 
@@ -31,20 +43,15 @@ impl Queries {
         &self.shared
     }
 
-    pub(crate) fn query_limit(&self) -> usize {
-        self.query_limit
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
     }
 
-    /// Begins a query that nobody admits: under its task's name or a number, with the smaller of the limits.
-    pub(crate) fn begin(
-        &self,
-        task: Option<&str>,
-        limit: Option<usize>,
-    ) -> Result<Arc<Query>, AllocError> {
+    /// Begins a query that nobody admits: under its task's name or a number.
+    pub(crate) fn begin(&self, task: Option<&str>, limit: usize) -> Result<Arc<Query>, AllocError> {
         // Relaxed: only the number matters.
         let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
         let name = task.map_or_else(|| format!("query#{number}"), str::to_owned);
-        let limit = limit.unwrap_or(usize::MAX).min(self.query_limit);
         let allocator = self
             .shared
             .allocator()
@@ -52,24 +59,21 @@ impl Queries {
             .group("query")
             .limit(limit)
             .build()?;
-        Ok(self.add(allocator))
+        Ok(self.add(allocator, 0))
     }
 
-    pub(crate) fn add(&self, allocator: BufferAllocator) -> Arc<Query> {
-        let query = Query::new(allocator);
-        let mut alive = self.lock();
-        alive.retain(|query| query.strong_count() > 0);
-        alive.push(Arc::downgrade(&query));
-        query
+    pub(crate) fn add(&self, allocator: BufferAllocator, priority: i32) -> Arc<Query> {
+        let observed = self.observed.as_ref().map(|root| {
+            let child = root.child(allocator.name()).build();
+            // Its root is never closed, and has no limit.
+            child.unwrap_or_else(|_| root.root_allocator())
+        });
+        Query::new(allocator, observed, self.options, priority, &self.alive)
     }
 
-    /// Returns the queries that are alive; what the caller drops, it drops without the lock.
+    /// Returns the queries that are alive.
     pub(crate) fn alive(&self) -> Vec<Arc<Query>> {
-        self.lock().iter().filter_map(Weak::upgrade).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Query>>> {
-        self.alive.lock().unwrap_or_else(PoisonError::into_inner)
+        self.alive.all()
     }
 }
 

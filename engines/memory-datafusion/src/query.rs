@@ -7,22 +7,36 @@
 //! is called, nor while a stream, a plan or the handle of an allocator is dropped.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+};
 
-use arrow_memory_core::{AllocError, BufferAllocator};
+use arrow_memory_core::BufferAllocator;
+use futures::stream::AbortHandle;
 
-use crate::open::{Open, OpenStreams};
+use crate::lent::Lent;
+use crate::open::OpenStreams;
+use crate::operator::{Consumer, Operator, Seen};
+use crate::options::{Charge, Options};
 
 /// One query, or all that runs in a session without one.
 pub(crate) struct Query {
     allocator: BufferAllocator,
+    /// Under [`Charge::Observed`], the parent of the allocators that are charged for batches: in a tree of its own.
+    observed: Option<BufferAllocator>,
+    options: Options,
+    priority: i32,
+    /// All queries under the same [`DataFusionMemory`](crate::DataFusionMemory).
+    alive: Arc<Alive>,
     /// Whether this is not one query, but everything that runs beside the queries. Then an operator's allocator
     /// leaves with the operator's last consumer; else it stays, so that a report has its peak.
     shared: bool,
     books: RwLock<Books>,
     streams: Mutex<OpenStreams>,
-    spilled: AtomicUsize,
+    lent: Lent,
+    /// Bytes of batches that are about to pass a limit.
+    pub(crate) overdrawing: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -31,72 +45,133 @@ struct Books {
     consumers: HashMap<usize, Arc<Consumer>>,
 }
 
-/// An operator of a query: all consumers of one name, without the number of the partition.
-pub(crate) struct Operator {
-    pub(crate) name: Box<str>,
-    pub(crate) allocator: BufferAllocator,
-    pub(crate) refused: AtomicU64,
-    pub(crate) can_spill: AtomicBool,
+impl Books {
+    /// Takes out operators of plans that have ended, once there are many: a query may run any number of plans.
+    fn make_room(&mut self) -> Vec<Arc<Operator>> {
+        if self.operators.len() < MANY {
+            return Vec::new();
+        }
+        // Nobody else has one: no consumer, no stream, no plan.
+        let ended = |operator: &mut Arc<Operator>| {
+            Arc::strong_count(operator) == 1 && operator.node.is_some()
+        };
+        self.operators.extract_if(.., ended).collect()
+    }
 }
 
-/// What DataFusion calls a consumer, usually one partition of an operator.
-pub(crate) struct Consumer {
-    pub(crate) name: Box<str>,
-    pub(crate) can_spill: bool,
-    pub(crate) operator: Arc<Operator>,
-    /// Bytes that the operator's allocator is charged for this consumer: never more, at any instant.
-    held: AtomicUsize,
-}
+/// So many operators are kept for a query's report, or as many as run.
+const MANY: usize = 256;
 
-/// A consumer as it comes from DataFusion.
-#[derive(Clone, Copy)]
-pub(crate) struct Seen<'a> {
-    pub(crate) id: usize,
-    pub(crate) name: &'a str,
-    pub(crate) can_spill: bool,
-}
+/// The operator that holds what a query gives to its client.
+const RESULT: &str = "result";
 
 impl Query {
-    pub(crate) fn new(allocator: BufferAllocator) -> Arc<Self> {
-        Self::with(allocator, false)
+    /// Opens the books of a query, and lists it among those that are alive.
+    pub(crate) fn new(
+        allocator: BufferAllocator,
+        observed: Option<BufferAllocator>,
+        options: Options,
+        priority: i32,
+        alive: &Arc<Alive>,
+    ) -> Arc<Self> {
+        let query = Arc::new(Self {
+            observed,
+            priority,
+            ..Self::with(allocator, options, alive)
+        });
+        alive.add(&query);
+        query
     }
 
     /// Returns the books of what runs beside the queries.
-    pub(crate) fn shared(allocator: BufferAllocator) -> Arc<Self> {
-        Self::with(allocator, true)
+    pub(crate) fn shared(
+        allocator: BufferAllocator,
+        options: Options,
+        alive: &Arc<Alive>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            shared: true,
+            ..Self::with(allocator, options, alive)
+        })
     }
 
-    fn with(allocator: BufferAllocator, shared: bool) -> Arc<Self> {
-        Arc::new(Self {
+    fn with(allocator: BufferAllocator, options: Options, alive: &Arc<Alive>) -> Self {
+        Self {
             allocator,
-            shared,
+            observed: None,
+            options,
+            priority: 0,
+            alive: Arc::clone(alive),
+            shared: false,
             books: RwLock::default(),
             streams: Mutex::default(),
-            spilled: AtomicUsize::new(0),
-        })
+            lent: Lent::default(),
+            overdrawing: AtomicUsize::new(0),
+        }
+    }
+
+    /// Returns the other queries that are not of a higher priority.
+    pub(crate) fn others(&self) -> Vec<Arc<Query>> {
+        let mut others = self.alive.all();
+        others.retain(|other| !std::ptr::eq(&**other, self) && other.priority <= self.priority);
+        others
     }
 
     pub(crate) fn allocator(&self) -> &BufferAllocator {
         &self.allocator
     }
 
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
     pub(crate) fn is_shared(&self) -> bool {
         self.shared
     }
 
-    // ---- consumers --------------------------------------------------------------------------
+    /// Returns the memory of others that passes through the query.
+    pub(crate) fn lent(&self) -> &Lent {
+        &self.lent
+    }
 
-    /// Returns the consumer's books. Opens them if this is the first that is heard of it.
-    pub(crate) fn consumer(&self, seen: Seen<'_>) -> Arc<Consumer> {
+    /// Returns the bytes that are declared or held, in whichever tree. The operators' heap does not count: it may be a
+    /// cache's that outlives the query, and is kept track of when the query ends.
+    pub(crate) fn outstanding(&self) -> usize {
+        if !arrow_memory_global::is_installed() {
+            let observed = self.observed.as_ref();
+            let observed = observed.map_or(0, BufferAllocator::allocated_memory);
+            return self.allocator.allocated_memory() + observed;
+        }
+        let entries = self.allocator.snapshot().entries;
+        let entries = entries.iter().map(|entry| {
+            let stats = &entry.stats;
+            let own = stats.own_bytes + stats.foreign_bytes + stats.external_bytes;
+            own + stats.reserved_bytes
+        });
+        let (operators, _) = self.listed();
+        let declared = operators.iter().map(|operator| operator.declared.now());
+        entries.chain(declared).sum()
+    }
+
+    // ---- consumers and operators --------------------------------------------------------------
+
+    /// Returns the consumer's books. Opens them if this is the first that is heard of it: with that operator, or where
+    /// the plan is not known with the operator of its name.
+    pub(crate) fn consumer(
+        &self,
+        seen: Seen<'_>,
+        operator: Option<&Arc<Operator>>,
+    ) -> Arc<Consumer> {
         if let Some(consumer) = self.read().consumers.get(&seen.id) {
             return Arc::clone(consumer);
         }
-        let consumer = Arc::new(Consumer {
-            name: seen.name.into(),
-            can_spill: seen.can_spill,
-            operator: self.operator(seen),
-            held: AtomicUsize::new(0),
-        });
+        let operator =
+            operator.map_or_else(|| self.operator(None, operator_name(seen.name)), Arc::clone);
+        if seen.can_spill {
+            // Relaxed: the flag guards nothing.
+            operator.can_spill.store(true, Ordering::Relaxed);
+        }
+        let consumer = Arc::new(Consumer::new(seen, operator));
         let mut books = self.write();
         let kept = Arc::clone(books.consumers.entry(seen.id).or_insert(consumer.clone()));
         drop(books);
@@ -126,40 +201,52 @@ impl Query {
         drop(books);
     }
 
-    /// Returns the operator of that consumer, with an allocator of its own if the query's may have children.
-    fn operator(&self, seen: Seen<'_>) -> Arc<Operator> {
-        let name = operator_name(seen.name);
-        let find = |books: &Books| {
-            books
-                .operators
-                .iter()
-                .find(|known| *known.name == *name)
-                .cloned()
-        };
+    /// Returns the operator that holds what the client has not dropped yet.
+    pub(crate) fn result(&self) -> Arc<Operator> {
+        self.operator(None, RESULT)
+    }
+
+    /// Returns the operator of a node of the plan, or of a name if the node is not known. It gets allocators of its own
+    /// if the query's may have children.
+    pub(crate) fn operator(&self, node: Option<u64>, name: &str) -> Arc<Operator> {
+        let same =
+            |known: &&Arc<Operator>| known.node == node && (node.is_some() || *known.name == *name);
+        let find = |books: &Books| books.operators.iter().find(same).cloned();
         let known = find(&self.read());
-        let operator = known.unwrap_or_else(|| {
-            // If the query has ended there is no child: then the query's own allocator refuses, or is forced.
-            let allocator = self.allocator.child(name).build();
-            let made = Arc::new(Operator {
-                allocator: allocator.unwrap_or_else(|_| self.allocator.clone()),
-                name: name.into(),
-                refused: AtomicU64::new(0),
-                can_spill: AtomicBool::new(false),
-            });
+        known.unwrap_or_else(|| {
+            let made = Arc::new(self.new_operator(node, name));
             let mut books = self.write();
+            let left = books.make_room();
             // Another partition may have been faster; what was made here is dropped after the lock.
             let kept = find(&books).unwrap_or_else(|| {
                 books.operators.push(Arc::clone(&made));
                 Arc::clone(&made)
             });
             drop(books);
+            // If the query ended meanwhile, it did not see this one.
+            if self.end_reason().is_some() {
+                kept.retire();
+            }
+            for operator in left {
+                operator.retire();
+            }
             kept
-        });
-        if seen.can_spill {
-            // Relaxed: the flag guards nothing.
-            operator.can_spill.store(true, Ordering::Relaxed);
-        }
-        operator
+        })
+    }
+
+    fn new_operator(&self, node: Option<u64>, name: &str) -> Operator {
+        let child = |parent: &BufferAllocator| parent.child(name).build();
+        let Ok(allocator) = child(&self.allocator) else {
+            // The query has ended. So its own allocator refuses, or is forced.
+            let own = self.allocator.clone();
+            return Operator::new(name, node, own, None, Charge::Declared);
+        };
+        let batches = match self.options.charge {
+            Charge::Declared => None,
+            Charge::Observed => self.observed.as_ref().and_then(|all| child(all).ok()),
+            Charge::Larger => Some(allocator.clone()),
+        };
+        Operator::new(name, node, allocator, batches, self.options.charge)
     }
 
     /// Returns the operators and the consumers.
@@ -178,16 +265,18 @@ impl Query {
     /// # Errors
     ///
     /// The reason, if the query was cancelled or has finished.
-    pub(crate) fn open(&self, open: Open) -> Result<u64, Arc<str>> {
-        self.streams().open(open)
+    pub(crate) fn open(&self, stream: AbortHandle) -> Result<u64, Arc<str>> {
+        self.streams().open(stream)
     }
 
-    /// Notes that a stream has ended, and how much its plan has spilled.
-    pub(crate) fn ended(&self, stream: u64, spilled: usize) {
-        // Relaxed: a number for reports.
-        self.spilled.fetch_add(spilled, Ordering::Relaxed);
-        let open = self.streams().close(stream);
-        drop(open);
+    /// Notes that a stream has ended.
+    pub(crate) fn ended(&self, stream: u64) {
+        let mut streams = self.streams();
+        let (open, last) = streams.close(stream);
+        // Under the lock, so that no stream begins meanwhile.
+        let lent = last.then(|| self.lent.take());
+        drop(streams);
+        drop((open, lent));
     }
 
     pub(crate) fn open_streams(&self) -> usize {
@@ -199,14 +288,6 @@ impl Query {
         self.streams().end_reason()
     }
 
-    /// Returns the bytes that the query has spilled so far.
-    pub(crate) fn spilled(&self) -> usize {
-        let plans = self.streams().plans();
-        let running: usize = plans.iter().filter_map(|plan| plan.spilled()).sum();
-        // Relaxed: a number for reports.
-        running + self.spilled.load(Ordering::Relaxed)
-    }
-
     /// Ends the query: its streams fail with that reason, nothing more is granted, and its allocators leave the tree
     /// with their last bytes. Only the first call has an effect.
     pub(crate) fn end(&self, reason: &str) {
@@ -215,9 +296,13 @@ impl Query {
         };
         self.allocator.force_reservation(0);
         self.allocator.retire();
-        for operator in self.listed().0 {
-            operator.allocator.retire();
+        if let Some(observed) = &self.observed {
+            observed.retire();
         }
+        for operator in self.listed().0 {
+            operator.retire();
+        }
+        drop(self.lent.take());
         for stream in streams {
             stream.abort();
         }
@@ -236,47 +321,24 @@ impl Query {
     }
 }
 
-impl Consumer {
-    /// Charges bytes if they fit. Zero always fits.
-    pub(crate) fn try_grow(&self, bytes: usize) -> Result<(), AllocError> {
-        if bytes == 0 {
-            return Ok(());
-        }
-        let charged = self.operator.allocator.allocate_bytes(bytes);
-        if charged.is_ok() {
-            self.hold(bytes);
-        } else {
-            // Relaxed: a number for reports.
-            self.operator.refused.fetch_add(1, Ordering::Relaxed);
-        }
-        charged
+/// The queries that are alive. It keeps none of them.
+#[derive(Default)]
+pub(crate) struct Alive(Mutex<Vec<Weak<Query>>>);
+
+impl Alive {
+    pub(crate) fn add(&self, query: &Arc<Query>) {
+        let mut alive = self.lock();
+        alive.retain(|query| query.strong_count() > 0);
+        alive.push(Arc::downgrade(query));
     }
 
-    /// Charges bytes whatever the limits say.
-    pub(crate) fn grow(&self, bytes: usize) {
-        self.operator.allocator.force_allocate(bytes);
-        self.hold(bytes);
+    /// Returns the queries that are alive; what the caller drops, it drops without the lock.
+    pub(crate) fn all(&self) -> Vec<Arc<Query>> {
+        self.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Gives bytes back, at most as many as it holds.
-    pub(crate) fn shrink(&self, bytes: usize) {
-        // Relaxed, both: the allocator's own counts order what must be ordered; this one bounds what is given back.
-        let take = |held: usize| Some(held.saturating_sub(bytes));
-        let held = self
-            .held
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        let held = held.unwrap_or_else(|held| held);
-        self.operator.allocator.release_bytes(held.min(bytes));
-    }
-
-    pub(crate) fn held(&self) -> usize {
-        // Relaxed: a number for reports.
-        self.held.load(Ordering::Relaxed)
-    }
-
-    fn hold(&self, bytes: usize) {
-        // Relaxed: as in `shrink`. The bytes are charged before they are counted here.
-        self.held.fetch_add(bytes, Ordering::Relaxed);
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Query>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

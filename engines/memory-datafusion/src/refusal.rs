@@ -3,58 +3,108 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use arrow_memory_core::{AllocError, BufferAllocator};
+use arrow_memory_core::{AllocatorId, BufferAllocator};
 
-use crate::query::{Consumer, Query};
+use crate::operator::{Consumer, Operator};
+use crate::query::Query;
 use crate::text::Size;
 
 /// Holders that a refusal lists.
 const TOP: usize = 5;
 
-/// Returns the text of a refusal: the request, each level that it reached, the largest consumers of the query, and
-/// the largest queries if it was not the query that refused.
-pub(crate) fn text(query: &Query, consumer: &Consumer, bytes: usize, error: &AllocError) -> String {
+/// A request that was refused.
+pub(crate) struct Refused<'a> {
+    /// Who asked.
+    pub(crate) asker: &'a str,
+    pub(crate) operator: &'a Operator,
+    pub(crate) bytes: usize,
+    /// Why, with the numbers of each level that the request reached.
+    pub(crate) why: String,
+    /// Which allocator refused.
+    pub(crate) refuser: Option<AllocatorId>,
+}
+
+/// Returns the text of a refusal: the request, each level that it reached, the largest operators and consumers of the
+/// query, and the largest queries if it was not the query that refused.
+pub(crate) fn text(query: &Query, refused: &Refused<'_>) -> String {
     let (asker, name, bytes) = (
-        consumer.name.escape_debug(),
+        refused.asker.escape_debug(),
         query.allocator().info(),
-        Size(bytes),
+        Size(refused.bytes),
     );
     if let Some(reason) = query.end_reason() {
         return format!(
             "{asker} of query `{name}` was refused {bytes}: the query has ended: {reason}"
         );
     }
-    let mut text = format!("{asker} of query `{name}` was refused {bytes}: {error:#}");
-    let mut consumers: Vec<(usize, Arc<Consumer>)> = query
-        .listed()
-        .1
+    let why = &refused.why;
+    let mut text = format!("{asker} of query `{name}` was refused {bytes}: {why}");
+    holders(&mut text, query);
+    let own = [query.allocator().id(), refused.operator.allocator.id()];
+    let parent = query.allocator().parent_allocator();
+    let parent = parent.filter(|_| {
+        !refused
+            .refuser
+            .is_some_and(|refuser| own.contains(&refuser))
+    });
+    if let Some(parent) = parent.filter(|_| !query.is_shared()) {
+        let children = children(&parent);
+        let lines = children
+            .into_iter()
+            .map(|(name, held)| (name, held, String::new()));
+        let title = format!("largest allocators below `{}`", parent.info());
+        list(&mut text, &title, lines);
+    }
+    text.push_str(
+        "\nRaise the limit of the allocator that refused, run fewer queries at a time, or lower `target_partitions`.",
+    );
+    text
+}
+
+/// Adds who holds most of a query: its operators, and what their consumers declare.
+fn holders(text: &mut String, query: &Query) {
+    let name = query.allocator().info();
+    let (operators, consumers) = query.listed();
+    let numbers = |operator: &Arc<Operator>| (operator.numbers(), Arc::clone(operator));
+    let mut operators: Vec<_> = operators.iter().map(numbers).collect();
+    operators.retain(|(numbers, _)| numbers.charged.max(numbers.held) > 0);
+    operators.sort_by(|(one, a), (two, b)| {
+        two.charged
+            .cmp(&one.charged)
+            .then_with(|| a.name.cmp(&b.name))
+    });
+    let lines = operators.iter().map(|(numbers, operator)| {
+        let (declared, held) = (Size(numbers.declared), Size(numbers.held));
+        let both = match operator.batches {
+            Some(_) => format!("declares {declared}, holds {held} of batches"),
+            None => String::new(),
+        };
+        (
+            operator.name.escape_debug().to_string(),
+            numbers.charged,
+            both,
+        )
+    });
+    list(text, &format!("largest operators of `{name}`"), lines);
+    let mut consumers: Vec<(usize, Arc<Consumer>)> = consumers
         .into_iter()
-        .map(|consumer| (consumer.held(), consumer))
-        .filter(|(held, _)| *held > 0)
+        .map(|consumer| (consumer.declared(), consumer))
+        .filter(|(declared, _)| *declared > 0)
         .collect();
     consumers.sort_by(|(one, a), (two, b)| two.cmp(one).then_with(|| a.name.cmp(&b.name)));
-    let lines = consumers.iter().map(|(held, consumer)| {
+    let lines = consumers.iter().map(|(declared, consumer)| {
         let spills = if consumer.can_spill {
             "can spill"
         } else {
             "cannot spill"
         };
-        (consumer.name.escape_debug().to_string(), *held, spills)
+        (
+            consumer.name.escape_debug().to_string(),
+            *declared,
+            spills.to_owned(),
+        )
     });
-    list(&mut text, &format!("largest consumers of `{name}`"), lines);
-
-    let refused_by = error.allocator().map(|refuser| refuser.id);
-    let own = [query.allocator().id(), consumer.operator.allocator.id()];
-    let parent = query.allocator().parent_allocator();
-    let parent = parent.filter(|_| !refused_by.is_some_and(|refuser| own.contains(&refuser)));
-    if let Some(parent) = parent.filter(|_| !query.is_shared()) {
-        let children = children(&parent);
-        let lines = children.into_iter().map(|(name, held)| (name, held, ""));
-        let title = format!("largest allocators below `{}`", parent.info());
-        list(&mut text, &title, lines);
-    }
-    text.push_str("\nRaise the limit of the allocator that refused, run fewer queries at a time, or lower `target_partitions`.");
-    text
+    list(text, &format!("largest consumers of `{name}`"), lines);
 }
 
 /// Returns the children of an allocator with an upper bound of what each holds, the largest first.
@@ -71,10 +121,10 @@ fn children(parent: &BufferAllocator) -> Vec<(String, usize)> {
 }
 
 /// Adds a list to the text: its title and the first few lines.
-fn list<'a>(
+fn list(
     text: &mut String,
     title: &str,
-    lines: impl ExactSizeIterator<Item = (String, usize, &'a str)>,
+    lines: impl ExactSizeIterator<Item = (String, usize, String)>,
 ) {
     let others = lines.len().saturating_sub(TOP);
     for (index, (name, held, note)) in lines.take(TOP).enumerate() {

@@ -1,13 +1,25 @@
-//! The state of a query as plain data, and as a tree.
+//! The state of a query as plain data.
+//!
+//! [`QueryReport`] prints as a tree (`report/tree.rs`); with the feature `serde` it is JSON, too.
 
-use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use crate::operator::Operator;
 use crate::query::Query;
-use crate::text::Size;
 
-/// The numbers of a query, in bytes where nothing else is said. As text it is a tree with a line for each operator.
-#[derive(Clone, Debug, PartialEq, Eq)]
+mod tree;
+
+/// The numbers of a query, in bytes where nothing else is said.
+///
+/// As text it is a tree with a line for each operator, at most 100 columns wide; `{report:120}` sets another width. A
+/// column that is zero for all operators is left out, except for `declared` and `peak`.
+///
+/// With the feature `serde` it can be serialized. The names are those of the fields, except that `waited` is
+/// `waited_seconds`, a number with a fraction. `limit` is `null` if there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct QueryReport {
     /// The query's name.
@@ -16,17 +28,31 @@ pub struct QueryReport {
     pub limit: Option<usize>,
     /// What is set aside for it.
     pub reservation: usize,
-    /// What its operators declare now, and what else is charged to its allocator.
+    /// What its operators declare now.
     pub declared: usize,
-    /// The peak of that. It may be too high by the credit that the operators' allocators held unused, and is exact in a
-    /// tree that was built with `.credit(0)`.
+    /// The batches that its operators hold now.
+    pub held: usize,
+    /// What its allocator is charged now. For each operator this is the larger of what it declares and what it holds.
+    pub charged: usize,
+    /// The peak of what was charged. It may be too high by the credit that the operators' allocators held unused, and is
+    /// exact in a tree that was built with `.credit(0)`.
     pub peak: usize,
+    /// The sum of the operators' peaks of what they held. They need not have been at one time.
+    pub held_peak: usize,
     /// The number of requests of operators that were refused. An operator that can spill spills then, and asks again.
     pub refused: u64,
+    /// The number of requests of operators that were refused for the sake of others.
+    pub revoked: u64,
     /// Bytes that operators took in total without asking whether they fit.
     pub forced_bytes: u64,
     /// Bytes that its operators have written to disk because memory was short.
     pub spilled_bytes: usize,
+    /// How long its operators' requests have waited for memory in total.
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "waited_seconds", serialize_with = "seconds")
+    )]
+    pub waited: Duration,
     /// The streams of results that are open.
     pub open_streams: usize,
     /// The operators, the one with the largest peak first.
@@ -34,19 +60,36 @@ pub struct QueryReport {
 }
 
 /// One operator of a [`QueryReport`]: all partitions of all operators of one name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct OperatorReport {
     /// The name under which DataFusion's operator declares its memory, without the number of the partition.
     pub name: String,
     /// The bytes that it declares now.
     pub declared: usize,
-    /// The peak of that.
+    /// The bytes of the batches that it holds now.
+    pub held: usize,
+    /// The bytes that its allocator is charged now: the larger of the two.
+    pub charged: usize,
+    /// The peak of what was charged.
     pub peak: usize,
+    /// The peak of what it held.
+    pub held_peak: usize,
     /// The number of its requests that were refused.
     pub refused: u64,
+    /// The number of its requests that were refused for the sake of others.
+    pub revoked: u64,
     /// Bytes that it took in total without asking whether they fit.
     pub forced_bytes: u64,
+    /// Bytes that it has written to disk because memory was short.
+    pub spilled_bytes: usize,
+    /// How long its requests have waited for memory in total.
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "waited_seconds", serialize_with = "seconds")
+    )]
+    pub waited: Duration,
     /// Whether it can spill.
     pub can_spill: bool,
     /// The number of its consumers that are alive, usually one for each partition.
@@ -56,102 +99,72 @@ pub struct OperatorReport {
 impl QueryReport {
     /// Reads all allocators at one instant, and the rest one after another.
     pub(crate) fn of(query: &Query) -> Self {
-        let (operators, consumers) = query.listed();
+        let (listed, consumers) = query.listed();
         let snapshot = query.allocator().snapshot();
-        let own = snapshot.entries.first();
-        let mut reports: Vec<OperatorReport> = operators
+        let mut operators: Vec<OperatorReport> = listed
             .iter()
             .map(|operator| {
-                let id = operator.allocator.id();
-                let entry = snapshot
-                    .entries
-                    .iter()
-                    .find(|entry| entry.allocator.id == id);
-                let entry = entry.filter(|_| id != query.allocator().id());
+                let mut report = OperatorReport::of(operator);
                 let alive = consumers
                     .iter()
-                    .filter(|consumer| consumer.operator.name == operator.name);
-                OperatorReport {
-                    name: operator.name.to_string(),
-                    declared: entry.map_or(0, |entry| entry.allocated),
-                    // An allocator that has left its tree is not in the snapshot, and still knows these two.
-                    peak: operator.allocator.peak_memory_allocation(),
-                    forced_bytes: operator.allocator.stats().forced_bytes,
-                    // Relaxed: numbers for reports.
-                    refused: operator.refused.load(Ordering::Relaxed),
-                    can_spill: operator.can_spill.load(Ordering::Relaxed),
-                    consumers: alive.count(),
-                }
+                    .filter(|consumer| Arc::ptr_eq(&consumer.operator, operator));
+                report.consumers = alive.count();
+                report
             })
             .collect();
-        reports.sort_by(|a, b| b.peak.cmp(&a.peak).then_with(|| a.name.cmp(&b.name)));
+        operators.sort_by(|a, b| b.peak.cmp(&a.peak).then_with(|| a.name.cmp(&b.name)));
+        let own = snapshot.entries.first();
         let limit = query.allocator().limit();
+        let charged = own.map_or(0, |own| own.allocated);
+        let bytes = |field: fn(&OperatorReport) -> usize| operators.iter().map(field).sum();
+        let count = |field: fn(&OperatorReport) -> u64| operators.iter().map(field).sum();
         Self {
             name: query.allocator().name().to_owned(),
             limit: Some(limit).filter(|&limit| limit <= isize::MAX as usize),
             reservation: own.map_or(0, |own| own.reservation),
-            declared: own.map_or(0, |own| own.allocated),
+            declared: bytes(|operator| operator.declared),
+            held: bytes(|operator| operator.held),
+            charged,
             peak: query.allocator().peak_memory_allocation(),
-            refused: reports.iter().map(|operator| operator.refused).sum(),
-            forced_bytes: reports.iter().map(|operator| operator.forced_bytes).sum(),
-            spilled_bytes: query.spilled(),
+            held_peak: bytes(|operator| operator.held_peak),
+            refused: count(|operator| operator.refused),
+            revoked: count(|operator| operator.revoked),
+            forced_bytes: count(|operator| operator.forced_bytes),
+            spilled_bytes: bytes(|operator| operator.spilled_bytes),
+            waited: operators.iter().map(|operator| operator.waited).sum(),
             open_streams: query.open_streams(),
-            operators: reports,
+            operators,
         }
     }
 }
 
-/// Cells of a whole bar.
-const BAR: usize = 20;
-
-impl fmt::Display for QueryReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.name.escape_debug();
-        write!(
-            f,
-            "query `{name}`: {} declared, peak {}",
-            Size(self.declared),
-            Size(self.peak)
-        )?;
-        if let Some(limit) = self.limit {
-            write!(f, ", limit {}", Size(limit))?;
+impl OperatorReport {
+    fn of(operator: &Operator) -> Self {
+        let numbers = operator.numbers();
+        Self {
+            name: operator.name.to_string(),
+            declared: numbers.declared,
+            held: numbers.held,
+            charged: numbers.charged,
+            peak: numbers.peak,
+            held_peak: numbers.held_peak,
+            refused: numbers.refused,
+            revoked: numbers.revoked,
+            forced_bytes: numbers.forced_bytes,
+            spilled_bytes: numbers.spilled,
+            waited: numbers.waited,
+            // Relaxed: the flag guards nothing.
+            can_spill: operator.can_spill.load(Ordering::Relaxed),
+            ..Self::default()
         }
-        write!(f, ", spilled {}", Size(self.spilled_bytes))?;
-        if self.operators.is_empty() {
-            return write!(f, "\n  no operator has declared any memory");
-        }
-        let names = self
-            .operators
-            .iter()
-            .map(|operator| operator.name.chars().count());
-        let width = names.max().unwrap_or(0).clamp(8, 48);
-        let (operator, declared) = ("operator", "declared");
-        write!(
-            f,
-            "\n     {operator:width$}  {declared:>10}  {:>10}  refused      forced",
-            "peak"
-        )?;
-        let largest = self.operators.iter().map(|operator| operator.peak).max();
-        for (index, operator) in self.operators.iter().enumerate() {
-            let last = index + 1 == self.operators.len();
-            let branch = if last { "└─" } else { "├─" };
-            let cells = operator.peak.saturating_mul(BAR) / largest.unwrap_or(0).max(1);
-            let OperatorReport {
-                name,
-                declared,
-                peak,
-                refused,
-                forced_bytes,
-                ..
-            } = operator;
-            let (declared, peak) = (Size(*declared), Size(*peak));
-            let forced = Size(usize::try_from(*forced_bytes).unwrap_or(usize::MAX));
-            let line = format!(
-                "  {branch} {name:width$}  {declared:>10}  {peak:>10}  {refused:>7}  {forced:>10}  {}",
-                "█".repeat(cells),
-            );
-            write!(f, "\n{}", line.trim_end())?;
-        }
-        Ok(())
     }
 }
+
+/// Serializes a time as seconds.
+#[cfg(feature = "serde")]
+fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests;

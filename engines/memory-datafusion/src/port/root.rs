@@ -5,314 +5,170 @@
 //! makes a query, and executes the plan below in a context with that query's pool. The query ends with the last of
 //! the streams.
 
-use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 
-use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::common::Statistics;
-use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::memory_pool::MemoryLimit;
-use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{OrderingRequirements, PhysicalExpr};
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_plan::execution_plan::{
-    CardinalityEffect, InvariantLevel, ReplaceChildrenOptions,
-};
-use datafusion::physical_plan::metrics::MetricsSet;
-use datafusion::physical_plan::{
-    ChildStats, DisplayAs, DisplayFormatType, ExecutionPlan, InputDistributionRequirements,
-    PlanProperties, StatisticsArgs,
-};
+use datafusion_common::arrow::datatypes::SchemaRef;
+use datafusion_common::arrow::record_batch::RecordBatch;
+use datafusion_common::error::{DataFusionError, Result};
+use datafusion_execution::memory_pool::MemoryLimit;
+use datafusion_execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
+use datafusion_physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::Stream;
 use futures::stream::AbortHandle;
 
-use super::{QueryPool, open, runtime};
+use super::{QueryPool, runtime, with_runtime};
 use crate::queries::Queries;
 use crate::query::Query;
+use crate::text::Size;
 
-/// The rule that puts a [`QueryRoot`] on top of each plan. It must be the last one.
-#[derive(Debug)]
-pub(crate) struct QueryRule(pub(crate) Arc<Queries>);
-
-impl PhysicalOptimizerRule for QueryRule {
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        if (plan.as_ref() as &dyn Any).is::<QueryRoot>() {
-            return Ok(plan);
-        }
-        Ok(QueryRoot::over(plan, &self.0))
-    }
-
-    fn name(&self) -> &str {
-        "arrow_memory_query"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-}
-
-/// The node at the root of a plan. It looks like the node below it in every respect but the pool.
-///
-/// Methods that optimizer rules call are delegated as far as a plan at its root may be asked for them. The others
-/// (pushing filters, sorts and projections down) keep their defaults, which change nothing: this rule is the last one.
-#[derive(Debug)]
-struct QueryRoot {
-    inner: Arc<dyn ExecutionPlan>,
+/// Begins a query for each execution of a plan that no query runs yet.
+pub(super) struct Begins {
     queries: Arc<Queries>,
     /// The queries of the executions that are under way, by their contexts. Partitions of one execution share one.
-    runs: Mutex<Vec<(Weak<TaskContext>, Weak<Run>)>>,
+    runs: Mutex<Vec<Execution>>,
+}
+
+/// One execution of a plan, as the plan knows it.
+struct Execution {
+    context: Weak<TaskContext>,
+    run: Weak<Run>,
+    /// Partitions that were not executed yet. They may be long after the streams of the others have ended.
+    left: usize,
+    /// Keeps the run until all are.
+    kept: Option<Arc<Run>>,
 }
 
 /// One execution of the plan. Its streams keep it.
 struct Run {
     context: Arc<TaskContext>,
+    number: u64,
     query: Arc<Query>,
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
+        self.query.ended(self.number);
         self.query.end("its last stream was dropped");
     }
 }
 
-impl QueryRoot {
-    fn over(inner: Arc<dyn ExecutionPlan>, queries: &Arc<Queries>) -> Arc<dyn ExecutionPlan> {
-        Arc::new(Self {
-            inner,
+impl Begins {
+    pub(super) fn new(queries: &Arc<Queries>) -> Self {
+        Self {
             queries: Arc::clone(queries),
             runs: Mutex::default(),
-        })
-    }
-
-    fn again(&self, inner: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-        Self::over(inner, &self.queries)
-    }
-
-    /// Returns the run of that context. The first partition that is executed begins it.
-    fn run(&self, context: &Arc<TaskContext>) -> Result<Arc<Run>> {
-        if let Some(run) = self.known(context) {
-            return Ok(run);
         }
-        let begun = Arc::new(self.begin(context)?);
-        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-        runs.retain(|(context, _)| context.strong_count() > 0);
-        // Another partition may have been faster. Then this run ends after the lock was released.
-        let faster = find(&runs, context);
-        if faster.is_none() {
-            runs.push((Arc::downgrade(context), Arc::downgrade(&begun)));
-        }
-        drop(runs);
-        Ok(faster.unwrap_or(begun))
     }
 
-    fn known(&self, context: &Arc<TaskContext>) -> Option<Arc<Run>> {
-        find(
-            &self.runs.lock().unwrap_or_else(PoisonError::into_inner),
-            context,
-        )
-    }
-
-    fn begin(&self, context: &TaskContext) -> Result<Run> {
-        // After `SET datafusion.runtime.memory_limit` the session has a pool of DataFusion's with that limit.
-        let pool = context.memory_pool();
-        let set = match pool.memory_limit() {
-            MemoryLimit::Finite(limit) if !pool.is::<QueryPool>() => Some(limit),
-            _ => None,
-        };
-        let query = self.queries.begin(context.task_id().as_deref(), set);
-        let query =
-            query.map_err(|error| DataFusionError::ResourcesExhausted(format!("{error:#}")))?;
-        // A query that has just begun has not ended. Nobody has a handle that could cancel it.
-        let _number = query.open(open(&self.inner, AbortHandle::new_pair().0));
-        let runtime = runtime(&context.runtime_env(), &query);
-        Ok(Run {
-            context: Arc::new(with_runtime(context, runtime)),
-            query,
-        })
-    }
-}
-
-/// Returns the run that belongs to a context. Its address is not in use twice: the weak reference keeps it.
-fn find(runs: &[(Weak<TaskContext>, Weak<Run>)], context: &Arc<TaskContext>) -> Option<Arc<Run>> {
-    let mut of_context = runs
-        .iter()
-        .filter(|(known, _)| known.as_ptr() == Arc::as_ptr(context));
-    of_context.find_map(|(_, run)| run.upgrade())
-}
-
-/// A context can only be copied by naming its parts.
-fn with_runtime(context: &TaskContext, runtime: Arc<RuntimeEnv>) -> TaskContext {
-    TaskContext::new(
-        context.task_id(),
-        context.session_id(),
-        context.session_config().clone(),
-        context.scalar_functions().clone(),
-        context.higher_order_functions().clone(),
-        context.aggregate_functions().clone(),
-        context.window_functions().clone(),
-        runtime,
-    )
-}
-
-impl DisplayAs for QueryRoot {
-    fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.fmt_as(format, f)
-    }
-}
-
-impl ExecutionPlan for QueryRoot {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn downcast_delegate(&self) -> Option<&dyn ExecutionPlan> {
-        Some(self.inner.as_ref())
-    }
-
-    fn schema(&self) -> SchemaRef {
-        self.inner.schema()
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.inner.properties()
-    }
-
-    fn check_invariants(&self, check: InvariantLevel) -> Result<()> {
-        self.inner.check_invariants(check)
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        self.inner.children()
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-        options: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self.again(Arc::clone(&self.inner).replace_children(children, options)?))
-    }
-
-    #[expect(deprecated, reason = "still required")]
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self.again(Arc::clone(&self.inner).with_new_children(children)?))
-    }
-
-    fn apply_expressions(
+    pub(super) fn execute(
         &self,
-        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        self.inner.apply_expressions(f)
-    }
-
-    fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self.again(Arc::clone(&self.inner).reset_state()?))
-    }
-
-    fn with_new_state(&self, state: Arc<dyn Any + Send + Sync>) -> Option<Arc<dyn ExecutionPlan>> {
-        Some(self.again(self.inner.with_new_state(state)?))
-    }
-
-    fn metrics(&self) -> Option<MetricsSet> {
-        self.inner.metrics()
-    }
-
-    fn fetch(&self) -> Option<usize> {
-        self.inner.fetch()
-    }
-
-    fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
-        Some(self.again(self.inner.with_fetch(limit)?))
-    }
-
-    fn repartitioned(
-        &self,
-        target_partitions: usize,
-        config: &ConfigOptions,
-    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let repartitioned = self.inner.repartitioned(target_partitions, config)?;
-        Ok(repartitioned.map(|plan| self.again(plan)))
-    }
-
-    fn with_preserve_order(&self, preserve_order: bool) -> Option<Arc<dyn ExecutionPlan>> {
-        Some(self.again(self.inner.with_preserve_order(preserve_order)?))
-    }
-
-    fn input_distribution_requirements(&self) -> InputDistributionRequirements {
-        self.inner.input_distribution_requirements()
-    }
-
-    fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
-        self.inner.required_input_ordering()
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        self.inner.maintains_input_order()
-    }
-
-    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
-        self.inner.benefits_from_input_partitioning()
-    }
-
-    fn supports_limit_pushdown(&self) -> bool {
-        self.inner.supports_limit_pushdown()
-    }
-
-    fn cardinality_effect(&self) -> CardinalityEffect {
-        self.inner.cardinality_effect()
-    }
-
-    fn dynamic_expressions_produced(&self) -> Vec<Arc<dyn PhysicalExpr>> {
-        self.inner.dynamic_expressions_produced()
-    }
-
-    fn statistics_from_inputs(
-        &self,
-        inputs: &[Arc<Statistics>],
-        args: &StatisticsArgs,
-    ) -> Result<Arc<Statistics>> {
-        self.inner.statistics_from_inputs(inputs, args)
-    }
-
-    fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
-        self.inner.child_stats_requests(partition)
-    }
-
-    #[expect(
-        deprecated,
-        reason = "callers of the old method get the statistics of the plan, too"
-    )]
-    fn partition_statistics(&self, partition: Option<usize>) -> Result<Arc<Statistics>> {
-        self.inner.partition_statistics(partition)
-    }
-
-    fn execute(
-        &self,
+        plan: &Arc<dyn ExecutionPlan>,
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         let pool = context.memory_pool().downcast_ref::<QueryPool>();
         if pool.is_some_and(|pool| !pool.query.is_shared()) {
-            return self.inner.execute(partition, context);
+            return plan.execute(partition, context);
         }
-        let run = self.run(&context)?;
-        let inner = self.inner.execute(partition, Arc::clone(&run.context))?;
+        let run = self.run(plan, &context)?;
+        let inner = plan.execute(partition, Arc::clone(&run.context))?;
         Ok(Box::pin(RunStream { inner, _run: run }))
     }
+
+    /// Returns the run of that context. The first partition that is executed begins it.
+    fn run(&self, plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result<Arc<Run>> {
+        if let Some(run) = self.known(context) {
+            return Ok(run);
+        }
+        let begun = Arc::new(self.begin(context)?);
+        // Another partition may have been faster. Then this run ends after the lock was released.
+        let faster = {
+            let mut runs = self.runs();
+            let found = find(&mut runs, context);
+            if found.is_none() {
+                let left = plan
+                    .output_partitioning()
+                    .partition_count()
+                    .saturating_sub(1);
+                runs.push(Execution {
+                    context: Arc::downgrade(context),
+                    run: Arc::downgrade(&begun),
+                    left,
+                    kept: (left > 0).then(|| Arc::clone(&begun)),
+                });
+            }
+            found
+        };
+        Ok(faster.map_or(begun, |(run, _kept)| run))
+    }
+
+    fn known(&self, context: &Arc<TaskContext>) -> Option<Arc<Run>> {
+        let mut runs = self.runs();
+        let gone = |one: &mut Execution| one.context.strong_count() == 0;
+        let gone: Vec<_> = runs.extract_if(.., gone).collect();
+        let found = find(&mut runs, context);
+        drop(runs);
+        drop(gone);
+        Some(found?.0)
+    }
+
+    fn runs(&self) -> MutexGuard<'_, Vec<Execution>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, context: &TaskContext) -> Result<Run> {
+        let limit = self.limit(context)?;
+        let query = self.queries.begin(context.task_id().as_deref(), limit);
+        let query =
+            query.map_err(|error| DataFusionError::ResourcesExhausted(format!("{error:#}")))?;
+        // A query that has just begun has not ended. Nobody has a handle that could cancel it.
+        let number = query.open(AbortHandle::new_pair().0).unwrap_or(0);
+        let runtime = runtime(&context.runtime_env(), &query);
+        Ok(Run {
+            context: Arc::new(with_runtime(context, runtime)),
+            number,
+            query,
+        })
+    }
+
+    /// Returns the limit of a query of that context. After `SET datafusion.runtime.memory_limit` the session has a pool of
+    /// DataFusion's with the limit that was set.
+    fn limit(&self, context: &TaskContext) -> Result<usize> {
+        let options = self.queries.options();
+        let pool = context.memory_pool();
+        let set = match pool.memory_limit() {
+            MemoryLimit::Finite(set) if !pool.is::<QueryPool>() => set,
+            _ => return Ok(options.query_limit),
+        };
+        let largest = options.allow_set.unwrap_or(options.query_limit);
+        if set <= largest {
+            return Ok(set);
+        }
+        let (set, largest) = (Size(set), Size(largest));
+        Err(DataFusionError::Configuration(format!(
+            "datafusion.runtime.memory_limit was set to {set}, and this server allows queries at most {largest}: \
+             set a lower limit, or RESET datafusion.runtime.memory_limit"
+        )))
+    }
+}
+
+/// Returns the run of a context, for one more of its partitions, and what kept it if that was the last one: to be dropped
+/// without the lock. A context's address is not in use twice: the weak reference keeps it.
+fn find(
+    runs: &mut [Execution],
+    context: &Arc<TaskContext>,
+) -> Option<(Arc<Run>, Option<Arc<Run>>)> {
+    let same = |one: &&mut Execution| one.context.as_ptr() == Arc::as_ptr(context);
+    let mut of_context = runs.iter_mut().filter(same);
+    of_context.find_map(|execution| {
+        let run = execution.run.upgrade()?;
+        execution.left = execution.left.saturating_sub(1);
+        let kept = (execution.left == 0).then(|| execution.kept.take());
+        Some((run, kept.flatten()))
+    })
 }
 
 /// A stream of results that keeps its run. The fields are dropped in their order: first the operators.
@@ -336,5 +192,11 @@ impl Stream for RunStream {
 impl RecordBatchStream for RunStream {
     fn schema(&self) -> SchemaRef {
         self.inner.schema()
+    }
+}
+
+impl fmt::Debug for Begins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.queries.fmt(f)
     }
 }

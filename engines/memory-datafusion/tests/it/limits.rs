@@ -1,6 +1,6 @@
 //! Queries with limits: those that spill, those that are refused, and their neighbours.
 
-use arrow_memory_datafusion::{DataFusionMemory, RootAllocator};
+use arrow_memory_datafusion::{Charge, DataFusionMemory, RootAllocator};
 
 use crate::support::{
     JOIN, KIB, MIB, SORT, assert_sorted, balanced, config, count, refused, session,
@@ -25,7 +25,7 @@ async fn a_sort_that_does_not_fit_its_limit_spills_and_is_right() {
         report
             .operators
             .iter()
-            .any(|node| node.name == "ExternalSorter" && node.can_spill),
+            .any(|node| node.name == "SortExec#1" && node.can_spill),
         "{report}"
     );
     assert_eq!((report.declared, report.open_streams), (0, 0), "{report}");
@@ -107,6 +107,7 @@ async fn a_limit_that_is_raised_lets_the_same_query_run() {
 async fn two_queries_with_limits_do_not_disturb_each_other() {
     let root = RootAllocator::new(128 * MIB);
     let memory = DataFusionMemory::builder(&root)
+        .charge(Charge::Declared)
         .query_limit(512 * KIB)
         .build();
     let session = memory.session(config()).unwrap();

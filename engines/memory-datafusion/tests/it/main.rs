@@ -3,7 +3,12 @@
 
 mod admission;
 mod ends;
+mod held;
 mod limits;
+mod policies;
 mod pool;
 mod sessions;
 mod support;
+#[cfg(feature = "sql")]
+mod table;
+mod wrapped;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow_memory_datafusion::{DataFusionMemory, RootAllocator};
+use arrow_memory_datafusion::{Charge, DataFusionMemory, RootAllocator};
+use datafusion::arrow::array::{ArrayRef, Int64Array};
+use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::memory_pool::MemoryConsumer;
@@ -85,6 +87,7 @@ async fn the_partitions_of_one_execution_share_a_node() {
 async fn the_limit_of_queries_holds_for_those_that_nobody_admits() {
     let root = RootAllocator::builder().credit(0).build().unwrap(); // exact peaks
     let memory = DataFusionMemory::builder(&root)
+        .charge(Charge::Declared)
         .query_limit(8 * MIB)
         .build();
     let session = memory.session(config()).unwrap();
@@ -96,6 +99,7 @@ async fn the_limit_of_queries_holds_for_those_that_nobody_admits() {
     );
 
     let memory = DataFusionMemory::builder(&root)
+        .charge(Charge::Declared)
         .query_limit(512 * KIB)
         .build();
     let session = memory.session(config()).unwrap();
@@ -222,4 +226,81 @@ fn what_runs_beside_the_queries_is_counted_too() {
     );
     drop(two);
     balanced(&root);
+}
+
+#[tokio::test]
+async fn a_limit_that_is_set_by_sql_is_refused_above_what_is_allowed() {
+    let root = RootAllocator::new(256 * MIB);
+    for (query_limit, allowed, set, runs_with) in [
+        (8 * MIB, None, "9M", None),
+        (8 * MIB, None, "4M", Some(4 * MIB)),
+        (8 * MIB, Some(16 * MIB), "9M", Some(9 * MIB)),
+        (8 * MIB, Some(16 * MIB), "17M", None),
+        (usize::MAX, None, "100G", Some(100 << 30)),
+        (usize::MAX, Some(MIB), "2M", None),
+    ] {
+        let mut builder = DataFusionMemory::builder(&root).query_limit(query_limit);
+        if let Some(allowed) = allowed {
+            builder = builder.allow_set(allowed);
+        }
+        let memory = builder.build();
+        let session = memory.session(config()).unwrap();
+        let sql = format!("SET datafusion.runtime.memory_limit = '{set}'");
+        // The statement runs under the limit that it has set, so that it fails itself.
+        let answer = session.sql(&sql).await.unwrap().collect().await;
+        assert_eq!(answer.is_ok(), runs_with.is_some(), "{set}");
+        let frame = session.sql("SELECT 1").await.unwrap();
+        match (frame.execute_stream().await, runs_with) {
+            (Ok(stream), Some(limit)) => {
+                assert_eq!(memory.queries()[0].limit, Some(limit), "{set}");
+                drop(stream);
+            }
+            (Err(error), None) => {
+                let text = error.to_string();
+                assert!(text.contains("datafusion.runtime.memory_limit"), "{text}");
+                assert!(text.contains("RESET"), "{text}");
+            }
+            (ran, _) => panic!("{set} with {query_limit} and {allowed:?}: {:?}", ran.err()),
+        }
+        // What is reset is the limit of queries again.
+        let reset = session.sql("RESET datafusion.runtime.memory_limit").await;
+        reset.unwrap().collect().await.unwrap();
+        let frame = session.sql("SELECT 1").await.unwrap();
+        let stream = frame.execute_stream().await.unwrap();
+        let limit = Some(query_limit).filter(|&limit| limit < usize::MAX);
+        assert_eq!(memory.queries()[0].limit, limit);
+        drop(stream);
+        settled(&memory, &root).await;
+    }
+}
+
+/// On one thread, the stream of the first partition ends before the second one is executed.
+#[tokio::test]
+async fn partitions_that_are_executed_late_belong_to_the_same_query() {
+    use datafusion::datasource::MemTable;
+    let root = RootAllocator::new(256 * MIB);
+    let memory = DataFusionMemory::new(&root);
+    let session = memory.session(config()).unwrap();
+    let values = |from: i64| {
+        let column = Arc::new(Int64Array::from(vec![from, from + 1])) as ArrayRef;
+        RecordBatch::try_from_iter([("a", column)]).unwrap()
+    };
+    let partitions = vec![vec![values(1)], vec![values(3)], vec![values(5)]];
+    let table = MemTable::try_new(values(0).schema(), partitions).unwrap();
+    session.register_table("t", Arc::new(table)).unwrap();
+    let frame = session.sql("SELECT a FROM t").await.unwrap();
+    let batches = frame.clone().collect().await.unwrap();
+    assert_eq!(batches.len(), 3);
+
+    // The same for those that are executed one after another.
+    let plan = frame.create_physical_plan().await.unwrap();
+    let context = Arc::new(frame.task_ctx());
+    for partition in 0..3 {
+        let stream = plan.execute(partition, Arc::clone(&context)).unwrap();
+        assert_eq!(memory.queries().len(), 1);
+        assert_eq!(memory.queries()[0].name, "query#2");
+        let batches = futures::TryStreamExt::try_collect::<Vec<_>>(stream).await;
+        assert_eq!(batches.unwrap().len(), 1);
+    }
+    settled(&memory, &root).await;
 }

@@ -1,6 +1,6 @@
 //! Sessions, queries and what is checked after each test.
 
-use arrow_memory_datafusion::{DataFusionMemory, RootAllocator};
+use arrow_memory_datafusion::{Charge, DataFusionMemory, RootAllocator};
 use datafusion::arrow::array::Int64Array;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::error::DataFusionError;
@@ -26,8 +26,11 @@ pub(crate) fn config() -> SessionConfig {
         .with_sort_spill_reservation_bytes(MIB)
 }
 
+/// Returns a session whose operators are charged for what they declare.
 pub(crate) fn session(root: &RootAllocator) -> (DataFusionMemory, SessionContext) {
-    let memory = DataFusionMemory::new(root);
+    let memory = DataFusionMemory::builder(root)
+        .charge(Charge::Declared)
+        .build();
     let session = memory.session(config()).unwrap();
     (memory, session)
 }

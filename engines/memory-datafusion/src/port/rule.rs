@@ -1,0 +1,136 @@
+//! The rule that puts wrappers into each physical plan of a session: one at its root, and one over each operator that has
+//! an allocator.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use datafusion_common::config::ConfigOptions;
+use datafusion_common::error::Result;
+use datafusion_datasource::memory::MemorySourceConfig;
+use datafusion_datasource::source::DataSourceExec;
+use datafusion_physical_optimizer::PhysicalOptimizerRule;
+use datafusion_physical_plan::ExecutionPlan;
+use datafusion_physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
+
+use super::batches::Batches;
+use super::root::Begins;
+use super::wrapper::{Role, Wrapper};
+use crate::options::{Charge, Granularity, Options};
+use crate::queries::Queries;
+
+/// The rule. It must be the last one.
+#[derive(Debug)]
+pub(crate) struct QueryRule(pub(crate) Arc<Queries>);
+
+impl PhysicalOptimizerRule for QueryRule {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        if let Some(Role::Begins(_)) = Wrapper::role_of(plan.as_ref()) {
+            return Ok(plan);
+        }
+        let counted = counted(plan, self.0.options())?;
+        let begins = Role::Begins(Arc::new(Begins::new(&self.0)));
+        Ok(Wrapper::over(counted, begins))
+    }
+
+    fn name(&self) -> &str {
+        "arrow_memory_query"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// Returns the plan with a wrapper over each operator that gets an allocator, and does not have one already.
+pub(crate) fn counted(
+    plan: Arc<dyn ExecutionPlan>,
+    options: &Options,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    Wraps {
+        all: options.granularity == Granularity::Operators && options.charge != Charge::Declared,
+        number: 0,
+    }
+    .wrapped(plan, true)
+}
+
+/// Walks a plan, and numbers its nodes as `EXPLAIN` shows them, from 1.
+struct Wraps {
+    all: bool,
+    number: usize,
+}
+
+impl Wraps {
+    /// Returns the plan with wrappers. `holds` says whether the operator above keeps batches.
+    fn wrapped(
+        &mut self,
+        plan: Arc<dyn ExecutionPlan>,
+        above_holds: bool,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        if Wrapper::role_of(plan.as_ref()).is_some() {
+            return Ok(plan);
+        }
+        self.number += 1;
+        let name = format!("{}#{}", plan.name(), self.number).into();
+        let holds = holds(plan.name());
+        let children = plan.children();
+        let wrapped = children
+            .iter()
+            .map(|child| self.wrapped(Arc::clone(child), holds))
+            .collect::<Result<Vec<_>>>()?;
+        let mut both = children.iter().zip(&wrapped);
+        let changed = both.any(|(child, wrapped)| !Arc::ptr_eq(child, wrapped));
+        let plan = if changed {
+            let keep = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
+            plan.replace_children(wrapped, keep)?
+        } else {
+            plan
+        };
+        let lends = lends(plan.as_ref());
+        // The table of a recursive query is found by its type, and replaced when the query goes round.
+        let excepted = plan.name() == "WorkTableExec";
+        if excepted || !(self.all || holds || above_holds || lends) {
+            return Ok(plan);
+        }
+        // Relaxed: only the number matters.
+        let node = NODES.fetch_add(1, Ordering::Relaxed);
+        let batches = Batches::new(node, name, lends);
+        Ok(Wrapper::over(plan, Role::Counts(Arc::new(batches))))
+    }
+}
+
+/// The number of nodes that have been wrapped in this process.
+static NODES: AtomicU64 = AtomicU64::new(0);
+
+/// Whether an operator of that name may keep batches that it was given: each one that is not known to pass them on, or to
+/// return new ones of its own.
+fn holds(name: &str) -> bool {
+    !matches!(
+        name,
+        "AsyncFuncExec"
+            | "CooperativeExec"
+            | "DataSourceExec"
+            | "EmptyExec"
+            | "ExplainExec"
+            | "FilterExec"
+            | "GlobalLimitExec"
+            | "InterleaveExec"
+            | "LazyMemoryExec"
+            | "LocalLimitExec"
+            | "OutputRequirementExec"
+            | "PlaceholderRowExec"
+            | "ProjectionExec"
+            | "UnionExec"
+            | "UnnestExec"
+            | "WorkTableExec"
+    )
+}
+
+/// Whether a node returns the batches of a table that is kept in memory.
+fn lends(plan: &dyn ExecutionPlan) -> bool {
+    let scan = plan.downcast_ref::<DataSourceExec>();
+    scan.is_some_and(|scan| scan.data_source().is::<MemorySourceConfig>())
+}

@@ -1,0 +1,61 @@
+//! With the program's heap attributed, what operators allocate for themselves counts as held.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+use std::alloc::System;
+
+use arrow_memory_datafusion::{Charge, DataFusionMemory, QueryReport, RootAllocator};
+use arrow_memory_global::Attributed;
+use datafusion::error::DataFusionError;
+use datafusion::prelude::SessionConfig;
+
+#[global_allocator]
+static GLOBAL: Attributed<System> = Attributed::new(System);
+
+const MIB: usize = 1 << 20;
+
+/// Has a hash table of 300,000 groups, of which only the operator itself knows how large it is.
+const GROUPS: &str =
+    "SELECT count(*) FROM (SELECT DISTINCT value * 7 AS k FROM generate_series(1, 300000))";
+
+async fn run(charge: Charge, limit: usize) -> (Result<usize, DataFusionError>, QueryReport) {
+    let root = RootAllocator::new(1 << 30);
+    let memory = DataFusionMemory::builder(&root).charge(charge).build();
+    let session = memory
+        .session(SessionConfig::new().with_target_partitions(1))
+        .unwrap();
+    let query = memory.query("q").limit(limit).admit().await.unwrap();
+    let frame = session.sql(GROUPS).await.unwrap();
+    let collected = query.collect(frame).await;
+    let rows = collected.map(|batches| batches.iter().map(|batch| batch.num_rows()).sum());
+    let report = query.finish().await.unwrap();
+    drop((query, session, memory));
+    // What caches keep is the root's now; nothing is a query's.
+    assert_eq!(
+        root.snapshot()
+            .entries
+            .iter()
+            .filter(|one| &*one.allocator.name == "q")
+            .count(),
+        0
+    );
+    root.verify().unwrap();
+    (rows, report)
+}
+
+#[tokio::test]
+async fn a_hash_table_counts_as_held() {
+    if !arrow_memory_global::is_installed() {
+        return; // not on this platform
+    }
+    let aggregate = |report: &QueryReport| {
+        let mut operators = report.operators.iter();
+        let found = operators.find(|one| one.name.starts_with("AggregateExec") && one.peak > MIB);
+        found.unwrap_or_else(|| panic!("{report}")).clone()
+    };
+    let (rows, report) = run(Charge::Larger, usize::MAX).await;
+    assert_eq!(rows.unwrap(), 1);
+    let larger = aggregate(&report);
+    assert!(larger.held_peak > 4 * MIB, "{report}");
+    let (_, report) = run(Charge::Declared, usize::MAX).await;
+    assert_eq!(aggregate(&report).held_peak, 0);
+}
