@@ -1,7 +1,7 @@
 //! What is compared while a query runs: the bytes that a tree says are held, and the Arrow buffers that crossed an
 //! operator boundary and are alive, counted by address.
 //!
-//! A rule puts an [`Observer`](observer::Observer) on top of each operator. It keeps a clone of each buffer that it sees,
+//! A rule puts an `Observer` on top of each operator. It keeps a clone of each buffer that it sees,
 //! so that the buffer's count of owners tells whether anybody else has it still. Nothing may run between the two
 //! readings: so the query runs on a runtime of one thread, and the observers read when they are polled, since what they
 //! have seen before was handed over by then.
