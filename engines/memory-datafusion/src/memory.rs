@@ -19,7 +19,9 @@ use datafusion_physical_optimizer::PhysicalOptimizerRule;
 use crate::error::AdmitError;
 use crate::handle::QueryMemory;
 use crate::options::{Charge, Granularity, Options, Policy, Wait};
-use crate::port::{self, QueryPool, QueryRule};
+#[cfg(feature = "session")]
+use crate::port;
+use crate::port::{QueryPool, QueryRule};
 use crate::queries::Queries;
 use crate::report::QueryReport;
 #[cfg(feature = "sql")]
