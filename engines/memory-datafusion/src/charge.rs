@@ -12,7 +12,7 @@ use tokio::task::block_in_place;
 
 use crate::operator::{Consumer, Operator};
 use crate::options::{Wait, share};
-use crate::policy::bound;
+use crate::policy::{bound, levels};
 use crate::query::Query;
 use crate::refusal::{self, Refused};
 
@@ -177,9 +177,7 @@ impl Query {
     fn may_overdraw(&self, target: &BufferAllocator) -> bool {
         // Relaxed: the sum is only read.
         let bytes = self.overdrawing.load(Ordering::Relaxed);
-        let parent = BufferAllocator::parent_allocator;
-        let mut levels = std::iter::successors(Some(target.clone()), parent);
-        levels.all(|level| {
+        levels(target).all(|level| {
             let limit = bound(&level);
             let most = limit.saturating_add(share(limit, self.options().overdraft));
             level.allocated_memory().saturating_add(bytes) <= most

@@ -24,19 +24,18 @@ impl Query {
             return Some("it is to spill, since another request was refused".to_owned());
         }
         let level = self.tightest(bytes)?;
-        let limit = bound(&level);
-        let headroom = share(limit, self.options().headroom);
-        let (most, used) = (limit.saturating_sub(headroom), level.allocated_memory());
         if !consumer.would_spill() {
             return None;
         }
+        let limit = bound(&level);
+        let (most, used) = (self.for_spillers(limit), level.allocated_memory());
         if used.saturating_add(bytes) > most {
             return Some(format!(
                 "of the limit of {} of `{}`, {} are used, and {} are left to operators that cannot spill",
                 Size(limit),
                 level.info(),
                 Size(used),
-                Size(headroom)
+                Size(limit - most)
             ));
         }
         match self.options().policy {
@@ -74,15 +73,12 @@ impl Query {
     /// Returns the level between the query and its root that bytes would bring closest to its limit, if any has a limit
     /// that is near. An upper bound of what is used suffices to pass over the others.
     fn tightest(&self, bytes: usize) -> Option<BufferAllocator> {
-        let parent = BufferAllocator::parent_allocator;
-        let levels = std::iter::successors(Some(self.allocator().clone()), parent);
         let fair = self.options().policy == Policy::Fair;
         let room = |level: &BufferAllocator| {
-            let limit = bound(level);
-            let most = limit.saturating_sub(share(limit, self.options().headroom));
-            most.saturating_sub(level.charged_memory())
+            self.for_spillers(bound(level))
+                .saturating_sub(level.charged_memory())
         };
-        let near = levels.filter(|level| bound(level) <= isize::MAX as usize);
+        let near = levels(self.allocator()).filter(|level| bound(level) <= isize::MAX as usize);
         let near = near.filter(|level| fair || room(level) < bytes);
         near.min_by_key(room)
     }
@@ -97,9 +93,12 @@ impl Query {
     /// Whether one level is so full that the room for operators that cannot spill is touched.
     pub(crate) fn touches_headroom(&self) -> Option<AllocatorId> {
         let level = self.tightest(1)?;
-        let (limit, used) = (bound(&level), level.allocated_memory());
-        let headroom = share(limit, self.options().headroom);
-        (used > limit.saturating_sub(headroom)).then(|| level.id())
+        (level.allocated_memory() > self.for_spillers(bound(&level))).then(|| level.id())
+    }
+
+    /// Returns the part of a limit that consumers that can spill may fill.
+    fn for_spillers(&self, limit: usize) -> usize {
+        limit.saturating_sub(share(limit, self.options().headroom))
     }
 
     /// Marks the largest consumer of some queries that would spill and give something to others, after a request was
@@ -118,6 +117,12 @@ impl Query {
             largest.revoke();
         }
     }
+}
+
+/// Returns an allocator and those above it, up to its root.
+pub(crate) fn levels(allocator: &BufferAllocator) -> impl Iterator<Item = BufferAllocator> {
+    let parent = BufferAllocator::parent_allocator;
+    std::iter::successors(Some(allocator.clone()), parent)
 }
 
 /// Returns the bytes that an allocator may use at most: the smaller of its limit and its cap.

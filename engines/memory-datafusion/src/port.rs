@@ -27,7 +27,7 @@ use futures::Stream;
 use futures::stream::{AbortHandle, Abortable};
 
 use crate::operator::{Consumer, Operator, Seen};
-use crate::policy::bound;
+use crate::policy::{bound, levels};
 use crate::query::Query;
 use crate::text::Size;
 
@@ -62,6 +62,12 @@ impl QueryPool {
             operator: operator.map(Arc::clone),
             disk,
         })
+    }
+
+    /// Returns the pool of a context in which a query runs.
+    fn of_context(context: &TaskContext) -> Option<&Self> {
+        let pool = context.memory_pool().downcast_ref::<Self>();
+        pool.filter(|pool| !pool.query.is_shared())
     }
 
     fn consumer(&self, consumer: &MemoryConsumer) -> Arc<Consumer> {
@@ -137,8 +143,7 @@ impl fmt::Display for QueryPool {
 
 /// Returns the smallest limit between an allocator and its root.
 fn smallest_limit(allocator: &BufferAllocator) -> Option<usize> {
-    let levels = std::iter::successors(Some(allocator.clone()), BufferAllocator::parent_allocator);
-    levels
+    levels(allocator)
         .map(|level| bound(&level))
         .min()
         .filter(|&limit| limit <= isize::MAX as usize)

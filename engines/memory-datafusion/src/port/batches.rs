@@ -55,8 +55,7 @@ impl Batches {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
-        let pool = context.memory_pool().downcast_ref::<QueryPool>();
-        let Some(pool) = pool.filter(|pool| !pool.query.is_shared()) else {
+        let Some(pool) = QueryPool::of_context(&context) else {
             return plan.execute(partition, context);
         };
         let query = Arc::clone(&pool.query);

@@ -69,8 +69,7 @@ impl Begins {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
-        let pool = context.memory_pool().downcast_ref::<QueryPool>();
-        if pool.is_some_and(|pool| !pool.query.is_shared()) {
+        if QueryPool::of_context(&context).is_some() {
             return plan.execute(partition, context);
         }
         let run = self.run(plan, &context)?;
