@@ -51,7 +51,7 @@ def sources():
 
 
 def is_test(path):
-    return path.stem in ("tests", "model", "model_ledger") or "tests" in path.parts
+    return path.stem in ("tests", "model", "model_ledger") or {"tests", "model"} & set(path.parts)
 
 
 def code(path):

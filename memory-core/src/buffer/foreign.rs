@@ -24,10 +24,12 @@ use crate::size::{ALIGNMENT, MAX_SIZE};
 use crate::sync::Ordering;
 
 mod error;
+mod in_place;
 mod pieces;
 mod room;
 
 pub use error::ForeignError;
+pub use in_place::{may_move_in_place, move_in_place};
 pub use room::ForeignRoom;
 
 /// Memory from elsewhere, which [`wrap_foreign_allocation`](BufferAllocator::wrap_foreign_allocation)
@@ -375,6 +377,7 @@ impl BufferAllocator {
 /// assert_eq!((found.as_slice(), buffer.ref_count()), (&[1, 2][..], 2));
 /// # Ok::<(), arrow_memory_core::ForeignError>(())
 /// ```
+#[derive(Clone)]
 pub struct WeakForeign(Weak);
 
 impl WeakForeign {

@@ -21,7 +21,9 @@ mod typed;
 pub use arrow_buf::ArrowBuf;
 pub use arrow_buf_mut::ArrowBufMut;
 pub use builder::{BooleanBufferBuilder, BufferBuilder, TypedBufferBuilder};
-pub use foreign::{ForeignAllocation, ForeignError, ForeignRoom, WeakForeign};
+pub use foreign::{
+    ForeignAllocation, ForeignError, ForeignRoom, WeakForeign, may_move_in_place, move_in_place,
+};
 
 pub use transfer::TransferResult;
 

@@ -17,11 +17,15 @@
 //! The states of ledgers and allocations, and what leads from one to another, are at the head of
 //! `release`.
 //!
+//! The only ledger of a foreign allocation can also change its allocator, where its one buffer is the caller's: see
+//! `in_place`.
+//!
 //! OWNING moves under the mutex: by a transfer, or when the owning ledger is taken off the list.
 //! `model` runs pairs and triples of these steps in all interleavings, with a datum for the bytes of
 //! the block.
 
 mod free;
+mod in_place;
 mod index;
 mod list;
 #[cfg(all(test, loom))]
@@ -34,6 +38,7 @@ mod transfer;
 mod view;
 mod weak;
 
+pub(crate) use in_place::move_in_place;
 pub(crate) use notify::tell_release;
 pub(crate) use reference::LedgerRef;
 pub(crate) use weak::Weak;

@@ -12,6 +12,8 @@
 //! Run by `RUSTFLAGS='--cfg loom' cargo test --release -p arrow-memory-core --lib model`.
 #![expect(unsafe_code, reason = "loom's cells lend out raw pointers")]
 
+mod in_place;
+
 use std::sync::Arc;
 
 use loom::cell::UnsafeCell;
@@ -235,14 +237,10 @@ impl Allocation {
 
     /// `Weak::upgrade`.
     fn upgrade(&self) -> Option<Buffer> {
-        let home = &self.counts[0];
-        if !home.is_shared() {
-            if home.try_retain() {
-                return Some(first(0));
-            }
-            if !home.is_shared() {
-                return None;
-            }
+        match self.counts[0].retain_alone() {
+            Ok(()) => return Some(first(0)),
+            Err(Left::Nothing) => return None,
+            Err(Left::Ledgers) => {}
         }
         let list = lock(&self.list);
         for only_owning in [true, false] {

@@ -43,17 +43,28 @@ impl Moved {
 
     /// Tells both listeners, in a `Drop`.
     pub(super) fn tell_quietly(self) {
-        quietly(&self.to.info, || tell(&self.from, &self.to, self.size));
+        tell_quietly(&self.from, &self.to, self.size);
     }
+}
+
+/// Tells both listeners of a transfer, in a `Drop`.
+pub(super) fn tell_quietly(from: &Node, to: &Node, size: usize) {
+    quietly(&to.info, || tell(from, to, size));
 }
 
 /// Tells both listeners after a transfer that was asked for, and reports a limit passed.
 #[inline]
 pub(super) fn after_transfer(from: &Node, to: &Node, size: usize, fit: bool) {
     if !fit {
-        events::over_limit_after_transfer(&from.info, &to.info, size);
+        over_limit(from, to, size);
     }
     tell(from, to, size);
+}
+
+/// Reports that a transfer has passed a limit.
+#[cold]
+pub(super) fn over_limit(from: &Node, to: &Node, size: usize) {
+    events::over_limit_after_transfer(&from.info, &to.info, size);
 }
 
 /// Tells the listener of each side once.
@@ -81,7 +92,7 @@ fn tell_some(from: &Node, to: &Node, size: usize) {
 #[must_use = "dropped after the mutex is released"]
 pub(super) fn moved_counts(from: &Node, to: &Node, slot: &Slot) -> Option<AllocatorInfo> {
     let home = slot.home();
-    // SAFETY: under the mutex, and the allocation has several ledgers.
+    // SAFETY: under the mutex, and the allocation has several ledgers or is foreign, so that nobody changes the block.
     let start = unsafe { home.block() }.ptr;
     probes::transfer(start, slot.size(), from.probed(), to.probed());
     let sampled = home.is_sampled();

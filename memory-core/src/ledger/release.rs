@@ -5,6 +5,7 @@
 //! | state | buffers | SHARED | on the list |
 //! |---|---|---|---|
 //! | *alone* | some | no | yes, by itself |
+//! | *moving*: it changes its allocator in place (see `in_place`) | one | yes | yes, by itself |
 //! | *among others* | some | yes | yes |
 //! | *left*: its last buffer was dropped, and the thread that dropped it waits for the mutex | none | yes | yes |
 //! | *buried*: a left ledger that another thread took off the list | none | yes | no |
@@ -13,6 +14,7 @@
 //! | transition | cause | function | under the mutex |
 //! |---|---|---|---|
 //! | alone → gone | the last buffer is dropped; the memory is freed | [`drop_first`] or [`last_buffer_dropped`], [`free`] | no |
+//! | alone → moving → alone | its holder hands it over | `in_place::move_in_place` | yes |
 //! | alone → among others | another allocator needs a ledger | `list::find_or_make`, `list::add_successor` | yes |
 //! | among others → alone | the last other ledger is unlinked; none is buried, and the allocation is owned | [`unlink`] of the other one | yes |
 //! | among others → left | the last buffer is dropped, by a subtraction | [`drop_clone`] | no |

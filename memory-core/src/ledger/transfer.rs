@@ -12,7 +12,7 @@ use super::list::{add_successor, find_or_make};
 use super::notify;
 use super::reference::LedgerRef;
 use super::spare::Spare;
-use crate::accounting::{Handle, Locked, NodePtr, Refusal};
+use crate::accounting::{Handle, Locked, Node, NodePtr, Refusal};
 use crate::error::TransferError;
 use crate::raw::slot::Slot;
 
@@ -74,7 +74,7 @@ impl LedgerRef {
                 Ok(fits) => fit = fits,
                 Err(refusal) => {
                     drop(locked);
-                    return Err(self.refused(target, &refusal, size));
+                    return Err(refused(self.node(), target, &refusal, size));
                 }
             }
         }
@@ -107,24 +107,6 @@ impl LedgerRef {
         Ok(Self::pin(target))
     }
 
-    #[cold]
-    fn refused(&self, target: &Handle, refusal: &Refusal, bytes: usize) -> TransferError {
-        match refusal {
-            Refusal::Limit(levels) => TransferError::DoesNotFit {
-                bytes,
-                length: bytes,
-                from: self.node().info.clone(),
-                to: target.info.clone(),
-                outcome: Box::new(levels.to_outcome()),
-            },
-            Refusal::Closed(to) => TransferError::Closed { to: to.clone() },
-            Refusal::Overflow(to) => TransferError::SizeOverflow {
-                bytes,
-                to: to.clone(),
-            },
-        }
-    }
-
     fn check_roots(&self, target: &Handle) -> Result<(), TransferError> {
         let node = self.node();
         if Arc::ptr_eq(&node.tree, &target.tree) {
@@ -134,6 +116,25 @@ impl LedgerRef {
             from: node.info.clone(),
             to: target.info.clone(),
         })
+    }
+}
+
+/// The error of a transfer of so many bytes that was refused.
+#[cold]
+pub(super) fn refused(from: &Node, to: &Node, refusal: &Refusal, bytes: usize) -> TransferError {
+    match refusal {
+        Refusal::Limit(levels) => TransferError::DoesNotFit {
+            bytes,
+            length: bytes,
+            from: from.info.clone(),
+            to: to.info.clone(),
+            outcome: Box::new(levels.to_outcome()),
+        },
+        Refusal::Closed(to) => TransferError::Closed { to: to.clone() },
+        Refusal::Overflow(to) => TransferError::SizeOverflow {
+            bytes,
+            to: to.clone(),
+        },
     }
 }
 

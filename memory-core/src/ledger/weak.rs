@@ -9,11 +9,13 @@ use std::ptr::NonNull;
 use super::list;
 use super::reference::LedgerRef;
 use crate::accounting::Tree;
+use crate::raw::count::Left;
 use crate::raw::release::ForeignId;
 use crate::raw::slot::Slot;
 
 /// A weak reference to a foreign allocation: it finds the allocation's ledgers again, and keeps nothing
 /// alive.
+#[derive(Clone)]
 pub(crate) struct Weak {
     home: NonNull<Slot>,
     tree: NonNull<Tree>,
@@ -42,6 +44,21 @@ impl Weak {
         ForeignId::of(self.home)
     }
 
+    /// Whether the allocation is charged in that tree.
+    pub(crate) fn is_of(&self, tree: &Tree) -> bool {
+        std::ptr::eq(self.tree.as_ptr(), tree)
+    }
+
+    /// The home slot.
+    ///
+    /// # Safety
+    ///
+    /// The release of the allocation has not returned, and does not while the reference is used.
+    pub(super) unsafe fn home(&self) -> &Slot {
+        // SAFETY: the home slot stays until the release has returned.
+        unsafe { self.home.as_ref() }
+    }
+
     /// A reference to one of the allocation's ledgers, unless its last buffer was dropped: to the
     /// owning one, if that has a buffer.
     ///
@@ -51,17 +68,12 @@ impl Weak {
     pub(crate) unsafe fn upgrade(&self) -> Option<LedgerRef> {
         // SAFETY: the home slot stays until the release has returned.
         let home = unsafe { self.home.as_ref() };
-        if !home.count().is_shared() {
-            // A second ledger may be added just now; this one owned at the moment of the look.
-            if home.count().try_retain() {
-                // SAFETY: the reference that was just added.
-                return Some(unsafe { LedgerRef::from_slot(self.home) });
-            }
-            // There is no buffer, unless a second ledger was added and this one's buffers were dropped
-            // since the first look: then the bit is set.
-            if !home.count().is_shared() {
-                return None;
-            }
+        match home.count().retain_alone() {
+            // SAFETY: the reference that was just added.
+            Ok(()) => return Some(unsafe { LedgerRef::from_slot(self.home) }),
+            Err(Left::Nothing) => return None,
+            // The ledger may also have been claimed, so that it moves in place; see `in_place`.
+            Err(Left::Ledgers) => {}
         }
         // SAFETY: until the release has returned, the allocation is charged to a node of the tree,
         // which keeps it.

@@ -22,7 +22,7 @@ const NONE: usize = usize::MAX & !(ONE - 1);
 /// | bits | meaning |
 /// |---|---|
 /// | 0 | OWNING: the charge is this ledger's; changed under the tree's mutex |
-/// | 1 | SHARED: the allocation has several ledgers; changed under the tree's mutex |
+/// | 1 | SHARED: the allocation has several ledgers, or its only one is moving in place; changed under the tree's mutex |
 /// | 2 | WATCHED: the memory is foreign, and may be found again by its address |
 /// | 3..64 | buffers that hold this ledger, less one; all ones (NONE): no buffer |
 ///
@@ -33,7 +33,7 @@ const NONE: usize = usize::MAX & !(ONE - 1);
 ///
 /// 1. Each buffer is counted. A new buffer is made from one of the same ledger (without the mutex),
 ///    or, where SHARED is set, from one of another ledger (under the mutex).
-/// 2. An allocation with one ledger has OWNING and not SHARED there.
+/// 2. An allocation with one ledger has OWNING and not SHARED there, but while that ledger moves in place: see `claim`.
 /// 3. Where WATCHED is set, a watcher makes new buffers too, from a count that is not zero. So the
 ///    last buffer is not known to be the last before the count is zero, and `is_sole` is false.
 ///
@@ -43,12 +43,12 @@ const NONE: usize = usize::MAX & !(ONE - 1);
 #[derive(Debug)]
 pub(crate) struct Count(AtomicUsize);
 
-/// What remains of an allocation after a ledger's last buffer was dropped.
+/// What there is of an allocation beside a ledger that has no buffer any more, or gets none without the mutex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
     /// Nobody else can reach the allocation.
     Nothing,
-    /// The ledger has no buffer any more; the allocation has other ledgers.
+    /// The allocation has other ledgers, or had some at that instant: the rest is known under the mutex.
     Ledgers,
 }
 
@@ -108,6 +108,39 @@ impl Count {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
                 (word < NONE).then(|| word + ONE)
             })
+            .is_ok()
+    }
+
+    /// Another buffer, for a watcher without the mutex: if the ledger has any, and the allocation no other ledger. Else
+    /// the answer says what there is: other ledgers, or nothing any more. It is that of one look.
+    pub(crate) fn retain_alone(&self) -> Result<(), Left> {
+        self.0
+            // Acquire: partner of the Release in `set_alone`, so that the ledger's node is seen as it is since then.
+            // Relaxed, of a failure: as in `try_retain`.
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |word| {
+                (word < NONE && word & SHARED == 0).then(|| word + ONE)
+            })
+            .map(drop)
+            .map_err(|word| match word & SHARED {
+                0 => Left::Nothing,
+                _ => Left::Ledgers,
+            })
+    }
+
+    /// Whether there are two buffers, of a watched ledger that is the only one: at this instant.
+    pub(crate) fn is_pair(&self) -> bool {
+        // Relaxed: a guess, which `claim` proves.
+        self.0.load(Ordering::Relaxed) == OWNING | WATCHED | ONE
+    }
+
+    /// Sets SHARED if there is one buffer, of a watched ledger that is the only one, so that nobody makes another buffer
+    /// without the mutex: until [`set_alone`](Self::set_alone). Under the mutex, by the holder of that buffer.
+    pub(crate) fn claim(&self) -> bool {
+        let alone = OWNING | WATCHED;
+        self.0
+            // Acquire: partner of the Release in `release`: what holders of other buffers did with the ledger's node comes
+            // before what becomes of it. Relaxed, of a failure: nothing is done then.
+            .compare_exchange(alone, alone | SHARED, Ordering::Acquire, Ordering::Relaxed)
             .is_ok()
     }
 

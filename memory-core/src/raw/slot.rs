@@ -263,11 +263,20 @@ impl Slot {
     /// The node of a slot in use.
     #[inline]
     pub(crate) fn node(&self) -> NodePtr {
-        // Relaxed: constant while the slot is in use; its user learnt of the slot in order.
+        // Relaxed: constant while the slot is in use, but for `set_node`; its user learnt of the slot in order.
         let node = self.face.node.load(Ordering::Relaxed);
         debug_assert!(!node.is_null(), "a slot in use has a node");
         // SAFETY: not null by invariant 1.
         NodePtr::from_ptr(unsafe { NonNull::new_unchecked(node) })
+    }
+
+    /// Changes the node. Under the tree's mutex; nobody else has a buffer of this ledger, nor gets one meanwhile: see
+    /// `ledger::in_place`.
+    pub(crate) fn set_node(&self, node: NodePtr) {
+        // Release: partner of the Acquire in `node_address`.
+        self.face
+            .node
+            .store(node.as_ptr().as_ptr(), Ordering::Release);
     }
 
     /// The allocation's size in bytes.
@@ -434,7 +443,7 @@ impl Face {
 
     /// The node's address, or null in a free slot.
     pub(crate) fn node_address(&self) -> *const Node {
-        // Acquire: partner of the Release in `fill` and in `vacate`.
+        // Acquire: partner of the Release in `fill`, in `vacate` and in `set_node`.
         self.node.load(Ordering::Acquire)
     }
 

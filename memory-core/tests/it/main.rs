@@ -19,6 +19,7 @@ mod handles;
 mod heap;
 mod heap_quiet;
 mod heap_random;
+mod in_place;
 #[cfg(feature = "futures")]
 mod inbox_stream;
 mod kept;

@@ -108,6 +108,11 @@ impl<'t> Locked<'t> {
         unsafe { &*self.node(node).state.get() }
     }
 
+    /// Whether any request of the tree waits, or is to be woken.
+    pub(crate) fn somebody_waits(&self) -> bool {
+        self.waits
+    }
+
     /// Whether the node refuses new work.
     pub(crate) fn is_closed(&self, node: NodePtr) -> bool {
         self.look(node).closed
