@@ -1,15 +1,16 @@
-//! Measures the adoption of arrow-rs' arrays by an allocator, and our builders against arrow-rs'.
+//! Measures the adoption of arrow-rs' arrays by an allocator, hand-overs from one allocator to another, and our builders
+//! against arrow-rs'.
 //!
-//!     cargo bench -p arrow-memory-benches --bench adopt -- [--quick] [adopt|builders]
+//!     cargo bench -p arrow-memory-benches --bench adopt -- [--quick] [adopt|hand-over|builders]
 
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow_memory_arrow::Accounted;
 use arrow_memory_arrow::builder::{Int64Builder, StringBuilder};
 use arrow_memory_arrow::deps::arrow_array::builder as theirs;
 use arrow_memory_arrow::deps::arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow_memory_arrow::{Accounted, HandOver, Kept};
 use arrow_memory_benches::harness::{self, Estimate, Group, Settings};
 use arrow_memory_benches::{raw, trees};
 use arrow_memory_core::BufferAllocator;
@@ -28,6 +29,9 @@ fn main() {
     if "adopt".contains(&filter) {
         adoptions(&allocator, &settings);
     }
+    if "hand-over".contains(&filter) {
+        hand_overs(&allocator, &settings);
+    }
     if "builders".contains(&filter) {
         builders(&allocator, &settings);
     }
@@ -36,22 +40,66 @@ fn main() {
 fn adoptions(allocator: &BufferAllocator, settings: &Settings) {
     println!("| 1,000 columns, mimalloc, ns for each buffer | adopt | drop | again | transfer | |");
     println!("|---|---|---|---|---|---|");
-    let ints = batch(|| Arc::new(Int64Array::from_iter_values(0..100)));
-    adoption("int64", 1, &ints, allocator, settings);
-    let nulls = batch(|| {
-        Arc::new(
-            (0..100)
-                .map(|n| (n % 3 > 0).then_some(n))
-                .collect::<Int64Array>(),
-        )
-    });
-    adoption("int64 with nulls", 2, &nulls, allocator, settings);
-    let texts = batch(|| {
-        Arc::new(StringArray::from_iter_values(
-            (0..100).map(|n| n.to_string()),
-        ))
-    });
-    adoption("strings", 2, &texts, allocator, settings);
+    for (name, buffers, column) in columns() {
+        adoption(name, buffers, &batch(column), allocator, settings);
+    }
+}
+
+/// The columns that are measured: a name, the number of buffers, and what makes one.
+fn columns() -> [(&'static str, usize, fn() -> ArrayRef); 3] {
+    [
+        ("int64", 1, || {
+            Arc::new(Int64Array::from_iter_values(0..100))
+        }),
+        ("int64 with nulls", 2, || {
+            let values = (0..100).map(|n| (n % 3 > 0).then_some(n));
+            Arc::new(values.collect::<Int64Array>())
+        }),
+        ("strings", 2, || {
+            let texts = (0..100).map(|n| n.to_string());
+            Arc::new(StringArray::from_iter_values(texts))
+        }),
+    ]
+}
+
+/// Times hand-overs of batches that nobody else has, with the drop of the batch that was given up: of memory that is new,
+/// and of memory that moves from one sibling to another, where nothing else changes and where the giver has a reservation.
+fn hand_overs(allocator: &BufferAllocator, settings: &Settings) {
+    println!(
+        "\n| 1,000 columns, ns for each buffer | new (bar 120) | moves (bar 150) | moves, below a reservation | |"
+    );
+    println!("|---|---|---|---|---|");
+    let operator = |name| allocator.child(name).build().expect("it is unlimited");
+    let (scan, filter, sort) = (operator("scan"), operator("filter"), operator("sort"));
+    let kept = Kept::new();
+    for (name, buffers, column) in columns() {
+        let buffers = (buffers * COLUMNS) as f64;
+        let (mut new, mut moves, mut reserved) = (Vec::new(), Vec::new(), Vec::new());
+        let timed = |times: &mut Vec<f64>, batch: RecordBatch, by: &HandOver<'_>| {
+            let begun = Instant::now();
+            let handed = black_box(batch.hand_over(by).expect("it fits").value);
+            times.push(begun.elapsed().as_nanos() as f64 / buffers);
+            handed
+        };
+        for _ in 0..settings.rounds * 3 {
+            let by = HandOver::new(&scan, &filter).kept(&kept);
+            let handed = timed(&mut new, batch(column), &by);
+            let by = HandOver::new(&filter, &sort).kept(&kept);
+            let handed = timed(&mut moves, handed, &by);
+            sort.raise_reservation(1000).expect("it fits");
+            let by = HandOver::new(&sort, &scan).kept(&kept);
+            drop(timed(&mut reserved, handed, &by));
+            sort.lower_reservation(1000);
+            assert_eq!(allocator.allocated_memory(), 0);
+        }
+        let [new, moves, reserved] = [new, moves, reserved].map(Estimate::of);
+        let verdict = if new.low <= 120.0 && moves.low <= 150.0 {
+            "bars"
+        } else {
+            "**missed**"
+        };
+        println!("| {name} | {new} | {moves} | {reserved} | {verdict} |");
+    }
 }
 
 fn batch(column: impl Fn() -> ArrayRef) -> RecordBatch {

@@ -5,6 +5,8 @@ use std::ptr::NonNull;
 
 use arrow_memory_core::BufferAllocator;
 
+use crate::kept::Kept;
+
 /// A hand-over from one allocator to another, such as from the operator that produced a batch to the one that
 /// holds it next. See `Accounted::hand_over`.
 ///
@@ -31,6 +33,7 @@ pub struct HandOver<'a> {
     pub(crate) to: &'a BufferAllocator,
     pub(crate) forced: bool,
     pub(crate) except: Option<&'a dyn Fn(NonNull<u8>) -> bool>,
+    pub(crate) kept: Option<&'a Kept>,
 }
 
 impl<'a> HandOver<'a> {
@@ -41,6 +44,7 @@ impl<'a> HandOver<'a> {
             to,
             forced: false,
             except: None,
+            kept: None,
         }
     }
 
@@ -57,10 +61,23 @@ impl<'a> HandOver<'a> {
     /// way, such as the batches of a table that is cached outside of the tree.
     ///
     /// `except` gets the address where an allocation starts: what arrow's `Buffer::data_ptr` returns, for all
-    /// slices of a buffer alike. It is called once for each allocation, with no lock held.
+    /// slices of a buffer alike. It is called once or twice for each allocation, with no lock held.
     #[must_use]
     pub fn except(mut self, except: &'a dyn Fn(NonNull<u8>) -> bool) -> Self {
         self.except = Some(except);
+        self
+    }
+
+    /// Goes on to charge the giver for adopted memory that it still has a buffer on when the receiver has none any
+    /// more. See [`Kept`] for how long that lasts, and what it asks of the giver.
+    ///
+    /// Without this, such memory is charged to nobody from then on until the giver hands over another buffer on it.
+    ///
+    /// A hand-over takes longer by the tree's lock, taken once, for each allocation that the giver still has. For every
+    /// other one it looks at a count.
+    #[must_use]
+    pub fn kept(mut self, kept: &'a Kept) -> Self {
+        self.kept = Some(kept);
         self
     }
 }

@@ -14,6 +14,7 @@ mod error;
 #[cfg(any(feature = "arrow-59", feature = "arrow-60"))]
 mod guard;
 mod hand_over;
+mod kept;
 #[cfg(any(test, feature = "arrow-59", feature = "arrow-60"))]
 mod registry;
 #[cfg(any(test, feature = "arrow-59", feature = "arrow-60"))]
@@ -26,6 +27,7 @@ pub mod arrow_60;
 
 pub use error::{MemoryError, Refused};
 pub use hand_over::HandOver;
+pub use kept::Kept;
 
 #[cfg(all(feature = "arrow-59", not(feature = "arrow-60")))]
 pub use arrow_59::*;

@@ -6,11 +6,12 @@ use arrow_memory_core::{AllocError, AllocationReservation, BufferAllocator};
 use hashbrown::HashTable;
 
 use super::deps::arrow_buffer::Buffer;
+use super::handing::{Aside, TransferResult, handed_over, moved, transferred};
 use super::known;
 use super::parts::Parts;
 use super::region::Region;
 use super::regions::{Regions, mix};
-use super::transfer::{Limits, Transfer};
+use super::transfer::Transfer;
 use crate::error::{MemoryError, Refused};
 use crate::hand_over::HandOver;
 
@@ -266,16 +267,6 @@ pub trait Accounted: Sized {
     fn detach(&self) -> Self;
 }
 
-/// What [`Accounted::transfer_ownership`] and [`Accounted::hand_over`] return.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct TransferResult<T> {
-    /// The same values, on the target's ledgers.
-    pub value: T,
-    /// `false` exactly if a charge was moved or made, and a level that it reached was over its limit then.
-    pub allocation_fit: bool,
-}
-
 impl<T: Parts> Accounted for T {
     #[track_caller]
     fn adopt(self, allocator: &BufferAllocator) -> Result<Self, Refused<Self>> {
@@ -320,7 +311,7 @@ impl<T: Parts> Accounted for T {
         &self,
         target: &BufferAllocator,
     ) -> Result<TransferResult<Self>, MemoryError> {
-        transferred(self, &Transfer::forced(target))
+        transferred(self, &Transfer::forced(target), &mut Aside::default())
     }
 
     #[track_caller]
@@ -330,13 +321,7 @@ impl<T: Parts> Accounted for T {
 
     #[track_caller]
     fn hand_over(self, by: &HandOver<'_>) -> Result<TransferResult<Self>, Refused<Self>> {
-        match transferred(&self, &Transfer::from(by)) {
-            Ok(handed) => Ok(handed),
-            Err(source) => Err(Refused {
-                value: self,
-                source,
-            }),
-        }
+        handed_over(self, by)
     }
 
     fn accounted_size(&self) -> usize {
@@ -368,59 +353,6 @@ impl<T: Parts> Accounted for T {
         regions.detach();
         self.assemble(regions.rebuild(&parts))
     }
-}
-
-/// `whole` under `target`. Memory that is charged to `from`, or to any allocator of the tree without `from`, is
-/// moved; memory that is charged to another allocator is shared; the rest is adopted.
-#[track_caller]
-pub(super) fn moved<T: Parts>(
-    whole: &T,
-    target: &BufferAllocator,
-    from: Option<&BufferAllocator>,
-) -> Result<T, MemoryError> {
-    let transfer = Transfer {
-        target,
-        from,
-        limits: Limits::Kept,
-        except: None,
-    };
-    let moved = transferred(whole, &transfer)?;
-    Ok(moved.value)
-}
-
-/// `whole` under the target, as for `moved`, within the limits or whatever they say, except for what is left
-/// alone.
-#[track_caller]
-fn transferred<T: Parts>(
-    whole: &T,
-    transfer: &Transfer<'_>,
-) -> Result<TransferResult<T>, MemoryError> {
-    let parts = whole.parts();
-    let mut regions = Regions::of(&parts);
-    if let Some(except) = transfer.except {
-        regions.leave(except);
-    }
-    let target = transfer.target;
-    let mut adoption_fit = true;
-    // Adopting comes first: a move can be undone if it fails, and after it nothing else can fail.
-    let missing = regions.find(target);
-    if missing.bytes > 0 {
-        let pieces = regions.pieces();
-        let room = match transfer.limits {
-            Limits::Kept => {
-                ForeignRoom::new(target, missing.bytes, pieces).map(|room| (room, true))
-            }
-            Limits::Ignored => ForeignRoom::forced(target, missing.bytes, pieces),
-        };
-        let (mut room, fit) = room.map_err(|error| missing.refused(error))?;
-        adoption_fit = fit;
-        regions.adopt(target, &mut room)?.keep();
-    }
-    let transfer_fit = regions.transfer(transfer)?;
-    Ok(TransferResult {
-        value: whole.assemble(regions.rebuild(&parts)),
-        allocation_fit: adoption_fit && transfer_fit,
-    })
 }
 
 /// `whole` under `allocator`. `room` charges the bytes of all memory that no ledger is charged for yet, at once.

@@ -2,9 +2,10 @@
 
 use arrow_memory_core::{AllocError, BufferAllocator};
 
-use super::accounted::{Accounted, moved};
+use super::accounted::Accounted;
 use super::deps::arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use super::deps::arrow_schema::Schema;
+use super::handing::moved;
 use crate::error::{MemoryError, Refused};
 
 /// The allocators that a reader charges.

@@ -13,6 +13,7 @@ use super::deps::arrow_schema::ArrowError;
 use super::{Accounted, arrow_buf, into_buffer, known};
 use crate::error::MemoryError;
 
+mod kept;
 mod random;
 mod rules;
 

@@ -19,6 +19,10 @@ use super::region::Region;
 use crate::error::MemoryError;
 use crate::registry::Registry;
 
+mod let_go;
+
+pub(super) use let_go::is_let_go;
+
 static REGISTRY: Registry<Target> = Registry::new();
 
 /// The target of an entry of the registry.

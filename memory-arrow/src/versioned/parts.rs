@@ -91,6 +91,27 @@ impl<'a> Part<'a> {
         Self::Data(Box::new(data))
     }
 
+    /// Whether its buffers are clones of those of the value.
+    pub(super) fn is_clone(&self) -> bool {
+        matches!(self, Self::Data(_))
+    }
+
+    /// The number of owners of the array, if each of its buffers has no owner but the array; `None` if that is not known.
+    pub(super) fn owners(&self) -> Option<usize> {
+        match self {
+            // Its buffers are clones, and it is not known what they are clones of.
+            Self::Data(_) => None,
+            Self::Primitive(array) | Self::Bytes(array) => Some(Arc::strong_count(array)),
+            // A slice has the same list of buffers.
+            Self::Views(array) => {
+                let mut lists = false;
+                let array = *array;
+                with_views!(array => lists = !array.data_buffers().is_empty());
+                (!lists).then(|| Arc::strong_count(array))
+            }
+        }
+    }
+
     /// Calls `f` with each buffer.
     pub(super) fn visit<'s>(&'s self, f: &mut impl FnMut(&'s Buffer)) {
         self.traverse(&mut Look(f));

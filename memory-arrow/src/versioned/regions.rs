@@ -31,9 +31,11 @@ pub(super) struct Slot<'a> {
     pub(super) region: Region,
     /// The buffer that keeps the largest part of the memory, and among several of those the one that views the
     /// largest part.
-    widest: &'a Buffer,
+    pub(super) widest: &'a Buffer,
     /// The number of buffers on it that were not replaced yet.
-    uses: u32,
+    pub(super) uses: u32,
+    /// The number of buffers that the value has on it, and its parts, if each of the value's is shown once.
+    pub(super) owned: u32,
     /// The index of its piece, or [`VACANT`].
     piece: u32,
     pub(super) state: State,
@@ -87,12 +89,14 @@ impl<'a> Regions<'a> {
             pieces: Vec::new(),
         };
         for part in parts {
-            part.visit(&mut |buffer| regions.note(buffer));
+            let owned = if part.is_clone() { 2 } else { 1 };
+            part.visit(&mut |buffer| regions.note(buffer, owned));
         }
         regions
     }
 
-    fn note(&mut self, buffer: &'a Buffer) {
+    /// Notes a buffer of a part. The value and the part have `owned` buffers like it.
+    fn note(&mut self, buffer: &'a Buffer, owned: u32) {
         let Some(region) = Region::of(buffer) else {
             return;
         };
@@ -103,6 +107,7 @@ impl<'a> Regions<'a> {
         let index = self.places[place];
         if let Some(slot) = self.slots.get_mut(index as usize) {
             slot.widen(buffer, region);
+            slot.owned += owned;
             self.order.push(index);
             return;
         }
@@ -113,6 +118,7 @@ impl<'a> Regions<'a> {
             region,
             widest: buffer,
             uses: 1,
+            owned,
             piece: VACANT,
             state: State::Nothing,
         });

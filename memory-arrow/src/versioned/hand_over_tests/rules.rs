@@ -318,3 +318,26 @@ fn what_stays_with_one_allocator_is_only_adopted() {
     drop(handed);
     scan.close().unwrap();
 }
+
+/// Array data that was sliced may have a null mask without nulls, which the data that is built of it has not. The mask
+/// ends with the value that is given up, in the middle of the move.
+#[test]
+fn a_mask_that_is_lost_on_the_way_ends_with_its_source() {
+    let root = RootAllocator::new(1 << 20);
+    let [scan, sort] = children(&root);
+    let whole = Int64Array::from(vec![Some(1), None]).into_data();
+    let whole = whole.adopt(&scan).unwrap();
+    let slice = whole.slice(0, 1);
+    assert!(slice.nulls().is_some_and(|nulls| nulls.null_count() == 0));
+    drop(whole);
+    let both = scan.allocated_memory();
+
+    let handed = slice.hand_over(&HandOver::new(&scan, &sort)).unwrap();
+
+    let values = handed.value.buffers()[0].accounted_size();
+    assert!(values > 0 && values < both);
+    assert_eq!(allocated([&scan, &sort]), [0, values]);
+    root.verify().unwrap();
+    drop(handed);
+    assert_eq!(root.allocated_memory(), 0);
+}
