@@ -114,7 +114,8 @@ impl Query {
 
     /// Charges a batch to the operator that holds it from now on, instead of the one that held it until now.
     ///
-    /// It exists already. So it may pass limits by the overdraft; then it counts as forced.
+    /// It exists already. So it may pass limits by the overdraft; then it counts as forced. With `keeps`, the one that held
+    /// it goes on to be charged for what it still has once the other one has dropped it.
     ///
     /// # Errors
     ///
@@ -124,12 +125,16 @@ impl Query {
         batch: RecordBatch,
         from: &Operator,
         to: &Operator,
+        keeps: bool,
     ) -> Result<RecordBatch, String> {
         let (Some(source), Some(target)) = (&from.batches, &to.batches) else {
             return Ok(batch);
         };
         let lent = |start| self.lent().has(start);
         let mut way = HandOver::new(source, target);
+        if keeps {
+            way = way.kept(&from.kept);
+        }
         if self.lent().any() {
             way = way.except(&lent);
         }
@@ -139,7 +144,7 @@ impl Query {
         };
         let (missing, refuser) = missing(&refused.source);
         self.revoke(to, refuser);
-        // A move is refused for its first allocation that does not fit, and an adoption for all of them.
+        // A move may be refused for its first allocation that does not fit, and an adoption is for all of them.
         let bytes = match &refused.source {
             MemoryError::Transfer(_) => refused.value.get_array_memory_size(),
             _ => missing,

@@ -22,6 +22,9 @@ mod report;
 mod table;
 mod text;
 
+#[cfg(feature = "metrics")]
+#[cfg_attr(docsrs, doc(cfg(feature = "metrics")))]
+pub use arrow_memory_core::MetricsExporter;
 pub use arrow_memory_core::{BufferAllocator, RootAllocator};
 pub use error::{AdmitError, StillHeld};
 pub use handle::QueryMemory;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arrow_memory_arrow::Kept;
 use arrow_memory_core::{AllocError, BufferAllocator};
 use arrow_memory_global::Scope;
 
@@ -20,6 +21,8 @@ pub(crate) struct Operator {
     pub(crate) allocator: BufferAllocator,
     /// Charged for the batches that it holds, if those are counted.
     pub(crate) batches: Option<BufferAllocator>,
+    /// What it has handed on and still has, such as the groups that an aggregate returns in slices.
+    pub(crate) kept: Kept,
     pub(crate) charge: Charge,
     /// In which the operator runs, so that its heap counts as held: if the program's global allocator attributes what is
     /// allocated.
@@ -120,6 +123,7 @@ impl Operator {
             node,
             allocator,
             batches,
+            kept: Kept::new(),
             charge,
             declared: Peak::default(),
             announced: AtomicUsize::new(0),
@@ -160,6 +164,16 @@ impl Operator {
         match &self.heap {
             Some(heap) => heap.run(code),
             None => code(),
+        }
+    }
+
+    /// Looks whether it has let go of what it has handed on, for a maximum of so many allocations.
+    pub(crate) fn sweep(&self, at_most: usize) {
+        // SeqCst, as in `retire`: what was added after that is not kept.
+        if self.ended.load(Ordering::SeqCst) {
+            self.kept.clear();
+        } else {
+            self.kept.sweep(at_most);
         }
     }
 
@@ -232,6 +246,7 @@ impl Operator {
     pub(crate) fn retire(&self) {
         // SeqCst, with `announced`: whoever comes second of this and the last withdrawal sees the other.
         self.ended.store(true, Ordering::SeqCst);
+        self.kept.clear();
         self.leave_if_empty();
         if self.charge == Charge::Observed
             && let Some(batches) = &self.batches

@@ -235,7 +235,9 @@ impl Query {
     }
 
     fn new_operator(&self, node: Option<u64>, name: &str) -> Operator {
-        let child = |parent: &BufferAllocator| parent.child(name).build();
+        // Metrics add up operators of one kind.
+        let kind = name.split_once('#').map_or(name, |(kind, _)| kind);
+        let child = |parent: &BufferAllocator| parent.child(name).group(kind).build();
         let Ok(allocator) = child(&self.allocator) else {
             // The query has ended. So its own allocator refuses, or is forced.
             let own = self.allocator.clone();

@@ -30,20 +30,31 @@ pub(super) struct Batches {
     node: u64,
     /// The operator's name and its number in the plan.
     name: Box<str>,
-    /// Whether its batches are somebody else's: those of a table that is kept in memory.
-    lends: bool,
+    gives: Gives,
     /// For a context that the operator was executed in, the one with its own pool. Neither is kept by this.
     contexts: Mutex<Vec<(Weak<TaskContext>, Weak<TaskContext>)>>,
     /// The operator in the query that ran last. It stays for its metrics.
     last: Mutex<Option<Arc<Operator>>>,
 }
 
+/// Whose memory the batches are that an operator gives.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gives {
+    /// Its own: it is charged for what it has handed on and still has.
+    Own,
+    /// That of a table that is kept in memory, which is nobody's in the query.
+    Lent,
+    /// Its own, or somebody else's: of a source that is not known. What is still had when the receiver has dropped it is
+    /// not charged, since it may be in a cache.
+    Unknown,
+}
+
 impl Batches {
-    pub(super) fn new(node: u64, name: Box<str>, lends: bool) -> Self {
+    pub(super) fn new(node: u64, name: Box<str>, gives: Gives) -> Self {
         Self {
             node,
             name,
-            lends,
+            gives,
             contexts: Mutex::default(),
             last: Mutex::default(),
         }
@@ -64,7 +75,7 @@ impl Batches {
         let before = self.last().replace(Arc::clone(&from));
         drop(before);
         let own = self.own_context(&context, &query, &from);
-        if self.lends {
+        if self.gives == Gives::Lent {
             // A leaf: it keeps the table, and nothing of the plan.
             query.lent().keep(Arc::new(Arc::clone(plan)));
         }
@@ -84,7 +95,7 @@ impl Batches {
             stream: Some(stream),
             schema: plan.schema(),
             partition,
-            lends: self.lends,
+            gives: self.gives,
             from,
             to,
             query,
@@ -189,7 +200,7 @@ struct HandOver {
     stream: Option<SendableRecordBatchStream>,
     schema: SchemaRef,
     partition: usize,
-    lends: bool,
+    gives: Gives,
     from: Arc<Operator>,
     to: Arc<Operator>,
     query: Arc<Query>,
@@ -199,21 +210,26 @@ impl HandOver {
     /// Drops what is below, once.
     fn end(&mut self) {
         if self.stream.take().is_some() {
+            self.from.sweep(usize::MAX);
             self.to.has_read(self.partition);
         }
     }
 
     fn hand_over(&self, batch: RecordBatch) -> Result<RecordBatch> {
-        if self.lends {
+        if self.gives == Gives::Lent {
             for column in batch.columns() {
                 self.query.lent().add(starts(&column.to_data()));
             }
             return Ok(batch);
         }
-        let handed = self.query.hand_over(batch, &self.from, &self.to);
+        let keeps = self.gives == Gives::Own;
+        let handed = self.query.hand_over(batch, &self.from, &self.to, keeps);
         handed.map_err(DataFusionError::ResourcesExhausted)
     }
 }
+
+/// How many allocations are looked at after each poll, to see whether the operator still has them.
+const SWEPT: usize = 256;
 
 /// Returns where the allocations of an array start.
 fn starts(data: &ArrayData) -> Vec<NonNull<u8>> {
@@ -232,14 +248,18 @@ impl Stream for HandOver {
         let Some(stream) = &mut this.stream else {
             return Poll::Ready(None);
         };
-        match this.from.run(|| stream.as_mut().poll_next(context)) {
+        let polled = this.from.run(|| stream.as_mut().poll_next(context));
+        let polled = match polled {
             Poll::Ready(Some(Ok(batch))) => Poll::Ready(Some(this.hand_over(batch))),
             Poll::Ready(None) => {
                 this.end();
-                Poll::Ready(None)
+                return Poll::Ready(None);
             }
             other => other,
-        }
+        };
+        // Only its own code drops what it keeps, and most of that runs when it is polled.
+        this.from.sweep(SWEPT);
+        polled
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

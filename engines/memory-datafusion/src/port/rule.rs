@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::error::Result;
+use datafusion_datasource::file_scan_config::FileScanConfig;
 use datafusion_datasource::memory::MemorySourceConfig;
 use datafusion_datasource::source::DataSourceExec;
 use datafusion_physical_optimizer::PhysicalOptimizerRule;
 use datafusion_physical_plan::ExecutionPlan;
 use datafusion_physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 
-use super::batches::Batches;
+use super::batches::{Batches, Gives};
 use super::root::Begins;
 use super::wrapper::{Role, Wrapper};
 use crate::options::{Charge, Granularity, Options};
@@ -89,15 +90,16 @@ impl Wraps {
         } else {
             plan
         };
-        let lends = lends(plan.as_ref());
+        let gives = gives(plan.as_ref());
         // The table of a recursive query is found by its type, and replaced when the query goes round.
         let excepted = plan.name() == "WorkTableExec";
+        let lends = gives == Gives::Lent;
         if excepted || !(self.all || holds || above_holds || lends) {
             return Ok(plan);
         }
         // Relaxed: only the number matters.
         let node = NODES.fetch_add(1, Ordering::Relaxed);
-        let batches = Batches::new(node, name, lends);
+        let batches = Batches::new(node, name, gives);
         Ok(Wrapper::over(plan, Role::Counts(Arc::new(batches))))
     }
 }
@@ -129,8 +131,14 @@ fn holds(name: &str) -> bool {
     )
 }
 
-/// Whether a node returns the batches of a table that is kept in memory.
-fn lends(plan: &dyn ExecutionPlan) -> bool {
-    let scan = plan.downcast_ref::<DataSourceExec>();
-    scan.is_some_and(|scan| scan.data_source().is::<MemorySourceConfig>())
+/// Whose memory the batches of a node are.
+fn gives(plan: &dyn ExecutionPlan) -> Gives {
+    if !plan.children().is_empty() {
+        return Gives::Own;
+    }
+    match plan.downcast_ref::<DataSourceExec>() {
+        Some(scan) if scan.data_source().is::<MemorySourceConfig>() => Gives::Lent,
+        Some(scan) if scan.data_source().is::<FileScanConfig>() => Gives::Own,
+        _ => Gives::Unknown,
+    }
 }

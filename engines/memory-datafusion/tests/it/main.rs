@@ -5,6 +5,8 @@ mod admission;
 mod ends;
 mod held;
 mod limits;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod policies;
 mod pool;
 mod sessions;
