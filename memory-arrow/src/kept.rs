@@ -1,6 +1,7 @@
 //! [`Kept`]: the memory that a giver has handed over and still has buffers on.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow_memory_core::__private::sync::plain::{Guard, Mutex, lock};
 use arrow_memory_core::{ArrowBuf, BufferAllocator, ForeignId};
@@ -42,7 +43,11 @@ use arrow_memory_core::{ArrowBuf, BufferAllocator, ForeignId};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Default)]
-pub struct Kept(Mutex<List>);
+pub struct Kept {
+    list: Mutex<List>,
+    /// Whether there may be entries: set after some were added, cleared by a sweep that has found none.
+    any: AtomicBool,
+}
 
 #[derive(Default)]
 struct List {
@@ -109,6 +114,10 @@ impl Kept {
     /// dropped with no lock held. A thread that calls this while another one sweeps leaves its part to that one, which
     /// then sweeps again.
     pub fn sweep(&self, at_most: usize) {
+        // Relaxed: whoever has handed something over itself sees that.
+        if !self.any.load(Ordering::Relaxed) {
+            return;
+        }
         let Some(mut taken) = self.take_to_sweep() else {
             return;
         };
@@ -144,7 +153,12 @@ impl Kept {
     fn take_to_sweep(&self) -> Option<List> {
         let mut list = self.lock();
         list.again = list.sweeping;
-        if list.sweeping || list.entries.is_empty() {
+        if list.sweeping {
+            return None;
+        }
+        if list.entries.is_empty() {
+            // Relaxed, here and in `add`: under the lock.
+            self.any.store(false, Ordering::Relaxed);
             return None;
         }
         list.sweeping = true;
@@ -190,6 +204,7 @@ impl Kept {
             }
             let others = std::mem::take(&mut list.entries);
             if others.is_empty() {
+                self.any.store(true, Ordering::Relaxed);
                 list.entries = entries;
                 drop(list);
                 // It may have room, which is freed here.
@@ -202,7 +217,7 @@ impl Kept {
     }
 
     fn lock(&self) -> Guard<'_, List> {
-        lock(&self.0)
+        lock(&self.list)
     }
 }
 

@@ -93,14 +93,15 @@ pub(super) struct Known {
 pub(super) struct Lookup {
     /// The best find for the allocator that asked, in its tree if an allocator asked.
     pub(super) known: Option<Known>,
-    /// The buffer that some tree adopted. It keeps the memory, but no tree's charge.
+    /// The buffer that some tree adopted, if no allocator asked, or another tree than that of the allocator which asked. It
+    /// keeps the memory, but no tree's charge.
     pub(super) original: Option<Buffer>,
 }
 
 /// A strong reference that a lookup made. It is dropped after the lock was released.
 enum Found {
     Wrapper(Arc<Wrapper>),
-    Adopted(ArrowBuf, Buffer),
+    Adopted(ArrowBuf),
 }
 
 impl Target {
@@ -118,7 +119,7 @@ impl Target {
                 // `Buffer` views them; and no owner writes to memory that a
                 // `Buffer` views while another `Buffer` is on it, as the adopted one is.
                 let view = unsafe { weak.upgrade(region.start, region.seen) }?;
-                Some(Found::Adopted(view, original.clone()))
+                Some(Found::Adopted(view))
             }
             _ => None,
         }
@@ -129,7 +130,7 @@ impl Found {
     fn held(&self) -> &ArrowBuf {
         match self {
             Self::Wrapper(wrapper) => &wrapper.held,
-            Self::Adopted(view, _) => view,
+            Self::Adopted(view) => view,
         }
     }
 
@@ -152,7 +153,7 @@ impl Found {
                 view: wrapper.held.clone(),
                 adopted: false,
             },
-            Self::Adopted(view, _) => Known {
+            Self::Adopted(view) => Known {
                 view: view.registered(),
                 adopted: true,
             },
@@ -224,10 +225,14 @@ impl<'a> Search<'a> {
         let Some(found) = target.upgrade(self.region) else {
             return ControlFlow::Continue(());
         };
-        if let (Found::Adopted(_, original), None) = (&found, &self.original) {
+        let rank = found.rank(self.allocator, self.enough == Rank::Own);
+        // Whoever finds the memory in the right tree has no use for it.
+        if let Target::Adopted { original, .. } = target
+            && (self.allocator.is_none() || rank == Rank::Elsewhere)
+            && self.original.is_none()
+        {
             self.original = Some(original.clone());
         }
-        let rank = found.rank(self.allocator, self.enough == Rank::Own);
         let best = match &self.best {
             Some((best, _)) if *best >= rank => {
                 self.passed.push(found);

@@ -1,26 +1,43 @@
 //! Adopted memory on which the giver of a hand-over may still have buffers.
 
-use arrow_memory_core::{ArrowBuf, BufferAllocator};
+use arrow_memory_core::BufferAllocator;
 
+use super::deps::arrow_buffer::Buffer;
 use super::known;
 use super::parts::Part;
+use super::region::Region;
 use super::regions::{Regions, State};
 use crate::kept::{Entry, Original};
 
 /// Adopted memory that seemed to have buffers beside those of the value that was handed over.
 pub(super) struct Shared {
-    /// The adoption's view.
-    adopted: ArrowBuf,
-    original: Original,
+    region: Region,
+    /// A buffer like that which was adopted.
+    original: Buffer,
 }
+
+/// How many buffers there are on adopted memory that nobody else has: one of the registry, and that of a `Shared`.
+const OURS: usize = 2;
 
 impl Shared {
     /// Returns the entry by which the giver goes on to be charged, if it still has a buffer.
     pub(super) fn entry(self, giver: &BufferAllocator) -> Option<Entry> {
-        if self.original.is_let_go() {
+        // The usual case. With more trees there are more buffers of ours.
+        if self.original.strong_count() <= OURS {
             return None;
         }
-        Entry::new(&self.adopted, giver, self.original)
+        let Self { region, original } = self;
+        drop(original);
+        let adopted = known::find(region, Some(giver)).known?.view;
+        let original = Original {
+            start: region.address(),
+            id: adopted.downgrade()?.id(),
+            is_let_go: known::is_let_go,
+        };
+        if original.is_let_go() {
+            return None;
+        }
+        Entry::new(&adopted, giver, original)
     }
 }
 
@@ -32,22 +49,13 @@ impl Regions<'_> {
         let owned = |part: &Part<'_>| part.owners() == Some(1);
         let arrays_are_shared = !parts.iter().all(owned);
         for slot in &self.slots {
-            let State::Adopted(view) = &slot.state else {
-                continue;
-            };
             // One of the registry, and those of the parts.
             let known = slot.uses as usize + 1;
-            if !arrays_are_shared && slot.widest.strong_count() == known {
-                continue;
-            }
-            if let Some(weak) = view.downgrade() {
+            let adopted = matches!(slot.state, State::Adopted(_));
+            if adopted && (arrays_are_shared || slot.widest.strong_count() != known) {
                 shared.push(Shared {
-                    adopted: view.clone(),
-                    original: Original {
-                        start: slot.region.address(),
-                        id: weak.id(),
-                        is_let_go: known::is_let_go,
-                    },
+                    region: slot.region,
+                    original: slot.widest.clone(),
                 });
             }
         }
