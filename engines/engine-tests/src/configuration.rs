@@ -219,7 +219,7 @@ impl Limited {
         read: &'a mut Read<'_>,
     ) -> BoxFuture<'a, Result<usize>> {
         async move {
-            let frame = session.sql(sql).await?;
+            let frame = crate::run::sql(session, sql).await?;
             let Under::Tree(Tree {
                 memory,
                 admitted: true,
@@ -284,7 +284,7 @@ type Execute<'a> = dyn Fn(Arc<dyn ExecutionPlan>, TaskContext) -> Result<Sendabl
 /// Returns the bytes that were spilled.
 async fn run(frame: DataFrame, read: &mut Read<'_>, execute: &Execute<'_>) -> Result<usize> {
     let context = frame.task_ctx();
-    let plan = frame.create_physical_plan().await?;
+    let plan = crate::run::plan(&frame).await?;
     let stream = execute(Arc::clone(&plan), context)?;
     let schema = stream.schema();
     let batches = stream.try_collect().await?;

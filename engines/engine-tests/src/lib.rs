@@ -4,6 +4,7 @@
 //! A [`Configuration`] is a way to limit DataFusion's memory: one of its own pools, or a tree. Tests and benchmarks take
 //! configurations as a parameter, so that a new one is a line in [`configuration`].
 //!
+//! * [`run`]: statements and data frames, for tests that await them.
 //! * [`tpch`]: the 22 queries of TPC-H with their data, and the answers of scale 0.1.
 //! * [`slt`]: the sqllogictest files of DataFusion, run in the sessions of a configuration.
 //! * [`watch`]: a deadline for queries, which tells one that hangs from one that is slow.
@@ -15,6 +16,7 @@ pub mod folders;
 pub mod heap;
 pub mod instants;
 pub mod outcome;
+pub mod run;
 pub mod slt;
 pub mod tpch;
 pub mod watch;

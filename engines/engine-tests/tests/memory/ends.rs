@@ -9,6 +9,7 @@ use datafusion::error::Result;
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
+use engine_tests::run;
 use futures::StreamExt;
 
 use crate::support::{SORT, SORTED_ROWS, balanced, drained, session};
@@ -19,7 +20,7 @@ async fn a_cancelled_query_ends_its_streams_with_the_reason_and_leaves_nothing()
     let (memory, session) = session(&root);
     let query = memory.query("q").reservation(1000).admit().await.unwrap();
     let mut stream = query
-        .execute_stream(session.sql(SORT).await.unwrap())
+        .execute_stream(run::sql(&session, SORT).await.unwrap())
         .await
         .unwrap();
     assert!(stream.next().await.unwrap().unwrap().num_rows() > 0);
@@ -41,7 +42,7 @@ async fn a_cancelled_query_ends_its_streams_with_the_reason_and_leaves_nothing()
         "the stream gave all back: {report}"
     );
     let again = query
-        .collect(session.sql("SELECT 1").await.unwrap())
+        .collect(run::sql(&session, "SELECT 1").await.unwrap())
         .await
         .unwrap_err();
     assert!(again.to_string().contains("the client has gone"), "{again}");
@@ -54,10 +55,12 @@ async fn a_query_that_another_task_collects_ends_when_it_is_cancelled() {
     let root = RootAllocator::unlimited();
     let (memory, session) = session(&root);
     let query = Arc::new(memory.query("q").admit().await.unwrap());
-    let frame = session
-        .sql("SELECT count(*) FROM generate_series(1, 1000000000000)")
-        .await
-        .unwrap();
+    let frame = run::sql(
+        &session,
+        "SELECT count(*) FROM generate_series(1, 1000000000000)",
+    )
+    .await
+    .unwrap();
     let collecting = tokio::spawn({
         let query = Arc::clone(&query);
         async move { query.collect(frame).await }
@@ -81,7 +84,7 @@ async fn a_query_that_is_dropped_is_cancelled() {
     let (memory, session) = session(&root);
     let query = memory.query("q").admit().await.unwrap();
     let mut stream = query
-        .execute_stream(session.sql(SORT).await.unwrap())
+        .execute_stream(run::sql(&session, SORT).await.unwrap())
         .await
         .unwrap();
     assert!(stream.next().await.unwrap().is_ok());
@@ -100,7 +103,7 @@ async fn a_stream_that_is_dropped_gives_everything_back() {
     let (memory, session) = session(&root);
     let query = memory.query("q").admit().await.unwrap();
     let mut stream = query
-        .execute_stream(session.sql(SORT).await.unwrap())
+        .execute_stream(run::sql(&session, SORT).await.unwrap())
         .await
         .unwrap();
     assert!(stream.next().await.unwrap().is_ok());
@@ -132,7 +135,7 @@ async fn a_panic_in_a_function_leaves_nothing() {
         let sql = "SELECT boom(a.value) FROM generate_series(1, 100000) a \
              JOIN generate_series(1, 100000) b ON a.value = b.value ORDER BY 1";
         let query = Arc::new(memory.query("q").admit().await.unwrap());
-        let frame = session.sql(sql).await.unwrap();
+        let frame = run::sql(&session, sql).await.unwrap();
         let running = Arc::clone(&query);
 
         let ended = tokio::spawn(async move { running.collect(frame).await }).await;
@@ -151,7 +154,7 @@ async fn a_task_that_is_aborted_leaves_nothing() {
     let root = RootAllocator::unlimited();
     let (memory, session) = session(&root);
     let query = Arc::new(memory.query("q").admit().await.unwrap());
-    let frame = session.sql(SORT).await.unwrap();
+    let frame = run::sql(&session, SORT).await.unwrap();
     let running = Arc::clone(&query);
     let task =
         tokio::spawn(async move { running.collect(frame).await.map(|batches| batches.len()) });
@@ -192,7 +195,7 @@ async fn finish_says_who_still_holds_something_and_may_be_called_again() {
     assert!(text.contains("Cache"), "{text}");
 
     let stream = query
-        .execute_stream(session.sql("SELECT 1").await.unwrap())
+        .execute_stream(run::sql(&session, "SELECT 1").await.unwrap())
         .await
         .unwrap();
     drop(forgotten);
@@ -214,7 +217,7 @@ async fn a_report_reads_as_a_tree() {
     let (memory, session) = session(&root);
     let query = memory.query("q").limit(1 << 30).admit().await.unwrap();
     let batches = query
-        .collect(session.sql(SORT).await.unwrap())
+        .collect(run::sql(&session, SORT).await.unwrap())
         .await
         .unwrap();
     assert_eq!(

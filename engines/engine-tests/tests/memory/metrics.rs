@@ -1,6 +1,7 @@
 //! Queries and operators on a page of Prometheus.
 
 use arrow_memory_datafusion::{DataFusionMemory, MetricsExporter, RootAllocator};
+use engine_tests::run;
 use futures::StreamExt;
 use metrics_exporter_prometheus::PrometheusBuilder;
 
@@ -17,7 +18,7 @@ async fn operators_of_one_kind_are_a_series_of_all_queries() {
     let mut queries = Vec::new();
     for name in ["one", "two"] {
         let query = memory.query(name).admit().await.unwrap();
-        let frame = session.sql(SORT).await.unwrap();
+        let frame = run::sql(&session, SORT).await.unwrap();
         let mut stream = query.execute_stream(frame).await.unwrap();
         assert!(stream.next().await.unwrap().is_ok());
         queries.push((query, stream));

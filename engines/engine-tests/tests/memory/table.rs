@@ -4,12 +4,13 @@ use arrow_memory_datafusion::RootAllocator;
 use datafusion::arrow::array::{AsArray, RecordBatch};
 use datafusion::arrow::datatypes::UInt64Type;
 use datafusion::prelude::SessionContext;
+use engine_tests::run;
 use futures::StreamExt;
 
 use crate::support::{MIB, SORT, session, settled};
 
 async fn rows(session: &SessionContext, sql: &str) -> RecordBatch {
-    let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
+    let batches = run::batches(session, sql).await.unwrap();
     datafusion::arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap()
 }
 
@@ -33,7 +34,7 @@ async fn each_operator_of_each_query_that_is_alive_is_a_row() {
     let (memory, session) = session(&root);
     let query = memory.query("sort").admit().await.unwrap();
     let mut stream = query
-        .execute_stream(session.sql(SORT).await.unwrap())
+        .execute_stream(run::sql(&session, SORT).await.unwrap())
         .await
         .unwrap();
     assert!(stream.next().await.unwrap().is_ok());
@@ -73,18 +74,20 @@ async fn each_operator_of_each_query_that_is_alive_is_a_row() {
 async fn a_plan_reads_the_operators_when_it_is_executed() {
     let root = RootAllocator::new(256 * MIB);
     let (memory, session) = session(&root);
-    let frame = session
-        .sql("SELECT operator FROM memory() WHERE query = 'late'")
-        .await
-        .unwrap();
+    let frame = run::sql(
+        &session,
+        "SELECT operator FROM memory() WHERE query = 'late'",
+    )
+    .await
+    .unwrap();
     let query = memory.query("late").admit().await.unwrap();
     let mut stream = query
-        .execute_stream(session.sql(SORT).await.unwrap())
+        .execute_stream(run::sql(&session, SORT).await.unwrap())
         .await
         .unwrap();
     assert!(stream.next().await.unwrap().is_ok());
 
-    let batches = frame.collect().await.unwrap();
+    let batches = run::collect(frame).await.unwrap();
 
     let seen: usize = batches.iter().map(RecordBatch::num_rows).sum();
     assert_eq!(seen, query.report().operators.len());
@@ -96,7 +99,9 @@ async fn a_plan_reads_the_operators_when_it_is_executed() {
 async fn memory_takes_no_arguments() {
     let root = RootAllocator::new(MIB);
     let (_, session) = session(&root);
-    let error = session.sql("SELECT * FROM memory(1)").await.unwrap_err();
+    let error = run::sql(&session, "SELECT * FROM memory(1)")
+        .await
+        .unwrap_err();
     assert!(
         error.to_string().contains("memory() takes no arguments"),
         "{error}"

@@ -8,6 +8,7 @@ use arrow_memory_datafusion::{
 use datafusion::arrow::array::{ArrayRef, Int64Array};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::prelude::SessionContext;
+use engine_tests::run;
 
 use crate::support::{MIB, SORT, balanced, config, drained, refused, settled};
 
@@ -34,7 +35,7 @@ async fn results_stay_charged_until_the_client_drops_them() {
     let query = memory.query("q").admit().await.unwrap();
     let sql = "SELECT value FROM generate_series(1, 100000)";
     let batches = query
-        .collect(session.sql(sql).await.unwrap())
+        .collect(run::sql(&session, sql).await.unwrap())
         .await
         .unwrap();
 
@@ -67,7 +68,7 @@ async fn a_window_that_declares_nothing_is_limited_and_named() {
         let memory = memory(&root, charge, Granularity::Holders);
         let session = memory.session(config()).unwrap();
         let query = memory.query("q").admit().await.unwrap();
-        let frame = session.sql(WINDOW).await.unwrap();
+        let frame = run::sql(&session, WINDOW).await.unwrap();
         let mut stream = query.execute_stream(frame).await.unwrap();
         let first = futures::StreamExt::next(&mut stream).await.unwrap();
         let report = query.report();
@@ -104,7 +105,7 @@ async fn a_sort_is_charged_for_the_larger_of_what_it_declares_and_holds() {
         let memory = memory(&root, Charge::Larger, at);
         let session = memory.session(config()).unwrap();
         let query = memory.query("q").admit().await.unwrap();
-        let frame = session.sql(SORT).await.unwrap();
+        let frame = run::sql(&session, SORT).await.unwrap();
         let mut stream = query.execute_stream(frame).await.unwrap();
         drop(
             futures::StreamExt::next(&mut stream)
@@ -133,7 +134,7 @@ async fn filtered(session: &SessionContext, memory: &DataFusionMemory) -> QueryR
     let query = memory.query("q").limit(2 * MIB).admit().await.unwrap();
     let sql = "SELECT a, b FROM t WHERE a % 100000 = 3 UNION ALL SELECT b, a FROM t WHERE a < 2";
     let batches = query
-        .collect(session.sql(sql).await.unwrap())
+        .collect(run::sql(session, sql).await.unwrap())
         .await
         .unwrap();
     assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 12);
@@ -153,7 +154,7 @@ async fn a_table_that_somebody_keeps_in_memory_is_not_billed_to_a_query() {
 
         // The whole table goes through a projection, and is kept by the client.
         let query = memory.query("q").limit(MIB).admit().await.unwrap();
-        let frame = session.sql("SELECT b, a FROM t").await.unwrap();
+        let frame = run::sql(&session, "SELECT b, a FROM t").await.unwrap();
         let batches = query.collect(frame).await.unwrap();
         assert_eq!(root.allocated_memory(), 0);
         drop(batches);
@@ -189,7 +190,7 @@ async fn a_buffer_that_is_in_two_columns_is_charged_once() {
     let peak = async |sql: &str| {
         let query = memory.query("q").admit().await.unwrap();
         let batches = query
-            .collect(session.sql(sql).await.unwrap())
+            .collect(run::sql(&session, sql).await.unwrap())
             .await
             .unwrap();
         let bytes = query.allocator().allocated_memory();
@@ -214,7 +215,7 @@ async fn a_recursive_query_has_one_operator_for_all_its_rounds() {
     let sql = "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r WHERE n < 50) \
          SELECT n FROM r ORDER BY n";
     let batches = query
-        .collect(session.sql(sql).await.unwrap())
+        .collect(run::sql(&session, sql).await.unwrap())
         .await
         .unwrap();
     assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 50);
@@ -231,7 +232,7 @@ async fn a_cancelled_query_holds_nothing_in_its_operators() {
     let session = memory.session(config()).unwrap();
     for polls in 0..4 {
         let query = memory.query("q").admit().await.unwrap();
-        let frame = session.sql(SORT).await.unwrap();
+        let frame = run::sql(&session, SORT).await.unwrap();
         let mut stream = query.execute_stream(frame).await.unwrap();
         for _ in 0..polls {
             futures::StreamExt::next(&mut stream)
@@ -253,7 +254,7 @@ async fn what_a_join_has_built_goes_when_its_last_row_was_returned() {
     let query = memory.query("q").admit().await.unwrap();
     let sql = "SELECT a.value FROM generate_series(1, 200000) a \
          JOIN generate_series(1, 200000) b ON a.value = b.value ORDER BY a.value % 1000";
-    let frame = session.sql(sql).await.unwrap();
+    let frame = run::sql(&session, sql).await.unwrap();
     let mut stream = query.execute_stream(frame).await.unwrap();
     let first = futures::StreamExt::next(&mut stream).await.unwrap();
     let report = query.report();

@@ -9,6 +9,7 @@ use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::prelude::SessionContext;
+use engine_tests::run;
 use futures::StreamExt;
 
 use crate::support::{
@@ -16,7 +17,7 @@ use crate::support::{
 };
 
 async fn rows(session: &SessionContext, sql: &str) -> String {
-    let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
+    let batches = run::batches(session, sql).await.unwrap();
     pretty_format_batches(&batches).unwrap().to_string()
 }
 
@@ -24,18 +25,10 @@ async fn rows(session: &SessionContext, sql: &str) -> String {
 async fn each_query_of_a_session_has_a_node_as_long_as_its_stream_lives() {
     let root = RootAllocator::unlimited();
     let (memory, session) = session(&root);
-    let mut one = session
-        .sql(SORT)
-        .await
-        .unwrap()
-        .execute_stream()
+    let mut one = run::stream(run::sql(&session, SORT).await.unwrap())
         .await
         .unwrap();
-    let mut two = session
-        .sql(SORT)
-        .await
-        .unwrap()
-        .execute_stream()
+    let mut two = run::stream(run::sql(&session, SORT).await.unwrap())
         .await
         .unwrap();
     assert!(one.next().await.unwrap().is_ok() && two.next().await.unwrap().is_ok());
@@ -63,11 +56,7 @@ async fn the_partitions_of_one_execution_share_a_node() {
     let memory = DataFusionMemory::new(&root);
     let session = memory.session(config().with_target_partitions(2)).unwrap();
     let sql = "SELECT value % 10, count(*) FROM generate_series(1, 100000) GROUP BY 1";
-    let streams = session
-        .sql(sql)
-        .await
-        .unwrap()
-        .execute_stream_partitioned()
+    let streams = run::streams(run::sql(&session, sql).await.unwrap())
         .await
         .unwrap();
 
@@ -91,7 +80,7 @@ async fn the_limit_of_queries_holds_for_those_that_nobody_admits() {
         .query_limit(8 * MIB)
         .build();
     let session = memory.session(config()).unwrap();
-    assert_sorted(&session.sql(SORT).await.unwrap().collect().await.unwrap());
+    assert_sorted(&run::batches(&session, SORT).await.unwrap());
     settled(&memory, &root).await;
     assert!(
         root.peak_memory_allocation() <= 8 * MIB,
@@ -103,13 +92,7 @@ async fn the_limit_of_queries_holds_for_those_that_nobody_admits() {
         .query_limit(512 * KIB)
         .build();
     let session = memory.session(config()).unwrap();
-    let error = session
-        .sql(JOIN)
-        .await
-        .unwrap()
-        .collect()
-        .await
-        .unwrap_err();
+    let error = run::batches(&session, JOIN).await.unwrap_err();
 
     assert!(
         refused(&error).contains("of query `query#1` was refused"),
@@ -123,42 +106,24 @@ async fn a_limit_that_is_set_by_sql_is_that_of_the_next_queries_and_the_tree_sti
     let root = RootAllocator::new(256 * MIB);
     let (memory, session) = session(&root);
 
-    session
-        .sql("SET datafusion.runtime.memory_limit = '512K'")
-        .await
-        .unwrap()
-        .collect()
+    run::batches(&session, "SET datafusion.runtime.memory_limit = '512K'")
         .await
         .unwrap();
-    let stream = session
-        .sql(JOIN)
-        .await
-        .unwrap()
-        .execute_stream()
+    let stream = run::stream(run::sql(&session, JOIN).await.unwrap())
         .await
         .unwrap();
     assert_eq!(memory.queries()[0].limit, Some(512 * KIB));
     drop(stream);
-    let error = session
-        .sql(JOIN)
-        .await
-        .unwrap()
-        .collect()
-        .await
-        .unwrap_err();
+    let error = run::batches(&session, JOIN).await.unwrap_err();
     assert!(
         refused(&error).contains("HashJoinInput of query `query#"),
         "{error}"
     );
 
-    session
-        .sql("SET datafusion.runtime.memory_limit = '100G'")
-        .await
-        .unwrap()
-        .collect()
+    run::batches(&session, "SET datafusion.runtime.memory_limit = '100G'")
         .await
         .unwrap();
-    let batches = session.sql(JOIN).await.unwrap().collect().await.unwrap();
+    let batches = run::batches(&session, JOIN).await.unwrap();
     assert_eq!(count(&batches), 300_000);
     assert!(root.peak_memory_allocation() > MIB, "the tree counted it");
     settled(&memory, &root).await;
@@ -247,10 +212,10 @@ async fn a_limit_that_is_set_by_sql_is_refused_above_what_is_allowed() {
         let session = memory.session(config()).unwrap();
         let sql = format!("SET datafusion.runtime.memory_limit = '{set}'");
         // The statement runs under the limit that it has set, so that it fails itself.
-        let answer = session.sql(&sql).await.unwrap().collect().await;
+        let answer = run::collect(run::sql(&session, &sql).await.unwrap()).await;
         assert_eq!(answer.is_ok(), runs_with.is_some(), "{set}");
-        let frame = session.sql("SELECT 1").await.unwrap();
-        match (frame.execute_stream().await, runs_with) {
+        let frame = run::sql(&session, "SELECT 1").await.unwrap();
+        match (run::stream(frame).await, runs_with) {
             (Ok(stream), Some(limit)) => {
                 assert_eq!(memory.queries()[0].limit, Some(limit), "{set}");
                 drop(stream);
@@ -263,10 +228,10 @@ async fn a_limit_that_is_set_by_sql_is_refused_above_what_is_allowed() {
             (ran, _) => panic!("{set} with {query_limit} and {allowed:?}: {:?}", ran.err()),
         }
         // What is reset is the limit of queries again.
-        let reset = session.sql("RESET datafusion.runtime.memory_limit").await;
-        reset.unwrap().collect().await.unwrap();
-        let frame = session.sql("SELECT 1").await.unwrap();
-        let stream = frame.execute_stream().await.unwrap();
+        let reset = run::batches(&session, "RESET datafusion.runtime.memory_limit").await;
+        reset.unwrap();
+        let frame = run::sql(&session, "SELECT 1").await.unwrap();
+        let stream = run::stream(frame).await.unwrap();
         let limit = Some(query_limit).filter(|&limit| limit < usize::MAX);
         assert_eq!(memory.queries()[0].limit, limit);
         drop(stream);
@@ -288,12 +253,12 @@ async fn partitions_that_are_executed_late_belong_to_the_same_query() {
     let partitions = vec![vec![values(1)], vec![values(3)], vec![values(5)]];
     let table = MemTable::try_new(values(0).schema(), partitions).unwrap();
     session.register_table("t", Arc::new(table)).unwrap();
-    let frame = session.sql("SELECT a FROM t").await.unwrap();
-    let batches = frame.clone().collect().await.unwrap();
+    let frame = run::sql(&session, "SELECT a FROM t").await.unwrap();
+    let batches = run::collect(frame.clone()).await.unwrap();
     assert_eq!(batches.len(), 3);
 
     // The same for those that are executed one after another.
-    let plan = frame.create_physical_plan().await.unwrap();
+    let plan = run::plan(&frame).await.unwrap();
     let context = Arc::new(frame.task_ctx());
     for partition in 0..3 {
         let stream = plan.execute(partition, Arc::clone(&context)).unwrap();

@@ -1,6 +1,7 @@
 //! Queries with limits: those that spill, those that are refused, and their neighbours.
 
 use arrow_memory_datafusion::{Charge, DataFusionMemory, RootAllocator};
+use engine_tests::run;
 
 use crate::support::{
     JOIN, KIB, MIB, SORT, assert_sorted, balanced, config, count, refused, session,
@@ -13,7 +14,7 @@ async fn a_sort_that_does_not_fit_its_limit_spills_and_is_right() {
     let query = memory.query("sort").limit(8 * MIB).admit().await.unwrap();
 
     let batches = query
-        .collect(session.sql(SORT).await.unwrap())
+        .collect(run::sql(&session, SORT).await.unwrap())
         .await
         .unwrap();
 
@@ -40,7 +41,7 @@ async fn a_sort_that_fits_does_not_spill() {
     let query = memory.query("sort").admit().await.unwrap();
 
     let batches = query
-        .collect(session.sql(SORT).await.unwrap())
+        .collect(run::sql(&session, SORT).await.unwrap())
         .await
         .unwrap();
 
@@ -63,7 +64,7 @@ async fn a_join_that_does_not_fit_its_limit_is_refused_and_leaves_nothing() {
     let query = memory.query("join").limit(512 * KIB).admit().await.unwrap();
 
     let error = query
-        .collect(session.sql(JOIN).await.unwrap())
+        .collect(run::sql(&session, JOIN).await.unwrap())
         .await
         .unwrap_err();
 
@@ -86,14 +87,14 @@ async fn a_limit_that_is_raised_lets_the_same_query_run() {
     let query = memory.query("join").limit(512 * KIB).admit().await.unwrap();
     assert!(
         query
-            .collect(session.sql(JOIN).await.unwrap())
+            .collect(run::sql(&session, JOIN).await.unwrap())
             .await
             .is_err()
     );
 
     query.set_limit(64 * MIB);
     let batches = query
-        .collect(session.sql(JOIN).await.unwrap())
+        .collect(run::sql(&session, JOIN).await.unwrap())
         .await
         .unwrap();
 
@@ -115,8 +116,8 @@ async fn two_queries_with_limits_do_not_disturb_each_other() {
     let (small, large) = (small.admit().await.unwrap(), large.admit().await.unwrap());
 
     let (refusal, sorted) = tokio::join!(
-        async { small.collect(session.sql(JOIN).await.unwrap()).await },
-        async { large.collect(session.sql(SORT).await.unwrap()).await },
+        async { small.collect(run::sql(&session, JOIN).await.unwrap()).await },
+        async { large.collect(run::sql(&session, SORT).await.unwrap()).await },
     );
 
     let text = refusal

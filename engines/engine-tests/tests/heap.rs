@@ -7,6 +7,7 @@ use arrow_memory_datafusion::{Charge, DataFusionMemory, QueryReport, RootAllocat
 use arrow_memory_global::Attributed;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionConfig;
+use engine_tests::run;
 
 #[global_allocator]
 static GLOBAL: Attributed<System> = Attributed::new(System);
@@ -17,14 +18,14 @@ const MIB: usize = 1 << 20;
 const GROUPS: &str =
     "SELECT count(*) FROM (SELECT DISTINCT value * 7 AS k FROM generate_series(1, 300000))";
 
-async fn run(charge: Charge, limit: usize) -> (Result<usize, DataFusionError>, QueryReport) {
+async fn grouped(charge: Charge, limit: usize) -> (Result<usize, DataFusionError>, QueryReport) {
     let root = RootAllocator::new(1 << 30);
     let memory = DataFusionMemory::builder(&root).charge(charge).build();
     let session = memory
         .session(SessionConfig::new().with_target_partitions(1))
         .unwrap();
     let query = memory.query("q").limit(limit).admit().await.unwrap();
-    let frame = session.sql(GROUPS).await.unwrap();
+    let frame = run::sql(&session, GROUPS).await.unwrap();
     let collected = query.collect(frame).await;
     let rows = collected.map(|batches| batches.iter().map(|batch| batch.num_rows()).sum());
     let report = query.finish().await.unwrap();
@@ -52,10 +53,10 @@ async fn a_hash_table_counts_as_held() {
         let found = operators.find(|one| one.name.starts_with("AggregateExec") && one.peak > MIB);
         found.unwrap_or_else(|| panic!("{report}")).clone()
     };
-    let (rows, report) = run(Charge::Larger, usize::MAX).await;
+    let (rows, report) = grouped(Charge::Larger, usize::MAX).await;
     assert_eq!(rows.unwrap(), 1);
     let larger = aggregate(&report);
     assert!(larger.held_peak > 4 * MIB, "{report}");
-    let (_, report) = run(Charge::Declared, usize::MAX).await;
+    let (_, report) = grouped(Charge::Declared, usize::MAX).await;
     assert_eq!(aggregate(&report).held_peak, 0);
 }

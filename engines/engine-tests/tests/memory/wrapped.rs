@@ -5,6 +5,7 @@ use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use engine_tests::run;
 
 const QUERIES: [&str; 6] = [
     "SELECT value % 7 AS k, count(*) AS n FROM generate_series(1, 10000) GROUP BY 1 ORDER BY 1",
@@ -16,7 +17,7 @@ const QUERIES: [&str; 6] = [
 ];
 
 async fn text(session: &SessionContext, sql: &str) -> String {
-    let batches = session.sql(sql).await.unwrap().collect().await.unwrap();
+    let batches = run::batches(session, sql).await.unwrap();
     pretty_format_batches(&batches).unwrap().to_string()
 }
 
@@ -56,8 +57,8 @@ async fn operators_are_found_by_their_types() {
         .granularity(Granularity::Operators)
         .build();
     let session = memory.session(config()).unwrap();
-    let frame = session.sql(QUERIES[0]).await.unwrap();
-    let plan = frame.create_physical_plan().await.unwrap();
+    let frame = run::sql(&session, QUERIES[0]).await.unwrap();
+    let plan = run::plan(&frame).await.unwrap();
     let mut found = (0, 0);
     let mut plans = vec![&plan];
     while let Some(plan) = plans.pop() {
