@@ -22,17 +22,18 @@ pub fn target(name: &str) -> PathBuf {
     folder
 }
 
-/// Returns the folder `test_files` of the crate `datafusion-sqllogictest` that this package was built with: cargo knows it.
+/// Returns the folder `test_files` of the crate `datafusion-sqllogictest` that this package depends on: cargo knows it, and
+/// downloads the crate if it is not there, since without the feature `slt` nothing has compiled it.
 ///
 /// # Panics
 ///
-/// If cargo does not know it.
+/// If cargo does not know it, or cannot download it.
 pub fn test_files() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = Command::new(cargo)
-            .args(["metadata", "--format-version", "1", "--offline"])
+            .args(["metadata", "--format-version", "1", "--all-features"])
             .args([
                 "--manifest-path",
                 concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
@@ -51,7 +52,7 @@ pub fn test_files() -> &'static Path {
             .iter()
             .find(|package| package["name"] == "datafusion-sqllogictest")
             .and_then(|package| package["manifest_path"].as_str())
-            .expect("this package depends on datafusion-sqllogictest");
+            .expect("a feature of this package has datafusion-sqllogictest");
         Path::new(manifest).with_file_name("test_files")
     })
 }

@@ -6,7 +6,7 @@
 //!
 //! * [`run`]: statements and data frames, for tests that await them.
 //! * [`tpch`]: the 22 queries of TPC-H with their data, and the answers of scale 0.1.
-//! * [`slt`]: the sqllogictest files of DataFusion, run in the sessions of a configuration.
+//! * `slt`, with the feature of that name: the sqllogictest files of DataFusion, run in the sessions of a configuration.
 //! * [`watch`]: a deadline for queries, which tells one that hangs from one that is slow.
 //! * [`heap`]: a global allocator that counts.
 //! * [`instants`]: what is compared while a query runs.
@@ -17,6 +17,7 @@ pub mod heap;
 pub mod instants;
 pub mod outcome;
 pub mod run;
+#[cfg(feature = "slt")]
 pub mod slt;
 pub mod tpch;
 pub mod watch;

@@ -4,8 +4,8 @@ use std::fmt;
 
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::error::{DataFusionError, Result};
-use datafusion_sqllogictest::convert_batches;
 
 use crate::configuration::Executed;
 use crate::watch::GivenUp;
@@ -79,14 +79,17 @@ impl Rows {
     ///
     /// # Errors
     ///
-    /// If a batch does not fit the schema, or a value cannot be written.
+    /// If a value cannot be written.
     pub fn read(schema: SchemaRef, batches: Vec<RecordBatch>) -> Result<Self> {
         let float = |kind: &DataType| kind.is_floating();
         let floats = schema.fields().iter().map(|field| float(field.data_type()));
+        let mut rows = Vec::new();
+        for batch in batches {
+            read(&batch, &mut rows)?;
+        }
         Ok(Self {
             floats: floats.collect(),
-            rows: convert_batches(&schema, batches, false)
-                .map_err(|error| DataFusionError::External(Box::new(error)))?,
+            rows,
         })
     }
 
@@ -142,6 +145,54 @@ impl Rows {
         let (row, other) = pairs.find(|(row, other)| !cells(row, other))?;
         Some(format!("{row:?}, not {other:?}"))
     }
+}
+
+/// Adds the rows of a batch.
+fn read(batch: &RecordBatch, rows: &mut Vec<Vec<String>>) -> Result<()> {
+    let options = FormatOptions::new()
+        .with_display_error(false)
+        .with_null("NULL");
+    let columns = batch.columns().iter();
+    let columns: Vec<_> = columns
+        .map(|column| {
+            let text = ArrayFormatter::try_new(column, &options)?;
+            Ok((column.data_type(), text))
+        })
+        .collect::<Result<_>>()?;
+    for row in 0..batch.num_rows() {
+        let cells = columns.iter().map(|(kind, text)| {
+            let text = text.value(row).try_to_string()?;
+            Ok(cell(kind, text))
+        });
+        rows.push(cells.collect::<Result<_>>()?);
+    }
+    Ok(())
+}
+
+/// Writes a value as sqllogictest files do: an empty text is `(empty)`, numbers have no zeros at the end of their fraction,
+/// and those with a floating point at most 12 digits there.
+fn cell(kind: &DataType, text: String) -> String {
+    if kind.is_string() {
+        return match text.is_empty() {
+            true => "(empty)".to_owned(),
+            false => text.trim_end_matches('\n').to_owned(),
+        };
+    }
+    if kind.is_decimal() {
+        return without_zeros(&text);
+    }
+    match text.parse::<f64>() {
+        Ok(number) if kind.is_floating() => without_zeros(&format!("{number:.12}")),
+        _ => text,
+    }
+}
+
+fn without_zeros(number: &str) -> String {
+    let shorter = match number.contains('.') {
+        true => number.trim_end_matches('0').trim_end_matches('.'),
+        false => number,
+    };
+    shorter.to_owned()
 }
 
 fn same(one: &str, two: &str, float: bool) -> bool {

@@ -8,10 +8,8 @@ use std::time::Duration;
 
 use datafusion::error::Result;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
-use datafusion_sqllogictest::DFColumnType;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use sqllogictest::{QueryExpect, Record, parse_file};
 
 pub use data::{TABLES, tables};
 
@@ -42,18 +40,10 @@ pub struct Query {
 pub fn queries() -> Vec<Query> {
     let query = |number| {
         let file = folders::test_files().join(format!("tpch/answers/q{number}.slt.part"));
-        let records = parse_file::<DFColumnType>(&file)
-            .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        let mut queries = records.into_iter().filter_map(|record| match record {
-            Record::Query {
-                sql,
-                expected: QueryExpect::Results { results, .. },
-                ..
-            } => Some((sql, results)),
-            _ => None,
-        });
-        let (sql, answer) = queries.next().expect("a file has a query with its answer");
-        assert!(queries.next().is_none(), "a file has one query");
+        let text = std::fs::read_to_string(&file);
+        let text = text.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let (sql, answer) = query_and_answer(&text)
+            .unwrap_or_else(|| panic!("{} is not one query with its answer", file.display()));
         Query {
             number,
             sql,
@@ -61,6 +51,18 @@ pub fn queries() -> Vec<Query> {
         }
     };
     (1..=22).map(query).collect()
+}
+
+/// Reads the only record of a file: a line `query` with the types of the columns, the statement, a line of hyphens, and the
+/// rows, up to an empty line or the end. `None` if the file is not like that.
+fn query_and_answer(text: &str) -> Option<(String, Vec<String>)> {
+    let mut lines = text.lines();
+    lines.find(|line| line.starts_with("query "))?;
+    let sql: Vec<&str> = lines.by_ref().take_while(|line| *line != "----").collect();
+    let answer = lines.by_ref().take_while(|line| !line.is_empty());
+    let answer: Vec<String> = answer.map(str::to_owned).collect();
+    let complete = !answer.is_empty() && lines.all(str::is_empty);
+    complete.then(|| (sql.join("\n"), answer))
 }
 
 /// Which joins the optimizer prefers.

@@ -1,9 +1,13 @@
 //! What the other tests rely on: that they can fail.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use datafusion::arrow::array::{ArrayRef, Decimal128Array, Float64Array, StringArray};
+use datafusion::arrow::record_batch::RecordBatch;
 use engine_tests::configuration::{trees, unbounded};
+use engine_tests::outcome::Rows;
 use engine_tests::tpch::{ANSWERS_SCALE, Joins, config, outcome, queries, register, tables};
 use engine_tests::watch::{GivenUp, watch};
 use engine_tests::{Limited, Outcome};
@@ -55,6 +59,45 @@ async fn floating_point_numbers_may_differ_in_their_last_digits_only() {
 
     assert_eq!(close, Outcome::Right { spilled: 0 });
     assert!(matches!(far, Outcome::Wrong(_)), "{far}");
+}
+
+#[test]
+fn values_are_written_as_in_sqllogictest_files() {
+    let decimals = Decimal128Array::from(vec![Some(-150), Some(2_000), Some(0), None]);
+    let decimals = decimals.with_precision_and_scale(10, 2).unwrap();
+    let columns: [(&str, ArrayRef); 3] = [
+        ("decimals", Arc::new(decimals)),
+        (
+            "floats",
+            Arc::new(Float64Array::from(vec![0.1 + 0.2, 1e-13, 100.0, 2.5])),
+        ),
+        (
+            "texts",
+            Arc::new(StringArray::from(vec![
+                Some(""),
+                Some("1.50"),
+                None,
+                Some("a b"),
+            ])),
+        ),
+    ];
+    let batch = RecordBatch::try_from_iter_with_nullable(
+        columns.map(|(name, column)| (name, column, true)),
+    );
+    let batch = batch.unwrap();
+    let expected = [
+        "-1.5 0.3 (empty)",
+        "20 0 1.50",
+        "0 100 NULL",
+        "NULL 2.5 a b",
+    ];
+
+    for (row, expected) in expected.into_iter().enumerate() {
+        let rows = Rows::read(batch.schema(), vec![batch.slice(row, 1)]).unwrap();
+        let difference = rows.differ_from_lines(&["other".to_owned()]).unwrap();
+        assert_eq!(difference, format!("{expected:?}, not \"other\""));
+        assert_eq!(rows.differ_from_lines(&[expected.to_owned()]), None);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 mod harness;
 mod instants;
+#[cfg(feature = "slt")]
 mod slt;
 mod spilling;
 mod tpch;
