@@ -162,7 +162,7 @@ impl DataFusionMemory {
 
     /// Returns the pool of what runs in a session without a query.
     pub fn pool(&self) -> Arc<dyn MemoryPool> {
-        QueryPool::of(self.queries.shared(), None, true)
+        QueryPool::of(self.queries.shared(), true)
     }
 
     /// Returns the rule that [`configure`](Self::configure) adds, for a list of rules of your own. It must be the last.

@@ -32,6 +32,7 @@ use crate::query::Query;
 use crate::text::Size;
 
 mod batches;
+mod context;
 mod root;
 mod rule;
 mod wrapper;
@@ -48,19 +49,18 @@ pub(crate) struct QueryPool {
     operator: Option<Arc<Operator>>,
     /// Whether there is a disk to spill to.
     disk: bool,
+    /// The context that the one with this pool is a part of, if that lacks the session's functions.
+    whole: Option<Arc<TaskContext>>,
 }
 
 impl QueryPool {
-    /// Returns the pool of a query, or of one of its operators, in which there is a disk to spill to or not.
-    pub(crate) fn of(
-        query: &Arc<Query>,
-        operator: Option<&Arc<Operator>>,
-        disk: bool,
-    ) -> Arc<dyn MemoryPool> {
+    /// Returns the pool of a query, in which there is a disk to spill to or not.
+    pub(crate) fn of(query: &Arc<Query>, disk: bool) -> Arc<dyn MemoryPool> {
         Arc::new(Self {
             query: Arc::clone(query),
-            operator: operator.map(Arc::clone),
+            operator: None,
             disk,
+            whole: None,
         })
     }
 
@@ -153,34 +153,11 @@ fn smallest_limit(allocator: &BufferAllocator) -> Option<usize> {
 
 /// Returns a runtime that has the query's pool, and shares everything else with `runtime`.
 pub(crate) fn runtime(runtime: &RuntimeEnv, query: &Arc<Query>) -> Arc<RuntimeEnv> {
-    runtime_of(runtime, query, None)
-}
-
-/// Returns a runtime with the pool of a query, or of one of its operators.
-fn runtime_of(
-    runtime: &RuntimeEnv,
-    query: &Arc<Query>,
-    operator: Option<&Arc<Operator>>,
-) -> Arc<RuntimeEnv> {
     let disk = runtime.disk_manager.tmp_files_enabled();
     Arc::new(RuntimeEnv {
-        memory_pool: QueryPool::of(query, operator, disk),
+        memory_pool: QueryPool::of(query, disk),
         ..runtime.clone()
     })
-}
-
-/// A context can only be copied by naming its parts.
-fn with_runtime(context: &TaskContext, runtime: Arc<RuntimeEnv>) -> TaskContext {
-    TaskContext::new(
-        context.task_id(),
-        context.session_id(),
-        context.session_config().clone(),
-        context.scalar_functions().clone(),
-        context.higher_order_functions().clone(),
-        context.aggregate_functions().clone(),
-        context.window_functions().clone(),
-        runtime,
-    )
 }
 
 /// Returns the same context, in which operators register with the query's pool.

@@ -84,6 +84,8 @@ async fn time(limited: &Limited, session: &SessionContext, query: &Query) -> Res
         drop(batches);
         Ok(())
     };
-    limited.execute(session, &query.sql, "overhead", read).await?;
+    limited
+        .execute(session, &query.sql, "overhead", read)
+        .await?;
     Ok(begun.elapsed())
 }

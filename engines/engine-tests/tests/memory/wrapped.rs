@@ -7,12 +7,14 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use engine_tests::run;
 
-const QUERIES: [&str; 6] = [
+const QUERIES: [&str; 7] = [
     "SELECT value % 7 AS k, count(*) AS n FROM generate_series(1, 10000) GROUP BY 1 ORDER BY 1",
     "SELECT a.value FROM generate_series(1, 500) a JOIN generate_series(200, 700) b ON a.value = b.value ORDER BY 1 LIMIT 7",
     "SELECT value, sum(value) OVER (ORDER BY value ROWS 3 PRECEDING) AS s FROM generate_series(1, 50) ORDER BY 1",
     "SELECT * FROM (VALUES (1, 'a'), (2, 'b')) t(x, y) CROSS JOIN (VALUES (3), (4)) u(z) ORDER BY 1, 3",
     "SELECT value FROM generate_series(1, 5) UNION ALL SELECT value FROM generate_series(3, 4) ORDER BY value",
+    // The last operator looks for the session's functions in its context.
+    "SELECT DISTINCT routine_name FROM information_schema.routines ORDER BY 1",
     "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r WHERE n < 20) SELECT sum(n) AS s FROM r",
 ];
 
@@ -22,7 +24,9 @@ async fn text(session: &SessionContext, sql: &str) -> String {
 }
 
 fn config() -> SessionConfig {
-    SessionConfig::new().with_target_partitions(3)
+    SessionConfig::new()
+        .with_target_partitions(3)
+        .with_information_schema(true)
 }
 
 #[tokio::test]

@@ -20,7 +20,8 @@ use datafusion_physical_plan::ExecutionPlan;
 use datafusion_physical_plan::metrics::{Count, Gauge, Metric, MetricValue, MetricsSet, Time};
 use futures::Stream;
 
-use super::{QueryPool, runtime_of, with_runtime};
+use super::QueryPool;
+use super::context::{Functions, of_operator};
 use crate::operator::{Operator, Spills};
 use crate::query::Query;
 
@@ -74,7 +75,8 @@ impl Batches {
         let from = query.operator(Some(self.node), &self.name);
         let before = self.last().replace(Arc::clone(&from));
         drop(before);
-        let own = self.own_context(&context, &query, &from);
+        let functions = Functions::of(plan.name());
+        let own = self.own_context(&context, &query, &from, functions);
         if self.gives == Gives::Lent {
             // A leaf: it keeps the table, and nothing of the plan.
             query.lent().keep(Arc::new(Arc::clone(plan)));
@@ -108,6 +110,7 @@ impl Batches {
         context: &Arc<TaskContext>,
         query: &Arc<Query>,
         operator: &Arc<Operator>,
+        functions: Functions,
     ) -> Arc<TaskContext> {
         let find = |contexts: &[(Weak<TaskContext>, Weak<TaskContext>)]| {
             // An address is not in use twice: the weak reference keeps it.
@@ -119,8 +122,7 @@ impl Batches {
         if let Some(own) = find(&self.contexts()) {
             return own;
         }
-        let runtime = runtime_of(&context.runtime_env(), query, Some(operator));
-        let made = Arc::new(with_runtime(context, runtime));
+        let made = Arc::new(of_operator(context, query, operator, functions));
         let mut contexts = self.contexts();
         contexts.retain(|(_, own)| own.strong_count() > 0);
         // Another partition may have been faster. What was made here is dropped after the lock.

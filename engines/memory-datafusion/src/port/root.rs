@@ -19,7 +19,8 @@ use datafusion_physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::Stream;
 use futures::stream::AbortHandle;
 
-use super::{QueryPool, runtime, with_runtime};
+use super::context::with_runtime;
+use super::{QueryPool, runtime};
 use crate::queries::Queries;
 use crate::query::Query;
 use crate::text::Size;
