@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::alloc::System;
+use std::sync::{Arc, Mutex};
 
 use arrow_memory_datafusion::{Charge, DataFusionMemory, QueryReport, RootAllocator};
 use arrow_memory_global::Attributed;
+use datafusion::arrow::datatypes::DataType;
 use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{Volatility, create_udf};
 use datafusion::prelude::SessionConfig;
 use engine_tests::run;
 
@@ -59,4 +62,35 @@ async fn a_hash_table_counts_as_held() {
     assert!(larger.held_peak > 4 * MIB, "{report}");
     let (_, report) = grouped(Charge::Declared, usize::MAX).await;
     assert_eq!(aggregate(&report).held_peak, 0);
+}
+
+/// What operators allocate may outlive the query, in a cache. It is not what keeps a query from finishing.
+#[tokio::test]
+async fn a_query_whose_operators_left_something_in_a_cache_finishes() {
+    static CACHE: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+
+    let root = RootAllocator::new(1 << 30);
+    let memory = DataFusionMemory::new(&root);
+    let config = SessionConfig::new().with_target_partitions(2);
+    let session = memory.session(config).unwrap();
+    session.register_udf(create_udf(
+        "remembered",
+        vec![DataType::Int64],
+        DataType::Int64,
+        Volatility::Volatile,
+        Arc::new(|arguments| {
+            CACHE.lock().unwrap().push(vec![7; 100_000].into());
+            Ok(arguments[0].clone())
+        }),
+    ));
+    let query = memory.query("q").admit().await.unwrap();
+    let sql = "SELECT count(*) FROM generate_series(1, 20000) a JOIN generate_series(1, 20000) b \
+         ON remembered(a.value) = b.value";
+    let frame = run::sql(&session, sql).await.unwrap();
+
+    drop(query.collect(frame).await.unwrap());
+
+    query.finish().await.unwrap();
+    assert!(!CACHE.lock().unwrap().is_empty());
+    CACHE.lock().unwrap().clear();
 }

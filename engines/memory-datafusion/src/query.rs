@@ -62,6 +62,9 @@ impl Books {
 /// So many operators are kept for a query's report, or as many as run.
 const MANY: usize = 256;
 
+/// The name of the allocators that are charged for the heap.
+const HEAP: &str = "(heap)";
+
 /// The operator that holds what a query gives to its client.
 const RESULT: &str = "result";
 
@@ -143,7 +146,10 @@ impl Query {
             return self.allocator.allocated_memory() + observed;
         }
         let entries = self.allocator.snapshot().entries;
-        let entries = entries.iter().map(|entry| {
+        let entries = entries
+            .iter()
+            .filter(|entry| &*entry.allocator.name != HEAP);
+        let entries = entries.map(|entry| {
             let stats = &entry.stats;
             let own = stats.own_bytes + stats.foreign_bytes + stats.external_bytes;
             own + stats.reserved_bytes
