@@ -104,7 +104,7 @@ struct Tell<'a, I: Iterator<Item = usize>> {
 
 impl<I: Iterator<Item = usize>> Tell<'_, I> {
     fn all(mut self) {
-        while let Some(size) = self.sizes.next() {
+        for size in self.sizes.by_ref() {
             notify::after_transfer(self.from, self.to, size, true);
         }
     }
