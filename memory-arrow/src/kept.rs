@@ -56,7 +56,7 @@ struct List {
     next: usize,
     /// A thread has taken the entries out to sweep them.
     sweeping: bool,
-    /// Another sweep was asked for meanwhile.
+    /// A sweep of all entries was asked for meanwhile.
     again: bool,
     /// How often the list was cleared. What was taken out before is not put back after that.
     cleared: usize,
@@ -111,21 +111,22 @@ impl Kept {
     /// Ends the charge of what the giver has let go of.
     ///
     /// Looks at a maximum of `at_most` allocations, by a lookup each; the next sweep goes on from there. What ends is
-    /// dropped with no lock held. A thread that calls this while another one sweeps leaves its part to that one, which
-    /// then sweeps again.
+    /// dropped with no lock held. While another thread sweeps, this returns at once; if `at_most` is [`usize::MAX`], the
+    /// other thread then looks at all of them before it returns.
     pub fn sweep(&self, at_most: usize) {
         // Relaxed: whoever has handed something over itself sees that.
         if !self.any.load(Ordering::Relaxed) {
             return;
         }
-        let Some(mut taken) = self.take_to_sweep() else {
+        let mut at_most = at_most;
+        let Some(mut taken) = self.take_to_sweep(at_most) else {
             return;
         };
         loop {
             sweep(&mut taken, at_most);
             match self.put_back(taken) {
                 None => return,
-                Some(again) => taken = again,
+                Some(again) => (taken, at_most) = (again, usize::MAX),
             }
         }
     }
@@ -149,15 +150,16 @@ impl Kept {
         self.merge(entries, cleared);
     }
 
-    /// Takes the entries out, unless there are none, or a thread has done that already, which is then to sweep again.
-    fn take_to_sweep(&self) -> Option<List> {
+    /// Takes the entries out, unless there are none, or a thread has done that already. That one then looks at all of them
+    /// if this one was to.
+    fn take_to_sweep(&self, at_most: usize) -> Option<List> {
         let mut list = self.lock();
-        list.again = list.sweeping;
         if list.sweeping {
+            list.again |= at_most == usize::MAX;
             return None;
         }
         if list.entries.is_empty() {
-            // Relaxed, here and in `add`: under the lock.
+            // Relaxed, here and in `merge`: under the lock.
             self.any.store(false, Ordering::Relaxed);
             return None;
         }
@@ -168,31 +170,34 @@ impl Kept {
         })
     }
 
-    /// Puts swept entries back, or returns them if they are to be swept again.
-    fn put_back(&self, taken: List) -> Option<List> {
-        let List {
-            entries,
-            next,
-            cleared,
-            ..
-        } = taken;
-        let mut list = self.lock();
-        if std::mem::take(&mut list.again) && list.cleared == cleared {
+    /// Puts swept entries back, or returns them, with those that others have added since, if all are to be looked at again.
+    fn put_back(&self, mut taken: List) -> Option<List> {
+        loop {
+            let mut list = self.lock();
+            let kept = list.cleared == taken.cleared;
+            let added = std::mem::take(&mut list.entries);
+            if kept && (list.again || !added.is_empty()) {
+                let again = std::mem::take(&mut list.again);
+                // Nothing is allocated under the lock.
+                drop(list);
+                taken.entries.extend(added);
+                if again {
+                    return Some(taken);
+                }
+                continue;
+            }
+            (list.sweeping, list.again, list.next) = (false, false, taken.next);
+            // What was taken out before the list was cleared ends, and what was added since stays.
+            list.entries = match kept {
+                true => std::mem::take(&mut taken.entries),
+                false => added,
+            };
             drop(list);
-            return Some(List {
-                entries,
-                next,
-                cleared,
-                ..List::default()
-            });
+            return None;
         }
-        (list.sweeping, list.next) = (false, next);
-        drop(list);
-        self.merge(entries, cleared);
-        None
     }
 
-    /// Puts entries back that were taken out when the list had been cleared so often, with those that others have added
+    /// Puts entries in that were taken out when the list had been cleared so often, with those that others have added
     /// since. Nothing is allocated or freed under the lock.
     fn merge(&self, mut entries: Vec<Entry>, cleared: usize) {
         loop {

@@ -68,8 +68,8 @@ impl AdmitError {
 /// The query goes on: `finish` can be called again.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "query `{}` still holds {} and has {} open after {waited:.1?}; drop its streams, and what keeps its plans\n{report}",
-    .report.name.escape_debug(), Size(.report.declared), streams(.report.open_streams)
+    "query `{}` still holds {} and has {} open after {waited:.1?}; drop its batches, its streams, and what keeps its plans\n{report}",
+    .report.name.escape_debug(), Size(.report.declared.max(.report.held)), streams(.report.open_streams)
 )]
 #[non_exhaustive]
 pub struct StillHeld {

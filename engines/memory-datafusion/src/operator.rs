@@ -44,6 +44,8 @@ pub(crate) struct Operator {
 /// The streams of an operator.
 #[derive(Default)]
 struct Streams {
+    /// How many that it returns have not ended.
+    open: usize,
     /// What each stream that the operator returns has spilled, those that have ended included.
     spills: Vec<Arc<dyn Spills>>,
     /// The partitions of the streams that it reads.
@@ -179,7 +181,24 @@ impl Operator {
 
     /// Notes a stream that the operator returns.
     pub(crate) fn returns(&self, stream: Arc<dyn Spills>) {
-        self.streams().spills.push(stream);
+        let mut streams = self.streams();
+        streams.open += 1;
+        streams.spills.push(stream);
+    }
+
+    /// Notes that such a stream has ended. After the last one none of the operator's code runs, so whoever still has what
+    /// it has handed on is somebody else: a cache, or a plan.
+    pub(crate) fn has_returned(&self) {
+        let last = {
+            let mut streams = self.streams();
+            streams.open = streams.open.saturating_sub(1);
+            streams.open == 0
+        };
+        if last {
+            self.kept.clear();
+        } else {
+            self.sweep(usize::MAX);
+        }
     }
 
     /// Notes a stream that the operator reads.

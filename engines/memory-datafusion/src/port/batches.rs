@@ -41,12 +41,12 @@ pub(super) struct Batches {
 /// Whose memory the batches are that an operator gives.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gives {
-    /// Its own: it is charged for what it has handed on and still has.
+    /// Its own, or its inputs': it is charged for what it has handed on and still has.
     Own,
     /// That of a table that is kept in memory, which is nobody's in the query.
     Lent,
-    /// Its own, or somebody else's: of a source that is not known. What is still had when the receiver has dropped it is
-    /// not charged, since it may be in a cache.
+    /// Its own, or somebody else's: of a node that is not DataFusion's. What is still had when the receiver has dropped it
+    /// is not charged, since it may be in a cache.
     Unknown,
 }
 
@@ -75,7 +75,7 @@ impl Batches {
         let from = query.operator(Some(self.node), &self.name);
         let before = self.last().replace(Arc::clone(&from));
         drop(before);
-        let functions = Functions::of(plan.name());
+        let functions = Functions::of(plan.as_ref());
         let own = self.own_context(&context, &query, &from, functions);
         if self.gives == Gives::Lent {
             // A leaf: it keeps the table, and nothing of the plan.
@@ -212,7 +212,7 @@ impl HandOver {
     /// Drops what is below, once.
     fn end(&mut self) {
         if self.stream.take().is_some() {
-            self.from.sweep(usize::MAX);
+            self.from.has_returned();
             self.to.has_read(self.partition);
         }
     }

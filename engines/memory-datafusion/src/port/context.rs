@@ -9,6 +9,27 @@ use std::sync::Arc;
 
 use datafusion_execution::TaskContext;
 use datafusion_execution::runtime_env::RuntimeEnv;
+use datafusion_physical_plan::ExecutionPlan;
+use datafusion_physical_plan::aggregates::AggregateExec;
+use datafusion_physical_plan::analyze::AnalyzeExec;
+use datafusion_physical_plan::async_func::AsyncFuncExec;
+use datafusion_physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion_physical_plan::coop::CooperativeExec;
+use datafusion_physical_plan::filter::FilterExec;
+use datafusion_physical_plan::joins::{
+    CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec, SymmetricHashJoinExec,
+};
+use datafusion_physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
+use datafusion_physical_plan::projection::ProjectionExec;
+use datafusion_physical_plan::recursive_query::RecursiveQueryExec;
+use datafusion_physical_plan::repartition::RepartitionExec;
+use datafusion_physical_plan::scalar_subquery::ScalarSubqueryExec;
+use datafusion_physical_plan::sorts::partial_sort::PartialSortExec;
+use datafusion_physical_plan::sorts::sort::SortExec;
+use datafusion_physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use datafusion_physical_plan::union::{InterleaveExec, UnionExec};
+use datafusion_physical_plan::unnest::UnnestExec;
+use datafusion_physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 
 use super::QueryPool;
 use crate::operator::Operator;
@@ -75,27 +96,46 @@ pub(super) enum Functions {
 }
 
 impl Functions {
-    /// Returns what an operator of that name does. Those that are not known may look for them.
-    pub(super) fn of(name: &str) -> Self {
-        match name {
-            "AggregateExec"
-            | "BoundedWindowAggExec"
-            | "CoalescePartitionsExec"
-            | "CrossJoinExec"
-            | "FilterExec"
-            | "GlobalLimitExec"
-            | "HashJoinExec"
-            | "LocalLimitExec"
-            | "NestedLoopJoinExec"
-            | "PartialSortExec"
-            | "ProjectionExec"
-            | "RepartitionExec"
-            | "SortExec"
-            | "SortMergeJoinExec"
-            | "SortPreservingMergeExec"
-            | "UnionExec"
-            | "WindowAggExec" => Self::Unused,
-            _ => Self::Needed,
+    /// Returns what a node does. One that is not known may look for them.
+    pub(super) fn of(plan: &dyn ExecutionPlan) -> Self {
+        match is_datafusions(plan) {
+            true => Self::Unused,
+            false => Self::Needed,
         }
     }
+}
+
+/// Whether a node is an operator of DataFusion's own. One that changes data of others, or that explains, is not in the
+/// list.
+pub(super) fn is_datafusions(plan: &dyn ExecutionPlan) -> bool {
+    macro_rules! is_any {
+        ($($type:ty),*) => { $(plan.is::<$type>())||* };
+    }
+    is_any!(
+        AggregateExec,
+        AnalyzeExec,
+        AsyncFuncExec,
+        BoundedWindowAggExec,
+        CoalescePartitionsExec,
+        CooperativeExec,
+        CrossJoinExec,
+        FilterExec,
+        GlobalLimitExec,
+        HashJoinExec,
+        InterleaveExec,
+        LocalLimitExec,
+        NestedLoopJoinExec,
+        PartialSortExec,
+        ProjectionExec,
+        RecursiveQueryExec,
+        RepartitionExec,
+        ScalarSubqueryExec,
+        SortExec,
+        SortMergeJoinExec,
+        SortPreservingMergeExec,
+        SymmetricHashJoinExec,
+        UnionExec,
+        UnnestExec,
+        WindowAggExec
+    )
 }

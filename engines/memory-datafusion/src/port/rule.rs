@@ -11,9 +11,14 @@ use datafusion_datasource::memory::MemorySourceConfig;
 use datafusion_datasource::source::DataSourceExec;
 use datafusion_physical_optimizer::PhysicalOptimizerRule;
 use datafusion_physical_plan::ExecutionPlan;
+use datafusion_physical_plan::empty::EmptyExec;
 use datafusion_physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion_physical_plan::explain::ExplainExec;
+use datafusion_physical_plan::memory::LazyMemoryExec;
+use datafusion_physical_plan::placeholder_row::PlaceholderRowExec;
 
 use super::batches::{Batches, Gives};
+use super::context::is_datafusions;
 use super::root::Begins;
 use super::wrapper::{Role, Wrapper};
 use crate::options::{Charge, Granularity, Options};
@@ -93,8 +98,9 @@ impl Wraps {
         let gives = gives(plan.as_ref());
         // The table of a recursive query is found by its type, and replaced when the query goes round.
         let excepted = plan.name() == "WorkTableExec";
-        let lends = gives == Gives::Lent;
-        if excepted || !(self.all || holds || above_holds || lends) {
+        // What comes from elsewhere is told from what the nodes above make.
+        let foreign = gives != Gives::Own;
+        if excepted || !(self.all || holds || above_holds || foreign) {
             return Ok(plan);
         }
         // Relaxed: only the number matters.
@@ -133,12 +139,15 @@ fn holds(name: &str) -> bool {
 
 /// Whose memory the batches of a node are.
 fn gives(plan: &dyn ExecutionPlan) -> Gives {
-    if !plan.children().is_empty() {
-        return Gives::Own;
+    if let Some(scan) = plan.downcast_ref::<DataSourceExec>() {
+        return match scan.data_source() {
+            source if source.is::<MemorySourceConfig>() => Gives::Lent,
+            source if source.is::<FileScanConfig>() => Gives::Own,
+            _ => Gives::Unknown,
+        };
     }
-    match plan.downcast_ref::<DataSourceExec>() {
-        Some(scan) if scan.data_source().is::<MemorySourceConfig>() => Gives::Lent,
-        Some(scan) if scan.data_source().is::<FileScanConfig>() => Gives::Own,
-        _ => Gives::Unknown,
-    }
+    let generates = plan.is::<LazyMemoryExec>() || plan.is::<PlaceholderRowExec>();
+    let empty = plan.is::<EmptyExec>() || plan.is::<ExplainExec>();
+    let own = generates || empty || is_datafusions(plan);
+    if own { Gives::Own } else { Gives::Unknown }
 }
