@@ -112,7 +112,8 @@ impl QueryMemory {
         self.query.end(&format!("it was cancelled: {reason}"));
     }
 
-    /// Waits until the query holds nothing and has no open stream, at most 10 seconds, then ends it.
+    /// Waits until the query declares and holds nothing and has no open stream, at most 10 seconds, then ends it. Heap that
+    /// its operators have left in caches, which `arrow-memory-global` knows of, does not count.
     ///
     /// # Errors
     ///

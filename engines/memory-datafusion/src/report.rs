@@ -32,7 +32,8 @@ pub struct QueryReport {
     pub declared: usize,
     /// The batches that its operators hold now.
     pub held: usize,
-    /// What its allocator is charged now. For each operator this is the larger of what it declares and what it holds.
+    /// What its allocator is charged now. For each operator this is what it declares, or under
+    /// [`Charge::Larger`](crate::Charge::Larger) the larger of that and of what it holds.
     pub charged: usize,
     /// The peak of what was charged. It may be too high by the credit that the operators' allocators held unused, and is
     /// exact in a tree that was built with `.credit(0)`.
@@ -43,7 +44,8 @@ pub struct QueryReport {
     pub refused: u64,
     /// The number of requests of operators that were refused for the sake of others.
     pub revoked: u64,
-    /// Bytes that operators took in total without asking whether they fit.
+    /// Bytes that operators were charged in total without being asked whether they fit: those that they declared so, batches
+    /// that passed a limit, and each time what they kept when others had dropped it.
     pub forced_bytes: u64,
     /// Bytes that its operators have written to disk because memory was short.
     pub spilled_bytes: usize,
@@ -59,18 +61,21 @@ pub struct QueryReport {
     pub operators: Vec<OperatorReport>,
 }
 
-/// One operator of a [`QueryReport`]: all partitions of all operators of one name.
+/// One operator of a [`QueryReport`]: a node of the plan with all its partitions, or, where the plan is not known, all
+/// consumers of one name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct OperatorReport {
-    /// The name under which DataFusion's operator declares its memory, without the number of the partition.
+    /// The operator's name, with the number of its line in `EXPLAIN`: `SortExec#2`. Where the plan is not known, the name
+    /// under which it declares memory, without the number of the partition.
     pub name: String,
     /// The bytes that it declares now.
     pub declared: usize,
     /// The bytes of the batches that it holds now.
     pub held: usize,
-    /// The bytes that its allocator is charged now: the larger of the two.
+    /// The bytes that its allocator is charged now: what it declares, or under
+    /// [`Charge::Larger`](crate::Charge::Larger) the larger of that and of what it holds.
     pub charged: usize,
     /// The peak of what was charged.
     pub peak: usize,
