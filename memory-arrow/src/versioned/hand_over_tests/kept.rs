@@ -1,5 +1,7 @@
 //! What a giver is charged for that has handed memory over and keeps it.
+#![expect(unsafe_code, reason = "makes a buffer of memory that a test owns")]
 
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use arrow_memory_core::{BufferAllocator, RootAllocator};
@@ -7,6 +9,7 @@ use arrow_memory_system as _;
 
 use super::super::deps::arrow_array::types::Int32Type;
 use super::super::deps::arrow_array::*;
+use super::super::deps::arrow_buffer::Buffer;
 use super::super::{Accounted, known};
 use super::{array, batch, child};
 use crate::hand_over::HandOver;
@@ -261,5 +264,45 @@ fn a_sweep_of_all_looks_at_all_wherever_the_last_one_ended() {
     assert_eq!(giver.allocated_memory(), 800);
     drop(third);
     kept.sweep(1);
+    assert_eq!(root.allocated_memory(), 0);
+}
+
+/// The owner of some memory, which lets go of an array when it is dropped, and sweeps.
+struct Sweeper {
+    bytes: Box<[u8]>,
+    kept: Arc<Kept>,
+    array: Option<Int64Array>,
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        drop(self.array.take());
+        self.kept.sweep(usize::MAX);
+    }
+}
+
+/// What is let go of after a sweep has looked at it, by code that asks for another sweep meanwhile.
+#[test]
+fn a_sweep_of_all_that_meets_another_one_is_not_lost() {
+    let root = RootAllocator::new(1 << 20);
+    let [giver, receiver] = giver_and_receiver(&root);
+    let kept = Arc::new(Kept::new());
+    let by = HandOver::new(&giver, &receiver).kept(&kept);
+    let first = array();
+    drop(first.clone().hand_over(&by).unwrap());
+    let owner = Sweeper {
+        bytes: vec![0; 64].into(),
+        kept: Arc::clone(&kept),
+        array: Some(first),
+    };
+    let bytes = NonNull::from(&owner.bytes[..]).cast();
+    // SAFETY: the owner has these bytes for as long as it lives, and does not change them.
+    let second = unsafe { Buffer::from_custom_allocation(bytes, 64, Arc::new(owner)) };
+    drop(second.clone().hand_over(&by).unwrap());
+    assert_eq!(giver.allocated_memory(), 864);
+
+    drop(second);
+    kept.sweep(usize::MAX);
+
     assert_eq!(root.allocated_memory(), 0);
 }
