@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod admission;
+mod caches;
 mod ends;
 mod held;
 mod limits;
