@@ -14,6 +14,10 @@ mod error;
 #[cfg(any(feature = "arrow-59", feature = "arrow-60"))]
 mod guard;
 mod hand_over;
+#[cfg_attr(
+    not(any(feature = "arrow-59", feature = "arrow-60")),
+    allow(dead_code, reason = "without arrays there is nothing to keep")
+)]
 mod kept;
 #[cfg(any(test, feature = "arrow-59", feature = "arrow-60"))]
 mod registry;
