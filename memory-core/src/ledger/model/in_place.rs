@@ -3,7 +3,7 @@
 //! Whoever has a buffer reads the ledger's node, and looks at that node's memory. The thread that moves the ledger frees the
 //! old node's memory afterwards, as the last handle on an allocator does.
 //!
-//! Each of these mutations makes one of them fail: Relaxed in place of the Acquire in `retain_alone` or in `claim`, or in
+//! These mutations are to make one of them fail, by reading; they were not run: Relaxed in place of the Acquire in `retain_alone` or in `claim`, or in
 //! place of the Release in `set_alone`; `retain_alone` without its look at SHARED; a claim of a ledger that has two buffers.
 
 use std::sync::Arc;
