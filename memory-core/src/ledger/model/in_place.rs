@@ -3,8 +3,9 @@
 //! Whoever has a buffer reads the ledger's node, and looks at that node's memory. The thread that moves the ledger frees the
 //! old node's memory afterwards, as the last handle on an allocator does.
 //!
-//! These mutations are to make one of them fail, by reading; they were not run: Relaxed in place of the Acquire in `retain_alone` or in `claim`, or in
-//! place of the Release in `set_alone`; `retain_alone` without its look at SHARED; a claim of a ledger that has two buffers.
+//! Each of these mutations makes two of them fail: Relaxed in place of the Acquire in `retain_alone`, and `retain_alone`
+//! without its look at SHARED. By reading, these do, too, but they were not run: Relaxed in `claim` or in `set_alone`, and a
+//! claim of a ledger that has two buffers.
 
 use std::sync::Arc;
 
