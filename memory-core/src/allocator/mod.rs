@@ -289,6 +289,21 @@ impl BufferAllocator {
         &self.handle.info
     }
 
+    /// Returns the number that orders who is asked first when [memory is short](Self::on_shortage): what
+    /// [`ChildAllocatorBuilder::priority`](crate::ChildAllocatorBuilder::priority) set for this allocator or for the nearest one above it
+    /// that has one; 0 without.
+    ///
+    /// ```
+    /// # use arrow_memory_system as _;
+    /// # let root = arrow_memory_core::RootAllocator::new(1 << 20);
+    /// let query = root.child("query").priority(3).build()?;
+    /// assert_eq!((root.priority(), query.child("scan").build()?.priority()), (0, 3));
+    /// # Ok::<(), arrow_memory_core::AllocError>(())
+    /// ```
+    pub fn priority(&self) -> i32 {
+        self.node().priority
+    }
+
     /// Returns the policy that decides the capacity of this allocator's buffers.
     ///
     /// ```
