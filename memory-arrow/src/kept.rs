@@ -45,7 +45,7 @@ use arrow_memory_core::{ArrowBuf, BufferAllocator, ForeignId};
 #[derive(Default)]
 pub struct Kept {
     list: Mutex<List>,
-    /// Whether there may be entries: set after some were added, cleared by a sweep that has found none.
+    /// Whether there are entries. Written under the lock.
     any: AtomicBool,
 }
 
@@ -54,12 +54,6 @@ struct List {
     entries: Vec<Entry>,
     /// Where the next sweep begins, unless it looks at all.
     next: usize,
-    /// A thread has taken the entries out to sweep them.
-    sweeping: bool,
-    /// A sweep of all entries was asked for meanwhile.
-    again: bool,
-    /// How often the list was cleared. What was taken out before is not put back after that.
-    cleared: usize,
 }
 
 /// One allocation that the giver has handed over and still has a buffer on.
@@ -108,142 +102,84 @@ impl Kept {
         Self::default()
     }
 
-    /// Ends the charge of what the giver has let go of.
+    /// Ends the charge of what the giver has let go of, and returns the number of allocations whose charge ended.
     ///
-    /// Looks at a maximum of `at_most` allocations, by a lookup each; the next sweep goes on from there. What ends is
-    /// dropped with no lock held. While another thread sweeps, this returns at once; if `at_most` is [`usize::MAX`], the
-    /// other thread then looks at all of them before it returns.
-    pub fn sweep(&self, at_most: usize) {
+    /// Looks at a maximum of `at_most` allocations, by a lookup each; the next sweep goes on from there. The lookups run
+    /// under a lock of this list. What ends is dropped with no lock held.
+    pub fn sweep(&self, at_most: usize) -> usize {
         // Relaxed: whoever has handed something over itself sees that.
         if !self.any.load(Ordering::Relaxed) {
-            return;
+            return 0;
         }
-        let mut at_most = at_most;
-        let Some(mut taken) = self.take_to_sweep(at_most) else {
-            return;
-        };
-        loop {
-            sweep(&mut taken, at_most);
-            match self.put_back(taken) {
-                None => return,
-                Some(again) => (taken, at_most) = (again, usize::MAX),
-            }
+        // A lookup needs the thread's number, which may be allocated here, with no lock held.
+        let _ = arrow_memory_core::thread_number();
+        let mut ended = Vec::new();
+        while let Some(room) = self.take_let_go(at_most, &mut ended) {
+            ended.reserve(room);
         }
+        ended.len()
     }
 
     /// Ends all charges.
     pub fn clear(&self) {
-        let mut list = self.lock();
-        let entries = std::mem::take(&mut list.entries);
-        list.cleared += 1;
-        drop(list);
+        let entries = {
+            let mut list = self.lock();
+            self.any.store(false, Ordering::Relaxed);
+            std::mem::take(&mut list.entries)
+        };
         drop(entries);
     }
 
-    /// Adds entries.
-    pub(crate) fn add(&self, new: Vec<Entry>) {
-        let mut list = self.lock();
-        let mut entries = std::mem::take(&mut list.entries);
-        let cleared = list.cleared;
-        drop(list);
-        entries.extend(new);
-        self.merge(entries, cleared);
-    }
-
-    /// Takes the entries out, unless there are none, or a thread has done that already. That one then looks at all of them
-    /// if this one was to.
-    fn take_to_sweep(&self, at_most: usize) -> Option<List> {
-        let mut list = self.lock();
-        if list.sweeping {
-            list.again |= at_most == usize::MAX;
-            return None;
-        }
-        if list.entries.is_empty() {
-            // Relaxed, here and in `merge`: under the lock.
-            self.any.store(false, Ordering::Relaxed);
-            return None;
-        }
-        list.sweeping = true;
-        Some(List {
-            entries: std::mem::take(&mut list.entries),
-            ..*list
-        })
-    }
-
-    /// Puts swept entries back, or returns them, with those that others have added since, if all are to be looked at again.
-    fn put_back(&self, mut taken: List) -> Option<List> {
+    /// Adds entries. Nothing is allocated or freed under the lock.
+    pub(crate) fn add(&self, mut new: Vec<Entry>) {
+        let mut room = Vec::new();
         loop {
             let mut list = self.lock();
-            let kept = list.cleared == taken.cleared;
-            let added = std::mem::take(&mut list.entries);
-            if kept && (list.again || !added.is_empty()) {
-                let again = std::mem::take(&mut list.again);
-                // Nothing is allocated under the lock.
-                drop(list);
-                taken.entries.extend(added);
-                if again {
-                    return Some(taken);
-                }
-                continue;
+            let entries = &mut list.entries;
+            let len = entries.len() + new.len();
+            if len > entries.capacity() && len <= room.capacity() {
+                room.append(entries);
+                std::mem::swap(&mut room, entries);
             }
-            (list.sweeping, list.again, list.next) = (false, false, taken.next);
-            // What was taken out before the list was cleared ends, and what was added since stays.
-            list.entries = match kept {
-                true => std::mem::take(&mut taken.entries),
-                false => added,
-            };
-            drop(list);
-            return None;
-        }
-    }
-
-    /// Puts entries in that were taken out when the list had been cleared so often, with those that others have added
-    /// since. Nothing is allocated or freed under the lock.
-    fn merge(&self, mut entries: Vec<Entry>, cleared: usize) {
-        loop {
-            let mut list = self.lock();
-            if list.cleared != cleared {
-                // The lock is released before the entries are dropped.
-                drop(list);
-                return;
-            }
-            let others = std::mem::take(&mut list.entries);
-            if others.is_empty() {
+            if len <= entries.capacity() {
+                entries.append(&mut new);
                 self.any.store(true, Ordering::Relaxed);
-                list.entries = entries;
-                drop(list);
-                // It may have room, which is freed here.
-                drop(others);
                 return;
             }
             drop(list);
-            entries.extend(others);
+            room = Vec::with_capacity(len * 2);
         }
+    }
+
+    /// Moves the entries that the giver has let go of to `ended`, among the next `at_most`. Returns the room that `ended`
+    /// needs before this is called again if it has not enough: nothing is allocated or freed under the lock.
+    fn take_let_go(&self, at_most: usize, ended: &mut Vec<Entry>) -> Option<usize> {
+        let mut list = self.lock();
+        let List { entries, next } = &mut *list;
+        let looks = entries.len().min(at_most);
+        if looks == entries.len() {
+            *next = 0;
+        }
+        for _ in 0..looks {
+            // A removal moves the last one to its place.
+            if *next >= entries.len() {
+                *next = 0;
+            }
+            if !entries[*next].original.is_let_go() {
+                *next += 1;
+            } else if ended.len() < ended.capacity() {
+                ended.push(entries.swap_remove(*next));
+            } else {
+                return Some(looks);
+            }
+        }
+        self.any.store(!entries.is_empty(), Ordering::Relaxed);
+        None
     }
 
     fn lock(&self) -> Guard<'_, List> {
         lock(&self.list)
     }
-}
-
-/// Drops the entries that the giver has let go of, among the next `at_most`.
-fn sweep(taken: &mut List, at_most: usize) {
-    let entries = &mut taken.entries;
-    if entries.len() <= at_most {
-        entries.retain(|entry| !entry.original.is_let_go());
-        return;
-    }
-    let mut at = taken.next;
-    for _ in 0..at_most {
-        // A removal moves the last one to its place.
-        at = if at < entries.len() { at } else { 0 };
-        if entries[at].original.is_let_go() {
-            drop(entries.swap_remove(at));
-        } else {
-            at += 1;
-        }
-    }
-    taken.next = at;
 }
 
 impl fmt::Debug for Kept {

@@ -226,7 +226,7 @@ fn givers_of_two_trees_keep_the_same_memory() {
         let by = HandOver::new(giver, receiver).kept(kept);
         drop(groups.slice(0, 10).hand_over(&by).unwrap());
     }
-    let sweep = || kept.iter().for_each(|kept| kept.sweep(256));
+    let sweep = || kept.iter().map(|kept| kept.sweep(256)).sum::<usize>();
 
     sweep();
     assert_eq!(charges(), [800, 800]);
@@ -250,20 +250,19 @@ fn a_sweep_of_all_looks_at_all_wherever_the_last_one_ended() {
     let [giver, receiver] = giver_and_receiver(&root);
     let kept = Kept::new();
     let by = HandOver::new(&giver, &receiver).kept(&kept);
-    // The first ones stay, so that a sweep begins behind them the next time.
-    let (first, second, third) = (array(), array(), array());
-    for array in [&first, &second] {
+    let mut arrays = [(); 6].map(|()| Some(array()));
+    for array in arrays.iter().flatten() {
         drop(array.clone().hand_over(&by).unwrap());
     }
-    kept.sweep(1);
-    drop(third.clone().hand_over(&by).unwrap());
-    drop((first, second));
+    // They stay, so that the next sweep of a part would begin behind them.
+    assert_eq!(kept.sweep(3), 0);
+    arrays[..4].fill(None);
 
-    kept.sweep(3);
+    assert_eq!(kept.sweep(6), 4);
 
-    assert_eq!(giver.allocated_memory(), 800);
-    drop(third);
-    kept.sweep(1);
+    assert_eq!(giver.allocated_memory(), 2 * 800);
+    drop(arrays);
+    assert_eq!(kept.sweep(2), 2);
     assert_eq!(root.allocated_memory(), 0);
 }
 
