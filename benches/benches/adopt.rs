@@ -10,7 +10,7 @@ use std::time::Instant;
 use arrow_memory_arrow::builder::{Int64Builder, StringBuilder};
 use arrow_memory_arrow::deps::arrow_array::builder as theirs;
 use arrow_memory_arrow::deps::arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use arrow_memory_arrow::{Accounted, HandOver, Kept};
+use arrow_memory_arrow::{Accounted, HandOver, Kept, Shares};
 use arrow_memory_benches::harness::{self, Estimate, Group, Settings};
 use arrow_memory_benches::{raw, trees};
 use arrow_memory_core::BufferAllocator;
@@ -62,19 +62,21 @@ fn columns() -> [(&'static str, usize, fn() -> ArrayRef); 3] {
     ]
 }
 
-/// Times hand-overs of batches that nobody else has, with the drop of the batch that was given up: of memory that is new,
-/// and of memory that moves from one sibling to another, where nothing else changes and where the giver has a reservation.
+/// Times hand-overs, with the drop of the batch that was given up: of memory that is new, of memory that moves from one
+/// sibling to another, where nothing else changes and where the giver has a reservation; and of memory that the giver has,
+/// too, and that the receiver shared before.
 fn hand_overs(allocator: &BufferAllocator, settings: &Settings) {
     println!(
-        "\n| 1,000 columns, ns for each buffer | new (bar 120) | moves (bar 150) | moves, below a reservation | |"
+        "\n| 1,000 columns, ns for each buffer | new (bar 120) | moves (bar 150) | moves, below a reservation | shared | |"
     );
-    println!("|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|");
     let operator = |name| allocator.child(name).build().expect("it is unlimited");
     let (scan, filter, sort) = (operator("scan"), operator("filter"), operator("sort"));
     let kept = Kept::new();
     for (name, buffers, column) in columns() {
         let buffers = (buffers * COLUMNS) as f64;
         let (mut new, mut moves, mut reserved) = (Vec::new(), Vec::new(), Vec::new());
+        let mut shared = Vec::new();
         let timed = |times: &mut Vec<f64>, batch: RecordBatch, by: &HandOver<'_>| {
             let begun = Instant::now();
             let handed = black_box(batch.hand_over(by).expect("it fits").value);
@@ -90,15 +92,22 @@ fn hand_overs(allocator: &BufferAllocator, settings: &Settings) {
             let by = HandOver::new(&sort, &scan).kept(&kept);
             drop(timed(&mut reserved, handed, &by));
             sort.lower_reservation(1000);
+            let shares = Shares::new();
+            let by = HandOver::new(&scan, &filter).kept(&kept).shares(&shares);
+            let build_side = batch(column).adopt(&scan).expect("it fits");
+            let part = || build_side.slice(1, 10);
+            drop(part().hand_over(&by).expect("it fits"));
+            drop(timed(&mut shared, part(), &by));
+            drop((build_side, shares));
             assert_eq!(allocator.allocated_memory(), 0);
         }
-        let [new, moves, reserved] = [new, moves, reserved].map(Estimate::of);
+        let [new, moves, reserved, shared] = [new, moves, reserved, shared].map(Estimate::of);
         let verdict = if new.low <= 120.0 && moves.low <= 150.0 {
             "bars"
         } else {
             "**missed**"
         };
-        println!("| {name} | {new} | {moves} | {reserved} | {verdict} |");
+        println!("| {name} | {new} | {moves} | {reserved} | {shared} | {verdict} |");
     }
 }
 

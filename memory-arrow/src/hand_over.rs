@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use arrow_memory_core::BufferAllocator;
 
 use crate::kept::Kept;
+use crate::shares::Shares;
 
 /// A hand-over from one allocator to another, such as from the operator that produced a batch to the one that
 /// holds it next. See `Accounted::hand_over`.
@@ -34,6 +35,7 @@ pub struct HandOver<'a> {
     pub(crate) forced: bool,
     pub(crate) except: Option<&'a dyn Fn(NonNull<u8>) -> bool>,
     pub(crate) kept: Option<&'a Kept>,
+    pub(crate) shares: Option<&'a Shares>,
 }
 
 impl<'a> HandOver<'a> {
@@ -45,6 +47,7 @@ impl<'a> HandOver<'a> {
             forced: false,
             except: None,
             kept: None,
+            shares: None,
         }
     }
 
@@ -78,6 +81,15 @@ impl<'a> HandOver<'a> {
     #[must_use]
     pub fn kept(mut self, kept: &'a Kept) -> Self {
         self.kept = Some(kept);
+        self
+    }
+
+    /// Leaves the charge of memory that others have buffers on, too, where it is, and notes in `shares` what the receiver
+    /// shares. See [`Shares`] for how long that lasts. Sharing is never refused for a limit, nor is what the receiver is
+    /// charged for once the giver has let go.
+    #[must_use]
+    pub fn shares(mut self, shares: &'a Shares) -> Self {
+        self.shares = Some(shares);
         self
     }
 }

@@ -21,6 +21,11 @@ mod hand_over;
 mod kept;
 #[cfg(any(test, feature = "arrow-59", feature = "arrow-60"))]
 mod registry;
+#[cfg_attr(
+    not(any(feature = "arrow-59", feature = "arrow-60")),
+    allow(dead_code, reason = "without arrays there is nothing to share")
+)]
+mod shares;
 #[cfg(any(test, feature = "arrow-59", feature = "arrow-60"))]
 mod sync;
 
@@ -32,6 +37,7 @@ pub mod arrow_60;
 pub use error::{MemoryError, Refused};
 pub use hand_over::HandOver;
 pub use kept::Kept;
+pub use shares::Shares;
 
 #[cfg(all(feature = "arrow-59", not(feature = "arrow-60")))]
 pub use arrow_59::*;

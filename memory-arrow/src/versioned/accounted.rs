@@ -10,10 +10,11 @@ use super::handing::{Aside, TransferResult, handed_over, moved, transferred};
 use super::known;
 use super::parts::Parts;
 use super::region::Region;
-use super::regions::{Regions, mix};
+use super::regions::Regions;
 use super::transfer::Transfer;
 use crate::error::{MemoryError, Refused};
 use crate::hand_over::HandOver;
+use crate::shares::mix;
 
 /// A value that owns buffers of arrow's: a buffer, an array of any type, a batch.
 ///

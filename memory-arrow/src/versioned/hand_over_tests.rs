@@ -16,6 +16,7 @@ use crate::error::MemoryError;
 mod kept;
 mod random;
 mod rules;
+mod shares;
 
 /// 800 bytes.
 pub(super) fn array() -> Int64Array {

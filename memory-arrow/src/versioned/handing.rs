@@ -124,6 +124,7 @@ pub(super) fn moved<T: Parts>(
         from,
         limits: Limits::Kept,
         except: None,
+        shares: None,
     };
     let moved = transferred(whole, &transfer, &mut Aside::default())?;
     Ok(moved.value)
@@ -143,6 +144,9 @@ pub(super) fn transferred<T: Parts>(
         regions.leave(except);
     }
     let target = transfer.target;
+    if let Some(shares) = transfer.shares {
+        regions.find_shared(shares, target);
+    }
     let mut fit = true;
     // Adopting comes first: a move can be undone if it fails, and after it nothing else can fail.
     let missing = regions.find(target);

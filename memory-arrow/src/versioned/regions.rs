@@ -11,6 +11,7 @@ use super::known::{self, Adoption, Known};
 use super::parts::{Part, Whole};
 use super::region::Region;
 use crate::error::MemoryError;
+use crate::shares::{Shares, mix};
 
 /// The distinct regions of memory of some arrays.
 pub(super) struct Regions<'a> {
@@ -157,13 +158,33 @@ impl<'a> Regions<'a> {
         }
     }
 
+    /// Puts new buffers on the regions that the receiver shares already.
+    pub(super) fn find_shared(&mut self, shares: &Shares, to: &BufferAllocator) {
+        shares.with(|table| {
+            for slot in &mut self.slots {
+                let Region { size, seen, .. } = slot.region;
+                if !matches!(slot.state, State::Left)
+                    && let Some((view, adopted)) =
+                        table.find(slot.region.address(), (seen, size), to)
+                {
+                    slot.state = State::Known(Known { view, adopted });
+                }
+            }
+        });
+        for slot in &mut self.slots {
+            if let Some(known) = slot.take_known() {
+                slot.state = State::Ready(known.into_buffer());
+            }
+        }
+    }
+
     /// Finds the regions that the tree of `allocator` is charged for already, and adds up the others.
     #[track_caller]
     pub(super) fn find(&mut self, allocator: &BufferAllocator) -> Missing {
         let mut missing = Missing::default();
         let labels = heap::labels();
         for slot in &mut self.slots {
-            if matches!(slot.state, State::Left) {
+            if matches!(slot.state, State::Left | State::Ready(_)) {
                 continue;
             }
             let lookup = known::find(slot.region, Some(allocator));
@@ -378,12 +399,6 @@ impl Drop for Adopting<'_, '_, '_> {
             }
         }
     }
-}
-
-/// Spreads an address over all bits, as the hash of a table.
-pub(super) fn mix(address: usize) -> u64 {
-    let spread = (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    spread ^ (spread >> 32)
 }
 
 /// A copy in arrow-rs' own memory, at the same distance from a multiple of 64 as `bytes`. So a value at any

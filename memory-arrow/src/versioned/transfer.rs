@@ -8,6 +8,7 @@ use super::known;
 use super::regions::{Regions, State};
 use crate::error::MemoryError;
 use crate::hand_over::HandOver;
+use crate::shares::Shares;
 
 /// What a transfer does about limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub(super) struct Transfer<'a> {
     pub(super) limits: Limits,
     /// Whether the memory at an address is to be left alone.
     pub(super) except: Option<&'a dyn Fn(NonNull<u8>) -> bool>,
+    /// Where memory is noted that is shared instead of moved, since the source has it, too.
+    pub(super) shares: Option<&'a Shares>,
 }
 
 impl<'a> Transfer<'a> {
@@ -37,6 +40,7 @@ impl<'a> Transfer<'a> {
             from: None,
             limits: Limits::Ignored,
             except: None,
+            shares: None,
         }
     }
 
@@ -57,6 +61,7 @@ impl<'a> From<&HandOver<'a>> for Transfer<'a> {
                 Limits::Kept
             },
             except: by.except,
+            shares: by.shares,
         }
     }
 }
@@ -86,9 +91,13 @@ impl Regions<'_> {
                 continue;
             }
             let owns = known.view.accounted_size() > 0;
-            let owns = owns && transfer.moves(&known.view);
+            // Others have buffers like the value's: the source has, usually.
+            let shares = transfer.shares;
+            let shares = shares.filter(|_| slot.widest.strong_count() > slot.owned as usize);
+            let moves = transfer.moves(&known.view) && shares.is_none();
+            let owns = owns && moves;
             let view = match transfer.limits {
-                _ if !transfer.moves(&known.view) => known.view.retain_in(target),
+                _ if !moves => known.view.retain_in(target),
                 Limits::Kept => known.view.try_transfer_ownership(target),
                 Limits::Ignored => known.view.transfer_ownership(target).map(|moved| {
                     fit &= moved.allocation_fit;
@@ -99,6 +108,9 @@ impl Regions<'_> {
                 Ok(view) => {
                     if owns {
                         moved.push((view.clone(), known.view.allocator()));
+                    }
+                    if let Some(shares) = shares {
+                        shares.insert(view.clone(), known.adopted);
                     }
                     known.view = view;
                     slot.state = State::Ready(known.into_buffer());
