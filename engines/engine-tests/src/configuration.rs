@@ -4,15 +4,17 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow_memory_datafusion::{Charge, DataFusionMemory, Granularity, RootAllocator};
+use arrow_memory_datafusion::{
+    Charge, DataFusionMemory, Granularity, OnRefusal, QueryMemory, RootAllocator,
+};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::memory_pool::{
     FairSpillPool, GreedyMemoryPool, MemoryPool, TrackConsumersPool, UnboundedMemoryPool,
 };
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder, TaskContext};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use futures::future::BoxFuture;
@@ -95,6 +97,13 @@ pub fn trees() -> Vec<Configuration> {
             let root = limit.map_or_else(RootAllocator::unlimited, RootAllocator::new);
             let memory = DataFusionMemory::builder(&root)
                 .granularity(Granularity::Operators)
+                .build();
+            Limited::tree(root, memory).admitted()
+        }),
+        Configuration::new("holders, planned again", |limit| {
+            let root = limit.map_or_else(RootAllocator::unlimited, RootAllocator::new);
+            let memory = DataFusionMemory::builder(&root)
+                .on_refusal(OnRefusal::PlanAgain)
                 .build();
             Limited::tree(root, memory).admitted()
         }),
@@ -226,21 +235,15 @@ impl Limited {
                 ..
             }) = &self.0
             else {
-                return run(frame, read, &|plan, context| {
-                    execute_stream(plan, Arc::new(context))
-                })
-                .await;
+                return run(frame, read).await;
             };
             let internal = |text: String| DataFusionError::Internal(text);
             let query = memory.query(name).admit().await;
             let query = query.map_err(|error| internal(error.to_string()))?;
-            let executed = run(frame, read, &|plan, context| {
-                query.execute_plan(plan, context)
-            })
-            .await;
+            let executed = within(&query, frame, read).await;
             let finished = query.finish().await;
-            finished.map_err(|still| internal(still.to_string()))?;
-            executed
+            let report = finished.map_err(|still| internal(still.to_string()))?;
+            executed.map(|()| report.spilled_bytes)
         }
         .boxed()
     }
@@ -275,20 +278,20 @@ impl Limited {
 
 /// Reads the batches of a result.
 type Read<'a> = dyn FnMut(SchemaRef, Vec<RecordBatch>) -> Result<()> + Send + 'a;
-/// Executes a plan.
-type Execute<'a> = dyn Fn(Arc<dyn ExecutionPlan>, TaskContext) -> Result<SendableRecordBatchStream>
-    + Send
-    + Sync
-    + 'a;
+/// Runs a frame within a query.
+async fn within(query: &QueryMemory, frame: DataFrame, read: &mut Read<'_>) -> Result<()> {
+    let stream = query.execute_stream(frame).await?;
+    let schema = stream.schema();
+    read(schema, stream.try_collect().await?)
+}
 
-/// Returns the bytes that were spilled.
-async fn run(frame: DataFrame, read: &mut Read<'_>, execute: &Execute<'_>) -> Result<usize> {
+/// Runs a frame, and returns the bytes that were spilled.
+async fn run(frame: DataFrame, read: &mut Read<'_>) -> Result<usize> {
     let context = frame.task_ctx();
     let plan = crate::run::plan(&frame).await?;
-    let stream = execute(Arc::clone(&plan), context)?;
+    let stream = execute_stream(Arc::clone(&plan), Arc::new(context))?;
     let schema = stream.schema();
-    let batches = stream.try_collect().await?;
-    read(schema, batches)?;
+    read(schema, stream.try_collect().await?)?;
     Ok(spilled(&plan))
 }
 

@@ -4,17 +4,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use arrow_memory_arrow::arrow_59::Accounted;
-use arrow_memory_arrow::{HandOver, MemoryError};
-use arrow_memory_core::{AllocError, AllocatorId, BufferAllocator, Retry, TransferError};
+use arrow_memory_arrow::{HandOver, MemoryError, Shares};
+use arrow_memory_core::{AllocError, AllocatorId, Retry, TransferError};
 use datafusion_common::arrow::record_batch::RecordBatch;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::block_in_place;
 
 use crate::operator::{Consumer, Operator};
-use crate::options::{Wait, share};
-use crate::policy::{bound, levels};
+use crate::options::Wait;
 use crate::query::Query;
 use crate::refusal::{self, Refused};
+
+#[cfg(test)]
+mod tests;
 
 impl Query {
     /// Charges bytes that a consumer declares.
@@ -43,18 +45,23 @@ impl Query {
 
     /// Charges bytes that a consumer declares, or says why not, and which allocator refused if one did.
     fn grow(&self, consumer: &Consumer, bytes: usize) -> Result<(), (String, Option<AllocatorId>)> {
-        if let Some(why) = self.holds_back(consumer, bytes) {
-            return Err((why, None));
+        if bytes > 0 && consumer.gives_way() {
+            let why = "it is to spill, since another request was refused";
+            return Err((why.to_owned(), None));
         }
-        let Err(error) = consumer.try_grow(bytes) else {
-            if !consumer.can_spill
-                && let Some(level) = self.touches_headroom()
-            {
-                self.revoke(&consumer.operator, Some(level));
-            }
-            return Ok(());
+        let mut granted = self.grant(consumer, bytes);
+        if granted.is_err() && self.let_go() {
+            granted = self.grant(consumer, bytes);
+        }
+        let error = match granted {
+            Ok(()) => return Ok(()),
+            Err(NotGranted::HeldBack(why)) => return Err((why, None)),
+            Err(NotGranted::Refused(error)) => error,
         };
         let refuser = error.allocator().map(|refuser| refuser.id);
+        if consumer.passes_on() && error.is_out_of_memory() && self.overdraws(consumer, bytes) {
+            return Ok(());
+        }
         if consumer.would_spill() {
             return Err((format!("{error:#}"), refuser));
         }
@@ -66,6 +73,44 @@ impl Query {
         self.revoke(&consumer.operator, refuser);
         self.wait(consumer, bytes, error)
             .map_err(|error| (format!("{error:#}"), refuser))
+    }
+
+    /// Charges bytes that a consumer declares, if policies and limits allow it now.
+    fn grant(&self, consumer: &Consumer, bytes: usize) -> Result<(), NotGranted> {
+        if let Some(why) = self.holds_back(consumer, bytes) {
+            return Err(NotGranted::HeldBack(why));
+        }
+        consumer.try_grow(bytes).map_err(NotGranted::Refused)?;
+        if !consumer.frees_by_spilling
+            && let Some(level) = self.touches_headroom()
+        {
+            self.revoke(&consumer.operator, Some(level));
+        }
+        Ok(())
+    }
+
+    /// Charges by force, within the overdraft, what exists already and is on its way.
+    fn overdraws(&self, consumer: &Consumer, bytes: usize) -> bool {
+        let _counted = Overdrawing::new(&self.overdrawing, bytes);
+        let may = self.may_overdraw(&consumer.operator.allocator);
+        if may {
+            consumer.grow(bytes);
+        }
+        may
+    }
+
+    /// Ends the charges of what operators have let go of since they were polled: those of all queries, since the level that
+    /// refused may be above them. Returns whether there were any.
+    fn let_go(&self) -> bool {
+        let queries = self.alive();
+        let operators: Vec<_> = queries.iter().flat_map(|query| query.listed().0).collect();
+        let sweep = || operators.iter().map(|one| one.sweep_all()).sum::<usize>();
+        // What one has let go of may be charged to the next one that shared it.
+        let ended = sweep();
+        if ended > 0 {
+            while sweep() > 0 {}
+        }
+        ended > 0
     }
 
     /// Waits for memory of other queries, if the options say so, and if the request may: it is of a consumer that cannot
@@ -114,8 +159,8 @@ impl Query {
 
     /// Charges a batch to the operator that holds it from now on, instead of the one that held it until now.
     ///
-    /// It exists already. So it may pass limits by the overdraft; then it counts as forced. With `keeps`, the one that held
-    /// it goes on to be charged for what it still has once the other one has dropped it.
+    /// It exists already. So it may pass limits by the overdraft; then it counts as forced. With `shares`, the one that held
+    /// it goes on to be charged for what it still has.
     ///
     /// # Errors
     ///
@@ -125,20 +170,24 @@ impl Query {
         batch: RecordBatch,
         from: &Operator,
         to: &Operator,
-        keeps: bool,
+        shares: Option<&Shares>,
     ) -> Result<RecordBatch, String> {
         let (Some(source), Some(target)) = (&from.batches, &to.batches) else {
             return Ok(batch);
         };
         let lent = |start| self.lent().has(start);
         let mut way = HandOver::new(source, target);
-        if keeps {
-            way = way.kept(&from.kept);
+        if let Some(shares) = shares {
+            way = way.kept(&from.kept).shares(shares);
         }
         if self.lent().any() {
             way = way.except(&lent);
         }
-        let refused = match batch.hand_over(&way) {
+        let mut handed = batch.hand_over(&way);
+        if handed.is_err() && self.let_go() {
+            handed = handed.or_else(|refused| refused.value.hand_over(&way));
+        }
+        let refused = match handed {
             Ok(handed) => return Ok(handed.value),
             Err(refused) => refused,
         };
@@ -176,18 +225,14 @@ impl Query {
             },
         ))
     }
+}
 
-    /// Whether the batches that are about to pass limits pass none between an allocator and its root by more than the
-    /// overdraft.
-    fn may_overdraw(&self, target: &BufferAllocator) -> bool {
-        // Relaxed: the sum is only read.
-        let bytes = self.overdrawing.load(Ordering::Relaxed);
-        levels(target).all(|level| {
-            let limit = bound(&level);
-            let most = limit.saturating_add(share(limit, self.options().overdraft));
-            level.allocated_memory().saturating_add(bytes) <= most
-        })
-    }
+/// Why bytes are not charged now.
+enum NotGranted {
+    /// A policy leaves them to others.
+    HeldBack(String),
+    /// They do not fit.
+    Refused(AllocError),
 }
 
 /// Bytes that are counted while this lives.

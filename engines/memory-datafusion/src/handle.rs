@@ -13,14 +13,12 @@ use datafusion_common::error::Result;
 use datafusion_execution::runtime_env::RuntimeEnv;
 use datafusion_execution::{SendableRecordBatchStream, TaskContext};
 use datafusion_physical_plan::ExecutionPlan;
-#[cfg(feature = "session")]
-use futures::future::BoxFuture;
-#[cfg(feature = "session")]
-use futures::{FutureExt, TryStreamExt};
 
 use crate::error::StillHeld;
 use crate::port;
 use crate::query::Query;
+#[cfg(feature = "session")]
+use crate::replan;
 use crate::report::QueryReport;
 
 /// A query that was admitted. Dropping it cancels the query.
@@ -51,7 +49,7 @@ impl QueryMemory {
     #[cfg(feature = "session")]
     #[cfg_attr(docsrs, doc(cfg(feature = "session")))]
     pub async fn collect(&self, frame: DataFrame) -> Result<Vec<RecordBatch>> {
-        self.collected(frame).await
+        replan::collected(frame, &self.query).await
     }
 
     /// Runs a data frame within this query, and returns its batches as they come. The stream does not keep the query:
@@ -63,7 +61,7 @@ impl QueryMemory {
     #[cfg(feature = "session")]
     #[cfg_attr(docsrs, doc(cfg(feature = "session")))]
     pub async fn execute_stream(&self, frame: DataFrame) -> Result<SendableRecordBatchStream> {
-        self.streamed(frame).await
+        replan::streamed(frame, &self.query).await
     }
 
     /// Runs a physical plan within this query. Its partitions are merged into one stream.
@@ -154,24 +152,6 @@ impl QueryMemory {
         let report = self.report();
         self.query.end("it has finished");
         Ok(report)
-    }
-}
-
-/// What awaits DataFusion's futures. The compiler compiles the body of an async function anew in each crate that awaits it,
-/// and DataFusion's bodies are large. These functions are neither async nor generic, so that what they await is compiled
-/// once, in this crate; the async functions above only await the boxes.
-#[cfg(feature = "session")]
-impl QueryMemory {
-    fn collected(&self, frame: DataFrame) -> BoxFuture<'_, Result<Vec<RecordBatch>>> {
-        async move { self.streamed(frame).await?.try_collect().await }.boxed()
-    }
-
-    fn streamed(&self, frame: DataFrame) -> BoxFuture<'_, Result<SendableRecordBatchStream>> {
-        async move {
-            let plan = frame.create_physical_plan().await?;
-            self.execute_plan(plan, frame.task_ctx())
-        }
-        .boxed()
     }
 }
 

@@ -17,6 +17,8 @@ mod port;
 mod queries;
 mod query;
 mod refusal;
+#[cfg(feature = "session")]
+mod replan;
 mod report;
 #[cfg(feature = "sql")]
 mod table;
@@ -29,7 +31,7 @@ pub use arrow_memory_core::{BufferAllocator, RootAllocator};
 pub use error::{AdmitError, StillHeld};
 pub use handle::QueryMemory;
 pub use memory::{DataFusionMemory, DataFusionMemoryBuilder, QueryBuilder};
-pub use options::{Charge, Granularity, Policy, Wait};
+pub use options::{Charge, Granularity, OnRefusal, Policy, Wait};
 pub use report::{OperatorReport, QueryReport};
 
 /// The page of the guide, whose program is tested as it stands.

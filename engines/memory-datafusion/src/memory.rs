@@ -18,7 +18,7 @@ use datafusion_physical_optimizer::PhysicalOptimizerRule;
 
 use crate::error::AdmitError;
 use crate::handle::QueryMemory;
-use crate::options::{Charge, Granularity, Options, Policy, Wait};
+use crate::options::{Charge, Granularity, OnRefusal, Options, Policy, Wait};
 #[cfg(feature = "session")]
 use crate::port;
 use crate::port::{QueryPool, QueryRule};
@@ -78,6 +78,12 @@ impl DataFusionMemoryBuilder {
     /// Sets whether requests of operators that cannot spill wait for memory of other queries: [`Wait::Never`] by default.
     pub fn wait(mut self, wait: Wait) -> Self {
         self.options.wait = wait;
+        self
+    }
+
+    /// Sets what becomes of a query that was refused memory: [`OnRefusal::Fail`] by default.
+    pub fn on_refusal(mut self, on_refusal: OnRefusal) -> Self {
+        self.options.on_refusal = on_refusal;
         self
     }
 
@@ -274,9 +280,7 @@ impl QueryBuilder {
             let allocator = admitted
                 .await
                 .map_err(|error| AdmitError::of(&self.name, error))?;
-            Ok(QueryMemory::new(
-                self.queries.add(allocator, self.priority.unwrap_or(0)),
-            ))
+            Ok(QueryMemory::new(self.queries.add(allocator)))
         }
     }
 
@@ -298,8 +302,6 @@ impl QueryBuilder {
         let allocator = child
             .build()
             .map_err(|error| AdmitError::of(&self.name, WaitError::Refused(error)))?;
-        Ok(QueryMemory::new(
-            self.queries.add(allocator, self.priority.unwrap_or(0)),
-        ))
+        Ok(QueryMemory::new(self.queries.add(allocator)))
     }
 }

@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use arrow_memory_arrow::Kept;
+use arrow_memory_arrow::{Kept, Shares};
 use arrow_memory_core::{AllocError, BufferAllocator};
 use arrow_memory_global::Scope;
 
@@ -48,6 +48,8 @@ struct Streams {
     open: usize,
     /// What each stream that the operator returns has spilled, those that have ended included.
     spills: Vec<Arc<dyn Spills>>,
+    /// What those who read these streams share with the operator.
+    shares: Vec<Weak<Shares>>,
     /// The partitions of the streams that it reads.
     inputs: Vec<usize>,
 }
@@ -169,21 +171,30 @@ impl Operator {
         }
     }
 
-    /// Looks whether it has let go of what it has handed on, for a maximum of so many allocations.
-    pub(crate) fn sweep(&self, at_most: usize) {
+    /// Looks whether it has let go of what it has handed on, for a maximum of so many allocations. Returns the number of
+    /// those whose charge ended.
+    pub(crate) fn sweep(&self, at_most: usize) -> usize {
         // SeqCst, as in `retire`: what was added after that is not kept.
         if self.ended.load(Ordering::SeqCst) {
             self.kept.clear();
-        } else {
-            self.kept.sweep(at_most);
         }
+        self.kept.sweep(at_most)
     }
 
-    /// Notes a stream that the operator returns.
-    pub(crate) fn returns(&self, stream: Arc<dyn Spills>) {
+    /// Does the same with all of it, and with what those who read its streams share with it.
+    pub(crate) fn sweep_all(&self) -> usize {
+        let shares = self.streams().shares.clone();
+        let shared = shares.iter().filter_map(Weak::upgrade);
+        self.sweep(usize::MAX) + shared.map(|shares| shares.sweep()).sum::<usize>()
+    }
+
+    /// Notes a stream that the operator returns, and what is shared with its reader.
+    pub(crate) fn returns(&self, stream: Arc<dyn Spills>, shares: &Arc<Shares>) {
         let mut streams = self.streams();
         streams.open += 1;
         streams.spills.push(stream);
+        streams.shares.retain(|shares| shares.strong_count() > 0);
+        streams.shares.push(Arc::downgrade(shares));
     }
 
     /// Notes that such a stream has ended. After the last one none of the operator's code runs, so whoever still has what
@@ -312,7 +323,8 @@ pub(crate) struct Consumer {
     pub(crate) name: Box<str>,
     pub(crate) can_spill: bool,
     pub(crate) operator: Arc<Operator>,
-    /// Whether others get what it spills. A repartitioning spills what it was about to keep, and nothing else.
+    /// Whether it can spill, and others get what it spills. A repartitioning spills what it was about to keep, and nothing
+    /// else.
     pub(crate) frees_by_spilling: bool,
     /// The number in its name, usually that of the partition of which it reads the input.
     partition: Option<usize>,
@@ -335,7 +347,7 @@ impl Consumer {
         Self {
             name: seen.name.into(),
             can_spill: seen.can_spill,
-            frees_by_spilling: seen.frees_by_spilling,
+            frees_by_spilling: seen.can_spill && seen.frees_by_spilling,
             operator,
             partition: partition(seen.name),
             declared: Peak::default(),
@@ -348,6 +360,11 @@ impl Consumer {
     /// the query.
     pub(crate) fn would_spill(&self) -> bool {
         self.can_spill && self.declared() > 0 && self.operator.reads(self.partition)
+    }
+
+    /// Whether it declares batches on their way, which exist already, and spilling gives nothing to others.
+    pub(crate) fn passes_on(&self) -> bool {
+        self.can_spill && !self.frees_by_spilling
     }
 
     /// Whether it keeps others from what they need and could be told so: not if it was told already.
@@ -366,8 +383,11 @@ impl Consumer {
                 .compare_exchange(KEEPS, MARKED, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Whether the consumer is to be refused for others' sake. Answers so once.
+    /// Whether the consumer is to be refused for others' sake: it was asked to, and would still spill. Answers so once.
     pub(crate) fn gives_way(&self) -> bool {
+        if self.revocation.load(Ordering::Relaxed) != MARKED || !self.would_spill() {
+            return false;
+        }
         let told =
             self.revocation
                 .compare_exchange(MARKED, SPILLS, Ordering::Relaxed, Ordering::Relaxed);

@@ -52,6 +52,20 @@ pub enum Wait {
     Block(Duration),
 }
 
+/// What becomes of a query that was refused memory by [`QueryMemory::collect`](crate::QueryMemory::collect) or
+/// [`QueryMemory::execute_stream`](crate::QueryMemory::execute_stream).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnRefusal {
+    /// It fails.
+    #[default]
+    Fail,
+    /// It is planned again with sort-merge joins, which spill, and begins anew: once, and only if it has returned nothing
+    /// yet and does not write. Its time and what it read are spent twice. The result is the same; without an `ORDER BY`,
+    /// or where a function such as `random()` is called, as far as that is so for any two runs.
+    PlanAgain,
+}
+
 /// The options of a tree of queries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
@@ -63,6 +77,7 @@ pub(crate) struct Options {
     /// The part of a limit by which batches that exist already may pass it.
     pub(crate) overdraft: f64,
     pub(crate) wait: Wait,
+    pub(crate) on_refusal: OnRefusal,
     pub(crate) query_limit: usize,
     /// The largest limit that `SET` may ask for.
     pub(crate) allow_set: Option<usize>,
@@ -77,6 +92,7 @@ impl Default for Options {
             headroom: 0.1,
             overdraft: 0.1,
             wait: Wait::default(),
+            on_refusal: OnRefusal::default(),
             query_limit: usize::MAX,
             allow_set: None,
         }

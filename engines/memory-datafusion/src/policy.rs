@@ -6,6 +6,7 @@
 //! fail.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow_memory_core::{AllocatorId, BufferAllocator};
 
@@ -17,11 +18,8 @@ use crate::text::Size;
 impl Query {
     /// Says why a consumer that would spill is not to get bytes although they may fit.
     pub(crate) fn holds_back(&self, consumer: &Consumer, bytes: usize) -> Option<String> {
-        if !consumer.can_spill || bytes == 0 {
+        if bytes == 0 || !consumer.frees_by_spilling {
             return None;
-        }
-        if consumer.gives_way() {
-            return Some("it is to spill, since another request was refused".to_owned());
         }
         let level = self.tightest(bytes)?;
         if !consumer.would_spill() {
@@ -83,11 +81,23 @@ impl Query {
         near.min_by_key(room)
     }
 
-    /// Returns the consumers that can spill and declare something.
+    /// Returns the consumers that declare something and would give it to others by spilling.
     fn spillers(&self) -> Vec<Arc<Consumer>> {
         let (_, mut consumers) = self.listed();
-        consumers.retain(|consumer| consumer.can_spill && consumer.declared() > 0);
+        consumers.retain(|consumer| consumer.frees_by_spilling && consumer.declared() > 0);
         consumers
+    }
+
+    /// Whether what exists already, and is about to be charged, passes no limit between an allocator and its root by more
+    /// than the overdraft.
+    pub(crate) fn may_overdraw(&self, target: &BufferAllocator) -> bool {
+        // Relaxed: the sum is only read.
+        let bytes = self.overdrawing.load(Ordering::Relaxed);
+        levels(target).all(|level| {
+            let limit = bound(&level);
+            let most = limit.saturating_add(share(limit, self.options().overdraft));
+            level.allocated_memory().saturating_add(bytes) <= most
+        })
     }
 
     /// Whether one level is so full that the room for operators that cannot spill is touched.

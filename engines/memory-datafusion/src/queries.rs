@@ -59,16 +59,16 @@ impl Queries {
             .group("query")
             .limit(limit)
             .build()?;
-        Ok(self.add(allocator, 0))
+        Ok(self.add(allocator))
     }
 
-    pub(crate) fn add(&self, allocator: BufferAllocator, priority: i32) -> Arc<Query> {
+    pub(crate) fn add(&self, allocator: BufferAllocator) -> Arc<Query> {
         let observed = self.observed.as_ref().map(|root| {
             let child = root.child(allocator.name()).build();
             // Its root is never closed, and has no limit.
             child.unwrap_or_else(|_| root.root_allocator())
         });
-        Query::new(allocator, observed, self.options, priority, &self.alive)
+        Query::new(allocator, observed, self.options, &self.alive)
     }
 
     /// Returns the queries that are alive.

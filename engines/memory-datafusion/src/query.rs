@@ -26,7 +26,6 @@ pub(crate) struct Query {
     /// Under [`Charge::Observed`], the parent of the allocators that are charged for batches: in a tree of its own.
     observed: Option<BufferAllocator>,
     options: Options,
-    priority: i32,
     /// All queries under the same [`DataFusionMemory`](crate::DataFusionMemory).
     alive: Arc<Alive>,
     /// Whether this is not one query, but everything that runs beside the queries. Then an operator's allocator
@@ -74,12 +73,10 @@ impl Query {
         allocator: BufferAllocator,
         observed: Option<BufferAllocator>,
         options: Options,
-        priority: i32,
         alive: &Arc<Alive>,
     ) -> Arc<Self> {
         let query = Arc::new(Self {
             observed,
-            priority,
             ..Self::with(allocator, options, alive)
         });
         alive.add(&query);
@@ -103,7 +100,6 @@ impl Query {
             allocator,
             observed: None,
             options,
-            priority: 0,
             alive: Arc::clone(alive),
             shared: false,
             books: RwLock::default(),
@@ -113,10 +109,18 @@ impl Query {
         }
     }
 
+    /// Returns the queries that are alive, this one included unless it is what runs beside them.
+    pub(crate) fn alive(&self) -> Vec<Arc<Query>> {
+        self.alive.all()
+    }
+
     /// Returns the other queries that are not of a higher priority.
     pub(crate) fn others(&self) -> Vec<Arc<Query>> {
-        let mut others = self.alive.all();
-        others.retain(|other| !std::ptr::eq(&**other, self) && other.priority <= self.priority);
+        let mut others = self.alive();
+        let priority = self.allocator.priority();
+        others.retain(|other| {
+            !std::ptr::eq(&**other, self) && other.allocator.priority() <= priority
+        });
         others
     }
 
@@ -157,6 +161,11 @@ impl Query {
         let (operators, _) = self.listed();
         let declared = operators.iter().map(|operator| operator.declared.now());
         entries.chain(declared).sum()
+    }
+
+    /// Whether operators declare or hold something, but for the results that the client has.
+    pub(crate) fn holds_beside_results(&self) -> bool {
+        self.outstanding() > self.result().numbers().held
     }
 
     // ---- consumers and operators --------------------------------------------------------------

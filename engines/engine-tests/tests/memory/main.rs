@@ -12,6 +12,7 @@ mod limits;
 mod metrics;
 mod policies;
 mod pool;
+mod replanned;
 mod sessions;
 mod support;
 mod table;

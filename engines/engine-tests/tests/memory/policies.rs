@@ -69,6 +69,24 @@ fn what_can_spill_leaves_room_to_what_cannot() {
     balanced(&root);
 }
 
+/// What it declares is on its way, and exists already.
+#[test]
+fn a_repartitioning_is_not_held_back_and_may_pass_the_limit_by_the_overdraft() {
+    let Pool {
+        root,
+        memory: _memory,
+        query,
+        pool,
+    } = pool(1000, Policy::Fair);
+    let sort = spiller(&pool, "ExternalSorter[0]");
+    assert_eq!(fill(&sort), 900);
+    let repartition = spiller(&pool, "RepartitionExec[0]");
+    assert_eq!(fill(&repartition), 200);
+    assert_eq!(query.report().forced_bytes, 100);
+    drop((sort, repartition, pool, query));
+    balanced(&root);
+}
+
 #[test]
 fn what_declares_nothing_is_not_held_back() {
     let Pool { query, pool, .. } = pool(1000, Policy::Fair);
@@ -180,31 +198,38 @@ fn what_cannot_spill_waits_for_other_queries_if_it_may() {
 
 #[test]
 fn another_query_gives_way_where_it_can_help_and_is_not_more_important() {
-    for (limit, priority, told) in [
-        (usize::MAX, 0, true),
-        (usize::MAX, 1, false),
-        (500, 0, false),
+    // Without a number of its own a query has that of the allocator above, which is 2.
+    for (first, second, limit, told) in [
+        (None, None, usize::MAX, true),
+        (Some(2), None, usize::MAX, true),
+        (Some(3), None, usize::MAX, false),
+        (None, Some(1), usize::MAX, false),
+        (None, None, 500, false),
     ] {
-        let Pool {
-            memory,
-            query,
-            pool,
-            ..
-        } = pool(1000, Policy::Greedy);
-        let sort = spiller(&pool, "ExternalSorter[0]");
-        drop(query);
-        let first = memory
-            .query("first")
-            .priority(priority)
-            .try_admit()
-            .unwrap();
-        let second = memory.query("second").limit(limit).try_admit().unwrap();
-        drop(sort);
-        let sort = spiller(&pool_of(&first), "ExternalSorter[0]");
+        let root = RootAllocator::new(1000);
+        let server = root.child("server").priority(2).build().unwrap();
+        let memory = DataFusionMemory::new(&server);
+        let admitted = |name, priority: Option<i32>, limit| {
+            let query = memory.query(name).limit(limit);
+            let query = match priority {
+                Some(priority) => query.priority(priority),
+                None => query,
+            };
+            query.try_admit().unwrap()
+        };
+        let queries = [
+            admitted("first", first, usize::MAX),
+            admitted("second", second, limit),
+        ];
+        let sort = spiller(&pool_of(&queries[0]), "ExternalSorter[0]");
         sort.try_grow(450).unwrap();
-        let join = other(&pool_of(&second), "HashJoinInput");
+        let join = other(&pool_of(&queries[1]), "HashJoinInput");
         join.try_grow(600).unwrap_err();
-        assert_eq!(sort.try_grow(1).is_err(), told, "{limit} {priority}");
+        assert_eq!(
+            sort.try_grow(1).is_err(),
+            told,
+            "{first:?} {second:?} {limit}"
+        );
     }
 }
 

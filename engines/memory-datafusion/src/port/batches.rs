@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 
+use arrow_memory_arrow::Shares;
 use datafusion_common::arrow::array::{Array, ArrayData};
 use datafusion_common::arrow::datatypes::SchemaRef;
 use datafusion_common::arrow::record_batch::RecordBatch;
@@ -91,7 +92,8 @@ impl Batches {
             MetricValue::SpilledBytes(count) => Some(count.clone()),
             _ => None,
         });
-        from.returns(Arc::new(Spilled(counters.collect())));
+        let shares = Arc::new(Shares::new());
+        from.returns(Arc::new(Spilled(counters.collect())), &shares);
         to.begins_to_read(partition);
         Ok(Box::pin(HandOver {
             stream: Some(stream),
@@ -101,6 +103,7 @@ impl Batches {
             from,
             to,
             query,
+            shares,
         }))
     }
 
@@ -206,12 +209,15 @@ struct HandOver {
     from: Arc<Operator>,
     to: Arc<Operator>,
     query: Arc<Query>,
+    /// What the receiver shares with the operator.
+    shares: Arc<Shares>,
 }
 
 impl HandOver {
     /// Drops what is below, once.
     fn end(&mut self) {
         if self.stream.take().is_some() {
+            self.shares.clear();
             self.from.has_returned();
             self.to.has_read(self.partition);
         }
@@ -224,8 +230,8 @@ impl HandOver {
             }
             return Ok(batch);
         }
-        let keeps = self.gives == Gives::Own;
-        let handed = self.query.hand_over(batch, &self.from, &self.to, keeps);
+        let shares = (self.gives == Gives::Own).then_some(&*self.shares);
+        let handed = self.query.hand_over(batch, &self.from, &self.to, shares);
         handed.map_err(DataFusionError::ResourcesExhausted)
     }
 }
@@ -261,6 +267,7 @@ impl Stream for HandOver {
         };
         // Only its own code drops what it keeps, and most of that runs when it is polled.
         this.from.sweep(SWEPT);
+        this.shares.sweep();
         polled
     }
 

@@ -1,0 +1,151 @@
+//! Queries that are planned again, with joins that spill, once they were refused memory.
+//!
+//! A hash join cannot spill. A sort-merge join can, and takes longer. So a query begins with the plan that is fast, and if
+//! that is refused before it has returned anything, it begins anew with the one that needs less.
+//!
+//! The compiler compiles the body of an async function anew in each crate that awaits it, and DataFusion's bodies are large.
+//! The functions here are neither async nor generic, so that what they await is compiled once, in this crate.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::DataFrame;
+use datafusion_common::arrow::record_batch::RecordBatch;
+use datafusion_common::error::{DataFusionError, Result};
+use datafusion_execution::SendableRecordBatchStream;
+use datafusion_physical_plan::stream::RecordBatchStreamAdapter;
+use futures::future::BoxFuture;
+use futures::stream::{StreamExt, TryStreamExt};
+use futures::{FutureExt, TryFutureExt, future, stream};
+
+use crate::options::OnRefusal;
+use crate::policy::{bound, levels};
+use crate::port;
+use crate::query::Query;
+
+/// For how many sorts the limit has room that they set aside.
+const SORTS: usize = 64;
+
+/// What the second plan waits for at most, so that the first one has given back what it had.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// Plans a frame, and executes it within a query.
+pub(crate) fn executed<'a>(
+    frame: &'a DataFrame,
+    query: &'a Arc<Query>,
+) -> BoxFuture<'a, Result<SendableRecordBatchStream>> {
+    async move {
+        let plan = frame.create_physical_plan().await?;
+        let plan = port::counted(plan, query.options())?;
+        let context = port::task_context(frame.task_ctx(), query);
+        port::execute(plan, context, query)
+    }
+    .boxed()
+}
+
+/// Executes a frame, and returns all its batches. A query that may be planned again drops those of the first plan.
+pub(crate) fn collected<'a>(
+    frame: DataFrame,
+    query: &'a Arc<Query>,
+) -> BoxFuture<'a, Result<Vec<RecordBatch>>> {
+    async move {
+        let collected = match executed(&frame, query).await {
+            Ok(batches) => batches.try_collect().await,
+            Err(error) => Err(error),
+        };
+        match collected {
+            Err(error) if may_begin_anew(&error, &frame, query) => {
+                executed_again(frame, query).await?.try_collect().await
+            }
+            collected => collected,
+        }
+    }
+    .boxed()
+}
+
+/// Executes a frame, and returns its batches as they come. A query that may be planned again is, if it was refused before
+/// its first batch.
+pub(crate) fn streamed<'a>(
+    frame: DataFrame,
+    query: &'a Arc<Query>,
+) -> BoxFuture<'a, Result<SendableRecordBatchStream>> {
+    async move {
+        let first = executed(&frame, query).await?;
+        if !may_be_planned_again(&frame, query) {
+            return Ok(first);
+        }
+        let schema = first.schema();
+        let batches = begun(first, frame, Arc::clone(query)).try_flatten_stream();
+        let batches = RecordBatchStreamAdapter::new(schema, batches);
+        Ok(Box::pin(batches) as SendableRecordBatchStream)
+    }
+    .boxed()
+}
+
+/// Waits for the first batch, and returns it with those that follow, or those of the second plan.
+fn begun(
+    mut batches: SendableRecordBatchStream,
+    frame: DataFrame,
+    query: Arc<Query>,
+) -> BoxFuture<'static, Result<SendableRecordBatchStream>> {
+    async move {
+        let first = match batches.next().await {
+            Some(Err(error)) if may_begin_anew(&error, &frame, &query) => {
+                drop(batches);
+                return executed_again(frame, &query).await;
+            }
+            Some(first) => first,
+            None => return Ok(batches),
+        };
+        let schema = batches.schema();
+        let batches = stream::once(future::ready(first)).chain(batches);
+        let batches = RecordBatchStreamAdapter::new(schema, batches);
+        Ok(Box::pin(batches) as SendableRecordBatchStream)
+    }
+    .boxed()
+}
+
+fn executed_again<'a>(
+    frame: DataFrame,
+    query: &'a Arc<Query>,
+) -> BoxFuture<'a, Result<SendableRecordBatchStream>> {
+    async move {
+        // Tasks of the first plan drop what they hold when a worker comes to them, and tell nobody: so this looks.
+        let deadline = Instant::now() + SETTLING;
+        while query.holds_beside_results() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let (mut state, plan) = frame.into_parts();
+        let limit = levels(query.allocator()).map(|level| bound(&level)).min();
+        let options = state.config_mut().options_mut();
+        // Each sort sets this aside for its merge, and there are two for each join and partition.
+        let aside = &mut options.execution.sort_spill_reservation_bytes;
+        *aside = limit.map_or(*aside, |limit| (*aside).min(limit / SORTS));
+        options.optimizer.prefer_hash_join = false;
+        // A plan of one partition has hash joins only.
+        options.optimizer.repartition_joins = true;
+        options.execution.target_partitions = options.execution.target_partitions.max(2);
+        executed(&DataFrame::new(state, plan), query).await
+    }
+    .boxed()
+}
+
+/// Whether a query that failed begins anew.
+fn may_begin_anew(error: &DataFusionError, frame: &DataFrame, query: &Query) -> bool {
+    let refused = matches!(error.find_root(), DataFusionError::ResourcesExhausted(_));
+    refused && query.end_reason().is_none() && may_be_planned_again(frame, query)
+}
+
+/// Whether that is wanted, and the frame does nothing but return batches.
+fn may_be_planned_again(frame: &DataFrame, query: &Query) -> bool {
+    let writes = matches!(
+        frame.logical_plan(),
+        LogicalPlan::Dml(_)
+            | LogicalPlan::Ddl(_)
+            | LogicalPlan::Copy(_)
+            | LogicalPlan::Statement(_)
+            | LogicalPlan::Extension(_)
+    );
+    query.options().on_refusal == OnRefusal::PlanAgain && !writes
+}
