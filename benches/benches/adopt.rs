@@ -45,8 +45,11 @@ fn adoptions(allocator: &BufferAllocator, settings: &Settings) {
     }
 }
 
-/// The columns that are measured: a name, the number of buffers, and what makes one.
-fn columns() -> [(&'static str, usize, fn() -> ArrayRef); 3] {
+/// A name, the number of buffers, and what makes a column.
+type Column = (&'static str, usize, fn() -> ArrayRef);
+
+/// The columns that are measured.
+fn columns() -> [Column; 3] {
     [
         ("int64", 1, || {
             Arc::new(Int64Array::from_iter_values(0..100))
