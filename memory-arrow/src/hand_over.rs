@@ -84,9 +84,10 @@ impl<'a> HandOver<'a> {
         self
     }
 
-    /// Leaves the charge of memory that others have buffers on, too, where it is, and notes in `shares` what the receiver
-    /// shares. See [`Shares`] for how long that lasts. Sharing is never refused for a limit, nor is what the receiver is
-    /// charged for once the giver has let go.
+    /// Leaves the charge of memory that somebody has a buffer on besides the value where it is, and notes in `shares` what
+    /// the receiver shares. See [`Shares`] for how long that lasts. Sharing is never refused for a limit, nor is what the
+    /// receiver is charged for once the giver has let go: that counts as
+    /// [forced](arrow_memory_core::AllocatorStats::forced_bytes).
     #[must_use]
     pub fn shares(mut self, shares: &'a Shares) -> Self {
         self.shares = Some(shares);

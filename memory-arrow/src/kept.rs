@@ -52,7 +52,7 @@ pub struct Kept {
 #[derive(Default)]
 struct List {
     entries: Vec<Entry>,
-    /// Where the next sweep begins, unless it looks at all.
+    /// Where the next sweep begins.
     next: usize,
 }
 
@@ -104,30 +104,31 @@ impl Kept {
 
     /// Ends the charge of what the giver has let go of, and returns the number of allocations whose charge ended.
     ///
-    /// Looks at a maximum of `at_most` allocations, by a lookup each; the next sweep goes on from there. The lookups run
-    /// under a lock of this list. What ends is dropped with no lock held.
+    /// Looks at a maximum of `at_most` allocations, by a lookup each; the next sweep goes on from there. The lookups, and
+    /// the drop of what ends, run with no lock held.
     pub fn sweep(&self, at_most: usize) -> usize {
-        // Relaxed: whoever has handed something over itself sees that.
-        if !self.any.load(Ordering::Relaxed) {
+        // Relaxed: whoever has handed something over itself sees that. Others look at all.
+        if at_most < usize::MAX && !self.any.load(Ordering::Relaxed) {
             return 0;
         }
-        // A lookup needs the thread's number, which may be allocated here, with no lock held.
-        let _ = arrow_memory_core::thread_number();
-        let mut ended = Vec::new();
-        while let Some(room) = self.take_let_go(at_most, &mut ended) {
-            ended.reserve(room);
+        let looked_at = self.next_ones(at_most).into_iter();
+        let let_go = looked_at.filter(|original| original.is_let_go());
+        let mut let_go: Vec<usize> = let_go.map(|original| original.id.get()).collect();
+        if let_go.is_empty() {
+            return 0;
         }
-        ended.len()
+        let_go.sort_unstable();
+        self.take(&let_go).len()
     }
 
-    /// Ends all charges.
-    pub fn clear(&self) {
+    /// Ends all charges, and returns their number.
+    pub fn clear(&self) -> usize {
         let entries = {
             let mut list = self.lock();
             self.any.store(false, Ordering::Relaxed);
             std::mem::take(&mut list.entries)
         };
-        drop(entries);
+        entries.len()
     }
 
     /// Adds entries. Nothing is allocated or freed under the lock.
@@ -151,30 +152,35 @@ impl Kept {
         }
     }
 
-    /// Moves the entries that the giver has let go of to `ended`, among the next `at_most`. Returns the room that `ended`
-    /// needs before this is called again if it has not enough: nothing is allocated or freed under the lock.
-    fn take_let_go(&self, at_most: usize, ended: &mut Vec<Entry>) -> Option<usize> {
+    /// Returns what the next sweep looks at. Nothing is allocated under the lock.
+    fn next_ones(&self, at_most: usize) -> Vec<Original> {
+        let mut room = Vec::new();
+        loop {
+            let mut list = self.lock();
+            let List { entries, next } = &mut *list;
+            let looks = entries.len().min(at_most);
+            if looks <= room.capacity() {
+                let (before, after) = entries.split_at((*next).min(entries.len()));
+                let in_turn = after.iter().chain(before).take(looks);
+                room.extend(in_turn.map(|entry| entry.original));
+                *next = (before.len() + looks) % entries.len().max(1);
+                return room;
+            }
+            drop(list);
+            room = Vec::with_capacity(looks + looks / 4);
+        }
+    }
+
+    /// Takes out the entries of these adoptions, which are sorted. Nothing is allocated or freed under the lock.
+    fn take(&self, ids: &[usize]) -> Vec<Entry> {
+        let mut taken = Vec::with_capacity(ids.len());
         let mut list = self.lock();
-        let List { entries, next } = &mut *list;
-        let looks = entries.len().min(at_most);
-        if looks == entries.len() {
-            *next = 0;
-        }
-        for _ in 0..looks {
-            // A removal moves the last one to its place.
-            if *next >= entries.len() {
-                *next = 0;
-            }
-            if !entries[*next].original.is_let_go() {
-                *next += 1;
-            } else if ended.len() < ended.capacity() {
-                ended.push(entries.swap_remove(*next));
-            } else {
-                return Some(looks);
-            }
-        }
-        self.any.store(!entries.is_empty(), Ordering::Relaxed);
-        None
+        let is_one = |entry: &mut Entry| ids.binary_search(&entry.original.id.get()).is_ok();
+        // Each adoption has one entry.
+        taken.extend(list.entries.extract_if(.., is_one).take(ids.len()));
+        self.any.store(!list.entries.is_empty(), Ordering::Relaxed);
+        drop(list);
+        taken
     }
 
     fn lock(&self) -> Guard<'_, List> {

@@ -1,6 +1,7 @@
 //! [`Shares`]: what a receiver shares with the giver of many values.
 
 use std::fmt;
+use std::sync::Arc;
 
 use arrow_memory_core::__private::sync::plain::{Guard, Mutex, lock};
 use arrow_memory_core::{ArrowBuf, BufferAllocator};
@@ -10,9 +11,12 @@ use hashbrown::HashTable;
 ///
 /// The results of a join refer to the strings of its build side, which it keeps, so that each batch of results has the
 /// same buffers as the one before. Without this, each hand-over moves their charges to the receiver, and they fall back
-/// to the giver when the receiver has dropped the batch. With [`HandOver::shares`](crate::HandOver::shares), the giver
-/// stays charged for as long as it has a buffer, and after that the receiver for as long as *it* has one. What the
-/// receiver needs for this is made once for each buffer, and not for each value.
+/// to the giver when the receiver has dropped the batch. With [`HandOver::shares`](crate::HandOver::shares), a giver that
+/// is charged stays so for as long as it has a buffer, and after that the receiver is for as long as *it* has one. The
+/// receiver's ledger of each allocation is made once, and not for each value.
+///
+/// arrow-rs tells how many buffers there are, and not who has them. So whatever has a buffer besides the value counts as
+/// the giver. Arrays that share a list of buffers, as slices of one array of views do, count as one: their buffers move.
 ///
 /// A list is for one giver and one receiver, usually for one stream of values. It keeps the memory of its entries. So call
 /// [`sweep`](Self::sweep) whenever the giver may have dropped buffers, for example each time it was polled: until then,
@@ -48,23 +52,40 @@ use hashbrown::HashTable;
 pub struct Shares(Mutex<Table>);
 
 #[derive(Default)]
-pub(crate) struct Table {
+struct Table {
     entries: HashTable<Share>,
-    /// The number of sweeps so far.
-    sweeps: u64,
+    /// The number of values that were handed over.
+    values: u64,
 }
 
 /// A buffer on the receiver's ledger of an allocation that others have, too.
 struct Share {
-    view: ArrowBuf,
+    /// In an `Arc`, so that it can be cloned under the lock: a buffer in debug mode allocates for a clone.
+    view: Arc<ArrowBuf>,
     /// Whether the registry has an entry of its adoption.
     adopted: bool,
-    /// The number of sweeps when a value had it last.
+    /// The number of values when one had it last.
     used: u64,
 }
 
-/// An entry that no value has had for so many sweeps is dropped: whoever is charged may keep the memory for long.
+/// An entry that so many values have not had is dropped: whoever is charged may keep the memory for long.
 const UNUSED: u64 = 64;
+
+impl Share {
+    fn address(&self) -> usize {
+        self.view.as_ptr().addr()
+    }
+
+    fn hash(&self) -> u64 {
+        mix(self.address())
+    }
+
+    /// Whether nobody else has a ledger of the memory, or the latest of so many values have not had it.
+    fn ends(&self, values: u64) -> bool {
+        // Its ledger is charged once all who were charged before have let go.
+        self.view.accounted_size() > 0 || values - self.used > UNUSED
+    }
+}
 
 impl Shares {
     /// Creates an empty list.
@@ -72,21 +93,24 @@ impl Shares {
         Self::default()
     }
 
-    /// Drops what the giver has let go of, and what no value has referred to during the latest 64 sweeps. Returns the
-    /// number of allocations. Takes a look at each entry; nothing is dropped under the lock.
+    /// Drops what the giver has let go of, and what none of the latest 64 values has referred to. Returns the number of
+    /// allocations. Takes a look at each entry, twice if some end. Nothing is dropped under the list's lock.
     pub fn sweep(&self) -> usize {
-        let mut table = self.lock();
-        if table.entries.is_empty() {
-            return 0;
+        let mut ended: Vec<Share> = Vec::new();
+        loop {
+            let mut table = self.lock();
+            let Table { entries, values } = &mut *table;
+            let ends = entries.iter().filter(|share| share.ends(*values)).count();
+            if ends <= ended.capacity() {
+                // Others may end meanwhile; there is no room for them.
+                let room = ended.capacity();
+                ended.extend(entries.extract_if(|share| share.ends(*values)).take(room));
+                drop(table);
+                return ended.len();
+            }
+            drop(table);
+            ended.reserve(ends);
         }
-        table.sweeps += 1;
-        let sweeps = table.sweeps;
-        // It is charged once all who were charged before have let go.
-        let ends =
-            |share: &mut Share| share.view.accounted_size() > 0 || sweeps - share.used > UNUSED;
-        let ended: Vec<Share> = table.entries.extract_if(ends).collect();
-        drop(table);
-        ended.len()
     }
 
     /// Drops all entries.
@@ -95,54 +119,72 @@ impl Shares {
         drop(entries);
     }
 
-    /// Calls `f` under the lock.
-    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Table) -> R) -> R {
-        f(&mut self.lock())
+    /// Counts a value that is handed over.
+    pub(crate) fn count_value(&self) {
+        self.lock().values += 1;
     }
 
-    /// Adds a buffer, in place of another one at that address.
-    pub(crate) fn insert(&self, view: ArrowBuf, adopted: bool) {
-        let start = view.as_ptr().addr();
-        let mut table = self.lock();
-        let share = Share {
-            view,
-            adopted,
-            used: table.sweeps,
-        };
-        let same = |share: &Share| share.view.as_ptr().addr() == start;
-        let before = match table.entries.find_mut(mix(start), same) {
-            Some(place) => Some(std::mem::replace(place, share)),
-            None => {
-                let hash_of = |share: &Share| mix(share.view.as_ptr().addr());
-                table.entries.insert_unique(mix(start), share, hash_of);
-                None
-            }
-        };
-        drop(table);
-        drop(before);
-    }
-
-    fn lock(&self) -> Guard<'_, Table> {
-        lock(&self.0)
-    }
-}
-
-impl Table {
     /// Returns a buffer on the ledger of `to` that shows `seen` bytes from that address at least, of an allocation that
     /// has `size` bytes from there at least, and whether the registry has an entry of its adoption.
     pub(crate) fn find(
-        &mut self,
+        &self,
         start: usize,
         (seen, size): (usize, usize),
         to: &BufferAllocator,
     ) -> Option<(ArrowBuf, bool)> {
-        // The entry keeps its allocation, so that no other one is at the address.
-        let same = |share: &Share| share.view.as_ptr().addr() == start;
-        let share = self.entries.find_mut(mix(start), same)?;
-        let view = &share.view;
+        let (view, adopted) = {
+            let mut table = self.lock();
+            let Table { entries, values } = &mut *table;
+            // The entry keeps its allocation, so that no other one is at the address.
+            let share = entries.find_mut(mix(start), |share| share.address() == start)?;
+            share.used = *values;
+            (Arc::clone(&share.view), share.adopted)
+        };
         let suits = view.len() >= seen && view.allocation_size() >= size && view.belongs_to(to);
-        share.used = self.sweeps;
-        suits.then(|| (share.view.clone(), share.adopted))
+        suits.then(|| (ArrowBuf::clone(&view), adopted))
+    }
+
+    /// Adds a buffer, in place of another one at that address. Nothing is allocated or freed under the lock.
+    pub(crate) fn insert(&self, view: ArrowBuf, adopted: bool) {
+        let view = Arc::new(view);
+        let start = view.as_ptr().addr();
+        let mut room = HashTable::new();
+        loop {
+            let mut table = self.lock();
+            let Table { entries, values } = &mut *table;
+            if entries.len() == entries.capacity() && entries.len() < room.capacity() {
+                for share in entries.drain() {
+                    room.insert_unique(share.hash(), share, Share::hash);
+                }
+                std::mem::swap(entries, &mut room);
+            }
+            if entries.len() < entries.capacity() {
+                let used = *values;
+                let share = Share {
+                    view,
+                    adopted,
+                    used,
+                };
+                let same = |share: &Share| share.address() == start;
+                let before = match entries.find_mut(mix(start), same) {
+                    Some(place) => Some(std::mem::replace(place, share)),
+                    None => {
+                        entries.insert_unique(share.hash(), share, Share::hash);
+                        None
+                    }
+                };
+                drop(table);
+                drop(before);
+                return;
+            }
+            let more = entries.capacity() * 2 + 8;
+            drop(table);
+            room = HashTable::with_capacity(more);
+        }
+    }
+
+    fn lock(&self) -> Guard<'_, Table> {
+        lock(&self.0)
     }
 }
 

@@ -160,20 +160,13 @@ impl<'a> Regions<'a> {
 
     /// Puts new buffers on the regions that the receiver shares already.
     pub(super) fn find_shared(&mut self, shares: &Shares, to: &BufferAllocator) {
-        shares.with(|table| {
-            for slot in &mut self.slots {
-                let Region { size, seen, .. } = slot.region;
-                if !matches!(slot.state, State::Left)
-                    && let Some((view, adopted)) =
-                        table.find(slot.region.address(), (seen, size), to)
-                {
-                    slot.state = State::Known(Known { view, adopted });
-                }
-            }
-        });
+        shares.count_value();
         for slot in &mut self.slots {
-            if let Some(known) = slot.take_known() {
-                slot.state = State::Ready(known.into_buffer());
+            let Region { size, seen, .. } = slot.region;
+            if !matches!(slot.state, State::Left)
+                && let Some((view, adopted)) = shares.find(slot.region.address(), (seen, size), to)
+            {
+                slot.state = State::Ready(Known { view, adopted }.into_buffer());
             }
         }
     }
