@@ -50,7 +50,11 @@ impl Query {
             return Err((why.to_owned(), None));
         }
         let mut granted = self.grant(consumer, bytes);
-        if granted.is_err() && self.let_go() {
+        let for_room = |refused: &NotGranted| match refused {
+            NotGranted::HeldBack(_) => true,
+            NotGranted::Refused(error) => error.is_out_of_memory(),
+        };
+        if granted.as_ref().is_err_and(for_room) && self.let_go() {
             granted = self.grant(consumer, bytes);
         }
         let error = match granted {
@@ -89,10 +93,11 @@ impl Query {
         Ok(())
     }
 
-    /// Charges by force, within the overdraft, what exists already and is on its way.
+    /// Charges by force, within half of the overdraft, what exists already and is on its way: the other half is left to
+    /// those who fail without it.
     fn overdraws(&self, consumer: &Consumer, bytes: usize) -> bool {
-        let _counted = Overdrawing::new(&self.overdrawing, bytes);
-        let may = self.may_overdraw(&consumer.operator.allocator);
+        let _counted = Overdrawing::new(self.overdrawing(), bytes);
+        let may = self.may_overdraw(&consumer.operator.allocator, 0.5);
         if may {
             consumer.grow(bytes);
         }
@@ -103,14 +108,11 @@ impl Query {
     /// refused may be above them. Returns whether there were any.
     fn let_go(&self) -> bool {
         let queries = self.alive();
-        let operators: Vec<_> = queries.iter().flat_map(|query| query.listed().0).collect();
+        let operators: Vec<_> = queries.iter().flat_map(|query| query.operators()).collect();
         let sweep = || operators.iter().map(|one| one.sweep_all()).sum::<usize>();
-        // What one has let go of may be charged to the next one that shared it.
-        let ended = sweep();
-        if ended > 0 {
-            while sweep() > 0 {}
-        }
-        ended > 0
+        // What one has let go of may be charged to the next one that shared it, in the worst case down the whole plan.
+        let rounds = operators.iter().take_while(|_| sweep() > 0);
+        rounds.count() > 0
     }
 
     /// Waits for memory of other queries, if the options say so, and if the request may: it is of a consumer that cannot
@@ -144,6 +146,7 @@ impl Query {
         mut error: AllocError,
     ) -> Result<(), AllocError> {
         while Instant::now() < deadline {
+            self.let_go();
             let room = self.allocator().wait().until(deadline).reserve(bytes);
             let Ok(room) = room else {
                 return Err(error);
@@ -184,24 +187,23 @@ impl Query {
             way = way.except(&lent);
         }
         let mut handed = batch.hand_over(&way);
-        if handed.is_err() && self.let_go() {
+        if let Err(refused) = &handed
+            && refused.is_out_of_memory()
+            && self.let_go()
+        {
             handed = handed.or_else(|refused| refused.value.hand_over(&way));
         }
         let refused = match handed {
             Ok(handed) => return Ok(handed.value),
             Err(refused) => refused,
         };
-        let (missing, refuser) = missing(&refused.source);
+        // An adoption is refused for all of the batch, and a move for its first allocation that does not fit.
+        let (bytes, refuser) = missing(&refused.source);
         self.revoke(to, refuser);
-        // A move may be refused for its first allocation that does not fit, and an adoption is for all of them.
-        let bytes = match &refused.source {
-            MemoryError::Transfer(_) => refused.value.get_array_memory_size(),
-            _ => missing,
-        };
         let error = if refused.is_out_of_memory() {
             // Several threads may be here. Each counts its batch before it looks.
-            let _counted = Overdrawing::new(&self.overdrawing, bytes);
-            if !self.may_overdraw(target) {
+            let _counted = Overdrawing::new(self.overdrawing(), bytes);
+            if !self.may_overdraw(target, 1.0) {
                 refused.source
             } else {
                 match refused.value.hand_over(&way.forced()) {

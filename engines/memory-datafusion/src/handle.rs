@@ -46,6 +46,10 @@ impl QueryMemory {
     /// Those of DataFusion; [`ResourcesExhausted`](datafusion_common::error::DataFusionError::ResourcesExhausted) if an
     /// operator that cannot spill, or not enough, was refused memory; an execution error once the query was cancelled
     /// or has finished.
+    ///
+    /// # Panics
+    ///
+    /// If it is [planned again](crate::OnRefusal::PlanAgain) outside of a tokio runtime whose timer is on.
     #[cfg(feature = "session")]
     #[cfg_attr(docsrs, doc(cfg(feature = "session")))]
     pub async fn collect(&self, frame: DataFrame) -> Result<Vec<RecordBatch>> {
@@ -58,6 +62,10 @@ impl QueryMemory {
     /// # Errors
     ///
     /// Those of [`collect`](Self::collect), while the frame is planned.
+    ///
+    /// # Panics
+    ///
+    /// The stream panics as [`collect`](Self::collect) does.
     #[cfg(feature = "session")]
     #[cfg_attr(docsrs, doc(cfg(feature = "session")))]
     pub async fn execute_stream(&self, frame: DataFrame) -> Result<SendableRecordBatchStream> {

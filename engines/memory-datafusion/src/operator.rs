@@ -175,10 +175,10 @@ impl Operator {
     /// those whose charge ended.
     pub(crate) fn sweep(&self, at_most: usize) -> usize {
         // SeqCst, as in `retire`: what was added after that is not kept.
-        if self.ended.load(Ordering::SeqCst) {
-            self.kept.clear();
+        match self.ended.load(Ordering::SeqCst) {
+            true => self.kept.clear(),
+            false => self.kept.sweep(at_most),
         }
-        self.kept.sweep(at_most)
     }
 
     /// Does the same with all of it, and with what those who read its streams share with it.

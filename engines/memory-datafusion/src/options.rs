@@ -60,9 +60,10 @@ pub enum OnRefusal {
     /// It fails.
     #[default]
     Fail,
-    /// It is planned again with sort-merge joins, which spill, and begins anew: once, and only if it has returned nothing
-    /// yet and does not write. Its time and what it read are spent twice. The result is the same; without an `ORDER BY`,
-    /// or where a function such as `random()` is called, as far as that is so for any two runs.
+    /// It is planned again with sort-merge joins, which spill, and begins anew, once: if it has a join, and neither writes
+    /// nor has nodes of others, which may. Its time is spent twice, and its tables are read twice: do not use this for
+    /// tables that give their rows once, such as a pipe. The result is one that the query may have: without an order, rows
+    /// come in another one, `LIMIT` may choose others, and sums of floating-point numbers may differ in their last digits.
     PlanAgain,
 }
 

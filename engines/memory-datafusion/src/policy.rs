@@ -89,14 +89,16 @@ impl Query {
     }
 
     /// Whether what exists already, and is about to be charged, passes no limit between an allocator and its root by more
-    /// than the overdraft.
-    pub(crate) fn may_overdraw(&self, target: &BufferAllocator) -> bool {
+    /// than a part of the overdraft.
+    pub(crate) fn may_overdraw(&self, target: &BufferAllocator, part: f64) -> bool {
         // Relaxed: the sum is only read.
-        let bytes = self.overdrawing.load(Ordering::Relaxed);
+        let bytes = self.overdrawing().load(Ordering::Relaxed);
         levels(target).all(|level| {
             let limit = bound(&level);
-            let most = limit.saturating_add(share(limit, self.options().overdraft));
-            level.allocated_memory().saturating_add(bytes) <= most
+            let most = limit.saturating_add(share(limit, self.options().overdraft * part));
+            let fits = |used: usize| used.saturating_add(bytes) <= most;
+            // An upper bound of what is used suffices to pass over most levels.
+            fits(level.charged_memory()) || fits(level.allocated_memory())
         })
     }
 

@@ -34,8 +34,6 @@ pub(crate) struct Query {
     books: RwLock<Books>,
     streams: Mutex<OpenStreams>,
     lent: Lent,
-    /// Bytes of batches that are about to pass a limit.
-    pub(crate) overdrawing: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -105,13 +103,17 @@ impl Query {
             books: RwLock::default(),
             streams: Mutex::default(),
             lent: Lent::default(),
-            overdrawing: AtomicUsize::new(0),
         }
     }
 
     /// Returns the queries that are alive, this one included unless it is what runs beside them.
     pub(crate) fn alive(&self) -> Vec<Arc<Query>> {
         self.alive.all()
+    }
+
+    /// Returns the bytes of batches, of any query, that are about to pass a limit.
+    pub(crate) fn overdrawing(&self) -> &AtomicUsize {
+        &self.alive.overdrawing
     }
 
     /// Returns the other queries that are not of a higher priority.
@@ -158,7 +160,7 @@ impl Query {
             let own = stats.own_bytes + stats.foreign_bytes + stats.external_bytes;
             own + stats.reserved_bytes
         });
-        let (operators, _) = self.listed();
+        let operators = self.operators();
         let declared = operators.iter().map(|operator| operator.declared.now());
         entries.chain(declared).sum()
     }
@@ -266,6 +268,11 @@ impl Query {
         Operator::new(name, node, allocator, batches, self.options.charge)
     }
 
+    /// Returns the operators.
+    pub(crate) fn operators(&self) -> Vec<Arc<Operator>> {
+        self.read().operators.clone()
+    }
+
     /// Returns the operators and the consumers.
     pub(crate) fn listed(&self) -> (Vec<Arc<Operator>>, Vec<Arc<Consumer>>) {
         let books = self.read();
@@ -316,7 +323,7 @@ impl Query {
         if let Some(observed) = &self.observed {
             observed.retire();
         }
-        for operator in self.listed().0 {
+        for operator in self.operators() {
             operator.retire();
         }
         drop(self.lent.take());
@@ -340,7 +347,11 @@ impl Query {
 
 /// The queries that are alive. It keeps none of them.
 #[derive(Default)]
-pub(crate) struct Alive(Mutex<Vec<Weak<Query>>>);
+pub(crate) struct Alive {
+    queries: Mutex<Vec<Weak<Query>>>,
+    /// Bytes of batches, of any query, that are about to pass a limit.
+    overdrawing: AtomicUsize,
+}
 
 impl Alive {
     pub(crate) fn add(&self, query: &Arc<Query>) {
@@ -355,7 +366,7 @@ impl Alive {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<Query>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

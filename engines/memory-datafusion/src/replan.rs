@@ -13,19 +13,17 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::DataFrame;
 use datafusion_common::arrow::record_batch::RecordBatch;
 use datafusion_common::error::{DataFusionError, Result};
+use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_execution::SendableRecordBatchStream;
 use datafusion_physical_plan::stream::RecordBatchStreamAdapter;
 use futures::future::BoxFuture;
-use futures::stream::{StreamExt, TryStreamExt};
+use futures::stream::{AbortHandle, StreamExt, TryStreamExt};
 use futures::{FutureExt, TryFutureExt, future, stream};
 
 use crate::options::OnRefusal;
 use crate::policy::{bound, levels};
 use crate::port;
 use crate::query::Query;
-
-/// For how many sorts the limit has room that they set aside.
-const SORTS: usize = 64;
 
 /// What the second plan waits for at most, so that the first one has given back what it had.
 const SETTLING: Duration = Duration::from_secs(1);
@@ -56,7 +54,10 @@ pub(crate) fn collected<'a>(
         };
         match collected {
             Err(error) if may_begin_anew(&error, &frame, query) => {
-                executed_again(frame, query).await?.try_collect().await
+                let open = Open::new(query);
+                let again = executed_again(frame, query).await?;
+                drop(open);
+                again.try_collect().await
             }
             collected => collected,
         }
@@ -92,8 +93,11 @@ fn begun(
     async move {
         let first = match batches.next().await {
             Some(Err(error)) if may_begin_anew(&error, &frame, &query) => {
+                let open = Open::new(&query);
                 drop(batches);
-                return executed_again(frame, &query).await;
+                let again = executed_again(frame, &query).await;
+                drop(open);
+                return again;
             }
             Some(first) => first,
             None => return Ok(batches),
@@ -106,6 +110,31 @@ fn begun(
     .boxed()
 }
 
+/// A stream that counts as open between two plans, so that the query does not finish.
+struct Open {
+    query: Arc<Query>,
+    number: Option<u64>,
+}
+
+impl Open {
+    fn new(query: &Arc<Query>) -> Self {
+        let (handle, _) = AbortHandle::new_pair();
+        Self {
+            // A query that has ended says so when the second plan is executed.
+            number: query.open(handle).ok(),
+            query: Arc::clone(query),
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.query.ended(number);
+        }
+    }
+}
+
 fn executed_again<'a>(
     frame: DataFrame,
     query: &'a Arc<Query>,
@@ -113,19 +142,24 @@ fn executed_again<'a>(
     async move {
         // Tasks of the first plan drop what they hold when a worker comes to them, and tell nobody: so this looks.
         let deadline = Instant::now() + SETTLING;
-        while query.holds_beside_results() && Instant::now() < deadline {
+        while query.holds_beside_results()
+            && query.end_reason().is_none()
+            && Instant::now() < deadline
+        {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let (mut state, plan) = frame.into_parts();
-        let limit = levels(query.allocator()).map(|level| bound(&level)).min();
+        let limit =
+            levels(query.allocator()).fold(usize::MAX, |limit, level| limit.min(bound(&level)));
         let options = state.config_mut().options_mut();
-        // Each sort sets this aside for its merge, and there are two for each join and partition.
-        let aside = &mut options.execution.sort_spill_reservation_bytes;
-        *aside = limit.map_or(*aside, |limit| (*aside).min(limit / SORTS));
         options.optimizer.prefer_hash_join = false;
         // A plan of one partition has hash joins only.
         options.optimizer.repartition_joins = true;
         options.execution.target_partitions = options.execution.target_partitions.max(2);
+        // A join sorts both of its inputs, and each sort sets this aside for its merge: a third of the limit for all.
+        let sorts = 2 * joins(&plan)? * options.execution.target_partitions;
+        let aside = &mut options.execution.sort_spill_reservation_bytes;
+        *aside = (*aside).min(limit / (3 * sorts.max(1)));
         executed(&DataFrame::new(state, plan), query).await
     }
     .boxed()
@@ -137,15 +171,40 @@ fn may_begin_anew(error: &DataFusionError, frame: &DataFrame, query: &Query) -> 
     refused && query.end_reason().is_none() && may_be_planned_again(frame, query)
 }
 
-/// Whether that is wanted, and the frame does nothing but return batches.
+/// Whether that is wanted, and the frame has a join, and does nothing but return batches.
 fn may_be_planned_again(frame: &DataFrame, query: &Query) -> bool {
-    let writes = matches!(
-        frame.logical_plan(),
+    let plan = frame.logical_plan();
+    query.options().on_refusal == OnRefusal::PlanAgain
+        && joins(plan).is_ok_and(|joins| joins > 0)
+        && count(plan, may_write).is_ok_and(|nodes| nodes == 0)
+}
+
+/// Whether a node may write. Nobody knows what one that is not DataFusion's does.
+fn may_write(node: &LogicalPlan) -> bool {
+    matches!(
+        node,
         LogicalPlan::Dml(_)
             | LogicalPlan::Ddl(_)
             | LogicalPlan::Copy(_)
             | LogicalPlan::Statement(_)
             | LogicalPlan::Extension(_)
-    );
-    query.options().on_refusal == OnRefusal::PlanAgain && !writes
+    )
+}
+
+/// Returns the number of joins, before the optimizer makes some of subqueries.
+fn joins(plan: &LogicalPlan) -> Result<usize> {
+    let is_subquery = |node: &LogicalPlan| matches!(node, LogicalPlan::Subquery(_));
+    count(plan, |node| {
+        matches!(node, LogicalPlan::Join(_)) || is_subquery(node)
+    })
+}
+
+/// Counts nodes of a plan and of its subqueries.
+fn count(plan: &LogicalPlan, is_one: impl Fn(&LogicalPlan) -> bool) -> Result<usize> {
+    let mut nodes = 0;
+    plan.apply_with_subqueries(|node| {
+        nodes += usize::from(is_one(node));
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(nodes)
 }

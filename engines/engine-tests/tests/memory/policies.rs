@@ -81,8 +81,8 @@ fn a_repartitioning_is_not_held_back_and_may_pass_the_limit_by_the_overdraft() {
     let sort = spiller(&pool, "ExternalSorter[0]");
     assert_eq!(fill(&sort), 900);
     let repartition = spiller(&pool, "RepartitionExec[0]");
-    assert_eq!(fill(&repartition), 200);
-    assert_eq!(query.report().forced_bytes, 100);
+    assert_eq!(fill(&repartition), 150);
+    assert_eq!(query.report().forced_bytes, 50);
     drop((sort, repartition, pool, query));
     balanced(&root);
 }

@@ -122,9 +122,11 @@ async fn what_has_returned_a_batch_or_writes_does_not_begin_anew() {
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file.csv");
-    let sql = format!("COPY ({JOIN}) TO '{}'", file.display());
-    let frame = run::sql(&server.session, &sql).await.unwrap();
-    refused(&server.query.collect(frame).await.unwrap_err());
+    for what in ["", "EXPLAIN ANALYZE "] {
+        let sql = format!("{what}COPY ({JOIN}) TO '{}'", file.display());
+        let frame = run::sql(&server.session, &sql).await.unwrap();
+        refused(&server.query.collect(frame).await.unwrap_err());
+    }
 
     let report = server.query.report();
     let operators = report.operators.iter();
