@@ -119,9 +119,11 @@ impl Shares {
         drop(entries);
     }
 
-    /// Counts a value that is handed over.
-    pub(crate) fn count_value(&self) {
-        self.lock().values += 1;
+    /// Counts a value that is handed over, and returns whether there are entries.
+    pub(crate) fn count_value(&self) -> bool {
+        let mut table = self.lock();
+        table.values += 1;
+        !table.entries.is_empty()
     }
 
     /// Returns a buffer on the ledger of `to` that shows `seen` bytes from that address at least, of an allocation that

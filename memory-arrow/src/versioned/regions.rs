@@ -160,7 +160,9 @@ impl<'a> Regions<'a> {
 
     /// Puts new buffers on the regions that the receiver shares already.
     pub(super) fn find_shared(&mut self, shares: &Shares, to: &BufferAllocator) {
-        shares.count_value();
+        if !shares.count_value() {
+            return;
+        }
         for slot in &mut self.slots {
             let Region { size, seen, .. } = slot.region;
             if !matches!(slot.state, State::Left)
