@@ -48,16 +48,15 @@ pub(crate) fn collected<'a>(
     query: &'a Arc<Query>,
 ) -> BoxFuture<'a, Result<Vec<RecordBatch>>> {
     async move {
+        // From the beginning: `finish` may look between the two plans.
+        let _open = may_be_planned_again(&frame, query).then(|| Open::new(query));
         let collected = match executed(&frame, query).await {
             Ok(batches) => batches.try_collect().await,
             Err(error) => Err(error),
         };
         match collected {
             Err(error) if may_begin_anew(&error, &frame, query) => {
-                let open = Open::new(query);
-                let again = executed_again(frame, query).await?;
-                drop(open);
-                again.try_collect().await
+                executed_again(frame, query).await?.try_collect().await
             }
             collected => collected,
         }
