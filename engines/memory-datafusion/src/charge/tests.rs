@@ -98,3 +98,28 @@ fn what_was_let_go_of_within_a_poll_does_not_refuse_a_batch() {
     plan.scan.sweep(usize::MAX);
     assert_eq!(plan.root.allocated_memory(), 0);
 }
+
+/// A sort that has read its input merges what it has, and cannot spill any more.
+#[test]
+fn what_was_to_give_way_and_has_read_its_input_since_is_not_refused() {
+    let plan = Plan::new();
+    let sort = Seen {
+        id: 1,
+        name: "ExternalSorter[0]",
+        can_spill: true,
+        frees_by_spilling: true,
+    };
+    let sort = plan.query.consumer(sort, Some(&plan.join));
+    plan.join.begins_to_read(0);
+    plan.query.try_grow(&sort, 100).unwrap();
+
+    sort.revoke();
+    plan.query.try_grow(&sort, 100).unwrap_err();
+    sort.shrink(50);
+    sort.revoke();
+    plan.join.has_read(0);
+    plan.query.try_grow(&sort, 100).unwrap();
+
+    plan.query.unregister(1);
+    assert_eq!(plan.root.allocated_memory(), 0);
+}
