@@ -18,7 +18,7 @@ const JOIN: &str = "SELECT count(*) FROM \
      JOIN (SELECT value * 7919 % 1000003 AS k FROM generate_series(1, 900000)) b ON a.k = b.k";
 
 /// Less than the hash table of the join takes, and enough for sorts that spill.
-const LIMIT: usize = 8 * MIB;
+const LIMIT: usize = 14 * MIB;
 
 struct Server {
     root: RootAllocator,
