@@ -26,6 +26,7 @@
 //! [arrow]: https://docs.rs/arrow-memory-arrow
 //! [cli]: https://github.com/arrow-memory/arrow-memory/tree/main/memory-cli
 //! [profile]: https://docs.rs/arrow-memory-profile
+//! [device]: https://docs.rs/arrow-memory-device
 //! [host]: https://docs.rs/arrow-memory-host
 //! [global]: https://docs.rs/arrow-memory-global
 //!
@@ -45,6 +46,9 @@ pub use arrow_memory_system::SystemManager;
 
 #[cfg(any(feature = "arrow", feature = "arrow-59"))]
 pub use arrow_memory_arrow as arrow;
+
+#[cfg(feature = "device")]
+pub use arrow_memory_device as device;
 
 #[cfg(feature = "global")]
 pub use arrow_memory_global as global;
