@@ -68,7 +68,7 @@ impl AdmitError {
 /// The query goes on: `finish` can be called again.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "query `{}` still holds {} and has {} open after {waited:.1?}; drop its batches, its streams, and what keeps its plans\n{report}",
+    "query `{}` still holds {}{} after {waited:.1?}; {ADVICE}\n{report}",
     .report.name.escape_debug(), Size(.report.declared.max(.report.held)), streams(.report.open_streams)
 )]
 #[non_exhaustive]
@@ -79,10 +79,14 @@ pub struct StillHeld {
     pub waited: Duration,
 }
 
+/// What to do about it.
+const ADVICE: &str = "drop its batches, its streams, and what keeps its plans; if it was cancelled, an operator may still \
+     compute, and lets go when it is done: call `finish` again later";
+
 fn streams(count: usize) -> String {
-    if count == 1 {
-        "1 stream".to_owned()
-    } else {
-        format!("{count} streams")
+    match count {
+        0 => String::new(),
+        1 => " and has 1 stream open".to_owned(),
+        _ => format!(" and has {count} streams open"),
     }
 }

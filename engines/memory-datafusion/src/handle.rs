@@ -113,7 +113,9 @@ impl QueryMemory {
     }
 
     /// Ends the query: its streams end with an error that has the reason, and nothing more is granted. What they hold is
-    /// given back when they are polled next, or dropped.
+    /// given back when they are polled next, or dropped. Tasks that DataFusion has spawned end when they next yield: an
+    /// operator in a long computation, such as a nested-loop join, goes on with it and keeps its memory until then. So call
+    /// [`finish`](Self::finish) again if it fails.
     pub fn cancel(&self, reason: &str) {
         self.query.end(&format!("it was cancelled: {reason}"));
     }

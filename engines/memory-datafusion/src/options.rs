@@ -60,10 +60,12 @@ pub enum OnRefusal {
     /// It fails.
     #[default]
     Fail,
-    /// It is planned again with sort-merge joins, which spill, and begins anew, once: if it has a join, and neither writes
-    /// nor has nodes of others, which may. Its time is spent twice, and its tables are read twice: do not use this for
-    /// tables that give their rows once, such as a pipe. The result is one that the query may have: without an order, rows
-    /// come in another one, `LIMIT` may choose others, and sums of floating-point numbers may differ in their last digits.
+    /// It is planned once more, with sort-merge joins, which spill, and begins anew. Only queries with a join are repeated,
+    /// and only if they write nothing and consist of DataFusion's own nodes. Their time is spent twice, and their tables are
+    /// read twice: do not use this for tables that give their rows once, such as a pipe. The second plan has two partitions at
+    /// least, needs less than the first one, and may be refused, too. The result is one that the query may have: without an
+    /// `ORDER BY`, rows come in another order, `LIMIT` may choose others, and sums of floating-point numbers may differ in
+    /// their last digits.
     PlanAgain,
 }
 

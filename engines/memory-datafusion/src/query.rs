@@ -7,7 +7,7 @@
 //! is called, nor while a stream, a plan or the handle of an allocator is dropped.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
@@ -34,6 +34,8 @@ pub(crate) struct Query {
     books: RwLock<Books>,
     streams: Mutex<OpenStreams>,
     lent: Lent,
+    /// How many of its frames were planned again.
+    pub(crate) planned_again: AtomicU64,
 }
 
 #[derive(Default)]
@@ -103,6 +105,7 @@ impl Query {
             books: RwLock::default(),
             streams: Mutex::default(),
             lent: Lent::default(),
+            planned_again: AtomicU64::new(0),
         }
     }
 

@@ -55,10 +55,30 @@ pub(crate) fn text(query: &Query, refused: &Refused<'_>) -> String {
         let title = format!("largest allocators below `{}`", parent.info());
         list(&mut text, &title, lines);
     }
-    text.push_str(
-        "\nRaise the limit of the allocator that refused, run fewer queries at a time, or lower `target_partitions`.",
-    );
+    text.push_str(&advice(query, refused));
     text
+}
+
+/// Says what can be done: about the limit, and about the kind of operator that asked.
+fn advice(query: &Query, refused: &Refused<'_>) -> String {
+    let own = [query.allocator().id(), refused.operator.allocator.id()];
+    let by_own = refused
+        .refuser
+        .is_some_and(|refuser| own.contains(&refuser));
+    let limit = match by_own {
+        true => "Raise the query's limit",
+        false => "Raise the limit of the allocator that refused, run fewer queries at a time",
+    };
+    let operator = if refused.asker.starts_with("HashJoin") {
+        "have it planned with sort-merge joins, which spill (`OnRefusal::PlanAgain`, or \
+         `datafusion.optimizer.prefer_hash_join = false` with at least two `target_partitions`)"
+    } else if refused.asker.starts_with("ExternalSorterMerge") {
+        "lower `target_partitions` or change `datafusion.execution.sort_spill_reservation_bytes`, which each sort sets aside \
+         before it begins"
+    } else {
+        "lower `target_partitions`"
+    };
+    format!("\n{limit}, or {operator}.")
 }
 
 /// Adds who holds most of a query: its operators, and what their consumers declare.

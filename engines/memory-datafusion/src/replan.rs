@@ -7,6 +7,7 @@
 //! The functions here are neither async nor generic, so that what they await is compiled once, in this crate.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use datafusion::logical_expr::LogicalPlan;
@@ -139,6 +140,8 @@ fn executed_again<'a>(
     query: &'a Arc<Query>,
 ) -> BoxFuture<'a, Result<SendableRecordBatchStream>> {
     async move {
+        // Relaxed: a number for reports.
+        query.planned_again.fetch_add(1, Ordering::Relaxed);
         // Tasks of the first plan drop what they hold when a worker comes to them, and tell nobody: so this looks.
         let deadline = Instant::now() + SETTLING;
         while query.holds_beside_results()

@@ -45,7 +45,8 @@ pub struct QueryReport {
     /// The number of requests of operators that were refused for the sake of others.
     pub revoked: u64,
     /// Bytes that operators were charged in total without being asked whether they fit: those that they declared so, batches
-    /// that passed a limit, and each time what they kept when others had dropped it.
+    /// that passed a limit, and each charge that fell to an operator because the one before had let go. It grows in
+    /// queries that have room, too: a limit was passed only if `peak` is above `limit`.
     pub forced_bytes: u64,
     /// Bytes that its operators have written to disk because memory was short.
     pub spilled_bytes: usize,
@@ -55,6 +56,8 @@ pub struct QueryReport {
         serde(rename = "waited_seconds", serialize_with = "seconds")
     )]
     pub waited: Duration,
+    /// How many of its frames were [planned again](crate::OnRefusal::PlanAgain). The operators of both plans are listed.
+    pub planned_again: u64,
     /// The streams of results that are open.
     pub open_streams: usize,
     /// The operators, the one with the largest peak first.
@@ -137,6 +140,8 @@ impl QueryReport {
             forced_bytes: count(|operator| operator.forced_bytes),
             spilled_bytes: bytes(|operator| operator.spilled_bytes),
             waited: operators.iter().map(|operator| operator.waited).sum(),
+            // Relaxed: a number for reports.
+            planned_again: query.planned_again.load(Ordering::Relaxed),
             open_streams: query.open_streams(),
             operators,
         }

@@ -153,12 +153,12 @@ pub(crate) fn error(outcome: &Outcome) -> Option<String> {
     Some(match outcome {
         Outcome::Finished => return None,
         Outcome::Refused(text) => {
-            let join = if text.contains("HashJoin") {
-                ", or have joins sorted, which can spill: --set datafusion.optimizer.prefer_hash_join=false"
+            let other = if text.contains("HashJoin") {
+                "at least two --partitions with --set datafusion.optimizer.prefer_hash_join=false"
             } else {
-                ""
+                "fewer --partitions"
             };
-            format!("refused: {text}\nHere that is a larger --limit or fewer --partitions{join}.")
+            format!("refused: {text}\nHere that is a larger --limit, or {other}.")
         }
         Outcome::Failed(text) => format!("error: {}", crate::failure::one_line(text)),
         Outcome::Cancelled => "cancelled by a signal: what follows is how far it came".to_owned(),

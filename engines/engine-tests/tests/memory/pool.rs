@@ -151,7 +151,7 @@ fn a_refusal_is_bare_and_says_who_asked_who_refused_and_who_holds_most() {
         "Join of query `q7` was refused 200 B: ",
         "`q7`",
         "largest consumers of `q7`:\n  Sort[1]: 300 B, can spill\n  Sort[0]: 100 B, can spill\n",
-        "Raise the limit",
+        "Raise the query's limit",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }

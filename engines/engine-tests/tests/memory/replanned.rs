@@ -71,6 +71,7 @@ async fn a_hash_join_that_is_refused_becomes_a_sort_merge_join_that_spills() {
         };
         assert!(has("HashJoinExec") && has("SortMergeJoinExec"), "{report}");
         assert!(report.spilled_bytes > 0 && report.refused > 0, "{report}");
+        assert!(report.to_string().contains("planned again"), "{report}");
         server.ends().await;
     }
 }

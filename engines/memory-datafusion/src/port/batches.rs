@@ -156,7 +156,10 @@ impl Batches {
         };
         let numbers = operator.numbers();
         let waited = Time::new();
-        waited.add_duration(numbers.waited);
+        // It takes no time for a nanosecond.
+        if !numbers.waited.is_zero() {
+            waited.add_duration(numbers.waited);
+        }
         for value in [
             peak(name("mem_peak"), numbers.peak),
             peak(name("mem_held_peak"), numbers.held_peak),

@@ -165,6 +165,7 @@ fn the_names_and_the_order_of_the_fields_in_json_are_these() {
   "forced_bytes": 1000,
   "spilled_bytes": 94371840,
   "waited_seconds": 1.5,
+  "planned_again": 0,
   "open_streams": 1,
   "operators": [
     {

@@ -119,6 +119,9 @@ impl QueryReport {
         if self.revoked > 0 {
             parts.push(format!("revoked {}", self.revoked));
         }
+        if self.planned_again > 0 {
+            parts.push("planned again".to_owned());
+        }
         if !self.waited.is_zero() {
             parts.push(format!("waited {:.1?}", self.waited));
         }
