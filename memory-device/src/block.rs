@@ -174,10 +174,10 @@ impl Drop for Block {
         // which the owner waits for, uses its memory. The work is over, also if it failed.
         let mut over = true;
         for event in &after {
-            over &= event.outcome().is_some();
+            over &= event.outcome_in_drop().is_some();
         }
         if !over {
-            // An event panicked, and its work may still use the memory.
+            // An event panicked or gave up, and its work may still use the memory.
             mem::forget(mem::replace(&mut self.hold, Hold::Own));
         }
     }
@@ -314,12 +314,12 @@ impl<F: FnOnce() + Send> Keep for OnRelease<F> {
 
 impl<F: FnOnce() + Send> Drop for OnRelease<F> {
     fn drop(&mut self) {
-        let over = self.ready.outcome().is_some();
+        let over = self.ready.outcome_in_drop().is_some();
         // The guard is a temporary of this statement, so the lock is free when the closure runs.
         let release = lock(&self.release).take();
         match release {
             Some(release) if over => release(),
-            // The event panicked, and its work may still write the memory.
+            // The event panicked or gave up, and its work may still write the memory.
             release => mem::forget(release),
         }
     }

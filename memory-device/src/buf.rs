@@ -166,7 +166,8 @@ impl DeviceBuf {
 
     /// Says that the work of `event` uses these bytes: their memory is not given back before it is over.
     ///
-    /// Call this after starting a kernel that reads the buffer, and the buffer may be dropped at once.
+    /// Call this after starting a kernel that reads the buffer, and the buffer may be dropped at once. Do not have the
+    /// event [keep](Event::keep) the buffer as well: each would hold the other.
     pub fn used_until(&self, event: &Event) {
         if let Some(held) = self.held() {
             held.block().add_use(event);

@@ -29,7 +29,8 @@ use crate::event::Event;
 /// ```
 pub struct DeviceBufMut {
     pub(crate) buffer: DeviceBuf,
-    /// The works that write the bytes, except for those that are known to have succeeded.
+    /// The works that write the bytes, except for those that are known to have succeeded, and for those that are known to
+    /// have failed after another one.
     pending: Vec<Event>,
 }
 
@@ -80,10 +81,20 @@ impl DeviceBufMut {
     /// an event of its own, which is no manager's.
     pub fn written_by(&mut self, event: Event) {
         self.buffer.used_until(&event);
-        self.pending.retain(|earlier| !earlier.has_succeeded());
+        self.forget_what_is_over();
         if !event.is_nothing() {
             self.pending.push(event);
         }
+    }
+
+    /// Drops the events of works that succeeded, and of those that failed all but the first one, whose error is returned.
+    fn forget_what_is_over(&mut self) {
+        let mut failed = false;
+        self.pending.retain(|event| {
+            let again = failed && event.has_failed();
+            failed |= !again && event.has_failed();
+            !again && !event.has_succeeded()
+        });
     }
 
     /// Does what [`written_by`](Self::written_by) does for work that comes after all earlier work on these bytes and
@@ -144,12 +155,9 @@ impl DeviceBufMut {
     /// Makes the buffer shared and immutable. Does not block: the result is [ready](DeviceBuf::ready) once
     /// the work is over that writes it. If that has failed, now or later, each use of the result returns the error.
     #[must_use]
-    pub fn freeze(self) -> DeviceBuf {
-        let Self {
-            buffer,
-            mut pending,
-        } = self;
-        pending.retain(|event| !event.has_succeeded());
+    pub fn freeze(mut self) -> DeviceBuf {
+        self.forget_what_is_over();
+        let Self { buffer, pending } = self;
         let written = Event::all(&pending);
         if let Some(held) = buffer.held()
             && !written.is_nothing()
@@ -166,5 +174,41 @@ impl fmt::Debug for DeviceBufMut {
             .field("buffer", &self.buffer)
             .field("pending", &self.pending)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::error::DeviceError;
+    use crate::event::{DeviceEvent, Event};
+    use crate::root::DeviceRoot;
+    use crate::sim::SimDevice;
+
+    /// Work that failed.
+    #[derive(Debug)]
+    struct Fails(usize);
+
+    impl DeviceEvent for Fails {
+        fn is_done(&self) -> bool {
+            true
+        }
+
+        fn wait(&self) -> Result<(), DeviceError> {
+            Err(DeviceError::unavailable(format!("work {}", self.0)))
+        }
+    }
+
+    #[test]
+    fn of_works_that_failed_only_the_first_one_is_kept() {
+        let device = DeviceRoot::builder().manager(SimDevice::new()).build();
+        let mut buffer = device.unwrap().allocate(64).unwrap();
+
+        for number in 0..100 {
+            buffer.written_by(Event::new(Fails(number)));
+        }
+
+        assert!(buffer.pending.len() <= 2, "{}", buffer.pending.len());
+        let error = buffer.freeze().synchronize().unwrap_err();
+        assert_eq!(error.to_string(), "work 0");
     }
 }

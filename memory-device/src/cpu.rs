@@ -102,10 +102,10 @@ unsafe impl DeviceManager for CpuManager {
 
     unsafe fn deallocate(&self, at: DeviceAddress, layout: Layout, after: &[Event]) {
         // Work of other devices may use the memory. It is over after the wait, even if it failed; but not if
-        // its event panicked.
+        // its event panicked or gave up.
         let mut over = true;
         for event in after {
-            over &= event.outcome().is_some();
+            over &= event.outcome_in_drop().is_some();
         }
         if over && let Some(block) = NonNull::new(pointer(at)) {
             // SAFETY: by the caller's promise a live block of this manager, and so of its backend.

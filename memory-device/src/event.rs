@@ -29,6 +29,12 @@ pub trait DeviceEvent: Any + Send + Sync + fmt::Debug {
     /// [`DeviceError`] if the work failed. It is over then, too: the device touches none of its memory any
     /// more.
     fn wait(&self) -> Result<(), DeviceError>;
+
+    /// Does what [`wait`](Self::wait) does, for a drop. It may give up where the device tells nothing of the work any more,
+    /// and returns `None` then: the work may go on, and what it uses is leaked. By default it waits without a limit.
+    fn wait_in_drop(&self) -> Option<Result<(), DeviceError>> {
+        Some(self.wait())
+    }
 }
 
 /// When work of a device is done: a copy, a kernel. Clones are of the same event.
@@ -86,9 +92,16 @@ impl Event {
     /// blocks the thread until the work is done. What was kept before is kept, too. If the work is done, `what` is
     /// dropped at once. A panic of its drop is caught.
     ///
-    /// If the manager's event panics while the last clone waits, the work may go on: what was kept is leaked then.
+    /// A buffer that is kept here and was told that it is [used until](crate::DeviceBuf::used_until) this event holds the event
+    /// as the event holds the buffer: neither is dropped before somebody asks the event. One of the two is enough.
+    ///
+    /// If the manager's event panics while the last clone waits, or [gives up](DeviceEvent::wait_in_drop), the work may go on:
+    /// what was kept is leaked then.
     pub fn keep(&self, what: impl Send + 'static) {
-        let Some(shared) = &self.0 else { return };
+        let Some(shared) = &self.0 else {
+            catch(|| drop(what));
+            return;
+        };
         let what: Box<dyn Any + Send> = Box::new(what);
         push(|| lock(&shared.keep), |kept| kept, what);
         self.is_done();
@@ -129,9 +142,26 @@ impl Event {
         outcome
     }
 
+    /// How the work ended, for which a drop waits; `None` if the manager's event panicked or gave up: then the work may go on.
+    pub(crate) fn outcome_in_drop(&self) -> Option<Result<(), DeviceError>> {
+        let Some(shared) = &self.0 else {
+            return Some(Ok(()));
+        };
+        let outcome = shared.outcome_in_drop();
+        if outcome.is_some() {
+            shared.release();
+        }
+        outcome
+    }
+
     /// Whether the work is done and did not fail. Does not block.
     pub(crate) fn has_succeeded(&self) -> bool {
         self.is_done() && matches!(self.outcome(), Some(Ok(())))
+    }
+
+    /// Whether the work is done and failed. Does not block.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.is_done() && matches!(self.outcome(), Some(Err(_)))
     }
 
     /// Returns what a manager made this event of, if it is of that type. `None` for [`Event::done`], and for the event
@@ -148,6 +178,13 @@ impl Shared {
         mem::take(&mut *lock(&self.keep))
     }
 
+    /// The same as [`Event::outcome_in_drop`].
+    fn outcome_in_drop(&self) -> Option<Result<(), DeviceError>> {
+        let mut outcome = None;
+        catch(|| outcome = self.work.wait_in_drop());
+        outcome
+    }
+
     /// Drops what the work used, which is over.
     fn release(&self) {
         for kept in self.take_kept() {
@@ -161,11 +198,10 @@ impl Drop for Shared {
         if lock(&self.keep).is_empty() {
             return;
         }
-        // An error ends the work as success does. After a panic the work may go on, and use what is leaked here.
-        if catch(|| drop(self.work.wait())) {
-            mem::forget(self.take_kept());
-        } else {
-            self.release();
+        // An error ends the work as success does. Without an outcome the work may go on, and use what is leaked here.
+        match self.outcome_in_drop() {
+            Some(_) => self.release(),
+            None => mem::forget(self.take_kept()),
         }
     }
 }
@@ -186,6 +222,14 @@ impl DeviceEvent for All {
             ended = ended.and(part.wait());
         }
         ended
+    }
+
+    fn wait_in_drop(&self) -> Option<Result<(), DeviceError>> {
+        let mut ended = Ok(());
+        for part in &self.0 {
+            ended = ended.and(part.outcome_in_drop()?);
+        }
+        Some(ended)
     }
 }
 
@@ -438,9 +482,16 @@ mod tests {
 
     #[test]
     fn an_event_that_is_done_keeps_nothing() {
+        struct OnDrop;
+        impl Drop for OnDrop {
+            fn drop(&mut self) {
+                panic!("by the test")
+            }
+        }
         let dropped = Arc::new(());
 
         Event::done().keep(Arc::clone(&dropped));
+        Event::done().keep(OnDrop); // the panic is caught
         assert!(Event::done().is_done() && Event::done().wait().is_ok());
         assert_eq!(Arc::strong_count(&dropped), 1);
         assert!(Event::done().downcast_ref::<Counted>().is_none());

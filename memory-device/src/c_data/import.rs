@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "reads C structures and wraps what they lead to")]
 
 use std::ffi::c_void;
+use std::mem;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -24,8 +25,8 @@ impl DeviceArray {
     /// sizes, which follow from the type and the rows. Nothing is copied.
     ///
     /// The structure is released exactly once: when the last buffer was dropped, or here if the array is refused, or has no
-    /// buffers that are charged here. A buffer
-    /// that this program exported from the same tree is recognised, and shared instead of charged again.
+    /// buffers that are charged here. That waits for the structure's event, unless this program exported it, or the array is
+    /// refused for its device or its event, which is not understood then. A buffer that this program exported from the same tree is recognised, and shared instead of charged again.
     ///
     /// The buffers are [ready](DeviceBuf::ready) after the structure's event. Strings and binaries need their last offset
     /// to tell the size of their data: for each of them this waits for the event, and copies 4 or 8 bytes from the device.
@@ -44,7 +45,8 @@ impl DeviceArray {
     ///
     /// The structure fulfils the C Device Data Interface where that cannot be checked. Pointers that are not null lead to what
     /// it says they lead to: structures and the lengths of variadic buffers to memory of the CPU, buffers to memory of the
-    /// device with as many bytes as lengths and offsets state. The allocator's manager can copy from there. Nothing writes the
+    /// device with as many bytes as lengths and offsets state, all of them initialised if the CPU may read them, padding and
+    /// values of null rows included. The allocator's manager can copy from there. Nothing writes the
     /// buffers after the event and before the release. The release may be called on any thread.
     #[track_caller]
     #[doc(alias("ImportDeviceArray", "ImportDeviceRecordBatch"))]
@@ -69,26 +71,46 @@ impl DeviceArray {
             return Err(CDataError::WrongDevice { expected, found });
         }
         // SAFETY: the caller promises a structure as its producer made it.
-        let ready = match unsafe { Exported::of(&array.array) } {
-            // Also if it is done: its work may have failed.
-            Some(exported) => exported.event().cloned(),
-            // SAFETY: the caller promises that the event is of the device's type, and alive until the release.
-            None => unsafe { sync::import(array.sync_event, allocator.manager(), &at) }?,
+        let (ready, writing) = match unsafe { Exported::of(&array.array) } {
+            // Also if it is done: its work may have failed. The blocks of our own buffers wait for it themselves.
+            Some(exported) => (exported.event().cloned(), None),
+            None => {
+                // SAFETY: the caller promises that the event is of the device's type, and alive until the release.
+                let event = unsafe { sync::import(array.sync_event, allocator.manager(), &at) }?;
+                (event.clone(), event)
+            }
         };
         let source = Source {
-            owner: Arc::new(array),
+            owner: Arc::new(Owner { array, writing }),
             ready,
             allocator,
         };
         // SAFETY: the caller's promise.
-        unsafe { source.import(&source.owner.array, &schema.into(), &at) }
+        unsafe { source.import(&source.owner.array.array, &schema.into(), &at) }
+    }
+}
+
+/// A structure, which is released once nobody holds it and nothing writes its buffers.
+struct Owner {
+    array: ArrowDeviceArray,
+    /// The work of others that writes the buffers.
+    writing: Option<Event>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let writing = self.writing.as_ref();
+        if writing.is_some_and(|event| event.outcome_in_drop().is_none()) {
+            // The work may go on, and write what the release would free.
+            mem::forget(mem::replace(&mut self.array, ArrowDeviceArray::empty()));
+        }
     }
 }
 
 /// A structure that is imported.
 struct Source<'a> {
     /// Each foreign buffer holds a clone, and the last one releases the structure.
-    owner: Arc<ArrowDeviceArray>,
+    owner: Arc<Owner>,
     ready: Option<Event>,
     allocator: &'a DeviceAllocator,
 }

@@ -260,8 +260,8 @@ impl DeviceSchema {
     ///
     /// [`CDataError::Malformed`] if the structure cannot be right: it was released, pointers are null or not aligned,
     /// counts are negative, strings are not UTF-8, the format is unknown or has other children, levels are nested more
-    /// than 64 deep, or there are more than 1,048,576 of them in all, where a structure that several pointers lead to counts
-    /// for each of them.
+    /// than 64 deep, there are more than 1,048,576 of them in all, or names, formats and metadata have more than 256 MiB in all.
+    /// A structure that several pointers lead to counts for each of them.
     ///
     /// # Safety
     ///
@@ -269,26 +269,19 @@ impl DeviceSchema {
     /// `metadata` is as long as the lengths in it say.
     pub unsafe fn from_c(schema: &ArrowSchema) -> Result<Self, CDataError> {
         // SAFETY: the caller's promise.
-        let read = unsafe { Self::read(schema, &At::Top("schema"), &mut { MAX_NODES }) }?;
+        let read = unsafe { Self::read(schema, &At::Top("schema"), &mut Left::new()) }?;
         read.check(&At::Top("schema"))?;
         Ok(read)
     }
 
-    /// Reads one level, and those below it, as far as the number of structures that are `left` allows.
+    /// Reads one level, and those below it, as far as what is `left` allows.
     ///
     /// # Safety
     ///
     /// The same as for [`from_c`](Self::from_c).
-    unsafe fn read(
-        schema: &ArrowSchema,
-        at: &At<'_>,
-        left: &mut usize,
-    ) -> Result<Self, CDataError> {
+    unsafe fn read(schema: &ArrowSchema, at: &At<'_>, left: &mut Left) -> Result<Self, CDataError> {
         at.check_depth()?;
-        match left.checked_sub(1) {
-            Some(fewer) => *left = fewer,
-            None => return at.error(format!("more than {MAX_NODES} types in one")),
-        }
+        left.take_node(at)?;
         if schema.is_released() {
             return at.error("the schema was released before");
         }
@@ -296,16 +289,17 @@ impl DeviceSchema {
             return at.error("the format is null");
         }
         // SAFETY: the pointer is not null, and the caller promises a C string.
-        let format = unsafe { text(schema.format, "format", at) }?;
+        let format = unsafe { text(schema.format, "format", at, left) }?;
         let name = match schema.name.is_null() {
             true => String::new(),
             // SAFETY: the pointer is not null, and the caller promises a C string.
-            false => unsafe { text(schema.name, "name", at) }?,
+            false => unsafe { text(schema.name, "name", at, left) }?,
         };
         // SAFETY: the caller promises that the metadata is as long as it says.
-        let metadata = unsafe { decode_metadata(schema.metadata, at) }?;
+        let metadata = unsafe { decode_metadata(schema.metadata, at, left) }?;
         // SAFETY: the caller promises as many pointers.
         let pointers = unsafe { slice(at, "children", schema.children, schema.n_children) }?;
+        left.check_nodes(pointers.len(), at)?;
         let mut children = Vec::with_capacity(pointers.len());
         for (index, &child) in pointers.iter().enumerate() {
             let at = At::Child(at, index);
@@ -332,6 +326,46 @@ impl DeviceSchema {
             children,
             dictionary,
         })
+    }
+}
+
+/// What a schema that is read may still have.
+struct Left {
+    nodes: usize,
+    bytes: usize,
+}
+
+impl Left {
+    fn new() -> Self {
+        Self {
+            nodes: MAX_NODES,
+            bytes: MAX_BYTES,
+        }
+    }
+
+    /// Refuses more structures than are left.
+    fn check_nodes(&self, nodes: usize, at: &At<'_>) -> Result<(), CDataError> {
+        match nodes <= self.nodes {
+            true => Ok(()),
+            false => at.error(format!("more than {MAX_NODES} types in one")),
+        }
+    }
+
+    fn take_node(&mut self, at: &At<'_>) -> Result<(), CDataError> {
+        self.check_nodes(1, at)?;
+        self.nodes -= 1;
+        Ok(())
+    }
+
+    /// Takes the bytes of a string or of metadata, before they are copied.
+    fn take_bytes(&mut self, bytes: usize, at: &At<'_>) -> Result<(), CDataError> {
+        match self.bytes.checked_sub(bytes) {
+            Some(fewer) => {
+                self.bytes = fewer;
+                Ok(())
+            }
+            None => at.error(format!("more than {MAX_BYTES} bytes of text in one type")),
+        }
     }
 }
 
@@ -362,9 +396,15 @@ unsafe extern "C" fn release_schema(schema: *mut ArrowSchema) {
 /// # Safety
 ///
 /// `text` leads to a C string.
-unsafe fn text(text: *const c_char, what: &str, at: &At<'_>) -> Result<String, CDataError> {
+unsafe fn text(
+    text: *const c_char,
+    what: &str,
+    at: &At<'_>,
+    left: &mut Left,
+) -> Result<String, CDataError> {
     // SAFETY: the caller's promise.
     let text = unsafe { CStr::from_ptr(text) };
+    left.take_bytes(text.count_bytes(), at)?;
     match text.to_str() {
         Ok(text) => Ok(text.to_owned()),
         Err(_) => at.error(format!("the {what} {text:?} is not UTF-8")),
@@ -376,7 +416,11 @@ unsafe fn text(text: *const c_char, what: &str, at: &At<'_>) -> Result<String, C
 /// # Safety
 ///
 /// The bytes at `start`, if that is not null, are as long as the lengths in them say.
-unsafe fn decode_metadata(start: *const c_char, at: &At<'_>) -> Result<Metadata, CDataError> {
+unsafe fn decode_metadata(
+    start: *const c_char,
+    at: &At<'_>,
+    left: &mut Left,
+) -> Result<Metadata, CDataError> {
     let Some(mut next) = NonNull::new(start.cast_mut().cast::<u8>()) else {
         return Ok(Vec::new());
     };
@@ -390,8 +434,10 @@ unsafe fn decode_metadata(start: *const c_char, at: &At<'_>) -> Result<Metadata,
             Err(_) => at.error(format!("{what} of the metadata is {length}")),
         }
     };
-    let bytes = |next: &mut NonNull<u8>, what: &str| {
+    let mut bytes = |next: &mut NonNull<u8>, what: &str| {
         let length = length(next, what)?;
+        // With the vector of its own that the copy has.
+        left.take_bytes(length.saturating_add(size_of::<Vec<u8>>()), at)?;
         // SAFETY: the caller promises as many bytes as the length says.
         let bytes = unsafe { std::slice::from_raw_parts(next.as_ptr(), length) }.to_vec();
         // SAFETY: these bytes were there.
@@ -434,6 +480,10 @@ type Metadata = Vec<(Vec<u8>, Vec<u8>)>;
 /// The maximum of structures in a schema: more than any producer makes. Without one, a few structures whose children are the
 /// same ones would be read more often than any program can.
 const MAX_NODES: usize = 1 << 20;
+
+/// The maximum of bytes that all names, formats and metadata of a schema have together, with 24 bytes more for each key and
+/// each value. Structures that several pointers lead to count for each of them, as above.
+const MAX_BYTES: usize = 1 << 28;
 
 /// `ARROW_FLAG_NULLABLE`.
 const NULLABLE: i64 = 2;

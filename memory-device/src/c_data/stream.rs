@@ -104,13 +104,17 @@ impl Exported {
         out: *mut T,
         work: impl FnOnce(&mut Self) -> Result<T, CDataError>,
     ) -> c_int {
-        let (code, message) = match catch_unwind(AssertUnwindSafe(|| work(self))) {
+        // An error may be the iterator's own, so that its text and its drop may panic as well.
+        let answered = catch_unwind(AssertUnwindSafe(|| {
+            work(self).map_err(|error| (code_of(&error), error.to_string()))
+        }));
+        let (code, message) = match answered {
             Ok(Ok(value)) => {
                 // SAFETY: the interface has the consumer pass memory for the structure.
                 unsafe { out.write(value) };
                 return 0;
             }
-            Ok(Err(error)) => (code_of(&error), error.to_string()),
+            Ok(Err(told)) => told,
             Err(panic) => {
                 let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
                 let text = text.or_else(|| panic.downcast_ref::<String>().cloned());

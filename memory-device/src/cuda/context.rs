@@ -3,10 +3,12 @@
 
 use std::ffi::c_int;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use arrow_memory_core::__private::events::tell;
 use arrow_memory_core::ManagerError;
 use cudarc::driver::{DriverError, result, sys};
 
@@ -126,6 +128,8 @@ pub(super) struct Context {
     device: Device,
     ordinal: sys::CUdevice,
     context: sys::CUcontext,
+    /// Whether a drop gave up since the driver last told how some work ended.
+    gave_up: AtomicBool,
 }
 
 // SAFETY: a context may be used and released on any thread; the driver synchronises its functions.
@@ -151,6 +155,7 @@ impl Context {
             device,
             ordinal,
             context,
+            gave_up: AtomicBool::new(false),
         }))
     }
 
@@ -180,7 +185,8 @@ impl Context {
             .map_err(|error| self.failed(operation, error))
     }
 
-    fn current(&self) -> Result<Current<'_>, DriverError> {
+    /// Does what [`enter`](Self::enter) does, and returns the driver's own error.
+    pub(super) fn current(&self) -> Result<Current<'_>, DriverError> {
         // SAFETY: by invariant 1 the context is retained.
         unsafe { sys::cuCtxPushCurrent_v2(self.context) }.result()?;
         let mut current = Current {
@@ -191,14 +197,82 @@ impl Context {
         Ok(current)
     }
 
-    /// Waits for work of this context as [`until_over`] does.
+    /// Waits for work of this context by a function of the driver, and returns once the work is over, also if it failed.
+    ///
+    /// An answer that says nothing about the work, such as that of a thread which captures a graph, is not an end: the driver
+    /// is asked again after a millisecond, without a limit. Otherwise a caller's slice would be returned that a copy still
+    /// writes. After a second this warns, once.
     pub(super) fn until_over(
         &self,
-        operation: &'static str,
         wait: impl Fn() -> Result<(), DriverError>,
-    ) -> Result<(), DeviceError> {
-        until_over(|| self.current().and_then(|_current| wait()))
-            .map_err(|error| self.failed(operation, error))
+    ) -> Result<(), DriverError> {
+        let mut warned = false;
+        let ended = self.ask(wait, |error, since| {
+            if since >= SUSPICIOUS && !warned {
+                warned = true;
+                warn(self.device, error, "a thread waits until it does");
+            }
+            true
+        });
+        ended.unwrap_or_else(Err)
+    }
+
+    /// Does what [`until_over`](Self::until_over) does, for a drop: it gives up when the driver has told nothing of the work
+    /// for [`patience`], or at once if another drop has given up since the driver last told. `None` then: the work may go
+    /// on, so what it uses is to be leaked.
+    pub(super) fn until_over_in_drop(
+        &self,
+        wait: impl Fn() -> Result<(), DriverError>,
+    ) -> Option<Result<(), DriverError>> {
+        let patience = patience();
+        let ended = self.ask(wait, |error, since| {
+            // Relaxed: whether a drop gives up early does not order anything.
+            if self.gave_up.load(Ordering::Relaxed) {
+                return false;
+            }
+            let wait = since < patience;
+            // Relaxed: as above.
+            if !wait && !self.gave_up.swap(true, Ordering::Relaxed) {
+                warn(
+                    self.device,
+                    error,
+                    "what the work uses is leaked, and so it is from now on until it does",
+                );
+            }
+            wait
+        });
+        ended.ok()
+    }
+
+    /// Asks the driver until it says that work is over, or until `go_on` returns `false`: it gets each answer that says
+    /// nothing about the work, and the time since the first of them. The error is such an answer.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "nothing says when the driver will tell"
+    )]
+    fn ask(
+        &self,
+        wait: impl Fn() -> Result<(), DriverError>,
+        mut go_on: impl FnMut(DriverError, Duration) -> bool,
+    ) -> Result<Result<(), DriverError>, DriverError> {
+        let mut first = None;
+        loop {
+            let answer = self.current().and_then(|_current| wait());
+            match answer {
+                Err(error) if !is_over(error) => {
+                    let since = first.get_or_insert_with(Instant::now).elapsed();
+                    if !go_on(error, since) {
+                        return Err(error);
+                    }
+                    thread::sleep(RETRY);
+                }
+                over => {
+                    // Relaxed: as in `until_over_in_drop`.
+                    self.gave_up.store(false, Ordering::Relaxed);
+                    return Ok(over);
+                }
+            }
+        }
     }
 
     /// The error of an operation of this device.
@@ -227,14 +301,20 @@ pub(super) fn is_over(error: DriverError) -> bool {
     use sys::CUresult::*;
     matches!(
         error.0,
-        // The driver was shut down, or the program reset the device: the context and what belonged to it are gone.
-        CUDA_ERROR_DEINITIALIZED
+        // The driver was shut down, or the program reset the device: the context and what belonged to it are gone. A driver
+        // that has made the context and is not initialised is that of a process that was forked, or one that shuts down.
+        CUDA_ERROR_NOT_INITIALIZED
+            | CUDA_ERROR_DEINITIALIZED
             | CUDA_ERROR_INVALID_CONTEXT
             | CUDA_ERROR_CONTEXT_IS_DESTROYED
             | CUDA_ERROR_INVALID_HANDLE
-            // The work failed. NVIDIA's documentation says of each of these that the process cannot use the device any more.
+            // The hardware failed under the work. NVIDIA's documentation says of these two that the error was detected
+            // during execution, and not what becomes of other work. This takes them for an end, as the errors below are.
             | CUDA_ERROR_ECC_UNCORRECTABLE
             | CUDA_ERROR_NVLINK_UNCORRECTABLE
+            // The work failed. NVIDIA's documentation says of each of these that the process cannot use the device any more.
+            // Codes that are missing here are taken for no end, `CUDA_ERROR_KEY_ROTATION` among them, of which it is not
+            // known here whether work goes on.
             | CUDA_ERROR_CONTAINED
             | CUDA_ERROR_ILLEGAL_ADDRESS
             | CUDA_ERROR_LAUNCH_TIMEOUT
@@ -251,26 +331,32 @@ pub(super) fn is_over(error: DriverError) -> bool {
     )
 }
 
-/// Waits for work by a function of the driver, and returns once the work is over, also if it failed.
-///
-/// An answer that says nothing about the work, such as that of a thread which captures a graph, is not an end: the driver is
-/// asked again after a millisecond, without a limit. Otherwise memory would be given back, or a caller's slice returned, that
-/// a copy still writes.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "nothing says when the driver will tell"
-)]
-pub(super) fn until_over(wait: impl Fn() -> Result<(), DriverError>) -> Result<(), DriverError> {
-    loop {
-        match wait() {
-            Err(error) if !is_over(error) => thread::sleep(RETRY),
-            over => return over,
-        }
-    }
-}
-
 /// How long a thread waits before it asks the driver again.
 const RETRY: Duration = Duration::from_millis(1);
+
+/// How long the driver may tell nothing of some work before a wait without a limit says that it hangs.
+const SUSPICIOUS: Duration = Duration::from_secs(1);
+
+/// How long the driver may tell nothing of some work before a drop gives up, and leaks what the work uses. A driver that
+/// refuses for a while, as while a graph is captured, has told by then.
+fn patience() -> Duration {
+    #[cfg(feature = "testing")]
+    if let Some(text) = std::env::var_os("TESTING_CUDA_PATIENCE_MS") {
+        let millis = text.to_str().and_then(|text| text.parse().ok());
+        return millis.map_or(Duration::ZERO, Duration::from_millis);
+    }
+    Duration::from_secs(30)
+}
+
+/// Warns of a driver that tells nothing of some work.
+#[cold]
+fn warn(device: Device, error: DriverError, what: &str) {
+    let line = format!(
+        "device `{device}`: the driver does not tell whether work is over ({}): {what}",
+        describe(error)
+    );
+    tell(|| tracing::warn!("{line}"), || line.clone());
+}
 
 /// While this exists, a context is the current one of this thread, and the thread may make all calls while any thread
 /// captures a graph: none of ours is given to a stream that is captured. What was before comes back when it is dropped.

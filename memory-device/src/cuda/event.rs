@@ -3,10 +3,9 @@
 
 use std::ffi::c_void;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use cudarc::driver::{result, sys};
+use cudarc::driver::{DriverError, result, sys};
 
 use super::context::{Context, is_over};
 use crate::error::DeviceError;
@@ -21,8 +20,8 @@ pub struct CudaEvent {
     context: Arc<Context>,
     /// In a box, so that the C Device Data Interface can point at it.
     raw: Box<sys::CUevent>,
-    /// Whether the work was seen to be over. It stays so, also if the driver refuses to tell it again.
-    over: AtomicBool,
+    /// How the work was first seen to end. It stays so, also if the driver later says something else, or nothing.
+    ended: OnceLock<Result<(), DriverError>>,
 }
 
 // SAFETY: an event may be queried, waited for and destroyed on any thread.
@@ -46,7 +45,7 @@ impl CudaEvent {
         let event = Self {
             context: Arc::clone(context),
             raw: Box::new(result::event::create(flags).map_err(failed)?),
-            over: AtomicBool::new(false),
+            ended: OnceLock::new(),
         };
         // SAFETY: the event was created just now, and the stream is valid by the caller's promise.
         unsafe { result::event::record(*event.raw, stream) }.map_err(failed)?;
@@ -63,6 +62,17 @@ impl CudaEvent {
         std::ptr::from_ref(&*self.raw).cast_mut().cast()
     }
 
+    /// Has the driver wait, which it may refuse.
+    fn synchronize(&self) -> Result<(), DriverError> {
+        // SAFETY: by invariant 1 the event exists.
+        unsafe { result::event::synchronize(*self.raw) }
+    }
+
+    /// Notes how the work ended, unless another thread has seen an end before, which stays. Returns what is noted.
+    fn see(&self, ended: Result<(), DriverError>) -> Result<(), DriverError> {
+        *self.ended.get_or_init(|| ended)
+    }
+
     /// The driver's event.
     pub(super) fn raw(&self) -> sys::CUevent {
         *self.raw
@@ -72,31 +82,35 @@ impl CudaEvent {
 impl DeviceEvent for CudaEvent {
     /// An event whose work failed is done, too. One that the driver says nothing about is not.
     fn is_done(&self) -> bool {
-        // Acquire: what the thread that saw it knew of the work's memory is known here, too.
-        if self.over.load(Ordering::Acquire) {
+        if self.ended.get().is_some() {
             return true;
         }
-        let Ok(_current) = self.context.enter("query of an event") else {
-            return false;
-        };
         // SAFETY: by invariant 1 the event exists.
-        let state = unsafe { result::event::query(*self.raw) };
+        let query = |_current| unsafe { result::event::query(*self.raw) };
+        let state = self.context.current().and_then(query);
         let over = state.map_or_else(is_over, |()| true);
         if over {
-            // Release: for the load above.
-            self.over.store(true, Ordering::Release);
+            let _ = self.see(state);
         }
         over
     }
 
     /// Asks again, without a limit, while the driver's answer is of the call alone and not of the work.
     fn wait(&self) -> Result<(), DeviceError> {
-        // SAFETY: by invariant 1 the event exists.
-        let wait = || unsafe { result::event::synchronize(*self.raw) };
-        let ended = self.context.until_over("waiting for an event", wait);
-        // Release: for the load in `is_done`.
-        self.over.store(true, Ordering::Release);
-        ended
+        let ended = match self.ended.get() {
+            Some(ended) => *ended,
+            None => self.see(self.context.until_over(|| self.synchronize())),
+        };
+        ended.map_err(|error| self.context.failed(WAITING, error))
+    }
+
+    /// Gives up if the driver tells nothing of the work for 30 seconds, and then leaves a warning.
+    fn wait_in_drop(&self) -> Option<Result<(), DeviceError>> {
+        if self.ended.get().is_none() {
+            let ended = self.context.until_over_in_drop(|| self.synchronize())?;
+            let _ = self.see(ended);
+        }
+        Some(self.wait())
     }
 }
 
@@ -120,3 +134,5 @@ impl fmt::Debug for CudaEvent {
         )
     }
 }
+
+const WAITING: &str = "waiting for an event";

@@ -12,7 +12,8 @@ use arrow_memory_core::__private::events::catch;
 use arrow_memory_core::{ManagerError, ManagerStats, Tally};
 use cudarc::driver::{DriverError, result, sys};
 
-use super::context::{self, Context, until_over};
+use super::context::{self, Context, is_over};
+use super::event::CudaEvent;
 use super::stream::CudaStream;
 use crate::device::{Device, DeviceAddress};
 use crate::error::DeviceError;
@@ -37,6 +38,9 @@ use crate::manager::DeviceManager;
 ///   users began before it; not for work of other streams, and not for freeing.
 /// * An allocation does so, too. If the device has no room, it waits until all that was freed before is free, and asks once
 ///   more. The driver itself may make an allocation wait for a block that is being freed, to use its memory again.
+///
+/// A block that the driver does not take back, as when the device has failed, is leaked: it is not in the statistics, and not
+/// charged, any more.
 ///
 /// Copies run on the stream that they are given. Only copies from and to pinned memory
 /// ([`PinnedManager`](super::PinnedManager)) run beside the thread that starts them: for other memory of the host, the driver
@@ -161,14 +165,12 @@ impl CudaManager {
         // SAFETY: the stream exists, and the context is current; the contents are unspecified, as the trait says.
         let block = unsafe { result::malloc_async(on.raw(), size) }?;
         // The block is freed on the stream for freeing, which must come after the allocation there.
-        if is_own || self.follow(on).is_err() {
-            // SAFETY: the stream exists.
-            let wait = || unsafe { result::stream::synchronize(on.raw()) };
-            if let Err(error) = until_over(wait) {
-                // SAFETY: the block was allocated just now on this stream, and nothing uses it.
-                let _ = unsafe { result::free_async(block, on.raw()) };
-                return Err(error);
-            }
+        if (is_own || self.follow(on).is_err())
+            && let Err(error) = on.until_over()
+        {
+            // SAFETY: the block was allocated just now on this stream, and nothing uses it.
+            let _ = unsafe { result::free_async(block, on.raw()) };
+            return Err(error);
         }
         Ok(block)
     }
@@ -186,10 +188,14 @@ impl CudaManager {
     ///
     /// The same as for [`DeviceManager::deallocate`].
     unsafe fn free(&self, at: DeviceAddress, after: &[Event]) {
-        // A failed wait leaves nothing to wait for: the work is over, or the device is lost.
         for event in after.iter().flat_map(Event::parts) {
-            if self.freeing.wait_for(event).is_err() {
-                let _ = event.wait();
+            let follows = event.downcast_ref::<CudaEvent>().is_some_and(|event| {
+                // SAFETY: the event is alive during the call.
+                unsafe { self.freeing.wait_for_raw(event.raw().cast()) }.is_ok()
+            });
+            // Work that failed is over, too. Without an outcome it may go on, and the block is leaked.
+            if !follows && event.outcome_in_drop().is_none() {
+                return;
             }
         }
         let Ok(_current) = self.context.enter(FREEING) else {
@@ -199,11 +205,13 @@ impl CudaManager {
             // SAFETY: by the caller's promise the block is live and, after these events, unused; the stream exists.
             unsafe { result::free_async(at.get(), self.freeing.raw()) }
         } else {
-            let _ = self.freeing.synchronize(FREEING);
+            if !self.freeing.is_over_in_drop() {
+                return;
+            }
             // SAFETY: by the caller's promise the block is live, and the events are over.
             unsafe { result::free_sync(at.get()) }
         };
-        debug_assert!(freed.is_ok(), "{freed:?}");
+        debug_assert!(freed.map_or_else(is_over, |()| true), "{freed:?}");
     }
 }
 
@@ -214,9 +222,9 @@ impl CudaManager {
 //    the driver says that it is over.
 // 4. The driver's copies touch their bytes only, before the event that is recorded behind them.
 // 5. No view of the CPU is returned.
-// 6. `deallocate` catches panics, which an event of another device may have, and leaks the block then.
+// 6. `deallocate` catches panics, which an event of another device may have. It leaks the block then, and if an event gives up.
 // 7. `on` accepts `CudaStream` only.
-// 8. `CudaEvent` is done, and its wait returns, only if the driver says that the work is over (`is_over`).
+// 8. `CudaEvent` is done, and its waits return an outcome, only if the driver says that the work is over (`is_over`).
 unsafe impl DeviceManager for CudaManager {
     fn device(&self) -> Device {
         self.context.device()

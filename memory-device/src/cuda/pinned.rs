@@ -14,7 +14,7 @@ use arrow_memory_core::__private::events::catch;
 use arrow_memory_core::{AllocationManager, BufferAllocator, ManagerError, ManagerStats, Tally};
 use cudarc::driver::{result, sys};
 
-use super::context::Context;
+use super::context::{Context, is_over};
 use super::manager::CudaManager;
 use crate::error::DeviceError;
 
@@ -25,6 +25,9 @@ use crate::error::DeviceError;
 /// root of its own over this manager accounts for the buffers, and each block that this manager gets from the driver is
 /// charged to a node of the *host's* tree, as external bytes, from before it is allocated until after it is freed. A block
 /// that does not fit there is refused.
+///
+/// A block that the driver does not take back, as when the device has failed, is leaked: it stays pinned, but is not in the
+/// statistics, and not charged, any more.
 ///
 /// Allocating pinned memory is a system call of the driver, which pins whole pages. Put an arena over this manager,
 /// which takes large chunks from it (`Arena::builder().parent(…)` of `arrow-memory-arena`); the chunks are then what the host's
@@ -97,7 +100,7 @@ impl PinnedManager {
         };
         // SAFETY: the caller's promise.
         let freed = unsafe { result::free_host(block) };
-        debug_assert!(freed.is_ok(), "{freed:?}");
+        debug_assert!(freed.map_or_else(is_over, |()| true), "{freed:?}");
     }
 }
 

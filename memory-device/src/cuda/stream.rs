@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow_memory_core::ManagerError;
-use cudarc::driver::{result, sys};
+use cudarc::driver::{DriverError, result, sys};
 
 use super::context::Context;
 use super::event::CudaEvent;
@@ -66,9 +66,24 @@ impl CudaStream {
     /// Blocks the thread until all work that was given to this stream so far is done.
     /// The work is over when this returns, also with an error.
     pub(super) fn synchronize(&self, operation: &'static str) -> Result<(), DeviceError> {
+        let ended = self.until_over();
+        ended.map_err(|error| self.context.failed(operation, error))
+    }
+
+    /// Does what [`synchronize`](Self::synchronize) does, and returns the driver's own error.
+    pub(super) fn until_over(&self) -> Result<(), DriverError> {
+        self.context.until_over(|| self.wait())
+    }
+
+    /// Does what [`synchronize`](Self::synchronize) does, for a drop; `false` if it gave up, and the work may go on.
+    pub(super) fn is_over_in_drop(&self) -> bool {
+        self.context.until_over_in_drop(|| self.wait()).is_some()
+    }
+
+    /// Has the driver wait, which it may refuse.
+    fn wait(&self) -> Result<(), DriverError> {
         // SAFETY: by invariant 1 the stream exists.
-        let wait = || unsafe { result::stream::synchronize(self.raw) };
-        self.context.until_over(operation, wait)
+        unsafe { result::stream::synchronize(self.raw) }
     }
 
     /// Refuses to work on a stream that is captured: the work would become part of a graph, which runs when the program
@@ -93,11 +108,11 @@ impl CudaStream {
     ///
     /// `event` is an event of the driver that was not destroyed. It may be destroyed once this has returned.
     pub(crate) unsafe fn wait_for_raw(&self, event: *mut c_void) -> Result<(), DeviceError> {
-        let _current = self.context.enter("waiting on a stream")?;
+        let _current = self.context.enter(WAITING)?;
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: by invariant 1 the stream exists, and by the caller's promise the event does.
         let told = unsafe { result::stream::wait_event(self.raw, event.cast(), flags) };
-        told.map_err(|error| self.context.failed("waiting on a stream", error))
+        told.map_err(|error| self.context.failed(WAITING, error))
     }
 }
 
@@ -108,6 +123,7 @@ impl DeviceStream for CudaStream {
 
     /// Events of other kinds than [`CudaEvent`] are waited for on this thread.
     fn wait_for(&self, event: &Event) -> Result<(), DeviceError> {
+        self.check_not_captured(WAITING)?;
         match event.downcast_ref::<CudaEvent>() {
             // SAFETY: the event is alive during the call.
             Some(event) => unsafe { self.wait_for_raw(event.raw().cast()) },
@@ -135,3 +151,5 @@ impl fmt::Debug for CudaStream {
         write!(f, "CudaStream({:?} on {})", self.raw, self.context.device())
     }
 }
+
+const WAITING: &str = "waiting on a stream";

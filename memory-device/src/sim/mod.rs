@@ -97,14 +97,18 @@ enum Failure {
 impl Injected {
     /// The failure of this call.
     fn due(&mut self, operation: SimOperation) -> Option<Failure> {
-        for (injected, left, _) in &mut self.0 {
-            if *injected == operation {
-                *left -= 1;
+        let mut due = None;
+        self.0.retain_mut(|(injected, left, failure)| {
+            if *injected != operation {
+                return true;
             }
-        }
-        let due = self.0.iter().position(|&(_, left, _)| left == 0)?;
-        let (_, _, failure) = self.0.swap_remove(due);
-        Some(failure)
+            *left -= 1;
+            if *left == 0 {
+                due.get_or_insert(*failure);
+            }
+            *left > 0
+        });
+        due
     }
 }
 
@@ -139,7 +143,8 @@ impl SimDevice {
         self.shared.with(|state| state.take_hazards())
     }
 
-    /// Makes the `nth` of the following calls of that operation fail. The next one is the first.
+    /// Makes the `nth` of the following calls of that operation fail. The next one is the first. If one call is to fail in
+    /// several ways, it fails in the way that was asked for first.
     pub fn fail_nth(&self, operation: SimOperation, nth: usize) {
         self.inject(operation, nth, Failure::Error);
     }
@@ -265,10 +270,10 @@ unsafe impl DeviceManager for SimDevice {
             let SimEvent { stream, id } = event.downcast_ref()?;
             Arc::ptr_eq(&stream.shared, &self.shared).then_some((stream.number, *id))
         };
-        // Work of other devices is over after this, even if it failed; but not if its event panicked.
+        // Work of other devices is over after this, even if it failed; but not if its event panicked or gave up.
         let mut over = true;
         for foreign in after.iter().filter(|event| own(event).is_none()) {
-            over &= foreign.outcome().is_some();
+            over &= foreign.outcome_in_drop().is_some();
         }
         if !over {
             return;

@@ -14,6 +14,7 @@ pub(crate) fn all() {
     an_array_takes_its_event_along_and_comes_back();
     the_events_of_several_buffers_become_one();
     the_event_of_another_library_is_waited_for();
+    a_refused_array_is_released_after_its_event();
 }
 
 fn device() -> DeviceRoot {
@@ -108,14 +109,41 @@ unsafe extern "C" fn release(array: *mut Foreign) {
     array.private = null_mut();
 }
 
-fn the_event_of_another_library_is_waited_for() {
-    let (one, other, host) = (device(), device(), RootAllocator::new(1 << 20));
-    let array = unfinished(&one, 8);
+/// A valid structure of another library.
+fn foreign(array: &DeviceArray) -> Foreign {
     let ours = Box::into_raw(Box::new(array.export().unwrap()));
     // SAFETY: both types have the layout of the C structure. The copy does not release what it was copied from.
     let mut foreign = unsafe { ours.cast::<Foreign>().read() };
     foreign.private = ours;
     foreign.release = Some(release);
+    foreign
+}
+
+fn a_refused_array_is_released_after_its_event() {
+    let device = device();
+    let array = unfinished(&device, 7);
+    let event = array.buffers()[1]
+        .as_ref()
+        .unwrap()
+        .ready()
+        .unwrap()
+        .clone();
+    let mut foreign = foreign(&array);
+    foreign.numbers[0] = -1; // rows
+    // SAFETY: the structure is in place; this is how a consumer moves it.
+    let moved = unsafe { ArrowDeviceArray::from_raw((&raw mut foreign).cast()) };
+
+    // SAFETY: the structure is one that is refused, on this device, with an event of the driver.
+    let error = unsafe { DeviceArray::import(moved, Arc::clone(array.schema()), &device) };
+
+    assert!(error.is_err());
+    assert!(event.is_done(), "the release has waited for it");
+}
+
+fn the_event_of_another_library_is_waited_for() {
+    let (one, other, host) = (device(), device(), RootAllocator::new(1 << 20));
+    let array = unfinished(&one, 8);
+    let mut foreign = foreign(&array);
     // SAFETY: the structure is in place; this is how a consumer moves it.
     let moved = unsafe { ArrowDeviceArray::from_raw((&raw mut foreign).cast()) };
     let schema = Arc::clone(array.schema());

@@ -14,6 +14,7 @@ use arrow_memory_device::DeviceManager;
 use arrow_memory_device::cuda::{self, CudaManager};
 use arrow_memory_system as _;
 
+mod answers;
 mod arrays;
 mod pinned;
 mod streams;
@@ -81,6 +82,54 @@ const SCENARIOS: &[Scenario] = &[
         "a device that fails",
         streams::failed,
         &[("FAKE_CUDA_SYNC", "719")],
+    ),
+    (
+        "work that fails",
+        answers::the_work_fails,
+        &[("FAKE_CUDA_ANSWER", "719"), ("FAKE_CUDA_ANSWER_FROM", "4")],
+    ),
+    (
+        "work that fails, without pools",
+        answers::the_work_fails,
+        &[
+            ("FAKE_CUDA_ANSWER", "719"),
+            ("FAKE_CUDA_ANSWER_FROM", "4"),
+            ("FAKE_CUDA_POOLS", "0"),
+        ],
+    ),
+    (
+        "a driver that shuts down",
+        answers::the_context_is_gone,
+        &[("FAKE_CUDA_ANSWER", "4"), ("FAKE_CUDA_ANSWER_FROM", "4")],
+    ),
+    (
+        "a context that was destroyed",
+        answers::the_context_is_gone,
+        &[("FAKE_CUDA_ANSWER", "709"), ("FAKE_CUDA_ANSWER_FROM", "4")],
+    ),
+    (
+        "a driver that is not initialised",
+        answers::the_driver_is_not_initialised,
+        &[("FAKE_CUDA_ANSWER", "3"), ("FAKE_CUDA_ANSWER_FROM", "4")],
+    ),
+    (
+        "a driver of which nothing is known",
+        answers::nothing_is_known,
+        &[
+            ("FAKE_CUDA_ANSWER", "999"),
+            ("FAKE_CUDA_ANSWER_FROM", "4"),
+            ("TESTING_CUDA_PATIENCE_MS", "300"),
+        ],
+    ),
+    (
+        "a driver of which nothing is known, without pools",
+        answers::nothing_is_known,
+        &[
+            ("FAKE_CUDA_ANSWER", "999"),
+            ("FAKE_CUDA_ANSWER_FROM", "4"),
+            ("TESTING_CUDA_PATIENCE_MS", "300"),
+            ("FAKE_CUDA_POOLS", "0"),
+        ],
     ),
     (
         "a driver that lacks a function",

@@ -12,7 +12,10 @@
 // FAKE_CUDA_DEVICES has the number of devices, FAKE_CUDA_INIT the result of cuInit. With FAKE_CUDA_CAPTURE=1 another thread
 // captures a graph: calls that synchronise are refused with 900, unless their thread is in relaxed mode. With
 // FAKE_CUDA_CAPTURE=2 two of three waits are refused so in every mode, and with FAKE_CUDA_CAPTURE=3 all queries of events. With
-// FAKE_CUDA_CAPTURED=1 all streams are captured. FAKE_CUDA_SYNC has the result of waits and queries. With LACKS_PEER it is compiled without a function.
+// FAKE_CUDA_CAPTURED=1 all streams are captured. FAKE_CUDA_SYNC has the result of waits and queries. FAKE_CUDA_ANSWER has the
+// result of all waits, queries and records of events and streams once so many streams have been created as FAKE_CUDA_ANSWER_FROM
+// says; streams do no work any more then. If the result is 3, 4 or 709, no context can be entered either, and nothing is
+// checked at the end. With LACKS_PEER it is compiled without a function.
 
 #include <pthread.h>
 #include <stdint.h>
@@ -64,6 +67,19 @@ static int is_captured(void) { return number("FAKE_CUDA_CAPTURE", 0) == 1 && mod
 
 #define ENTER_UNLESS_CAPTURED \
     if (is_captured()) return UNSUPPORTED; \
+    ENTER
+
+// What calls of streams and events return from some time on; 0 if that has not come.
+static CUresult answer(void) {
+    if (!getenv("FAKE_CUDA_ANSWER") || (size_t)stream_count - 1 < number("FAKE_CUDA_ANSWER_FROM", 0)) return SUCCESS;
+    return (CUresult)number("FAKE_CUDA_ANSWER", SUCCESS);
+}
+
+// Whether the driver is shut down, or its context destroyed.
+static int is_gone(void) { CUresult code = answer(); return code == 3 || code == 4 || code == 709; }
+
+#define ENTER_UNLESS_ANSWERED \
+    if (answer()) return answer(); \
     ENTER
 
 // What a query or a wait returns instead of its own result; 0 if nothing.
@@ -125,6 +141,7 @@ static void run_one(int index) {
     case ALLOCATE: blocks[work->block].state = LIVE; break;
     case FREE: free_block(&blocks[work->block]); break;
     case COPY: {
+        if (answer()) break;
         char *to = bytes_at(work->to, work->size);
         memcpy(to, bytes_at(work->from, work->size), work->size);
         break;
@@ -202,6 +219,7 @@ CUresult cuDevicePrimaryCtxRetain(void **out, int device) {
 
 CUresult cuDevicePrimaryCtxRelease_v2(int device) {
     (void)device;
+    if (is_gone()) return answer();
     pthread_mutex_lock(&lock);
     if (--retained == 0) {
         for (int i = 1; i < stream_count; i++) if (streams[i].exists) die("a stream is left");
@@ -213,6 +231,7 @@ CUresult cuDevicePrimaryCtxRelease_v2(int device) {
 }
 
 CUresult cuCtxPushCurrent_v2(void *which) {
+    if (is_gone()) return answer();
     if (which != &context || retained == 0) return INVALID_CONTEXT;
     if (depth == 16) die("too many contexts are current");
     stack[depth++] = which;
@@ -252,6 +271,7 @@ CUresult cuStreamDestroy_v2(void *handle) {
 }
 
 CUresult cuStreamSynchronize(void *handle) {
+    if (answer()) return answer();
     CUresult refused = refusal(0);
     if (refused == UNSUPPORTED) return refused;
     ENTER;
@@ -275,7 +295,7 @@ CUresult cuThreadExchangeStreamCaptureMode(int *exchanged) {
 
 CUresult cuStreamWaitEvent(void *handle, void *which, unsigned flags) {
     (void)flags;
-    ENTER;
+    ENTER_UNLESS_ANSWERED;
     struct Event *event = event_of(which);
     if (event->recorded) {
         struct Work *work = queue(stream_of(handle), WAIT);
@@ -295,7 +315,7 @@ CUresult cuEventCreate(void **out, unsigned flags) {
 }
 
 CUresult cuEventRecord(void *which, void *handle) {
-    ENTER;
+    ENTER_UNLESS_ANSWERED;
     struct Event *event = event_of(which);
     event->stream = stream_of(handle);
     event->recorded = ++records;
@@ -304,6 +324,7 @@ CUresult cuEventRecord(void *which, void *handle) {
 }
 
 CUresult cuEventQuery(void *which) {
+    if (answer()) return answer();
     CUresult refused = refusal(1);
     if (refused) return refused;
     ENTER;
@@ -316,6 +337,7 @@ CUresult cuEventQuery(void *which) {
 }
 
 CUresult cuEventSynchronize(void *which) {
+    if (answer()) return answer();
     CUresult refused = refusal(0);
     if (refused == UNSUPPORTED) return refused;
     ENTER;

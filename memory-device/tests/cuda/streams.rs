@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow_memory_core::RootAllocator;
 use arrow_memory_device::cuda::{CudaEvent, CudaManager, CudaStream};
 use arrow_memory_device::{
-    AnyBuffer, DeviceBuf, DeviceError, DeviceManager, DeviceRoot, SimDevice, Stream,
+    AnyBuffer, DeviceBuf, DeviceError, DeviceManager, DeviceRoot, Event, SimDevice, Stream,
 };
 
 pub(crate) fn all() {
@@ -204,6 +204,7 @@ pub(crate) fn captured() {
             .unwrap_err(),
         device.allocate_on(100, &stream).map(drop).unwrap_err(),
         stream.record().map(drop).unwrap_err(),
+        stream.wait_for(&Event::done()).unwrap_err(),
     ];
 
     for error in errors {

@@ -343,6 +343,21 @@ fn a_panic_of_the_device_leaves_nothing_charged() {
 }
 
 #[test]
+fn a_call_that_is_to_fail_twice_fails_once() {
+    let sim = SimDevice::new();
+    let (gpu, host) = (tree(&sim), host());
+    let here = host.buffer_from_slice(&[1; 100]).unwrap();
+
+    sim.fail_nth(SimOperation::Allocate, 1);
+    sim.panic_nth(SimOperation::Allocate, 1);
+    assert!(gpu.allocate(100).is_err());
+
+    let there = here.copy_to(&gpu).unwrap();
+    assert_eq!(there.copy_to(&host).unwrap().as_slice(), [1; 100]);
+    assert!(gpu.allocate(100).is_ok());
+}
+
+#[test]
 fn statistics_of_the_device_are_those_of_its_blocks() {
     let sim = SimDevice::new();
     let gpu = tree(&sim);

@@ -323,10 +323,11 @@ fn schemas_that_cannot_be_right_are_refused() {
     );
 }
 
-#[test]
-fn a_schema_whose_children_are_the_same_ones_is_refused() {
+/// Schemas of two children each, which are both the one below: the last one has them all.
+#[expect(clippy::vec_box, reason = "the schemas point at one another")]
+fn doubled(levels: usize, metadata: &[u8]) -> Vec<Box<ArrowSchema>> {
     let pair = || {
-        let child = || (*schema("i")).clone();
+        let child = || (*schema("i")).clone().with_metadata([(metadata, metadata)]);
         Box::new(
             DeviceSchema::new("+s", [child(), child()])
                 .unwrap()
@@ -334,9 +335,9 @@ fn a_schema_whose_children_are_the_same_ones_is_refused() {
                 .unwrap(),
         )
     };
-    let mut levels = vec![pair()];
-    for _ in 0..30 {
-        let below = std::ptr::from_mut(&mut **levels.last_mut().unwrap());
+    let mut made = vec![pair()];
+    for _ in 0..levels {
+        let below = std::ptr::from_mut(&mut **made.last_mut().unwrap());
         let above = pair();
         for index in 0..2 {
             // SAFETY: the structure has two pointers.
@@ -344,13 +345,47 @@ fn a_schema_whose_children_are_the_same_ones_is_refused() {
             // SAFETY: the slot is one of them. The release does not use it.
             unsafe { slot.write(below) };
         }
-        levels.push(above);
+        made.push(above);
     }
+    made
+}
+
+#[test]
+fn a_schema_whose_children_are_the_same_ones_is_refused() {
+    let levels = doubled(30, &[]);
 
     // SAFETY: pointers lead to what they should.
     let error = unsafe { DeviceSchema::from_c(levels.last().unwrap()) };
 
     let error = error.unwrap_err().to_string();
+    assert!(error.contains("more than 1048576 types in one"), "{error}");
+}
+
+#[test]
+fn a_schema_with_too_much_text_is_refused() {
+    let levels = doubled(12, &[7; 1 << 16]);
+
+    // SAFETY: pointers lead to what they should.
+    let error = unsafe { DeviceSchema::from_c(levels.last().unwrap()) };
+
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("more than 268435456 bytes of text"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_schema_of_more_children_than_any_has_is_refused_before_they_are_read() {
+    let mut structure = DeviceSchema::new("+s", []).unwrap().to_c().unwrap();
+    let mut children = vec![null_mut::<ArrowSchema>(); 1 << 20];
+    structure.children = children.as_mut_ptr();
+    structure.n_children = 1 << 20;
+
+    // SAFETY: there are as many pointers.
+    let error = unsafe { DeviceSchema::from_c(&structure) }.unwrap_err();
+
+    let error = error.to_string();
     assert!(error.contains("more than 1048576 types in one"), "{error}");
 }
 

@@ -169,6 +169,45 @@ fn a_stream_that_is_dropped_unread_releases_what_it_had() {
 }
 
 #[test]
+fn an_error_that_panics_is_an_error_of_the_stream() {
+    #[derive(Debug)]
+    struct Bomb;
+    impl std::fmt::Display for Bomb {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("in the text")
+        }
+    }
+    impl std::error::Error for Bomb {}
+    #[derive(Debug)]
+    struct OnDrop;
+    impl std::fmt::Display for OnDrop {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a text")
+        }
+    }
+    impl std::error::Error for OnDrop {}
+    impl Drop for OnDrop {
+        fn drop(&mut self) {
+            panic!("in the drop")
+        }
+    }
+    let root = sim();
+    let errors = [
+        (CDataError::Arrow(Box::new(Bomb)), "in the text"),
+        (CDataError::Arrow(Box::new(OnDrop)), "in the drop"),
+    ];
+
+    for (error, expected) in errors {
+        let arrays = std::iter::once(Err(error));
+        let stream = export_stream(schema("i"), root.device().kind(), arrays);
+        // SAFETY: this crate made the stream.
+        let mut back = unsafe { ImportedStream::import(stream, &root) }.unwrap();
+        let error = back.next().unwrap().unwrap_err().to_string();
+        assert!(error.contains(&format!("a panic: {expected}")), "{error}");
+    }
+}
+
+#[test]
 fn a_stream_that_panics_when_it_is_dropped_does_not_unwind_into_c() {
     struct Bomb;
     impl Iterator for Bomb {
