@@ -106,7 +106,12 @@ impl Exported {
     ) -> c_int {
         // An error may be the iterator's own, so that its text and its drop may panic as well.
         let answered = catch_unwind(AssertUnwindSafe(|| {
-            work(self).map_err(|error| (code_of(&error), error.to_string()))
+            work(self).map_err(|error| {
+                let told = (code_of(&error), error.to_string());
+                // Not at the end of the closure, where a panic of it would leak what is returned.
+                drop(error);
+                told
+            })
         }));
         let (code, message) = match answered {
             Ok(Ok(value)) => {
