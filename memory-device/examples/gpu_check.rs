@@ -12,9 +12,6 @@ use arrow_memory_device::{AnyBuffer, DeviceBufMut, DeviceManager, DeviceRoot};
 use arrow_memory_system as _;
 use cudarc::driver::{result, sys};
 
-#[path = "../tests/cuda/suite.rs"]
-mod suite;
-
 type Outcome = Result<(), Box<dyn Error>>;
 
 fn main() -> Outcome {
@@ -33,7 +30,7 @@ fn main() -> Outcome {
         total >> 20
     );
     let manager: Arc<dyn DeviceManager> = gpu.clone();
-    for (name, promise) in suite::SUITE {
+    for (name, promise) in arrow_memory_device::testing::SUITE {
         promise(&manager);
         println!("suite: {name}");
     }

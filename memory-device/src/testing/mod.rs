@@ -54,8 +54,32 @@ use crate::sim::SimDevice;
 #[macro_export]
 macro_rules! device_suite {
     ($module:ident, $manager:expr $(,)?) => {
-        $crate::device_suite! {
-            @each $module, $manager,
+        $crate::__device_promises! { ($crate::device_suite) @each $module, $manager, }
+    };
+    (@each $module:ident, $manager:expr, $($promise:ident)*) => {
+        mod $module {
+            #[allow(unused_imports, reason = "the manager's expression may need them")]
+            use super::*;
+
+            $(
+                #[test]
+                fn $promise() {
+                    let manager: ::std::sync::Arc<dyn $crate::DeviceManager> = $manager;
+                    $crate::testing::$promise(&manager);
+                    $crate::testing::nothing_was_done_in_the_wrong_order(&manager);
+                }
+            )*
+        }
+    };
+}
+
+/// Calls the macro in the parentheses with the tokens that follow, and the names of all promises.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __device_promises {
+    (($($then:tt)*) $($tokens:tt)*) => {
+        $($then)*! {
+            $($tokens)*
             capacities_are_charged_and_given_back
             a_limit_refuses_what_passes_it
             a_device_without_room_is_an_error_and_nothing_stays_charged
@@ -88,22 +112,20 @@ macro_rules! device_suite {
             a_buffer_that_is_dropped_while_it_is_copied_gives_everything_back
         }
     };
-    (@each $module:ident, $manager:expr, $($promise:ident)*) => {
-        mod $module {
-            #[allow(unused_imports, reason = "the manager's expression may need them")]
-            use super::*;
+}
 
-            $(
-                #[test]
-                fn $promise() {
-                    let manager: ::std::sync::Arc<dyn $crate::DeviceManager> = $manager;
-                    $crate::testing::$promise(&manager);
-                    $crate::testing::nothing_was_done_in_the_wrong_order(&manager);
-                }
-            )*
-        }
+/// A promise of a device's manager, by its name.
+pub type Promise = (&'static str, fn(&Arc<dyn DeviceManager>));
+
+macro_rules! suite {
+    ($($promise:ident)*) => {
+        /// All promises of [`device_suite`](crate::device_suite), for a program that runs them itself. Each panics if it
+        /// is not kept.
+        pub const SUITE: &[Promise] = &[$((stringify!($promise), $promise)),*];
     };
 }
+
+crate::__device_promises! { (suite) }
 
 /// A simulated device has recorded no hazard. Other devices do not know.
 ///

@@ -18,7 +18,6 @@ mod answers;
 mod arrays;
 mod pinned;
 mod streams;
-mod suite;
 
 /// Runs in a process of its own.
 type Scenario = (&'static str, fn(), &'static [(&'static str, &'static str)]);
@@ -234,7 +233,7 @@ fn build_stand_in(name: &str, options: &[&str]) -> PathBuf {
 
 fn whole_suite() {
     let mut failed = Vec::new();
-    for (name, promise) in suite::SUITE {
+    for (name, promise) in arrow_memory_device::testing::SUITE {
         let manager: Arc<dyn DeviceManager> = CudaManager::new(0).unwrap();
         if catch_unwind(AssertUnwindSafe(|| promise(&manager))).is_err() {
             failed.push(name);
@@ -243,7 +242,10 @@ fn whole_suite() {
         drop(manager);
     }
     assert!(failed.is_empty(), "{failed:#?}");
-    println!("{} promises kept", suite::SUITE.len());
+    println!(
+        "{} promises kept",
+        arrow_memory_device::testing::SUITE.len()
+    );
 }
 
 fn no_devices() {
