@@ -59,6 +59,7 @@ use arrow_memory_core::__private::sync::current::unscoped;
 use hashbrown::HashTable;
 use hashbrown::hash_table::{Entry, OccupiedEntry};
 
+use crate::shares::mix as hash;
 use crate::sync::{AtomicUsize, Guard, Lock, Ordering, lock, lock_alone, new_lock};
 
 /// The entries, by address, in shards. A fork takes the shards' locks, so a registry is never freed.
@@ -461,12 +462,6 @@ impl Chain {
     fn rehash(&self) -> u64 {
         hash(self.address)
     }
-}
-
-/// Spreads an address over all bits. Addresses are usually multiples of 64.
-fn hash(address: usize) -> u64 {
-    let spread = (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    spread ^ (spread >> 32)
 }
 
 #[cfg(not(loom))]

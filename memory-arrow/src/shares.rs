@@ -190,7 +190,7 @@ impl Shares {
     }
 }
 
-/// Spreads an address over all bits, as the hash of a table.
+/// Spreads an address over all bits, as the hash of a table. Addresses are usually multiples of 64.
 pub(crate) fn mix(address: usize) -> u64 {
     let spread = (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     spread ^ (spread >> 32)
