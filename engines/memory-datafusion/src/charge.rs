@@ -121,10 +121,8 @@ impl Query {
         let Wait::Block(at_most) = self.options().wait else {
             return Err(error);
         };
-        let own = [self.allocator().id(), consumer.operator.allocator.id()];
-        let by_own = error
-            .allocator()
-            .is_none_or(|refuser| own.contains(&refuser.id));
+        let refuser = error.allocator().map(|refuser| refuser.id);
+        let by_own = refuser.is_none() || self.is_own(&consumer.operator, refuser);
         let threads = Handle::try_current()
             .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
         if by_own || !threads || error.retry() == Retry::Never {

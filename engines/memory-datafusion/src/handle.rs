@@ -82,8 +82,7 @@ impl QueryMemory {
         plan: Arc<dyn ExecutionPlan>,
         context: TaskContext,
     ) -> Result<SendableRecordBatchStream> {
-        let plan = port::counted(plan, self.query.options())?;
-        port::execute(plan, self.task_context(context), &self.query)
+        port::execute(plan, context, &self.query)
     }
 
     /// Returns the same context with the query's pool, for plans that you execute yourself. Cancelling the query does

@@ -113,13 +113,18 @@ impl Query {
         limit.saturating_sub(share(limit, self.options().headroom))
     }
 
+    /// Whether a level is the query's own, or its operator's: not one above.
+    pub(crate) fn is_own(&self, operator: &Operator, level: Option<AllocatorId>) -> bool {
+        let own = [self.allocator().id(), operator.allocator.id()];
+        level.is_some_and(|level| own.contains(&level))
+    }
+
     /// Marks the largest consumer of some queries that would spill and give something to others, after a request was
     /// refused, or touched what is left to those that cannot spill. It is refused when it asks next.
     pub(crate) fn revoke(&self, operator: &Operator, level: Option<AllocatorId>) {
         // If the query's own limit refuses, it helps nobody if another query spills.
-        let own = [self.allocator().id(), operator.allocator.id()];
         let mut candidates = self.spillers();
-        if !level.is_some_and(|level| own.contains(&level)) {
+        if !self.is_own(operator, level) {
             let others = self.others();
             let others = others.iter().filter(|query| query.end_reason().is_none());
             candidates.extend(others.flat_map(|query| query.spillers()));

@@ -37,7 +37,7 @@ mod root;
 mod rule;
 mod wrapper;
 
-pub(crate) use rule::{QueryRule, counted};
+pub(crate) use rule::QueryRule;
 
 // ---- the pool -------------------------------------------------------------------------------
 
@@ -181,12 +181,14 @@ pub(crate) fn configure(
 
 // ---- streams --------------------------------------------------------------------------------
 
-/// Executes a plan in `context`, which has the query's pool.
+/// Executes a plan within a query: with wrappers, and in `context` with the query's pool.
 pub(crate) fn execute(
     plan: Arc<dyn ExecutionPlan>,
     context: TaskContext,
     query: &Arc<Query>,
 ) -> Result<SendableRecordBatchStream> {
+    let plan = rule::counted(plan, query.options())?;
+    let context = task_context(context, query);
     let (abort, registration) = AbortHandle::new_pair();
     let number = query.open(abort).map_err(|reason| ended(query, &reason))?;
     // From here on its drop closes the stream, also if `execute_stream` fails or panics.

@@ -40,13 +40,9 @@ pub(crate) fn text(query: &Query, refused: &Refused<'_>) -> String {
     let why = &refused.why;
     let mut text = format!("{asker} of query `{name}` was refused {bytes}: {why}");
     holders(&mut text, query);
-    let own = [query.allocator().id(), refused.operator.allocator.id()];
+    let by_own = query.is_own(refused.operator, refused.refuser);
     let parent = query.allocator().parent_allocator();
-    let parent = parent.filter(|_| {
-        !refused
-            .refuser
-            .is_some_and(|refuser| own.contains(&refuser))
-    });
+    let parent = parent.filter(|_| !by_own);
     if let Some(parent) = parent.filter(|_| !query.is_shared()) {
         let children = children(&parent);
         let lines = children
@@ -55,24 +51,20 @@ pub(crate) fn text(query: &Query, refused: &Refused<'_>) -> String {
         let title = format!("largest allocators below `{}`", parent.info());
         list(&mut text, &title, lines);
     }
-    text.push_str(&advice(query, refused));
+    text.push_str(&advice(refused.asker, by_own));
     text
 }
 
 /// Says what can be done: about the limit, and about the kind of operator that asked.
-fn advice(query: &Query, refused: &Refused<'_>) -> String {
-    let own = [query.allocator().id(), refused.operator.allocator.id()];
-    let by_own = refused
-        .refuser
-        .is_some_and(|refuser| own.contains(&refuser));
+fn advice(asker: &str, by_own: bool) -> String {
     let limit = match by_own {
         true => "Raise the query's limit",
         false => "Raise the limit of the allocator that refused, run fewer queries at a time",
     };
-    let operator = if refused.asker.starts_with("HashJoin") {
+    let operator = if asker.starts_with("HashJoin") {
         "have it planned with sort-merge joins, which spill (`OnRefusal::PlanAgain`, or \
          `datafusion.optimizer.prefer_hash_join = false` with at least two `target_partitions`)"
-    } else if refused.asker.starts_with("ExternalSorterMerge") {
+    } else if asker.starts_with("ExternalSorterMerge") {
         "lower `target_partitions` or change `datafusion.execution.sort_spill_reservation_bytes`, which each sort sets aside \
          before it begins"
     } else {

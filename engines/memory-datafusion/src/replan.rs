@@ -36,9 +36,7 @@ pub(crate) fn executed<'a>(
 ) -> BoxFuture<'a, Result<SendableRecordBatchStream>> {
     async move {
         let plan = frame.create_physical_plan().await?;
-        let plan = port::counted(plan, query.options())?;
-        let context = port::task_context(frame.task_ctx(), query);
-        port::execute(plan, context, query)
+        port::execute(plan, frame.task_ctx(), query)
     }
     .boxed()
 }
