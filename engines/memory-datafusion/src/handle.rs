@@ -91,6 +91,15 @@ impl QueryMemory {
         port::task_context(context, &self.query)
     }
 
+    /// Returns the same context with the pool of one operator of the query, for a node outside of the plan that you execute
+    /// yourself, such as one that sends or writes what the plan gives. Whatever it declares belongs to that operator,
+    /// and so do the batches that it reads from a plan with the wrappers of
+    /// [`DataFusionMemory::rule`](crate::DataFusionMemory::rule): it is charged for the larger of both, and not for their
+    /// sum. Each call with the same name returns a context of the same operator.
+    pub fn operator_context(&self, operator: &str, context: &Arc<TaskContext>) -> TaskContext {
+        port::operator_context(context, &self.query, operator)
+    }
+
     /// Returns a runtime with the query's pool that shares everything else with `runtime`.
     pub fn runtime(&self, runtime: &RuntimeEnv) -> Arc<RuntimeEnv> {
         port::runtime(runtime, &self.query)

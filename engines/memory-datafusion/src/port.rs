@@ -166,6 +166,16 @@ pub(crate) fn task_context(context: TaskContext, query: &Arc<Query>) -> TaskCont
     context.with_runtime(runtime)
 }
 
+/// Returns the same context, in which everything belongs to one operator of the query.
+pub(crate) fn operator_context(
+    context: &Arc<TaskContext>,
+    query: &Arc<Query>,
+    operator: &str,
+) -> TaskContext {
+    let operator = query.operator(None, operator);
+    context::of_operator(context, query, &operator, context::Functions::Needed)
+}
+
 #[cfg(feature = "session")]
 /// Gives a session the pool of `shared`, and the rule that gives each of its queries a pool of its own.
 pub(crate) fn configure(

@@ -271,6 +271,14 @@ impl ExecutionPlan for Wrapper {
         self.inner.partition_statistics(partition)
     }
 
+    #[cfg(feature = "proto")]
+    fn try_to_proto(
+        &self,
+        context: &datafusion_physical_plan::proto::ExecutionPlanEncodeCtx<'_>,
+    ) -> Result<Option<datafusion_proto_models::protobuf::PhysicalPlanNode>> {
+        self.inner.try_to_proto(context)
+    }
+
     fn execute(
         &self,
         partition: usize,
