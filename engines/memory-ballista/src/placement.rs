@@ -1,0 +1,296 @@
+//! The scheduler's choice of executors, narrowed to those that have room.
+//!
+//! Executors tell their numbers about once a second. So this is an estimate, which only orders who is asked first: a task that
+//! comes to an executor without room waits there.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use ballista_core::JobId;
+use ballista_core::error::Result;
+use ballista_core::serde::protobuf::ExecutorHeartbeat;
+use ballista_core::serde::scheduler::{ExecutorData, ExecutorMetadata};
+use ballista_scheduler::cluster::{BoundTask, ClusterState, ClusterStateEventStream, ExecutorSlot};
+use ballista_scheduler::config::TaskDistributionPolicy;
+use ballista_scheduler::state::task_manager::JobInfoCache;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::status::ExecutorStatus;
+
+/// A [`ClusterState`] that offers tasks only to executors that have room for them, over another one.
+///
+/// An executor has room if no task waits on it and its headroom covers its minimum of a task, those of tasks that it was
+/// given since it told its numbers included. It also has room if no task of it is known to the scheduler: what does not
+/// fit there fits nowhere. An executor that has refused a task has none for [`AVOIDED`]. One that has told no numbers for
+/// [`STALE`], or never, is left to Ballista's choice.
+///
+/// It works with push scheduling only. With pull scheduling executors ask for tasks, and nothing is chosen here.
+pub struct Placement {
+    inner: Arc<dyn ClusterState>,
+    known: Mutex<HashMap<String, Known>>,
+    /// Told when an executor that was left out has told that it has room.
+    room: Notify,
+}
+
+/// How long an executor that has refused a task gets none.
+pub const AVOIDED: Duration = Duration::from_secs(1);
+
+/// How long numbers of an executor count.
+pub const STALE: Duration = Duration::from_secs(10);
+
+/// What is known of an executor.
+#[derive(Default)]
+struct Known {
+    told: Option<(ExecutorStatus, Instant)>,
+    refused: Option<Instant>,
+    /// The cores of the tasks that run there.
+    cores: u32,
+    /// Tasks that it was given since it told its numbers.
+    given: usize,
+    /// Whether it was left out of the last choice for want of room.
+    left_out: bool,
+    counts: Placed,
+}
+
+/// How often an executor was chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Placed {
+    /// Tasks that were placed on it.
+    pub tasks: u64,
+    /// How often it was left out for want of room, once for each time that it had none.
+    pub left_out: u64,
+}
+
+/// The last numbers of an executor, and how often it was chosen.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Told {
+    /// The numbers.
+    #[serde(flatten)]
+    pub status: ExecutorStatus,
+    /// How many seconds ago it told them.
+    pub seconds_ago: f64,
+    /// How often it was chosen.
+    pub placed: Placed,
+}
+
+impl Known {
+    fn has_room(&self, now: Instant) -> bool {
+        let recent = |instant: Instant, span| now.saturating_duration_since(instant) < span;
+        let told = self.told.as_ref().filter(|(_, told)| recent(*told, STALE));
+        let Some((status, _)) = told else {
+            return true;
+        };
+        if self.refused.is_some_and(|refused| recent(refused, AVOIDED)) {
+            return false;
+        }
+        if self.cores == 0 {
+            return true;
+        }
+        let minimum = status.task_minimum.max(1);
+        let needed = minimum.saturating_mul(self.given + 1);
+        status.waiting == 0 && status.headroom() >= needed
+    }
+}
+
+impl Placement {
+    /// Puts it over another cluster state.
+    pub fn over(inner: Arc<dyn ClusterState>) -> Self {
+        Self {
+            inner,
+            known: Mutex::default(),
+            room: Notify::new(),
+        }
+    }
+
+    /// Takes the numbers of an executor. Returns whether it is registered; else they are not kept.
+    pub async fn told(&self, status: ExecutorStatus) -> bool {
+        let executor = status.executor.clone();
+        if self.inner.get_executor_metadata(&executor).await.is_err() {
+            return false;
+        }
+        let now = Instant::now();
+        let mut all = self.known();
+        let known = all.entry(executor).or_default();
+        let before = known.told.replace((status, now));
+        let refused = |status: &ExecutorStatus| status.refused;
+        let (before, after) = (before.map_or(0, |(status, _)| status.refused), &known.told);
+        if after
+            .as_ref()
+            .is_some_and(|(status, _)| refused(status) > before)
+        {
+            known.refused = Some(now);
+        }
+        known.given = 0;
+        let revived = known.left_out && known.has_room(now);
+        drop(all);
+        if revived {
+            self.room.notify_one();
+        }
+        true
+    }
+
+    /// Returns what executors have told, in the order of their identifiers.
+    pub fn executors(&self) -> Vec<Told> {
+        let told = |known: &Known| {
+            let (status, at) = known.told.as_ref()?;
+            Some(Told {
+                status: status.clone(),
+                seconds_ago: at.elapsed().as_secs_f64(),
+                placed: known.counts,
+            })
+        };
+        let mut told: Vec<_> = self.known().values().filter_map(told).collect();
+        told.sort_by(|a, b| a.status.executor.cmp(&b.status.executor));
+        told
+    }
+
+    /// Waits until an executor that was left out of a choice has room, and returns it. Then tasks should be offered anew, since
+    /// Ballista does that only when a task ends. Each executor is returned once for each time that it was left out.
+    pub async fn revived(&self) -> String {
+        loop {
+            if let Some(executor) = self.take_revived() {
+                return executor;
+            }
+            // An executor that is silent, or that was avoided, has room after a while, and tells nobody.
+            let _ = tokio::time::timeout(AVOIDED, self.room.notified()).await;
+        }
+    }
+
+    fn take_revived(&self) -> Option<String> {
+        let now = Instant::now();
+        let mut all = self.known();
+        let mut revived = all
+            .iter_mut()
+            .filter(|(_, known)| known.left_out && known.has_room(now));
+        let (executor, known) = revived.next()?;
+        known.left_out = false;
+        Some(executor.clone())
+    }
+
+    /// Returns the executors of the choice that have room.
+    fn with_room(&self, choice: HashSet<String>) -> HashSet<String> {
+        let now = Instant::now();
+        let mut all = self.known();
+        let has_room = |executor: &String| {
+            let Some(known) = all.get_mut(executor) else {
+                return true;
+            };
+            let room = known.has_room(now);
+            known.counts.left_out += u64::from(!room && !known.left_out);
+            known.left_out = !room;
+            room
+        };
+        choice.into_iter().filter(has_room).collect()
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl ClusterState for Placement {
+    async fn init(&self) -> Result<()> {
+        self.inner.init().await
+    }
+
+    async fn bind_schedulable_tasks(
+        &self,
+        distribution: TaskDistributionPolicy,
+        active_jobs: Arc<HashMap<JobId, JobInfoCache>>,
+        executors: Option<HashSet<String>>,
+    ) -> Result<Vec<BoundTask>> {
+        let choice = match executors {
+            Some(choice) => choice,
+            None => {
+                let all = self.inner.registered_executor_metadata().await;
+                all.into_iter().map(|executor| executor.id).collect()
+            }
+        };
+        let choice = self.with_room(choice);
+        let bound = self
+            .inner
+            .bind_schedulable_tasks(distribution, active_jobs, Some(choice))
+            .await?;
+        let mut all = self.known();
+        for (executor, task) in &bound {
+            let known = all.entry(executor.clone()).or_default();
+            known.cores += task.vcores_consumed;
+            known.given += 1;
+            known.counts.tasks += 1;
+        }
+        Ok(bound)
+    }
+
+    async fn unbind_tasks(&self, executor_slots: Vec<ExecutorSlot>) -> Result<()> {
+        {
+            let mut all = self.known();
+            for (executor, cores) in &executor_slots {
+                if let Some(known) = all.get_mut(executor) {
+                    known.cores = known.cores.saturating_sub(*cores);
+                }
+            }
+        }
+        self.inner.unbind_tasks(executor_slots).await
+    }
+
+    async fn register_executor(
+        &self,
+        metadata: ExecutorMetadata,
+        spec: ExecutorData,
+    ) -> Result<()> {
+        self.inner.register_executor(metadata, spec).await
+    }
+
+    async fn save_executor_metadata(&self, metadata: ExecutorMetadata) -> Result<()> {
+        self.inner.save_executor_metadata(metadata).await
+    }
+
+    async fn get_executor_metadata(&self, executor_id: &str) -> Result<ExecutorMetadata> {
+        self.inner.get_executor_metadata(executor_id).await
+    }
+
+    async fn registered_executor_metadata(&self) -> Vec<ExecutorMetadata> {
+        self.inner.registered_executor_metadata().await
+    }
+
+    async fn save_executor_heartbeat(&self, heartbeat: ExecutorHeartbeat) -> Result<()> {
+        self.inner.save_executor_heartbeat(heartbeat).await
+    }
+
+    async fn remove_executor(&self, executor_id: &str) -> Result<()> {
+        let removed = self.known().remove(executor_id);
+        drop(removed);
+        self.inner.remove_executor(executor_id).await
+    }
+
+    fn executor_heartbeats(&self) -> HashMap<String, ExecutorHeartbeat> {
+        self.inner.executor_heartbeats()
+    }
+
+    fn get_executor_heartbeat(&self, executor_id: &str) -> Option<ExecutorHeartbeat> {
+        self.inner.get_executor_heartbeat(executor_id)
+    }
+
+    async fn cluster_state_events(&self) -> Result<ClusterStateEventStream> {
+        self.inner.cluster_state_events().await
+    }
+}
+
+impl fmt::Debug for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Placement")
+            .field("executors", &self.known().len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
