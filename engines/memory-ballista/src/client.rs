@@ -1,15 +1,17 @@
 //! What a client does: it connects to a scheduler, and reads the tree of the whole cluster.
 
+use arrow_memory_datafusion::{OnRefusal, plan_to_spill};
 use ballista::prelude::SessionContextExt;
-use datafusion::error::Result;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionStateBuilder;
-use datafusion::prelude::SessionContext;
+use datafusion::prelude::{DataFrame, SessionContext};
 use futures::{StreamExt, stream};
 use hyper::Method;
 use serde::{Deserialize, Serialize};
 
 use crate::http::{Token, request};
-use crate::options::session_config;
+use crate::options::{MemoryOptions, session_config};
 use crate::placement::Told;
 use crate::status::ExecutorTree;
 
@@ -32,6 +34,50 @@ pub async fn connect<'a>(
         .with_default_features()
         .build();
     SessionContext::remote_with_state(&format!("df://{scheduler}"), state).await
+}
+
+/// Runs a frame of such a session, and returns all its batches.
+///
+/// With [`OnRefusal::PlanAgain`] a job that was refused memory is submitted once more, with joins and sorts that need less and
+/// spill, without broadcasts. Then its time is spent twice, and its tables are read twice. A frame that may write is not
+/// repeated.
+///
+/// # Errors
+///
+/// Those of Ballista; of both jobs the second one's.
+pub async fn collect(frame: DataFrame, on_refusal: OnRefusal) -> Result<Vec<RecordBatch>> {
+    let (state, plan) = frame.clone().into_parts();
+    let refused = match frame.collect().await {
+        Err(error) if on_refusal == OnRefusal::PlanAgain && was_refused(&error) => error,
+        collected => return collected,
+    };
+    let set = state.config().options().extensions.get::<MemoryOptions>();
+    let limit = set.and_then(|set| set.job_limit).unwrap_or(LITTLE);
+    let Ok(again) = plan_to_spill(DataFrame::new(state, plan), limit) else {
+        return Err(refused);
+    };
+    let (mut state, plan) = again.into_parts();
+    for key in BROADCASTS {
+        state.config_mut().options_mut().set(key, "0")?;
+    }
+    DataFrame::new(state, plan).collect().await
+}
+
+/// Which sides of joins are sent to all tasks, where a hash table is made of them.
+const BROADCASTS: [&str; 4] = [
+    "ballista.optimizer.broadcast_join_threshold_bytes",
+    "ballista.optimizer.broadcast_join_threshold_rows",
+    "datafusion.optimizer.hash_join_single_partition_threshold",
+    "datafusion.optimizer.hash_join_single_partition_threshold_rows",
+];
+
+/// The limit for which a job is planned again if its session has none: what executors have is not known to it.
+const LITTLE: usize = 16 << 20;
+
+/// Whether a job has failed because a task was refused memory. A scheduler tells clients texts only.
+fn was_refused(error: &DataFusionError) -> bool {
+    let text = error.to_string();
+    text.contains("ResourcesExhausted") || text.contains("Resources exhausted")
 }
 
 /// An executor of a cluster.

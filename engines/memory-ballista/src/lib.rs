@@ -13,8 +13,8 @@ mod placement;
 mod process;
 mod status;
 
-pub use arrow_memory_datafusion::{BufferAllocator, RootAllocator};
-pub use client::{ClusterExecutor, cluster, connect};
+pub use arrow_memory_datafusion::{BufferAllocator, OnRefusal, RootAllocator};
+pub use client::{ClusterExecutor, cluster, collect, connect};
 pub use clients::Clients;
 pub use endpoint::{EACH, Endpoint, Executor};
 pub use engine::MemoryEngine;

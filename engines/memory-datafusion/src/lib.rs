@@ -32,6 +32,8 @@ pub use error::{AdmitError, StillHeld};
 pub use handle::QueryMemory;
 pub use memory::{DataFusionMemory, DataFusionMemoryBuilder, QueryBuilder};
 pub use options::{Charge, Granularity, OnRefusal, Policy, Wait};
+#[cfg(feature = "session")]
+pub use replan::plan_to_spill;
 pub use report::{OperatorReport, QueryReport};
 
 /// The page of the guide, whose program is tested as it stands.

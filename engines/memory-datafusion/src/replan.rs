@@ -148,21 +148,42 @@ fn executed_again<'a>(
         {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let (mut state, plan) = frame.into_parts();
         let limit =
             levels(query.allocator()).fold(usize::MAX, |limit, level| limit.min(bound(&level)));
-        let options = state.config_mut().options_mut();
-        options.optimizer.prefer_hash_join = false;
-        // A plan of one partition has hash joins only.
-        options.optimizer.repartition_joins = true;
-        options.execution.target_partitions = options.execution.target_partitions.max(2);
-        // A join sorts both of its inputs, and each sort sets this aside for its merge: a third of the limit for all.
-        let sorts = 2 * joins(&plan)? * options.execution.target_partitions;
-        let aside = &mut options.execution.sort_spill_reservation_bytes;
-        *aside = (*aside).min(limit / (3 * sorts.max(1)));
-        executed(&DataFrame::new(state, plan), query).await
+        executed(&with_plan_that_spills(frame, limit)?, query).await
     }
     .boxed()
+}
+
+/// Returns the frame with settings under which it is planned with sort-merge joins, which spill, and with sorts that begin
+/// within a limit of that many bytes: what [`OnRefusal::PlanAgain`] executes after a refusal. For engines that execute
+/// frames elsewhere.
+///
+/// # Errors
+///
+/// [`DataFusionError::NotImplemented`] if the frame does not just read: what it has written would be written twice. So with a
+/// node of an extension, of which nobody knows what it does.
+#[cfg_attr(docsrs, doc(cfg(feature = "session")))]
+pub fn plan_to_spill(frame: DataFrame, limit: usize) -> Result<DataFrame> {
+    if count(frame.logical_plan(), may_write)? > 0 {
+        let text = "a plan that may write is not executed twice";
+        return Err(DataFusionError::NotImplemented(text.to_owned()));
+    }
+    with_plan_that_spills(frame, limit)
+}
+
+fn with_plan_that_spills(frame: DataFrame, limit: usize) -> Result<DataFrame> {
+    let (mut state, plan) = frame.into_parts();
+    let options = state.config_mut().options_mut();
+    options.optimizer.prefer_hash_join = false;
+    // A plan of one partition has hash joins only.
+    options.optimizer.repartition_joins = true;
+    options.execution.target_partitions = options.execution.target_partitions.max(2);
+    // A join sorts both of its inputs, and each sort sets this aside for its merge: a third of the limit for all.
+    let sorts = 2 * joins(&plan)? * options.execution.target_partitions;
+    let aside = &mut options.execution.sort_spill_reservation_bytes;
+    *aside = (*aside).min(limit / (3 * sorts.max(1)));
+    Ok(DataFrame::new(state, plan))
 }
 
 /// Whether a query that failed begins anew.

@@ -143,6 +143,9 @@ pub(crate) struct Client {
     /// A setting of the session, such as arrow_memory.job_limit=268435456 or datafusion.optimizer.prefer_hash_join=true.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) settings: Vec<String>,
+    /// Submits a job that was refused memory once more, with joins and sorts that need less and spill.
+    #[arg(long)]
+    pub(crate) plan_again: bool,
 }
 
 #[derive(Args, Debug)]

@@ -1,6 +1,6 @@
 //! The role `client`.
 
-use arrow_memory_ballista::connect;
+use arrow_memory_ballista::{OnRefusal, collect, connect};
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::error::Result;
 use datafusion::prelude::ParquetReadOptions;
@@ -35,6 +35,10 @@ async fn rows(
             .register_parquet(name, path, ParquetReadOptions::default())
             .await?;
     }
-    let batches = session.sql(&options.sql).await?.collect().await?;
+    let on_refusal = match options.plan_again {
+        true => OnRefusal::PlanAgain,
+        false => OnRefusal::Fail,
+    };
+    let batches = collect(session.sql(&options.sql).await?, on_refusal).await?;
     Ok(pretty_format_batches(&batches)?.to_string())
 }

@@ -4,13 +4,25 @@ use std::fmt::Write;
 
 use arrow_memory_ballista::local::LocalCluster;
 
-use crate::support::{Outcome, QUERIES, outcome, start};
+use arrow_memory_ballista::OnRefusal;
 
-/// The budget of each executor at which both are compared.
-const LIMIT: &str = "48MiB";
+use crate::support::{Outcome, QUERIES, judged, start};
 
-/// A budget that nothing reaches.
+/// The budgets of each executor at which both are compared. Nothing reaches the first one.
+const BUDGETS: [&str; 4] = [UNLIMITED, "20MiB", "12MiB", "8MiB"];
+
 const UNLIMITED: &str = "64GiB";
+
+/// What runs.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    /// Ballista with its own pools.
+    Stock,
+    /// The tree.
+    Tree,
+    /// The tree, and clients that plan jobs again that were refused memory.
+    Again,
+}
 
 struct Column {
     title: String,
@@ -19,9 +31,14 @@ struct Column {
     resident_peaks: Vec<usize>,
 }
 
-async fn column(stock: bool, hash: bool, budget: &str) -> Column {
+async fn column(kind: Kind, hash: bool, budget: &str) -> Column {
+    let stock = kind == Kind::Stock;
+    let on_refusal = match kind {
+        Kind::Again => OnRefusal::PlanAgain,
+        _ => OnRefusal::Fail,
+    };
     let budget = format!("--budget={budget}");
-    let mut executor = vec![&*budget, "--task-minimum=8MiB", "--retries=3"];
+    let mut executor = vec![&*budget, "--task-minimum=4MiB", "--retries=3"];
     if stock {
         executor.push("--stock");
     }
@@ -33,7 +50,7 @@ async fn column(stock: bool, hash: bool, budget: &str) -> Column {
     let mut outcomes = Vec::new();
     let mut peaks = vec![0; 2];
     for query in QUERIES.iter() {
-        let outcome = outcome(&cluster.address(), query, &joins).await;
+        let outcome = judged(&cluster.address(), query, &joins, on_refusal).await;
         eprintln!("{executor:?} {joins:?} q{}: {outcome:?}", query.number);
         note_peaks(&cluster, &mut peaks).await;
         if outcome == Outcome::Hung {
@@ -44,7 +61,11 @@ async fn column(stock: bool, hash: bool, budget: &str) -> Column {
     Column {
         title: format!(
             "{}, {}, {}",
-            if stock { "Ballista" } else { "tree" },
+            match kind {
+                Kind::Stock => "Ballista",
+                Kind::Tree => "tree",
+                Kind::Again => "tree, planned again",
+            },
             if hash { "hash" } else { "merge" },
             budget.trim_start_matches("--budget=")
         ),
@@ -101,17 +122,17 @@ fn table(columns: &[Column]) -> String {
 #[ignore = "takes minutes"]
 async fn all_queries_stock_and_under_the_tree() {
     let mut columns = Vec::new();
-    for budget in [UNLIMITED, LIMIT] {
+    for budget in BUDGETS {
         for hash in [false, true] {
-            for stock in [true, false] {
-                columns.push(column(stock, hash, budget).await);
+            for kind in [Kind::Stock, Kind::Tree, Kind::Again] {
+                columns.push(column(kind, hash, budget).await);
             }
         }
     }
     println!("{}", table(&columns));
-    for pair in columns.chunks(2) {
-        let [stock, tree] = pair else {
-            unreachable!("they are pairs")
+    for three in columns.chunks(3) {
+        let [stock, tree, again] = three else {
+            unreachable!("they are three of each")
         };
         let right = |column: &Column| {
             column
@@ -120,17 +141,20 @@ async fn all_queries_stock_and_under_the_tree() {
                 .filter(|one| **one == Outcome::Right)
                 .count()
         };
-        let wrong = tree
-            .outcomes
-            .iter()
-            .find(|one| matches!(one, Outcome::Wrong(_) | Outcome::Hung));
-        assert_eq!(wrong, None, "{}", tree.title);
+        for column in [tree, again] {
+            let wrong = column
+                .outcomes
+                .iter()
+                .find(|one| matches!(one, Outcome::Wrong(_) | Outcome::Hung));
+            assert_eq!(wrong, None, "{}", column.title);
+        }
         assert!(
             right(tree) >= right(stock),
             "{} and {}",
             tree.title,
             stock.title
         );
+        assert_eq!(right(again), QUERIES.len(), "{}", again.title);
         if tree.title.ends_with(UNLIMITED) {
             assert_eq!(right(tree), QUERIES.len(), "{}", tree.title);
         }

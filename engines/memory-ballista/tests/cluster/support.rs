@@ -5,8 +5,8 @@ use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use arrow_memory_ballista::connect;
 use arrow_memory_ballista::local::{LocalCluster, LocalOptions};
+use arrow_memory_ballista::{OnRefusal, collect, connect};
 use datafusion::error::Result;
 use engine_tests::outcome::Rows;
 use engine_tests::tpch::{ANSWERS_SCALE, Query, queries, register, tables};
@@ -72,7 +72,18 @@ impl Outcome {
 
 /// Runs a query on the scheduler's cluster in a session with those settings, and compares its answer.
 pub(crate) async fn outcome(scheduler: &str, query: &Query, settings: &[(&str, &str)]) -> Outcome {
-    let rows = tokio::time::timeout(TIME, rows(scheduler, query, settings)).await;
+    judged(scheduler, query, settings, OnRefusal::Fail).await
+}
+
+/// Does the same, and says what becomes of a job that was refused memory.
+pub(crate) async fn judged(
+    scheduler: &str,
+    query: &Query,
+    settings: &[(&str, &str)],
+    on_refusal: OnRefusal,
+) -> Outcome {
+    let rows = rows(scheduler, query, settings, on_refusal);
+    let rows = tokio::time::timeout(TIME, rows).await;
     match rows {
         Err(_) => Outcome::Hung,
         Ok(Err(error)) => Outcome::Failed(error.to_string()),
@@ -83,7 +94,12 @@ pub(crate) async fn outcome(scheduler: &str, query: &Query, settings: &[(&str, &
     }
 }
 
-async fn rows(scheduler: &str, query: &Query, settings: &[(&str, &str)]) -> Result<Rows> {
+async fn rows(
+    scheduler: &str,
+    query: &Query,
+    settings: &[(&str, &str)],
+    on_refusal: OnRefusal,
+) -> Result<Rows> {
     let name = format!("q{}", query.number);
     // Few partitions: on one core, more of them are slower.
     let mut all = vec![
@@ -95,7 +111,7 @@ async fn rows(scheduler: &str, query: &Query, settings: &[(&str, &str)]) -> Resu
     register(&session, folder()).await?;
     let frame = session.sql(&query.sql).await?;
     let schema = frame.schema().inner().clone();
-    Rows::read(schema, frame.collect().await?)
+    Rows::read(schema, collect(frame, on_refusal).await?)
 }
 
 /// Returns the folder with TPC-H's tables at the scale of the answers.
