@@ -13,9 +13,9 @@ use arrow_memory_datafusion::{AdmitError, DataFusionMemory, QueryMemory, QueryRe
 use datafusion::execution::TaskContext;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 
-use crate::memory::{Counts, finite};
+use crate::counts::Counts;
 use crate::options::JobOptions;
-use crate::status::{JobStatus, OperatorStatus};
+use crate::status::{JobStatus, OperatorStatus, finite};
 
 /// A job on this executor.
 pub(crate) struct Job {

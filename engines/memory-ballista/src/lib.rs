@@ -2,6 +2,7 @@
 
 mod client;
 mod clients;
+mod counts;
 mod endpoint;
 mod engine;
 mod http;

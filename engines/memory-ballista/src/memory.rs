@@ -4,19 +4,19 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow_memory_datafusion::{BufferAllocator, DataFusionMemory, DataFusionMemoryBuilder};
 use datafusion::error::{DataFusionError, Result};
 use futures::future::BoxFuture;
-use tokio::sync::Notify;
 
+use crate::counts::Counts;
 use crate::job::Job;
 use crate::options::JobOptions;
 use crate::process::Resident;
-use crate::status::{ExecutorStatus, ExecutorTree};
+use crate::status::{ExecutorStatus, ExecutorTree, finite};
 
 /// An executor's memory in an allocator's tree: the allocator, below it one for each job, and below that one for each task,
 /// which has one for each operator. Clones are handles of the same.
@@ -44,18 +44,6 @@ pub(crate) struct Shared {
     tell: Tell,
     jobs: Mutex<HashMap<String, Arc<Job>>>,
     pub(crate) counts: Arc<Counts>,
-}
-
-/// What is counted over all jobs. The numbers are for reports, so that no ordering matters.
-#[derive(Default)]
-pub(crate) struct Counts {
-    pub(crate) running: AtomicUsize,
-    pub(crate) waiting: AtomicUsize,
-    pub(crate) waited: AtomicU64,
-    pub(crate) refused: AtomicU64,
-    pub(crate) handed_back: AtomicU64,
-    /// Told when a task has ended.
-    pub(crate) ended: Notify,
 }
 
 /// How long a job without tasks is kept, so that its limit and its numbers last from one stage to the next.
@@ -240,11 +228,6 @@ impl BallistaMemory {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Returns a limit, unless it is none.
-pub(crate) fn finite(limit: usize) -> Option<usize> {
-    Some(limit).filter(|&limit| limit <= isize::MAX as usize)
 }
 
 impl fmt::Debug for BallistaMemory {

@@ -146,6 +146,11 @@ impl ExecutorTree {
     }
 }
 
+/// Returns a limit, unless it is none.
+pub(crate) fn finite(limit: usize) -> Option<usize> {
+    Some(limit).filter(|&limit| limit <= isize::MAX as usize)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
