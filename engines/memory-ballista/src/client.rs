@@ -77,7 +77,9 @@ const LITTLE: usize = 16 << 20;
 /// Whether a job has failed because a task was refused memory. A scheduler tells clients texts only.
 fn was_refused(error: &DataFusionError) -> bool {
     let text = error.to_string();
-    text.contains("ResourcesExhausted") || text.contains("Resources exhausted")
+    let refused = text.contains("ResourcesExhausted") || text.contains("Resources exhausted");
+    // With less it would not fit either.
+    refused && !text.contains("cannot be admitted")
 }
 
 /// An executor of a cluster.

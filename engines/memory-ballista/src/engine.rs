@@ -106,7 +106,6 @@ impl ExecutionEngine for MemoryEngine {
         let input = plan.children().first().map(|input| Arc::clone(input));
         let input = input.ok_or_else(|| no_writer(plan.as_ref()))?;
         let input = job.rule().optimize(input, &ConfigOptions::default())?;
-        let partitions = global_output_partition_ids.clone();
         let stage = Stage {
             job_id,
             stage_id,
@@ -118,7 +117,6 @@ impl ExecutionEngine for MemoryEngine {
             inner: DefaultQueryStageExec::new(stage.writer(plan.as_ref(), input)?),
             writer: format!("{}#0", plan.name()),
             stage: stage_id,
-            partitions,
             options,
             job,
             memory: self.memory.clone(),
@@ -192,7 +190,6 @@ struct MemoryStage {
     /// The name of the writer among the task's operators.
     writer: String,
     stage: usize,
-    partitions: Vec<usize>,
     options: JobOptions,
     job: Arc<Job>,
     memory: BallistaMemory,
@@ -201,18 +198,17 @@ struct MemoryStage {
 impl MemoryStage {
     /// Returns what becomes of a task that was refused memory: an error that the scheduler takes as a reason to try again,
     /// after it was told, or the refusal.
-    async fn refused(&self, task: usize, refusal: DataFusionError) -> DataFusionError {
-        let JobOptions { retries, .. } = self.options;
-        if !self.job.refused(self.stage, &self.partitions, retries) {
+    async fn refused(&self, attempt: usize, refusal: DataFusionError) -> DataFusionError {
+        if !self.job.refused(attempt, self.options.retries) {
             return refusal;
         }
         self.memory.tell().await;
-        let text = format!(
-            "task {}.{task} was refused memory and is to be tried again: {}",
-            self.stage,
-            refusal.strip_backtrace()
-        );
-        // The only errors that the scheduler retries are those of input and output.
+        self.handed_back(&refusal.strip_backtrace())
+    }
+
+    /// Returns an error that the scheduler retries: it does so with those of input and output, and no others.
+    fn handed_back(&self, why: &str) -> DataFusionError {
+        let text = format!("a task of stage {} was handed back: {why}", self.stage);
         DataFusionError::IoError(io::Error::new(io::ErrorKind::OutOfMemory, text))
     }
 
@@ -237,18 +233,20 @@ impl QueryStageExecutor for MemoryStage {
         context: Arc<TaskContext>,
     ) -> Result<Vec<ShuffleWritePartition>> {
         let place = (self.stage, task_id);
+        let attempt = attempt_of(&context);
         let task = match self.job.admit(place, &self.options).await {
-            Ok(task) => task,
-            Err(error) => {
+            Some(Ok(task)) => task,
+            Some(Err(error)) => {
                 let refusal = DataFusionError::ResourcesExhausted(error.to_string());
                 return Err(match error {
                     // Elsewhere there may be room.
                     AdmitError::Timeout { .. } | AdmitError::Refused { .. } => {
-                        self.refused(task_id, refusal).await
+                        self.refused(attempt, refusal).await
                     }
                     _ => refusal,
                 });
             }
+            None => return Err(self.handed_back("the executor is to stop")),
         };
         let own = Arc::new(task.context(&self.writer, &context));
         drop(context);
@@ -256,7 +254,7 @@ impl QueryStageExecutor for MemoryStage {
         self.note_spills();
         drop(task);
         match written {
-            Err(error) if is_refusal(&error) => Err(self.refused(task_id, error).await),
+            Err(error) if is_refusal(&error) => Err(self.refused(attempt, error).await),
             written => written,
         }
     }
@@ -297,13 +295,27 @@ fn name_of(config: &SessionConfig) -> String {
         .into_iter()
         .filter(|entry| entry.key == BALLISTA_JOB_NAME)
         .filter_map(|entry| entry.value);
-    names.next().unwrap_or_default()
+    let mut name = names.next().unwrap_or_default();
+    name.truncate(name.floor_char_boundary(NAME));
+    name
 }
 
-/// Whether an error is a refusal of memory, whatever operators and Ballista's writers have put around it.
+/// How many bytes of a job's name are kept.
+const NAME: usize = 255;
+
+/// Returns how often a task's work has failed before, on any executor: the number at the end of the name that Ballista gives
+/// the task, `TID job/stage.attempt/task.attempt`.
+fn attempt_of(context: &TaskContext) -> usize {
+    let task = context.task_id();
+    let attempt = task.as_deref().and_then(|task| task.rsplit_once('.'));
+    attempt.map_or(0, |(_, attempt)| attempt.parse().unwrap_or(0))
+}
+
+/// Whether an error is a refusal of memory, whatever operators and Ballista's writers have put around it. A disk that is full
+/// is an error of the same kind, with another text.
 fn is_refusal(error: &DataFusionError) -> bool {
     match error.find_root() {
-        DataFusionError::ResourcesExhausted(_) => true,
+        DataFusionError::ResourcesExhausted(text) => text.contains(" was refused "),
         DataFusionError::External(inner) => match inner.downcast_ref() {
             Some(BallistaError::DataFusionError(inner)) => is_refusal(inner),
             _ => false,

@@ -30,6 +30,9 @@ pub const CONNECTIONS: usize = 64;
 /// The largest body of a request.
 pub const REQUEST: usize = 1 << 20;
 
+/// How long the head of a request may take: one that says nothing is not let have a place for long.
+const HEAD_TIME: Duration = Duration::from_secs(1);
+
 /// The largest head of a request.
 const HEAD: usize = 16 << 10;
 
@@ -168,6 +171,7 @@ async fn connection(
     });
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
         .keep_alive(false)
         .max_buf_size(HEAD)
         .serve_connection(TokioIo::new(stream), service)

@@ -1,11 +1,11 @@
 //! A job on an executor: its tasks that run and wait, and what is known of those that have ended.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -36,10 +36,10 @@ struct Books {
     waited: Duration,
     /// By stage and name. There are as many as the plans of the job have.
     operators: Operators,
-    /// How often the task of a stage with those partitions was handed back.
-    handed_back: HashMap<(usize, Vec<usize>), usize>,
-    /// The names of the tasks that run. What a task has spawned may keep its query for longer.
-    tasks: HashSet<String>,
+    /// The tasks that run, by a number that each gets.
+    tasks: HashMap<u64, Weak<QueryMemory>>,
+    /// How many tasks have begun.
+    begun: u64,
     /// When the last task ended.
     last: Instant,
 }
@@ -67,8 +67,8 @@ impl Job {
                 refused: 0,
                 waited: Duration::ZERO,
                 operators: HashMap::new(),
-                handed_back: HashMap::new(),
-                tasks: HashSet::new(),
+                tasks: HashMap::new(),
+                begun: 0,
                 last: Instant::now(),
             }),
         }
@@ -97,12 +97,13 @@ impl Job {
         self.memory.allocator().retire();
     }
 
-    /// Waits until the task's minimum fits, and sets it aside. Dropping the future ends the wait.
+    /// Waits until the task's minimum fits, and sets it aside. Dropping the future ends the wait. `None`: the executor admits no
+    /// more tasks.
     pub(crate) async fn admit(
         self: &Arc<Self>,
         (stage, task): (usize, usize),
         options: &JobOptions,
-    ) -> Result<Task, AdmitError> {
+    ) -> Option<Result<Task, AdmitError>> {
         let name = format!("{TASK}{stage}.{task}");
         let mut query = self.memory.query(&name).reservation(options.task_minimum);
         if let Some(wait) = options.task_wait {
@@ -116,31 +117,24 @@ impl Job {
             Poll::Pending => {
                 // Relaxed: a number for reports.
                 self.counts.waited.fetch_add(1, Ordering::Relaxed);
-                let waiting = Counted::waiting(self);
-                let admitted = admission.await;
+                let waiting = Counted::waiting(self, options.task_minimum);
+                let admitted = tokio::select! {
+                    admitted = admission => Some(admitted),
+                    () = self.counts.closed() => None,
+                };
                 drop(waiting);
                 self.books().waited += begun.elapsed();
-                admitted
+                admitted?
             }
         };
-        let query = admitted?;
-        let running = Counted::running(self);
-        self.books().tasks.insert(name);
-        Ok(Task { query, running })
+        Some(admitted.map(|query| Task::new(query, self)))
     }
 
-    /// Notes that the task of a stage with those partitions was refused memory, and says whether it is to be handed back:
-    /// that many times at most.
-    pub(crate) fn refused(&self, stage: usize, partitions: &[usize], retries: usize) -> bool {
-        let mut books = self.books();
-        books.refused += 1;
-        let times = books
-            .handed_back
-            .entry((stage, partitions.to_vec()))
-            .or_default();
-        let again = *times < retries;
-        *times += usize::from(again);
-        drop(books);
+    /// Notes that a task was refused memory, and says whether it is to be handed back: that many times at most, if the work
+    /// has failed `attempt` times before.
+    pub(crate) fn refused(&self, attempt: usize, retries: usize) -> bool {
+        self.books().refused += 1;
+        let again = attempt < retries;
         self.counts.refused.fetch_add(1, Ordering::Relaxed);
         self.counts
             .handed_back
@@ -160,9 +154,8 @@ impl Job {
             allocator.allocated_memory(),
             allocator.peak_memory_allocation(),
         );
-        let mut running = self.memory.queries();
         let books = self.books();
-        running.retain(|task| books.tasks.contains(&task.name));
+        let running: Vec<_> = books.tasks.values().filter_map(Weak::upgrade).collect();
         let mut status = JobStatus {
             job: self.id.clone(),
             name: self.name.clone(),
@@ -178,8 +171,8 @@ impl Job {
         };
         let mut operators = books.operators.clone();
         drop(books);
-        for report in running {
-            add(&mut operators, &report, true);
+        for task in running {
+            add(&mut operators, &task.report(), true);
         }
         status.operators = operators.into_values().collect();
         status.operators.sort_by(|a, b| {
@@ -235,11 +228,27 @@ fn stage_of(task: &str) -> Option<usize> {
 /// A task that was admitted. Dropping it gives its reservation back, and grants nothing more. What is still held, by the plan or
 /// by what was spawned for it, stays charged until it is dropped.
 pub(crate) struct Task {
-    query: QueryMemory,
+    query: Arc<QueryMemory>,
+    number: u64,
     running: Counted,
 }
 
 impl Task {
+    fn new(query: QueryMemory, job: &Arc<Job>) -> Self {
+        let query = Arc::new(query);
+        let running = Counted::running(job);
+        let mut books = job.books();
+        books.begun += 1;
+        let number = books.begun;
+        books.tasks.insert(number, Arc::downgrade(&query));
+        drop(books);
+        Self {
+            query,
+            number,
+            running,
+        }
+    }
+
     /// Returns the context of the node at the top of the stage.
     pub(crate) fn context(&self, operator: &str, context: &Arc<TaskContext>) -> TaskContext {
         self.query.operator_context(operator, context)
@@ -251,8 +260,10 @@ impl Drop for Task {
         let report = self.query.report();
         let mut books = self.running.job.books();
         books.ended += 1;
-        books.tasks.remove(&report.name);
+        let removed = books.tasks.remove(&self.number);
         add(&mut books.operators, &report, false);
+        drop(books);
+        drop(removed);
     }
 }
 
@@ -260,21 +271,28 @@ impl Drop for Task {
 struct Counted {
     job: Arc<Job>,
     waits: bool,
+    /// Whether the executor counts it, too. One that waits for its own job's limit is not in the way of others.
+    of_executor: bool,
 }
 
 impl Counted {
     fn running(job: &Arc<Job>) -> Self {
-        Self::new(job, false)
+        Self::new(job, false, true)
     }
 
-    fn waiting(job: &Arc<Job>) -> Self {
-        Self::new(job, true)
+    fn waiting(job: &Arc<Job>, minimum: usize) -> Self {
+        let allocator = job.memory.allocator();
+        let left = allocator
+            .limit()
+            .saturating_sub(allocator.allocated_memory());
+        Self::new(job, true, left >= minimum)
     }
 
-    fn new(job: &Arc<Job>, waits: bool) -> Self {
+    fn new(job: &Arc<Job>, waits: bool, of_executor: bool) -> Self {
         let counted = Self {
             job: Arc::clone(job),
             waits,
+            of_executor,
         };
         for count in counted.counts() {
             count.fetch_add(1, Ordering::Relaxed);
@@ -282,11 +300,14 @@ impl Counted {
         counted
     }
 
-    fn counts(&self) -> [&AtomicUsize; 2] {
-        match self.waits {
-            true => [&self.job.waiting, &self.job.counts.waiting],
-            false => [&self.job.running, &self.job.counts.running],
-        }
+    fn counts(&self) -> impl Iterator<Item = &AtomicUsize> {
+        let (of_job, of_executor) = match self.waits {
+            true => (&self.job.waiting, &self.job.counts.waiting),
+            false => (&self.job.running, &self.job.counts.running),
+        };
+        [of_job]
+            .into_iter()
+            .chain(self.of_executor.then_some(of_executor))
     }
 }
 

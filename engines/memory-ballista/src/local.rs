@@ -67,6 +67,18 @@ impl LocalCluster {
     ///
     /// What went wrong, with the end of the log of the process; no process is left then.
     pub async fn start(options: &LocalOptions) -> io::Result<Self> {
+        // Ports are chosen before they are bound, and may be taken in between.
+        let mut last = None;
+        for _ in 0..3 {
+            match Self::try_start(options).await {
+                Ok(cluster) => return Ok(cluster),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| io::ErrorKind::Other.into()))
+    }
+
+    async fn try_start(options: &LocalOptions) -> io::Result<Self> {
         let token = options.token_file.as_deref().map(Token::read).transpose();
         let token = token.map_err(io::Error::other)?;
         let folder = TempDir::new()?;

@@ -1,6 +1,6 @@
 //! The tree of an executor: the root, its jobs, and their tasks.
 //!
-//! No lock of this module is held while an allocator, a query or a job is made, asked or dropped.
+//! No lock of this module is held while an allocator or a query is made, asked or dropped.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -114,6 +114,7 @@ impl BallistaMemory {
 
     /// Returns the executor's numbers. The identifier and the address are empty: this does not know them.
     pub fn status(&self) -> ExecutorStatus {
+        self.forget();
         let Shared {
             allocator,
             options,
@@ -138,7 +139,7 @@ impl BallistaMemory {
     }
 
     /// Returns the executor's numbers, its jobs and their operators, at most 10,000 of them: first the jobs with the largest
-    /// peaks. Each job is read at one instant. It costs about as much as printing the tree.
+    /// peaks. They are read one after another. It costs about as much as printing the tree.
     pub fn tree(&self) -> ExecutorTree {
         let mut jobs: Vec<_> = self.jobs().iter().map(|job| job.status()).collect();
         jobs.sort_by(|a, b| b.peak.cmp(&a.peak).then_with(|| a.job.cmp(&b.job)));
@@ -149,6 +150,12 @@ impl BallistaMemory {
         };
         tree.bound(LISTED);
         tree
+    }
+
+    /// Has tasks that wait for their minimum, and those that come later and would have to, handed back to the scheduler: for an
+    /// executor that is to stop, which Ballista lets finish its tasks first.
+    pub fn close_admission(&self) {
+        self.shared.counts.closed.send_replace(true);
     }
 
     /// Ends when a task has ended since the last call, so that there is room that others should know of.

@@ -19,7 +19,8 @@ pub struct MemoryOptions {
     /// `arrow_memory.job_limit`: what a job may use on each executor, in bytes, at most what the executor allows. As text
     /// it may have a unit: `256MiB`.
     pub job_limit: Option<usize>,
-    /// `arrow_memory.task_minimum`: what is set aside for each task before it starts, in bytes. A task waits until it fits.
+    /// `arrow_memory.task_minimum`: what is set aside for each task before it starts, in bytes, at most what the executor
+    /// allows. A task waits until it fits.
     pub task_minimum: Option<usize>,
     /// `arrow_memory.retries`: how often an executor hands a task that was refused memory back to the scheduler, which tries
     /// it again. After that the refusal fails the job.
@@ -115,7 +116,10 @@ pub struct JobOptions {
     pub limit: Option<usize>,
     /// What is set aside for each task before it starts, in bytes.
     pub task_minimum: usize,
-    /// How often a task that was refused memory is handed back to the scheduler: at most [`RETRIES`] times.
+    /// The largest minimum that a session may set for its tasks, in bytes. `None`: as large as `task_minimum`. A task that waits
+    /// for a large minimum holds back all tasks that come after it.
+    pub task_minimum_max: Option<usize>,
+    /// How often a task that was refused memory is handed back to the scheduler, over all executors: at most [`RETRIES`] times.
     pub retries: usize,
     /// How long a task waits for its minimum. `None`: until the task is cancelled.
     pub task_wait: Option<Duration>,
@@ -131,9 +135,11 @@ impl JobOptions {
             return self;
         };
         let limits = [self.limit, set.job_limit];
+        let largest = self.task_minimum_max.unwrap_or(0).max(self.task_minimum);
         Self {
             limit: limits.into_iter().flatten().min(),
-            task_minimum: set.task_minimum.unwrap_or(self.task_minimum),
+            task_minimum: set.task_minimum.unwrap_or(self.task_minimum).min(largest),
+            task_minimum_max: self.task_minimum_max,
             retries: set.retries.unwrap_or(self.retries).min(RETRIES),
             task_wait: set
                 .task_wait_seconds
@@ -164,6 +170,7 @@ mod tests {
         let arrived = session_config().update_from_key_value_pair(&sent);
         let own = |limit| JobOptions {
             limit,
+            task_minimum_max: Some(10),
             ..JobOptions::default()
         };
         assert_eq!(own(Some(2000)).of(&arrived).limit, Some(1024));
@@ -173,6 +180,15 @@ mod tests {
         assert_eq!(options.retries, RETRIES);
         assert_eq!(options.task_wait, Some(Duration::from_secs(5)));
         assert_eq!(own(Some(7)).of(&session_config()), own(Some(7)));
+        client
+            .options_mut()
+            .set("arrow_memory.task_minimum", "1GiB")
+            .unwrap();
+        assert_eq!(
+            own(None).of(&client).task_minimum,
+            10,
+            "no more than is allowed"
+        );
         for (key, value) in [("job_limit", "much"), ("retries", "-1"), ("limit", "1")] {
             let error = client
                 .options_mut()

@@ -1,7 +1,7 @@
 //! The scheduler's choice of executors, narrowed to those that have room.
 //!
-//! Executors tell their numbers about once a second. So this is an estimate, which only orders who is asked first: a task that
-//! comes to an executor without room waits there.
+//! Executors tell their numbers about once a second. So this is an estimate: a task that comes to an executor without room
+//! waits there.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -26,7 +26,7 @@ use crate::status::ExecutorStatus;
 ///
 /// An executor has room if no task waits on it and its headroom covers its minimum of a task, those of tasks that it was
 /// given since it told its numbers included. It also has room if no task of it is known to the scheduler: what does not
-/// fit there fits nowhere. An executor that has refused a task has none for [`AVOIDED`]. One that has told no numbers for
+/// fit there fits nowhere. An executor that has handed a task back has none for [`AVOIDED`]. One that has told no numbers for
 /// [`STALE`], or never, is left to Ballista's choice.
 ///
 /// It works with push scheduling only. With pull scheduling executors ask for tasks, and nothing is chosen here.
@@ -37,7 +37,7 @@ pub struct Placement {
     room: Notify,
 }
 
-/// How long an executor that has refused a task gets none.
+/// How long an executor that has handed a task back gets none.
 pub const AVOIDED: Duration = Duration::from_secs(1);
 
 /// How long numbers of an executor count.
@@ -47,7 +47,8 @@ pub const STALE: Duration = Duration::from_secs(10);
 #[derive(Default)]
 struct Known {
     told: Option<(ExecutorStatus, Instant)>,
-    refused: Option<Instant>,
+    /// When it was seen that it has handed tasks back, and how many those were in all.
+    handed_back: (Option<Instant>, u64),
     /// The cores of the tasks that run there.
     cores: u32,
     /// Tasks that it was given since it told its numbers.
@@ -87,10 +88,12 @@ impl Known {
         let Some((status, _)) = told else {
             return true;
         };
-        if self.refused.is_some_and(|refused| recent(refused, AVOIDED)) {
+        if self.handed_back.0.is_some_and(|at| recent(at, AVOIDED)) {
             return false;
         }
-        if self.cores == 0 {
+        // Ballista does not say of all tasks that they have ended.
+        let idle = status.running == 0 && status.waiting == 0 && self.given == 0;
+        if self.cores == 0 || idle {
             return true;
         }
         let minimum = status.task_minimum.max(1);
@@ -109,24 +112,25 @@ impl Placement {
         }
     }
 
-    /// Takes the numbers of an executor. Returns whether it is registered; else they are not kept.
-    pub async fn told(&self, status: ExecutorStatus) -> bool {
-        let executor = status.executor.clone();
-        if self.inner.get_executor_metadata(&executor).await.is_err() {
+    /// Takes the numbers of an executor. Returns whether it is registered; else they are not kept. Of its address only the port
+    /// is taken: the host is the one that it has registered with.
+    pub async fn told(&self, mut status: ExecutorStatus) -> bool {
+        let Ok(metadata) = self.inner.get_executor_metadata(&status.executor).await else {
             return false;
-        }
+        };
+        let port = status.address.rsplit_once(':').map_or("", |(_, port)| port);
+        status.address = address(&metadata.host, port);
         let now = Instant::now();
         let mut all = self.known();
-        let known = all.entry(executor).or_default();
-        let before = known.told.replace((status, now));
-        let refused = |status: &ExecutorStatus| status.refused;
-        let (before, after) = (before.map_or(0, |(status, _)| status.refused), &known.told);
-        if after
-            .as_ref()
-            .is_some_and(|(status, _)| refused(status) > before)
-        {
-            known.refused = Some(now);
+        let Some(known) = all.get_mut(&status.executor) else {
+            // It was removed meanwhile.
+            return false;
+        };
+        // One report may overtake another.
+        if status.handed_back > known.handed_back.1 {
+            known.handed_back = (Some(now), status.handed_back);
         }
+        known.told = Some((status, now));
         known.given = 0;
         let revived = known.left_out && known.has_room(now);
         drop(all);
@@ -195,6 +199,14 @@ impl Placement {
     }
 }
 
+/// Returns host and port as one text.
+pub(crate) fn address(host: &str, port: impl fmt::Display) -> String {
+    match host.contains(':') && !host.starts_with('[') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
+}
+
 #[async_trait]
 impl ClusterState for Placement {
     async fn init(&self) -> Result<()> {
@@ -221,10 +233,11 @@ impl ClusterState for Placement {
             .await?;
         let mut all = self.known();
         for (executor, task) in &bound {
-            let known = all.entry(executor.clone()).or_default();
-            known.cores += task.vcores_consumed;
-            known.given += 1;
-            known.counts.tasks += 1;
+            if let Some(known) = all.get_mut(executor) {
+                known.cores += task.vcores_consumed;
+                known.given += 1;
+                known.counts.tasks += 1;
+            }
         }
         Ok(bound)
     }
@@ -246,7 +259,10 @@ impl ClusterState for Placement {
         metadata: ExecutorMetadata,
         spec: ExecutorData,
     ) -> Result<()> {
-        self.inner.register_executor(metadata, spec).await
+        let executor = metadata.id.clone();
+        self.inner.register_executor(metadata, spec).await?;
+        self.known().insert(executor, Known::default());
+        Ok(())
     }
 
     async fn save_executor_metadata(&self, metadata: ExecutorMetadata) -> Result<()> {

@@ -20,7 +20,7 @@ pub struct ExecutorStatus {
     pub task_minimum: usize,
     /// Tasks that run.
     pub running: usize,
-    /// Tasks that wait for their minimum.
+    /// Tasks that wait for their minimum, those not included that wait for their job's limit.
     pub waiting: usize,
     /// Tasks that had to wait for their minimum, since the executor began.
     pub waited: u64,
@@ -106,7 +106,7 @@ pub struct OperatorStatus {
     pub charged: usize,
     /// The largest peak of one task.
     pub peak: usize,
-    /// Bytes that all tasks have written to disk because memory was short. What a shuffle writer spills is not known here.
+    /// Bytes that all tasks have written to disk because memory was short.
     pub spilled: usize,
     /// Requests of all tasks that were refused. An operator that can spill spills then, and asks again.
     pub refused: u64,
@@ -123,8 +123,8 @@ impl OperatorStatus {
 
 impl ExecutorTree {
     /// Leaves out what exceeds that number of jobs and operators together: the last ones first.
-    pub(crate) fn bound(&mut self, most: usize) {
-        let mut left = most;
+    pub(crate) fn bound(&mut self, maximum: usize) {
+        let mut left = maximum;
         let kept = self.jobs.iter().take_while(|_| {
             let room = left > 0;
             left = left.saturating_sub(1);

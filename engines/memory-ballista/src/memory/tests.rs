@@ -24,7 +24,11 @@ fn memory(limit: usize) -> (RootAllocator, BallistaMemory) {
 async fn a_task_waits_for_its_minimum_and_borrows_beyond_it() {
     let (root, memory) = memory(64 * MIB);
     let job = memory.job("j", "", options(40 * MIB)).unwrap();
-    let first = job.admit((1, 0), &options(40 * MIB)).await.unwrap();
+    let first = job
+        .admit((1, 0), &options(40 * MIB))
+        .await
+        .unwrap()
+        .unwrap();
     let context = Arc::new(TaskContext::default());
     let own = first.context("Writer#0", &context);
     let reservation = MemoryConsumer::new("Writer[0]").register(own.memory_pool());
@@ -42,7 +46,7 @@ async fn a_task_waits_for_its_minimum_and_borrows_beyond_it() {
     drop(reservation);
     drop(own);
     drop(first);
-    drop(second.await.unwrap());
+    drop(second.await.unwrap().unwrap());
     let status = memory.status();
     assert_eq!((status.running, status.waiting, status.waited), (0, 0, 1));
     assert_eq!(root.allocated_memory(), 0);
@@ -54,7 +58,11 @@ async fn a_task_waits_for_its_minimum_and_borrows_beyond_it() {
 async fn a_task_that_is_cancelled_while_it_waits_holds_nothing() {
     let (root, memory) = memory(64 * MIB);
     let job = memory.job("j", "", options(0)).unwrap();
-    let first = job.admit((1, 0), &options(40 * MIB)).await.unwrap();
+    let first = job
+        .admit((1, 0), &options(40 * MIB))
+        .await
+        .unwrap()
+        .unwrap();
     let settings = options(40 * MIB);
     let mut second = Box::pin(job.admit((1, 1), &settings));
     assert!((&mut second).now_or_never().is_none());
@@ -64,7 +72,12 @@ async fn a_task_that_is_cancelled_while_it_waits_holds_nothing() {
     assert_eq!(root.allocated_memory(), 0);
     // Its limit is too low for this one, now and later.
     job.set_limit(MIB);
-    let error = job.admit((1, 2), &options(2 * MIB)).await.err().unwrap();
+    let error = job
+        .admit((1, 2), &options(2 * MIB))
+        .await
+        .unwrap()
+        .err()
+        .unwrap();
     assert!(
         matches!(error, arrow_memory_datafusion::AdmitError::TooLarge { .. }),
         "{error}"
@@ -75,12 +88,16 @@ async fn a_task_that_is_cancelled_while_it_waits_holds_nothing() {
 async fn a_wait_ends_at_its_deadline() {
     let (_root, memory) = memory(64 * MIB);
     let job = memory.job("j", "", options(0)).unwrap();
-    let _first = job.admit((1, 0), &options(64 * MIB)).await.unwrap();
+    let _first = job
+        .admit((1, 0), &options(64 * MIB))
+        .await
+        .unwrap()
+        .unwrap();
     let settings = JobOptions {
         task_wait: Some(Duration::from_millis(20)),
         ..options(MIB)
     };
-    let error = job.admit((1, 1), &settings).await.err().unwrap();
+    let error = job.admit((1, 1), &settings).await.unwrap().err().unwrap();
     assert!(
         matches!(error, arrow_memory_datafusion::AdmitError::Timeout { .. }),
         "{error}"
@@ -97,7 +114,7 @@ async fn a_jobs_limit_holds_for_all_its_tasks_and_lasts_between_them() {
     };
     for stage in 1..3 {
         let job = memory.job("j", "q", limited).unwrap();
-        let task = job.admit((stage, 0), &limited).await.unwrap();
+        let task = job.admit((stage, 0), &limited).await.unwrap().unwrap();
         let own = task.context("Writer#0", &Arc::new(TaskContext::default()));
         let reservation = MemoryConsumer::new("Writer[0]").register(own.memory_pool());
         reservation.try_grow(7 * MIB).unwrap();
@@ -117,12 +134,49 @@ async fn a_jobs_limit_holds_for_all_its_tasks_and_lasts_between_them() {
 async fn a_refused_task_is_handed_back_that_many_times() {
     let (_root, memory) = memory(MIB);
     let job = memory.job("j", "", options(0)).unwrap();
-    let handed_back: Vec<_> = (0..4).map(|_| job.refused(1, &[0, 1], 2)).collect();
+    let handed_back: Vec<_> = (0..4).map(|attempt| job.refused(attempt, 2)).collect();
     assert_eq!(handed_back, [true, true, false, false]);
-    assert!(job.refused(1, &[2], 2), "other partitions");
-    assert!(!job.refused(2, &[0], 0));
+    assert!(!job.refused(0, 0));
     let status = memory.status();
-    assert_eq!((status.refused, status.handed_back), (6, 3));
+    assert_eq!((status.refused, status.handed_back), (5, 2));
+}
+
+#[tokio::test]
+async fn a_wait_for_the_jobs_own_limit_is_not_the_executors() {
+    let (_root, memory) = memory(64 * MIB);
+    let limited = JobOptions {
+        limit: Some(8 * MIB),
+        ..options(8 * MIB)
+    };
+    let job = memory.job("j", "", limited).unwrap();
+    let first = job.admit((1, 0), &limited).await.unwrap().unwrap();
+    let mut second = Box::pin(job.admit((1, 1), &limited));
+    assert!((&mut second).now_or_never().is_none());
+    assert_eq!(memory.status().waiting, 0);
+    assert_eq!(memory.tree().jobs[0].waiting, 1);
+    drop(first);
+    drop(second.await.unwrap().unwrap());
+    assert_eq!(memory.tree().jobs[0].waiting, 0);
+}
+
+#[tokio::test]
+async fn tasks_that_wait_are_handed_back_when_the_executor_stops() {
+    let (root, memory) = memory(64 * MIB);
+    let job = memory.job("j", "", options(0)).unwrap();
+    let first = job
+        .admit((1, 0), &options(64 * MIB))
+        .await
+        .unwrap()
+        .unwrap();
+    let settings = options(MIB);
+    let mut second = Box::pin(job.admit((1, 1), &settings));
+    assert!((&mut second).now_or_never().is_none());
+    memory.close_admission();
+    assert!(second.await.is_none());
+    assert!(job.admit((1, 2), &settings).await.is_none());
+    assert_eq!(memory.status().waiting, 0);
+    drop(first);
+    assert_eq!(root.allocated_memory(), 0);
 }
 
 #[tokio::test]
@@ -151,7 +205,7 @@ async fn a_tree_of_100_000_operators_is_cut() {
         let job = memory
             .job(&format!("job {number}"), "", options(0))
             .unwrap();
-        let task = job.admit((1, 0), &options(0)).await.unwrap();
+        let task = job.admit((1, 0), &options(0)).await.unwrap().unwrap();
         for operator in 0..500 {
             let own = task.context(&format!("Operator#{operator}"), &context);
             let reservation = MemoryConsumer::new("x").register(own.memory_pool());

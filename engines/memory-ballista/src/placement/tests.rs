@@ -7,27 +7,34 @@ const MIB: usize = 1 << 20;
 
 async fn placement(executors: &[&str]) -> Placement {
     let placement = Placement::over(Arc::new(InMemoryClusterState::default()));
-    for &executor in executors {
-        let metadata = ExecutorMetadata {
-            id: executor.to_owned(),
-            host: "localhost".to_owned(),
-            port: 1,
-            grpc_port: 2,
-            specification: ExecutorSpecification::default(),
-            os_info: Default::default(),
-        };
-        let data = ExecutorData {
-            executor_id: executor.to_owned(),
-            total_vcores: 4,
-            available_vcores: 4,
-        };
-        placement.register_executor(metadata, data).await.unwrap();
+    for executor in executors {
+        register(&placement, executor).await;
     }
     placement
 }
 
+async fn register(placement: &Placement, executor: &str) {
+    let metadata = ExecutorMetadata {
+        id: executor.to_owned(),
+        host: "localhost".to_owned(),
+        port: 1,
+        grpc_port: 2,
+        specification: ExecutorSpecification::default(),
+        os_info: Default::default(),
+    };
+    let data = ExecutorData {
+        executor_id: executor.to_owned(),
+        total_vcores: 4,
+        available_vcores: 4,
+    };
+    let registered = placement.register_executor(metadata, data).await;
+    registered.expect("it is new");
+}
+
 fn status(executor: &str, allocated: usize) -> ExecutorStatus {
     ExecutorStatus {
+        running: 1,
+        address: "elsewhere:7".to_owned(),
         executor: executor.to_owned(),
         limit: Some(64 * MIB),
         allocated,
@@ -39,7 +46,7 @@ fn status(executor: &str, allocated: usize) -> ExecutorStatus {
 /// Notes what a choice has bound.
 fn bound(placement: &Placement, executor: &str, tasks: usize) {
     let mut all = placement.known();
-    let known = all.entry(executor.to_owned()).or_default();
+    let known = all.get_mut(executor).expect("it is registered");
     known.cores += u32::try_from(tasks).unwrap();
     known.given += tasks;
 }
@@ -72,6 +79,10 @@ async fn executors_without_room_are_left_out_until_they_have_some() {
     let told = placement.executors();
     assert_eq!(told.len(), 2);
     assert_eq!(told[0].placed.left_out, 1);
+    assert_eq!(
+        told[0].status.address, "localhost:7",
+        "the host is the registered one"
+    );
 }
 
 #[tokio::test]
@@ -105,14 +116,21 @@ async fn one_where_tasks_wait_is_left_out_and_an_idle_one_never_is() {
     // What does not fit there fits nowhere.
     assert!(placement.told(status("a", 64 * MIB)).await);
     assert_eq!(chosen(&placement, &["a"]), ["a"]);
+    // Ballista says that a task runs, and the executor knows of none.
+    bound(&placement, "a", 1);
+    assert!(chosen(&placement, &["a"]).is_empty());
+    let mut idle = status("a", 64 * MIB);
+    idle.running = 0;
+    assert!(placement.told(idle).await);
+    assert_eq!(chosen(&placement, &["a"]), ["a"]);
 }
 
 #[tokio::test]
-async fn one_that_has_refused_a_task_is_avoided_for_a_while() {
+async fn one_that_has_handed_a_task_back_is_avoided_for_a_while() {
     let placement = placement(&["a"]).await;
     assert!(placement.told(status("a", 0)).await);
     let mut refused = status("a", 0);
-    refused.refused = 1;
+    refused.handed_back = 1;
     assert!(placement.told(refused.clone()).await);
     assert!(chosen(&placement, &["a"]).is_empty());
     tokio::time::sleep(AVOIDED).await;
@@ -127,8 +145,13 @@ async fn numbers_of_those_who_are_not_registered_are_not_kept() {
     let placement = placement(&["a"]).await;
     assert!(!placement.told(status("b", 0)).await);
     assert!(placement.told(status("a", 0)).await);
+    bound(&placement, "a", 1);
     placement.remove_executor("a").await.unwrap();
     assert!(placement.executors().is_empty());
+    assert!(!placement.told(status("a", 0)).await);
+    // What it did before is forgotten when it comes again.
+    register(&placement, "a").await;
+    assert_eq!(placement.known()["a"].cores, 0);
 }
 
 #[tokio::test]

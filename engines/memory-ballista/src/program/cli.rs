@@ -98,7 +98,8 @@ pub(crate) struct Executor {
     pub(crate) status_port: u16,
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
-    /// The folder for results and for what is spilled. By default it is a temporary one, which goes with the process.
+    /// The folder for results and for what is spilled. It must be the executor's own: whatever is in it is removed when the
+    /// executor stops. By default it is a temporary one.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) work_dir: Option<PathBuf>,
     /// How many partitions run at a time. By default as many as there are cores.
@@ -113,7 +114,11 @@ pub(crate) struct Executor {
     /// What is set aside for a task before it starts. A task waits until it fits.
     #[arg(long, value_name = "SIZE", default_value = "16MiB")]
     pub(crate) task_minimum: ByteSize,
-    /// How often a task that was refused memory is handed back, to be tried again.
+    /// The largest minimum that a session may set for its tasks. By default it is the budget divided by the cores, or the
+    /// minimum if that is larger.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) task_minimum_max: Option<ByteSize>,
+    /// How often a task that was refused memory is handed back, over all executors, to be tried again.
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     pub(crate) retries: usize,
     /// How long a task waits for its minimum before it counts as refused. By default it waits until it is cancelled.

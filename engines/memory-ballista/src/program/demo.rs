@@ -22,7 +22,15 @@ const TIME: Duration = Duration::from_secs(480);
 /// How many executors there are. Each gets a third of the queries' tasks at a time.
 const EXECUTORS: usize = 2;
 
+/// Runs it, or ends all processes and removes all files when it is interrupted.
 pub(crate) async fn run(options: Demo) -> std::result::Result<(), String> {
+    tokio::select! {
+        done = shown(options) => done,
+        _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
+    }
+}
+
+async fn shown(options: Demo) -> std::result::Result<(), String> {
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
     let folder = TempDir::new().map_err(|error| failed("no temporary folder", &error))?;
     tpch::generate(folder.path(), options.scale).map_err(|error| failed("no data", &error))?;

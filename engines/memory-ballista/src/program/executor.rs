@@ -1,6 +1,7 @@
 //! The role `executor`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,10 @@ use super::{token, until_stdin_closes};
 /// The part of the machine's memory that is the budget if none is given, as in Ballista.
 const SHARE: f64 = 0.7;
 
+/// How often results of jobs that nobody asks for any more are looked for. They are removed after a week, as in Ballista, and
+/// when the executor stops.
+const CLEANED: Duration = Duration::from_secs(1800);
+
 /// How long connections to other executors are kept, as in Ballista.
 const CLIENTS: Duration = Duration::from_secs(30);
 
@@ -33,6 +38,7 @@ pub(crate) async fn run(options: Executor) -> Result<(), String> {
         address: options.scheduler_status.clone(),
         token: token.clone(),
     };
+    // The scheduler knows the host.
     let address = format!("{}:{}", options.external_host, options.status_port);
     let tell = scheduler.clone();
     let (told_id, told_address) = (id.clone(), address.clone());
@@ -45,7 +51,7 @@ pub(crate) async fn run(options: Executor) -> Result<(), String> {
     };
     let root = root.build().map_err(|error| error.to_string())?;
     let memory = BallistaMemory::builder(&root)
-        .job_options(job_options(&options))
+        .job_options(job_options(&options, budget))
         .before_handing_back(move |memory| {
             let executor = memory::Executor {
                 id: told_id.clone(),
@@ -63,13 +69,22 @@ pub(crate) async fn run(options: Executor) -> Result<(), String> {
     };
     let endpoint = Endpoint::executor(executor.clone(), status_address, token).await;
     let endpoint = endpoint.map_err(|error| error.to_string())?;
-    let folder = TempDir::new().map_err(|error| error.to_string())?;
-    let work_dir = options.work_dir.as_deref().unwrap_or(folder.path());
+    let folder = match &options.work_dir {
+        Some(_) => None,
+        None => Some(TempDir::new().map_err(|error| error.to_string())?),
+    };
+    let temporary = folder.as_ref().map(TempDir::path);
+    let work_dir = options
+        .work_dir
+        .as_deref()
+        .or(temporary)
+        .unwrap_or(Path::new("."));
     let config = ExecutorProcessConfig {
         executor_id: id,
         work_dir: Some(work_dir.display().to_string()),
         ..config(&options, &memory, budget)?
     };
+    tokio::spawn(close_admission_when_stopped(memory));
     tokio::select! {
         ended = start_executor_process(Arc::new(config)) => ended.map_err(|error| error.to_string()),
         () = endpoint.serve() => Ok(()),
@@ -93,8 +108,12 @@ fn bytes(size: ByteSize) -> Result<usize, String> {
     usize::try_from(size.as_u64()).map_err(|_| format!("{size} is more than can be addressed"))
 }
 
-fn job_options(options: &Executor) -> JobOptions {
+fn job_options(options: &Executor, budget: usize) -> JobOptions {
     let mut job = JobOptions::default();
+    let largest = options
+        .task_minimum_max
+        .and_then(|largest| bytes(largest).ok());
+    job.task_minimum_max = Some(largest.unwrap_or(budget / cores(options)));
     job.limit = options.job_limit.and_then(|limit| bytes(limit).ok());
     job.task_minimum = bytes(options.task_minimum).unwrap_or(usize::MAX);
     job.retries = options.retries;
@@ -113,7 +132,13 @@ fn config(
         .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)))
         .ok_or_else(|| format!("--scheduler {}: it is no HOST:PORT", options.scheduler))?;
     let mut config = ExecutorProcessConfig {
-        bind_host: options.bind.to_string(),
+        // It is made part of an address as text.
+        bind_host: match options.bind {
+            IpAddr::V4(bind) => bind.to_string(),
+            IpAddr::V6(bind) => format!("[{bind}]"),
+        },
+        vcores: cores(options),
+        job_data_clean_up_interval_seconds: CLEANED.as_secs(),
         external_host: Some(options.external_host.clone()),
         port: options.port,
         grpc_port: options.grpc_port,
@@ -125,9 +150,6 @@ fn config(
         override_config_producer: Some(Arc::new(session_config)),
         ..ExecutorProcessConfig::default()
     };
-    if let Some(cores) = options.cores {
-        config.vcores = cores;
-    }
     if options.stock {
         config.memory_pool_size = Some(budget as u64);
         return Ok(config);
@@ -137,6 +159,40 @@ fn config(
     let clients = Clients::new(CLIENTS);
     config.override_execution_engine = Some(memory.engine(Some(Arc::new(clients))));
     Ok(config)
+}
+
+/// Returns how many partitions run at a time.
+fn cores(options: &Executor) -> usize {
+    let all = || std::thread::available_parallelism().map_or(1, usize::from);
+    options.cores.filter(|&cores| cores > 0).unwrap_or_else(all)
+}
+
+/// Has tasks that wait handed back once this process is asked to stop. Ballista, which hears of it, too, then waits until the
+/// others have ended.
+async fn close_admission_when_stopped(memory: BallistaMemory) {
+    stopped().await;
+    memory.close_admission();
+}
+
+/// Ends when this process is asked to stop.
+#[cfg(unix)]
+async fn stopped() {
+    let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+    let Ok(mut terminate) = terminate else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+/// Ends when this process is asked to stop.
+#[cfg(not(unix))]
+async fn stopped() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
+    }
 }
 
 /// Where the executor's numbers go.
@@ -149,6 +205,9 @@ struct Scheduler {
 /// How long it may take to tell the scheduler of a refusal.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// After so many reports in a row that did not arrive, the log has the reason.
+const FAILED: u32 = 5;
+
 /// The shortest time between two reports.
 const REST: Duration = Duration::from_millis(20);
 
@@ -160,18 +219,19 @@ impl Scheduler {
         let _ = tokio::time::timeout(PATIENCE, told).await;
     }
 
-    /// Tells the numbers each second and when a task has ended, and logs when that begins or ceases to fail.
+    /// Tells the numbers each second and when a task has ended, and logs once if that fails for a while.
     async fn keep_telling(&self, executor: &memory::Executor) {
-        let mut failed = false;
+        let mut failed = 0_u32;
         loop {
             match executor.tell(&self.address, self.token.as_ref()).await {
-                Ok(()) => failed = false,
-                Err(error) if !failed => {
+                Ok(()) => failed = 0,
+                Err(error) => {
+                    failed = failed.saturating_add(1);
                     // At the start it may not be registered yet.
-                    log::warn!("the scheduler does not get this executor's numbers: {error}");
-                    failed = true;
+                    if failed == FAILED {
+                        log::warn!("the scheduler does not get this executor's numbers: {error}");
+                    }
                 }
-                Err(_) => {}
             }
             tokio::time::sleep(REST).await;
             // Room is news. The rest is not urgent.

@@ -35,14 +35,19 @@ pub(crate) async fn run(options: Status) -> Result<(), String> {
 pub(crate) fn tree(executors: &[ClusterExecutor]) -> String {
     let mut text = String::new();
     let numbers: Vec<_> = executors.iter().map(status).collect();
-    let sum = |field: fn(&ExecutorStatus) -> usize| numbers.iter().map(|one| field(one)).sum();
+    let total = |all: &mut dyn Iterator<Item = usize>| all.fold(0, usize::saturating_add);
+    let sum =
+        |field: fn(&ExecutorStatus) -> usize| total(&mut numbers.iter().map(|one| field(one)));
     let limits: Option<Vec<_>> = numbers.iter().map(|one| one.limit).collect();
-    let limit = of(limits.map(|limits| limits.iter().sum()));
+    let limit = of(limits.map(|limits| total(&mut limits.into_iter())));
     let (running, waiting): (usize, usize) = (sum(|one| one.running), sum(|one| one.waiting));
     let _ = writeln!(
         text,
-        "cluster: {} executors, {} {limit}, {running} tasks run, {waiting} wait",
-        executors.len(),
+        "cluster: {}, {} {limit}; tasks: {running} run, {waiting} wait",
+        match executors.len() {
+            1 => "1 executor".to_owned(),
+            number => format!("{number} executors"),
+        },
         Size(sum(|one| one.allocated))
     );
     for executor in executors {

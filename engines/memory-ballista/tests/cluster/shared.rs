@@ -55,7 +55,7 @@ async fn tasks_wait_for_their_minimum_instead_of_failing() {
     let status = format!("--scheduler-status={}", cluster.status_address());
     let (right, text) = run(&["status", &status]);
     assert!(
-        right && text.contains("cluster: 2 executors") && text.contains("`q3`"),
+        right && text.contains("cluster: 2 executors,") && text.contains("`q3`"),
         "{text}"
     );
     let (right, json) = run(&["status", &status, "--json"]);
