@@ -237,7 +237,13 @@ impl QueryStageExecutor for MemoryStage {
         let task = match self.job.admit(place, &self.options).await {
             Some(Ok(task)) => task,
             Some(Err(error)) => {
-                let refusal = DataFusionError::ResourcesExhausted(error.to_string());
+                let advice = match error {
+                    AdmitError::TooLarge { .. } => {
+                        "; raise arrow_memory.job_limit, or lower arrow_memory.task_minimum"
+                    }
+                    _ => "",
+                };
+                let refusal = DataFusionError::ResourcesExhausted(format!("{error}{advice}"));
                 return Err(match error {
                     // Elsewhere there may be room.
                     AdmitError::Timeout { .. } | AdmitError::Refused { .. } => {

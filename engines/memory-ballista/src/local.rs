@@ -174,6 +174,11 @@ impl LocalCluster {
         &mut self.executors
     }
 
+    /// Returns what the scheduler has written.
+    pub fn log(&self) -> String {
+        self.scheduler.log()
+    }
+
     /// Ends all processes, and returns how each has ended.
     ///
     /// # Errors

@@ -13,9 +13,8 @@ use program::{client, demo, executor, scheduler, status};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    env_logger::Builder::new()
-        .parse_filters(&std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned()))
-        .init();
+    let filters = std::env::var("RUST_LOG").unwrap_or_else(|_| cli.role.log().to_owned());
+    env_logger::Builder::new().parse_filters(&filters).init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
@@ -28,6 +27,7 @@ fn main() -> ExitCode {
                     Role::Executor(options) => executor::run(options).await,
                     Role::Client(options) => client::run(options).await,
                     Role::Status(options) => status::run(options).await,
+                    Role::Cancel(options) => client::cancel(options).await,
                     Role::Demo(options) => demo::run(options).await,
                 }
             });

@@ -51,6 +51,8 @@ struct Known {
     handed_back: (Option<Instant>, u64),
     /// The cores of the tasks that run there.
     cores: u32,
+    /// Since when it tells that it runs nothing, though the scheduler believes that it does.
+    idle_since: Option<Instant>,
     /// Tasks that it was given since it told its numbers.
     given: usize,
     /// Whether it was left out of the last choice for want of room.
@@ -81,7 +83,26 @@ pub struct Told {
     pub placed: Placed,
 }
 
+/// After an executor has said for so long that it runs nothing, its cores are free. By then what it was sent has begun, and what it
+/// has done has been told.
+const IDLE: Duration = Duration::from_secs(5);
+
 impl Known {
+    /// Returns the cores that are to be given back. Ballista 55 does not give back those of tasks of a stage that it has rolled
+    /// back because another executor was lost: an executor of one core would never get a task again.
+    fn lost_cores(&mut self, idle: bool, now: Instant) -> u32 {
+        if !idle || self.cores == 0 {
+            self.idle_since = None;
+            return 0;
+        }
+        let since = *self.idle_since.get_or_insert(now);
+        if now.saturating_duration_since(since) < IDLE {
+            return 0;
+        }
+        self.idle_since = None;
+        std::mem::take(&mut self.cores)
+    }
+
     fn has_room(&self, now: Instant) -> bool {
         let recent = |instant: Instant, span| now.saturating_duration_since(instant) < span;
         let told = self.told.as_ref().filter(|(_, told)| recent(*told, STALE));
@@ -120,24 +141,39 @@ impl Placement {
         };
         let port = status.address.rsplit_once(':').map_or("", |(_, port)| port);
         status.address = address(&metadata.host, port);
-        let now = Instant::now();
-        let mut all = self.known();
-        let Some(known) = all.get_mut(&status.executor) else {
-            // It was removed meanwhile.
+        let executor = status.executor.clone();
+        let Some((lost, revived)) = self.note(status) else {
             return false;
         };
-        // One report may overtake another.
-        if status.handed_back > known.handed_back.1 {
-            known.handed_back = (Some(now), status.handed_back);
+        if lost > 0 {
+            log::warn!(
+                "{executor} runs nothing, and {lost} of its cores were not given back: they are now"
+            );
+            // If it was removed meanwhile, nothing is to be given back.
+            let _ = self.inner.unbind_tasks(vec![(executor, lost)]).await;
         }
-        known.told = Some((status, now));
-        known.given = 0;
-        let revived = known.left_out && known.has_room(now);
-        drop(all);
         if revived {
             self.room.notify_one();
         }
         true
+    }
+
+    /// Notes the numbers of an executor, and returns the cores that are to be given back, and whether tasks should be offered
+    /// anew. `None`: it was removed meanwhile.
+    fn note(&self, status: ExecutorStatus) -> Option<(u32, bool)> {
+        let now = Instant::now();
+        let mut all = self.known();
+        let known = all.get_mut(&status.executor)?;
+        // One report may overtake another.
+        if status.handed_back > known.handed_back.1 {
+            known.handed_back = (Some(now), status.handed_back);
+        }
+        let idle = status.running == 0 && status.waiting == 0 && known.given == 0;
+        known.told = Some((status, now));
+        known.given = 0;
+        let lost = known.lost_cores(idle, now);
+        known.left_out |= lost > 0;
+        Some((lost, known.left_out && known.has_room(now)))
     }
 
     /// Returns what executors have told, in the order of their identifiers.

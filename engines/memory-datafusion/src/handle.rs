@@ -85,8 +85,9 @@ impl QueryMemory {
         port::execute(plan, context, &self.query)
     }
 
-    /// Returns the same context with the query's pool, for plans that you execute yourself. Cancelling the query does
-    /// not end their streams, but nothing more is granted to them.
+    /// Returns the same context with the query's pool, for plans that you execute yourself. Cancelling the query ends their
+    /// streams when they are polled next, if the plan has the wrappers of
+    /// [`DataFusionMemory::rule`](crate::DataFusionMemory::rule). Without them nothing more is granted to them.
     pub fn task_context(&self, context: TaskContext) -> TaskContext {
         port::task_context(context, &self.query)
     }

@@ -7,7 +7,7 @@
 //! is called, nor while a stream, a plan or the handle of an allocator is dropped.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
@@ -34,6 +34,8 @@ pub(crate) struct Query {
     books: RwLock<Books>,
     streams: Mutex<OpenStreams>,
     lent: Lent,
+    /// Whether it has ended: for those who ask at each batch.
+    has_ended: AtomicBool,
     /// How many of its frames were planned again.
     pub(crate) planned_again: AtomicU64,
 }
@@ -105,6 +107,7 @@ impl Query {
             books: RwLock::default(),
             streams: Mutex::default(),
             lent: Lent::default(),
+            has_ended: AtomicBool::new(false),
             planned_again: AtomicU64::new(0),
         }
     }
@@ -310,6 +313,12 @@ impl Query {
         self.streams().len()
     }
 
+    /// Whether the query has ended. Somebody who has just ended it may not be seen yet.
+    pub(crate) fn has_ended(&self) -> bool {
+        // Relaxed: the flag guards nothing. Who needs the reason takes the lock.
+        self.has_ended.load(Ordering::Relaxed)
+    }
+
     /// Returns why the query has ended, if it has.
     pub(crate) fn end_reason(&self) -> Option<Arc<str>> {
         self.streams().end_reason()
@@ -321,6 +330,7 @@ impl Query {
         let Some(streams) = self.streams().end(reason) else {
             return;
         };
+        self.has_ended.store(true, Ordering::Relaxed);
         self.allocator.force_reservation(0);
         self.allocator.retire();
         if let Some(observed) = &self.observed {

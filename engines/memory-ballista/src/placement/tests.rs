@@ -154,6 +154,22 @@ async fn numbers_of_those_who_are_not_registered_are_not_kept() {
     assert_eq!(placement.known()["a"].cores, 0);
 }
 
+#[test]
+fn cores_of_one_that_runs_nothing_for_long_are_given_back() {
+    let mut known = Known {
+        cores: 3,
+        ..Known::default()
+    };
+    let begun = Instant::now();
+    assert_eq!(known.lost_cores(true, begun), 0);
+    assert_eq!(known.lost_cores(true, begun + IDLE / 2), 0);
+    // It has run something: the time begins anew.
+    assert_eq!(known.lost_cores(false, begun + IDLE), 0);
+    assert_eq!(known.lost_cores(true, begun + IDLE), 0);
+    assert_eq!(known.lost_cores(true, begun + IDLE * 2), 3);
+    assert_eq!(known.lost_cores(true, begun + IDLE * 4), 0);
+}
+
 #[tokio::test]
 async fn without_jobs_nothing_is_bound() {
     let placement = placement(&["a"]).await;

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use arrow_memory_ballista::RETRIES;
 use bytesize::ByteSize;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, value_parser};
 
 /// Runs Ballista with its executors' memory in a tree: a limit for each job, a minimum for each task, and one place that shows
 /// who uses what.
@@ -25,8 +26,22 @@ pub(crate) enum Role {
     Client(Client),
     /// Prints who uses what in the whole cluster.
     Status(Status),
+    /// Ends a job. Ballista does not say whether there is one of that identifier.
+    Cancel(Cancel),
     /// Starts a scheduler and two executors here, runs queries of TPC-H, and shows what waited and what spilled.
     Demo(Demo),
+}
+
+impl Role {
+    /// Returns what is logged if `RUST_LOG` says nothing.
+    pub(crate) fn log(&self) -> &'static str {
+        match self {
+            // Ballista warns of each spill.
+            Self::Scheduler(_) | Self::Executor(_) => "warn,ballista_core::execution_plans=error",
+            // An error is printed, and need not be logged, too.
+            _ => "off",
+        }
+    }
 }
 
 /// The endpoint of a scheduler or an executor.
@@ -57,14 +72,14 @@ pub(crate) struct Scheduler {
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
     /// After so many seconds without a heartbeat an executor counts as lost, and its tasks run elsewhere.
-    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = value_parser!(u64).range(1..))]
     pub(crate) executor_timeout: u64,
     /// How often a task may fail, refusals that were handed back included, before its job does.
-    #[arg(long, value_name = "COUNT", default_value_t = 4)]
-    pub(crate) task_failures: usize,
+    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = value_parser!(u16).range(1..))]
+    pub(crate) task_failures: u16,
     /// How often a stage may be run again, because results of it were lost with an executor, before its job fails.
-    #[arg(long, value_name = "COUNT", default_value_t = 4)]
-    pub(crate) stage_failures: usize,
+    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = value_parser!(u16).range(1..))]
+    pub(crate) stage_failures: u16,
     /// Ends when the standard input does.
     #[arg(long, hide = true)]
     pub(crate) until_stdin_closes: bool,
@@ -103,8 +118,8 @@ pub(crate) struct Executor {
     #[arg(long, value_name = "FOLDER")]
     pub(crate) work_dir: Option<PathBuf>,
     /// How many partitions run at a time. By default as many as there are cores.
-    #[arg(long, value_name = "COUNT")]
-    pub(crate) cores: Option<usize>,
+    #[arg(long, value_name = "COUNT", value_parser = value_parser!(u16).range(1..))]
+    pub(crate) cores: Option<u16>,
     /// What all tasks together may use. By default it is 70 % of what the machine or the cgroup has.
     #[arg(long, value_name = "SIZE")]
     pub(crate) budget: Option<ByteSize>,
@@ -119,14 +134,17 @@ pub(crate) struct Executor {
     #[arg(long, value_name = "SIZE")]
     pub(crate) task_minimum_max: Option<ByteSize>,
     /// How often a task that was refused memory is handed back, over all executors, to be tried again.
-    #[arg(long, value_name = "COUNT", default_value_t = 0)]
-    pub(crate) retries: usize,
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = value_parser!(u16).range(..=RETRIES as i64))]
+    pub(crate) retries: u16,
     /// How long a task waits for its minimum before it counts as refused. By default it waits until it is cancelled.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) task_wait: Option<u64>,
     /// How often it tells the scheduler that it is alive.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u64).range(1..))]
     pub(crate) heartbeat: u64,
+    /// How long it waits for the scheduler at its start.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) connect_wait: u64,
     /// Runs tasks as Ballista does without the tree, with the same budget: to compare.
     #[arg(long)]
     pub(crate) stock: bool,
@@ -145,7 +163,8 @@ pub(crate) struct Client {
     /// A table of the query: its name, and a file or a folder of Parquet files that all executors see.
     #[arg(long = "table", value_name = "NAME=PATH")]
     pub(crate) tables: Vec<String>,
-    /// A setting of the session, such as arrow_memory.job_limit=268435456 or datafusion.optimizer.prefer_hash_join=true.
+    /// A setting of the session, such as arrow_memory.job_limit=256MiB, ballista.job.name=nightly or
+    /// datafusion.optimizer.prefer_hash_join=true.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) settings: Vec<String>,
     /// Submits a job that was refused memory once more, with joins and sorts that need less and spill.
@@ -170,11 +189,20 @@ pub(crate) struct Status {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct Cancel {
+    /// The job's identifier, as `status` prints it.
+    pub(crate) job: String,
+    /// Host and port of the scheduler.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50050")]
+    pub(crate) scheduler: String,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Demo {
     /// The scale of TPC-H's data: 1 is about a gigabyte as text.
     #[arg(long, default_value_t = 0.5)]
     pub(crate) scale: f64,
-    /// The budget of each of the two executors.
+    /// The budget of each of the two executors, 32MiB at least: each sort sets 10 MiB aside.
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     pub(crate) budget: ByteSize,
 }

@@ -1,11 +1,15 @@
-//! The role `client`.
+//! The roles `client` and `cancel`.
 
 use arrow_memory_ballista::{OnRefusal, collect, connect};
+use ballista_core::serde::protobuf::CancelJobParams;
+use ballista_core::serde::protobuf::scheduler_grpc_client::SchedulerGrpcClient;
+use ballista_core::utils::{GrpcClientConfig, create_grpc_client_connection};
 use datafusion::arrow::util::pretty::pretty_format_batches;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::prelude::ParquetReadOptions;
 
-use super::cli::Client;
+use super::cli::{Cancel, Client};
+use super::{print, reach};
 
 pub(crate) async fn run(options: Client) -> std::result::Result<(), String> {
     let pair = |text: &'static str, both: &str| {
@@ -18,9 +22,32 @@ pub(crate) async fn run(options: Client) -> std::result::Result<(), String> {
     let settings = settings.collect::<std::result::Result<Vec<_>, _>>()?;
     let tables = options.tables.iter().map(|both| pair("NAME=PATH", both));
     let tables = tables.collect::<std::result::Result<Vec<_>, _>>()?;
+    reach("--scheduler", &options.scheduler).await?;
     let rows = rows(&options, &settings, &tables).await;
-    println!("{}", rows.map_err(|error| error.strip_backtrace())?);
-    Ok(())
+    print(&format!("{}\n", rows.map_err(|error| readable(&error))?))
+}
+
+/// Returns an error's text. A scheduler sends what its executors print for programmers, in which ends of lines are escaped.
+pub(crate) fn readable(error: &DataFusionError) -> String {
+    error
+        .strip_backtrace()
+        .replace("\\n", "\n")
+        .replace("\\\"", "\"")
+}
+
+/// Ends a job.
+pub(crate) async fn cancel(options: Cancel) -> std::result::Result<(), String> {
+    reach("--scheduler", &options.scheduler).await?;
+    let url = format!("http://{}", options.scheduler);
+    let scheduler = create_grpc_client_connection(url, &GrpcClientConfig::default()).await;
+    let scheduler = scheduler.map_err(|error| error.to_string())?;
+    let job = CancelJobParams {
+        job_id: options.job,
+    };
+    let cancelled = SchedulerGrpcClient::new(scheduler).cancel_job(job).await;
+    cancelled
+        .map(drop)
+        .map_err(|status| status.message().to_owned())
 }
 
 async fn rows(

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use arrow_memory_ballista::connect;
 use arrow_memory_ballista::local::{LocalCluster, LocalOptions};
+use arrow_memory_ballista::{ClusterExecutor, connect};
+use bytesize::ByteSize;
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::error::Result;
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
@@ -13,11 +14,15 @@ use futures::future::join_all;
 use tempfile::TempDir;
 
 use super::cli::Demo;
+use super::client::readable;
 use super::status::{Size, tree};
 use super::tpch::{self, QUERIES, Query, TABLES};
 
 /// How long all queries may take together.
 const TIME: Duration = Duration::from_secs(480);
+
+/// The smallest budget with which all queries can be right.
+const SMALLEST: ByteSize = ByteSize::mib(32);
 
 /// How many executors there are. Each gets a third of the queries' tasks at a time.
 const EXECUTORS: usize = 2;
@@ -31,6 +36,9 @@ pub(crate) async fn run(options: Demo) -> std::result::Result<(), String> {
 }
 
 async fn shown(options: Demo) -> std::result::Result<(), String> {
+    if options.budget < SMALLEST || options.scale <= 0.0 {
+        return Err("--budget must be 32MiB at least, and --scale more than 0".to_owned());
+    }
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
     let folder = TempDir::new().map_err(|error| failed("no temporary folder", &error))?;
     tpch::generate(folder.path(), options.scale).map_err(|error| failed("no data", &error))?;
@@ -74,7 +82,13 @@ async fn shown(options: Demo) -> std::result::Result<(), String> {
     );
     let outcome = ask(&cluster, folder.path(), &expected).await;
     let all = cluster.read().await;
-    println!("\n{}", all.map_or_else(|error| error, |all| tree(&all)));
+    println!(
+        "\n{}",
+        all.as_ref().map_or_else(String::clone, |all| tree(all))
+    );
+    if let Ok(all) = &all {
+        println!("{}", summary(all));
+    }
     let ended = cluster
         .end()
         .map_err(|error| failed("a process did not end", &error))?;
@@ -85,6 +99,29 @@ async fn shown(options: Demo) -> std::result::Result<(), String> {
         return Err(format!("{name} did not end as it should"));
     }
     outcome
+}
+
+/// Says what waited, what spilled, and what was placed where.
+fn summary(all: &[ClusterExecutor]) -> String {
+    let trees = || all.iter().filter_map(|one| one.tree.as_ref().ok());
+    let waited: u64 = trees().map(|tree| tree.status.waited).sum();
+    let operators = trees()
+        .flat_map(|tree| &tree.jobs)
+        .flat_map(|job| &job.operators);
+    let spilled: usize = operators.map(|operator| operator.spilled).sum();
+    let placed = all.iter().map(|one| {
+        let (placed, executor) = (&one.told.placed, &one.told.status.executor);
+        format!(
+            "{} on {executor}, which was passed over {} times for want of room",
+            placed.tasks, placed.left_out
+        )
+    });
+    format!(
+        "In all: {waited} tasks waited for their minimum, {} were spilled; tasks were placed {}.\n\
+         A process has more resident than its budget: the program, decoded pages, results on their way, what malloc keeps.\n",
+        Size(spilled),
+        placed.collect::<Vec<_>>().join(", ")
+    )
 }
 
 /// Returns the answers of one session of DataFusion.
@@ -134,7 +171,13 @@ async fn ask(
             let (name, _) = query;
             let (right, what) = match answer {
                 Err(_) => (false, "did not end".to_owned()),
-                Ok(Err(error)) => (false, format!("failed: {}", error.strip_backtrace())),
+                Ok(Err(error)) => {
+                    let text = readable(&error);
+                    (
+                        false,
+                        format!("failed: {}", text.lines().next().unwrap_or_default()),
+                    )
+                }
                 Ok(Ok(rows)) if rows == *expected => (true, "right".to_owned()),
                 Ok(Ok(_)) => (false, "wrong".to_owned()),
             };

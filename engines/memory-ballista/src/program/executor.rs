@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use arrow_memory_ballista as memory;
 use arrow_memory_ballista::{
@@ -15,9 +16,10 @@ use ballista_core::ids::new_instance_id;
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
 use bytesize::ByteSize;
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 
 use super::cli::Executor;
-use super::{token, until_stdin_closes};
+use super::{host_and_port, reach, stopped, token, until_stdin_closes};
 
 /// The part of the machine's memory that is the budget if none is given, as in Ballista.
 const SHARE: f64 = 0.7;
@@ -69,9 +71,11 @@ pub(crate) async fn run(options: Executor) -> Result<(), String> {
     };
     let endpoint = Endpoint::executor(executor.clone(), status_address, token).await;
     let endpoint = endpoint.map_err(|error| error.to_string())?;
+    check_ports(&options).await?;
+    wait_for_scheduler(&options).await?;
     let folder = match &options.work_dir {
         Some(_) => None,
-        None => Some(TempDir::new().map_err(|error| error.to_string())?),
+        None => Some(temporary_folder()?),
     };
     let temporary = folder.as_ref().map(TempDir::path);
     let work_dir = options
@@ -84,24 +88,46 @@ pub(crate) async fn run(options: Executor) -> Result<(), String> {
         work_dir: Some(work_dir.display().to_string()),
         ..config(&options, &memory, budget)?
     };
-    tokio::spawn(close_admission_when_stopped(memory));
+    let (id, address) = (executor.id.escape_debug(), status_address);
+    eprintln!(
+        "executor {id}: {} for tasks; http://{address}/tree shows them",
+        ByteSize(budget as u64)
+    );
+    let asked = Arc::new(AtomicBool::new(false));
+    tokio::spawn(close_admission_when_stopped(memory, Arc::clone(&asked)));
     tokio::select! {
-        ended = start_executor_process(Arc::new(config)) => ended.map_err(|error| error.to_string()),
+        ended = start_executor_process(Arc::new(config)) => match ended {
+            // It logs why, for instance that a port was taken meanwhile.
+            Ok(()) if !asked.load(Ordering::Relaxed) => Err("the executor has ended by itself".to_owned()),
+            ended => ended.map_err(|error| error.to_string()),
+        },
         () = endpoint.serve() => Ok(()),
-        () = scheduler.keep_telling(&executor) => Ok(()),
+        error = scheduler.keep_telling(&executor) => Err(error),
         () = until_stdin_closes(options.until_stdin_closes) => Ok(()),
     }
 }
 
 fn budget(options: &Executor) -> Result<usize, String> {
-    if let Some(budget) = options.budget {
-        return bytes(budget);
+    let budget = match options.budget {
+        Some(budget) => bytes(budget)?,
+        None => {
+            let limit = HostLimit::read();
+            let limit = limit.map_err(|error| {
+                format!("cannot tell how much memory there is ({error}): use --budget SIZE")
+            })?;
+            limit.fraction(SHARE).bytes()
+        }
+    };
+    let minimum = options.task_minimum.as_u64();
+    let job_limit = options.job_limit.map_or(u64::MAX, |limit| limit.as_u64());
+    let most = job_limit.min(budget as u64);
+    if minimum > most || budget == 0 {
+        let (minimum, most) = (options.task_minimum, ByteSize(most));
+        return Err(format!(
+            "no task could start: --task-minimum is {minimum}, and --budget and --job-limit allow {most}"
+        ));
     }
-    let limit = HostLimit::read();
-    let limit = limit.map_err(|error| {
-        format!("cannot tell how much memory there is ({error}): use --budget SIZE")
-    })?;
-    Ok(limit.fraction(SHARE).bytes())
+    Ok(budget)
 }
 
 fn bytes(size: ByteSize) -> Result<usize, String> {
@@ -116,7 +142,7 @@ fn job_options(options: &Executor, budget: usize) -> JobOptions {
     job.task_minimum_max = Some(largest.unwrap_or(budget / cores(options)));
     job.limit = options.job_limit.and_then(|limit| bytes(limit).ok());
     job.task_minimum = bytes(options.task_minimum).unwrap_or(usize::MAX);
-    job.retries = options.retries;
+    job.retries = options.retries.into();
     job.task_wait = options.task_wait.map(Duration::from_secs);
     job
 }
@@ -126,11 +152,7 @@ fn config(
     memory: &BallistaMemory,
     budget: usize,
 ) -> Result<ExecutorProcessConfig, String> {
-    let (host, port) = options
-        .scheduler
-        .rsplit_once(':')
-        .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)))
-        .ok_or_else(|| format!("--scheduler {}: it is no HOST:PORT", options.scheduler))?;
+    let (host, port) = host_and_port("--scheduler", &options.scheduler)?;
     let mut config = ExecutorProcessConfig {
         // It is made part of an address as text.
         bind_host: match options.bind {
@@ -142,9 +164,10 @@ fn config(
         external_host: Some(options.external_host.clone()),
         port: options.port,
         grpc_port: options.grpc_port,
-        scheduler_host: host,
+        scheduler_host: host.to_owned(),
         scheduler_port: port,
-        scheduler_connect_timeout_seconds: 30,
+        // It is there. Ballista would try for ever.
+        scheduler_connect_timeout_seconds: 0,
         task_scheduling_policy: TaskSchedulingPolicy::PushStaged,
         executor_heartbeat_interval_seconds: options.heartbeat,
         override_config_producer: Some(Arc::new(session_config)),
@@ -164,34 +187,51 @@ fn config(
 /// Returns how many partitions run at a time.
 fn cores(options: &Executor) -> usize {
     let all = || std::thread::available_parallelism().map_or(1, usize::from);
-    options.cores.filter(|&cores| cores > 0).unwrap_or_else(all)
+    options.cores.map_or_else(all, usize::from)
 }
 
 /// Has tasks that wait handed back once this process is asked to stop. Ballista, which hears of it, too, then waits until the
 /// others have ended.
-async fn close_admission_when_stopped(memory: BallistaMemory) {
+async fn close_admission_when_stopped(memory: BallistaMemory, asked: Arc<AtomicBool>) {
     stopped().await;
+    // Relaxed: the process ends much later.
+    asked.store(true, Ordering::Relaxed);
     memory.close_admission();
 }
 
-/// Ends when this process is asked to stop.
-#[cfg(unix)]
-async fn stopped() {
-    let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-    let Ok(mut terminate) = terminate else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
+fn temporary_folder() -> Result<TempDir, String> {
+    let folder = tempfile::Builder::new()
+        .prefix("arrow-memory-ballista-")
+        .tempdir();
+    folder.map_err(|error| format!("no temporary folder: {error}"))
 }
 
-/// Ends when this process is asked to stop.
-#[cfg(not(unix))]
-async fn stopped() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending().await
+/// Looks whether the ports are free. Ballista finds that out once the scheduler has given it tasks.
+async fn check_ports(options: &Executor) -> Result<(), String> {
+    for (flag, port) in [("--port", options.port), ("--grpc-port", options.grpc_port)] {
+        let address = SocketAddr::new(options.bind, port);
+        let bound = TcpListener::bind(address).await;
+        bound.map_err(|error| format!("{flag}: cannot listen on {address}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Waits until something listens where the scheduler should be.
+async fn wait_for_scheduler(options: &Executor) -> Result<(), String> {
+    let begun = Instant::now();
+    let mut said = false;
+    loop {
+        let Err(error) = reach("--scheduler", &options.scheduler).await else {
+            return Ok(());
+        };
+        if begun.elapsed() >= Duration::from_secs(options.connect_wait) {
+            return Err(error);
+        }
+        if !said {
+            eprintln!("waiting for the scheduler: {error}");
+            said = true;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
@@ -204,6 +244,9 @@ struct Scheduler {
 
 /// How long it may take to tell the scheduler of a refusal.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What an answer begins with if the token is missing or wrong.
+const UNAUTHORIZED: &str = ": 401 ";
 
 /// After so many reports in a row that did not arrive, the log has the reason.
 const FAILED: u32 = 5;
@@ -219,12 +262,14 @@ impl Scheduler {
         let _ = tokio::time::timeout(PATIENCE, told).await;
     }
 
-    /// Tells the numbers each second and when a task has ended, and logs once if that fails for a while.
-    async fn keep_telling(&self, executor: &memory::Executor) {
+    /// Tells the numbers each second and when a task has ended, and logs once if that fails for a while. It ends with an error
+    /// if the token is wrong: then nobody would see the executor.
+    async fn keep_telling(&self, executor: &memory::Executor) -> String {
         let mut failed = 0_u32;
         loop {
             match executor.tell(&self.address, self.token.as_ref()).await {
                 Ok(()) => failed = 0,
+                Err(error) if error.contains(UNAUTHORIZED) => return error,
                 Err(error) => {
                     failed = failed.saturating_add(1);
                     // At the start it may not be registered yet.

@@ -15,7 +15,7 @@ use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
 use tonic::Request;
 
 use super::cli::Scheduler;
-use super::{token, until_stdin_closes};
+use super::{stopped, token, until_stdin_closes};
 
 pub(crate) async fn run(options: Scheduler) -> Result<(), String> {
     let token = token(&options.endpoint)?;
@@ -34,10 +34,8 @@ pub(crate) async fn run(options: Scheduler) -> Result<(), String> {
     let scheduler = create_scheduler::<LogicalPlanNode, PhysicalPlanNode>(cluster, config)
         .await
         .map_err(|error| error.to_string())?;
-    let Scheduler {
-        until_stdin_closes: wanted,
-        ..
-    } = options;
+    let wanted = options.until_stdin_closes;
+    eprintln!("scheduler: clients and executors at {address}; `status` asks {status_address}");
     tokio::select! {
         ended = start_grpc_service(address, scheduler.clone()) => {
             ended.map_err(|error| format!("cannot serve on {address}: {error}"))
@@ -45,6 +43,7 @@ pub(crate) async fn run(options: Scheduler) -> Result<(), String> {
         () = endpoint.serve() => Ok(()),
         () = revive(scheduler, &placement) => Ok(()),
         () = until_stdin_closes(wanted) => Ok(()),
+        () = stopped() => Ok(()),
     }
 }
 
@@ -60,8 +59,8 @@ fn config(options: &Scheduler) -> SchedulerConfig {
         executor_timeout_seconds: options.executor_timeout,
         expire_dead_executor_interval_seconds: each,
         no_executors_grace_period_seconds: options.executor_timeout,
-        task_max_failures: options.task_failures,
-        stage_max_failures: options.stage_failures,
+        task_max_failures: options.task_failures.into(),
+        stage_max_failures: options.stage_failures.into(),
         override_config_producer: Some(Arc::new(session_config)),
         ..SchedulerConfig::default()
     }

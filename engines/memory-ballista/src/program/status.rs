@@ -9,25 +9,27 @@ use arrow_memory_ballista::{
 use bytesize::ByteSize;
 
 use super::cli::Status;
+use super::{host_and_port, print};
 
 /// So many operators of a job are printed, those with the largest peaks.
 const OPERATORS: usize = 8;
 
 pub(crate) async fn run(options: Status) -> Result<(), String> {
+    host_and_port("--scheduler-status", &options.scheduler_status)?;
     let token = options.token_file.as_deref().map(Token::read).transpose()?;
     loop {
         let executors = cluster(&options.scheduler_status, token.as_ref()).await?;
         if options.json {
             let text = serde_json::to_string(&executors).map_err(|error| error.to_string())?;
-            println!("{text}");
+            print(&format!("{text}\n"))?;
         } else {
-            print!("{}", tree(&executors));
+            print(&tree(&executors))?;
         }
         let Some(seconds) = options.watch else {
             return Ok(());
         };
         tokio::time::sleep(Duration::from_secs(seconds.max(1))).await;
-        println!();
+        print("\n")?;
     }
 }
 

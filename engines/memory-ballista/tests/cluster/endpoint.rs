@@ -21,7 +21,7 @@ async fn without_the_token_nothing_is_shown_or_taken() {
     );
     for role in [
         &["scheduler", "--port=0"][..],
-        &["executor", "--budget=1MiB"],
+        &["executor", "--budget=64MiB"],
     ] {
         let mut arguments = role.to_vec();
         arguments.push("--status-bind=0.0.0.0");

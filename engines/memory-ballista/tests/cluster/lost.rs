@@ -1,10 +1,82 @@
-//! Executors that are lost.
+//! Executors that are lost, and jobs that are cancelled.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use arrow_memory_ballista::ExecutorTree;
 use arrow_memory_ballista::local::LocalCluster;
+use engine_tests::tpch::Query;
 
-use crate::support::{Outcome, TIME, outcome, query, start};
+use crate::support::{Outcome, TIME, outcome, query, run, start};
+
+/// Waits until something is true of the executors' trees, and returns them.
+async fn until(
+    cluster: &LocalCluster,
+    mut is_so: impl FnMut(&[ExecutorTree]) -> bool,
+) -> Vec<ExecutorTree> {
+    let begun = Instant::now();
+    loop {
+        let all = cluster.read().await.expect("the scheduler answers");
+        let trees = all.into_iter().map(|one| one.tree);
+        let trees: Vec<_> = trees
+            .collect::<Result<_, _>>()
+            .expect("the executors answer");
+        if is_so(&trees) {
+            return trees;
+        }
+        assert!(begun.elapsed() < TIME, "{trees:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A job that is cancelled ends, and so do its tasks, those that run and those that wait: nothing stays charged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_cancelled_leaves_nothing() {
+    let cluster = start(
+        &["--cores=2", "--budget=64MiB", "--task-minimum=40MiB"],
+        &[],
+    )
+    .await;
+    let scheduler = cluster.address();
+    let endless = Query {
+        number: 0,
+        sql: "SELECT count(*) FROM lineitem a, lineitem b WHERE a.l_orderkey * b.l_orderkey = 7"
+            .to_owned(),
+        answer: Vec::new(),
+    };
+    let jobs = [0, 1, 2].map(|_| {
+        let (scheduler, endless) = (scheduler.clone(), endless.clone());
+        tokio::spawn(async move { outcome(&scheduler, &endless, &[]).await })
+    });
+    let runs = |trees: &[ExecutorTree]| trees.iter().any(|tree| tree.status.running > 0);
+    until(&cluster, runs).await;
+    let scheduler = format!("--scheduler={scheduler}");
+    let mut ended = HashSet::new();
+    until(&cluster, |trees| {
+        // Ballista forgets a task that is cancelled between its arrival and its start. So not before it has started.
+        let jobs = trees.iter().flat_map(|tree| &tree.jobs);
+        for job in jobs.filter(|job| job.running + job.waiting > 0) {
+            let (right, text) = run(&["cancel", &job.job, &scheduler]);
+            assert!(right, "{text}");
+            ended.insert(job.job.clone());
+        }
+        let idle = |tree: &ExecutorTree| tree.status.running + tree.status.waiting == 0;
+        ended.len() == 3
+            && trees
+                .iter()
+                .all(|tree| idle(tree) && tree.status.allocated == 0)
+    })
+    .await;
+    for job in jobs {
+        let outcome = job.await.unwrap();
+        assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
+    }
+    // The cores of the cancelled tasks are free again.
+    assert_eq!(
+        outcome(&cluster.address(), query(6), &[]).await,
+        Outcome::Right
+    );
+}
 
 /// Waits until that executor has results of a job, and runs another task of it.
 async fn has_results(cluster: &LocalCluster, executor: &str) {
@@ -31,7 +103,10 @@ async fn a_job_survives_an_executor_that_is_killed() {
     let mut cluster = start(&executor, &["--executor-timeout=5"]).await;
     let scheduler = cluster.address();
     let job = tokio::spawn(async move {
-        let settings = [("datafusion.execution.target_partitions", "4")];
+        let settings = [
+            ("datafusion.execution.target_partitions", "4"),
+            ("ballista.planner.adaptive.enabled", "false"),
+        ];
         outcome(&scheduler, query(9), &settings).await
     });
     has_results(&cluster, "executor-1").await;

@@ -256,6 +256,12 @@ impl Stream for HandOver {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        if this.stream.is_some() && this.query.has_ended() {
+            // What was spawned for it, and nobody aborts, ends here.
+            this.end();
+            let reason = this.query.end_reason().unwrap_or_default();
+            return Poll::Ready(Some(Err(super::ended(&this.query, &reason))));
+        }
         let Some(stream) = &mut this.stream else {
             return Poll::Ready(None);
         };
