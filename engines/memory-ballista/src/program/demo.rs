@@ -57,20 +57,7 @@ async fn shown(options: Demo) -> std::result::Result<(), String> {
     let budget = options.budget;
     // Three quarters of a budget: one task runs on each executor at a time.
     let minimum = budget.as_u64() / 4 * 3;
-    let program = std::env::current_exe().map_err(|error| failed("no program", &error))?;
-    let local = LocalOptions {
-        program,
-        executors: EXECUTORS,
-        executor: vec![
-            format!("--budget={}", budget.as_u64()),
-            format!("--task-minimum={minimum}"),
-            "--cores=4".to_owned(),
-            "--retries=3".to_owned(),
-            "--heartbeat=5".to_owned(),
-        ],
-        scheduler: vec!["--executor-timeout=30".to_owned()],
-        token_file: None,
-    };
+    let local = local(budget, minimum).map_err(|error| failed("no program", &error))?;
     let cluster = LocalCluster::start(&local)
         .await
         .map_err(|error| error.to_string())?;
@@ -82,12 +69,9 @@ async fn shown(options: Demo) -> std::result::Result<(), String> {
     );
     let outcome = ask(&cluster, folder.path(), &expected).await;
     let all = cluster.read().await;
-    println!(
-        "\n{}",
-        all.as_ref().map_or_else(String::clone, |all| tree(all))
-    );
-    if let Ok(all) = &all {
-        println!("{}", summary(all));
+    match &all {
+        Ok(all) => println!("\n{}\n{}", tree(all), summary(all)),
+        Err(error) => println!("\n{error}"),
     }
     let ended = cluster
         .end()
@@ -99,6 +83,23 @@ async fn shown(options: Demo) -> std::result::Result<(), String> {
         return Err(format!("{name} did not end as it should"));
     }
     outcome
+}
+
+/// Returns what the cluster is made of.
+fn local(budget: ByteSize, minimum: u64) -> std::io::Result<LocalOptions> {
+    Ok(LocalOptions {
+        program: std::env::current_exe()?,
+        executors: EXECUTORS,
+        executor: vec![
+            format!("--budget={}", budget.as_u64()),
+            format!("--task-minimum={minimum}"),
+            "--cores=4".to_owned(),
+            "--retries=3".to_owned(),
+            "--heartbeat=5".to_owned(),
+        ],
+        scheduler: vec!["--executor-timeout=30".to_owned()],
+        token_file: None,
+    })
 }
 
 /// Says what waited, what spilled, and what was placed where.

@@ -40,35 +40,8 @@ pub(crate) async fn run(options: Executor) -> Result<(), String> {
         address: options.scheduler_status.clone(),
         token: token.clone(),
     };
-    // The scheduler knows the host.
-    let address = format!("{}:{}", options.external_host, options.status_port);
-    let tell = scheduler.clone();
-    let (told_id, told_address) = (id.clone(), address.clone());
-    let root = RootAllocator::builder().name(&id);
-    // Ballista's own pools are limited; this tree only shows the process.
-    let root = if options.stock {
-        root
-    } else {
-        root.limit(budget)
-    };
-    let root = root.build().map_err(|error| error.to_string())?;
-    let memory = BallistaMemory::builder(&root)
-        .job_options(job_options(&options, budget))
-        .before_handing_back(move |memory| {
-            let executor = memory::Executor {
-                id: told_id.clone(),
-                address: told_address.clone(),
-                memory,
-            };
-            let scheduler = tell.clone();
-            Box::pin(async move { scheduler.tell(&executor).await })
-        })
-        .build();
-    let executor = memory::Executor {
-        id: id.clone(),
-        address,
-        memory: memory.clone(),
-    };
+    let executor = executor(&options, &id, budget, &scheduler)?;
+    let memory = executor.memory.clone();
     let endpoint = Endpoint::executor(executor.clone(), status_address, token).await;
     let endpoint = endpoint.map_err(|error| error.to_string())?;
     check_ports(&options).await?;
@@ -105,6 +78,39 @@ pub(crate) async fn run(options: Executor) -> Result<(), String> {
         error = scheduler.keep_telling(&executor) => Err(error),
         () = until_stdin_closes(options.until_stdin_closes) => Ok(()),
     }
+}
+
+/// Returns the executor's memory, and where it can be asked for it.
+fn executor(
+    options: &Executor,
+    id: &str,
+    budget: usize,
+    scheduler: &Scheduler,
+) -> Result<memory::Executor, String> {
+    let root = RootAllocator::builder().name(id);
+    // Ballista's own pools are limited; this tree only shows the process.
+    let root = match options.stock {
+        true => root,
+        false => root.limit(budget),
+    };
+    let root = root.build().map_err(|error| error.to_string())?;
+    let id = id.to_owned();
+    // The scheduler knows the host.
+    let address = format!("{}:{}", options.external_host, options.status_port);
+    let of = move |memory| memory::Executor {
+        id: id.clone(),
+        address: address.clone(),
+        memory,
+    };
+    let (told, scheduler) = (of.clone(), scheduler.clone());
+    let memory = BallistaMemory::builder(&root)
+        .job_options(job_options(options, budget))
+        .before_handing_back(move |memory| {
+            let (executor, scheduler) = (told(memory), scheduler.clone());
+            Box::pin(async move { scheduler.tell(&executor).await })
+        })
+        .build();
+    Ok(of(memory))
 }
 
 fn budget(options: &Executor) -> Result<usize, String> {
