@@ -252,9 +252,11 @@ mod tests {
             assert!(word.give(50, 100, kind));
             assert!(!word.take(81, kind));
             assert!(!word.give(21, 100, kind));
+            // More is left than the minimum.
+            assert!(word.take(10, kind));
             let held = Held {
-                credit: 80,
-                external: if kind == Kind::Held { 7 } else { 27 },
+                credit: 70,
+                external: if kind == Kind::Held { 7 } else { 37 },
                 low: 30,
             };
             assert_eq!((word.held(), word.shut_down()), (held, held));
@@ -310,5 +312,18 @@ mod tests {
         word.open(2, MAX_CREDIT - 1);
         assert!(!word.take(2, Kind::External));
         assert!(word.take(1, Kind::External));
+        word.shut_down();
+        word.open(MAX_CREDIT, MAX_CREDIT / 2);
+        assert!(word.take(MAX_CREDIT / 2, Kind::External));
+    }
+
+    #[test]
+    fn what_stripes_held_is_added_field_by_field() {
+        let held = |credit, external, low| Held {
+            credit,
+            external,
+            low,
+        };
+        assert_eq!(held(3, 5, 7) + held(11, 13, 17), held(14, 18, 24));
     }
 }

@@ -309,4 +309,110 @@ mod tests {
         assert_eq!(count.last_left(), Left::Nothing);
         assert!(!count.try_retain());
     }
+
+    /// A count that one of the constructors set.
+    fn count(reset: impl FnOnce(&Count)) -> Count {
+        let count = Count::new();
+        reset(&count);
+        count
+    }
+
+    #[test]
+    fn a_ledger_without_buffers_gets_none_whatever_its_flags() {
+        let ended = [
+            Count::new(),
+            count(|count| {
+                count.reset_to_watched();
+                assert!(count.release());
+            }),
+        ];
+        for count in ended {
+            assert!(!count.try_retain());
+            assert_eq!(count.retain_alone(), Err(Left::Nothing));
+            assert_eq!(count.buffers(), 0);
+            count.set_shared();
+            assert!(!count.try_retain());
+            assert_eq!(count.retain_alone(), Err(Left::Ledgers));
+        }
+    }
+
+    #[test]
+    fn a_watcher_makes_buffers_of_the_only_ledger_alone() {
+        let alone = count(Count::reset_to_watched);
+        let guest = count(|count| count.reset_to_guest(true));
+
+        assert_eq!(alone.retain_alone(), Ok(()));
+        assert_eq!(guest.retain_alone(), Err(Left::Ledgers));
+
+        assert_eq!((alone.buffers(), guest.buffers()), (2, 1));
+    }
+
+    #[test]
+    fn a_pair_is_two_buffers_of_a_watched_ledger_that_is_the_only_one() {
+        let watched = count(Count::reset_to_watched);
+        assert!(!watched.is_pair());
+        watched.retain();
+        assert!(watched.is_pair());
+        watched.set_shared();
+        assert!(!watched.is_pair());
+        watched.set_alone();
+        watched.retain();
+        assert!(!watched.is_pair());
+
+        let sole = count(Count::reset_to_sole);
+        sole.retain();
+        assert!(!sole.is_pair());
+    }
+
+    #[test]
+    fn one_buffer_of_a_watched_ledger_claims_it_once() {
+        let watched = count(Count::reset_to_watched);
+        assert!(watched.claim());
+        assert!(watched.is_shared() && watched.is_owning() && !watched.claim());
+        watched.set_alone();
+        watched.retain();
+        assert!(!watched.claim());
+        assert!(!count(Count::reset_to_sole).claim());
+    }
+
+    #[test]
+    fn the_last_buffer_of_several_ledgers_is_told_from_all_others() {
+        let guest = count(|count| count.reset_to_guest(false));
+        let heir = count(|count| count.reset_to_heir(false));
+        for count in [&guest, &heir] {
+            assert!(count.is_last_of_shared() && count.is_shared());
+            count.retain();
+            assert!(!count.is_last_of_shared());
+            assert!(!count.release());
+            count.release_last();
+            assert_eq!(count.buffers(), 0);
+            assert_eq!(count.last_left(), Left::Ledgers);
+        }
+        assert_eq!((guest.is_owning(), heir.is_owning()), (false, true));
+        assert!(!count(Count::reset_to_sole).is_last_of_shared());
+        for watched in [true, false] {
+            let guest = count(|count| count.reset_to_guest(watched));
+            assert_eq!(guest.is_last_of_shared(), !watched);
+            let heir = count(|count| count.reset_to_heir(watched));
+            assert_eq!(heir.is_last_of_shared(), !watched);
+        }
+    }
+
+    #[test]
+    fn flags_change_without_the_number_of_buffers() {
+        let count = count(Count::reset_to_sole);
+        count.retain();
+        count.yield_to_another();
+        assert!(count.is_shared() && !count.is_owning());
+        count.set_owning(true);
+        count.set_owning(true);
+        assert!(count.is_owning());
+        count.set_owning(false);
+        count.set_owning(false);
+        assert!(!count.is_owning() && count.is_shared());
+        count.set_alone();
+        count.set_alone();
+        assert!(!count.is_shared());
+        assert_eq!(count.buffers(), 2);
+    }
 }

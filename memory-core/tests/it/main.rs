@@ -31,6 +31,7 @@ mod live_reservations;
 mod messages;
 mod metrics;
 mod moved;
+mod moving_within;
 mod numbers;
 mod probes;
 mod raised_reservations;

@@ -2,6 +2,7 @@
 
 mod admissions;
 mod giving_way;
+mod rules;
 
 use std::future::IntoFuture;
 use std::pin::pin;

@@ -3,6 +3,9 @@
 //! A waiter is in a slot of a vector and is named by its index, so nothing points into a future or into a
 //! stack. The owner of a wait frees the slot; nobody else does. Both vectors grow while the tree's mutex is free.
 
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 use std::mem;
 use std::time::Instant;
 

@@ -99,3 +99,89 @@ impl Spillers {
         self.told = 0;
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Named(AtomicBool);
+
+    impl Spiller for Named {
+        fn listed(&self) -> &AtomicBool {
+            &self.0
+        }
+
+        fn share_is_free(&self) {}
+    }
+
+    fn add(spillers: &mut Spillers, one: &Arc<dyn Spiller>) -> bool {
+        let mut spare = Vec::new();
+        spillers.add(one, &mut spare).unwrap_or_else(|capacity| {
+            spare = Vec::with_capacity(capacity);
+            spillers.add(one, &mut spare).unwrap()
+        })
+    }
+
+    #[test]
+    fn each_that_waited_when_a_share_became_free_is_told_once_unless_it_left() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let all: Vec<Arc<dyn Spiller>> = (0..8).map(|_| Arc::new(Named::default()) as _).collect();
+        // Whether each is listed, and whether it is to be told.
+        let (mut listed, mut told) = ([false; 8], [false; 8]);
+        let mut spillers = Spillers::default();
+        for _ in 0..10_000 {
+            let at = random.usize(..all.len());
+            match random.u32(..6) {
+                0..=2 => {
+                    assert_eq!(add(&mut spillers, &all[at]), !listed[at]);
+                    listed[at] = true;
+                }
+                3 => {
+                    let gone = spillers.remove(&all[at]);
+                    let expected = listed[at].then_some(told[at]);
+                    assert_eq!(gone.as_ref().map(|&(_, told)| told), expected);
+                    assert!(gone.is_none_or(|(gone, _)| Arc::ptr_eq(&gone, &all[at])));
+                    (listed[at], told[at]) = (false, false);
+                }
+                4 => {
+                    let more = (0..8).filter(|&at| listed[at] && !told[at]).count();
+                    assert_eq!(spillers.share_is_free(), more);
+                    told = listed;
+                }
+                _ => {
+                    let woken = spillers.take_wake();
+                    assert_eq!(woken.is_some(), told.contains(&true));
+                    if let Some(woken) = woken {
+                        let at = all.iter().position(|one| Arc::ptr_eq(one, &woken));
+                        let at = at.expect("one of them");
+                        assert!(told[at]);
+                        (listed[at], told[at]) = (false, false);
+                    }
+                }
+            }
+            assert_eq!(spillers.has_wakes(), told.contains(&true));
+            for (one, listed) in all.iter().zip(listed) {
+                assert_eq!(one.listed().load(Ordering::Relaxed), listed);
+            }
+        }
+    }
+
+    #[test]
+    fn a_forked_child_has_nobody_to_tell() {
+        let all: Vec<Arc<dyn Spiller>> = (0..3).map(|_| Arc::new(Named::default()) as _).collect();
+        let mut spillers = Spillers::default();
+        for one in &all {
+            assert!(add(&mut spillers, one));
+        }
+        assert_eq!(spillers.share_is_free(), 3);
+
+        spillers.fork();
+
+        assert!(!spillers.has_wakes() && spillers.take_wake().is_none());
+        for one in &all {
+            assert!(spillers.remove(one).is_none());
+            assert!(add(&mut spillers, one));
+        }
+    }
+}

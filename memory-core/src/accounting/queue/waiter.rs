@@ -198,3 +198,40 @@ impl Wake {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_withheld_from_those_that_are_younger_and_for_an_admission_from_admissions_only() {
+        let turn = |ticket, admission| Turn { ticket, admission };
+        for (one, older, held_back) in [
+            (turn(2, false), turn(1, false), true),
+            (turn(2, true), turn(1, false), true),
+            (turn(2, true), turn(1, true), true),
+            (turn(2, false), turn(1, true), false),
+            (turn(1, false), turn(1, false), false),
+            (turn(1, true), turn(2, false), false),
+            (Turn::TRY, turn(1, false), true),
+            (Turn::TRY, turn(1, true), false),
+        ] {
+            assert_eq!(one.is_held_back_by(older), held_back, "{one:?} {older:?}");
+        }
+    }
+
+    #[test]
+    fn each_end_of_a_wait_has_its_name() {
+        use Verdict::*;
+        let names = [Granted, Refused, TimedOut, GiveWay, Stuck, Forked].map(Verdict::name);
+        let expected = [
+            "granted",
+            "refused",
+            "timed out",
+            "give way",
+            "stuck",
+            "forked",
+        ];
+        assert_eq!(names, expected);
+    }
+}
