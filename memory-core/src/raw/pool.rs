@@ -3,7 +3,9 @@
 //! A thread takes and returns slots without synchronisation, from a list of at most
 //! [`MAX_CACHED`] of them; a slot may be returned on another thread than took it. Lists are
 //! filled from and emptied into the chunks under one lock, [`BATCH`] slots at a time. A chunk all
-//! of whose slots are free is given back, but for one. When a thread ends, its list is emptied;
+//! of whose slots are free is given back, but for one. A free slot in a thread's list keeps its chunk, and
+//! after many buffers were dropped each of a thousand slots may keep another one. So where
+//! most of the memory is free, a thread keeps at most [`FEW`] slots. When a thread ends, its list is emptied;
 //! a slot that is taken or returned after that (in another thread-local's destructor) goes to
 //! the chunks directly.
 //!
@@ -45,6 +47,9 @@ const MAX_CACHED: usize = 1024;
 /// How many slots move between a thread and the chunks at once.
 const BATCH: usize = 256;
 
+/// The maximum of free slots that a thread keeps where most of the chunks' memory is free.
+const FEW: usize = 8;
+
 /// The lock over the chunks. A walk that was under way when the process forked does not go on in the
 /// child.
 static POOL: ProcessLock<Pool> =
@@ -74,7 +79,12 @@ thread_local! {
 static EMPTY: AtEnd = AtEnd(|_number| {
     CACHE.with(|cache| {
         cache.room.set(0);
-        flush(cache, usize::MAX);
+        let mut pool = pool();
+        let surplus = flush(&mut pool, cache, usize::MAX);
+        drop(pool);
+        if surplus {
+            free_surplus();
+        }
     });
 });
 
@@ -198,23 +208,29 @@ fn free_surplus() {
 #[inline(never)]
 fn refill(cache: &Cache) -> NonNull<FreeSlot> {
     let living = thread::at_end(&EMPTY);
-    let mut wanted = if living { BATCH - 1 } else { 0 };
-    let mut fresh = None;
+    let (mut more, mut fresh) = (0, None);
     loop {
         let mut pool = pool();
         if let Some(chunk) = fresh.take() {
             pool.add(chunk);
         }
-        while wanted > 0
+        let (most, batch) = if pool.is_sparse() {
+            (FEW, FEW)
+        } else {
+            (MAX_CACHED, BATCH)
+        };
+        while living
+            && more < batch - 1
             && let Some(slot) = pool.pop()
         {
             // SAFETY: the slot was in its chunk's list and is in none now.
             unsafe { cache.push(slot) };
-            wanted -= 1;
+            more += 1;
         }
         if let Some(slot) = pool.pop() {
             if living {
-                cache.room.set((MAX_CACHED - (BATCH - 1)) as isize);
+                // The pool may have become sparse since the first slots were taken.
+                cache.room.set(most.saturating_sub(more) as isize);
             }
             return slot;
         }
@@ -235,28 +251,31 @@ unsafe fn put_slowly(cache: &Cache, slot: NonNull<FreeSlot>) {
     // There was none, and the caller has subtracted one.
     cache.room.set(0);
     let living = thread::at_end(&EMPTY);
-    if !living {
+    let first = cache.first.get().is_none();
+    let mut pool = pool();
+    let surplus = if living {
         // SAFETY: the caller's promise.
-        let surplus = unsafe { pool().push(slot) };
-        if surplus {
-            free_surplus();
-        }
-        return;
-    }
-    if cache.first.get().is_none() {
-        cache.room.set(MAX_CACHED as isize - 1);
+        unsafe { cache.push(slot) };
+        let (flushed, room) = match (pool.is_sparse(), first) {
+            (true, _) => (usize::MAX, FEW),
+            (false, true) => (0, MAX_CACHED - 1),
+            (false, false) => (BATCH, BATCH - 1),
+        };
+        cache.room.set(room as isize);
+        flush(&mut pool, cache, flushed)
     } else {
-        flush(cache, BATCH);
-        cache.room.set(BATCH as isize - 1);
+        // SAFETY: the caller's promise.
+        unsafe { pool.push(slot) }
+    };
+    drop(pool);
+    if surplus {
+        free_surplus();
     }
-    // SAFETY: the caller's promise.
-    unsafe { cache.push(slot) };
 }
 
-/// Moves slots from the list to their chunks.
-fn flush(cache: &Cache, count: usize) {
+/// Moves slots from the list to their chunks. `true`: there is a chunk to be freed when the lock is free.
+fn flush(pool: &mut Pool, cache: &Cache, count: usize) -> bool {
     let mut surplus = false;
-    let mut pool = pool();
     for _ in 0..count {
         let Some(slot) = cache.first.get() else {
             break;
@@ -266,10 +285,7 @@ fn flush(cache: &Cache, count: usize) {
         // SAFETY: the slot was in this list and is in none now.
         surplus |= unsafe { pool.push(slot) };
     }
-    drop(pool);
-    if surplus {
-        free_surplus();
-    }
+    surplus
 }
 
 impl Cache {

@@ -25,6 +25,9 @@ const CHUNK_LAYOUT: Layout = match Layout::from_size_align(CHUNK, CHUNK) {
 /// How many slots follow a chunk's head.
 pub(super) const SLOTS: usize = (CHUNK - size_of::<Head>()) / size_of::<Slot>();
 
+/// So many chunks are not worth the effort to give some of them back.
+const FEW_CHUNKS: usize = 8;
+
 /// The head of a chunk; its slots follow.
 pub(super) struct Head {
     /// Links of the list of all chunks.
@@ -65,6 +68,10 @@ pub(super) struct Pool {
     /// Chunks all of whose slots are free, and how many they are.
     empty: Option<NonNull<Head>>,
     empty_count: usize,
+    /// How many chunks there are.
+    count: usize,
+    /// How many slots are in the lists of their chunks.
+    free: usize,
     /// Walks that are on their way.
     pub(super) walks: usize,
 }
@@ -102,8 +109,17 @@ impl Pool {
             partial: None,
             empty: None,
             empty_count: 0,
+            count: 0,
+            free: 0,
             walks: 0,
         }
+    }
+
+    /// Whether most of the memory is free, and would be given back if threads did not keep slots of it: there are more
+    /// than a few chunks, and less than a quarter of their slots is in use or with a thread.
+    pub(super) fn is_sparse(&self) -> bool {
+        let all = self.count * SLOTS;
+        self.count > FEW_CHUNKS && self.free > all - all / 4
     }
 
     /// A free slot that is in no thread's list; `None`: a chunk must be added.
@@ -118,6 +134,7 @@ impl Pool {
         if head.free.count == 0 {
             self.unlink(chunk, |head| &mut head.partial, |pool| &mut pool.partial);
         }
+        self.free -= 1;
         Some(slot)
     }
 
@@ -144,6 +161,7 @@ impl Pool {
         let head = unsafe { &mut *chunk.as_ptr() };
         // SAFETY: the caller's promise.
         unsafe { head.free.push(slot) };
+        self.free += 1;
         let count = head.free.count;
         if count == 1 {
             self.link(chunk, |head| &mut head.partial, |pool| &mut pool.partial);
@@ -167,6 +185,8 @@ impl Pool {
         self.unlink(chunk, |head| &mut head.partial, |pool| &mut pool.empty);
         self.unlink(chunk, |head| &mut head.all, |pool| &mut pool.all);
         self.empty_count -= 1;
+        self.count -= 1;
+        self.free -= SLOTS;
         Some(chunk)
     }
 
@@ -175,6 +195,8 @@ impl Pool {
         self.link(chunk, |head| &mut head.all, |pool| &mut pool.all);
         self.link(chunk, |head| &mut head.partial, |pool| &mut pool.empty);
         self.empty_count += 1;
+        self.count += 1;
+        self.free += SLOTS;
     }
 
     fn link(
