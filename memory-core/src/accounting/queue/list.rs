@@ -1,7 +1,7 @@
 //! The requests that wait in a tree, as plain data: who waits at which level, in which order.
 //!
 //! A waiter is in a slot of a vector and is named by its index, so nothing points into a future or into a
-//! stack. The owner of a wait frees the slot; nobody else does. Both vectors grow while the tree's mutex is free.
+//! stack. The owner of a wait frees the slot; nobody else does. The vectors' memory is that of [`super::memory`].
 
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -12,34 +12,19 @@ use std::time::Instant;
 use super::level::{Level, NONE};
 use super::spillers::Spillers;
 use super::waiter::{Age, Ask, Turn, Verdict, Waiter, Wake};
-use crate::sync::plain::make_room;
 
 /// The maximum of the wake-ups that one thread takes out of a queue at a time.
 pub(in crate::accounting) const BATCH: usize = 32;
 
-/// Memory for a queue that grows. It was allocated while the mutex was free.
-pub(in crate::accounting) struct Spare<N> {
-    waiters: Vec<Waiter<N>>,
-    levels: Vec<Level<N>>,
-}
-
-impl<N> Spare<N> {
-    /// Room for `capacity` waiters, each at a level of its own.
-    pub(in crate::accounting) fn new(capacity: usize) -> Self {
-        Self {
-            waiters: Vec::with_capacity(capacity),
-            levels: Vec::with_capacity(capacity),
-        }
-    }
-}
-
 /// All waiters of a tree.
 #[derive(Debug)]
 pub(in crate::accounting) struct Queue<N> {
-    waiters: Vec<Waiter<N>>,
-    levels: Vec<Level<N>>,
-    free_waiter: u32,
-    free_level: u32,
+    pub(super) waiters: Vec<Waiter<N>>,
+    pub(super) levels: Vec<Level<N>>,
+    pub(super) free_waiter: u32,
+    pub(super) free_level: u32,
+    /// Slots of waiters that are not free.
+    pub(super) used: usize,
     /// Requests without a verdict, those that are to be woken, and spillers that are.
     pub(super) active: usize,
     /// Requests without a verdict, and their bytes.
@@ -65,7 +50,7 @@ pub(in crate::accounting) struct Queue<N> {
     /// Those that wait for a share of the spill reserve. They are no requests, and at no level.
     pub(super) spillers: Spillers,
     /// In a forked child, places of levels that had waiters in the parent.
-    ghosts: usize,
+    pub(super) ghosts: usize,
 }
 
 impl<N> Default for Queue<N> {
@@ -75,6 +60,7 @@ impl<N> Default for Queue<N> {
             levels: Vec::new(),
             free_waiter: NONE,
             free_level: NONE,
+            used: 0,
             active: 0,
             waiting: 0,
             bytes: 0,
@@ -140,27 +126,6 @@ impl<N: Copy + PartialEq> Queue<N> {
         &mut self.levels[level as usize]
     }
 
-    /// Makes room for one more waiter at a level of its own, by what `spare` has.
-    ///
-    /// # Errors
-    ///
-    /// The capacity that `spare` must have.
-    pub(in crate::accounting) fn make_room(&mut self, spare: &mut Spare<N>) -> Result<(), usize> {
-        if self.free_waiter == NONE {
-            make_room(&mut self.waiters, &mut spare.waiters)?;
-        }
-        // As many places as waiters, so that a waiter can move to another level at any time.
-        let needed = self.waiters.capacity() + self.ghosts;
-        if self.levels.capacity() < needed {
-            if spare.levels.capacity() < needed {
-                return Err(needed);
-            }
-            spare.levels.append(&mut self.levels);
-            mem::swap(&mut self.levels, &mut spare.levels);
-        }
-        Ok(())
-    }
-
     /// The turn of a request: that of its age, or the last one.
     pub(in crate::accounting) fn turn(&self, age: Option<Age>, admission: bool) -> Turn {
         Turn {
@@ -194,6 +159,7 @@ impl<N: Copy + PartialEq> Queue<N> {
             ask,
         };
         self.tickets += 1;
+        self.used += 1;
         self.active += 1;
         self.waiting += 1;
         self.bytes = self.bytes.saturating_add(ask.bytes);
@@ -346,6 +312,7 @@ impl<N: Copy + PartialEq> Queue<N> {
         if self.waiter(id).waking {
             self.unlist_wake(id);
         }
+        self.used -= 1;
         let free = mem::replace(&mut self.free_waiter, id);
         let waiter = self.waiter_mut(id);
         waiter.next = free;

@@ -37,6 +37,7 @@
 mod level;
 mod list;
 mod measure;
+mod memory;
 mod owner;
 mod serve;
 mod spillers;

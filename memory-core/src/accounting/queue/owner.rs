@@ -7,7 +7,7 @@ use super::super::charge::{Mode, Obstacle};
 use super::super::handle::{Handle, release_under};
 use super::super::node::{Locked, NodePtr};
 use super::super::refusal::Refusal;
-use super::list::Spare;
+use super::memory::Spare;
 use super::waiter::{Age, Ask, Turn, Verdict, Wake};
 use crate::events;
 use crate::sync::current::unscoped;
@@ -153,8 +153,10 @@ impl Queued {
         if let Some(verdict) = waiter.verdict {
             let age = waiter.age();
             let wake = locked.queue_mut().free(id);
+            let unused = locked.queue_mut().take_unused();
             self.id = None;
             drop(locked);
+            drop(unused);
             events::quietly(&self.handle.info, || drop(wake));
             return Some(Some((verdict, age)));
         }
@@ -201,11 +203,13 @@ impl Drop for Queued {
             locked.cancel_wait(id);
         }
         let wake = locked.queue_mut().free(id);
+        let unused = locked.queue_mut().take_unused();
         if verdict == Some(Verdict::Granted) {
             release_under(locked, node, bytes, wants_late);
         } else {
             drop(locked);
         }
+        drop(unused);
         events::quietly(&self.handle.info, || drop(wake));
     }
 }
