@@ -27,7 +27,7 @@ impl Locked<'_> {
         let at = self.queue_mut().level_mut(level);
         let rescan = std::mem::take(&mut at.rescan);
         // Unknown while it is counted, so that the level stays tight.
-        at.least = 0;
+        let before = std::mem::take(&mut at.least);
         let (mut least, mut held_back) = (usize::MAX, [false; 2]);
         let mut next = self.queue().first(level);
         while let Some(id) = next {
@@ -41,6 +41,11 @@ impl Locked<'_> {
             if let Some(needed) = self.serve_waiter(node, level, id) {
                 least = least.min(self.least_for(id, node, needed));
                 held_back[usize::from(turn.is_admission())] |= self.queue().waiter(id).barrier;
+            } else if !rescan && self.look(node).room() < before {
+                // It took what there was, and nobody needs less than that lower bound. Without this, each release that
+                // lets one of many waiters fit would cost a look at all of them.
+                least = least.min(before);
+                break;
             }
         }
         if self.level_of(node) == Some(level) {
