@@ -2,7 +2,8 @@
 //!
 //! [`model`] is the reference: the equations of the accounting, in naive code. [`trace`] reads runs of Arrow
 //! Java's tree. Both consist of [`operation`]s. [`tree`] applies the same operations to a real tree, and
-//! [`side_by_side`] compares the two. [`history`] judges concurrent runs. The scenarios in `tests/` use
+//! [`side_by_side`] compares the two. [`history`] judges concurrent runs. [`load`] has what
+//! programs share that load a tree at random. The scenarios in `tests/` use
 //! [`backends`], [`managers`] and [`books`].
 #![expect(
     clippy::missing_panics_doc,
@@ -12,6 +13,7 @@
 pub mod backends;
 pub mod books;
 pub mod history;
+pub mod load;
 pub mod managers;
 pub mod model;
 pub mod operation;

@@ -10,9 +10,6 @@
 //! sums of the tree are right each time that it is verified, and nothing is charged in the end. The last line has
 //! the totals.
 
-mod reclaimers;
-mod spillers;
-mod totals;
 mod wakers;
 mod worker;
 
@@ -23,11 +20,10 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arrow_memory_core::{ArrowBufMut, Ask, BufferAllocator, RootAllocator};
+use arrow_memory_core::{ArrowBufMut, BufferAllocator, RootAllocator};
+use arrow_memory_integration_tests::load::{Cache, Count, Ground, Operator, Totals};
 use arrow_memory_system as _;
 
-use reclaimers::Cache;
-use totals::Totals;
 use worker::Worker;
 
 const THREADS: usize = 72;
@@ -45,10 +41,8 @@ struct World {
     /// Buffers that wakers drop.
     pool: Mutex<Vec<ArrowBufMut>>,
     caches: Vec<Mutex<Option<Arc<Cache>>>>,
-    /// An ask that a reclaimer kept, to be answered when it keeps the next one.
-    kept: Mutex<Option<Ask>>,
     stop: AtomicBool,
-    totals: Totals,
+    ground: Arc<Ground>,
 }
 
 impl World {
@@ -67,10 +61,13 @@ impl World {
             root,
             pool: Mutex::default(),
             caches: (0..16).map(|_| Mutex::default()).collect(),
-            kept: Mutex::default(),
             stop: AtomicBool::new(false),
-            totals: Totals::default(),
+            ground: Arc::default(),
         }
+    }
+
+    fn totals(&self) -> &Totals {
+        &self.ground.totals
     }
 
     /// Makes room for those that still wait, so that their threads end.
@@ -90,8 +87,7 @@ impl World {
             let cache = cache.lock().expect("no thread panics under it").take();
             drop(cache);
         }
-        let kept = self.kept.lock().expect("no thread panics under it").take();
-        drop(kept);
+        self.ground.answer_kept();
     }
 
     fn any_query(&self) -> BufferAllocator {
@@ -100,7 +96,7 @@ impl World {
     }
 
     /// Replaces a cache, or ends it, or has it take memory.
-    fn change_cache(self: &Arc<Self>) {
+    fn change_cache(&self) {
         let place = &self.caches[fastrand::usize(..self.caches.len())];
         let cache = place.lock().expect("no thread panics under it").clone();
         let stays = cache.is_some_and(|cache| fastrand::u32(..32) > 0 && cache.fill());
@@ -109,8 +105,8 @@ impl World {
         }
         let new = match fastrand::u32(..8) {
             0 => None,
-            1..4 => Cache::new(self, &self.any_query()),
-            _ => Cache::new(self, &self.root),
+            1..4 => Cache::new(&self.ground, &self.any_query()),
+            _ => Cache::new(&self.ground, &self.root),
         };
         let mut place = place.lock().expect("no thread panics under it");
         let old = std::mem::replace(&mut *place, new);
@@ -123,7 +119,7 @@ impl World {
         self.queries.clear();
         self.pool = Mutex::default();
         self.caches.clear();
-        self.kept = Mutex::default();
+        self.ground.answer_kept();
         self.root.verify().expect("the sums are right");
         let snapshot = self.root.snapshot();
         assert_eq!(snapshot.waiters.len(), 0, "{snapshot:?}");
@@ -159,14 +155,14 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let Some(world) = alone(world) else {
-        println!("a waker was not dropped");
+        println!("a waker or a cache was not dropped");
         return ExitCode::FAILURE;
     };
     println!(
         "seed {seed}, {seconds} s, {THREADS} threads: {}",
-        world.totals
+        world.totals()
     );
-    let failures = world.totals.failures();
+    let failures = world.totals().failures();
     for failure in &failures {
         println!("failed: {failure}");
     }
@@ -174,13 +170,15 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(!failures.is_empty()))
 }
 
-/// Returns the world once the timer's thread has ended the wakers that it was calling.
+/// Returns the world once the timer's thread has ended the wakers and caches that it was calling.
 fn alone(mut world: Arc<World>) -> Option<World> {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(5) {
-        match Arc::try_unwrap(world) {
-            Ok(world) => return Some(world),
-            Err(shared) => world = shared,
+        if Arc::strong_count(&world.ground) == 1 {
+            match Arc::try_unwrap(world) {
+                Ok(world) => return Some(world),
+                Err(shared) => world = shared,
+            }
         }
         thread::yield_now();
     }
@@ -198,13 +196,13 @@ fn run(world: &Arc<World>, time: Duration, seed: u64) {
         .collect();
     let spillers = (0..SPILLERS).map(|index| {
         let world = Arc::clone(world);
-        thread::spawn(move || spillers::run(&world, seed.wrapping_mul(1000) + 500 + index))
+        thread::spawn(move || spill(&world, seed.wrapping_mul(1000) + 500 + index))
     });
     let threads: Vec<_> = threads.into_iter().chain(spillers).collect();
     while began.elapsed() < time {
         thread::park_timeout(Duration::from_millis(200));
         world.root.verify().expect("the sums are right");
-        Totals::add(&world.totals.verified);
+        world.totals().add(Count::Verified);
         if threads.iter().any(|thread| thread.is_finished()) {
             break; // It panicked.
         }
@@ -213,4 +211,27 @@ fn run(world: &Arc<World>, time: Duration, seed: u64) {
     let ended = threads.into_iter().map(|thread| thread.join());
     let panicked = ended.filter(Result::is_err).count();
     assert_eq!(panicked, 0, "threads panicked");
+    world.relax(); // for what the last steps left
+}
+
+/// Has one operator that spills after another, until the world stops.
+fn spill(world: &World, seed: u64) {
+    fastrand::seed(seed);
+    while !world.stop.load(Ordering::Acquire) {
+        let parent = match fastrand::bool() {
+            true => world.any_query(),
+            false => (*world.root).clone(),
+        };
+        let Ok(allocator) = parent.child("sort").build() else {
+            continue; // the query was closed
+        };
+        let mut operator = Operator::new(allocator);
+        for _ in 0..fastrand::u32(1..200) {
+            if world.stop.load(Ordering::Acquire) {
+                break;
+            }
+            operator.step(&world.ground, SHARE);
+        }
+        // Perhaps with an ask in its inbox.
+    }
 }

@@ -5,9 +5,9 @@ use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use arrow_memory_core::WaitError;
+use arrow_memory_integration_tests::load::Count;
 
 use crate::World;
-use crate::totals::Totals;
 
 /// What a waker does.
 #[derive(Clone, Copy)]
@@ -38,7 +38,7 @@ impl Wake for Wakes {
         let Some(world) = self.world.upgrade() else {
             return;
         };
-        Totals::add(&world.totals.woken);
+        world.totals().add(Count::Woken);
         match self.manner {
             Manner::Counts => {}
             Manner::Panics => std::panic::resume_unwind(Box::new("a waker that panics")),
@@ -63,7 +63,7 @@ fn use_tree(world: &World) {
     for wait in [query.wait(), query.wait().at_most(Duration::ZERO)] {
         if let Err(error @ (WaitError::TimedOut(_) | WaitError::GiveWay(_))) = wait.reserve(1 << 24)
         {
-            world.totals.fail(format!("queued in a waker: {error:#}"));
+            world.totals().fail(format!("queued in a waker: {error:#}"));
         }
     }
 }

@@ -8,11 +8,11 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use arrow_memory_core::{
-    AllocError, AllocationReservation, ArrowBuf, ArrowBufMut, BufferAllocator, GiveWay, Retry,
-    Wait, WaitError,
+    AllocError, AllocationReservation, ArrowBuf, ArrowBufMut, BufferAllocator, GiveWay, Wait,
+    WaitError,
 };
+use arrow_memory_integration_tests::load::{Count, large, millis, size};
 
-use crate::totals::Totals;
 use crate::{LIMIT, World, wakers};
 
 /// Something that is charged.
@@ -52,7 +52,7 @@ impl Worker {
     pub(crate) fn run(&mut self) {
         fastrand::seed(self.seed);
         while !self.world.stop.load(Ordering::Acquire) {
-            Totals::add(&self.world.totals.steps);
+            self.world.totals().add(Count::Steps);
             self.step();
         }
         self.waiting.clear();
@@ -146,10 +146,10 @@ impl Worker {
         let ended = if fastrand::bool() {
             wait.buffer(size()).map(Held::Buffer)
         } else {
-            wait.reserve(large()).map(Held::Reservation)
+            wait.reserve(large(LIMIT)).map(Held::Reservation)
         };
         if matches!(ended, Err(WaitError::TimedOut(_))) && began.elapsed() < most {
-            self.world.totals.fail("timed out too early".to_owned());
+            self.world.totals().fail("timed out too early".to_owned());
         }
         self.keep(ended, true);
     }
@@ -161,10 +161,10 @@ impl Worker {
         let query = self.query();
         let mut wait = query.wait();
         loop {
-            match wait.reserve(large()) {
+            match wait.reserve(large(LIMIT)) {
                 Err(WaitError::GiveWay(give_way)) => {
                     // The branch holds memory of other threads.
-                    Totals::add(&self.world.totals.told);
+                    self.world.totals().add(Count::GaveWay);
                     wait = query.wait().after(give_way);
                 }
                 ended => return self.keep(ended.map(Held::Reservation), false),
@@ -173,7 +173,7 @@ impl Worker {
     }
 
     fn admit(&mut self) {
-        let admission = self.query().admit("admitted").reservation(large());
+        let admission = self.query().admit("admitted").reservation(large(LIMIT));
         let ended = if fastrand::bool() {
             admission.blocking(millis())
         } else {
@@ -200,11 +200,11 @@ impl Worker {
                 Box::pin(async { buffer.await.map(Held::Buffer) })
             }
             1 => {
-                let reservation = wait.reserve_async(large());
+                let reservation = wait.reserve_async(large(LIMIT));
                 Box::pin(async { reservation.await.map(Held::Reservation) })
             }
             _ => {
-                let admission = query.admit("admitted").reservation(large());
+                let admission = query.admit("admitted").reservation(large(LIMIT));
                 let admission = match deadline {
                     Some(deadline) => admission.until(deadline),
                     None => admission,
@@ -240,14 +240,14 @@ impl Worker {
         };
         let waiting = self.waiting.swap_remove(index);
         if ended.is_ok() && waiting.queued {
-            Totals::add(&self.world.totals.granted_late);
+            self.world.totals().add(Count::GrantedLate);
         }
         let early = waiting
             .deadline
             .is_none_or(|deadline| Instant::now() < deadline);
         if early && matches!(ended, Err(WaitError::TimedOut(_))) {
             self.world
-                .totals
+                .totals()
                 .fail("a future timed out too early".to_owned());
         }
         self.keep(ended, waiting.deadline.is_some());
@@ -255,7 +255,7 @@ impl Worker {
 
     fn cancel_future(&mut self) {
         if !self.waiting.is_empty() {
-            Totals::add(&self.world.totals.cancelled);
+            self.world.totals().add(Count::Cancelled);
             drop(
                 self.waiting
                     .swap_remove(fastrand::usize(..self.waiting.len())),
@@ -350,7 +350,7 @@ impl Worker {
     fn keep(&mut self, ended: Result<Held, WaitError>, has_deadline: bool) {
         match ended {
             Ok(held) => {
-                Totals::add(&self.world.totals.granted);
+                self.world.totals().add(Count::Granted);
                 self.held.push(held);
             }
             Err(error) => self.ended(error, has_deadline),
@@ -358,48 +358,14 @@ impl Worker {
     }
 
     fn ended(&mut self, error: WaitError, has_deadline: bool) {
-        match error {
-            WaitError::Refused(error) => self.refused(&error),
-            WaitError::TimedOut(_) if has_deadline => Totals::add(&self.world.totals.timed_out),
-            WaitError::GiveWay(give_way) => {
-                Totals::add(&self.world.totals.told);
-                let half = self.held.len() / 2;
-                self.held.truncate(half);
-                self.give_way = Some(give_way);
-            }
-            other => self.world.totals.fail(format!("not documented: {other:#}")),
+        if let Some(give_way) = self.world.ground.ended(error, has_deadline) {
+            let half = self.held.len() / 2;
+            self.held.truncate(half);
+            self.give_way = Some(give_way);
         }
     }
 
     fn refused(&self, error: &AllocError) {
-        let totals = &self.world.totals;
-        match error {
-            AllocError::Closed { .. } => Totals::add(&totals.closed),
-            AllocError::OutOfMemory { .. } if error.retry() == Retry::Never => {
-                Totals::add(&totals.never);
-            }
-            AllocError::OutOfMemory { .. } => Totals::add(&totals.refused),
-            other => totals.fail(format!("not documented: {other:#}")),
-        }
+        self.world.ground.refused(error);
     }
-}
-
-fn size() -> usize {
-    match fastrand::u32(..16) {
-        0 => fastrand::usize(..8 << 20),
-        1..4 => fastrand::usize(..1 << 20),
-        _ => fastrand::usize(..64 << 10),
-    }
-}
-
-fn large() -> usize {
-    match fastrand::u32(..16) {
-        0 => fastrand::usize(..LIMIT),
-        1..8 => fastrand::usize(..16 << 20),
-        _ => fastrand::usize(..1 << 20),
-    }
-}
-
-fn millis() -> Duration {
-    Duration::from_micros(fastrand::u64(..3000))
 }

@@ -9,44 +9,45 @@ use arrow_memory_core::{
     AllocError, ArrowBufMut, Ask, BufferAllocator, Cost, Reclaim, ReclaimGuard, WaitError,
 };
 
-use crate::World;
-use crate::totals::Totals;
+use super::ground::Ground;
+use super::lock;
+use super::totals::Count;
 
 /// A cache with an allocator of its own. Its registration ends with it.
-pub(crate) struct Cache {
+pub struct Cache {
     allocator: BufferAllocator,
     held: Mutex<Vec<ArrowBufMut>>,
     guard: Mutex<Option<ReclaimGuard>>,
-    world: Weak<World>,
+    ground: Arc<Ground>,
     /// Whether it behaves badly. Then it holds little.
     hostile: bool,
 }
 
 impl Cache {
     /// Registers a cache below an allocator.
-    pub(crate) fn new(world: &Arc<World>, parent: &BufferAllocator) -> Option<Arc<Self>> {
+    pub fn new(ground: &Arc<Ground>, parent: &BufferAllocator) -> Option<Arc<Self>> {
         let child = parent.child("cache").priority(fastrand::i32(-2..3));
         let cache = Arc::new(Self {
             allocator: child.build().ok()?,
             held: Mutex::default(),
             guard: Mutex::default(),
-            world: Arc::downgrade(world),
+            ground: Arc::clone(ground),
             hostile: fastrand::u32(..8) == 0,
         });
         let cost = [Cost::Drop, Cost::Spill][usize::from(fastrand::u32(..4) == 0)];
         let registered = Registered(Arc::downgrade(&cache), cache.hostile);
         let guard = cache.allocator.on_shortage(cost, registered);
-        *cache.guard.lock().expect("no thread panics under it") = Some(guard);
+        *lock(&cache.guard) = Some(guard);
         Some(cache)
     }
 
     /// Takes some memory, if there is any soon; `false` if its query was closed.
-    pub(crate) fn fill(&self) -> bool {
+    pub fn fill(&self) -> bool {
         let most = if self.hostile { 16 << 10 } else { 1 << 20 };
         let wait = self.allocator.wait().at_most(Duration::from_micros(500));
         match wait.buffer(fastrand::usize(..most)) {
             Ok(buffer) => {
-                let mut held = self.held.lock().expect("no thread panics under it");
+                let mut held = lock(&self.held);
                 let surplus = if held.len() < 16 { None } else { held.pop() };
                 held.push(buffer);
                 drop(held);
@@ -66,15 +67,16 @@ impl Cache {
         drop(evicted);
     }
 
-    fn asked(&self, world: &Arc<World>, ask: Ask) {
-        Totals::add(&world.totals.asked);
+    fn asked(&self, ask: Ask) {
+        let totals = &self.ground.totals;
+        totals.add(Count::Asked);
         if !self.hostile || fastrand::bool() {
             return self.evict(1 + ask.bytes() / (512 << 10));
         }
         match fastrand::u32(..7) {
             0 => resume_unwind(Box::new("a reclaimer that panics")),
             1 => thread::park_timeout(Duration::from_millis(2)),
-            2 => self.reenter(world),
+            2 => self.reenter(),
             3 => {
                 let guard = self.guard.try_lock().ok().and_then(|mut it| it.take());
                 drop(guard);
@@ -82,10 +84,8 @@ impl Cache {
             4 => {
                 // What needs memory to free some gets the spill reserve, or what is there.
                 let scratch = ask.memory().map(|memory| memory.buffer(4096));
-                if matches!(scratch, Some(Err(_))) {
-                    world
-                        .totals
-                        .fail(format!("no memory to spill: {scratch:?}"));
+                if let Some(Err(error)) = scratch {
+                    self.ground.no_memory_to_spill(&error);
                 }
                 drop(self.allocator.buffer(1 << 20));
             }
@@ -96,17 +96,16 @@ impl Cache {
         if fastrand::bool() {
             drop(ask);
             self.evict(1);
-        } else if let Ok(mut kept) = world.kept.try_lock() {
-            let before = kept.replace(ask);
-            drop(kept);
-            drop(before);
+        } else {
+            self.ground.keep(ask);
         }
     }
 
     /// What it does is done at once: nobody is asked for it, and it does not wait.
-    fn reenter(&self, world: &World) {
+    fn reenter(&self) {
+        let totals = &self.ground.totals;
         if self.allocator.reclaim(usize::MAX) != 0 {
-            world.totals.fail("a reclaimer asked others".to_owned());
+            totals.fail("a reclaimer asked others".to_owned());
         }
         for wait in [
             self.allocator.wait(),
@@ -115,9 +114,7 @@ impl Cache {
             if let Err(error @ (WaitError::TimedOut(_) | WaitError::GiveWay(_))) =
                 wait.reserve(1 << 24)
             {
-                world
-                    .totals
-                    .fail(format!("queued in a reclaimer: {error:#}"));
+                totals.fail(format!("queued in a reclaimer: {error:#}"));
             }
         }
     }
@@ -136,11 +133,8 @@ impl Reclaim for Registered {
     }
 
     fn reclaim(&self, ask: Ask) {
-        let Some(cache) = self.0.upgrade() else {
-            return;
-        };
-        if let Some(world) = cache.world.upgrade() {
-            cache.asked(&world, ask);
+        if let Some(cache) = self.0.upgrade() {
+            cache.asked(ask);
         }
     }
 }
