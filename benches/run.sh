@@ -14,7 +14,7 @@ mkdir -p $results
 build() { cargo build -q --profile bench -p arrow-memory-benches --features "$features" --bins --benches; }
 
 # A table begins with the command, the machine, the date and the commit. Files for render.py have no such head.
-head_of() { case $1 in adopt.md | attribution.md | growth.md | lineitem.md | waiting.md) cat $results/machine.md && echo ;; esac; }
+head_of() { case $1 in adopt.md | attack.md | attribution.md | growth.md | lineitem.md | waiting.md) cat $results/machine.md && echo ;; esac; }
 
 bench() { # bench NAME OUTPUT ARGUMENTS…
     local name=$1 output=$results/$2 begun=$SECONDS
@@ -43,6 +43,7 @@ bench growth growth.md "$@"
 bench suite suite.tsv "$@"
 bench backends backends.md "$@"
 bench waiting waiting.md "$@"
+bench attack attack.md "$@"
 bench attribution attribution.md "$@"
 if [[ $features == *arrow* ]]; then
     bench adopt adopt.md "$@"

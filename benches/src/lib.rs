@@ -8,6 +8,7 @@
 )]
 
 pub mod batch;
+pub mod curves;
 pub mod harness;
 pub mod memory;
 pub mod pools;
