@@ -289,11 +289,14 @@ fn reservations(n: usize) -> Duration {
 
 type Waits = Vec<Pin<Box<dyn Future<Output = bool>>>>;
 
+/// Bytes of a request that waits.
+const PAGE: usize = 4096;
+
 /// Requests that wait for a page of a root that is full.
 fn waits(root: &BufferAllocator, n: usize) -> Waits {
     let mut waits: Waits = Vec::with_capacity(n);
     for _ in 0..n {
-        let reservation = root.wait().reserve_async(64);
+        let reservation = root.wait().reserve_async(PAGE);
         let mut wait: Pin<Box<dyn Future<Output = bool>>> =
             Box::pin(async { reservation.await.is_ok() });
         let mut context = Context::from_waker(Waker::noop());
@@ -304,16 +307,17 @@ fn waits(root: &BufferAllocator, n: usize) -> Waits {
 }
 
 fn cancelled_waits(n: usize) -> Duration {
-    let root = limited(64 * n);
-    let held = root.buffer(64 * n).expect("there is room");
+    let root = limited(PAGE * n);
+    let held = root.buffer(PAGE * n).expect("there is room");
     let time = time(|| drop_shuffled(waits(&root, n)));
     drop(held);
     time
 }
 
 fn served_waits(n: usize) -> Duration {
-    let root = limited(64 * n);
-    let held: Vec<_> = (0..n).map(|_| buffer(&root)).collect();
+    let root = limited(PAGE * n);
+    let page = |_| root.buffer(PAGE).expect("there is room");
+    let held: Vec<_> = (0..n).map(page).collect();
     let waits = waits(&root, n);
     time(|| {
         drop(held);
