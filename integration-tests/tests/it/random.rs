@@ -7,7 +7,7 @@
 //! The accounting does not depend on the backend. So all cases run over one backend, and a twentieth of them
 //! over each other one. `PROPTEST_CASES` sets the number of cases.
 
-mod script;
+mod draws;
 
 use std::cell::Cell;
 use std::panic;
@@ -16,13 +16,14 @@ use std::thread;
 
 use arrow_memory_core::AllocationManager;
 use arrow_memory_integration_tests::for_every_backend;
-use arrow_memory_integration_tests::operation::{Key, Operation, Rounding};
+use arrow_memory_integration_tests::operation::{Operation, Rounding};
+use arrow_memory_integration_tests::script::{Draw, Script, Shape, overflows, release};
 use arrow_memory_integration_tests::side_by_side::{Headroom, SideBySide};
 use arrow_memory_integration_tests::tree::Ground;
 use proptest::collection::vec;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
 
-use script::{Draw, Script, Shape, draw, low_limit, overflows, root_limit, rounding, shape};
+use draws::{draw, low_limit, root_limit, rounding, shape};
 
 /// The number of operations per case, without those that release everything at its end.
 const STEPS: usize = 200;
@@ -216,7 +217,9 @@ impl Case {
                 break;
             }
         }
-        self.release_all();
+        while let Some(operation) = release(&self.pair.model) {
+            self.step(&operation);
+        }
     }
 
     fn step(&mut self, operation: &Operation) {
@@ -225,50 +228,6 @@ impl Case {
         if self.steps.is_multiple_of(self.setting.look_every) {
             self.pair.compare(Headroom::Known);
             self.pair.verify();
-        }
-    }
-
-    /// Releases everything, external bytes and reservations first: there may be so many that a buffer's
-    /// ownership could not move. Then closes every allocator, the root last.
-    fn release_all(&mut self) {
-        for wait in self.pair.model.waits() {
-            self.step(&Operation::Cancel { wait });
-        }
-        for allocator in self.pair.model.allocators().into_iter().rev() {
-            self.release_external(allocator);
-        }
-        for allocator in self.pair.model.allocators() {
-            self.lower_reservation(allocator);
-        }
-        for reservation in self.pair.model.reservations() {
-            self.step(&Operation::Unreserve { reservation });
-        }
-        for buffer in self.pair.model.buffers() {
-            self.step(&Operation::Release { buffer });
-        }
-        while let Some(&allocator) = self.pair.model.allocators().last() {
-            self.step(&Operation::Close { allocator });
-        }
-    }
-
-    /// Lowers the live reservation of an allocator to 0.
-    fn lower_reservation(&mut self, allocator: Key) {
-        let bytes = self.pair.model.live_reservation(allocator);
-        if bytes > 0 {
-            self.step(&Operation::LowerReservation { allocator, bytes });
-        }
-    }
-
-    /// Releases the external and forced bytes of an allocator. If its close failed, it leaves with the last
-    /// of them.
-    fn release_external(&mut self, allocator: Key) {
-        let there = |case: &Self| case.pair.model.allocators().contains(&allocator);
-        if there(self) && self.pair.model.external(allocator) > 0 {
-            let bytes = self.pair.model.external(allocator);
-            self.step(&Operation::ReleaseBytes { allocator, bytes });
-        }
-        if there(self) && self.pair.model.forced(allocator) > 0 {
-            self.step(&Operation::Unforce { allocator });
         }
     }
 }

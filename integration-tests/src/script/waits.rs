@@ -1,7 +1,7 @@
 //! Draws that wait, and the operations that they become.
 
-use arrow_memory_integration_tests::model::Model;
-use arrow_memory_integration_tests::operation::{Ask, Key, Operation};
+use crate::model::Model;
+use crate::operation::{Ask, Key, Operation};
 
 use super::{Draw, Kind, Script, pick, resolve, resolve_limit};
 
