@@ -2,70 +2,16 @@
 //! change is detectable, or refers to bytes that exist. The import returns an array or an error, and releases
 //! the source once.
 #![no_main]
-
-use std::ffi::{CString, c_char, c_void};
+#![expect(unsafe_code, reason = "changes C structures and imports them")]
 
 use arrow_memory_arrow::deps::arrow_array::{Array, new_null_array};
 use arrow_memory_arrow::deps::arrow_schema::{DataType, Field, IntervalUnit, UnionMode};
 use arrow_memory_arrow::{Accounted, FFI_ArrowArray, FFI_ArrowSchema, export_array, import_array};
 use arrow_memory_core::RootAllocator;
-use arrow_memory_fuzz::let_arrow_panic;
+use arrow_memory_fuzz::raw::{RawArray, RawSchema, change, unknown_format};
+use arrow_memory_fuzz::{Input, let_arrow_panic};
 use arrow_memory_system as _;
 use libfuzzer_sys::fuzz_target;
-
-/// `struct ArrowArray`.
-#[repr(C)]
-struct RawArray {
-    length: i64,
-    null_count: i64,
-    offset: i64,
-    n_buffers: i64,
-    n_children: i64,
-    buffers: *mut *const c_void,
-    children: *mut *mut RawArray,
-    dictionary: *mut RawArray,
-    release: Option<unsafe extern "C" fn(*mut RawArray)>,
-    private_data: *mut c_void,
-}
-
-/// The first fields of `struct ArrowSchema`.
-#[repr(C)]
-struct RawSchema {
-    format: *const c_char,
-    name: *const c_char,
-    metadata: *const c_char,
-    flags: i64,
-    n_children: i64,
-}
-
-/// The unread rest of the input.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn byte(&mut self) -> u8 {
-        match self.0.split_first() {
-            Some((&first, rest)) => {
-                self.0 = rest;
-                first
-            }
-            None => 0,
-        }
-    }
-
-    /// A number that few arrays have, or none.
-    fn number(&mut self) -> i64 {
-        match self.byte() % 8 {
-            0 => -1,
-            1 => i64::MIN,
-            2 => i64::MAX,
-            3 => i64::MAX / 2,
-            4 => -i64::from(self.byte()),
-            5 => 1 << 62,
-            6 => i64::from(self.byte()) << 56,
-            _ => i64::from(self.byte() % 3),
-        }
-    }
-}
 
 const ROWS: usize = 8;
 
@@ -89,14 +35,8 @@ fuzz_target!(|bytes: &[u8]| {
     // SAFETY: both types have the same layout.
     let schema = unsafe { &mut *std::ptr::from_mut(&mut c_schema).cast::<RawSchema>() };
     let before = schema.format;
-    // No such format exists, so no other width is read.
-    let format = CString::new(format!(
-        "{}?",
-        char::from(input.byte() % 128).escape_default()
-    ));
-    if input.byte() % 8 == 0
-        && let Ok(format) = &format
-    {
+    let format = unknown_format(&mut input);
+    if input.byte() % 8 == 0 {
         schema.format = format.as_ptr();
     }
 
@@ -113,51 +53,6 @@ fuzz_target!(|bytes: &[u8]| {
     drop(imported);
     assert_eq!((held.allocated_memory(), into.allocated_memory()), (0, 0));
 });
-
-fn change(array: &mut RawArray, input: &mut Input<'_>) {
-    let choice = input.byte() % 10;
-    if choice >= 7 && array.n_children > 0 && array.n_children < 16 {
-        let index = usize::from(input.byte()) % array.n_children as usize;
-        // SAFETY: the children exist as long as their number is the original one; a changed number is outside
-        // of the range above, or smaller.
-        let child = unsafe { *array.children.add(index) };
-        // SAFETY: the child exists for the same reason, and no other reference to it is in use.
-        if let Some(child) = unsafe { child.as_mut() } {
-            change(child, input);
-        }
-        return;
-    }
-    match choice {
-        0 => array.length = input.number().min(-1),
-        // The first rows, or fewer than there are.
-        1 => array.length = i64::from(input.byte()).min(array.length),
-        2 if array.offset == 0 && array.length > 0 => {
-            array.offset = i64::from(input.byte()) % array.length;
-            array.length -= array.offset;
-        }
-        2 => array.offset = -1 - i64::from(input.byte()),
-        3 => array.null_count = input.number(),
-        4 => array.n_buffers = wrong(array.n_buffers, input),
-        5 => array.n_children = wrong(array.n_children, input),
-        _ if array.n_buffers > 0 && array.n_buffers < 8 && !array.buffers.is_null() => {
-            let index = usize::from(input.byte()) % array.n_buffers as usize;
-            // SAFETY: the buffers exist as long as their number is the original one, or smaller.
-            unsafe { *array.buffers.add(index) = std::ptr::null() };
-        }
-        _ => array.buffers = std::ptr::null_mut(),
-    }
-}
-
-/// A number other than `right`: negative, smaller by one, or absurdly large. None of them makes the importer
-/// read pointers that do not exist.
-fn wrong(right: i64, input: &mut Input<'_>) -> i64 {
-    match input.byte() % 4 {
-        0 => -1,
-        1 => i64::MAX,
-        2 => right.saturating_sub(1),
-        _ => i64::MIN,
-    }
-}
 
 fn data_type(input: &mut Input<'_>, depth: usize) -> DataType {
     let choice = input.byte() % if depth == 0 { 14 } else { 24 };
