@@ -204,12 +204,26 @@ impl Attacker {
     }
 
     /// Ends the attack, and returns once the attacker holds nothing.
+    #[cfg_attr(
+        debug_assertions,
+        expect(
+            dead_code,
+            reason = "for `slowdown`, which is built in release builds only"
+        )
+    )]
     pub(crate) fn pause(&self) {
         self.shared.on.store(false, Ordering::Release);
         drop(self.shared.turn.lock().unwrap());
     }
 
     /// How many requests were made.
+    #[cfg_attr(
+        debug_assertions,
+        expect(
+            dead_code,
+            reason = "for `slowdown`, which is built in release builds only"
+        )
+    )]
     pub(crate) fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::Relaxed)
     }

@@ -129,7 +129,9 @@ fn run(server: &Arc<Server>, arguments: &Arguments) -> Trend {
 fn be_quiet_about_panics_on_purpose() {
     let loud = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        let message = info.payload_as_str();
+        let payload = info.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let message = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
         if !message.is_some_and(server::is_on_purpose) {
             loud(info);
         }

@@ -55,7 +55,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
             let mut future = Box::pin(w.leaf.wait().add_async(reservation, 5000));
             let first = poll(&mut future);
             drop(held.take());
-            first.map_or_else(|| poll(&mut future).expect("there is room"), |it| it)
+            first.unwrap_or_else(|| poll(&mut future).expect("there is room"))
         });
     }),
     op("Wait::grow_async", |w| {
@@ -65,7 +65,7 @@ pub(crate) const OPERATIONS: &[Operation] = &[
             let mut future = Box::pin(w.leaf.wait().grow_async(buffer, 5000));
             let first = poll(&mut future);
             drop(held.take());
-            first.map_or_else(|| poll(&mut future).expect("there is room"), |it| it)
+            first.unwrap_or_else(|| poll(&mut future).expect("there is room"))
         });
     }),
     op("Admission::blocking", |w| {
@@ -175,7 +175,7 @@ fn waits<T: State + 'static>(w: &World, request: fn(&BufferAllocator) -> Request
         let mut future = request(&w.leaf);
         let first = poll(&mut future);
         drop(held.take());
-        first.map_or_else(|| poll(&mut future).expect("there is room"), |it| it)
+        first.unwrap_or_else(|| poll(&mut future).expect("there is room"))
     });
 }
 

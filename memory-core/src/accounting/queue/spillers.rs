@@ -119,7 +119,7 @@ mod tests {
         let mut spare = Vec::new();
         spillers.add(one, &mut spare).unwrap_or_else(|capacity| {
             spare = Vec::with_capacity(capacity);
-            spillers.add(one, &mut spare).unwrap()
+            spillers.add(one, &mut spare).expect("there is room")
         })
     }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread;
 
+use super::super::memory::Spare;
 use super::super::spillers::Spiller;
 use super::*;
 use crate::sync::plain::AtomicBool;
@@ -238,7 +239,10 @@ impl Pair {
         let queue = &self.queue;
         let waiting = self.naive.iter().filter(|one| one.verdict.is_none());
         assert_eq!(queue.waiting(), waiting.clone().count());
-        assert_eq!(queue.bytes(), waiting.clone().map(|one| one.bytes).sum());
+        assert_eq!(
+            queue.bytes(),
+            waiting.clone().map(|one| one.bytes).sum::<usize>()
+        );
         let barriers = waiting.filter(|one| one.barrier).count();
         assert_eq!(
             (queue.barriers, queue.withholds()),
