@@ -47,7 +47,7 @@ struct Case {
 impl Case {
     fn new(input: &mut Input<'_>) -> Self {
         let device = SimDevice::builder().late(true).build();
-        let root = |on_cpu, limit| {
+        let root = |on_cpu: bool, limit| {
             let mut root = DeviceRoot::builder().limit(limit);
             if !on_cpu {
                 root = root.manager(Arc::clone(&device) as _);

@@ -54,7 +54,7 @@ pub fn subject(kind: u8, allocator: &BufferAllocator) -> Box<dyn Subject> {
 const WIDTH: usize = 3;
 
 /// What a builder does on the values of its `Vec`.
-trait Values {
+pub trait Values {
     type Value: Clone;
 
     /// Whether a refused `append_slice` leaves the values before the one that was refused.
