@@ -46,18 +46,6 @@ impl BufferAllocator {
     #[track_caller]
     pub fn close(&self) -> Result<(), CloseError> {
         let span = events::slow("close", self.info());
-        let closed = self.close_from(Location::caller());
-        // Here the subscriber may panic. At the end of the function, where the error is in the place of the result
-        // already, the error would leak then.
-        drop(span);
-        closed
-    }
-
-    #[expect(
-        clippy::result_large_err,
-        reason = "a failed close is rare, and its report is what the caller wants"
-    )]
-    fn close_from(&self, caller: &'static Location<'static>) -> Result<(), CloseError> {
         match self.handle.close() {
             Ok(()) => {
                 events::closed(self.info());
@@ -65,10 +53,13 @@ impl BufferAllocator {
             }
             Err(outstanding) => {
                 if let Some(trail) = self.node().trail() {
-                    trail.note(Operation::CloseRefused, 0, Some(caller));
+                    trail.note(Operation::CloseRefused, 0, Some(Location::caller()));
                 }
                 let error = self.close_error(outstanding);
                 events::close_refused(&error);
+                // Here the subscriber may panic. At the end of the function, where the error is in the place of the
+                // result already, the error would leak then.
+                drop(span);
                 Err(error)
             }
         }
