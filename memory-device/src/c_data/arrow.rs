@@ -105,6 +105,10 @@ impl DeviceArray {
             if found < needed {
                 return at.error(format!("{found} bytes of data instead of {needed}"));
             }
+            if end == 0 {
+                // An array without rows may have any offset, as a slice has, or none. arrow-rs would look for its data.
+                *offsets = None;
+            }
             if let Some(offsets) = offsets
                 && !offsets.address().is_multiple_of(width as u64)
             {

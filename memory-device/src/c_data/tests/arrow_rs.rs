@@ -179,6 +179,21 @@ unsafe impl DeviceManager for Elsewhere {
     }
 }
 
+/// A regression: arrow-rs looked for the data before the first offset, which an array without rows need not have.
+#[test]
+fn an_array_without_rows_may_have_any_offset() {
+    let root = cpu();
+    let offset = 168_i64.to_ne_bytes();
+    for (format, offset) in [("u", &offset[..4]), ("Z", &offset[..]), ("U", &offset[..])] {
+        let array = DeviceArray::builder(schema(format), root.device())
+            .length(0)
+            .buffers([None, buffer(&root, offset), None])
+            .build()
+            .unwrap();
+        assert_eq!(array.to_arrow().unwrap().len(), 0, "{format}");
+    }
+}
+
 #[test]
 fn memory_of_the_cpu_that_it_cannot_read_is_refused() {
     let manager = Arc::new(Elsewhere(SimDevice::new()));
