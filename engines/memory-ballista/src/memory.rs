@@ -141,10 +141,11 @@ impl BallistaMemory {
     /// Returns the executor's numbers, its jobs and their operators, at most 10,000 of them: first the jobs with the largest
     /// peaks. They are read one after another. It costs about as much as printing the tree.
     pub fn tree(&self) -> ExecutorTree {
+        let status = self.status();
         let mut jobs: Vec<_> = self.jobs().iter().map(|job| job.status()).collect();
         jobs.sort_by(|a, b| b.peak.cmp(&a.peak).then_with(|| a.job.cmp(&b.job)));
         let mut tree = ExecutorTree {
-            status: self.status(),
+            status,
             jobs,
             ..ExecutorTree::default()
         };
@@ -205,7 +206,6 @@ impl BallistaMemory {
     }
 
     fn jobs(&self) -> Vec<Arc<Job>> {
-        self.forget();
         self.lock().values().cloned().collect()
     }
 

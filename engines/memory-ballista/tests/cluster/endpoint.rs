@@ -1,4 +1,4 @@
-//! Who may ask, and what harms nobody.
+//! Tests of the endpoints: requests need the token, and garbage and silent clients do no harm.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

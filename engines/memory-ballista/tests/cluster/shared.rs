@@ -16,7 +16,7 @@ async fn tasks_wait_for_their_minimum_instead_of_failing() {
         assert_eq!(outcome, Outcome::Right, "q{number}");
     }
     let all = cluster.read().await.unwrap();
-    let (mut waited, mut passed_over, mut peaks) = (0, 0, Vec::new());
+    let (mut waited, mut passed_over, mut readers, mut peaks) = (0, 0, 0, Vec::new());
     for executor in &all {
         let tree = executor.tree.as_ref().unwrap();
         waited += tree.status.waited;
@@ -25,16 +25,18 @@ async fn tasks_wait_for_their_minimum_instead_of_failing() {
         assert_eq!(tree.status.allocated, 0, "{tree:?}");
         assert_eq!((tree.status.running, tree.status.waiting), (0, 0));
         for job in &tree.jobs {
-            let reader =
+            let is_writer =
                 |name: &str| name.starts_with("ShuffleWriter") || name.starts_with("SortShuffle");
+            let mut operators = job.operators.iter();
             assert!(
-                job.operators
-                    .iter()
-                    .any(|operator| reader(&operator.operator)),
+                operators.any(|operator| is_writer(&operator.operator)),
                 "{job:?}"
             );
+            let mut operators = job.operators.iter();
+            readers += usize::from(operators.any(|one| one.operator.contains("ShuffleReader")));
         }
     }
+    assert!(readers > 0, "no shuffle reader has books: {all:?}");
     assert!(waited + passed_over > 0, "{all:?}");
     assert!(
         peaks
