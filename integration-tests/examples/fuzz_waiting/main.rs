@@ -70,7 +70,8 @@ impl World {
         &self.ground.totals
     }
 
-    /// Makes room for those that still wait, so that their threads end.
+    /// Makes room for those that still wait, so that their threads end. A thread that is in the middle of a step may
+    /// take some of it again, such as a reservation: so this is repeated until all have ended.
     fn relax(&self) {
         self.stop.store(true, Ordering::Release);
         for query in self.queries.iter().map(|query| query.read()) {
@@ -207,7 +208,10 @@ fn run(world: &Arc<World>, time: Duration, seed: u64) {
             break; // It panicked.
         }
     }
-    world.relax();
+    while !threads.iter().all(|thread| thread.is_finished()) {
+        world.relax();
+        thread::park_timeout(Duration::from_millis(20));
+    }
     let ended = threads.into_iter().map(|thread| thread.join());
     let panicked = ended.filter(Result::is_err).count();
     assert_eq!(panicked, 0, "threads panicked");
