@@ -20,7 +20,7 @@ const LIMIT: usize = 16 * MIB;
 const RESERVED: usize = 4 * MIB;
 
 /// How long one attack takes.
-const TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) { 200 } else { 100 });
+const TIME: Duration = Duration::from_millis(if cfg!(debug_assertions) { 50 } else { 100 });
 
 /// A root, a client with a reservation, and one without.
 fn tree(backend: &Backend) -> (RootAllocator, BufferAllocator, BufferAllocator) {
