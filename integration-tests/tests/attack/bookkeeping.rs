@@ -13,7 +13,11 @@ use crate::{MANNERS, MIB, Stubborn, alone, attack, heap};
 const KEPT: isize = 3 << 20;
 
 /// So many things are alive at once.
-const MANY: usize = if cfg!(debug_assertions) { 10_000 } else { 50_000 };
+const MANY: usize = if cfg!(debug_assertions) {
+    10_000
+} else {
+    50_000
+};
 
 /// Two tests of a kind must not run beside each other; and the first things of a process are made before one is
 /// measured.
