@@ -109,6 +109,45 @@ fn a_transfer_out_of_a_reservation_serves_who_waits_below_it() {
     drop((moved, f));
 }
 
+/// A regression: an older waiter became a barrier after a younger one, whose bytes were withheld no more below; who had to
+/// leave room to these slept on.
+#[test]
+fn an_older_barrier_lets_those_go_that_a_younger_one_held_back_below() {
+    let root = root(1000 * K);
+    let [z, x] = ["z", "x"].map(|name| root.child(name).build().unwrap());
+    let y = root.child("y").limit(400 * K).reservation(300 * K);
+    let y = y.build().unwrap();
+    let [yc, yw, y2] = ["yc", "yw", "y2"].map(|name| y.child(name).build().unwrap());
+    y2.allocate_bytes(150 * K).unwrap();
+    z.allocate_bytes(700 * K).unwrap();
+    let [old, young, small] = [(); 3].map(|()| Arc::new(Woken::default()));
+    let mut oldest = Box::pin(x.wait().reserve_async(500 * K));
+    assert!(poll(oldest.as_mut(), &old).is_pending());
+    z.release_bytes(250 * K);
+    z.allocate_bytes(250 * K).unwrap();
+    let mut barrier = Box::pin(yc.wait().reserve_async(200 * K));
+    assert!(poll(barrier.as_mut(), &young).is_pending());
+    for _ in 0..5 {
+        z.release_bytes(40 * K);
+        z.allocate_bytes(40 * K).unwrap();
+    }
+    // 150 and 200 of 400 are in use and withheld.
+    let mut waits = Box::pin(yw.wait().reserve_async(100 * K));
+    assert!(poll(waits.as_mut(), &small).is_pending());
+
+    for _ in 0..2 {
+        z.release_bytes(40 * K);
+        z.force_allocate(40 * K);
+    }
+
+    assert_eq!(small.count(), 1);
+    assert!(poll(waits.as_mut(), &small).is_ready());
+    root.verify().unwrap();
+    drop((oldest, barrier));
+    y2.release_bytes(150 * K);
+    z.release_bytes(700 * K);
+}
+
 struct Panics;
 impl AllocationListener for Panics {
     fn on_child_added(&self, _: &AllocatorInfo, child: &AllocatorInfo) {

@@ -170,8 +170,13 @@ impl Locked<'_> {
     /// Notes that more or less than before may be withheld or needed at the levels from `node` upwards: all
     /// their waiters are looked at.
     pub(in crate::accounting) fn look_again(&mut self, node: NodePtr) {
+        self.look_again_below(node, None);
+    }
+
+    /// The same for the levels from `node` up to the one below `top`.
+    pub(in crate::accounting) fn look_again_below(&mut self, node: NodePtr, top: Option<NodePtr>) {
         let mut next = Some(node).filter(|_| self.waits);
-        while let Some(at) = next {
+        while let Some(at) = next.filter(|_| next != top) {
             if let Some(level) = self.level_of(at) {
                 self.queue_mut().level_mut(level).rescan = true;
                 self.queue_mut().mark(level);

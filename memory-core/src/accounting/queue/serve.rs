@@ -118,6 +118,9 @@ impl Locked<'_> {
         let waiter = self.queue_mut().waiter_mut(id);
         waiter.missing = waiter.missing.min(missing);
         self.queue_mut().insert(id, level, allowed);
+        if self.queue().waiter(id).barrier {
+            self.withhold_no_more(node, self.queue().younger_barriers(id));
+        }
         let needed = self.least_for(id, node, needed);
         let at = self.queue_mut().level_mut(level);
         at.least = at.least.min(needed);

@@ -93,8 +93,21 @@ impl Locked<'_> {
     /// Makes barriers of the waiters of a level that were passed by as much as they may be.
     pub(in crate::accounting) fn raise_barriers(&mut self, node: NodePtr, level: u32) {
         let bound = self.look(node).bound();
-        self.queue_mut()
-            .raise_barriers(level, |waiter| may_pass(waiter, bound));
+        let queue = self.queue_mut();
+        let followers = queue.raise_barriers(level, |waiter| may_pass(waiter, bound));
+        self.withhold_no_more(node, followers);
+    }
+
+    /// Has those looked at that had to leave room to these barriers of a level at the levels below it: an older one is
+    /// the oldest there now, and nothing is withheld for them any more.
+    pub(in crate::accounting) fn withhold_no_more(
+        &mut self,
+        level: NodePtr,
+        barriers: [Option<u32>; 2],
+    ) {
+        for id in barriers.into_iter().flatten() {
+            self.look_again_below(self.queue().waiter(id).node, Some(level));
+        }
     }
 
     /// How many bytes may pass a waiter at a level.
