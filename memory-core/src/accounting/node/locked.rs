@@ -245,6 +245,15 @@ impl<'t> Locked<'t> {
         }
     }
 
+    /// Has a tight node stay so for at least this many operations more, since it took as many steps to look at those
+    /// that wait there. Otherwise it could be opened, recalled and looked at again for every few operations.
+    pub(in crate::accounting) fn stay_tight(&mut self, node: NodePtr, operations: usize) {
+        let state = self.state(node);
+        if state.recall_cost.saturating_sub(state.tight_operations) < operations {
+            (state.tight_operations, state.recall_cost) = (0, operations);
+        }
+    }
+
     /// Notes that the node is tight no more.
     pub(in crate::accounting) fn loosen(&mut self, node: NodePtr) {
         if std::mem::take(&mut self.state(node).tight) {

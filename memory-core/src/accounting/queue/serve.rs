@@ -29,9 +29,10 @@ impl Locked<'_> {
         // Unknown while it is counted, so that the level stays tight.
         let before = std::mem::take(&mut at.least);
         let (mut least, mut held_back) = (usize::MAX, [false; 2]);
-        let mut next = self.queue().first(level);
+        let (mut next, mut looks) = (self.queue().first(level), 0);
         while let Some(id) = next {
             next = self.queue().next(id);
+            looks += 1;
             let turn = self.queue().waiter(id).turn;
             let [waits, admissions] = held_back;
             if !rescan && (waits || admissions && turn.is_admission()) {
@@ -48,6 +49,7 @@ impl Locked<'_> {
                 break;
             }
         }
+        self.stay_tight(node, looks);
         if self.level_of(node) == Some(level) {
             self.queue_mut().level_mut(level).least = least;
             self.raise_barriers(node, level);
