@@ -19,6 +19,7 @@ use crate::testing::StdManager;
 use crate::thread::CHOSEN;
 
 mod adopt;
+mod covered;
 mod external;
 mod heap;
 mod pairs;

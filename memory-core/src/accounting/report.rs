@@ -55,7 +55,9 @@ impl Handle {
         locked.freeze(node);
         let state = locked.state(node);
         state.peak = state.used();
-        if !state.shut {
+        if state.shut {
+            locked.open_covered(node);
+        } else {
             locked.open(node);
         }
         peak
@@ -306,7 +308,8 @@ impl Locked<'_> {
         let mut next = Some(top);
         while let Some(node) = next {
             let wrong = self.wrong_for_waiters(node);
-            if let Some(wrong) = wrong.or_else(|| self.wrong_soft(node)) {
+            let wrong = wrong.or_else(|| self.wrong_soft(node));
+            if let Some(wrong) = wrong.or_else(|| self.wrong_covered(node)) {
                 return Some((self.node(node).info.clone(), wrong));
             }
             next = self.next_preorder(node, top);
@@ -383,7 +386,7 @@ impl Locked<'_> {
             .sum()
     }
 
-    /// I2 of the essay: below a tight node all is shut and exact.
+    /// I2 of the essay: below a tight node all is `shut`, and exact while the nodes are stopped.
     fn wrong_below(
         &self,
         node: NodePtr,

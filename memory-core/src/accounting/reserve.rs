@@ -162,7 +162,7 @@ impl Locked<'_> {
         }
         // A node that uses more than it has reserved would otherwise make its use its own: while others are
         // refused because of it, or although an ancestor is closed. Below a level that is over its limit, or
-        // closed, all nodes are shut, and the numbers are exact.
+        // closed, all nodes are shut, and the numbers are exact, or within the reservation.
         let (mut covered, mut next) = (false, Some(node));
         while let Some(at) = next.filter(|&at| self.look(at).shut) {
             let level = self.look(at);

@@ -1,6 +1,6 @@
 //! The slow path: giving back under the tree's mutex, recalling credit, and opening what was stopped.
 
-use super::node::{Locked, NodePtr};
+use super::node::{Locked, NodeKind, NodePtr};
 use super::queue::NONE;
 
 impl Locked<'_> {
@@ -59,12 +59,14 @@ impl Locked<'_> {
         let mut visited = 0;
         let mut next = Some(at);
         while let Some(node) = next {
-            self.freeze(node);
+            if node == at || !self.is_covered(node) {
+                self.freeze(node);
+            }
             self.state(node).shut = true;
             visited += 1;
             next = self.next_preorder(node, at);
         }
-        // From here on nothing moves in this subtree without the mutex.
+        // From here on nothing moves in this subtree without the mutex, except within reservations.
         self.for_each_postorder(at, |locked, node| {
             if node != at {
                 let (given, parent) = (locked.look(node).loose, locked.look(node).parent);
@@ -118,14 +120,13 @@ impl Locked<'_> {
     /// where they may, and opens what is not at or below a tight one.
     pub(super) fn thaw(&mut self, node: NodePtr, top: NodePtr) {
         self.relax(node);
-        // At and below the topmost tight level everything stays shut.
+        // At and below the topmost tight level everything stays `shut`, though covered words are opened.
         let tight = self.topmost_tight(node).or_else(|| self.topmost_tight(top));
         let mut below = tight.is_some();
         let mut at = node;
         loop {
             if below {
-                // It stays shut, and may hold more or less unused than before.
-                self.recount_if_changed(at);
+                self.open_covered(at);
             } else {
                 self.reopen(at);
             }
@@ -140,6 +141,39 @@ impl Locked<'_> {
                 None => return,
             }
         }
+    }
+
+    /// Whether the node uses no more than is reserved for it, here and below, whatever moves between its words and its
+    /// users: then its words may be open below a tight level (I2). Not where requests wait below, which need less from
+    /// above when something is given back here.
+    fn is_covered(&self, node: NodePtr) -> bool {
+        let state = self.look(node);
+        let covered = state.reservation > 0 && state.obtained == state.reservation;
+        covered && state.waiters_below == 0 && self.node(node).kind == NodeKind::Allocator
+    }
+
+    /// Opens the words of a frozen node below a tight level, if it is covered. It stays `shut`.
+    pub(super) fn open_covered(&mut self, node: NodePtr) {
+        let (this, state) = (self.node(node), self.look(node));
+        let may = !state.tight && !state.closed && !self.hold && this.handles() > 0;
+        if may && state.parked > 0 && self.is_covered(node) && self.tree().config.credit > 0 {
+            self.open(node);
+        } else {
+            // It may hold more or less unused than before.
+            self.recount_if_changed(node);
+        }
+    }
+
+    /// The rule for open words of nodes that are `shut` which a node breaks, with the numbers of both sides. Before the
+    /// nodes are stopped for other checks.
+    pub(super) fn wrong_covered(&self, node: NodePtr) -> Option<(&'static str, usize, usize)> {
+        let (this, state) = (self.node(node), self.look(node));
+        let is_open = this.kind == NodeKind::Allocator && self.open_words(node) > 0;
+        if !is_open || !state.shut && !state.tight || self.is_covered(node) && !state.tight {
+            return None;
+        }
+        let rule = "a word is open that no reservation covers";
+        Some((rule, state.obtained, state.reservation))
     }
 
     /// Opens a frozen node that no tight level covers, unless it must stay shut for itself.

@@ -157,7 +157,7 @@ impl Locked<'_> {
 
     /// Exchanges credit: `to` has credit and `from` may have more of it. What their parents are charged
     /// stays, so no ancestor changes. A reader of both numbers needs the mutex, which is held here, so it
-    /// sees one step. Since `to` is open, no level above it is over its limit (I2).
+    /// sees one step. Since `to` is open, no level above it is over its limit, or its reservation covers the bytes (I2).
     fn swap_credit(&mut self, from: NodePtr, to: NodePtr, bytes: usize) -> bool {
         // Asked first: for the peak of a common ancestor, what `from` could not keep would count on
         // top of what `to` has.
@@ -269,7 +269,7 @@ impl Locked<'_> {
     /// A charge reaches a level if, had it been taken off its source first, it would add something
     /// there; so an ancestor whose sum stays as it was is reached too, and what lies above a
     /// reservation that covers the charge is not. Over means tight, and all below a tight level is
-    /// exact; where nothing is tight, nothing is over.
+    /// exact, or covered by its reservation whatever is free in its words; where nothing is tight, nothing is over.
     pub(super) fn reaches_one_over(&self, node: NodePtr, bytes: usize) -> bool {
         let (mut at, mut reaching) = (node, bytes);
         loop {
@@ -287,11 +287,15 @@ impl Locked<'_> {
 
     /// The first level above the common ancestor that would be over its limit after a charge of
     /// `bytes` to `node` that reaches it. `None` too if it would not even fit up to there.
-    fn over_above(&self, node: NodePtr, bytes: usize, freed: Freed<'_>) -> Option<NodePtr> {
+    fn over_above(&mut self, node: NodePtr, bytes: usize, freed: Freed<'_>) -> Option<NodePtr> {
         let (mut at, mut reaching) = (node, bytes);
         // From the common ancestor upwards: what the level below will be charged less.
         let mut returned = None;
         loop {
+            if self.look(at).shut {
+                // Below a level that is over its limit its words may be open, if a reservation covers them.
+                self.freeze(at);
+            }
             let state = self.look(at);
             let after = match returned {
                 None => state.used().saturating_add(reaching),

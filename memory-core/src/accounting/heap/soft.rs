@@ -6,9 +6,10 @@
 //!
 //! # Invariants
 //!
-//! * **G1** Below a tight level every word is shut, except those of soft leaves. What these hold is charged at every
-//!   level above. A node below a tight level has O = max(R, S + B), and a soft leaf O = B + credit. So `used` of a tight
-//!   level is an upper bound of what is allocated, too high by what the soft words below it hold.
+//! * **G1** Below a tight level every word is shut, except those of soft leaves and of nodes whose reservation covers
+//!   what they hold. What soft words hold is charged at every level above. A node below a tight level has
+//!   O = max(R, S + B), and a soft leaf O = B + credit. So `used` of a tight level is an upper bound of what is
+//!   allocated, too high by what the soft words below it hold.
 //! * **G2** A soft word holds at most its cap, which is at most `SOFT`. The cap is in the word: a giver cannot have read
 //!   an old one, so what the word can come to hide is known under the mutex.
 //! * **G3** Whoever is about to believe that a tight level is over its limit, or has no room, recalls the soft leaves

@@ -88,13 +88,13 @@ impl std::task::Wake for Signal {
 }
 
 /// A request that was queued, by a task.
-struct Polled {
+pub(super) struct Polled {
     queued: Queued,
     woken: Arc<Woken>,
 }
 
 /// Queues a request that does not fit.
-fn queue(handle: &Handle, bytes: usize) -> Polled {
+pub(super) fn queue(handle: &Handle, bytes: usize) -> Polled {
     let woken = Arc::<Woken>::default();
     let mut wake = Some(Wake::Task(Waker::from(Arc::clone(&woken))));
     match handle.charge_or_queue(ask(bytes), &mut wake) {
@@ -111,7 +111,7 @@ impl Polled {
     }
 
     /// The verdict, of which it was told once. All other threads were joined.
-    fn told(mut self) -> Verdict {
+    pub(super) fn told(mut self) -> Verdict {
         // Relaxed: as above.
         assert_eq!(self.woken.0.load(Ordering::Relaxed), 1, "woken once");
         self.poll().expect("it was woken for a reason")

@@ -26,11 +26,12 @@ impl Locked<'_> {
         self.park(node, held);
     }
 
-    /// Shuts the word that the calling thread uses, and no other: credit in other stripes counts
-    /// as used. Of a heap leaf, the word of the account that the section is for.
+    /// Shuts the word that the calling thread uses, and no other, unless the node is `shut`: credit in other stripes
+    /// counts as used. Of a heap leaf, the word of the account that the section is for.
     pub(in crate::accounting) fn freeze_mine(&mut self, node: NodePtr) {
         let this = self.node(node);
         let held = match this.stripes() {
+            Some(_) if self.look(node).shut => this.sum(Word::shut_down),
             Some(stripes) => self.mine(stripes).shut_down(),
             None if this.kind == NodeKind::Heap => self.shut_mine(node),
             None => this.word.shut_down(),

@@ -28,8 +28,8 @@ impl Locked<'_> {
         let rescan = std::mem::take(&mut at.rescan);
         // Unknown while it is counted, so that the level stays tight.
         let before = std::mem::take(&mut at.least);
-        let (mut least, mut held_back) = (usize::MAX, [false; 2]);
-        let (mut next, mut looks) = (self.queue().first(level), 0);
+        let (mut least, mut held_back, mut looks) = (usize::MAX, [false; 2], 0);
+        let mut next = self.queue().first(level);
         while let Some(id) = next {
             next = self.queue().next(id);
             looks += 1;
@@ -172,6 +172,10 @@ impl Locked<'_> {
     fn count_waiter(&mut self, node: NodePtr, by: i32) {
         let mut next = Some(node);
         while let Some(at) = next {
+            if self.look(at).shut {
+                // What is given back here is for those that wait below, so nobody may take it without the mutex.
+                self.freeze(at);
+            }
             let state = self.state(at);
             state.waiters_below = state
                 .waiters_below
