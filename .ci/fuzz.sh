@@ -61,7 +61,8 @@ mkdir -p "$TARGET" fuzz/artifacts fuzz/corpus/{c_data,ipc_stream,ipc_file}
 TARGET=$(realpath "$TARGET")
 
 # Seeds of the readers of IPC: what the writers of arrow-rs make.
-cargo run -q -p arrow-memory-arrow --example ipc_seeds -- fuzz/corpus
+cargo build -q --workspace --example ipc_seeds
+"$TARGET/debug/examples/ipc_seeds" fuzz/corpus
 
 # Coverage of edges, compared values, AddressSanitizer, debug assertions.
 RUSTFLAGS="--cfg fuzzing -Zsanitizer=address -Cdebug-assertions -Cpasses=sancov-module

@@ -12,9 +12,8 @@ if ! "$VENV/bin/python" -c 'import pyarrow' 2>/dev/null; then
     python3 -m venv "$VENV"
     "$VENV/bin/pip" install --quiet pyarrow
 fi
-cargo build -p arrow-memory-arrow --example c_data
+cargo build -q --workspace --example c_data --example c_device
 "$VENV/bin/python" memory-arrow/tests/pyarrow_round_trip.py "$TARGET/debug/examples/libc_data.so"
-cargo build -p arrow-memory-device --example c_device
 "$VENV/bin/python" memory-device/tests/pyarrow_round_trip.py "$TARGET/debug/examples/libc_device.so"
 
 # The simulated device, as Arrow C++ sees it: the wheel has its headers and its library.
