@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests the tests of memory-core: .ci/mutants.py FILE… [--only PATTERN] [--jobs N]
+"""Tests the tests of memory-core: .ci/mutants.py FILE… [--only PATTERN] [--survivors] [--jobs N]
 
 A mutant is a change of one operator, one match arm or one function's result. cargo-mutants finds them; but it builds the
 crate anew for each, which takes most of the time. Here all mutants are branches of one program (.ci/mutants/src), which
@@ -40,7 +40,7 @@ SLOWEST = ["debug::", "leaks::", "metrics::"]
 MODELS = ["withheld::"]
 SECOND = [
     ("arrow-memory-core", ["--test", "foreign_code", "--test", "drop_panics", "--test", "collections", "--test", "sampling"]),
-    ("arrow-memory-integration-tests", ["--test", "it", "--test", "under_locks"]),
+    ("arrow-memory-integration-tests", ["--test", "it", "--test", "waiting", "--test", "under_locks"]),
 ]
 
 # Processor time that one run of a test program may take before it counts as endless: without those tests, and these.
@@ -84,7 +84,7 @@ def copy_tree():
             shutil.copyfile(source, copy)
 
 
-def mutants_of(files, only):
+def mutants_of(files, only, survivors):
     """The mutants of the files, as cargo-mutants lists them, but for those in helpers of unit tests."""
     command = ["cargo", "mutants", "--no-config", "--list", "--json", "--package", "arrow-memory-core",
                "--exclude-re", "tests::"]
@@ -93,7 +93,9 @@ def mutants_of(files, only):
     if only:
         command += ["--re", only]
     found = json.loads(run(*command, capture_output=True, check=True).stdout)
-    return [mutant for mutant in found if mutant["file"] in files]
+    listed = EXPLAINED.read_text() if survivors else None
+    return [mutant for mutant in found
+            if mutant["file"] in files and (listed is None or f"`{unplaced(mutant['name'])}`" in listed)]
 
 
 def built(package, tests):
@@ -244,12 +246,13 @@ def main():
     parser = argparse.ArgumentParser(description="Runs the mutants of some files.")
     parser.add_argument("files", nargs="+")
     parser.add_argument("--only", help="a regular expression for the names of mutants")
+    parser.add_argument("--survivors", action="store_true", help="only those whose names docs/verification/mutants.md has")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     TREE.mkdir(parents=True, exist_ok=True)
     copy_tree()
     originals = {file: (TREE / file).read_text() for file in options.files}
-    mutants = mutants_of(options.files, options.only)
+    mutants = mutants_of(options.files, options.only, options.survivors)
     kept, left_out = insert(mutants, originals)
     for _, name, why in left_out:
         print(f"left out, {why}: {name}")
