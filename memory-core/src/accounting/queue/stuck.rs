@@ -68,11 +68,7 @@ impl Locked<'_> {
             // A waiter of another level is woken first.
             return Some(now);
         }
-        if !self.look(node).tight {
-            // So that what the branches hold is known.
-            self.recall(node);
-        }
-        // Nobody is told while another one fits.
+        // Nobody is told while another one fits. Serving makes the level tight, so that what its branches hold is known.
         self.queue_mut().level_mut(level).rescan = true;
         self.queue_mut().mark(level);
         self.serve();
