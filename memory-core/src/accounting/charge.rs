@@ -263,8 +263,8 @@ impl Locked<'_> {
         }
     }
 
-    /// Walks from `node` to the level that can grant `bytes`, and freezes each node that it passes. Free bytes
-    /// of a level cover the request before its parent is asked.
+    /// Walks from `node` to the level that can grant `bytes` (at least 1), and freezes each node that it passes. Free
+    /// bytes of a level cover the request before its parent is asked.
     ///
     /// All is `exact` up to that level, if any. A forced charge that passes limits names the highest
     /// of those levels that are not tight, so that one recall serves them all.
@@ -276,6 +276,7 @@ impl Locked<'_> {
         freed: Freed<'_>,
         mut exact: Option<NodePtr>,
     ) -> Plan {
+        debug_assert!(bytes > 0, "nothing would count as bytes that were freed");
         let (mut at, mut need, mut over, mut highest) = (node, bytes, false, None);
         // What was freed at or below the level, and is not there any more: a recall has returned it to the level above.
         let mut moved = 0;
@@ -288,7 +289,7 @@ impl Locked<'_> {
             }
             let state = self.look(at);
             moved += freed_at(freed, at);
-            let moves = moved > 0 && need <= moved;
+            let moves = need <= moved;
             if state.closed && mode != Mode::Forced && !moves {
                 return Plan::Closed { at };
             }
