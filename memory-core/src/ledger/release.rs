@@ -263,8 +263,8 @@ mod tests {
     use crate::testing::TrackingManager;
     use crate::{AllocationManager, ArrowBuf, RootAllocator};
 
-    #[test]
-    fn a_buried_ledger_keeps_the_home_slot_and_the_memory_until_its_thread_unlinks_it() {
+    /// `other_ends_last`: of the ledgers on the list, that of another allocator is the last one.
+    fn bury(other_ends_last: bool) {
         let manager = Arc::new(TrackingManager::default());
         let root = RootAllocator::builder()
             // Takes a reference apart, which in debug mode leads to a view.
@@ -287,8 +287,15 @@ mod tests {
 
         // Buries the ledger without buffers, which is in the home slot. Then all others end.
         let again: ArrowBuf = shared.retain_in(&a).unwrap();
-        drop(shared);
-        drop(again);
+        let charged = if other_ends_last {
+            drop(again);
+            drop(shared);
+            &b
+        } else {
+            drop(shared);
+            drop(again);
+            &a
+        };
 
         assert_eq!(
             manager.stats().live_bytes,
@@ -296,12 +303,23 @@ mod tests {
             "freed before the last thread that needs the home slot has unlinked its ledger"
         );
         assert_eq!(root.allocated_memory(), 64);
+        assert_eq!(charged.allocated_memory(), 64);
         // SAFETY: the second half of the drop above.
         unsafe { unlink_left(late) };
         assert_eq!(manager.stats().live_bytes, Some(0));
-        assert_eq!(root.allocated_memory(), 0);
+        assert_eq!((a.allocated_memory(), b.allocated_memory()), (0, 0));
         root.verify().unwrap();
         drop((a, b));
         assert!(root.child_allocators().is_empty());
+    }
+
+    #[test]
+    fn a_buried_ledger_keeps_the_home_slot_and_the_memory_until_its_thread_unlinks_it() {
+        bury(false);
+    }
+
+    #[test]
+    fn what_a_buried_ledger_keeps_is_charged_to_the_last_one_that_had_buffers() {
+        bury(true);
     }
 }

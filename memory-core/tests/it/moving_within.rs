@@ -1,6 +1,7 @@
 //! Charges that move within a common ancestor, and sums at the edge of what a signed size can express.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::slice;
 use std::sync::Arc;
 
 use arrow_memory_core::{AllocError, RootAllocator, TransferError};
@@ -229,5 +230,77 @@ fn a_transfer_to_an_allocator_that_it_fills_fits() {
 
     assert!(moved.allocation_fit);
     assert_eq!(allocated([&source, &target, &root]), [0, 512, 1024]);
+    root.verify().unwrap();
+}
+
+#[test]
+fn a_transfer_into_a_closed_allocator_is_new_work_there() {
+    let root = exact(1 << 20);
+    let (source, closed) = (child(&root, "source"), child(&root, "closed"));
+    let target = child(&closed, "target");
+    let held = ones(&source, 512);
+    closed.close().unwrap_err();
+
+    let refused = held.try_transfer_ownership(&target).unwrap_err();
+
+    assert!(matches!(refused, TransferError::Closed { .. }), "{refused}");
+    assert_eq!(allocated([&source, &target, &root]), [512, 0, 512]);
+    root.verify().unwrap();
+}
+
+#[test]
+fn a_transfer_below_a_reservation_that_covers_it_fits_whatever_is_above() {
+    let root = exact(2000);
+    let parent = root.child("parent").reservation(1000).build().unwrap();
+    let (source, target) = (child(&parent, "source"), child(&parent, "target"));
+    let held = ones(&source, 640);
+    root.set_limit(500);
+
+    let moved = held.try_transfer_ownership(&target).unwrap();
+
+    let sums = allocated([&source, &target, &parent, &root]);
+    assert_eq!(sums, [0, 640, 640, 1000]);
+    root.verify().unwrap();
+    drop(moved);
+}
+
+#[test]
+fn what_a_closed_allocator_kept_for_its_last_bytes_is_free_before_they_arrive_elsewhere() {
+    let root = exact(512);
+    let source = root.child("source").reservation(512).build().unwrap();
+    let target = child(&root, "target");
+    let held = ones(&source, 512);
+    let shared = held.retain_in(&target).unwrap();
+    source.close().unwrap_err();
+
+    drop(held);
+
+    assert_eq!(root.child_allocators(), slice::from_ref(&target));
+    assert_eq!(allocated([&target, &root]), [512, 512]);
+    assert_eq!(root.peak_memory_allocation(), 512);
+    root.verify().unwrap();
+    drop(shared);
+}
+
+#[test]
+fn a_closed_allocator_whose_last_bytes_no_sum_elsewhere_can_hold_stays_in_its_tree() {
+    let root = exact(usize::MAX);
+    let parent = root.child("parent").reservation(512).build().unwrap();
+    let (source, target) = (child(&parent, "source"), child(&root, "target"));
+    let held = ones(&source, 512);
+    let shared = held.retain_in(&target).unwrap();
+    source.close().unwrap_err();
+    root.allocate_bytes(MAX - 600).unwrap();
+
+    drop(held);
+
+    assert_eq!(parent.child_allocators(), slice::from_ref(&source));
+    let sums = allocated([&source, &parent, &target, &root]);
+    assert_eq!(sums, [512, 512, 0, MAX - 88]);
+    root.verify().unwrap();
+    drop(shared);
+    assert!(parent.child_allocators().is_empty());
+    root.release_bytes(MAX - 600);
+    assert_eq!(allocated([&parent, &root]), [0, 512]);
     root.verify().unwrap();
 }
