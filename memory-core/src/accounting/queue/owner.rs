@@ -213,3 +213,84 @@ impl Drop for Queued {
         events::quietly(&self.handle.info, || drop(wake));
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing::TrackingManager;
+    use crate::{BufferAllocator, RootAllocator};
+
+    /// A root that is full, and that no timer looks at.
+    fn full() -> RootAllocator {
+        let builder = RootAllocator::builder().allocation_manager(Arc::new(TrackingManager::new()));
+        let root = builder.limit(1024).own_timer(true).build();
+        let root = root.expect("nothing is missing");
+        root.allocate_bytes(1024).unwrap();
+        root
+    }
+
+    fn queued(allocator: &BufferAllocator, deadline: Instant) -> Queued {
+        let mut ask = Ask::new(false);
+        ask.bytes = 64;
+        ask.until(deadline);
+        let mut wake = Some(Wake::Thread(thread::current()));
+        let queued = allocator.handle.charge_or_queue(ask, &mut wake);
+        queued.expect("it may be granted").expect("it is full")
+    }
+
+    #[test]
+    fn a_wait_expires_at_its_deadline_and_not_before() {
+        let (root, now) = (full(), Instant::now());
+        let deadline = now + Duration::from_secs(1);
+        let mut queued = queued(&root, deadline);
+
+        queued.expire(now);
+        assert!(!queued.has_ended());
+        queued.expire(deadline);
+
+        let verdict = queued.verdict().map(|(verdict, _)| verdict);
+        assert_eq!(verdict, Some(Verdict::TimedOut));
+        root.release_bytes(1024);
+    }
+
+    #[test]
+    fn a_wait_that_was_granted_expires_no_more() {
+        let (root, now) = (full(), Instant::now());
+        let mut queued = queued(&root, now);
+        root.release_bytes(1024);
+
+        queued.expire(now);
+
+        assert_eq!((queued.has_ended(), root.allocated_memory()), (true, 64));
+        drop(queued);
+        assert_eq!(root.allocated_memory(), 0);
+        root.verify().unwrap();
+    }
+
+    /// Each level that counted one too many would take what it keeps for loose, and stay tight for it.
+    #[test]
+    fn no_level_counts_those_that_wait_no_more() {
+        let (root, now) = (full(), Instant::now());
+        let parent = root.child("parent").build().unwrap();
+        let child = parent.child("child").build().unwrap();
+        let waiters_below = || {
+            let path: [&BufferAllocator; 3] = [&root, &parent, &child];
+            let locked = root.handle.tree.lock();
+            path.map(|level| locked.look(level.handle.ptr()).waiters_below)
+        };
+        let mut waits = [&parent, &child, &child].map(|level| queued(level, now));
+        assert_eq!(waiters_below(), [3, 3, 2]);
+
+        waits[1].expire(now);
+        assert_eq!(waiters_below(), [2, 2, 1]);
+        let [first, _, third] = waits;
+        drop(third);
+        assert_eq!(waiters_below(), [1, 1, 0]);
+        root.release_bytes(1024);
+        assert_eq!((first.has_ended(), waiters_below()), (true, [0; 3]));
+    }
+}

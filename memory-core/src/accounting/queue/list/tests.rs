@@ -354,6 +354,24 @@ fn a_forked_child_has_no_waiters_and_keeps_their_places() {
     }
 }
 
+#[test]
+fn one_that_is_to_ask_is_woken_unless_its_own_wait_ends() {
+    let mut queue: Queue<u32> = Queue::default();
+    let [one, other] = [(); 2].map(|()| {
+        make_room(&mut queue);
+        queue.add(0, Ask::new(false), Wake::Thread(thread::current()))
+    });
+    queue.have_ask(one);
+
+    queue.give_up(other);
+    assert!(queue.is_to_ask() && queue.has_wakes());
+    queue.give_up(one);
+
+    // Its slot may be another request's by the time of the wake-up.
+    assert!(!queue.is_to_ask() && !queue.has_wakes());
+    assert!(queue.take_wake().is_none());
+}
+
 #[derive(Debug, Default)]
 struct Waits(AtomicBool);
 
