@@ -1,9 +1,10 @@
 //! Whose turn it is to ask others once more, or to give way: each test is for a turn that never came.
 
-use std::future::Future;
+use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use arrow_memory_core::{ArrowBufMut, BufferAllocator, Cost, RootAllocator, WaitError};
@@ -165,4 +166,75 @@ fn one_that_moves_between_levels_gives_way() {
         noise[round % 2].shrink(100);
     }
     panic!("it was never told");
+}
+
+#[test]
+fn of_levels_that_are_stuck_at_each_look_one_after_the_other_is_told() {
+    let root = root(1 << 30, SECOND);
+    let mut all = [(); 3].map(|()| {
+        let top = root.child("query").limit(1000).build().unwrap();
+        let (sort, scan) = (child(&top, "sort"), child(&top, "scan"));
+        let held = sort.wait().reserve(1000).unwrap();
+        let guard = sort.on_shortage(Cost::Drop, Asked(drop));
+        let woken = Arc::default();
+        let wait = waits(&scan, &woken);
+        (wait, woken, held, guard)
+    });
+    let mut now = Instant::now();
+
+    for told in 1..=3 {
+        now += 2 * SECOND;
+        root.expire_waits(now);
+        for (wait, woken, ..) in &mut all {
+            assert!(poll(wait.as_mut(), woken).is_pending());
+        }
+        let counts = all.each_ref().map(|(_, woken, ..)| woken.count());
+        assert_eq!(counts.iter().filter(|&&count| count > 0).count(), told);
+    }
+}
+
+#[test]
+fn a_look_at_an_admission_that_is_stuck_does_not_put_off_the_look_at_others() {
+    let patience = 3600 * SECOND;
+    let root = root(1000, patience);
+    let computes = child(&root, "computes");
+    let held = computes.wait().reserve(1000).unwrap();
+    let guard = computes.on_shortage(Cost::Drop, Asked(drop));
+    let woken = Arc::new(Woken::default());
+    let mut admitted = Box::pin(root.admit("next").reservation(500).into_future());
+    assert!(poll(admitted.as_mut(), &woken).is_pending());
+    let first = Instant::now();
+    while first.elapsed() < Duration::from_millis(5) {
+        thread::yield_now();
+    }
+    let wait = waits(&computes, &Arc::default());
+    let second = Instant::now();
+
+    let next = root.expire_waits(first + patience);
+
+    assert_eq!(woken.count(), 1, "the admission is to ask");
+    assert!(next.unwrap() <= second + patience);
+    drop((admitted, wait, guard, held));
+}
+
+#[test]
+fn an_admission_that_is_stuck_asks_who_is_registered_at_the_next_look() {
+    let root = root(1000, SECOND);
+    let computes = child(&root, "computes");
+    let held = computes.wait().reserve(1000).unwrap();
+    let woken = Arc::new(Woken::default());
+    let mut admitted = Box::pin(root.admit("next").reservation(500).into_future());
+    assert!(poll(admitted.as_mut(), &woken).is_pending());
+    let now = Instant::now() + 2 * SECOND;
+    root.expire_waits(now);
+    assert_eq!(woken.count(), 0, "nobody could be asked");
+    let held = Mutex::new(Some(held));
+    let drops = Asked(move |_| drop(held.lock().unwrap().take()));
+    let guard = computes.on_shortage(Cost::Drop, drops);
+
+    root.expire_waits(now + Duration::from_millis(1));
+
+    assert_eq!(woken.count(), 1);
+    assert!(poll(admitted.as_mut(), &woken).is_ready());
+    drop(guard);
 }

@@ -2,6 +2,7 @@
 
 mod admissions;
 mod giving_way;
+mod reserved;
 mod rules;
 
 use std::future::IntoFuture;

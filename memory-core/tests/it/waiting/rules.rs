@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use arrow_memory_core::{BufferAllocator, RootAllocator, WaitError};
+use arrow_memory_core::{BufferAllocator, Retry, RootAllocator, WaitError};
 
 use super::balanced;
 use crate::support::{Woken, allocated, child, exact, ones, poll};
@@ -116,4 +116,41 @@ fn who_waits_at_a_level_whose_children_hold_all_is_not_told_to_give_way() {
     assert!(matches!(poll(waits.as_mut(), &woken), Poll::Ready(Ok(_))));
     drop((waits, computes));
     balanced(&root);
+}
+
+#[test]
+fn credit_that_a_request_gets_beyond_its_bytes_passes_nobody() {
+    const M: usize = 1 << 20;
+    let root = RootAllocator::builder().limit(64 * M).credit(M);
+    let root = root.own_timer(true).build().unwrap();
+    let held = child(&root, "held").wait().reserve(40 * M).unwrap();
+    let scan = child(&root, "scan");
+    let woken = Arc::new(Woken::default());
+    let mut waits = Box::pin(scan.wait().reserve_async(30 * M));
+    assert!(poll(waits.as_mut(), &woken).is_pending());
+
+    // More than the root keeps as credit, so that each is counted.
+    let passes = || root.new_reservation().add(M + M / 4).unwrap();
+    (0..20).for_each(|_| passes());
+    assert!(!withholds(&root), "25 MiB have passed it");
+    (0..4).for_each(|_| passes());
+
+    assert!(withholds(&root));
+    drop(held);
+    assert_eq!(woken.count(), 1);
+}
+
+/// The error names the level that is full, and not the one that will never have room.
+#[test]
+fn growth_that_could_never_fit_above_is_refused_for_ever() {
+    let root = exact(2000);
+    let query = root.child("query").limit(2048).build().unwrap();
+    let (mut buffer, rest) = (query.buffer(1024).unwrap(), query.buffer(256).unwrap());
+
+    let refused = query.wait().grow(&mut buffer, 2048).unwrap_err();
+
+    assert!(matches!(refused, WaitError::Refused(_)), "{refused}");
+    assert_eq!(refused.retry(), Retry::Never);
+    assert_eq!((buffer.capacity(), root.allocated_memory()), (1024, 1280));
+    drop(rest);
 }
