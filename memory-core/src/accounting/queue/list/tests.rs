@@ -372,6 +372,33 @@ fn one_that_is_to_ask_is_woken_unless_its_own_wait_ends() {
     assert!(queue.take_wake().is_none());
 }
 
+#[test]
+fn the_memory_of_many_waiters_is_returned_once_the_last_one_has_left() {
+    for (count, ghosts, returned) in [(64, 0, false), (65, 0, true), (65, 1, false)] {
+        let mut queue: Queue<u32> = Queue::default();
+        let all: Vec<_> = (0..count)
+            .map(|_| {
+                make_room(&mut queue);
+                queue.add(0, Ask::new(false), Wake::Thread(thread::current()))
+            })
+            .collect();
+        // As in a forked child.
+        queue.ghosts = ghosts;
+
+        for id in all {
+            assert!(queue.take_unused().is_none());
+            queue.give_up(id);
+            assert!(queue.free(id).is_some());
+        }
+
+        assert_eq!(queue.take_unused().is_some(), returned, "{count} {ghosts}");
+        let capacities = [queue.waiters.capacity(), queue.levels.capacity()];
+        assert_eq!(capacities == [0, 0], returned, "{count} {ghosts}");
+        make_room(&mut queue);
+        queue.add(0, Ask::new(false), Wake::Thread(thread::current()));
+    }
+}
+
 #[derive(Debug, Default)]
 struct Waits(AtomicBool);
 
