@@ -53,6 +53,23 @@ fn what_is_released_within_a_reservation_serves_who_lacks_room_above_it() {
 }
 
 #[test]
+fn a_release_that_a_reservation_keeps_in_part_serves_who_waits_above_and_below_it() {
+    let root = root(1024, 0);
+    let reserved = root.child("reserved").reservation(512).build().unwrap();
+    let (part, rest) = (ones(&reserved, 512), ones(&reserved, 256));
+    let others = ones(&child(&root, "others"), 256);
+    let above = waits(&child(&root, "scan"), 256);
+    let below = waits(&reserved, 128);
+
+    drop(part);
+
+    assert_eq!((above.1.count(), below.1.count()), (1, 1));
+    assert_eq!(allocated([&reserved, &root]), [384, 1024]);
+    root.verify().unwrap();
+    drop((above, below, rest, others));
+}
+
+#[test]
 fn a_reservation_serves_its_own_although_room_is_withheld_for_an_older_request() {
     let root = root(1536, 0);
     let reserved = root.child("reserved").reservation(512).build().unwrap();
