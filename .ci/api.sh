@@ -14,17 +14,19 @@ RECORDS=.ci/api
 ACCEPT=${1:-}
 
 .ci/tool.sh cargo-public-api 0.52.0
-# A folder of their own: `cargo doc` would make its pages again after each run.
-export CARGO_TARGET_DIR=$TARGET/api
 mapfile -t crates < <(.ci/published.py --libraries)
 mkdir -p "$RECORDS" "$TARGET/api/now"
+# Documented in one run, so that dependencies are compiled once, next to what other stages have compiled. Their pages are not
+# replaced: those of this run go to a folder of its own.
+# shellcheck disable=SC2068 # names of crates
+CARGO_TARGET_DIR=$TARGET/api CARGO_BUILD_BUILD_DIR=$TARGET RUSTDOC=$PWD/.ci/rustdoc-json \
+    RUSTDOCFLAGS='-Z unstable-options --output-format json --cap-lints allow' \
+    cargo doc -q --no-deps --lib --all-features ${crates[@]/#/-p }
 changed=()
 for crate in "${crates[@]}"; do
-    RUSTDOC=$PWD/.ci/rustdoc-json cargo rustdoc -q -p "$crate" --lib --all-features -- \
-        -Z unstable-options --output-format json --cap-lints allow
     now=$TARGET/api/now/$crate.txt
     "$TOOL" --rustdoc-json "$TARGET/api/doc/${crate//-/_}.json" --omit blanket-impls |
-        grep -vE '^impl.* core::(marker::(Freeze|Unpin|UnsafeUnpin)|panic::unwind_safe::(RefUnwindSafe|UnwindSafe)) for ' >"$now"
+        grep -vE '^impl.*[ !]core::(marker::(Freeze|Unpin|UnsafeUnpin)|panic::unwind_safe::(RefUnwindSafe|UnwindSafe)) for ' >"$now"
     record=$RECORDS/$crate.txt
     if [ "$ACCEPT" = --accept ]; then
         cp "$now" "$record"
@@ -37,7 +39,9 @@ for crate in "${crates[@]}"; do
     printf '%-24s %6d items\n' "$crate" "$(wc -l <"$now")"
 done
 if [ ${#changed[@]} -gt 0 ]; then
-    echo "the public API changed: ${changed[*]}. If that is meant: .ci/run api_accept, and CHANGELOG.md says what users will notice"
+    echo "The public API of ${changed[*]} is not the recorded one (+ is new, - is gone)."
+    echo "If that is meant: \`.ci/run api_accept\` writes $RECORDS/, which belongs into the same commit, and CHANGELOG.md says what"
+    echo "users will notice. If it is not: make the item private, or bring it back."
     exit 1
 fi
 for record in "$RECORDS"/*.txt; do
