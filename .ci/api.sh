@@ -15,13 +15,15 @@ ACCEPT=${1:-}
 
 .ci/tool.sh cargo-public-api 0.52.0
 mapfile -t crates < <(.ci/published.py --libraries)
+mapfile -t names < <(.ci/published.py)
 mkdir -p "$RECORDS" "$TARGET/api/now"
 # Documented in one run, so that dependencies are compiled once, next to what other stages have compiled. Their pages are not
-# replaced: those of this run go to a folder of its own.
-# shellcheck disable=SC2068 # names of crates
+# replaced: those of this run go to a folder of its own. The program is named, too, since dependencies have other features without
+# it, and jemalloc would be compiled once more; `--lib` leaves it out.
+# shellcheck disable=SC2068 # names of packages
 CARGO_TARGET_DIR=$TARGET/api CARGO_BUILD_BUILD_DIR=$TARGET RUSTDOC=$PWD/.ci/rustdoc-json \
     RUSTDOCFLAGS='-Z unstable-options --output-format json --cap-lints allow' \
-    cargo doc -q --no-deps --lib --all-features ${crates[@]/#/-p }
+    cargo doc -q --no-deps --lib --all-features ${names[@]/#/-p }
 changed=()
 for crate in "${crates[@]}"; do
     now=$TARGET/api/now/$crate.txt
