@@ -198,8 +198,6 @@ fn free_surplus() {
         let Some(chunk) = surplus else { return };
         // SAFETY: it was taken just now.
         unsafe { free_chunk(chunk) };
-        #[cfg(all(test, not(loom)))]
-        tests::note_freed();
     }
 }
 

@@ -115,6 +115,18 @@ impl Pool {
         }
     }
 
+    /// How many chunks there are.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// How many chunks have slots that are in use or with a thread.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn kept(&self) -> usize {
+        self.count - self.empty_count
+    }
+
     /// Whether most of the memory is free, and would be given back if threads did not keep slots of it: there are more
     /// than a few chunks, and less than a quarter of their slots is in use or with a thread.
     pub(super) fn is_sparse(&self) -> bool {

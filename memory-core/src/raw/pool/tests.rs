@@ -1,54 +1,73 @@
-use std::cell::Cell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::*;
-use crate::RootAllocator;
 use crate::sync::plain::locks_held;
 use crate::testing::TrackingManager;
+use crate::{ArrowBufMut, RootAllocator};
 
-thread_local!(static FREED: Cell<usize> = const { Cell::new(0) });
+/// Tests of one process that count chunks must not run beside each other. Others use few chunks.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-pub(super) fn note_freed() {
-    FREED.set(FREED.get() + 1);
+fn root() -> RootAllocator {
+    let manager = Arc::new(TrackingManager::new());
+    let root = RootAllocator::builder().allocation_manager(manager);
+    root.debug(false).build().expect("no debugging")
+}
+
+/// Buffers that use up this many chunks, in the order of their creation.
+fn fill(root: &RootAllocator, chunks: usize) -> Vec<ArrowBufMut> {
+    let buffers = (0..chunks * SLOTS).map(|_| root.buffer(64).expect("no limit"));
+    buffers.collect()
+}
+
+/// The same buffers, of which those that follow each other are of different chunks.
+fn scatter(buffers: Vec<ArrowBufMut>) -> Vec<ArrowBufMut> {
+    let mut buffers: Vec<_> = buffers.into_iter().map(Some).collect();
+    // A prime, so that each is taken once.
+    let order = (0..buffers.len()).map(|index| index * 7919 % buffers.len());
+    let order: Vec<_> = order.collect();
+    let scattered = order.into_iter().map(|index| buffers[index].take());
+    scattered
+        .map(|buffer| buffer.expect("taken once"))
+        .collect()
 }
 
 #[test]
 fn no_chunk_is_freed_while_somebody_walks_and_the_walk_frees_them_at_its_end() {
-    let manager = Arc::new(TrackingManager::new());
-    let root = RootAllocator::builder().allocation_manager(manager);
-    let root = root.debug(false).build().unwrap();
-    let mut held: Vec<_> = (0..10 * SLOTS).map(|_| root.buffer(64).unwrap()).collect();
+    let _alone = alone();
+    let root = root();
+    let mut held = fill(&root, 10);
     let node: *const _ = root.handle.ptr().as_ptr().as_ptr();
-    let mut before = FREED.get();
 
     // Another test of this process may walk, too, and then frees what this one leaves.
     for round in 0..100 {
+        let all = pool().count();
         let mut seen = 0;
         for_each_in_use(|face| {
             assert_eq!(locks_held(), 0);
             if face.node_address() == node {
                 // All that this walk has yet to see goes under its feet.
-                before = FREED.get();
                 held.clear();
                 seen += 1;
             }
-            assert_eq!(FREED.get(), before, "freed while somebody walks");
+            assert!(pool().count() >= all, "freed while somebody walks");
             true
         });
         assert!(round > 0 || seen >= 1);
-        if FREED.get() > before {
+        if pool().count() < all {
             return;
         }
-        held.extend((0..10 * SLOTS).map(|_| root.buffer(64).unwrap()));
+        held = fill(&root, 10);
     }
     panic!("no chunk was ever freed");
 }
 
 #[test]
 fn a_walk_ends_when_it_is_told_to() {
-    let manager = Arc::new(TrackingManager::new());
-    let root = RootAllocator::builder().allocation_manager(manager);
-    let root = root.build().unwrap();
+    let root = root();
     let _held = [root.buffer(64).unwrap(), root.buffer(64).unwrap()];
 
     let mut seen = 0;
@@ -64,9 +83,7 @@ fn a_walk_ends_when_it_is_told_to() {
 #[cfg(unix)]
 #[test]
 fn a_forked_child_knows_of_no_walk() {
-    let manager = Arc::new(TrackingManager::new());
-    let root = RootAllocator::builder().allocation_manager(manager);
-    let root = root.build().unwrap();
+    let root = root();
     let _held = root.buffer(64).unwrap();
 
     for_each_in_use(|_| {
@@ -86,26 +103,18 @@ fn a_forked_child_knows_of_no_walk() {
     });
 }
 
+const CHUNKS: usize = 60;
+
 /// A regression: each of the 1,024 slots that a thread keeps may be of another chunk, after many buffers were dropped in
 /// another order than that of their creation. So 88 MB of a million buffers stayed.
 #[test]
 fn the_slots_that_a_thread_keeps_do_not_keep_all_chunks() {
-    let manager = Arc::new(TrackingManager::new());
-    let root = RootAllocator::builder().allocation_manager(manager);
-    let root = root.debug(false).build().unwrap();
-    let chunks = 60;
-    let mut held: Vec<_> = (0..chunks * SLOTS)
-        .map(|_| Some(root.buffer(64).unwrap()))
-        .collect();
-    let before = FREED.get();
+    let _alone = alone();
+    let root = root();
+    let held = scatter(fill(&root, CHUNKS));
 
-    for index in 0..held.len() {
-        // A prime, so that each is dropped once, and those that follow each other are of different chunks.
-        let other = index * 7919 % held.len();
-        held[other] = None;
-    }
+    drop(held);
 
-    // Other tests of this process may have slots of a few chunks, or walk, and then free what this one leaves.
-    let freed = FREED.get() - before;
-    assert!(freed > chunks / 2, "{freed} of {chunks} chunks");
+    let kept = pool().kept();
+    assert!(kept < CHUNKS / 2, "{kept} of {CHUNKS} chunks");
 }
