@@ -97,6 +97,15 @@ impl DeviceArray {
         let layout = self.schema().layout(at)?;
         let end = self.offset() + self.len();
         let levels = self.levels();
+        if end == 0 {
+            // An array without rows may have any offset, as a slice has, or none. arrow-rs would look for the data before
+            // it, or for the rows of the child.
+            for (buffer, part) in levels.buffers.iter_mut().zip(&layout.parts) {
+                if let Part::Offsets(_) = part {
+                    *buffer = None;
+                }
+            }
+        }
         if let [.., Part::Offsets(width), Part::Bytes] = layout.parts[..]
             && let [.., offsets, bytes] = levels.buffers
         {
@@ -104,10 +113,6 @@ impl DeviceArray {
             let needed = last_offset(offsets.as_ref(), width, end, at)?;
             if found < needed {
                 return at.error(format!("{found} bytes of data instead of {needed}"));
-            }
-            if end == 0 {
-                // An array without rows may have any offset, as a slice has, or none. arrow-rs would look for its data.
-                *offsets = None;
             }
             if let Some(offsets) = offsets
                 && !offsets.address().is_multiple_of(width as u64)

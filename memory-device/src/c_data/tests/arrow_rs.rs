@@ -179,18 +179,60 @@ unsafe impl DeviceManager for Elsewhere {
     }
 }
 
-/// A regression: arrow-rs looked for the data before the first offset, which an array without rows need not have.
+/// A regression: arrow-rs looked for the data or the child's rows before the first offset, which an array without rows need
+/// not have.
 #[test]
 fn an_array_without_rows_may_have_any_offset() {
     let root = cpu();
     let offset = 168_i64.to_ne_bytes();
-    for (format, offset) in [("u", &offset[..4]), ("Z", &offset[..]), ("U", &offset[..])] {
-        let array = DeviceArray::builder(schema(format), root.device())
+    let fields = [false, true].map(|nullable| {
+        let field = DeviceSchema::new("i", []).unwrap();
+        field.with_nullable(nullable)
+    });
+    let [keys, values] = fields.each_ref().map(|field| {
+        let column = DeviceArray::builder(field.clone(), root.device());
+        column.length(0).buffers([None, None]).build().unwrap()
+    });
+    let entries = DeviceSchema::new("+s", fields).unwrap();
+    let entries = DeviceArray::builder(entries.with_nullable(false), root.device())
+        .length(0)
+        .buffers([None])
+        .children([keys, values])
+        .build()
+        .unwrap();
+    for format in ["u", "z", "U", "Z", "+l", "+L", "+m"] {
+        let narrow = matches!(format, "u" | "z" | "+l" | "+m");
+        let offset = &offset[..if narrow { 4 } else { 8 }];
+        let (buffers, children) = match format {
+            "+m" => (vec![None, buffer(&root, offset)], vec![entries.clone()]),
+            "+l" | "+L" => (vec![None, buffer(&root, offset)], vec![ints(&root, &[])]),
+            _ => (vec![None, buffer(&root, offset), None], vec![]),
+        };
+        let types = children.iter().map(|child| (**child.schema()).clone());
+        let schema = DeviceSchema::new(format, types).unwrap();
+        let array = DeviceArray::builder(schema.clone(), root.device())
             .length(0)
-            .buffers([None, buffer(&root, offset), None])
+            .buffers(buffers)
+            .children(children)
             .build()
             .unwrap();
-        assert_eq!(array.to_arrow().unwrap().len(), 0, "{format}");
+        let indices = DeviceSchema::new("i", []).unwrap();
+        let indices = DeviceArray::builder(indices.with_dictionary(schema).unwrap(), root.device())
+            .length(0)
+            .buffers([None, None])
+            .dictionary(array.clone())
+            .build()
+            .unwrap();
+
+        for (at, array) in [
+            ("top", array.clone()),
+            ("child", batch([array.clone(), array])),
+            ("dictionary", indices),
+        ] {
+            let back = array.to_arrow();
+            let back = back.unwrap_or_else(|error| panic!("{format}, {at}: {error}"));
+            assert_eq!(back.len(), 0, "{format}, {at}");
+        }
     }
 }
 
