@@ -271,22 +271,19 @@ mod tests {
             .debug(false)
             .allocation_manager(manager.clone())
             .build()
-            .unwrap();
-        let (a, b) = (
-            root.child("a").build().unwrap(),
-            root.child("b").build().unwrap(),
-        );
-        let buffer = a.buffer_from_slice(&[7; 64]).unwrap();
-        let shared = buffer.retain_in(&b).unwrap();
+            .expect("it has a manager");
+        let [a, b] = ["a", "b"].map(|name| root.child(name).build().expect("it needs no bytes"));
+        let buffer = a.buffer_from_slice(&[7; 64]).expect("there is room");
+        let shared = buffer.retain_in(&b).expect("there is room");
         // The first half of the drop: the count is zero, the mutex not yet taken.
         let late = buffer.ledger().untagged().cast();
-        let count = buffer.ledger().slot().unwrap().count();
+        let count = buffer.ledger().slot().expect("it is charged").count();
         assert!(count.release());
         assert_eq!(count.last_left(), Left::Ledgers);
         std::mem::forget(buffer);
 
         // Buries the ledger without buffers, which is in the home slot. Then all others end.
-        let again: ArrowBuf = shared.retain_in(&a).unwrap();
+        let again: ArrowBuf = shared.retain_in(&a).expect("there is room");
         let charged = if other_ends_last {
             drop(again);
             drop(shared);
@@ -308,7 +305,7 @@ mod tests {
         unsafe { unlink_left(late) };
         assert_eq!(manager.stats().live_bytes, Some(0));
         assert_eq!((a.allocated_memory(), b.allocated_memory()), (0, 0));
-        root.verify().unwrap();
+        root.verify().expect("the sums are right");
         drop((a, b));
         assert!(root.child_allocators().is_empty());
     }

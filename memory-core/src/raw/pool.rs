@@ -5,7 +5,9 @@
 //! filled from and emptied into the chunks under one lock, [`BATCH`] slots at a time. A chunk all
 //! of whose slots are free is given back, but for one. A free slot in a thread's list keeps its chunk, and
 //! after many buffers were dropped each of a thousand slots may keep another one. So where
-//! most of the memory is free, a thread keeps at most [`FEW`] slots. When a thread ends, its list is emptied;
+//! most of the memory is free, a thread keeps at most [`FEW`] slots. That is looked at when its list is full or empty:
+//! a thread that dropped its buffers before, and has done nothing since, keeps up to [`MAX_CACHED`] slots, and so up to
+//! as many chunks. When a thread ends, its list is emptied;
 //! a slot that is taken or returned after that (in another thread-local's destructor) goes to
 //! the chunks directly.
 //!

@@ -229,7 +229,7 @@ mod tests {
         let builder = RootAllocator::builder().allocation_manager(Arc::new(TrackingManager::new()));
         let root = builder.limit(1024).own_timer(true).build();
         let root = root.expect("nothing is missing");
-        root.allocate_bytes(1024).unwrap();
+        root.allocate_bytes(1024).expect("it is the limit");
         root
     }
 
