@@ -31,8 +31,10 @@ const LIMIT: usize = 64 * MIB;
 enum Other {
     /// Its memory is set aside for it.
     Reserved,
-    /// It has no reservation, and uses little.
+    /// It has no reservation, and uses little of what the attacker's limit leaves.
     Small,
+    /// It has no reservation, and the attacker no limit.
+    Neighbour,
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -100,6 +102,7 @@ fn assert_bounded(other: Other, work: fn(&BufferAllocator), is_bounded: impl Fn(
             Other::Reserved => (client.reservation(MIB), greedy),
             // What the other client needs is not the attacker's, since that has a limit.
             Other::Small => (client, greedy.limit(LIMIT - 2 * MIB)),
+            Other::Neighbour => (client, greedy),
         };
         let client = client.build().unwrap();
         let attacker = Attacker::new(greedy.build().unwrap(), manner);
@@ -132,11 +135,16 @@ fn an_allocation_that_nobody_writes_to_is_not_slowed_down_where_the_attacker_has
     assert_bounded(Other::Small, pair, within_three_times);
 }
 
-/// Where the root refuses, all take its mutex, and a pair takes more than three times as long. So the bound is absolute:
-/// some times the mutex, and no walk over the tree.
+#[test]
+fn an_allocation_that_nobody_writes_to_is_not_slowed_down_where_it_is_within_a_reservation() {
+    assert_bounded(Other::Reserved, pair, within_three_times);
+}
+
+/// Where the root refuses, all without a reservation take its mutex, and a pair takes more than three times as long. So the
+/// bound is absolute: some times the mutex, and no walk over the tree.
 #[test]
 fn an_allocation_beside_refusals_of_the_root_costs_the_mutex_and_no_more() {
-    assert_bounded(Other::Reserved, pair, |without, with| {
+    assert_bounded(Other::Neighbour, pair, |without, with| {
         with <= without + MUTEX
     });
 }
