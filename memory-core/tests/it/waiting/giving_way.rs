@@ -54,7 +54,9 @@ fn waiters_that_hold_memory_and_wait_for_one_another_give_way() {
         .into_iter()
         .map(|thread| thread.join().unwrap())
         .collect();
-    assert_eq!(give_ways.iter().sum::<i32>(), 1, "{give_ways:?}");
+    // One, unless the machine is so busy that the first to be told has not let go when the other's patience ends, too.
+    assert!(give_ways.contains(&1), "{give_ways:?}");
+    assert!(give_ways.iter().all(|&times| times <= 1), "{give_ways:?}");
     balanced(&root);
 }
 
