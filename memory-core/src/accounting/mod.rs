@@ -14,7 +14,8 @@
 //!
 //! Under the tree's mutex *M*, per node n, in bytes (fields of [`State`](node) in parentheses):
 //!
-//! * **L** its limit, the smaller of what was configured and the cap (`bound`); **R** what is reserved for it, whether it uses it or not (`reservation`);
+//! * **L** its limit, the smaller of what was configured and the cap (`bound`);
+//! * **R** what is reserved for it, whether it uses it or not (`reservation`);
 //! * **O** what its parent is charged for it, at least R (`obtained`);
 //! * **S** the sum of its children's O (`lent`);
 //! * **P** free bytes that are in no word (`parked`);
@@ -40,11 +41,12 @@
 //! * **I2** A node whose `used` exceeds L is *tight*. Below a tight node every word is shut and
 //!   every node has O = max(R, S + B): the equations of the design hold to the byte, and `used` of
 //!   the tight node is what is allocated. A node that is not `shut` has no tight level at or above
-//!   it. There are two exceptions. The words of a node may be open while S + B + credit ≤ R = O, unless requests wait
-//!   below it: whatever is taken and given there, its parent is charged R. A recall leaves them open. So a client with
-//!   a reservation does not notice that others are refused. And *soft* leaves, where the program's heap is charged: see [`heap`]. What
-//!   their words hold is charged at every level above, and is shut and returned before a tight level
-//!   refuses anything, so there `used` is what is allocated at the instant of a refusal.
+//!   it. There are two exceptions. The words of a node may be open while S + B + credit ≤ R = O, unless
+//!   requests wait below it: whatever is taken and given there, its parent is charged R. A recall leaves
+//!   them open, so a client with a reservation does not notice that others are refused. The other exception
+//!   is *soft* leaves, where the program's heap is charged: see [`heap`]. What their words hold is charged at
+//!   every level above, and is shut and returned before a tight level refuses anything, so there `used` is
+//!   what is allocated at the instant of a refusal.
 //! * **I3** A shut word changes only under M.
 //! * **I4** A thread that touches a node or waits for M has a handle, a pin or charged bytes of it; or,
 //!   while it tells a listener of a release, holds it in its record (see [`hazard`]). A
@@ -61,13 +63,13 @@
 //!   more, for the next requests. Where a level would pass its limit, that level is recalled and
 //!   the walk starts over; if it would still pass it, it refuses.
 //! * **recall**: shuts all words of the level's subtree, then folds all free bytes upwards. At the
-//!   end of the first pass nothing in the subtree can move but within reservations, so the numbers that the second pass
-//!   computes are those of that instant: there a refusal takes effect. (Reading one child after
-//!   another without stopping them would miss bytes that move from the read to the unread.)
+//!   end of the first pass nothing in the subtree can move but within reservations, so the numbers that
+//!   the second pass computes are those of that instant: there a refusal takes effect. (Reading one child
+//!   after another without stopping them would miss bytes that move from the read to the unread.)
 //! * After a recall the level stays tight for as many operations as the recall visited nodes, and
 //!   until an eighth of the limit is free. So the next refusal costs O(depth), and a client that
-//!   keeps asking for too much costs the others the mutex and no more, and those with a reservation nothing. Nodes below
-//!   reopen one by one, when they are next used.
+//!   keeps asking for too much costs the others the mutex and no more, and those with a reservation
+//!   nothing. Nodes below reopen one by one, when they are next used.
 //! * **force**: a charge that recalls the limits that it would pass, and passes them if it must.
 //! * **transfer** ([`transfer`]): where both nodes are open and no reservation has a part in it, O
 //!   and S change at the levels from the source to the common ancestor and from there to the target,

@@ -55,11 +55,7 @@ impl Handle {
         locked.freeze(node);
         let state = locked.state(node);
         state.peak = state.used();
-        if state.shut {
-            locked.open_covered(node);
-        } else {
-            locked.open(node);
-        }
+        locked.open_if_allowed(node);
         peak
     }
 

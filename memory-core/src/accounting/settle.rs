@@ -152,8 +152,18 @@ impl Locked<'_> {
         covered && state.waiters_below == 0 && self.node(node).kind == NodeKind::Allocator
     }
 
+    /// Opens the words of a frozen node that is as `shut` as it has to be: those of a node that is `shut` only if they are
+    /// covered.
+    pub(super) fn open_if_allowed(&mut self, node: NodePtr) {
+        if self.look(node).shut {
+            self.open_covered(node);
+        } else {
+            self.open(node);
+        }
+    }
+
     /// Opens the words of a frozen node below a tight level, if it is covered. It stays `shut`.
-    pub(super) fn open_covered(&mut self, node: NodePtr) {
+    fn open_covered(&mut self, node: NodePtr) {
         let (this, state) = (self.node(node), self.look(node));
         let may = !state.tight && !state.closed && !self.hold && this.handles() > 0;
         if may && state.parked > 0 && self.is_covered(node) && self.tree().config.credit > 0 {
@@ -169,11 +179,9 @@ impl Locked<'_> {
     pub(super) fn wrong_covered(&self, node: NodePtr) -> Option<(&'static str, usize, usize)> {
         let (this, state) = (self.node(node), self.look(node));
         let is_open = this.kind == NodeKind::Allocator && self.open_words(node) > 0;
-        if !is_open || !state.shut && !state.tight || self.is_covered(node) && !state.tight {
-            return None;
-        }
+        let may_be_open = !state.tight && (!state.shut || self.is_covered(node));
         let rule = "a word is open that no reservation covers";
-        Some((rule, state.obtained, state.reservation))
+        (is_open && !may_be_open).then_some((rule, state.obtained, state.reservation))
     }
 
     /// Opens a frozen node that no tight level covers, unless it must stay shut for itself.

@@ -80,11 +80,7 @@ impl Locked<'_> {
     pub(super) fn thaw_subtree(&mut self, top: NodePtr) {
         let mut next = Some(top);
         while let Some(node) = next {
-            if self.look(node).shut {
-                self.open_covered(node);
-            } else {
-                self.open(node);
-            }
+            self.open_if_allowed(node);
             next = self.next_preorder(node, top);
         }
     }

@@ -162,9 +162,7 @@ impl Locked<'_> {
         // Several words are not read at one instant.
         self.freeze(node);
         let used = self.look(node).used();
-        if !self.look(node).shut {
-            self.open(node);
-        }
+        self.open_if_allowed(node);
         used
     }
 

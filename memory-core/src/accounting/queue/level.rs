@@ -52,4 +52,9 @@ impl<N> Level<N> {
             next: NONE,
         }
     }
+
+    /// Whether a waiter may have been passed by as much as it may be.
+    pub(super) fn may_raise(&self) -> bool {
+        self.grown >= self.next_barrier
+    }
 }

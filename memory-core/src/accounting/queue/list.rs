@@ -381,32 +381,22 @@ impl<N: Copy + PartialEq> Queue<N> {
         }
     }
 
-    /// Makes barriers of the waiters that were passed by as much as they may be. The answer has those, at most one that is
-    /// an admission and one that is not, that were the oldest barriers of the level and are not any more.
+    /// Makes barriers of the waiters that were passed by as much as they may be.
     pub(in crate::accounting) fn raise_barriers(
         &mut self,
         level: u32,
         allowed: impl Fn(&Waiter<N>) -> u64,
-    ) -> [Option<u32>; 2] {
+    ) {
         let grown = self.level(level).grown;
-        if grown < self.level(level).next_barrier {
-            return [None; 2];
-        }
         let (mut next, mut least) = (self.first(level), u64::MAX);
-        // Whether one was raised, and the oldest that were barriers before.
-        let (mut raises, mut seen, mut followers) = (false, [false; 2], [None; 2]);
         while let Some(id) = next {
             let waiter = self.waiter_mut(id);
-            let place = usize::from(waiter.turn.admission);
-            if waiter.barrier {
-                if !mem::replace(&mut seen[place], true) && raises {
-                    followers[place] = Some(id);
-                }
-            } else {
+            if !waiter.barrier {
                 let passed = waiter.passed + (grown - waiter.grown);
                 let allowed = allowed(waiter);
                 if passed >= allowed {
-                    (waiter.barrier, raises) = (true, true);
+                    waiter.barrier = true;
+                    let place = usize::from(waiter.turn.admission);
                     self.level_mut(level).barriers[place] += 1;
                     self.barriers += 1;
                 } else {
@@ -416,22 +406,15 @@ impl<N: Copy + PartialEq> Queue<N> {
             next = self.next(id);
         }
         self.level_mut(level).next_barrier = least;
-        followers
     }
 
-    /// The oldest barriers of a level that are younger than one of its waiters, which has just come there: at most one
-    /// that is an admission, and one that is not.
-    pub(in crate::accounting) fn younger_barriers(&self, id: u32) -> [Option<u32>; 2] {
-        let mut found = [None; 2];
-        let mut next = self.next(id);
-        while let Some(id) = next.filter(|_| found.contains(&None)) {
-            let waiter = self.waiter(id);
-            if waiter.barrier {
-                found[usize::from(waiter.turn.admission)].get_or_insert(id);
-            }
-            next = self.next(id);
-        }
-        found
+    /// The waiters of a level for which room is withheld from the youngest requests: from one that is not an admission,
+    /// and from one that is.
+    pub(in crate::accounting) fn oldest_barriers(&self, level: u32) -> [Option<u32>; 2] {
+        [false, true].map(|admission| {
+            let ticket = u64::MAX;
+            self.barrier(level, Turn { ticket, admission })
+        })
     }
 
     /// The oldest waiter of a level for which room is withheld from a request.

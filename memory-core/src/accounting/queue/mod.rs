@@ -8,8 +8,9 @@
 //! the waiter's behalf, so nobody can take the bytes before the waiter runs.
 //!
 //! * **W1** If a level has waiters and one of them could fit if all words below it were full, then the level is
-//!   tight at the end of the section (`accounting`, I2), and no soft word is open below it, nor any word of a node that
-//!   has waiters at or below it. So every release below it that could let a waiter fit takes M. As long as none could fit, words below stay open, and the fast path is as fast as ever ([`measure`]).
+//!   tight at the end of the section (`accounting`, I2), and no soft word is open below it, nor any word of a
+//!   node that has waiters at or below it. So every release below it that could let a waiter fit takes M. As
+//!   long as none could fit, words below stay open, and the fast path is as fast as ever ([`measure`]).
 //! * **W2** A waiter is queued in the section in which it did not fit at a tight level.
 //! * **W3** At the end of every section no waiter fits, except for one that room is withheld from, for an older
 //!   waiter ([`withheld`]).

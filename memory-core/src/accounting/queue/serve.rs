@@ -119,10 +119,9 @@ impl Locked<'_> {
         let (allowed, missing) = (self.may_pass(id, node), self.missing_for(id, node));
         let waiter = self.queue_mut().waiter_mut(id);
         waiter.missing = waiter.missing.min(missing);
+        let before = self.queue().oldest_barriers(level);
         self.queue_mut().insert(id, level, allowed);
-        if self.queue().waiter(id).barrier {
-            self.withhold_no_more(node, self.queue().younger_barriers(id));
-        }
+        self.release_held_back(node, level, before);
         let needed = self.least_for(id, node, needed);
         let at = self.queue_mut().level_mut(level);
         at.least = at.least.min(needed);

@@ -92,21 +92,29 @@ impl Locked<'_> {
 
     /// Makes barriers of the waiters of a level that were passed by as much as they may be.
     pub(in crate::accounting) fn raise_barriers(&mut self, node: NodePtr, level: u32) {
+        if !self.queue().level(level).may_raise() {
+            return;
+        }
         let bound = self.look(node).bound();
         let queue = self.queue_mut();
-        let followers = queue.raise_barriers(level, |waiter| may_pass(waiter, bound));
-        self.withhold_no_more(node, followers);
+        let before = queue.oldest_barriers(level);
+        queue.raise_barriers(level, |waiter| may_pass(waiter, bound));
+        self.release_held_back(node, level, before);
     }
 
-    /// Has those looked at that had to leave room to these barriers of a level at the levels below it: an older one is
-    /// the oldest there now, and nothing is withheld for them any more.
-    pub(in crate::accounting) fn withhold_no_more(
+    /// Looks again at the waiters for whom room was withheld below a level because of the barriers that were its oldest
+    /// `before` and are not any more: only the oldest one withholds room on its own path.
+    pub(in crate::accounting) fn release_held_back(
         &mut self,
-        level: NodePtr,
-        barriers: [Option<u32>; 2],
+        node: NodePtr,
+        level: u32,
+        before: [Option<u32>; 2],
     ) {
-        for id in barriers.into_iter().flatten() {
-            self.look_again_below(self.queue().waiter(id).node, Some(level));
+        let now = self.queue().oldest_barriers(level);
+        for (before, now) in before.into_iter().zip(now) {
+            if let Some(id) = before.filter(|_| before != now) {
+                self.look_again_below(self.queue().waiter(id).node, Some(node));
+            }
         }
     }
 
