@@ -9,6 +9,7 @@
 //! before it releases; dropping the last handle without the mutex.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use loom::thread;
@@ -85,14 +86,29 @@ fn uncharge(handle: &Handle, bytes: usize) {
 
 /// Runs a model in all interleavings, however often it is preempted.
 pub(crate) fn check(model: impl Fn() + Send + Sync + 'static) {
-    builder().check(model);
+    explore(None, model);
 }
 
-/// For models of many steps: loom's own bound is for loops that do not end.
-fn builder() -> loom::model::Builder {
+/// Runs a model in all interleavings with at most so many preemptions.
+pub(crate) fn check_bounded(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    explore(Some(preemptions), model);
+}
+
+/// Prints how many interleavings there were.
+fn explore(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
+    let count = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&count);
     let mut builder = loom::model::Builder::new();
+    // For models of many steps: loom's own bound is for loops that do not end.
     builder.max_branches = 10_000;
-    builder
+    if preemptions.is_some() {
+        builder.preemption_bound = preemptions;
+    }
+    builder.check(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+        model();
+    });
+    println!("{} interleavings", count.load(Ordering::Relaxed));
 }
 
 /// What `stats` would say of the node's external bytes.

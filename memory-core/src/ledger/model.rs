@@ -19,6 +19,7 @@ use std::sync::Arc;
 use loom::cell::UnsafeCell;
 use loom::thread;
 
+use crate::accounting::model::{check, check_bounded};
 use crate::raw::count::{Count, Left};
 use crate::sync::{Mutex, MutexGuard, lock};
 
@@ -279,7 +280,7 @@ impl Allocation {
 
 /// Each buffer is read and dropped, each on a thread of its own. One of them frees the block.
 fn all_go<const N: usize>(buffers: [Buffer; N], owner: usize) {
-    loom::model(move || {
+    check(move || {
         let allocation = Allocation::with(&buffers, owner);
         let threads: Vec<_> = buffers[1..]
             .iter()
@@ -326,7 +327,7 @@ fn two_buffers_of_one_ledger_and_one_of_another_go_in_any_order() {
 /// The same, where the third one writes to the block as soon as it is the sole owner.
 #[test]
 fn what_holders_of_another_ledger_read_comes_before_what_the_sole_owner_writes() {
-    loom::model(|| {
+    check(|| {
         let buffers = [first(0), first(1), cloned(1)];
         let allocation = Allocation::with(&buffers, 0);
         let threads = [buffers[1], buffers[2]].map(|buffer| {
@@ -348,7 +349,7 @@ fn what_holders_of_another_ledger_read_comes_before_what_the_sole_owner_writes()
 #[test]
 fn a_ledger_is_left_once_however_many_come_and_go() {
     for (guest, owner) in [(first(1), 0), (cloned(1), 0), (cloned(1), 1)] {
-        loom::model(move || {
+        check(move || {
             let allocation = Allocation::with(&[first(0), guest], owner);
             let other = Arc::clone(&allocation);
             let thread = thread::spawn(move || {
@@ -369,7 +370,7 @@ fn a_ledger_is_left_once_however_many_come_and_go() {
 #[test]
 fn a_ledger_that_hands_over_its_allocation_loses_its_other_buffer_meanwhile() {
     for other in [first(0), cloned(0)] {
-        loom::model(move || {
+        check(move || {
             let allocation = Allocation::with(&[first(0), other], 0);
             let others = Arc::clone(&allocation);
             let thread = thread::spawn(move || others.use_up(other));
@@ -389,7 +390,7 @@ fn a_ledger_that_hands_over_its_allocation_loses_its_other_buffer_meanwhile() {
 #[test]
 fn a_watched_block_is_found_with_its_bytes_or_not_at_all() {
     for last in [first(0), cloned(0)] {
-        loom::model(move || {
+        check(move || {
             let allocation = Allocation::watched(&[last], 0);
             let watcher = Arc::clone(&allocation);
             let thread = thread::spawn(move || {
@@ -409,7 +410,7 @@ fn a_watched_block_is_found_with_its_bytes_or_not_at_all() {
 /// A watched allocation gets a second ledger while it is looked for; afterwards its first one ends.
 #[test]
 fn a_watched_block_is_found_by_either_ledger_while_the_second_one_comes() {
-    loom::model(|| {
+    check(|| {
         let allocation = Allocation::watched(&[first(0)], 0);
         let watcher = Arc::clone(&allocation);
         let thread = thread::spawn(move || {
@@ -431,7 +432,7 @@ fn a_watched_block_is_found_by_either_ledger_while_the_second_one_comes() {
 #[test]
 fn a_watched_block_with_two_ledgers_is_found_with_its_bytes_or_not_at_all() {
     for owner in [0, 1] {
-        loom::model(move || {
+        check(move || {
             let allocation = Allocation::watched(&[first(0), first(1)], owner);
             let watcher = Arc::clone(&allocation);
             let thread = thread::spawn(move || {
@@ -453,9 +454,7 @@ fn a_watched_block_with_two_ledgers_is_found_with_its_bytes_or_not_at_all() {
 /// ledgers take their places, and end. With at most two preemptions, since there are too many interleavings.
 #[test]
 fn of_two_ledgers_that_are_buried_at_once_the_last_holder_to_come_by_frees_the_block() {
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(2);
-    model.check(|| {
+    check_bounded(2, || {
         let allocation = Allocation::with(&[first(0), cloned(1), cloned(2)], 0);
         let threads = [1, 2].map(|ledger| {
             allocation.block.read();

@@ -12,6 +12,7 @@ use loom::sync::atomic::AtomicUsize;
 use loom::thread;
 
 use super::*;
+use crate::accounting::model::{check, check_bounded};
 use crate::thread::{NUMBERS, NumberSet};
 
 /// Stands for a node: credit that is given back, and memory that is read and then freed. Leaked
@@ -159,15 +160,13 @@ impl World {
 
 #[test]
 fn a_node_is_freed_once_and_not_before_its_listener_was_told() {
-    loom::model(|| World::run(1, &[|world| world.thread(&[&world.object])]));
+    check(|| World::run(1, &[|world| world.thread(&[&world.object])]));
 }
 
 #[test]
 fn a_node_that_two_threads_use_one_after_the_other_or_at_once_is_freed_once() {
-    let mut builder = loom::model::Builder::new();
     // All interleavings of three threads would take hours.
-    builder.preemption_bound = Some(3);
-    builder.check(|| {
+    check_bounded(3, || {
         let thread: fn(&World) = |world| world.thread(&[&world.object]);
         World::run(2, &[thread, thread]);
     });
@@ -175,7 +174,7 @@ fn a_node_that_two_threads_use_one_after_the_other_or_at_once_is_freed_once() {
 
 #[test]
 fn a_node_that_two_threads_hold_is_freed_by_the_last() {
-    loom::model(|| {
+    check(|| {
         let world = World::new();
         [0, 1]
             .into_iter()
@@ -193,15 +192,13 @@ fn a_node_that_two_threads_hold_is_freed_by_the_last() {
 
 #[test]
 fn a_record_that_holds_a_later_node_says_that_its_thread_is_done_with_the_first() {
-    loom::model(|| World::run(1, &[|world| world.thread(&[&world.object, &world.later])]));
+    check(|| World::run(1, &[|world| world.thread(&[&world.object, &world.later])]));
 }
 
 #[test]
 fn a_record_whose_thread_has_ended_serves_the_next_one() {
-    let mut builder = loom::model::Builder::new();
     // All interleavings of three threads would take hours.
-    builder.preemption_bound = Some(3);
-    builder.check(|| {
+    check_bounded(3, || {
         World::new().run_on(
             1,
             &[

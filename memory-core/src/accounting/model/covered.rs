@@ -6,8 +6,8 @@
 
 use loom::thread;
 
-use super::waiting::{at_rest_alone, check_bounded, datum, obtain_and_write, queue};
-use super::{at_rest, check, child, root, uncharge};
+use super::waiting::{at_rest_alone, datum, obtain_and_write, queue};
+use super::{at_rest, check, check_bounded, child, root, uncharge};
 use crate::accounting::NewReservation::Exactly;
 use crate::accounting::handle::Handle;
 use crate::accounting::node::ModelStripes as Stripes;

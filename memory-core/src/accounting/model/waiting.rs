@@ -21,7 +21,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
-use super::{at_rest, builder, check, child, root, uncharge};
+use super::{at_rest, check, check_bounded, child, root, uncharge};
 use crate::accounting::handle::Handle;
 use crate::accounting::node::NodePtr;
 use crate::accounting::queue::{Ask, Queued, Verdict, Wake};
@@ -185,13 +185,6 @@ pub(crate) fn at_rest_alone(root: &Handle, allocated: usize) {
     assert!(!locked.queue().withholds() && !locked.queue().is_active());
     drop(locked);
     at_rest(root, allocated);
-}
-
-/// Runs a model in all interleavings with at most so many preemptions.
-pub(crate) fn check_bounded(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = builder();
-    builder.preemption_bound = Some(preemptions);
-    builder.check(model);
 }
 
 #[test]

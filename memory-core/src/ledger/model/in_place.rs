@@ -14,7 +14,7 @@ use loom::sync::atomic::AtomicUsize;
 use loom::sync::atomic::Ordering::{Relaxed, Release};
 use loom::thread;
 
-use super::{Allocation, Buffer, Datum, cloned, first};
+use super::{Allocation, Buffer, Datum, check, check_bounded, cloned, first};
 use crate::sync::lock;
 
 /// An allocation, the node of its ledger, and the memory of both nodes.
@@ -80,7 +80,7 @@ impl Ledger {
 #[test]
 fn a_watcher_finds_a_ledger_with_a_node_that_lives() {
     for last in [first(0), cloned(0)] {
-        loom::model(move || {
+        check(move || {
             let ledger = Ledger::with(&[last]);
             let watcher = Arc::clone(&ledger);
             let thread = thread::spawn(move || watcher.watch());
@@ -97,7 +97,7 @@ fn a_watcher_finds_a_ledger_with_a_node_that_lives() {
 /// Another thread drops a buffer that was made before.
 #[test]
 fn who_had_a_buffer_before_the_move_has_done_with_the_old_node() {
-    loom::model(|| {
+    check(|| {
         let ledger = Ledger::with(&[first(0), cloned(0)]);
         let other = Arc::clone(&ledger);
         let thread = thread::spawn(move || other.use_up(cloned(0)));
@@ -113,9 +113,7 @@ fn who_had_a_buffer_before_the_move_has_done_with_the_old_node() {
 /// Two threads look for it. With at most three preemptions, since there are too many interleavings.
 #[test]
 fn two_watchers_find_it_before_and_after() {
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
-    model.check(|| {
+    check_bounded(3, || {
         let ledger = Ledger::with(&[first(0)]);
         let threads = [(); 2].map(|()| {
             let watcher = Arc::clone(&ledger);
@@ -135,7 +133,7 @@ fn two_watchers_find_it_before_and_after() {
 /// A watcher shares the allocation with another allocator, so that it has a second ledger.
 #[test]
 fn a_second_ledger_comes_before_the_move_or_after_it() {
-    loom::model(|| {
+    check(|| {
         let ledger = Ledger::with(&[first(0)]);
         let watcher = Arc::clone(&ledger);
         let thread = thread::spawn(move || {

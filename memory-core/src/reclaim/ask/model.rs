@@ -29,8 +29,8 @@ use loom::thread::{self, JoinHandle};
 
 use super::super::charge;
 use super::{Ask, Cost, Ordering, Reclaim, Reclaimer, Registration, Shortage};
-use crate::accounting::model::waiting::{Datum, Signal, at_rest_alone, check_bounded, datum};
-use crate::accounting::model::{PATIENCE, check, child, patient_root};
+use crate::accounting::model::waiting::{Datum, Signal, at_rest_alone, datum};
+use crate::accounting::model::{PATIENCE, check, check_bounded, child, patient_root};
 use crate::accounting::{Handle, Turn};
 use crate::allocator::BufferAllocator;
 use crate::reservation::AllocationReservation;

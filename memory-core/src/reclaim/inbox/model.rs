@@ -11,8 +11,8 @@ use std::task::{Context, Poll, Waker};
 use loom::thread;
 
 use super::*;
-use crate::accounting::model::waiting::{Signal, at_rest_alone, check_bounded};
-use crate::accounting::model::{child, patient_root};
+use crate::accounting::model::waiting::{Signal, at_rest_alone};
+use crate::accounting::model::{check_bounded, child, patient_root};
 
 /// An inbox with an ask in it that finds all shares of the spill reserve taken: one that the function returns, and
 /// three others.
