@@ -4,9 +4,9 @@
 //! n log n in sum.
 
 use std::pin::Pin;
-use std::sync::{Arc, Barrier};
+use std::sync::Barrier;
 use std::task::{Context, Waker};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use arrow_memory_core::{ArrowBuf, Ask, BufferAllocator, Cost, Reclaim};
@@ -404,25 +404,28 @@ fn one_allocator(n: usize) -> Duration {
 
 /// The time from the first operation of any of n threads to the last of all, for each operation of a thread.
 fn with_threads(n: usize, allocator: impl Fn() -> BufferAllocator + Sync) -> Duration {
-    let barrier = Arc::new(Barrier::new(n + 1));
-    thread::scope(|scope| {
-        for _ in 0..n {
-            let (barrier, allocator) = (Arc::clone(&barrier), &allocator);
-            let work = move || {
-                let allocator = allocator();
-                barrier.wait();
-                for _ in 0..OPERATIONS {
-                    drop(buffer(&allocator));
-                }
-                barrier.wait();
-            };
-            let builder = thread::Builder::new().stack_size(128 << 10);
-            builder.spawn_scoped(scope, work).expect("a thread starts");
-        }
+    let barrier = Barrier::new(n);
+    let work = || {
+        let allocator = allocator();
         barrier.wait();
-        let all_end = || {
-            barrier.wait();
+        let began = Instant::now();
+        for _ in 0..OPERATIONS {
+            drop(buffer(&allocator));
+        }
+        (began, Instant::now())
+    };
+    // The threads read the clock, since this one may be the last to run again.
+    let times: Vec<_> = thread::scope(|scope| {
+        let start = |_| {
+            let builder = thread::Builder::new().stack_size(128 << 10);
+            builder.spawn_scoped(scope, work).expect("a thread starts")
         };
-        time(all_end) / OPERATIONS as u32
-    })
+        let threads: Vec<_> = (0..n).map(start).collect();
+        let end = |thread: ScopedJoinHandle<'_, _>| thread.join().expect("it does not panic");
+        threads.into_iter().map(end).collect()
+    });
+    let first = times.iter().map(|(began, _)| began).min();
+    let last = times.iter().map(|(_, ended)| ended).max();
+    let time = first.zip(last).map(|(first, last)| *last - *first);
+    time.unwrap_or_default() / OPERATIONS as u32
 }
