@@ -87,6 +87,8 @@ pub(super) struct Known {
     pub(super) view: ArrowBuf,
     /// Whether the registry has an entry of its adoption, so that the view needs none.
     pub(super) adopted: bool,
+    /// Whether a lookup saw all that is known of the region, and no other tree is charged for it.
+    pub(super) by_one_tree: bool,
 }
 
 /// The result of a lookup.
@@ -146,17 +148,16 @@ impl Found {
     }
 
     #[track_caller]
-    fn into_known(self) -> Known {
-        match self {
+    fn into_known(self, by_one_tree: bool) -> Known {
+        let (view, adopted) = match self {
             // The view is the whole of it, so that a wrapper of it is as wide and stands as far in front.
-            Self::Wrapper(wrapper) => Known {
-                view: wrapper.held.clone(),
-                adopted: false,
-            },
-            Self::Adopted(view) => Known {
-                view: view.registered(),
-                adopted: true,
-            },
+            Self::Wrapper(wrapper) => (wrapper.held.clone(), false),
+            Self::Adopted(view) => (view.registered(), true),
+        };
+        Known {
+            view,
+            adopted,
+            by_one_tree,
         }
     }
 }
@@ -191,6 +192,8 @@ struct Search<'a> {
     original: Option<Buffer>,
     /// The number of live entries looked at.
     looked_at: usize,
+    /// Whether there is an entry of another tree, or may be one behind the last entry that was looked at.
+    elsewhere: bool,
     out_of_room: bool,
 }
 
@@ -210,6 +213,7 @@ impl<'a> Search<'a> {
             passed: Vec::new(),
             original: None,
             looked_at: 0,
+            elsewhere: false,
             out_of_room: false,
         }
     }
@@ -245,8 +249,10 @@ impl<'a> Search<'a> {
             }
         };
         self.looked_at += 1;
+        self.elsewhere |= rank == Rank::Elsewhere;
         let will_do = best >= Rank::Tree && self.looked_at >= self.patience;
         if best >= self.enough || will_do {
+            self.elsewhere = true;
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
@@ -292,7 +298,7 @@ impl<'a> Search<'a> {
     fn finish(self) -> Lookup {
         let known = match self.best {
             None | Some((Rank::Elsewhere, _)) => None,
-            Some((_, found)) => Some(found.into_known()),
+            Some((_, found)) => Some(found.into_known(!self.elsewhere)),
         };
         Lookup {
             known,
@@ -402,8 +408,11 @@ pub(super) fn adopt(
     let view = unused.room.wrap(foreign.charged_as(region.size))?;
     // Only an empty allocation has none, and a region is not empty.
     let Some(weak) = view.downgrade() else {
-        let adopted = false;
-        return Ok(Adoption::Found(Known { view, adopted }));
+        return Ok(Adoption::Found(Known {
+            view,
+            adopted: false,
+            by_one_tree: false,
+        }));
     };
     // From the insertion on, the release returns them.
     let moved = unused.piece.as_mut().and_then(|piece| piece.take());
@@ -439,7 +448,7 @@ pub(super) fn adopt(
         unsafe { unused.room.return_to_heap(*moved) };
     }
     drop(target);
-    Ok(Adoption::Found(found.into_known()))
+    Ok(Adoption::Found(found.into_known(false)))
 }
 
 impl Known {

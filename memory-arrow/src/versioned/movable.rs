@@ -53,9 +53,11 @@ impl Regions<'_> {
             match &slot.state {
                 State::Left => {}
                 // The registry has a buffer of its own on what was adopted, and none on what the value has, which came
-                // of that.
+                // of that. The value's buffer may be of another tree, too, which then stops being charged if it is dropped,
+                // while some other buffer is the one in this tree.
                 State::Known(known)
-                    if slot.widest.strong_count() == slot.owned as usize
+                    if known.by_one_tree
+                        && slot.widest.strong_count() == slot.owned as usize
                         && may_move_in_place(&known.view, from, target) =>
                 {
                     allocations.push(known.view.downgrade()?);

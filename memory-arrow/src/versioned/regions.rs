@@ -168,7 +168,12 @@ impl<'a> Regions<'a> {
             if !matches!(slot.state, State::Left)
                 && let Some((view, adopted)) = shares.find(slot.region.address(), (seen, size), to)
             {
-                slot.state = State::Ready(Known { view, adopted }.into_buffer());
+                let known = Known {
+                    view,
+                    adopted,
+                    by_one_tree: false,
+                };
+                slot.state = State::Ready(known.into_buffer());
             }
         }
     }
