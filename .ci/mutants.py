@@ -5,9 +5,11 @@ A mutant is a change of one operator, one match arm or one function's result. ca
 crate anew for each, which takes most of the time. Here all mutants are branches of one program (.ci/mutants/src), which
 the environment's MUTANT chooses among, so that one build is enough.
 
-Each mutant is run against the unit tests and `--test it` of memory-core. Those that survive are run against the
-other tests of memory-core and those of integration-tests. A mutant that survives both is in docs/verification/mutants.md,
-with the reason why no test can tell it from the code, or as open; if it is not, this program names it and exits 1.
+Each mutant is run against the unit tests and `--test it` of memory-core. A mutant that survives is in
+docs/verification/mutants.md, with the reason why no test can tell it from the code. If it is not, it is run against the
+other tests of memory-core and those of integration-tests, two minutes each. If it survives these, too, this program names
+it, or all of its name if there are more of them than the file says, and exits 1. With --survivors those that the file
+names are run against all tests.
 
 What has no form as a branch (constants, conditions with `let`) is listed, for `cargo mutants --re` to try."""
 
@@ -46,6 +48,8 @@ SECOND = [
 # Processor time that one run of a test program may take before it counts as endless: without those tests, and these.
 FAST_SECONDS = 8
 SLOW_SECONDS = 60
+# Those of integration-tests take two minutes.
+SECOND_SECONDS = 400
 
 CHOICE = """//! Which mutant is on.
 #![allow(unsafe_code, missing_docs)]
@@ -182,7 +186,7 @@ def first_and_second():
     fast = [program for line in FIRST for program in built(*line)[0]]
     slow = [program for line in SECOND for program in built(*line)[0]]
     first = [(*program, skip, FAST_SECONDS) for program in fast] + [(*program, SLOW, SLOW_SECONDS) for program in fast]
-    second = [(*program, SLOWEST, SLOW_SECONDS) for program in fast] + [(*program, [], SLOW_SECONDS) for program in slow]
+    second = [(*program, SLOWEST, SLOW_SECONDS) for program in fast] + [(*program, [], SECOND_SECONDS) for program in slow]
     return first, second
 
 
@@ -260,17 +264,22 @@ def main():
     run("cargo", "build", "-q", "-p", "arrow-memory-core", "--examples", env={"RUSTFLAGS": "--cap-lints allow"}, check=True)
     first, second = first_and_second()
     results = test_all(list(names.items()), first, options.jobs, "first")
-    survivors = [(number, names[number]) for number, result in results.items() if result == "survived"]
+    # How many survivors of each name are explained.
+    left = collections.Counter({name: int(places or 1) for name, places in
+                                re.findall(r"^\* `([^`]+)`(?: \((\d+) places\))?", EXPLAINED.read_text(), re.M)})
+    survivors = []
+    for number, result in sorted(results.items()):
+        name = unplaced(names[number])
+        left[name] -= result == "survived"
+        if result == "survived" and (options.survivors or left[name] < 0):
+            survivors.append((number, names[number]))
     if survivors:
         again = test_all(survivors, second, options.jobs, "second")
         results.update({number: f"{result} by the second" if result != "survived" else result for number, result in again.items()})
-    explained = EXPLAINED.read_text() if EXPLAINED.exists() else ""
     table = collections.defaultdict(collections.Counter)
-    open_ones = []
-    for number, result in sorted(results.items()):
+    open_ones = [name for number, name in survivors if results[number] == "survived" and left[unplaced(name)] < 0]
+    for number, result in results.items():
         table[names[number].split(":")[0]][result] += 1
-        if result == "survived" and f"`{unplaced(names[number])}`" not in explained:
-            open_ones.append(names[number])
     for file, counts in sorted(table.items()):
         print(f"{file}: {sum(counts.values())} mutants, " + ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())))
     for name in open_ones:
