@@ -130,3 +130,19 @@ fn requests_within_a_reservation_leave_a_level_tight_where_it_may_come_to_serve_
     assert_eq!((woken.count(), older.1.count()), (1, 0));
     drop((waits, older, others));
 }
+
+/// What the level above withholds does not concern a request that the reservation covers, the last byte included.
+#[test]
+fn a_reservation_is_there_to_the_last_byte_although_all_room_above_is_withheld() {
+    let root = root(1536, 0);
+    let reserved = root.child("reserved").reservation(512).build().unwrap();
+    let others = ones(&child(&root, "others"), 512);
+    let older = barrier(&root, 1024);
+
+    reserved.allocate_bytes(512).unwrap();
+
+    assert_eq!(allocated([&reserved, &root]), [512, 1024]);
+    root.verify().unwrap();
+    reserved.release_bytes(512);
+    drop((older, others));
+}
