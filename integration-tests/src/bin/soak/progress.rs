@@ -81,6 +81,9 @@ pub(crate) fn judge(trend: &Trend, seconds: u64) -> Option<String> {
         mib(resident)
     );
     // What is within two standard errors of the bar cannot be told from it.
+    if per_hour - 2.0 * error <= ALLOWED && per_hour + 2.0 * error > ALLOWED {
+        println!("this is too inexact to tell whether it grows by more than {ALLOWED} %");
+    }
     let grows = seconds >= LONG && per_hour - 2.0 * error > ALLOWED;
     grows.then(|| format!("resident memory grows by {per_hour:.2} % in an hour"))
 }
