@@ -82,7 +82,7 @@ pub use waiting::{Admission, AdmissionFuture, GiveWay, Wait, WaitError, Waited};
 /// What the other crates of this workspace share with this one. Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::buffer::{ForeignRoom, may_move_in_place, move_in_place};
+    pub use crate::buffer::{ForeignRoom, may_move_in_place, move_in_place, undo_transfer};
     pub use crate::heap;
     pub use crate::raw::release::Payer;
     pub use arrow_memory_manager::__private::*;

@@ -11,7 +11,7 @@ use super::known;
 use super::parts::Parts;
 use super::region::Region;
 use super::regions::Regions;
-use super::transfer::Transfer;
+use super::transfer::{Moves, Transfer};
 use crate::error::{MemoryError, Refused};
 use crate::hand_over::HandOver;
 use crate::shares::mix;
@@ -225,7 +225,8 @@ pub trait Accounted: Sized {
     /// # Errors
     ///
     /// The value is refused as a whole, and handed back in the error. Allocations that had moved by then are moved
-    /// back; other threads may have seen them at the receiver.
+    /// back; other threads may have seen them at the receiver. The value may be on other buffers then, which are charged
+    /// as before; what the owner of a buffer kept besides, if another crate made that owner, may have been dropped.
     ///
     /// * [`MemoryError::Transfer`] or [`MemoryError::Alloc`] if the value does not fit, and the hand-over is not
     ///   forced.
@@ -317,7 +318,7 @@ impl<T: Parts> Accounted for T {
 
     #[track_caller]
     fn try_transfer_ownership(&self, target: &BufferAllocator) -> Result<Self, MemoryError> {
-        moved(self, target, None)
+        moved(self, target, None, &mut Moves::default())
     }
 
     #[track_caller]

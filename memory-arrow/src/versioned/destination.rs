@@ -3,9 +3,10 @@
 use arrow_memory_core::{AllocError, BufferAllocator};
 
 use super::accounted::Accounted;
-use super::deps::arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use super::deps::arrow_array::{RecordBatch, RecordBatchOptions};
 use super::deps::arrow_schema::Schema;
 use super::handing::moved;
+use super::transfer::Moves;
 use crate::error::{MemoryError, Refused};
 
 /// The allocators that a reader charges.
@@ -138,14 +139,14 @@ impl Destination {
     ///
     /// The same as for [`Accounted::adopt`], and for [`Accounted::try_move_to`] if messages have an
     /// allocator of their own. The batch is handed back. Columns that were adopted by then are released, and
-    /// columns that had moved are moved back, if they still fit there.
+    /// charges that had moved are moved back.
     #[track_caller]
     pub fn place(&self, batch: RecordBatch) -> Result<RecordBatch, Refused<RecordBatch>> {
         let from = self.messages.as_ref();
         let placed = if !self.columns.is_empty() {
             self.place_columns(&batch, from)
         } else if from.is_some() {
-            moved(&batch, &self.all, from)
+            moved(&batch, &self.all, from, &mut Moves::default())
         } else {
             return batch.adopt(&self.all);
         };
@@ -177,21 +178,13 @@ impl Destination {
         from: Option<&BufferAllocator>,
     ) -> Result<RecordBatch, MemoryError> {
         let allocators = self.columns.iter().chain(std::iter::repeat(&self.all));
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(batch.num_columns());
+        let (mut columns, mut moves) = (Vec::new(), Moves::default());
+        columns.reserve(batch.num_columns());
         for (column, allocator) in batch.columns().iter().zip(allocators) {
-            let placed = match from {
-                None => column.clone().adopt(allocator).map_err(MemoryError::from),
-                from => moved(column, allocator, from),
-            };
-            match placed {
-                Ok(placed) => columns.push(placed),
-                Err(error) => {
-                    if let Some(from) = from {
-                        move_back(columns, from);
-                    }
-                    return Err(error);
-                }
-            }
+            columns.push(match from {
+                None => column.clone().adopt(allocator)?,
+                from => moved(column, allocator, from, &mut moves)?,
+            });
         }
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         Ok(RecordBatch::try_new_with_options(
@@ -199,17 +192,6 @@ impl Destination {
             columns,
             &options,
         )?)
-    }
-}
-
-/// Moves columns back to `from`, because the rest of the batch was refused.
-#[cold]
-#[track_caller]
-fn move_back(columns: Vec<ArrayRef>, from: &BufferAllocator) {
-    for column in columns {
-        if let Err(error) = column.try_transfer_ownership(from) {
-            tracing::warn!(%error, "a column could not be moved back");
-        }
     }
 }
 

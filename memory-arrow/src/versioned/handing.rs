@@ -11,7 +11,7 @@ use super::movable::Movable;
 use super::parts::Parts;
 use super::regions::Regions;
 use super::shared::Shared;
-use super::transfer::{Limits, Transfer};
+use super::transfer::{Limits, Moves, Transfer};
 use crate::error::{MemoryError, Refused};
 use crate::hand_over::HandOver;
 use crate::kept::Kept;
@@ -112,12 +112,14 @@ fn keep(kept: &Kept, giver: &BufferAllocator, shared: Vec<Shared>) {
 }
 
 /// `whole` under `target`. Memory that is charged to `from`, or to any allocator of the tree without `from`, is
-/// moved; memory that is charged to another allocator is shared; the rest is adopted.
+/// moved; memory that is charged to another allocator is shared; the rest is adopted. An error changes nothing, and
+/// undoes the `moves` that were made before, too.
 #[track_caller]
 pub(super) fn moved<T: Parts>(
     whole: &T,
     target: &BufferAllocator,
     from: Option<&BufferAllocator>,
+    moves: &mut Moves,
 ) -> Result<T, MemoryError> {
     let transfer = Transfer {
         target,
@@ -126,14 +128,39 @@ pub(super) fn moved<T: Parts>(
         except: None,
         shares: None,
     };
-    let moved = transferred(whole, &transfer, &mut Aside::default())?;
-    Ok(moved.value)
+    Ok(transferred_after(moves, whole, &transfer, &mut Aside::default())?.value)
 }
 
 /// `whole` under the target, as for `moved`, within the limits or whatever they say, except for what is left
 /// alone.
 #[track_caller]
 pub(super) fn transferred<T: Parts>(
+    whole: &T,
+    transfer: &Transfer<'_>,
+    aside: &mut Aside,
+) -> Result<TransferResult<T>, MemoryError> {
+    transferred_after(&mut Moves::default(), whole, transfer, aside)
+}
+
+/// The same, as one of several steps. After an error the `moves` of those before are undone, too.
+#[track_caller]
+fn transferred_after<T: Parts>(
+    moves: &mut Moves,
+    whole: &T,
+    transfer: &Transfer<'_>,
+    aside: &mut Aside,
+) -> Result<TransferResult<T>, MemoryError> {
+    let result = transferred_or_left(moves, whole, transfer, aside);
+    if result.is_err() {
+        moves.undo();
+    }
+    result
+}
+
+/// The same, without undoing anything.
+#[track_caller]
+fn transferred_or_left<T: Parts>(
+    moves: &mut Moves,
     whole: &T,
     transfer: &Transfer<'_>,
     aside: &mut Aside,
@@ -164,7 +191,7 @@ pub(super) fn transferred<T: Parts>(
     } else if aside.in_place {
         aside.movable = regions.stay_for_now(&parts, transfer);
     }
-    fit &= regions.transfer(transfer)?;
+    fit &= regions.transfer(transfer, moves)?;
     if aside.notes_shared {
         regions.note_shared(&parts, &mut aside.shared);
     }

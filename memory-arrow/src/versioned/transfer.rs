@@ -2,6 +2,7 @@
 
 use std::ptr::NonNull;
 
+use arrow_memory_core::__private::undo_transfer;
 use arrow_memory_core::{ArrowBuf, BufferAllocator};
 
 use super::known;
@@ -66,14 +67,34 @@ impl<'a> From<&HandOver<'a>> for Transfer<'a> {
     }
 }
 
+/// The charges that were moved, each with the allocator that it was moved from.
+#[derive(Default)]
+pub(super) struct Moves(Vec<(ArrowBuf, BufferAllocator)>);
+
+impl Moves {
+    /// Moves the charges back, since what was to come after them was refused.
+    #[cold]
+    pub(super) fn undo(&mut self) {
+        for (view, from) in self.0.drain(..).rev() {
+            if let Err(error) = undo_transfer(&view, &from) {
+                tracing::warn!(%error, "a transfer could not be undone");
+            }
+        }
+    }
+}
+
 impl Regions<'_> {
-    /// Moves the known regions and their charges to the target, all of them or none. Returns whether no charge
-    /// that moved went over a limit.
+    /// Moves the known regions and their charges to the target. Returns whether no charge that moved went over a limit. After
+    /// an error the caller undoes what `moved`.
     #[track_caller]
-    pub(super) fn transfer(&mut self, transfer: &Transfer<'_>) -> Result<bool, MemoryError> {
+    pub(super) fn transfer(
+        &mut self,
+        transfer: &Transfer<'_>,
+        moved: &mut Moves,
+    ) -> Result<bool, MemoryError> {
         let mut fit = true;
         let target = transfer.target;
-        let mut moved: Vec<(ArrowBuf, BufferAllocator)> = Vec::new();
+        let mut shared = Vec::new();
         for slot in &mut self.slots {
             let Some(mut known) = slot.take_known() else {
                 continue;
@@ -103,29 +124,18 @@ impl Regions<'_> {
                     fit &= moved.allocation_fit;
                     moved.buffer
                 }),
-            };
-            match view {
-                Ok(view) => {
-                    if owns {
-                        moved.push((view.clone(), known.view.allocator()));
-                    }
-                    if let Some(shares) = shares {
-                        shares.insert(view.clone(), known.adopted);
-                    }
-                    known.view = view;
-                    slot.state = State::Ready(known.into_buffer());
-                }
-                Err(error) => {
-                    for (view, from) in moved {
-                        // This may pass the limit: the charge was there before. Only a closed allocator
-                        // refuses it.
-                        if let Err(error) = view.transfer_ownership(&from) {
-                            tracing::warn!(%error, "a transfer could not be undone");
-                        }
-                    }
-                    return Err(error.into());
-                }
+            }?;
+            if owns {
+                moved.0.push((view.clone(), known.view.allocator()));
             }
+            if let Some(shares) = shares {
+                shared.push((shares, view.clone(), known.adopted));
+            }
+            known.view = view;
+            slot.state = State::Ready(known.into_buffer());
+        }
+        for (shares, view, adopted) in shared {
+            shares.insert(view, adopted);
         }
         Ok(fit)
     }

@@ -25,6 +25,6 @@ pub use foreign::{
     ForeignAllocation, ForeignError, ForeignRoom, WeakForeign, may_move_in_place, move_in_place,
 };
 
-pub use transfer::TransferResult;
+pub use transfer::{TransferResult, undo_transfer};
 
 pub use crate::raw::release::{ForeignId, ReleaseFn};

@@ -176,3 +176,13 @@ impl ArrowBufMut {
         Ok(fit)
     }
 }
+
+/// Moves the charge of `buffer` back to an allocator that it was moved from, whatever the limits say, and though that
+/// allocator may be closed.
+///
+/// # Errors
+///
+/// [`TransferError::Closed`] if the allocator has left its tree: it was closed, and nobody has had a buffer of it since.
+pub fn undo_transfer(buffer: &ArrowBuf, to: &BufferAllocator) -> Result<(), TransferError> {
+    buffer.ledger.return_to(&to.handle)
+}

@@ -40,15 +40,23 @@ impl LedgerRef {
     /// ledger owns the allocation, the charge moves to the target's, whatever the limits say. The
     /// second value is whether no level that the charge reached is over its limit.
     pub(crate) fn transfer(&self, target: &Handle) -> Result<(Self, bool), TransferError> {
-        self.transfer_by(target, |locked, from, size| {
+        self.transfer_by(target, check_open, |locked, from, size| {
             locked.transfer(from, target.ptr(), size)
         })
+    }
+
+    /// Moves the charge to `target` as `transfer` does, though it may be closed: after a transfer that has to be undone.
+    pub(crate) fn return_to(&self, target: &Handle) -> Result<(), TransferError> {
+        self.transfer_by(target, check_linked, |locked, from, size| {
+            locked.transfer(from, target.ptr(), size)
+        })
+        .map(drop)
     }
 
     /// A reference to the allocation's ledger for `target`, with the charge if this ledger owns the
     /// allocation; an error if the charge does not fit at some level.
     pub(crate) fn try_transfer(&self, target: &Handle) -> Result<Self, TransferError> {
-        self.transfer_by(target, |locked, from, size| {
+        self.transfer_by(target, check_open, |locked, from, size| {
             locked.try_transfer(from, target.ptr(), size).map(|()| true)
         })
         .map(|(reference, _)| reference)
@@ -57,6 +65,7 @@ impl LedgerRef {
     fn transfer_by(
         &self,
         target: &Handle,
+        check: impl FnOnce(&Locked<'_>, &Handle) -> Result<(), TransferError>,
         move_charge: impl FnOnce(&mut Locked<'_>, NodePtr, usize) -> Result<bool, Refusal>,
     ) -> Result<(Self, bool), TransferError> {
         self.check_roots(target)?;
@@ -65,7 +74,7 @@ impl LedgerRef {
         };
         let mut spare = Spare::take();
         let mut locked = target.tree.lock();
-        check_open(&locked, target)?;
+        check(&locked, target)?;
         let (from, size) = (slot.node(), slot.size());
         let moves = slot.count().is_owning() && from != target.ptr();
         let mut fit = true;
@@ -139,12 +148,20 @@ pub(super) fn refused(from: &Node, to: &Node, refusal: &Refusal, bytes: usize) -
 }
 
 fn check_open(locked: &Locked<'_>, target: &Handle) -> Result<(), TransferError> {
-    if locked.is_closed(target.ptr()) {
-        return Err(TransferError::Closed {
-            to: target.info.clone(),
-        });
+    closed_unless(!locked.is_closed(target.ptr()), target)
+}
+
+/// Only checks that the node is in its tree.
+fn check_linked(locked: &Locked<'_>, target: &Handle) -> Result<(), TransferError> {
+    closed_unless(locked.is_linked(target.ptr()), target)
+}
+
+fn closed_unless(usable: bool, target: &Handle) -> Result<(), TransferError> {
+    if usable {
+        return Ok(());
     }
-    Ok(())
+    let to = target.info.clone();
+    Err(TransferError::Closed { to })
 }
 
 /// Makes another ledger of the same allocation the owning one, in place of this one. Under the mutex;

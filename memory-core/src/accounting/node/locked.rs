@@ -118,6 +118,11 @@ impl<'t> Locked<'t> {
         self.look(node).closed
     }
 
+    /// Whether the node is in its tree.
+    pub(crate) fn is_linked(&self, node: NodePtr) -> bool {
+        self.look(node).linked
+    }
+
     /// Counts non-owning ledgers in or out.
     pub(crate) fn change_guests(&mut self, node: NodePtr, by: isize) {
         let state = self.state(node);
