@@ -12,10 +12,10 @@ use super::deps::arrow_buffer::Buffer;
 use super::deps::arrow_schema::ArrowError;
 use super::{Accounted, arrow_buf, into_buffer, known};
 use crate::error::MemoryError;
-use crate::hand_over::HandOver;
 
 mod kept;
 mod random;
+mod refusals;
 mod rules;
 mod shares;
 
@@ -237,26 +237,4 @@ fn a_column_of_another_tree_beside_a_known_one_leaves_the_other_tree() {
     theirs.close().unwrap();
     drop(adopted);
     assert_eq!(ours.allocated_memory(), 0);
-}
-
-/// A value that another tree is charged for, while another buffer has the same memory charged to the giver. The other
-/// tree was not charged any more after a refusal.
-#[test]
-fn a_refused_hand_over_leaves_the_value_charged_to_another_tree() {
-    let (ours, theirs) = (RootAllocator::new(1 << 20), RootAllocator::new(1 << 20));
-    let (scan, small) = (child(&ours, "scan"), ours.child("small").limit(100));
-    let small = small.build().unwrap();
-    let charged = || [&scan, &small, &*theirs].map(BufferAllocator::allocated_memory);
-    let kept = array().adopt(&scan).unwrap();
-    let given = kept.transfer_ownership(&theirs).unwrap().value;
-    assert_eq!(charged(), [800, 0, 800]);
-
-    let refused = given.hand_over(&HandOver::new(&scan, &small)).unwrap_err();
-
-    assert!(refused.is_out_of_memory());
-    assert_eq!(charged(), [800, 0, 800]);
-    drop(refused);
-    assert_eq!(charged(), [800, 0, 0]);
-    drop(kept);
-    assert_eq!(charged(), [0, 0, 0]);
 }

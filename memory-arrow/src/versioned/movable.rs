@@ -21,8 +21,11 @@ impl Regions<'_> {
     /// Puts new buffers on the known regions, which stay charged as they are, if it is likely that all of them can move
     /// in place once the value that `parts` are of is dropped. If not, the result is empty, and nothing has changed.
     pub(super) fn stay_for_now(&mut self, parts: &[Part<'_>], transfer: &Transfer<'_>) -> Movable {
-        let shared = |part: &Part<'_>| part.owners().is_some_and(|owners| owners > 1);
-        let from = transfer.from.filter(|_| !parts.iter().any(shared));
+        let suits =
+            |part: &Part<'_>| part.is_whole() && part.owners().is_none_or(|owners| owners == 1);
+        let from = transfer
+            .from
+            .filter(|_| !self.hides && parts.iter().all(suits));
         let allocations = from.and_then(|from| self.all_movable(from, transfer.target));
         let Some(allocations) = allocations else {
             return Movable::default();
@@ -52,11 +55,13 @@ impl Regions<'_> {
         for slot in &self.slots {
             match &slot.state {
                 State::Left => {}
+                // If it was not adopted, the new buffer needs an entry, by which other threads find it. If something else
+                // of the memory is known, the value's buffer may be of that, and end another charge when it is dropped.
                 // The registry has a buffer of its own on what was adopted, and none on what the value has, which came
-                // of that. The value's buffer may be of another tree, too, which then stops being charged if it is dropped,
-                // while some other buffer is the one in this tree.
+                // of that.
                 State::Known(known)
-                    if known.by_one_tree
+                    if known.adopted
+                        && known.by_one_allocation
                         && slot.widest.strong_count() == slot.owned as usize
                         && may_move_in_place(&known.view, from, target) =>
                 {

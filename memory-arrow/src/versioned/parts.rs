@@ -31,8 +31,8 @@ pub(super) trait Parts: Sized {
 /// An array to be taken apart. Columns of the usual types are taken apart as they are, which is faster than
 /// by their data. The type is small, since a batch has many columns.
 pub(super) enum Part<'a> {
-    /// An array of any other type.
-    Data(Box<ArrayData>),
+    /// An array of any other type, and whether it has all buffers that the value has, and keeps them on other memory.
+    Data(Box<ArrayData>, bool),
     /// An array of a primitive type.
     Primitive(&'a ArrayRef),
     /// Strings or binary, with offsets.
@@ -83,24 +83,37 @@ impl<'a> Part<'a> {
             }
             DataType::Utf8View | DataType::BinaryView => Self::Views(array),
             other if other.is_primitive() => Self::Primitive(array),
-            _ => Self::data(array.to_data()),
+            _ => Self::data(array.to_data(), array.nulls()),
         }
     }
 
-    fn data(data: ArrayData) -> Self {
-        Self::Data(Box::new(data))
+    /// The array with this data and this null mask. A mask without nulls may be left out of the data. Those of children are
+    /// not seen.
+    fn data(data: ArrayData, mask: Option<&NullBuffer>) -> Self {
+        let whole = data.child_data().is_empty() && is_kept(mask);
+        Self::Data(Box::new(data), whole)
+    }
+
+    /// Whether the array on other memory has a buffer for each that the value has.
+    pub(super) fn is_whole(&self) -> bool {
+        match self {
+            Self::Data(_, whole) => *whole,
+            Self::Primitive(array) | Self::Bytes(array) | Self::Views(array) => {
+                is_kept(array.nulls())
+            }
+        }
     }
 
     /// Whether its buffers are clones of those of the value.
     pub(super) fn is_clone(&self) -> bool {
-        matches!(self, Self::Data(_))
+        matches!(self, Self::Data(..))
     }
 
     /// The number of owners of the array, if each of its buffers has no owner but the array; `None` if that is not known.
     pub(super) fn owners(&self) -> Option<usize> {
         match self {
             // Its buffers are clones, and it is not known what they are clones of.
-            Self::Data(_) => None,
+            Self::Data(..) => None,
             Self::Primitive(array) | Self::Bytes(array) => Some(Arc::strong_count(array)),
             // A slice has the same list of buffers.
             Self::Views(array) => {
@@ -127,12 +140,12 @@ impl<'a> Part<'a> {
     #[inline]
     fn traverse<'s, P: Pass<'s>>(&'s self, pass: &mut P) -> P::Whole {
         let array = match self {
-            Self::Data(data) => return P::whole(traverse(data, pass)),
+            Self::Data(data, _) => return P::whole(traverse(data, pass)),
             Self::Primitive(array) | Self::Bytes(array) | Self::Views(array) => *array,
         };
         let nulls = array.nulls().map(|nulls| pass.nulls(nulls));
         match self {
-            Self::Data(_) => {}
+            Self::Data(..) => {}
             Self::Primitive(_) => {
                 let array = &**array;
                 downcast_primitive_array!(
@@ -156,6 +169,11 @@ impl<'a> Part<'a> {
         }
         P::unchanged(array)
     }
+}
+
+/// Whether there is no null mask, or one with nulls: others may be left out when an array is made anew.
+fn is_kept(mask: Option<&NullBuffer>) -> bool {
+    mask.is_none_or(|mask| mask.null_count() > 0)
 }
 
 /// Shows each buffer of array data and of its children to `pass` once, and returns what that makes of it.
@@ -366,7 +384,7 @@ impl Parts for Buffer {
             .len(self.len())
             .add_buffer(self.clone());
         // SAFETY: any bytes are valid values of `UInt8`, and the length is the buffer's.
-        vec![Part::data(unsafe { bytes.build_unchecked() })]
+        vec![Part::data(unsafe { bytes.build_unchecked() }, None)]
     }
 
     fn assemble(&self, whole: Vec<Whole>) -> Self {
@@ -376,7 +394,7 @@ impl Parts for Buffer {
 
 impl Parts for ArrayData {
     fn parts(&self) -> Vec<Part<'_>> {
-        vec![Part::data(self.clone())]
+        vec![Part::data(self.clone(), self.nulls())]
     }
 
     fn assemble(&self, whole: Vec<Whole>) -> Self {
@@ -420,7 +438,7 @@ macro_rules! typed {
     ($parameter:ident: $bound:path, $array:ty) => {
         impl<$parameter: $bound> Parts for $array {
             fn parts(&self) -> Vec<Part<'_>> {
-                vec![Part::data(self.to_data())]
+                vec![Part::data(self.to_data(), self.nulls())]
             }
 
             fn assemble(&self, whole: Vec<Whole>) -> Self {
@@ -431,7 +449,7 @@ macro_rules! typed {
     ($($array:ty),*) => {$(
         impl Parts for $array {
             fn parts(&self) -> Vec<Part<'_>> {
-                vec![Part::data(self.to_data())]
+                vec![Part::data(self.to_data(), self.nulls())]
             }
 
             fn assemble(&self, whole: Vec<Whole>) -> Self {

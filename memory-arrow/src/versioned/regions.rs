@@ -24,6 +24,9 @@ pub(super) struct Regions<'a> {
     order: Vec<u32>,
     /// Whether one of them is known and is to be shared.
     known: bool,
+    /// Whether the arrays have memory that is no region: that of empty slices, which are not on it any more when the arrays
+    /// are made anew.
+    pub(super) hides: bool,
     /// The regions that are to be adopted and that the program's heap pays for.
     pieces: Vec<Piece>,
 }
@@ -87,6 +90,7 @@ impl<'a> Regions<'a> {
             places: vec![VACANT; (expected * 2).next_power_of_two()],
             order: Vec::with_capacity(expected),
             known: false,
+            hides: false,
             pieces: Vec::new(),
         };
         for part in parts {
@@ -99,6 +103,7 @@ impl<'a> Regions<'a> {
     /// Notes a buffer of a part. The value and the part have `owned` buffers like it.
     fn note(&mut self, buffer: &'a Buffer, owned: u32) {
         let Some(region) = Region::of(buffer) else {
+            self.hides |= buffer.capacity() > 0;
             return;
         };
         if self.slots.len() * 2 >= self.places.len() {
@@ -168,12 +173,7 @@ impl<'a> Regions<'a> {
             if !matches!(slot.state, State::Left)
                 && let Some((view, adopted)) = shares.find(slot.region.address(), (seen, size), to)
             {
-                let known = Known {
-                    view,
-                    adopted,
-                    by_one_tree: false,
-                };
-                slot.state = State::Ready(known.into_buffer());
+                slot.state = State::Ready(Known::of(view, adopted).into_buffer());
             }
         }
     }
