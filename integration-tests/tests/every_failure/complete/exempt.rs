@@ -104,7 +104,11 @@ pub(crate) const CORE: &[Reason] = &[
     ),
     Reason(
         "not public: called by operations of memory-arrow and memory-global",
-        &["Heap: open", "ForeignRoom: return_to_heap", "move_in_place"],
+        &[
+            "Heap: open",
+            "ForeignRoom: return_to_heap",
+            "move_in_place undo_transfer",
+        ],
     ),
 ];
 
