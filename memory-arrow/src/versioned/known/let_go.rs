@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use arrow_memory_core::ForeignId;
 
-use super::{REGISTRY, Target};
+use super::entry::{REGISTRY, Target};
 
 /// Whether nobody has a buffer on the memory of that adoption, which starts at that address, but the registry.
 ///

@@ -1,19 +1,12 @@
 //! Lookups in the registry.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use arrow_memory_core::{ArrowBuf, BufferAllocator};
 
 use super::super::deps::arrow_buffer::Buffer;
 use super::super::region::Region;
-use super::{Known, Lookup, REGISTRY, Target, Wrapper};
-
-/// A strong reference that a lookup made. It is dropped after the lock was released.
-pub(super) enum Found {
-    Wrapper(Arc<Wrapper>),
-    Adopted(ArrowBuf),
-}
+use super::entry::{Found, Known, Lookup, REGISTRY, Target};
 
 impl Found {
     fn held(&self) -> &ArrowBuf {
