@@ -3,9 +3,10 @@
 use arrow_memory_core::{AllocError, BufferAllocator};
 
 use super::accounted::Accounted;
-use super::deps::arrow_array::{RecordBatch, RecordBatchOptions};
+use super::deps::arrow_array::RecordBatch;
 use super::deps::arrow_schema::Schema;
 use super::handing::moved;
+use super::parts::{Parts, Whole};
 use super::transfer::Moves;
 use crate::error::{MemoryError, Refused};
 
@@ -181,17 +182,12 @@ impl Destination {
         let (mut columns, mut moves) = (Vec::new(), Moves::default());
         columns.reserve(batch.num_columns());
         for (column, allocator) in batch.columns().iter().zip(allocators) {
-            columns.push(match from {
+            columns.push(Whole::Array(match from {
                 None => column.clone().adopt(allocator)?,
                 from => moved(column, allocator, from, &mut moves)?,
-            });
+            }));
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        Ok(RecordBatch::try_new_with_options(
-            batch.schema(),
-            columns,
-            &options,
-        )?)
+        Ok(batch.assemble(columns))
     }
 }
 

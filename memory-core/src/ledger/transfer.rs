@@ -45,10 +45,15 @@ impl LedgerRef {
         })
     }
 
-    /// Moves the charge to `target` as `transfer` does, though it may be closed: after a transfer that has to be undone.
+    /// Moves the charge to `target` as `transfer` does, though it may be closed: after a transfer that has to be undone. It
+    /// is forced, and counts as forced, only if that is necessary.
     pub(crate) fn return_to(&self, target: &Handle) -> Result<(), TransferError> {
         self.transfer_by(target, check_linked, |locked, from, size| {
-            locked.transfer(from, target.ptr(), size)
+            let to = target.ptr();
+            if !locked.is_closed(to) && locked.try_transfer(from, to, size).is_ok() {
+                return Ok(true);
+            }
+            locked.transfer(from, to, size)
         })
         .map(drop)
     }

@@ -192,3 +192,31 @@ fn a_batch_that_is_not_placed_leaves_earlier_batches_what_they_have() {
     drop((refused, earlier));
     assert_eq!(root.allocated_memory(), 0);
 }
+
+/// arrow-rs refuses to make such a batch of these columns, though it is one. That was the last step, after all had moved.
+#[test]
+fn a_batch_whose_schema_allows_more_than_its_columns_is_placed() {
+    let root = RootAllocator::new(1 << 20);
+    let (file, messages) = (child(&root, "file"), child(&root, "messages"));
+    let lists = FixedSizeListArray::new(
+        Arc::new(Field::new("item", DataType::Int64, false)),
+        2,
+        Arc::new(array()),
+        None,
+    );
+    let batch = RecordBatch::try_from_iter([("a", Arc::new(lists) as ArrayRef)]).unwrap();
+    let item = Arc::new(Field::new("item", DataType::Int64, true));
+    let field = Field::new("a", DataType::FixedSizeList(item, 2), true);
+    let schema = Arc::new(Schema::new(vec![field]));
+    let batch = batch.with_schema(Arc::clone(&schema)).unwrap();
+    let batch = batch.adopt(&messages).unwrap();
+    let destination = Destination::columns(&file, &schema).unwrap();
+    let destination = destination.with_messages(&messages);
+
+    let placed = destination.place(batch).unwrap();
+
+    assert_eq!(allocated([&file, &messages]), [800, 0]);
+    assert_eq!((placed.schema(), placed.num_rows()), (schema, 50));
+    drop(placed);
+    assert_eq!(root.allocated_memory(), 0);
+}

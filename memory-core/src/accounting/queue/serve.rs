@@ -119,9 +119,13 @@ impl Locked<'_> {
         let (allowed, missing) = (self.may_pass(id, node), self.missing_for(id, node));
         let waiter = self.queue_mut().waiter_mut(id);
         waiter.missing = waiter.missing.min(missing);
-        let before = self.queue().oldest_barriers(level);
+        // Only a barrier can take the place of another one.
+        let barrier = self.queue().waiter(id).barrier;
+        let before = barrier.then(|| self.queue().oldest_barriers(level));
         self.queue_mut().insert(id, level, allowed);
-        self.release_held_back(node, level, before);
+        if let Some(before) = before {
+            self.release_held_back(node, level, before);
+        }
         let needed = self.least_for(id, node, needed);
         let at = self.queue_mut().level_mut(level);
         at.least = at.least.min(needed);
