@@ -72,9 +72,8 @@ pub(super) struct Search<'a> {
     original: Option<Buffer>,
     /// The number of live entries looked at.
     looked_at: usize,
-    /// The allocation of the first find, and whether there is an entry that is of another one, or may be: it was too narrow, or
-    /// stands behind the last one that was looked at.
-    allocation: Option<usize>,
+    /// Whether there is an entry of another allocation than that of the best find, or may be: it was too narrow, or stands
+    /// behind the last one that was looked at.
     others: bool,
     out_of_room: bool,
 }
@@ -95,7 +94,6 @@ impl<'a> Search<'a> {
             passed: Vec::new(),
             original: None,
             looked_at: 0,
-            allocation: None,
             others: false,
             out_of_room: false,
         }
@@ -113,9 +111,9 @@ impl<'a> Search<'a> {
             self.others |= target.is_narrower(self.region);
             return ControlFlow::Continue(());
         };
-        let allocation = found.held().allocation_id();
-        self.others |= self.looked_at > 0 && self.allocation != allocation;
-        self.allocation = allocation;
+        if let Some((_, best)) = &self.best {
+            self.others |= best.held().allocation_id() != found.held().allocation_id();
+        }
         let rank = found.rank(self.allocator, self.enough == Rank::Own);
         // Whoever finds the memory in the right tree has no use for it.
         if let Target::Adopted { original, .. } = target
