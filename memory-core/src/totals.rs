@@ -1,12 +1,13 @@
-//! Three totals that are easily confused: accounted, held by the backend, resident in the process.
+//! Totals that are easily confused: accounted, held by the backend, resident in the process; and the library's own.
 
 use std::fs;
 
 use arrow_memory_manager::ManagerStats;
 
 use crate::allocator::BufferAllocator;
+use crate::raw::pool;
 
-/// Three measures of the same memory, in bytes, which differ by design.
+/// Three measures of the same memory, in bytes, which differ by design, and what records of it take.
 ///
 /// *Accounted* bytes are charged to the allocators: buffers at their capacities, foreign memory, and
 /// external bytes and reservations that need not exist as memory. *Held* bytes are those that the backend
@@ -22,10 +23,14 @@ pub struct MemoryTotals {
     pub held_bytes: Option<usize>,
     /// The bytes resident in the process; `None` where the platform does not report them.
     pub resident_bytes: Option<usize>,
+    /// The bytes of the library's own records of buffers in this process, whatever tree they are of, which no limit counts:
+    /// 88 for each buffer that is alive, and those that are kept for the next ones. Each thread keeps up to 1,024, and these
+    /// may keep as many pieces of 256 KiB from being freed.
+    pub bookkeeping_bytes: usize,
 }
 
 impl BufferAllocator {
-    /// Returns the three totals of this allocator's tree, its backend and the process.
+    /// Returns the totals of this allocator's tree, its backend and the process.
     ///
     /// The first takes the tree's lock, O(tree), and the third reads a file of the operating system.
     ///
@@ -44,6 +49,7 @@ impl BufferAllocator {
             accounted_bytes: self.root_allocator().allocated_memory(),
             held_bytes: held_bytes(&stats),
             resident_bytes: resident_bytes(),
+            bookkeeping_bytes: pool::bytes(),
         }
     }
 }

@@ -38,7 +38,7 @@ mod chunks;
 use std::cell::Cell;
 use std::ptr::NonNull;
 
-use self::chunks::{FreeSlot, Pool, SLOTS, free_chunk, new_chunk, slot_at};
+use self::chunks::{CHUNK, FreeSlot, Pool, SLOTS, free_chunk, new_chunk, slot_at};
 use super::slot::{Face, Slot};
 use crate::sync::process::{Order, ProcessGuard, ProcessLock};
 use crate::thread::{self, AtEnd};
@@ -147,6 +147,11 @@ pub(crate) unsafe fn put(slot: NonNull<Slot>) {
         // SAFETY: the caller's promise: the slot is free and in no list.
         unsafe { cache.push(slot) };
     });
+}
+
+/// The bytes of all chunks.
+pub(crate) fn bytes() -> usize {
+    pool().count() * CHUNK
 }
 
 /// Calls `visit` for the slots in use, of all threads, until it answers `false`.

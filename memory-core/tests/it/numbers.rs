@@ -198,3 +198,19 @@ fn the_example_serves_a_page_that_a_client_can_read() {
             .contains("refusals_total{allocator=\"server/query\"} 1\n")
     );
 }
+
+/// The numbers are those of the process, in which other tests have buffers, too.
+#[test]
+fn the_records_of_buffers_are_among_the_totals_and_are_freed() {
+    let root = RootAllocator::unlimited();
+    let bytes = || root.memory_totals().bookkeeping_bytes;
+    let before = bytes();
+
+    let buffers: Vec<_> = (0..100_000).map(|_| root.buffer(1).unwrap()).collect();
+
+    let most = bytes();
+    assert!(most >= 100_000 * 88, "{most}");
+    drop(buffers);
+    let after = bytes();
+    assert!(after < most - 4_000_000, "{before}, {most}, {after}");
+}

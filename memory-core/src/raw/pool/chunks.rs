@@ -116,7 +116,6 @@ impl Pool {
     }
 
     /// How many chunks there are.
-    #[cfg(all(test, not(loom)))]
     pub(super) fn count(&self) -> usize {
         self.count
     }
