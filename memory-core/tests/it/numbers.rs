@@ -199,18 +199,18 @@ fn the_example_serves_a_page_that_a_client_can_read() {
     );
 }
 
-/// The numbers are those of the process, in which other tests have buffers, too.
+/// The number is that of the process, in which other tests have buffers, too, and may keep memory from being freed for a
+/// moment.
 #[test]
 fn the_records_of_buffers_are_among_the_totals_and_are_freed() {
     let root = RootAllocator::unlimited();
     let bytes = || root.memory_totals().bookkeeping_bytes;
-    let before = bytes();
-
-    let buffers: Vec<_> = (0..100_000).map(|_| root.buffer(1).unwrap()).collect();
-
-    let most = bytes();
-    assert!(most >= 100_000 * 88, "{most}");
-    drop(buffers);
-    let after = bytes();
-    assert!(after < most - 4_000_000, "{before}, {most}, {after}");
+    let round = |_| {
+        let buffers: Vec<_> = (0..100_000).map(|_| root.buffer(1).unwrap()).collect();
+        let most = bytes();
+        assert!(most >= 100_000 * 88, "{most}");
+        drop(buffers);
+        bytes() + 4_000_000 < most
+    };
+    assert!((0..20).any(round));
 }
