@@ -179,8 +179,8 @@ impl Destination {
         from: Option<&BufferAllocator>,
     ) -> Result<RecordBatch, MemoryError> {
         let allocators = self.columns.iter().chain(std::iter::repeat(&self.all));
-        let (mut columns, mut moves) = (Vec::new(), Moves::default());
-        columns.reserve(batch.num_columns());
+        let mut columns = Vec::with_capacity(batch.num_columns());
+        let mut moves = Moves::default();
         for (column, allocator) in batch.columns().iter().zip(allocators) {
             columns.push(Whole::Array(match from {
                 None => column.clone().adopt(allocator)?,
